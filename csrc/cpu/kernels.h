@@ -1,0 +1,99 @@
+// The interface between the CPU kernels, compiled once per instruction set without torch, and their bindings.
+#pragma once
+
+#include <cstdint>
+
+namespace motionrnn_ext::cpu {
+
+// Storage of the features, and of motion state or memory where that differs.
+enum class Types { f64, f32, bf16, f16, bf16_f32, f16_f32 };
+
+// Every pointwise map of math/, forward and backward.
+#define MOTIONRNN_EXT_POINTWISE_MAPS(_)  \
+  _(MotionReset)                         \
+  _(MotionResetBackward)                 \
+  _(MotionUpdate)                        \
+  _(MotionUpdateBackward)                \
+  _(MemoryUpdate)                        \
+  _(MemoryUpdateBackward)                \
+  _(GatedOutput)                         \
+  _(GatedOutputBackward)                 \
+  _(HighwayOutput)                       \
+  _(HighwayOutputBackward)               \
+  _(GatedBlend)                          \
+  _(GatedBlendBackward)
+
+enum class Map {
+#define MOTIONRNN_EXT_ENUMERATE(map) map,
+  MOTIONRNN_EXT_POINTWISE_MAPS(MOTIONRNN_EXT_ENUMERATE)
+#undef MOTIONRNN_EXT_ENUMERATE
+};
+
+constexpr int kMaxStreams = 8;
+
+struct PointwiseArguments {
+  const void* in[kMaxStreams];  // a stream's first element
+  int64_t in_stride[kMaxStreams];  // elements from one batch entry to the next
+  void* out[kMaxStreams];
+  int64_t out_stride[kMaxStreams];
+  int64_t inner;  // elements of a stream in one batch entry, contiguous
+  double parameter;
+};
+
+// Runs elements [begin, end) of the batch * inner elements of each stream.
+using PointwiseKernel = void (*)(const PointwiseArguments&, int64_t begin, int64_t end);
+
+// A map (B, C, H, W) whose pixels lie at one distance: contiguous has channel = H*W, pixel = 1; channels_last 1 and C.
+struct Image {
+  const void* data;
+  int64_t batch, channel, pixel;  // strides in elements
+};
+
+struct WarpArguments {
+  int64_t batch, channels, out_channels, height, width;
+  int k;
+  int bands;  // an item of work is one band of one image's pixels; items = batch * bands
+  Image x;
+  const void* offset;  // (B, 2K, H, W), planes contiguous
+  int64_t offset_batch;
+  const void* mask_logits;  // (B, K, H, W), planes contiguous
+  int64_t mask_batch;
+  const void* weight;  // (C_out, C, k, k) contiguous
+  Image out;  // forward: written; backward: the gradient of out
+
+  // Backward. Null means not wanted.
+  Image grad_x;
+  void* grad_offset;       // contiguous
+  void* grad_mask_logits;  // contiguous
+  void* grad_weight;       // contiguous
+
+  // Workspace in the arithmetic type, sizes by WarpKernels::sizes.
+  void* packed_weight;
+  void* grad_image;   // a partial grad_x per item, zero-framed and channels last; only if bands > 1 and grad_x is wanted
+  void* grad_matrix;  // a partial grad_weight per item
+};
+
+struct WarpSizes {  // bytes
+  int64_t packed_weight, grad_image_per_item, grad_matrix_per_item;
+};
+
+struct WarpKernels {
+  WarpSizes (*sizes)(const WarpArguments&);
+  void (*pack)(const WarpArguments&);                                   // weight -> packed_weight
+  void (*forward)(const WarpArguments&, int64_t begin, int64_t end);    // items
+  void (*backward)(const WarpArguments&, int64_t begin, int64_t end);   // items
+  void (*sum_images)(const WarpArguments&, int64_t begin, int64_t end); // batch entries: grad_image -> grad_x
+  void (*sum_matrices)(const WarpArguments&);                           // grad_matrix -> grad_weight
+};
+
+#define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                 \
+  namespace isa {                                          \
+  PointwiseKernel pointwise_kernel(Map map, Types types);  \
+  WarpKernels warp_kernels(Types types);                   \
+  }
+MOTIONRNN_EXT_DECLARE_KERNELS(baseline)
+MOTIONRNN_EXT_DECLARE_KERNELS(x86_64_v3)
+MOTIONRNN_EXT_DECLARE_KERNELS(x86_64_v4)
+#undef MOTIONRNN_EXT_DECLARE_KERNELS
+
+}  // namespace motionrnn_ext::cpu

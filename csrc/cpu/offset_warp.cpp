@@ -1,0 +1,369 @@
+// The offset warp, forward and backward, as tiles of kTile pixels:
+//
+//   image    x as channels last with a frame of zeros, so that a corner outside needs no test: it is clamped onto the
+//            frame, where it reads 0 and where its gradient is dropped
+//   taps     corner positions and mask * weights of every (tap, pixel), vectorised over pixels
+//   columns  (pixel, tap, channel): the masked samples, vectorised over channels
+//
+// and three matrix products: out = columns W; grad_columns = grad_out W^T; grad_W = columns^T grad_out.
+// Nothing is kept from forward: backward samples again. Compiled once per instruction set.
+#include <cstdlib>
+#include <memory>
+
+#include "cpu/kernels.h"
+#include "cpu/vector.h"
+#include "math/bilinear.h"
+
+namespace motionrnn_ext::cpu {
+namespace {
+
+constexpr int kTile = 48;  // pixels; a multiple of kRows. At C16 its columns (27 KB) stay in the first-level cache.
+
+template <class T>
+struct Free {
+  void operator()(T* p) const { std::free(p); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T[], Free<T>>;
+
+template <class T>
+Buffer<T> allocate(int64_t count, bool zero) {
+  const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kAlignment) / kAlignment * kAlignment;
+  T* p = static_cast<T*>(std::aligned_alloc(kAlignment, bytes));
+  if (p == nullptr) std::abort();
+  if (zero) std::memset(p, 0, bytes);
+  return Buffer<T>(p);
+}
+
+template <class T>
+struct Geometry {
+  int64_t height, width, pixels, taps, channels, out_channels;
+  int64_t C, C_out;    // padded to whole vectors
+  int64_t depth;       // taps * C, a row of columns
+  int64_t image_row;   // elements of a row of the framed image
+  int64_t image_size;
+  int32_t radius, reach;
+
+  explicit Geometry(const WarpArguments& a)
+      : height(a.height), width(a.width), pixels(a.height * a.width), taps(int64_t(a.k) * a.k), channels(a.channels),
+        out_channels(a.out_channels), C(padded<T>(a.channels)), C_out(padded<T>(a.out_channels)), depth(taps * C),
+        image_row((width + 2) * C), image_size((height + 2) * image_row), radius((a.k - 1) / 2),
+        reach(static_cast<int32_t>((height > width ? height : width) + a.k)) {}
+};
+
+// ---- Packing: images to framed channels-last arithmetic and back, tiles to (pixel, channel) and back.
+
+template <class T, class F>
+void pack_image(const Geometry<T>& g, const Image& x, int64_t b, T* image) {
+  const F* source = static_cast<const F*>(x.data) + b * x.batch;
+  for (int64_t row = 0; row < g.height; ++row) {
+    T* to = image + (row + 1) * g.image_row + g.C;
+    for (int64_t c = 0; c < g.channels; ++c) {
+      const F* from = source + c * x.channel + row * g.width * x.pixel;
+      for (int64_t col = 0; col < g.width; ++col) to[col * g.C + c] = load(from[col * x.pixel]);
+    }
+  }
+}
+
+template <class T, class F>
+void unpack_image(const Geometry<T>& g, const T* image, int64_t b, const Image& x) {
+  F* target = const_cast<F*>(static_cast<const F*>(x.data)) + b * x.batch;
+  for (int64_t row = 0; row < g.height; ++row) {
+    const T* from = image + (row + 1) * g.image_row + g.C;
+    for (int64_t c = 0; c < g.channels; ++c) {
+      F* to = target + c * x.channel + row * g.width * x.pixel;
+      for (int64_t col = 0; col < g.width; ++col) store(to + col * x.pixel, from[col * g.C + c]);
+    }
+  }
+}
+
+template <class T, class F>
+void load_tile(const Geometry<T>& g, const Image& image, int64_t b, int64_t first, int64_t n, T* tile) {
+  const F* source = static_cast<const F*>(image.data) + b * image.batch + first * image.pixel;
+  for (int64_t c = 0; c < g.out_channels; ++c)
+    for (int64_t p = 0; p < n; ++p) tile[p * g.C_out + c] = load(source[c * image.channel + p * image.pixel]);
+}
+
+template <class T, class F>
+void store_tile(const Geometry<T>& g, const T* tile, const Image& image, int64_t b, int64_t first, int64_t n) {
+  F* target = const_cast<F*>(static_cast<const F*>(image.data)) + b * image.batch + first * image.pixel;
+  for (int64_t c = 0; c < g.out_channels; ++c)
+    for (int64_t p = 0; p < n; ++p) store(target + c * image.channel + p * image.pixel, tile[p * g.C_out + c]);
+}
+
+// ---- Taps
+
+// One tap of the neighbourhood at kTile pixels.
+template <class T>
+struct Tap {
+  // Element positions of the two rows and two columns of a cell in the framed image.
+  int64_t row0[kTile], row1[kTile], col0[kTile], col1[kTile];
+  math::Corners<T> weights[kTile];  // times the mask
+  T row_fraction[kTile], col_fraction[kTile], mask[kTile];
+  math::Corners<T> products[kTile];  // backward: <grad_column, corner sample>
+};
+
+MOTIONRNN_EXT_INLINE int64_t framed(int32_t at, int64_t size) {
+  const int32_t clamped = at < -1 ? -1 : (at > size ? static_cast<int32_t>(size) : at);
+  return clamped + 1;
+}
+
+template <class T, class F>
+void find_taps(const Geometry<T>& g, const WarpArguments& a, int64_t b, int64_t first, int64_t n, Tap<T>* taps) {
+  int32_t place_row[kTile], place_col[kTile];
+  for (int64_t p = 0; p < n; ++p) {
+    place_row[p] = static_cast<int32_t>((first + p) / g.width);
+    place_col[p] = static_cast<int32_t>((first + p) % g.width);
+  }
+  const T* offset = static_cast<const T*>(a.offset) + b * a.offset_batch + first;
+  const F* mask = static_cast<const F*>(a.mask_logits) + b * a.mask_batch + first;
+  for (int64_t i = 0; i < g.taps; ++i) {
+    const int32_t tap_row = static_cast<int32_t>(i / a.k) - g.radius;
+    const int32_t tap_col = static_cast<int32_t>(i % a.k) - g.radius;
+    const T* row_offset = offset + i * g.pixels;
+    const T* col_offset = offset + (g.taps + i) * g.pixels;
+    const F* mask_logits = mask + i * g.pixels;
+    Tap<T>& tap = taps[i];
+#pragma GCC ivdep
+    for (int64_t p = 0; p < n; ++p) {
+      const auto row = math::bilinear_cell<T>(place_row[p] + tap_row, row_offset[p], g.reach);
+      const auto col = math::bilinear_cell<T>(place_col[p] + tap_col, col_offset[p], g.reach);
+      tap.row0[p] = framed(row.lower, g.height) * g.image_row;
+      tap.row1[p] = framed(row.lower + 1, g.height) * g.image_row;
+      tap.col0[p] = framed(col.lower, g.width) * g.C;
+      tap.col1[p] = framed(col.lower + 1, g.width) * g.C;
+      const T m = math::sigmoid(static_cast<T>(load(mask_logits[p])));
+      const auto w = math::bilinear_weights<T>(row.fraction, col.fraction);
+      tap.weights[p] = {m * w.v00, m * w.v01, m * w.v10, m * w.v11};
+      tap.row_fraction[p] = row.fraction;
+      tap.col_fraction[p] = col.fraction;
+      tap.mask[p] = m;
+    }
+  }
+}
+
+// ---- Sampling
+
+template <class T, int lanes>
+void sample(const Geometry<T>& g, const Tap<T>* taps, int64_t n, const T* image, T* columns) {
+  for (int64_t p = 0; p < n; ++p) {
+    for (int64_t i = 0; i < g.taps; ++i) {
+      const Tap<T>& tap = taps[i];
+      T* column = columns + p * g.depth + i * g.C;
+      const T* top = image + tap.row0[p];
+      const T* bottom = image + tap.row1[p];
+      const int64_t left = tap.col0[p], right = tap.col1[p];
+      const math::Corners<T> w = tap.weights[p];
+      for (int64_t c = 0; c < g.C; c += lanes)
+        at<T, lanes>(column + c) = w.v00 * at<T, lanes>(top + left + c) + w.v01 * at<T, lanes>(top + right + c) +
+                                   w.v10 * at<T, lanes>(bottom + left + c) + w.v11 * at<T, lanes>(bottom + right + c);
+    }
+  }
+}
+
+// The samples again, and what grad_columns gives each of their parents.
+template <class T, int lanes>
+void sample_backward(const Geometry<T>& g, Tap<T>* taps, int64_t n, const T* image, const T* grad_columns,
+                     T* columns, T* grad_image) {
+  for (int64_t p = 0; p < n; ++p) {
+    for (int64_t i = 0; i < g.taps; ++i) {
+      Tap<T>& tap = taps[i];
+      const int64_t corner[4] = {tap.row0[p] + tap.col0[p], tap.row0[p] + tap.col1[p], tap.row1[p] + tap.col0[p],
+                                 tap.row1[p] + tap.col1[p]};
+      const math::Corners<T> weights = tap.weights[p];
+      const T w[4] = {weights.v00, weights.v01, weights.v10, weights.v11};
+      Vector<T, lanes> product[4] = {};
+      for (int64_t c = 0; c < g.C; c += lanes) {
+        const int64_t column = p * g.depth + i * g.C + c;
+        const Vector<T, lanes> grad = at<T, lanes>(grad_columns + column);
+        Vector<T, lanes> value = {};
+        for (int q = 0; q < 4; ++q) {
+          const Vector<T, lanes> x = at<T, lanes>(image + corner[q] + c);
+          product[q] += grad * x;
+          value += w[q] * x;
+        }
+        if (columns != nullptr) at<T, lanes>(columns + column) = value;
+        if (grad_image != nullptr)
+          for (int q = 0; q < 4; ++q) at<T, lanes>(grad_image + corner[q] + c) += w[q] * grad;
+      }
+      T sums[4];
+      sum_lanes<T, lanes>(product, sums);
+      tap.products[p] = {sums[0], sums[1], sums[2], sums[3]};
+    }
+  }
+}
+
+template <class T, class F>
+void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const Tap<T>* taps, int64_t b, int64_t first,
+                            int64_t n) {
+  T* grad_offset = static_cast<T*>(a.grad_offset);
+  F* grad_mask = static_cast<F*>(a.grad_mask_logits);
+  for (int64_t i = 0; i < g.taps; ++i) {
+    const Tap<T>& tap = taps[i];
+    if (grad_offset != nullptr) {
+      T* row_plane = grad_offset + (b * 2 * g.taps + i) * g.pixels + first;
+      T* col_plane = row_plane + g.taps * g.pixels;
+#pragma GCC ivdep
+      for (int64_t p = 0; p < n; ++p) {
+        row_plane[p] = tap.mask[p] * math::bilinear_row_derivative<T>(tap.col_fraction[p], tap.products[p]);
+        col_plane[p] = tap.mask[p] * math::bilinear_col_derivative<T>(tap.row_fraction[p], tap.products[p]);
+      }
+    }
+    if (grad_mask != nullptr) {
+      F* plane = grad_mask + (b * g.taps + i) * g.pixels + first;
+#pragma GCC ivdep
+      for (int64_t p = 0; p < n; ++p)  // the weights hold the mask already
+        store(plane + p, (T(1) - tap.mask[p]) * math::bilinear_value<T>(tap.weights[p], tap.products[p]));
+    }
+  }
+}
+
+// ---- Work items: item = image * bands + band
+
+struct Band {
+  int64_t image, first, last;
+};
+
+Band band_of(const WarpArguments& a, int64_t item) {
+  const int64_t pixels = a.height * a.width, tiles = (pixels + kTile - 1) / kTile;
+  const int64_t band = item % a.bands;
+  const int64_t last = tiles * (band + 1) / a.bands * kTile;
+  return {item / a.bands, tiles * band / a.bands * kTile, last < pixels ? last : pixels};
+}
+
+template <class T, class F>
+void forward(const WarpArguments& a, int64_t begin, int64_t end) {
+  const Geometry<T> g(a);
+  const auto image = allocate<T>(g.image_size, true);
+  const auto columns = allocate<T>(kTile * g.depth, true);
+  const auto tile = allocate<T>(kTile * g.C_out, true);
+  const auto taps = allocate<Tap<T>>(g.taps, false);
+  const T* weight = static_cast<const T*>(a.packed_weight);  // (depth, C_out)
+  for (int64_t item = begin, packed = -1; item < end; ++item) {
+    const Band band = band_of(a, item);
+    if (packed != band.image) pack_image<T, F>(g, a.x, packed = band.image, image.get());
+    for (int64_t first = band.first; first < band.last; first += kTile) {
+      const int64_t n = band.last - first < kTile ? band.last - first : kTile;
+      find_taps<T, F>(g, a, band.image, first, n, taps.get());
+      with_lanes<T>(g.channels, [&]<int lanes>() { sample<T, lanes>(g, taps.get(), n, image.get(), columns.get()); });
+      with_lanes<T>(g.out_channels, [&]<int lanes>() {
+        multiply<T, lanes>({columns.get(), g.depth, 1}, weight, g.C_out, tile.get(), g.C_out, n, g.C_out, g.depth, false);
+      });
+      store_tile<T, F>(g, tile.get(), a.out, band.image, first, n);
+    }
+  }
+}
+
+template <class T, class F>
+void backward(const WarpArguments& a, int64_t begin, int64_t end) {
+  const Geometry<T> g(a);
+  const bool want_x = a.grad_x.data != nullptr, want_weight = a.grad_weight != nullptr;
+  const auto image = allocate<T>(g.image_size, true);
+  const auto columns = allocate<T>(kTile * g.depth, true);
+  const auto grad_columns = allocate<T>(kTile * g.depth, true);
+  const auto grad_tile = allocate<T>(kTile * g.C_out, true);
+  const auto taps = allocate<Tap<T>>(g.taps, false);
+  const auto own_grad_image = allocate<T>(want_x && a.bands == 1 ? g.image_size : 1, false);
+  const T* weight = static_cast<const T*>(a.packed_weight) + g.depth * g.C_out;  // (C_out, depth)
+  for (int64_t item = begin, packed = -1; item < end; ++item) {
+    const Band band = band_of(a, item);
+    if (packed != band.image) pack_image<T, F>(g, a.x, packed = band.image, image.get());
+    T* grad_image = nullptr;
+    if (want_x) {
+      grad_image = a.bands == 1 ? own_grad_image.get() : static_cast<T*>(a.grad_image) + item * g.image_size;
+      std::memset(grad_image, 0, g.image_size * sizeof(T));
+    }
+    T* grad_matrix = want_weight ? static_cast<T*>(a.grad_matrix) + item * g.depth * g.C_out : nullptr;
+    if (want_weight) std::memset(grad_matrix, 0, g.depth * g.C_out * sizeof(T));
+    for (int64_t first = band.first; first < band.last; first += kTile) {
+      const int64_t n = band.last - first < kTile ? band.last - first : kTile;
+      find_taps<T, F>(g, a, band.image, first, n, taps.get());
+      load_tile<T, F>(g, a.out, band.image, first, n, grad_tile.get());
+      with_lanes<T>(g.channels, [&]<int lanes>() {
+        multiply<T, lanes>({grad_tile.get(), g.C_out, 1}, weight, g.depth, grad_columns.get(), g.depth, n, g.depth,
+                           g.out_channels, false);
+        sample_backward<T, lanes>(g, taps.get(), n, image.get(), grad_columns.get(),
+                                  want_weight ? columns.get() : nullptr, grad_image);
+      });
+      if (want_weight)
+        with_lanes<T>(g.out_channels, [&]<int lanes>() {
+          multiply<T, lanes>({columns.get(), 1, g.depth}, grad_tile.get(), g.C_out, grad_matrix, g.C_out, g.depth,
+                             g.C_out, n, true);
+        });
+      store_motion_gradients<T, F>(g, a, taps.get(), band.image, first, n);
+    }
+    if (want_x && a.bands == 1) unpack_image<T, F>(g, grad_image, band.image, a.grad_x);
+  }
+}
+
+// ---- Weights and the sums over partials, in a fixed order: results depend neither on the machine nor on timing.
+
+template <class T, class F>
+void pack(const WarpArguments& a) {
+  const Geometry<T> g(a);
+  const F* weight = static_cast<const F*>(a.weight);
+  T* columns_first = static_cast<T*>(a.packed_weight);
+  T* out_first = columns_first + g.depth * g.C_out;
+  std::memset(columns_first, 0, 2 * g.depth * g.C_out * sizeof(T));
+  for (int64_t o = 0; o < g.out_channels; ++o)
+    for (int64_t c = 0; c < g.channels; ++c)
+      for (int64_t tap = 0; tap < g.taps; ++tap) {
+        const T value = load(weight[(o * g.channels + c) * g.taps + tap]);
+        columns_first[(tap * g.C + c) * g.C_out + o] = value;
+        out_first[o * g.depth + tap * g.C + c] = value;
+      }
+}
+
+template <class T, class F>
+void sum_images(const WarpArguments& a, int64_t begin, int64_t end) {
+  const Geometry<T> g(a);
+  for (int64_t b = begin; b < end; ++b) {
+    T* sum = static_cast<T*>(a.grad_image) + b * a.bands * g.image_size;
+    for (int64_t band = 1; band < a.bands; ++band)
+      for (int64_t i = 0; i < g.image_size; ++i) sum[i] += sum[band * g.image_size + i];
+    unpack_image<T, F>(g, sum, b, a.grad_x);
+  }
+}
+
+template <class T, class F>
+void sum_matrices(const WarpArguments& a) {
+  const Geometry<T> g(a);
+  T* sum = static_cast<T*>(a.grad_matrix);
+  const int64_t size = g.depth * g.C_out;
+  for (int64_t item = 1; item < a.batch * a.bands; ++item)
+    for (int64_t i = 0; i < size; ++i) sum[i] += sum[item * size + i];
+  F* grad_weight = static_cast<F*>(a.grad_weight);
+  for (int64_t o = 0; o < g.out_channels; ++o)
+    for (int64_t c = 0; c < g.channels; ++c)
+      for (int64_t tap = 0; tap < g.taps; ++tap)
+        store(grad_weight + (o * g.channels + c) * g.taps + tap, sum[(tap * g.C + c) * g.C_out + o]);
+}
+
+template <class T>
+WarpSizes sizes(const WarpArguments& a) {
+  const Geometry<T> g(a);
+  const int64_t matrix = g.depth * g.C_out * static_cast<int64_t>(sizeof(T));
+  return {2 * matrix, g.image_size * static_cast<int64_t>(sizeof(T)), matrix};
+}
+
+template <class F>
+WarpKernels kernels_for() {
+  using T = typename arithmetic<F>::type;
+  return {sizes<T>, pack<T, F>, forward<T, F>, backward<T, F>, sum_images<T, F>, sum_matrices<T, F>};
+}
+
+}  // namespace
+
+WarpKernels MOTIONRNN_EXT_ISA::warp_kernels(Types types) {
+  switch (types) {
+    case Types::f64: return kernels_for<double>();
+    case Types::f32: return kernels_for<float>();
+    case Types::bf16:
+    case Types::bf16_f32: return kernels_for<bfloat16>();
+    case Types::f16:
+    case Types::f16_f32: return kernels_for<float16>();
+  }
+  return {};
+}
+
+}  // namespace motionrnn_ext::cpu

@@ -1,0 +1,57 @@
+// One bilinear tap: the cell it falls in, its weights, and their derivatives.
+#pragma once
+
+#include "scalar.h"
+
+namespace motionrnn_ext::math {
+
+// A coordinate `place + offset` on an axis of `size` pixels: the integer place plus the offset's whole part, and its
+// fraction in [0, 1). The floor is taken on the offset alone, which is exact in floating point; its derivative is the
+// right one at integers. Offsets beyond `reach` are moved to it, which keeps inf and 1e7 in int's range and changes
+// nothing as long as reach >= size + k: the whole cell lies outside of the image before and after. nan stays in the
+// fraction.
+template <class T>
+struct Cell {
+  int32_t lower;
+  T fraction;
+};
+
+template <class T>
+MOTIONRNN_EXT_MATH Cell<T> bilinear_cell(int32_t place, T offset, int32_t reach) {
+  const T limit = static_cast<T>(reach);
+  offset = offset > limit ? limit : offset;
+  offset = offset < -limit ? -limit : offset;
+  // Truncation and a correction instead of floor(): it vectorises on every instruction set. nan may not be converted.
+  const int32_t truncated = static_cast<int32_t>(offset == offset ? offset : T(0));
+  const int32_t whole = truncated - (static_cast<T>(truncated) > offset ? 1 : 0);
+  return {place + whole, offset - static_cast<T>(whole)};
+}
+
+// The four corners of a cell, by (row, column): weights, samples, or products with samples.
+template <class T>
+struct Corners {
+  T v00, v01, v10, v11;
+};
+
+template <class T>
+MOTIONRNN_EXT_MATH Corners<T> bilinear_weights(T row_fraction, T col_fraction) {
+  const T row_rest = T(1) - row_fraction, col_rest = T(1) - col_fraction;
+  return {row_rest * col_rest, row_rest * col_fraction, row_fraction * col_rest, row_fraction * col_fraction};
+}
+
+template <class T>
+MOTIONRNN_EXT_MATH T bilinear_value(const Corners<T>& weights, const Corners<T>& q) {
+  return weights.v00 * q.v00 + weights.v01 * q.v01 + weights.v10 * q.v10 + weights.v11 * q.v11;
+}
+
+template <class T>
+MOTIONRNN_EXT_MATH T bilinear_row_derivative(T col_fraction, const Corners<T>& q) {
+  return (T(1) - col_fraction) * (q.v10 - q.v00) + col_fraction * (q.v11 - q.v01);
+}
+
+template <class T>
+MOTIONRNN_EXT_MATH T bilinear_col_derivative(T row_fraction, const Corners<T>& q) {
+  return (T(1) - row_fraction) * (q.v01 - q.v00) + row_fraction * (q.v11 - q.v10);
+}
+
+}  // namespace motionrnn_ext::math

@@ -1,0 +1,32 @@
+// What a pointwise map tells the kernels that run it: how many streams of elements each tensor holds, and their dtype.
+// A map is a struct with `inputs`, `outputs` and a static `apply(in, out, parameter)` over one element of each stream.
+#pragma once
+
+#include "scalar.h"
+
+namespace motionrnn_ext::math {
+
+enum class Role { feature, state };  // storage of the features, or of motion state and memory
+
+struct Operand {
+  Role role;
+  int streams = 1;  // a tensor (B, streams * C, *S) holds its streams one after the other along the channels
+};
+
+template <int n>
+constexpr int count_streams(const Operand (&operands)[n]) {
+  int streams = 0;
+  for (const Operand& operand : operands) streams += operand.streams;
+  return streams;
+}
+
+template <int n>
+constexpr Role role_of_stream(const Operand (&operands)[n], int stream) {
+  for (const Operand& operand : operands) {
+    if (stream < operand.streams) return operand.role;
+    stream -= operand.streams;
+  }
+  return Role::feature;
+}
+
+}  // namespace motionrnn_ext::math

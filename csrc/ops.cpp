@@ -1,0 +1,35 @@
+// Every schema. All of them live in the CPU library, so that fakes and autograd register where CUDA is not loaded.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(motionrnn_ext, m) {
+  m.def("cpu_instruction_set() -> str");
+
+  m.def("motion_reset(Tensor reset_logits, Tensor offset) -> Tensor");
+  m.def("motion_reset_backward(Tensor grad, Tensor reset_logits, Tensor offset) -> (Tensor, Tensor)");
+
+  m.def(
+      "motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend, float alpha) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "motion_update_backward(Tensor grad_offset, Tensor grad_trend, Tensor update_logits, Tensor candidate_logits, "
+      "Tensor offset, float alpha) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  m.def("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor");
+  // wanted: a bit per gradient, x 1, offset 2, mask_logits 4, weight 8; the others come back empty
+  m.def(
+      "offset_warp_backward(Tensor grad, Tensor x, Tensor offset, Tensor mask_logits, Tensor weight, int wanted, "
+      "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  m.def("memory_update(Tensor gates_x, Tensor gates_h, Tensor memory, float forget_bias) -> Tensor");
+  m.def(
+      "memory_update_backward(Tensor grad, Tensor gates_x, Tensor gates_h, Tensor memory, float forget_bias) "
+      "-> (Tensor, Tensor)");
+
+  m.def("highway_output(Tensor output_logits, Tensor content, Tensor? highway) -> Tensor");
+  m.def(
+      "highway_output_backward(Tensor grad, Tensor output_logits, Tensor content, Tensor? highway) "
+      "-> (Tensor, Tensor, Tensor)");
+
+  m.def("gated_blend(Tensor gate_logits, Tensor a, Tensor b) -> Tensor");
+  m.def("gated_blend_backward(Tensor grad, Tensor gate_logits, Tensor a, Tensor b) -> (Tensor, Tensor, Tensor)");
+}

@@ -1,0 +1,15 @@
+"""motionrnn_ext: MotionRNN (video prediction, CVPR 2021), made fast.
+
+    ops         six fused, differentiable ops: `motionrnn_ext.ops.offset_warp` and its kin
+    layers      `MotionGRUCell`, `MotionGRU`, the recurrent cells, `convert` and `revert`
+    models      `MotionRNN`, checkpoints of the official program
+
+Importing needs torch alone, compiles nothing, and never fails for the lack of a native library.
+"""
+
+from . import ops
+from .backends import available_backends, backend, set_backend
+
+__version__ = "0.1.0"
+
+__all__ = ["available_backends", "backend", "ops", "set_backend"]

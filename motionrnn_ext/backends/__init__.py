@@ -1,0 +1,132 @@
+"""Which implementation runs an op.
+
+    reference   pure PyTorch, any device, any order of derivative: the specification
+    cpu         C++ kernels
+    cuda        CUDA kernels
+    triton      Triton kernels
+
+`auto`, the default, takes the fastest that fits the tensor's device and dtype (cuda, triton, cpu, reference) and warns
+once when that is not the device's own kernel library. A name chosen by `backend`, `set_backend` or the environment
+variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the backend of its forward.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native, reference
+
+NAMES = ("reference", "cpu", "cuda", "triton")
+
+# A thread-local over a module global: Dynamo cannot trace a ContextVar.
+_chosen = os.environ.get("MOTIONRNN_EXT_BACKEND", "auto")
+_local = threading.local()
+_warned: set[str] = set()
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that can run on this machine, `reference` first."""
+    return tuple(name for name in NAMES if unavailable_reason(name) is None)
+
+
+def unavailable_reason(name: str) -> str | None:
+    """Why a backend cannot run here, in one sentence; None if it can."""
+    if name == "reference":
+        return None
+    if name == "triton":
+        return "this version has no Triton kernels"
+    return native.unavailable_reason(name)
+
+
+def set_backend(name: str) -> None:
+    """Choose the backend of all threads that have no choice of their own: "auto" or one of `available_backends()`.
+
+    Raises:
+        ValueError: the name is unknown, or that backend cannot run here; the message says why.
+    """
+    global _chosen
+    _check_name(name)
+    _chosen = name
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose the backend of this thread within a `with` block. Errors as `set_backend`."""
+    _check_name(name)
+    before = getattr(_local, "chosen", None)
+    _local.chosen = name
+    try:
+        yield
+    finally:
+        _local.chosen = before
+
+
+def current_backend() -> str:
+    """The name in force in this thread: "auto" or a backend's."""
+    return getattr(_local, "chosen", None) or _chosen
+
+
+def run(op: str, first: Tensor, *arguments: Any) -> Any:
+    """Run an op, its arguments checked, on the backend in force."""
+    name = current_backend()
+    if name == "auto":
+        name = _automatic(first)
+    else:
+        _check_fits(name, first)
+    if name == "reference":
+        return _reference(op, first, *arguments)
+    return native.run(op, first, *arguments)
+
+
+def _automatic(first: Tensor) -> str:
+    device = first.device.type
+    if device not in ("cpu", "cuda") or (device == "cuda" and first.dtype == torch.float64):
+        return "reference"
+    if unavailable_reason(device) is None:
+        return device
+    if device not in _warned and not torch.compiler.is_compiling():
+        _warned.add(device)
+        warnings.warn(
+            f"motionrnn_ext: tensors on {device} run on the slow 'reference' backend, because "
+            f"{unavailable_reason(device)}. `motionrnn info` says more.",
+            stacklevel=4,
+        )
+    return "reference"
+
+
+def _check_fits(name: str, first: Tensor) -> None:
+    _check_name(name)
+    if name == "reference":
+        return
+    if first.device.type != name:
+        raise ValueError(f"backend '{name}' was chosen, but the tensors are on {first.device}; move them or choose 'auto'")
+    if name == "cuda" and first.dtype == torch.float64:
+        raise TypeError("backend 'cuda' was chosen, but it has no float64; choose 'auto' or 'reference'")
+
+
+def _check_name(name: str) -> None:
+    if name == "auto":
+        return
+    if name not in NAMES:
+        raise ValueError(f"unknown backend '{name}'; known are: auto, {', '.join(NAMES)}")
+    reason = unavailable_reason(name)
+    if reason is not None:
+        raise ValueError(
+            f"backend '{name}' is not available: {reason}; available are: auto, {', '.join(available_backends())}"
+        )
+
+
+def _reference(op: str, first: Tensor, *arguments: Any) -> Any:
+    device = first.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):  # its arithmetic stays in float32
+        with torch.autocast(device, enabled=False):
+            return getattr(reference, op)(first, *arguments)
+    return getattr(reference, op)(first, *arguments)

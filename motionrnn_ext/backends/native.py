@@ -1,0 +1,233 @@
+"""The C++ libraries: loading them, and what torch must know of their ops (shapes, gradients, second gradients).
+
+An op saves nothing but inputs for backward; its backward is an op of its own, `<op>_backward`. Second derivatives go
+through the reference's formulas.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+NAMESPACE = "motionrnn_ext"
+_LIBRARIES = {name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")}
+_SKIPPED = Path(__file__).parent.parent / "_build_skipped.txt"  # why setup.py left the native library out
+
+# Why a library is not there: a sentence, and the exception if loading it failed.
+_missing: dict[str, str] = {}
+load_errors: dict[str, OSError] = {}
+
+
+def unavailable_reason(name: str) -> str | None:
+    """Why "cpu" or "cuda" cannot run here, in one sentence; None if it can."""
+    return _missing.get(name)
+
+
+def run(op: str, *arguments: Any) -> Any:
+    return getattr(torch.ops.motionrnn_ext, op)(*arguments)
+
+
+def cpu_instruction_set() -> str:
+    """The instruction set whose copy of the CPU kernels runs: baseline, x86_64_v3 (AVX2) or x86_64_v4 (AVX-512)."""
+    return str(torch.ops.motionrnn_ext.cpu_instruction_set())
+
+
+def build_info() -> dict[str, Any]:
+    """What the libraries were built with; empty for a pure Python install."""
+    if importlib.util.find_spec("motionrnn_ext._build") is None:
+        return {}
+    try:
+        from motionrnn_ext import _build  # type: ignore[attr-defined]
+    except ImportError:
+        return {}
+    return dict(_build.info())
+
+
+def _load(name: str) -> None:
+    path = _LIBRARIES[name]
+    if not path.is_file():
+        reason = _SKIPPED.read_text().strip() if _SKIPPED.is_file() else "this install has no native library for it"
+        _missing[name] = reason
+        return
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        load_errors[name] = error
+        _missing[name] = f"its library {path.name} does not load: {error.__cause__ or error}"
+
+
+# ---- What torch must know of each op
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op `name(*tensors, *parameters)` and `name_backward(*grads, *saved, *parameters)`."""
+
+    name: str
+    tensors: int
+    outputs: Sequence[int]  # each output has the shape of this input ...
+    dtypes: Sequence[int]  # ... and the dtype of this one
+    unsaved: int | None = None  # an input that its backward does not need
+
+
+_POINTWISE = (
+    Op("motion_reset", 2, outputs=(0,), dtypes=(0,)),
+    Op("motion_update", 4, outputs=(2, 3), dtypes=(2, 3), unsaved=3),
+    Op("memory_update", 3, outputs=(2,), dtypes=(2,)),
+    Op("highway_output", 3, outputs=(0,), dtypes=(0,)),
+    Op("gated_blend", 3, outputs=(0,), dtypes=(0,)),
+)
+
+
+def _new(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty_like(like, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _single(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _register_pointwise(op: Op) -> None:
+    forward, backward_name = f"{NAMESPACE}::{op.name}", f"{NAMESPACE}::{op.name}_backward"
+
+    def fake(*arguments: Any) -> Any:
+        return _single([_new(arguments[s], arguments[d].dtype) for s, d in zip(op.outputs, op.dtypes)])
+
+    def fake_backward(*arguments: Any) -> Any:
+        saved = list(arguments[len(op.outputs) :])
+        if op.unsaved is not None:
+            saved.insert(op.unsaved, saved[2])  # of the same shape and dtype
+        if op.name == "memory_update":  # both addends of the gates have one gradient
+            saved = saved[1:]
+        tensors = saved[: op.tensors - (op.name == "memory_update")]
+        return _single([_new(t) if t is not None else arguments[0].new_empty(0) for t in tensors])
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*[t for i, t in enumerate(inputs[: op.tensors]) if i != op.unsaved])
+        ctx.parameters = inputs[op.tensors :]
+
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        results = _tuple(run(f"{op.name}_backward", *grads, *ctx.saved_tensors, *ctx.parameters))
+        if op.name == "memory_update":
+            results = (results[0], *results)
+        elif op.name == "highway_output" and ctx.saved_tensors[2] is None:
+            results = (*results[:2], None)
+        return (*results, *[None] * len(ctx.parameters))
+
+    def reference_backward(*arguments: Any) -> tuple[Any, ...]:
+        grads, saved = arguments[: len(op.outputs)], list(arguments[len(op.outputs) :])
+        if op.unsaved is not None:
+            saved.insert(op.unsaved, torch.zeros_like(saved[2]))
+        tensors, parameters = saved[: op.tensors], saved[op.tensors :]
+        results = _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)
+        return results[1:] if op.name == "memory_update" else results
+
+    torch.library.register_fake(forward, fake)
+    torch.library.register_fake(backward_name, fake_backward)
+    torch.library.register_autograd(forward, backward, setup_context=setup_context)
+    _register_second_derivative(backward_name, reference_backward)
+
+
+def _reference_gradients(
+    function: Callable[..., Any], tensors: Sequence[Any], parameters: Sequence[Any], grads: Sequence[Tensor]
+) -> tuple[Any, ...]:
+    """The gradients of a reference op, differentiable in `tensors` and `grads`."""
+    leaves = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in tensors]
+    outputs = _tuple(function(*leaves, *parameters))
+    wanted = [t for t in leaves if t is not None]
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, materialize_grads=True))
+    return tuple(next(found) if t is not None else None for t in leaves)
+
+
+def _register_second_derivative(backward_name: str, reference_backward: Callable[..., tuple[Any, ...]]) -> None:
+    """Differentiate `<op>_backward` as the same function written in the reference's PyTorch."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.is_tensor = [isinstance(i, Tensor) for i in inputs]
+        ctx.rest = [None if isinstance(i, Tensor) else i for i in inputs]
+        ctx.save_for_backward(*[i for i in inputs if isinstance(i, Tensor)])
+
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        saved = iter(ctx.saved_tensors)
+        with torch.enable_grad():
+            arguments = [
+                next(saved).detach().requires_grad_() if is_tensor else rest
+                for is_tensor, rest in zip(ctx.is_tensor, ctx.rest)
+            ]
+            results = reference_backward(*arguments)
+            pairs = [(r, g) for r, g in zip(results, grads) if r is not None and r.requires_grad and r.shape == g.shape]
+            leaves = [a for a in arguments if isinstance(a, Tensor)]
+            found = iter(
+                torch.autograd.grad([r for r, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
+            )
+        return tuple(next(found) if is_tensor else None for is_tensor in ctx.is_tensor)
+
+    torch.library.register_autograd(backward_name, backward, setup_context=setup_context)
+
+
+# ---- The offset warp: a memory format to keep, and gradients that are made only where they are wanted
+
+
+def _like_image(x: Tensor, channels: int) -> Tensor:
+    return x.new_empty((x.shape[0], channels, *x.shape[2:])).contiguous(memory_format=reference.memory_format(x))
+
+
+def _offset_warp_fake(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
+    return _like_image(x, weight.shape[0])
+
+
+def _offset_warp_backward_fake(
+    grad: Tensor, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor, wanted: int, deterministic: bool
+) -> tuple[Tensor, ...]:
+    made = (_like_image(x, x.shape[1]), _new(offset), _new(mask_logits), _new(weight))
+    return tuple(t if wanted & 1 << i else t.new_empty(0) for i, t in enumerate(made))
+
+
+def _offset_warp_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _offset_warp_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = sum(1 << i for i, want in enumerate(ctx.needs_input_grad) if want)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    grads = run("offset_warp_backward", grad, *ctx.saved_tensors, wanted, deterministic)
+    return tuple(g if want else None for g, want in zip(grads, ctx.needs_input_grad))
+
+
+def _offset_warp_reference_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return _reference_gradients(reference.offset_warp, arguments[:4], (), (grad,))
+
+
+def _register() -> None:
+    for op in _POINTWISE:
+        _register_pointwise(op)
+    warp = f"{NAMESPACE}::offset_warp"
+    torch.library.register_fake(warp, _offset_warp_fake)
+    torch.library.register_fake(f"{warp}_backward", _offset_warp_backward_fake)
+    torch.library.register_autograd(warp, _offset_warp_backward, setup_context=_offset_warp_setup_context)
+    _register_second_derivative(f"{warp}_backward", _offset_warp_reference_backward)
+
+
+_load("cpu")
+if "cpu" not in _missing:
+    _register()
+if torch.version.cuda is None:
+    _missing["cuda"] = "this PyTorch was built without CUDA"
+elif "cpu" in _missing:
+    _missing["cuda"] = _missing["cpu"]
+else:
+    _load("cuda")
+    if "cuda" not in _missing and not torch.cuda.is_available():
+        _missing["cuda"] = "PyTorch finds no CUDA device"

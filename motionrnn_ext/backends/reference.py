@@ -1,0 +1,96 @@
+"""The specification of the six ops in plain, differentiable PyTorch: any device, any layout, any order of derivative.
+
+Arguments are those of `motionrnn_ext.ops`, already checked there. The other backends are tested against this file.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def state_dtype(feature: torch.dtype) -> torch.dtype:
+    """The dtype of motion state, coordinates and arithmetic beside features of dtype `feature`."""
+    return torch.float64 if feature == torch.float64 else torch.float32
+
+
+def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
+    return (reset_logits.to(offset.dtype).sigmoid() * offset).to(reset_logits.dtype)
+
+
+def motion_update(
+    update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    update, candidate = update_logits.to(offset.dtype).sigmoid(), candidate_logits.to(offset.dtype).tanh()
+    transient = offset + update * (candidate - offset)
+    trend = trend + alpha * (offset - trend)
+    return transient + trend, trend
+
+
+def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float) -> Tensor:
+    dtype = state_dtype(gates_x.dtype)
+    i, f, g = (gates_x.to(dtype) + gates_h.to(dtype)).chunk(3, dim=1)
+    return ((f + forget_bias).sigmoid() * memory.to(dtype) + i.sigmoid() * g.tanh()).to(memory.dtype)
+
+
+def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | None) -> Tensor:
+    dtype = state_dtype(output_logits.dtype)
+    gate, content = output_logits.to(dtype).sigmoid(), content.to(dtype).tanh()
+    out = gate * content if highway is None else gate * content + (1 - gate) * highway.to(dtype)
+    return out.to(output_logits.dtype)
+
+
+def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    dtype = state_dtype(gate_logits.dtype)
+    gate = gate_logits.to(dtype).sigmoid()
+    return (gate * a.to(dtype) + (1 - gate) * b.to(dtype)).to(gate_logits.dtype)
+
+
+def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
+    k, dtype = weight.shape[-1], offset.dtype
+    row_offset, col_offset = offset.chunk(2, dim=1)  # (B, K, H, W) each
+    height, width = x.shape[-2:]
+    row, row_fraction = _cell(row_offset, _taps(k, x.device).repeat_interleave(k), height, axis=-2)
+    col, col_fraction = _cell(col_offset, _taps(k, x.device).repeat(k), width, axis=-1)
+    features = x.to(dtype)
+    samples = (
+        (1 - row_fraction) * (1 - col_fraction) * _pixels(features, row, col)
+        + (1 - row_fraction) * col_fraction * _pixels(features, row, col + 1)
+        + row_fraction * (1 - col_fraction) * _pixels(features, row + 1, col)
+        + row_fraction * col_fraction * _pixels(features, row + 1, col + 1)
+    )  # (B, C, K, H, W)
+    masked = samples * mask_logits.to(dtype).sigmoid().unsqueeze(1)
+    out = torch.einsum("ocn,bcnhw->bohw", weight.to(dtype).flatten(2), masked)
+    return out.to(x.dtype, memory_format=memory_format(x))
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last where x is that and not contiguous; contiguous otherwise."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _taps(k: int, device: torch.device) -> Tensor:
+    return torch.arange(k, device=device) - (k - 1) // 2
+
+
+def _cell(offset: Tensor, tap: Tensor, size: int, axis: int) -> tuple[Tensor, Tensor]:
+    """The lower pixel index of the bilinear cell, (B, K, H, W) int64, and the place in it, (B, 1, K, H, W) in [0, 1).
+
+    The clamp keeps inf and 1e7 in int64's range; what it moves lies outside the image before and after.
+    """
+    reach = size + tap.numel()
+    offset = offset.clamp(-reach, reach)
+    whole = offset.detach().floor()
+    place = torch.arange(size, device=offset.device).view((-1, 1) if axis == -2 else (1, -1))
+    lower = place + tap.view(-1, 1, 1) + whole.nan_to_num().long()
+    return lower, (offset - whole).unsqueeze(1)
+
+
+def _pixels(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
+    """x (B, C, H, W) at integer places (B, K, H, W): (B, C, K, H, W), zero outside of the image."""
+    height, width = x.shape[-2:]
+    inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+    index = row.clamp(0, max(height - 1, 0)) * width + col.clamp(0, max(width - 1, 0))
+    values = x.flatten(2).gather(2, index.flatten(1).unsqueeze(1).expand(-1, x.shape[1], -1))
+    return values.view(*x.shape[:2], *row.shape[1:]).where(inside.unsqueeze(1), 0)

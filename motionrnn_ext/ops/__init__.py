@@ -1,0 +1,26 @@
+"""The functional API: six differentiable ops, one file per stem.
+
+Notation, used in every docstring and shape comment of the package:
+
+    B batch   T time   C channels   H, W map size
+    k neighbourhood (3)   K = k*k taps   M = 2K motion channels
+    n a tap, n = a*k + b for row a and column b of the neighbourhood
+    p_n = (a - (k-1)/2, b - (k-1)/2), the tap's place in the neighbourhood, in pixels
+    F offset (the motion filter): M channels, K row offsets then K column offsets, in pixels
+    D trend (the momentum): as F
+    s() sigmoid   . elementwise product   * convolution   *S any trailing sizes
+
+Every op takes logits and applies the activations inside, so one launch each way is enough and backward needs only the
+op's inputs. Features (x, logits, gates, weight) share one dtype: float32, bfloat16, float16 or float64. Motion state
+(offset, trend), coordinates and all arithmetic are float32, or float64 with float64 features. Under autocast the ops
+cast features to autocast's dtype and motion state to float32 themselves.
+
+Wrong ranks, sizes and devices raise ValueError, wrong dtypes TypeError; the message names the argument, what it is and
+what it should be.
+"""
+
+from .motion_gru import motion_reset, motion_update
+from .offset_warp import offset_warp
+from .recurrent_gates import gated_blend, highway_output, memory_update
+
+__all__ = ["gated_blend", "highway_output", "memory_update", "motion_reset", "motion_update", "offset_warp"]

@@ -1,0 +1,80 @@
+"""What all ops ask of their arguments: one device, known dtypes, matching shapes; and autocast's casts."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from ..backends.reference import state_dtype
+
+FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype that autocast wants for features on this tensor's device; None outside of autocast."""
+    device = tensor.device.type if isinstance(tensor, Tensor) else ""
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def cast(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """Autocast's rule: floating tensors to `dtype`, float64 and integers left as they are."""
+    return [
+        t if t is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype) for t in tensors
+    ]
+
+
+def check_features(op: str, **features: Tensor | None) -> None:
+    """All the same supported dtype and the same device. None stands for an argument left out."""
+    first_name, first = next((n, t) for n, t in features.items() if t is not None)
+    for name, tensor in features.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} is a {type(tensor).__name__}; it should be a torch.Tensor")
+        if tensor.dtype not in FEATURE_DTYPES:
+            raise TypeError(
+                f"{op}: {name} has dtype {tensor.dtype}; it should be float32, bfloat16, float16 or float64"
+            )
+        if tensor.dtype != first.dtype:
+            raise TypeError(
+                f"{op}: {name} has dtype {tensor.dtype}; it should be {first.dtype}, the dtype of {first_name}"
+            )
+        _check_device(op, name, tensor, first_name, first)
+
+
+def check_state(op: str, feature_name: str, feature: Tensor, *, or_feature_dtype: bool = False, **state: Tensor) -> None:
+    """Motion state: float32, or float64 with float64 features; with `or_feature_dtype` the features' dtype as well."""
+    wanted = state_dtype(feature.dtype)
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} is a {type(tensor).__name__}; it should be a torch.Tensor")
+        if tensor.dtype != wanted and not (or_feature_dtype and tensor.dtype == feature.dtype):
+            also = f" or {feature.dtype}" if or_feature_dtype and wanted != feature.dtype else ""
+            raise TypeError(
+                f"{op}: {name} has dtype {tensor.dtype}; it should be {wanted}{also}, "
+                f"because {feature_name} has dtype {feature.dtype}"
+            )
+        _check_device(op, name, tensor, feature_name, feature)
+
+
+def _check_device(op: str, name: str, tensor: Tensor, first_name: str, first: Tensor) -> None:
+    if tensor.device != first.device:
+        raise ValueError(
+            f"{op}: {name} is on {tensor.device}; it should be on {first.device}, the device of {first_name}"
+        )
+
+
+def check_rank(op: str, name: str, tensor: Tensor, rank: int, meaning: str, *, at_least: bool = False) -> None:
+    """`meaning` spells the shape, such as (B, C, H, W)."""
+    if tensor.dim() != rank and not (at_least and tensor.dim() > rank):
+        more = " or more" if at_least else ""
+        raise ValueError(f"{op}: {name} has rank {tensor.dim()}; it should have rank {rank}{more}: {meaning}")
+
+
+def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], because: str) -> None:
+    if tensor.shape != torch.Size(shape):
+        raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}; it should be {tuple(shape)}, {because}")

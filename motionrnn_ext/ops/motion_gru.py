@@ -1,0 +1,66 @@
+"""The MotionGRU's pointwise ops: the reset of its state and the update of transient variation and trend."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import backends
+from . import _arguments as arguments
+
+
+def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
+    """s(r) . F: the motion filter as the candidate's convolution is to see it.
+
+    Args:
+        reset_logits: r, (B, M, *S), features.
+        offset: F_{t-1}, (B, M, *S), motion state, in pixels.
+
+    Returns:
+        (B, M, *S) in the dtype of reset_logits.
+
+    Source: MotionRNN, the MotionGRU's reset gate: the argument of W_z in z = tanh(W_z * [E, r . F_{t-1}]).
+    """
+    op = "motion_reset"
+    dtype = arguments.autocast_dtype(reset_logits)
+    if dtype is not None:
+        (reset_logits,) = arguments.cast([reset_logits], dtype)
+        (offset,) = arguments.cast([offset], arguments.state_dtype(dtype))
+    arguments.check_features(op, reset_logits=reset_logits)
+    arguments.check_state(op, "reset_logits", reset_logits, offset=offset)
+    arguments.check_rank(op, "reset_logits", reset_logits, 2, "(B, M, *S)", at_least=True)
+    arguments.check_shape(op, "offset", offset, reset_logits.shape, "the shape of reset_logits")
+    return backends.run(op, reset_logits, offset)
+
+
+def motion_update(
+    update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor, alpha: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """The transient variation, the momentum of the trend, and their sum, the new motion filter.
+
+        F'  = F + s(u) . (tanh(z) - F)        transient variation
+        D'  = D + alpha (F - D)               trend; F is the *previous* filter
+        F_t = F' + D'                         motion filter
+
+    Args:
+        update_logits: u, (B, M, *S), features.
+        candidate_logits: z, (B, M, *S), features.
+        offset: F_{t-1}, (B, M, *S), motion state, in pixels.
+        trend: D_{t-1}, (B, M, *S), motion state, in pixels.
+        alpha: the momentum's step, in [0, 1].
+
+    Returns:
+        (F_t, D_t), each (B, M, *S) in the dtype of offset.
+
+    Source: MotionRNN, equations of the transient variation and the trending momentum.
+    """
+    op = "motion_update"
+    dtype = arguments.autocast_dtype(update_logits)
+    if dtype is not None:
+        update_logits, candidate_logits = arguments.cast([update_logits, candidate_logits], dtype)
+        offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
+    arguments.check_features(op, update_logits=update_logits, candidate_logits=candidate_logits)
+    arguments.check_state(op, "update_logits", update_logits, offset=offset, trend=trend)
+    arguments.check_rank(op, "update_logits", update_logits, 2, "(B, M, *S)", at_least=True)
+    for name, tensor in (("candidate_logits", candidate_logits), ("offset", offset), ("trend", trend)):
+        arguments.check_shape(op, name, tensor, update_logits.shape, "the shape of update_logits")
+    return backends.run(op, update_logits, candidate_logits, offset, trend, float(alpha))

@@ -1,0 +1,109 @@
+"""The choice of a backend: names, scope, fallback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+import torch
+
+import motionrnn_ext
+from motionrnn_ext import backends, ops
+from motionrnn_ext.backends import native
+
+
+def blend():
+    return ops.gated_blend(*(torch.ones(1, 2) for _ in range(3)))
+
+
+def test_scope_is_the_block_and_the_thread():
+    assert backends.current_backend() == "auto"
+    with motionrnn_ext.backend("reference"):
+        assert backends.current_backend() == "reference"
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(backends.current_backend()))
+        thread.start()
+        thread.join()
+        assert seen == ["auto"]
+        with motionrnn_ext.backend("auto"):
+            assert backends.current_backend() == "auto"
+        assert backends.current_backend() == "reference"
+    assert backends.current_backend() == "auto"
+
+
+def test_scope_ends_with_an_exception():
+    with pytest.raises(RuntimeError), motionrnn_ext.backend("reference"):
+        raise RuntimeError
+    assert backends.current_backend() == "auto"
+
+
+def test_set_backend_reaches_every_thread():
+    motionrnn_ext.set_backend("reference")
+    try:
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(backends.current_backend()))
+        thread.start()
+        thread.join()
+        assert seen == ["reference"]
+    finally:
+        motionrnn_ext.set_backend("auto")
+
+
+def test_an_absent_backend_says_why_and_what_there_is(monkeypatch):
+    monkeypatch.setitem(native._missing, "cpu", "the library was left at home")
+    with pytest.raises(ValueError, match=r"'cpu' is not available: the library was left at home; available are: auto, reference"):
+        motionrnn_ext.set_backend("cpu")
+    with pytest.raises(ValueError, match="'triton' is not available"):
+        motionrnn_ext.set_backend("triton")
+
+
+def test_auto_falls_back_with_one_warning_and_an_explicit_name_never(monkeypatch):
+    monkeypatch.setitem(native._missing, "cpu", "the library was left at home")
+    monkeypatch.setattr(backends, "_warned", set())
+    with pytest.warns(UserWarning, match="'reference' backend, because the library was left at home"):
+        blend()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blend()
+    monkeypatch.undo()
+    with motionrnn_ext.backend("reference"):
+        monkeypatch.setattr(native, "run", lambda *a: pytest.fail("the native library ran"))
+        blend()
+
+
+def test_a_backend_of_another_device_is_refused():
+    if "cpu" not in motionrnn_ext.available_backends():
+        pytest.skip(f"no cpu backend: {native.unavailable_reason('cpu')}")
+    with motionrnn_ext.backend("cpu"), pytest.raises(ValueError, match="'cpu' was chosen, but the tensors are on meta"):
+        ops.gated_blend(*(torch.ones(1, 2, device="meta") for _ in range(3)))
+
+
+def test_auto_runs_meta_tensors_on_reference():
+    assert ops.gated_blend(*(torch.ones(1, 2, device="meta") for _ in range(3))).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name, ends", [("reference", "(1, 2)"), ("gpu", "unknown backend 'gpu'")])
+def test_environment_variable(name: str, ends: str):
+    code = "import torch; from motionrnn_ext import ops; print(tuple(ops.gated_blend(*[torch.ones(1, 2)] * 3).shape))"
+    environment = {**os.environ, "MOTIONRNN_EXT_BACKEND": name}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ends in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("isa", ["baseline", "x86_64_v3"])
+def test_lower_instruction_sets_agree(isa: str):
+    """The kernels' other copies, which run where the best instruction set is missing."""
+    if "cpu" not in motionrnn_ext.available_backends():
+        pytest.skip(f"no cpu backend: {native.unavailable_reason('cpu')}")
+    tests = os.path.join(os.path.dirname(__file__), "test_ops.py")
+    environment = {**os.environ, "MOTIONRNN_EXT_CPU_ISA": isa}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests, "-k", "cpu and (values or half)"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    code = "from motionrnn_ext.backends import native; print(native.cpu_instruction_set())"
+    used = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout.strip()
+    assert used in (isa, "baseline")
