@@ -7,9 +7,23 @@
 Importing needs torch alone, compiles nothing, and never fails for the lack of a native library.
 """
 
-from . import ops
+from . import layers, models, ops
 from .backends import available_backends, backend, set_backend
+from .layers import MotionGRU, MotionGRUCell, convert, revert
+from .models import MotionRNN
 
 __version__ = "0.1.0"
 
-__all__ = ["available_backends", "backend", "ops", "set_backend"]
+__all__ = [
+    "MotionGRU",
+    "MotionGRUCell",
+    "MotionRNN",
+    "available_backends",
+    "backend",
+    "convert",
+    "layers",
+    "models",
+    "ops",
+    "revert",
+    "set_backend",
+]

@@ -98,9 +98,10 @@ template <class T>
 struct Tap {
   // Element positions of the two rows and two columns of a cell in the framed image.
   int64_t row0[kTile], row1[kTile], col0[kTile], col1[kTile];
-  math::Corners<T> weights[kTile];  // times the mask
   T row_fraction[kTile], col_fraction[kTile], mask[kTile];
-  math::Corners<T> products[kTile];  // backward: <grad_column, corner sample>
+  // By corner, in the order of math::Corners.
+  T weights[4][kTile];                       // times the mask
+  alignas(kAlignment) T products[kTile][4];  // backward: <grad_column, corner sample>
 };
 
 MOTIONRNN_EXT_INLINE int64_t framed(int32_t at, int64_t size) {
@@ -134,7 +135,10 @@ void find_taps(const Geometry<T>& g, const WarpArguments& a, int64_t b, int64_t 
       tap.col1[p] = framed(col.lower + 1, g.width) * g.C;
       const T m = math::sigmoid(static_cast<T>(load(mask_logits[p])));
       const auto w = math::bilinear_weights<T>(row.fraction, col.fraction);
-      tap.weights[p] = {m * w.v00, m * w.v01, m * w.v10, m * w.v11};
+      tap.weights[0][p] = m * w.v00;
+      tap.weights[1][p] = m * w.v01;
+      tap.weights[2][p] = m * w.v10;
+      tap.weights[3][p] = m * w.v11;
       tap.row_fraction[p] = row.fraction;
       tap.col_fraction[p] = col.fraction;
       tap.mask[p] = m;
@@ -153,7 +157,7 @@ void sample(const Geometry<T>& g, const Tap<T>* taps, int64_t n, const T* image,
       const T* top = image + tap.row0[p];
       const T* bottom = image + tap.row1[p];
       const int64_t left = tap.col0[p], right = tap.col1[p];
-      const math::Corners<T> w = tap.weights[p];
+      const math::Corners<T> w{tap.weights[0][p], tap.weights[1][p], tap.weights[2][p], tap.weights[3][p]};
       for (int64_t c = 0; c < g.C; c += lanes)
         at<T, lanes>(column + c) = w.v00 * at<T, lanes>(top + left + c) + w.v01 * at<T, lanes>(top + right + c) +
                                    w.v10 * at<T, lanes>(bottom + left + c) + w.v11 * at<T, lanes>(bottom + right + c);
@@ -170,25 +174,22 @@ void sample_backward(const Geometry<T>& g, Tap<T>* taps, int64_t n, const T* ima
       Tap<T>& tap = taps[i];
       const int64_t corner[4] = {tap.row0[p] + tap.col0[p], tap.row0[p] + tap.col1[p], tap.row1[p] + tap.col0[p],
                                  tap.row1[p] + tap.col1[p]};
-      const math::Corners<T> weights = tap.weights[p];
-      const T w[4] = {weights.v00, weights.v01, weights.v10, weights.v11};
-      Vector<T, lanes> product[4] = {};
+      const T w[4] = {tap.weights[0][p], tap.weights[1][p], tap.weights[2][p], tap.weights[3][p]};
+      Vector<T, lanes> product0{}, product1{}, product2{}, product3{};
       for (int64_t c = 0; c < g.C; c += lanes) {
         const int64_t column = p * g.depth + i * g.C + c;
         const Vector<T, lanes> grad = at<T, lanes>(grad_columns + column);
-        Vector<T, lanes> value = {};
-        for (int q = 0; q < 4; ++q) {
-          const Vector<T, lanes> x = at<T, lanes>(image + corner[q] + c);
-          product[q] += grad * x;
-          value += w[q] * x;
-        }
-        if (columns != nullptr) at<T, lanes>(columns + column) = value;
+        const Vector<T, lanes> x0 = at<T, lanes>(image + corner[0] + c), x1 = at<T, lanes>(image + corner[1] + c);
+        const Vector<T, lanes> x2 = at<T, lanes>(image + corner[2] + c), x3 = at<T, lanes>(image + corner[3] + c);
+        product0 += grad * x0;
+        product1 += grad * x1;
+        product2 += grad * x2;
+        product3 += grad * x3;
+        if (columns != nullptr) at<T, lanes>(columns + column) = w[0] * x0 + w[1] * x1 + w[2] * x2 + w[3] * x3;
         if (grad_image != nullptr)
           for (int q = 0; q < 4; ++q) at<T, lanes>(grad_image + corner[q] + c) += w[q] * grad;
       }
-      T sums[4];
-      sum_lanes<T, lanes>(product, sums);
-      tap.products[p] = {sums[0], sums[1], sums[2], sums[3]};
+      at<T, 4>(tap.products[p]) = sum_lanes<T, lanes>(product0, product1, product2, product3);
     }
   }
 }
@@ -205,15 +206,18 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
       T* col_plane = row_plane + g.taps * g.pixels;
 #pragma GCC ivdep
       for (int64_t p = 0; p < n; ++p) {
-        row_plane[p] = tap.mask[p] * math::bilinear_row_derivative<T>(tap.col_fraction[p], tap.products[p]);
-        col_plane[p] = tap.mask[p] * math::bilinear_col_derivative<T>(tap.row_fraction[p], tap.products[p]);
+        const math::Corners<T> products{tap.products[p][0], tap.products[p][1], tap.products[p][2], tap.products[p][3]};
+        row_plane[p] = tap.mask[p] * math::bilinear_row_derivative<T>(tap.col_fraction[p], products);
+        col_plane[p] = tap.mask[p] * math::bilinear_col_derivative<T>(tap.row_fraction[p], products);
       }
     }
     if (grad_mask != nullptr) {
       F* plane = grad_mask + (b * g.taps + i) * g.pixels + first;
 #pragma GCC ivdep
       for (int64_t p = 0; p < n; ++p)  // the weights hold the mask already
-        store(plane + p, (T(1) - tap.mask[p]) * math::bilinear_value<T>(tap.weights[p], tap.products[p]));
+        store(plane + p, (T(1) - tap.mask[p]) *
+                             (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +
+                              tap.weights[2][p] * tap.products[p][2] + tap.weights[3][p] * tap.products[p][3]));
     }
   }
 }

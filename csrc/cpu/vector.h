@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "cpu/storage.h"
 
@@ -112,26 +113,43 @@ void multiply(Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t 
   if (j < columns) multiply_columns<T, lanes, 1>(a, b + j, ldb, c + j, ldc, rows, depth, accumulate);
 }
 
-// The sums over the lanes of four vectors.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define MOTIONRNN_EXT_SHUFFLE 1
+#endif
+#endif
+
+// The sums over the lanes of four vectors, as one vector of four.
+#if defined(MOTIONRNN_EXT_SHUFFLE)
+template <class T, int lanes, int... i>
+MOTIONRNN_EXT_INLINE auto fold(Vector<T, lanes> v, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(v, v, i...) + __builtin_shufflevector(v, v, (i + lanes / 2)...);
+}
+
 template <class T, int lanes>
-MOTIONRNN_EXT_INLINE void sum_lanes(const Vector<T, lanes> (&v)[4], T (&sums)[4]) {
+MOTIONRNN_EXT_INLINE Vector<T, 4> sum_lanes(Vector<T, lanes> a, Vector<T, lanes> b, Vector<T, lanes> c,
+                                            Vector<T, lanes> d) {
   if constexpr (lanes > 4) {
-    Vector<T, lanes / 2> halves[4];
-    for (int i = 0; i < 4; ++i) {
-      Vector<T, lanes / 2> low, high;
-      std::memcpy(&low, &v[i], sizeof low);
-      std::memcpy(&high, reinterpret_cast<const char*>(&v[i]) + sizeof low, sizeof high);
-      halves[i] = low + high;
-    }
-    sum_lanes<T, lanes / 2>(halves, sums);
+    constexpr auto half = std::make_integer_sequence<int, lanes / 2>();
+    return sum_lanes<T, lanes / 2>(fold<T, lanes>(a, half), fold<T, lanes>(b, half), fold<T, lanes>(c, half),
+                                   fold<T, lanes>(d, half));
+  } else if constexpr (lanes == 4) {
+    const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
   } else {
-    for (int i = 0; i < 4; ++i) {
-      T sum = v[i][0];
-      for (int lane = 1; lane < lanes; ++lane) sum += v[i][lane];
-      sums[i] = sum;
-    }
+    return Vector<T, 4>{a[0] + a[1], b[0] + b[1], c[0] + c[1], d[0] + d[1]};
   }
 }
+#else  // GCC before 12
+template <class T, int lanes>
+MOTIONRNN_EXT_INLINE Vector<T, 4> sum_lanes(Vector<T, lanes> a, Vector<T, lanes> b, Vector<T, lanes> c,
+                                            Vector<T, lanes> d) {
+  Vector<T, 4> sums{};
+  for (int lane = 0; lane < lanes; ++lane) sums += Vector<T, 4>{a[lane], b[lane], c[lane], d[lane]};
+  return sums;
+}
+#endif
 
 }  // namespace
 }  // namespace motionrnn_ext::cpu

@@ -1,0 +1,264 @@
+"""Varied Moving MNIST: digits that move, bounce, rotate and grow; plain Moving MNIST without the last two.
+
+Each item is a pure function of (seed, split, index): its motion comes from a random stream of its own, so
+neither the order of access nor the number of workers changes a pixel, and the same item with more frames
+begins with the same frames. The paper that names V-MNIST gives no parameters: the ranges below are this
+package's own.
+
+Notation: N digits, T frames, H, W frame size. Positions are in pixels, x to the right and y down, and pixel
+(i, j) covers [j, j+1] x [i, i+1]. Angles are in degrees, clockwise on the screen.
+
+The motion of one digit, t = 0 .. T-1, where fold(x) is the triangle wave that reflects a line into [0, 1]:
+
+    scale   s(t) = s_min + (s_max - s_min) fold((s_0 - s_min + r t) / (s_max - s_min))
+    angle   a(t) = a_0 + w t
+    centre  c(t) = e(t) + m(t) fold(u_0 + sum over k < t of v / m(k)),   m(t) = size - 2 e(t),   per axis
+
+e(t) is the half extent of the visible ink, all that bilinear sampling can touch, at scale s(t): of its
+bounding box while a digit stays upright, of the circle around it otherwise. So the ink reaches the frame's
+edge at a bounce and never leaves, and a digit of constant size moves straight, at exactly v pixels per frame,
+between bounces.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .digits import DIGIT_SIZE, SPLITS, load_digits
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MotionRanges:
+    """What is drawn, uniformly, for each digit. A range is (lowest, highest); equal ends fix the value."""
+
+    image_size: tuple[int, int] = (64, 64)  # H, W
+    n_digits: int = 2
+    digit_size: int = DIGIT_SIZE  # side in pixels of a digit's image at scale 1; ink fills about 20/28 of it
+    speed: Range = (1.5, 4.5)  # pixels per frame, in any direction
+    angle: Range = (-30.0, 30.0)  # degrees, in the first frame
+    rotation: Range = (-12.0, 12.0)  # degrees per frame
+    scale: Range = (0.7, 1.3)  # reflected at both ends
+    scale_rate: Range = (-0.05, 0.05)  # change of scale per frame
+
+    def plain(self) -> MotionRanges:
+        """The same with digits upright and at scale 1: Moving MNIST."""
+        return replace(self, angle=(0, 0), rotation=(0, 0), scale=(1, 1), scale_rate=(0, 0))
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(map(_is_count, size))):
+            raise ValueError(f"image_size must be two positive integers (H, W); got {size!r}")
+        object.__setattr__(self, "image_size", tuple(size))
+        for name in ("n_digits", "digit_size"):
+            if not _is_count(getattr(self, name)):
+                raise ValueError(f"{name} must be a positive integer; got {getattr(self, name)!r}")
+        for name in ("speed", "angle", "rotation", "scale", "scale_rate"):
+            object.__setattr__(self, name, _as_range(name, getattr(self, name)))
+        if self.speed[0] < 0:
+            raise ValueError(f"speed must be >= 0, the direction is drawn by itself; got {self.speed}")
+        if self.scale[0] <= 0:
+            raise ValueError(f"scale must be > 0; got {self.scale}")
+
+
+class Motion(NamedTuple):
+    """The true motion behind an item."""
+
+    digit: Tensor  # (N,) int64, index into the split's images
+    centre: Tensor  # (N, T, 2) float64, x and y in pixels
+    angle: Tensor  # (N, T) float64, degrees
+    scale: Tensor  # (N, T) float64
+
+    @property
+    def velocity(self) -> Tensor:
+        """(N, T-1, 2), pixels per frame."""
+        return self.centre.diff(dim=1)
+
+
+class VariedMovingMNIST(Dataset[Tensor]):
+    """Clips of moving digits: item i is float32 (T, 1, H, W) in [0, 1], a function of (seed, split, i) alone.
+
+    Digits are drawn at sub-pixel positions by bilinear sampling and laid over each other by the maximum.
+
+    Args:
+        split: "train", "val" or "test": disjoint digit images (see `load_digits`) and different motions.
+        seed: an integer >= 0, the same for all splits of an experiment.
+        length: number of items; the first ones do not depend on it.
+        n_frames: T, inputs and targets together.
+        digits: "sklearn" or a folder with MNIST's IDX files.
+        plain: start from `MotionRanges.plain()`: no rotation, no change of size.
+        ranges: single fields of `MotionRanges`, over the defaults or over `plain`.
+
+    Raises:
+        ValueError: a bad argument, named; or digits that would not fit into the frame at their largest.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        seed: int = 0,
+        length: int = 10000,
+        n_frames: int = 20,
+        digits: str | os.PathLike[str] = "sklearn",
+        plain: bool = False,
+        **ranges: Any,
+    ) -> None:
+        for name, value in (("length", length), ("n_frames", n_frames)):
+            if not _is_count(value):
+                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed must be an integer >= 0; got {seed!r}")
+        known = [field.name for field in fields(MotionRanges)]
+        for name in ranges:
+            if name not in known:
+                raise ValueError(f"unknown range {name!r}; known: {', '.join(known)}")
+        start = MotionRanges().plain() if plain else MotionRanges()
+        self.ranges = MotionRanges(**{**asdict(start), **ranges})
+        self.split, self.seed, self.length, self.n_frames = split, seed, length, n_frames
+        self.images = _resized(load_digits(digits, split), self.ranges.digit_size)
+        self._middle, self._box, self._radius = _ink_extents(self.images)
+        self._check_fit()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Tensor:
+        motion = self.motion(index)
+        images = self.images[motion.digit].float() / 255
+        return render(images, self._middle[motion.digit], motion, self.ranges.image_size)
+
+    def motion(self, index: int) -> Motion:
+        """The true motion of item `index`."""
+        if not -self.length <= index < self.length:
+            raise IndexError(f"index must be in 0..{self.length - 1}; got {index}")
+        ranges, t = self.ranges, torch.arange(self.n_frames, dtype=torch.float64)
+        drawn = self._draw(index % self.length)
+        which, angle_0, rotation, scale_0, scale_rate, speed, direction, *start = drawn  # (N, 1) each
+        digit = (which[:, 0] * len(self.images)).long()  # (N,)
+
+        rotation = _between(ranges.rotation, rotation)  # (N, 1)
+        angle = _between(ranges.angle, angle_0) + rotation * t  # (N, T)
+        low, high = ranges.scale
+        span = high - low or 1.0
+        change = _between(ranges.scale_rate, scale_rate) * t
+        grown = _between(ranges.scale, scale_0) + change
+        scale = low + (high - low) * fold((grown - low) / span)  # (N, T)
+
+        upright = (rotation == 0) & (angle[:, :1] == 0)
+        reach = torch.where(upright, self._box[digit], self._radius[digit, None])  # (N, 2)
+        extent = scale[..., None] * reach[:, None] - 0.5  # (N, T, 2)
+        room = torch.tensor(ranges.image_size[::-1]) - 2 * extent
+        turn = 2 * math.pi * direction
+        heading = torch.cat([turn.cos(), turn.sin()], -1)  # (N, 2)
+        step = (_between(ranges.speed, speed) * heading)[:, None] / room
+        path = torch.cat(start, -1)[:, None] + step.cumsum(1) - step
+        return Motion(digit, extent + room * fold(path), angle, scale)
+
+    def _draw(self, index: int) -> Tensor:
+        """Nine uniform numbers per digit, (9, N, 1): as many whatever the ranges are, so that a seed's plain
+        and varied clips show the same digits and headings."""
+        import numpy as np
+
+        # SeedSequence hashes every word of its key; torch's CPU generator would keep 32 bits of a seed
+        stream = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        return torch.from_numpy(stream.random((self.ranges.n_digits, 9))).T[..., None]
+
+    def _check_fit(self) -> None:
+        ranges = self.ranges
+        upright = ranges.rotation == (0, 0) and ranges.angle == (0, 0)
+        reach = float((self._box if upright else self._radius).max())
+        need, have = 2 * ranges.scale[1] * reach - 1, min(ranges.image_size)
+        if need >= have:
+            raise ValueError(
+                f"image_size {ranges.image_size} is too small: digits of digit_size {ranges.digit_size} at "
+                f"scale {ranges.scale[1]:g} need more than {math.floor(need)} pixels; lower digit_size or scale"
+            )
+
+
+def render(images: Tensor, middle: Tensor, motion: Motion, image_size: tuple[int, int]) -> Tensor:
+    """Frames (T, 1, H, W) of N square digit images (N, S, S) in [0, 1] that turn and grow about `middle`.
+
+    Frame pixel p shows the digit at middle + R(-angle) (p - centre) / scale.
+
+    Args:
+        middle: (N, 2), x and y in pixels of the digit image.
+        image_size: (H, W).
+    """
+    (n, side, _), n_frames = images.shape, motion.centre.shape[1]
+    height, width = image_size
+    angle = motion.angle.deg2rad()
+    cos, sin = angle.cos() / motion.scale, angle.sin() / motion.scale  # (N, T)
+    along_x, along_y = torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)  # (N, T, 2)
+    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    # (N, T, 1, W, 2) and (N, T, H, 1, 2), whose sum is the digit's pixel: twice the clips a second of affine_grid
+    columns = along_x[:, :, None, None] * (x[:, None] - motion.centre[:, :, None, None, :1])
+    rows = along_y[:, :, None, None] * (y[:, None, None] - motion.centre[:, :, None, None, 1:])
+    rows = rows + middle[:, None, None, None]
+    # grid_sample counts the image's width as [-1, 1]
+    grid = (columns * (2 / side)).float() + (rows * (2 / side) - 1).float()  # (N, T, H, W, 2)
+    source = images[:, None, None].expand(n, n_frames, 1, side, side).flatten(0, 1)
+    drawn = F.grid_sample(source, grid.flatten(0, 1), mode="bilinear", align_corners=False)
+    return drawn.view(n, n_frames, 1, height, width).amax(0)
+
+
+def fold(x: Tensor) -> Tensor:
+    """The triangle wave of period 2, fold(0) = 0 and fold(1) = 1: a line reflected at 0 and at 1."""
+    return 1 - (1 - x.remainder(2)).abs()
+
+
+def _between(ends: Range, unit: Tensor) -> Tensor:
+    return ends[0] + (ends[1] - ends[0]) * unit
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _as_range(name: str, value: Any) -> Range:
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be two numbers (lowest, highest); got {value!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"{name} must be two finite numbers, the lowest first; got {value!r}")
+    return low, high
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, rows, columns) -> uint8 (N, size, size)."""
+    if images.shape[1:] == (size, size):
+        return images
+    parts = images[:, None].split(4096)  # bounds the float copy
+    parts = [F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in parts]
+    return torch.cat([part.round().to(torch.uint8) for part in parts])[:, 0]
+
+
+def _ink_extents(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the ink of uint8 (N, S, S) lies: the middle of its bounding box (N, 2), how far the box reaches from
+    there (N, 2) and how far it reaches in any direction (N,); float64, x before y.
+
+    At scale s, bilinear sampling spreads a pixel whose centre is d away from the middle over s (d + 1) along
+    an axis and over s (d + sqrt 2) when turned. Frames are sampled at pixel centres, half a pixel inside
+    their edges, so ink needs s reach - 1/2 between its middle and an edge.
+    """
+    ink = images > 0
+    position = torch.arange(images.shape[-1], dtype=torch.float64) + 0.5
+    where = torch.stack([ink.any(1), ink.any(2)], 1)  # (N, 2, S): columns, rows
+    where |= ~where.any(-1, keepdim=True)  # an image without ink counts as full
+    first = position.expand_as(where).masked_fill(~where, math.inf).amin(-1)
+    last = position.expand_as(where).masked_fill(~where, -math.inf).amax(-1)
+    middle = (first + last) / 2  # (N, 2)
+    square = (position - middle[..., None]) ** 2  # (N, 2, S)
+    distance = square[:, 0, None, :] + square[:, 1, :, None]  # (N, S, S)
+    radius = distance.masked_fill_(~ink, 0).flatten(1).amax(1).sqrt()
+    return middle, (last - first) / 2 + 1, radius + math.sqrt(2)

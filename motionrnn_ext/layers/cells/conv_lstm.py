@@ -1,0 +1,39 @@
+"""ConvLSTM (Shi et al., 2015), without peepholes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ... import ops
+from .base import LSTMState, RecurrentCell
+
+
+class ConvLSTMCell(RecurrentCell):
+    """[i, f, g, o] = W_x * X + W_h * H;  C' = s(f).C + s(i).tanh(g);  H' = s(o).tanh(C') + (1 - s(o)).Y
+
+    `conv_x` and `conv_h` give 4C channels in the order (i, f, g, o). There is no forget bias: OpenSTL's cell,
+    the common reference, declares one and never adds it. Errors: see `RecurrentCell`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        filter_size: int = 5,
+        *,
+        layer_norm: bool = False,
+        map_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(in_channels, hidden_channels, filter_size, layer_norm=layer_norm, map_size=map_size)
+        self.conv_x = self._convolution(in_channels, 4 * hidden_channels)
+        self.conv_h = self._convolution(hidden_channels, 4 * hidden_channels)
+
+    def forward(
+        self, x: Tensor, state: LSTMState, memory: Tensor | None = None, highway: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState, Tensor | None]:
+        channels = (3 * self.hidden_channels, self.hidden_channels)
+        gates_x, output_x = self.conv_x(x).split(channels, dim=1)  # (B, 3C, h, w), (B, C, h, w)
+        gates_h, output_h = self.conv_h(state.hidden).split(channels, dim=1)
+        cell = ops.memory_update(gates_x, gates_h, state.cell, forget_bias=0.0)
+        hidden = ops.highway_output(output_x + output_h, cell, highway)
+        return hidden, LSTMState(hidden, cell), memory

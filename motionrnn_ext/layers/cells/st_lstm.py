@@ -1,0 +1,51 @@
+"""The spatiotemporal LSTM of PredRNN (Wang et al., 2017), with MotionRNN's highway."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ... import ops
+from .base import LSTMState, RecurrentCell
+
+
+class SpatioTemporalLSTMCell(RecurrentCell):
+    """C' from (X, H) and M' from (X, M), each s(f + 1).C + s(i).tanh(g);  o = o_x + o_h + W_o * [C', M'];
+    H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
+
+    `conv_x` gives 7C channels (i, f, g of C; i, f, g of M; o), `conv_h` 4C (i, f, g, o), `conv_m` 3C (i, f,
+    g), `conv_o` C, and `conv_last` is the 1x1 W_1. Names, orders and the forget bias of 1 on both memories
+    are those of the released PredRNN and MotionRNN, so their weights load as they are.
+    """
+
+    has_memory = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        filter_size: int = 5,
+        *,
+        layer_norm: bool = False,
+        map_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(in_channels, hidden_channels, filter_size, layer_norm=layer_norm, map_size=map_size)
+        self.conv_x = self._convolution(in_channels, 7 * hidden_channels)
+        self.conv_h = self._convolution(hidden_channels, 4 * hidden_channels)
+        self.conv_m = self._convolution(hidden_channels, 3 * hidden_channels)
+        self.conv_o = self._convolution(2 * hidden_channels, hidden_channels)
+        self.conv_last = nn.Conv2d(2 * hidden_channels, hidden_channels, 1, bias=False)
+
+    def forward(
+        self, x: Tensor, state: LSTMState, memory: Tensor, highway: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState, Tensor]:
+        c = self.hidden_channels
+        cell_x, memory_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
+        cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
+        cell = ops.memory_update(cell_x, cell_h, state.cell)
+        memory = ops.memory_update(memory_x, self.conv_m(memory), memory)
+        memories = torch.cat([cell, memory], dim=1)  # (B, 2C, h, w)
+        # In place into the fresh convolution: three addends, one of them kept.
+        output = self.conv_o(memories).add_(output_x).add_(output_h)
+        hidden = ops.highway_output(output, self.conv_last(memories), highway)
+        return hidden, LSTMState(hidden, cell), memory

@@ -1,0 +1,280 @@
+"""MotionGRU (MotionRNN, CVPR 2021, section 3.2): a recurrent unit that warps features along a learned motion.
+
+The notation is that of `motionrnn_ext.ops`: K = k*k taps, M = 2K motion channels, K row offsets then K column
+offsets, in pixels of the map; F is the motion filter (`offset`), D its trend (`trend`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import ops
+
+
+class MotionState(NamedTuple):
+    """Motion between time steps: filter F and trend D, (B, M, H, W) float32 (float64 beside float64)."""
+
+    offset: Tensor
+    trend: Tensor
+
+
+class PackedGates(NamedTuple):
+    """The gates' weights by what they read: x for u, r, z (and the mask), F for u and r, s(r).F for z."""
+
+    x_weight: Tensor  # (3M, C, g, g), or (3M + K, C, g, g) where the mask's kernel has the gates' size
+    x_bias: Tensor  # (3M,) or (3M + K,)
+    state_weight: Tensor  # (2M, M, g, g)
+    candidate_weight: Tensor  # (M, M, g, g)
+
+
+def _same_conv(in_channels: int, out_channels: int, kernel_size: int, name: str) -> nn.Conv2d:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"{name} is {kernel_size}; it should be odd")
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+
+class OffsetWarp(nn.Module):
+    """The masked neighbourhood warp with weights of its own: `offset_warp(x, offset, mask, conv.weight)`.
+
+    x (B, C, H, W), offset (B, M, H, W) -> (B, C_out, H, W). The mask logits are the convolution `warp_gate`
+    of x; `conv` only holds the (C_out, C, k, k) weight that sums over channels and taps. Names and initial
+    values (the mask's weight at 0, with `zero_init`) are the official Warp's.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 3,
+        *,
+        mask_kernel_size: int = 3,
+        zero_init: bool = True,
+    ) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {kernel_size}; it should be odd")
+        self.conv = nn.Conv2d(channels, out_channels or channels, kernel_size, stride=kernel_size, bias=False)
+        self.warp_gate = _same_conv(channels, kernel_size**2, mask_kernel_size, "mask_kernel_size")
+        if zero_init:
+            nn.init.zeros_(self.warp_gate.weight)
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        return ops.offset_warp(x, offset, self.warp_gate(x), self.conv.weight)
+
+
+class MotionGRUCell(nn.Module):
+    """One MotionGRU step on encoded features: `(x, offset, trend) -> (out, offset, trend)`.
+
+        u = s(W_u * [x, F]),  r = s(W_r * [x, F]),  z = tanh(W_z * [x, r.F])
+        F' = u.z + (1 - u).F,   D' = D + alpha (F - D),   F_t = F' + D',   out = warp(x, F_t)
+
+    x (B, C, H, W), offset and trend (B, M, H, W) -> out (B, out_channels, H, W), offset and trend of the next
+    step. Drop-in for the official `MotionGRU(x_t, pre_offset, mean)`: same call, state-dict keys, defaults
+    and initial values (weights of gates and mask at 0; `zero_init=False` keeps PyTorch's).
+
+    Ablations: `trend=False` leaves D alone, and F_t = F'; `transient=False` has D_t = D + alpha (u.z - D),
+    and F_t = D_t. The paper's formulas for them are not known; these are this package's.
+
+    Backward keeps, besides inputs and parameters, 11K channels of the map: logits of u, r and z, r.F and F_t
+    (2K each), logits of the mask (K); 24.75 MiB at 16x16x64x64 in float32. All that reads x is one
+    convolution, whose parts are added in place into the fresh convolutions of the state.
+
+    Raises:
+        ValueError: an even kernel size; both ablations at once; x, offset or trend of another shape.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        alpha: float = 0.5,
+        *,
+        gate_kernel_size: int = 3,
+        mask_kernel_size: int = 3,
+        out_channels: int | None = None,
+        transient: bool = True,
+        trend: bool = True,
+        zero_init: bool = True,
+    ) -> None:
+        super().__init__()
+        if not (transient or trend):
+            raise ValueError("transient and trend are both False; one should be True, or no motion is left")
+        motion = 2 * kernel_size**2
+        self.channels, self.motion_channels, self.kernel_size, self.alpha = (
+            channels,
+            motion,
+            kernel_size,
+            alpha,
+        )
+        self.transient, self.trend = transient, trend
+        self.update = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
+        self.reset = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
+        self.output = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
+        self.warp = OffsetWarp(
+            channels, out_channels, kernel_size, mask_kernel_size=mask_kernel_size, zero_init=zero_init
+        )
+        if zero_init:
+            for gate in (self.update, self.reset, self.output):
+                nn.init.zeros_(gate.weight)
+        # One convolution of 7K channels takes 0.7 to 0.8 of the time of 6K and K apart (CPU, B8 C16, 16x16,
+        # 32x32).
+        self.mask_with_gates = gate_kernel_size == mask_kernel_size
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, transient={self.transient}, trend={self.trend}"
+
+    def pack(self) -> PackedGates:
+        """The gates' weights as `forward` uses them; a rollout packs once and hands them to every step."""
+        gates = (self.update, self.reset, self.output)
+        parts = [gate.weight.split((self.channels, self.motion_channels), dim=1) for gate in gates]
+        (update_x, update_f), (reset_x, reset_f), (output_x, output_f) = parts
+        weights, convolutions = [update_x, reset_x, output_x], list(gates)
+        if self.mask_with_gates:
+            weights.append(self.warp.warp_gate.weight)
+            convolutions.append(self.warp.warp_gate)
+        biases = [conv.bias for conv in convolutions if conv.bias is not None]
+        return PackedGates(torch.cat(weights), torch.cat(biases), torch.cat([update_f, reset_f]), output_f)
+
+    def initial_state(self, x: Tensor) -> MotionState:
+        """Zero motion for features x (B, C, H, W)."""
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        zeros = x.new_zeros((x.shape[0], self.motion_channels, *x.shape[2:]), dtype=dtype)
+        return MotionState(zeros, zeros)
+
+    def forward(
+        self, x: Tensor, offset: Tensor, trend: Tensor, packed: PackedGates | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self._check(x, offset, trend)
+        packed = self.pack() if packed is None else packed
+        motion, padding = self.motion_channels, self.update.padding
+        from_x = F.conv2d(x, packed.x_weight, packed.x_bias, padding=padding)  # (B, 3M [+ K], H, W)
+        if self.mask_with_gates:
+            gates_x, candidate_x, mask = from_x.split((2 * motion, motion, motion // 2), dim=1)
+            mask = mask.clone()  # the warp keeps it; a view would keep all of from_x
+        else:
+            gates_x, candidate_x = from_x.split((2 * motion, motion), dim=1)
+            mask = self.warp.warp_gate(x)
+
+        # add_ changes the fresh convolution, never from_x: its views are still to be read.
+        gates = F.conv2d(offset.to(packed.state_weight.dtype), packed.state_weight, padding=padding).add_(
+            gates_x
+        )
+        update, reset = gates.split(motion, dim=1)  # (B, M, H, W) each
+        candidate = F.conv2d(ops.motion_reset(reset, offset), packed.candidate_weight, padding=padding)
+        candidate.add_(candidate_x)
+
+        offset, trend = self._move(update, candidate, offset, trend)
+        return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
+
+    def _move(
+        self, update: Tensor, candidate: Tensor, offset: Tensor, trend: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.transient and self.trend:
+            return ops.motion_update(update, candidate, offset, trend, self.alpha)
+        gate = torch.sigmoid(update.to(offset.dtype))
+        target = torch.tanh(candidate.to(offset.dtype))
+        if self.transient:
+            return offset + gate * (target - offset), trend
+        trend = trend + self.alpha * (gate * target - trend)
+        return trend, trend
+
+    def _check(self, x: Tensor, offset: Tensor, trend: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"x has shape {tuple(x.shape)}; it should be (B, {self.channels}, H, W)")
+        wanted = (x.shape[0], self.motion_channels, *x.shape[2:])
+        for name, tensor in (("offset", offset), ("trend", trend)):
+            if tuple(tensor.shape) != wanted:
+                raise ValueError(
+                    f"{name} has shape {tuple(tensor.shape)}; it should be {wanted}, (B, 2*k*k, H, W) of x"
+                )
+
+
+class MotionGRU(nn.Module):
+    """The MotionGRU as MotionRNN puts it between two layers: encoder, cell, decoder, output gate.
+
+        E = Enc(H) at half size and C/4 channels,   Q = Dec(cell(E)),   g = s(W_g * [Q, H])
+        X = g.H + (1 - g).Q   with gate_side="hidden" (the paper)
+        X = g.Q + (1 - g).H   with gate_side="decoded" (the official code)
+
+    `(hidden, state=None) -> (x, state)`: hidden and x (B, C, h, w) with h and w even, state a `MotionState`
+    at (h/2, w/2), zero when not given. Enc is a convolution of stride 2 and `encoder_kernel_size`, Dec a
+    transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have `gate_kernel_size`, the mask has
+    `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the weights of gates and mask at
+    0, as the official code does.
+
+    Raises:
+        ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        kernel_size: int = 3,
+        alpha: float = 0.5,
+        *,
+        encoder_kernel_size: int = 3,
+        gate_kernel_size: int = 1,
+        mask_kernel_size: int = 1,
+        blend_kernel_size: int = 1,
+        gate_side: str = "hidden",
+        transient: bool = True,
+        trend: bool = True,
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__()
+        encoded = hidden_channels // 4
+        if encoded < 1:
+            raise ValueError(
+                f"hidden_channels is {hidden_channels}; it should be at least 4, a quarter is encoded"
+            )
+        if gate_side not in ("hidden", "decoded"):
+            raise ValueError(f"gate_side is {gate_side!r}; it should be 'hidden' or 'decoded'")
+        self.hidden_channels, self.gate_side = hidden_channels, gate_side
+        padding = (encoder_kernel_size - 1) // 2  # halves an even map for odd and even kernels alike
+        self.encoder = nn.Conv2d(hidden_channels, encoded, encoder_kernel_size, stride=2, padding=padding)
+        self.cell = MotionGRUCell(
+            encoded,
+            kernel_size,
+            alpha,
+            gate_kernel_size=gate_kernel_size,
+            mask_kernel_size=mask_kernel_size,
+            transient=transient,
+            trend=trend,
+            zero_init=zero_init,
+        )
+        self.decoder = nn.ConvTranspose2d(encoded, hidden_channels, 4, stride=2, padding=1)
+        self.gate = _same_conv(2 * hidden_channels, hidden_channels, blend_kernel_size, "blend_kernel_size")
+
+    def extra_repr(self) -> str:
+        return f"gate_side={self.gate_side!r}"
+
+    def forward(
+        self, hidden: Tensor, state: MotionState | None = None, packed: PackedGates | None = None
+    ) -> tuple[Tensor, MotionState]:
+        if hidden.dim() != 4 or hidden.shape[1] != self.hidden_channels:
+            raise ValueError(
+                f"hidden has shape {tuple(hidden.shape)}; it should be (B, {self.hidden_channels}, h, w)"
+            )
+        if hidden.shape[2] % 2 or hidden.shape[3] % 2:
+            raise ValueError(
+                f"hidden is {hidden.shape[2]}x{hidden.shape[3]}; height and width should be even"
+            )
+        features = self.encoder(hidden)  # (B, C/4, h/2, w/2)
+        offset, trend = self.cell.initial_state(features) if state is None else state
+        warped, offset, trend = self.cell(features, offset, trend, packed)
+        decoded = self.decoder(warped)  # (B, C, h, w)
+        logits = self._blend_logits(decoded, hidden)
+        first, second = (hidden, decoded) if self.gate_side == "hidden" else (decoded, hidden)
+        return ops.gated_blend(logits, first, second), MotionState(offset, trend)
+
+    def _blend_logits(self, decoded: Tensor, hidden: Tensor) -> Tensor:
+        # W_g * [Q, H] as two convolutions: Q and H are kept anyway, their concatenation would be 2C channels
+        # more (and a 1x1 gate at 8x64x32x32 takes 4.1 ms with its backward on the CPU instead of 8.2).
+        decoded_weight, hidden_weight = self.gate.weight.split(self.hidden_channels, dim=1)
+        padding = self.gate.padding
+        logits = F.conv2d(decoded, decoded_weight, self.gate.bias, padding=padding)
+        return logits.add_(F.conv2d(hidden, hidden_weight, padding=padding))

@@ -1,0 +1,306 @@
+"""MotionRNN: a stack of recurrent cells, a MotionGRU between each two layers, a Motion Highway past them.
+
+One time step, with input u (a true or a generated frame, patches folded into channels) and the highway Y:
+
+    Y = W_first * u  (with highway_first, else nothing)
+    for layer l = 1..L:
+        H^l, state^l, M = cell_l(X^{l-1}, state^l, M, Y)     X^0 = u; inside the cell H^l += (1 - s(o)).Y
+        Y = H^l
+        X^l = MotionGRU_l(H^l) for l < L,  X^L = H^L         with carry="motion", X^l replaces H in state^l
+    next frame = W_last * X^L
+
+The paper and the released program differ in 28 points; `models/variants.py` says where each is settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.cells import LSTMState, RecurrentCell, cell_class
+from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
+from .patches import fold_mask, fold_patches, unfold_patches
+from .variants import variant_options
+
+
+class MotionRNNState(NamedTuple):
+    """All that a MotionRNN carries from one frame to the next; entries may be one and the same tensor."""
+
+    layers: tuple[LSTMState, ...]  # L times hidden and cell, (B, C, h, w)
+    motion: tuple[MotionState, ...]  # L-1 times offset and trend, (B, 2K, h/2, w/2); empty without MotionGRU
+    memory: Tensor | None  # (B, C, h, w), of predictors whose memory travels through the stack
+
+
+class MotionRNN(nn.Module):
+    """MotionRNN on a predictor's cells; with `motion_gru` and `highway` off, exactly that predictor.
+
+    Args:
+        predictor: the recurrent cell by name: "convlstm" or "predrnn".
+        in_channels: channels C of a frame.
+        hidden_channels: width of every layer, first to last; equal with a highway or a travelling memory.
+        patch_size: P; frames are folded to maps of h = H/P, w = W/P with P*P*C channels.
+        variant: "paper" or "official", see the table above; `overrides` replaces single `Options` of it.
+        filter_size: kernel of the cells' convolutions.
+        layer_norm, image_size: layer norm with an affine per position, for images of image_size (H, W) only.
+        motion_gru, highway: False leaves out the MotionGRUs, the Motion Highway.
+        transient, trend: ablations of the motion, see `MotionGRUCell`.
+    """
+
+    def __init__(
+        self,
+        predictor: str,
+        in_channels: int,
+        hidden_channels: Sequence[int],
+        patch_size: int,
+        variant: str = "paper",
+        *,
+        filter_size: int = 5,
+        layer_norm: bool = False,
+        image_size: tuple[int, int] | None = None,
+        motion_gru: bool = True,
+        highway: bool = True,
+        transient: bool = True,
+        trend: bool = True,
+        **overrides: object,
+    ) -> None:
+        super().__init__()
+        cell_type, hidden = cell_class(predictor), tuple(hidden_channels)
+        _check_widths(hidden, predictor, cell_type.has_memory, highway)
+        self.options = options = variant_options(variant, filter_size, **overrides)
+        self.predictor, self.in_channels, self.hidden_channels = predictor, in_channels, hidden
+        self.patch_size, self.highway, self.trend = patch_size, highway, trend
+        self.image_size = _per_position_size(image_size, patch_size) if layer_norm else None
+        map_size = self.image_size and (self.image_size[0] // patch_size, self.image_size[1] // patch_size)
+
+        folded = in_channels * patch_size**2
+        self.cells = nn.ModuleList(
+            cell_type(below, width, filter_size, layer_norm=layer_norm, map_size=map_size)
+            for below, width in zip((folded, *hidden), hidden)
+        )
+        self.interfaces = nn.ModuleList(
+            MotionGRU(
+                width,
+                options.kernel_size,
+                options.alpha,
+                encoder_kernel_size=options.encoder_kernel_size,
+                gate_kernel_size=options.gate_kernel_size,
+                mask_kernel_size=options.mask_kernel_size,
+                blend_kernel_size=options.blend_kernel_size,
+                gate_side=options.gate_side,
+                transient=transient,
+                trend=trend,
+                zero_init=options.zero_init,
+            )
+            for width in (hidden[:-1] if motion_gru else ())
+        )
+        project = highway and options.highway_first
+        self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False) if project else None
+        self.conv_last = nn.Conv2d(hidden[-1], folded, 1, bias=False)
+
+    def extra_repr(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
+        return f"{self.predictor!r}, patch_size={self.patch_size}, highway={self.highway}, {options}"
+
+    def forward(
+        self,
+        frames: Tensor,
+        n_input: int,
+        sampling_mask: Tensor | None = None,
+        state: MotionRNNState | None = None,
+        reverse_sampling: bool = False,
+        return_motion: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | tuple[Tensor, list[MotionState]]:
+        """Next-frame predictions all along a sequence.
+
+        Args:
+            frames: (B, T, C, H, W) in [0, 1]; H, W divisible by 2*patch_size (patch_size without MotionGRU).
+            n_input: number of given frames, 1..T; at later steps the model reads its own prediction.
+            sampling_mask: scheduled sampling at those steps n_input..T-2: 1 reads the true frame, 0 the
+                prediction, between mixes them. Broadcasts to (B, T-1-n_input, C, H, W). None is 0 throughout.
+            state: initial tensors, instead of `initial_state`'s.
+            reverse_sampling: the mask covers the steps 1..T-2, (B, T-2, C, H, W), given frames included.
+            return_motion: return the motion after every step as well.
+            generator: source of the draws of init_state="xavier".
+
+        Returns:
+            (B, T-1, C, H, W): predictions of frames 1..T-1, the first n_input-1 being reconstructions. With
+            `return_motion` also a list of one `MotionState` per interface, offset and trend (B, T-1, 2K, h/2,
+            w/2): K row offsets, then K column offsets, taps row by row, in pixels of the half-size map, which
+            are 2*patch_size pixels of the image.
+        """
+        self._check_frames(frames, rank=5)
+        total = frames.shape[1]
+        if total < 2 or not 1 <= n_input <= total:
+            raise ValueError(f"n_input is {n_input} and T {total}; they should be 1 <= n_input <= T, 2 <= T")
+        folded = fold_patches(frames, self.patch_size)  # (B, T, P*P*C, h, w)
+        mask, start = None, n_input  # steps before `start` read the true frame
+        if sampling_mask is not None:
+            start = 1 if reverse_sampling else n_input
+            mask = fold_mask(sampling_mask, frames[:, start : total - 1], self.patch_size)
+
+        def read(t: int, prediction: Tensor | None) -> Tensor:
+            if prediction is None or t < start:
+                return folded[:, t]
+            if mask is None:
+                return prediction
+            keep = mask[:, t - start]
+            return keep * folded[:, t] + (1 - keep) * prediction
+
+        predictions, motion = self._rollout(read, total - 1, self._start(frames, state, generator))
+        out = unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
+        if not return_motion:
+            return out
+        return out, [
+            MotionState(*(torch.stack(part, dim=1) for part in zip(*steps))) for steps in zip(*motion)
+        ]
+
+    @torch.no_grad()
+    def predict(
+        self,
+        frames: Tensor,
+        n_future: int,
+        state: MotionRNNState | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The n_future frames after frames (B, T, C, H, W): (B, n_future, C, H, W), without gradients."""
+        self._check_frames(frames, rank=5)
+        given = frames.shape[1]
+        if given < 1 or n_future < 1:
+            raise ValueError(f"frames has T = {given}, n_future is {n_future}; both should be at least 1")
+        folded = fold_patches(frames, self.patch_size)
+
+        def read(t: int, prediction: Tensor | None) -> Tensor:
+            return folded[:, t] if prediction is None or t < given else prediction
+
+        predictions, _ = self._rollout(read, given + n_future - 1, self._start(frames, state, generator))
+        return unfold_patches(torch.stack(predictions[-n_future:], dim=1), self.patch_size)
+
+    def step(self, frame: Tensor, state: MotionRNNState | None = None) -> tuple[Tensor, MotionRNNState]:
+        """One step of a stream: frame (B, C, H, W) and the state before it, None at the start; returns the
+        predicted next frame (B, C, H, W) and the state after."""
+        self._check_frames(frame, rank=4)
+        state = self._start(frame, state, None)
+        prediction, state = self._advance(fold_patches(frame, self.patch_size), state, self._pack())
+        return unfold_patches(prediction, self.patch_size), state
+
+    def initial_state(
+        self, batch_size: int, height: int, width: int, generator: torch.Generator | None = None
+    ) -> MotionRNNState:
+        """The state before the first of `batch_size` sequences of height x width images.
+
+        By `options.init_state` zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)), drawn in the official
+        program's order with the draws it never uses, so that one seed gives its numbers. H and C of a layer
+        are one tensor, F and D of an interface another (with trend=False D is 0).
+        """
+        weight = self.conv_last.weight
+        motion_dtype = torch.promote_types(weight.dtype, torch.float32)
+        h, w = height // self.patch_size, width // self.patch_size
+
+        def draw(channels: int, rows: int, cols: int, dtype: torch.dtype = weight.dtype) -> Tensor:
+            tensor = torch.zeros(batch_size, channels, rows, cols, dtype=dtype, device=weight.device)
+            if self.options.init_state == "xavier":
+                nn.init.xavier_normal_(tensor, generator=generator)
+            return tensor
+
+        layers, motion = [], []
+        for cell, channels in zip(self._cells(), self.hidden_channels):
+            layers.append(cell.initial_state(draw(channels, h, w)))
+        for gru in self._motion_grus():
+            draw(gru.cell.channels, h // 2, w // 2)  # never used
+            offset = draw(gru.cell.motion_channels, h // 2, w // 2, motion_dtype)
+            motion.append(MotionState(offset, offset if self.trend else torch.zeros_like(offset)))
+        memory = draw(self.hidden_channels[0], h, w) if self._cells()[0].has_memory else None
+        draw(self.hidden_channels[0], h, w)  # the highway's, never used
+        return MotionRNNState(tuple(layers), tuple(motion), memory)
+
+    def _rollout(
+        self, read: Callable[[int, Tensor | None], Tensor], steps: int, state: MotionRNNState
+    ) -> tuple[list[Tensor], list[tuple[MotionState, ...]]]:
+        """`steps` folded predictions, (B, P*P*C, h, w), and the motion after each; `read(t, last prediction)`
+        is the input of step t."""
+        predictions: list[Tensor] = []
+        motion: list[tuple[MotionState, ...]] = []
+        packed, prediction = self._pack(), None
+        for t in range(steps):
+            prediction, state = self._advance(read(t, prediction), state, packed)
+            predictions.append(prediction)
+            motion.append(state.motion)
+        return predictions, motion
+
+    def _advance(
+        self, x: Tensor, state: MotionRNNState, packed: list[PackedGates]
+    ) -> tuple[Tensor, MotionRNNState]:
+        """One time step: x (B, P*P*C, h, w) -> the prediction, of x's shape, and the state after it."""
+        layers, motion, memory = [], [], state.memory
+        highway = None if self.conv_first is None else self.conv_first(x)
+        for level, cell in enumerate(self.cells):
+            x, layer, memory = cell(x, state.layers[level], memory, highway)
+            if self.highway:
+                highway = x  # the block's output, before the MotionGRU
+            if level < len(self.interfaces):
+                x, moved = self.interfaces[level](x, state.motion[level], packed[level])
+                motion.append(moved)
+                if self.options.carry == "motion":
+                    layer = layer._replace(hidden=x)
+            layers.append(layer)
+        return self.conv_last(x), MotionRNNState(tuple(layers), tuple(motion), memory)
+
+    def _cells(self) -> list[RecurrentCell]:
+        return cast("list[RecurrentCell]", list(self.cells))
+
+    def _motion_grus(self) -> list[MotionGRU]:
+        return cast("list[MotionGRU]", list(self.interfaces))
+
+    def _pack(self) -> list[PackedGates]:
+        return [gru.cell.pack() for gru in self._motion_grus()]
+
+    def _start(
+        self, frames: Tensor, state: MotionRNNState | None, generator: torch.Generator | None
+    ) -> MotionRNNState:
+        batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
+        if state is None:
+            return self.initial_state(batch_size, height, width, generator)
+        found = len(state.layers), len(state.motion), tuple(state.layers[0].hidden.shape)
+        map_shape = batch_size, self.hidden_channels[0], height // self.patch_size, width // self.patch_size
+        wanted = len(self.cells), len(self.interfaces), map_shape
+        if found != wanted:
+            raise ValueError(f"state has (layers, motions, shape of H^1) {found}; it should have {wanted}")
+        return state
+
+    def _check_frames(self, frames: Tensor, rank: int) -> None:
+        if frames.dim() != rank or frames.shape[-3] != self.in_channels:
+            wanted = f"({'B, T' if rank == 5 else 'B'}, {self.in_channels}, H, W)"
+            raise ValueError(f"frames has shape {tuple(frames.shape)}; it should be {wanted}")
+        if not frames.is_floating_point():
+            raise TypeError(f"frames has dtype {frames.dtype}; it should be floating point, in [0, 1]")
+        height, width = frames.shape[-2:]
+        if self.image_size is not None and (height, width) != self.image_size:
+            made = "{}x{}".format(*self.image_size)
+            raise ValueError(f"frames are {height}x{width}; layer norm was made for image_size {made} only")
+        divisor, rule = self.patch_size, "patch_size"
+        if self.interfaces:
+            divisor, rule = 2 * divisor, "2*patch_size, as MotionGRU halves the map"
+        if height % divisor or width % divisor:
+            raise ValueError(f"frames are {height}x{width}; both should be divisible by {divisor} ({rule})")
+
+
+def _check_widths(hidden: tuple[int, ...], predictor: str, has_memory: bool, highway: bool) -> None:
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f"hidden_channels is {hidden}; it should name at least one layer, each of 1 or more")
+    if len(set(hidden)) > 1 and (highway or has_memory):
+        why = "a highway" if highway else f"the memory of {predictor!r}"
+        raise ValueError(f"hidden_channels is {hidden}; with {why} all layers should be equal")
+
+
+def _per_position_size(image_size: tuple[int, int] | None, patch_size: int) -> tuple[int, int]:
+    if image_size is None:
+        raise ValueError("image_size is None; layer_norm needs (H, W), as its parameters are per position")
+    height, width = image_size
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"image_size is {height}x{width}; it should be divisible by patch_size {patch_size}")
+    return height, width

@@ -1,0 +1,49 @@
+"""Folding of image patches into channels, in the order of the public MotionRNN and PredRNN programs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def fold_patches(frames: Tensor, patch_size: int) -> Tensor:
+    """(..., C, H, W) -> (..., P*P*C, H/P, W/P).
+
+    Pixel (a, b) and colour c of a patch become channel (a*P + b)*C + c; `pixel_unshuffle` has the colour
+    outermost.
+    """
+    if patch_size == 1:
+        return frames
+    *lead, channels, height, width = frames.shape
+    p, n = patch_size, len(lead)
+    split = frames.reshape(*lead, channels, height // p, p, width // p, p)  # (..., C, h, a, w, b)
+    order = (*range(n), n + 2, n + 4, n, n + 1, n + 3)
+    return split.permute(order).reshape(*lead, p * p * channels, height // p, width // p)
+
+
+def unfold_patches(folded: Tensor, patch_size: int) -> Tensor:
+    """The inverse: (..., P*P*C, h, w) -> (..., C, P*h, P*w)."""
+    if patch_size == 1:
+        return folded
+    *lead, channels, height, width = folded.shape
+    p, n = patch_size, len(lead)
+    split = folded.reshape(*lead, p, p, channels // (p * p), height, width)  # (..., a, b, C, h, w)
+    order = (*range(n), n + 2, n + 3, n, n + 4, n + 1)
+    return split.permute(order).reshape(*lead, channels // (p * p), height * p, width * p)
+
+
+def fold_mask(mask: Tensor, frames: Tensor, patch_size: int) -> Tensor:
+    """A sampling mask broadcast to frames (B, T, C, H, W) and folded like them: (B, T, P*P*C, h, w), or
+    (B, T, 1, 1, 1) if it is constant over each frame.
+
+    Raises:
+        ValueError: the mask does not broadcast to the frames.
+    """
+    try:
+        full = mask.to(frames.dtype).expand(frames.shape)
+    except RuntimeError:
+        wanted = tuple(frames.shape)
+        raise ValueError(
+            f"sampling_mask has shape {tuple(mask.shape)}; it should broadcast to {wanted}"
+        ) from None
+    constant = all(size == 1 for size in mask.shape[-3:])
+    return full[..., :1, :1, :1] if constant else fold_patches(full, patch_size)

@@ -1,0 +1,20 @@
+"""Pictures of predictions, motion and training in one style, as PNG and GIF files.
+
+    strip               a clip's inputs, true futures and predictions, frame by frame
+    gif                 truth and predictions side by side, moving
+    arrows              motion trends over frames; `trend_field` gives their numbers
+    loss_curves         from Lightning's CSV logs, which `read_log` reads
+    lead_time_curves    metrics against the lead time
+
+Frames are tensors (T, C, H, W) in [0, 1] with C = 1 or 3; predictions are (T - n_input, C, H, W), one entry
+per model's label. Every function writes the file it is told to write (an older file of that name is replaced),
+makes its parent folders and returns its path. matplotlib and imageio are imported at the first call; pyplot is
+not, so the caller's own figures and backend are left alone.
+"""
+
+from .clips import gif, strip
+from .curves import lead_time_curves, loss_curves, read_log
+from .motion import arrows, trend_field
+from .page import style
+
+__all__ = ["arrows", "gif", "lead_time_curves", "loss_curves", "read_log", "strip", "style", "trend_field"]

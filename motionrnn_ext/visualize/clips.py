@@ -1,0 +1,71 @@
+"""A clip and its predictions: as a strip of frames, and moving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .page import FAINT, INK, PathLike, Sheet, hues, pixels, prepared, saved, style
+
+
+def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int) -> Path:
+    """A PNG of one clip: a row of inputs, one of true futures, one per model; lead times above the columns."""
+    frames, predictions = _checked(frames, predictions, n_input)
+    n_future = len(frames) - n_input
+    with style():
+        sheet = Sheet(max(n_input, n_future), 2 + len(predictions), frames, n_heads=2)
+        sheet.heads([f"t\u2212{n_input - i}" for i in range(1, n_input)] + ["t"])
+        sheet.row(frames[:n_input], "input")
+        sheet.heads([f"t+{i + 1}" for i in range(n_future)])
+        sheet.row(frames[n_input:], "truth", weight="bold")
+        for hue, (name, prediction) in zip(hues(predictions), predictions.items(), strict=True):
+            sheet.row(prediction, name, weight="bold", color=hue)
+        return saved(sheet.figure, path)
+
+
+def gif(
+    path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int, fps: float = 4
+) -> Path:
+    """A looping GIF of T frames: the truth and each model side by side; the inputs run first in all of them."""
+    import imageio.v3 as iio
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    frames, predictions = _checked(frames, predictions, n_input)
+    clips = [frames, *(torch.cat([frames[:n_input], future]) for future in predictions.values())]
+    shots = []
+    with style(dots_per_inch=100):
+        sheet = Sheet(len(clips), 1, frames, n_heads=1, label=0.1, foot=0.3)
+        sheet.heads(["truth", *predictions], [INK, *hues(predictions)], size=10, weight="bold")
+        images = [axes.images[0] for axes in sheet.row([clip[0] for clip in clips])]
+        caption = sheet.foot()
+        canvas = FigureCanvasAgg(sheet.figure)
+        for t in range(len(frames)):
+            for image, clip in zip(images, clips, strict=True):
+                image.set_data(pixels(clip[t]))
+            is_input = t < n_input
+            caption.set_text(f"input {t + 1} of {n_input}" if is_input else f"prediction t+{t + 1 - n_input}")
+            caption.set_color(FAINT if is_input else INK)
+            canvas.draw()
+            shots.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    path = prepared(path)
+    iio.imwrite(path, shots, extension=".gif", duration=1000 / fps, loop=0)
+    return path
+
+
+def _checked(
+    frames: Tensor, predictions: Mapping[str, Tensor], n_input: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    if frames.ndim != 4 or frames.shape[1] not in (1, 3) or not 1 <= n_input < len(frames):
+        shape = tuple(frames.shape)
+        raise ValueError(
+            f"frames must be (T, 1 or 3, H, W) with 1 <= n_input < T; got {shape}, n_input {n_input}"
+        )
+    expected = (len(frames) - n_input, *frames.shape[1:])
+    for name, prediction in predictions.items():
+        if tuple(prediction.shape) != expected:
+            raise ValueError(f"predictions[{name!r}] must be {expected}; got {tuple(prediction.shape)}")
+    return frames.detach().float().cpu(), {name: p.detach().float().cpu() for name, p in predictions.items()}

@@ -1,0 +1,103 @@
+"""Curves: losses while training, and metrics against the lead time."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .page import FAINT, PathLike, hues, saved, style
+
+
+def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[str] | None = None) -> Path:
+    """A PNG of the losses in Lightning's CSV logs against the training step: a hue per run, a dash per column.
+
+    Args:
+        logs: label -> a CSV log, `metrics.csv`, with a `step` column.
+        columns: what to draw; by default every column with "loss" in its name, except epoch averages of a
+            loss that is there per step.
+
+    Raises:
+        ValueError: a log without a `step` column or without a value in any of the columns.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    with style():
+        figure = Figure(figsize=(6.75, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        positive = True
+        for hue, (label, log) in zip(hues(logs), logs.items(), strict=True):
+            for dash, (name, (steps, values)) in zip(("-", "--", ":", "-."), read_log(log, columns).items()):
+                what = name.removesuffix("_step").removesuffix("_epoch").replace("_", " ").replace("/", " ")
+                marker = "o" if len(steps) < 25 else ""
+                axes.plot(steps, values, dash, marker=marker, color=hue, label=f"{label}, {what}")
+                positive = positive and min(values) > 0
+        if positive:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set(xlabel="training step", title="Loss")
+        axes.legend()
+        return saved(figure, path)
+
+
+def read_log(
+    path: PathLike, columns: Sequence[str] | None = None
+) -> dict[str, tuple[list[int], list[float]]]:
+    """Columns of a Lightning CSV log: name -> (steps, values), rows where the column is empty left out."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = list(rows[0]) if rows else []
+    if "step" not in names:
+        raise ValueError(
+            f"{path}: a log must have a `step` column and a row; it has {', '.join(names) or 'nothing'}"
+        )
+    if columns is None:
+        averages = {name for name in names if name.endswith("_epoch") and name[:-5] + "step" in names}
+        columns = [name for name in names if "loss" in name and name not in averages]
+    curves = {}
+    for name in columns:
+        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        if points:
+            curves[name] = ([step for step, _ in points], [value for _, value in points])
+    if not curves:
+        wanted = ", ".join(columns) or "*loss*"
+        raise ValueError(f"{path}: no value in a column {wanted}; it has {', '.join(names)}")
+    return curves
+
+
+def lead_time_curves(
+    path: PathLike, results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None = None
+) -> Path:
+    """A PNG with a panel per metric, its value against the lead time: a hue per model, baselines dashed and grey.
+
+    Args:
+        results: label -> what `FrameMetrics.compute` gave. A label that starts with "repeat" is a baseline.
+        metrics: names under "per_lead"; by default all that the first entry has.
+    """
+    from matplotlib.figure import Figure
+
+    from ..metrics import BETTER, LABELS
+
+    metrics = list(metrics or next(iter(results.values()))["per_lead"])
+    models = [label for label in results if not label.startswith("repeat")]
+    hue_of = dict(zip(models, hues(models), strict=True))
+    with style():
+        width = max(4.5, 2.25 * len(metrics))
+        figure = Figure(figsize=(width, 2.9), layout="constrained")
+        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            for label, result in results.items():
+                values = result["per_lead"][metric]
+                colour, look = (hue_of[label], "o-") if label in hue_of else (FAINT, "--")
+                axes.plot(range(1, len(values) + 1), values, look, color=colour, label=label)
+            axes.set_title(f"{LABELS.get(metric, metric)} {BETTER.get(metric, '')}")
+            axes.set_xlabel("lead time (frames)")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        fit = int(width / (0.6 + 0.085 * max(map(len, results))))
+        lines, names = panels[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower center", ncols=max(1, min(fit, len(names))))
+        return saved(figure, path)

@@ -1,0 +1,107 @@
+"""The motion trend as arrows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .page import ARROW, PathLike, Sheet, saved, style
+
+
+def trend_field(trend: Tensor, frame_size: tuple[int, int]) -> Tensor:
+    """The mean displacement in a motion trend (or an offset map), in frame pixels: (..., 2, h', w'), float32.
+
+    A trend holds 2K channels: the K row offsets of the neighbourhood's taps first, then their K column
+    offsets, in pixels of its own map (h', w'). One of those is H/h' x W/w' frame pixels, 2*patch_size for
+    MotionGRU's map of half resolution. The result holds the means over the K taps, rows (down) before columns
+    (right). A displacement points from a position to where the layer reads its features: what it brings to a
+    position comes from the arrow's head.
+
+    Args:
+        trend: (..., 2K, h', w').
+        frame_size: (H, W).
+    """
+    if trend.ndim < 3 or trend.shape[-3] < 2 or trend.shape[-3] % 2:
+        raise ValueError(
+            f"trend must be (..., 2K, h', w'), K row then K column offsets; got {tuple(trend.shape)}"
+        )
+    pixel = [size / n for size, n in zip(frame_size, trend.shape[-2:], strict=True)]
+    halves = trend.detach().float().cpu().chunk(2, dim=-3)
+    return torch.stack([half.mean(-3) * size for half, size in zip(halves, pixel, strict=True)], -3)
+
+
+def arrows(
+    path: PathLike,
+    frames: Tensor,
+    trends: Mapping[str, Tensor],
+    times: Sequence[int] | None = None,
+    magnify: float | None = None,
+) -> Path:
+    """A PNG of motion trends as arrows over the frames they belong to: a row per entry, a column per time.
+
+    An arrow starts at its map pixel and points to where the layer reads (see `trend_field`); arrows drawn
+    shorter than a hundredth of the frame are left out.
+
+    Args:
+        frames: (T, C, H, W).
+        trends: label -> (T', 2K, h', w') with T' <= T, say one per MotionRNN interface; entry t is frame t's.
+        times: the t to show; by default six, evenly spread.
+        magnify: drawn length over true length; by default, for each column, the power of two that brings its
+            longest arrows to about one map pixel (trends grow by orders of magnitude along a sequence). It
+            stands above each column.
+    """
+    if frames.ndim != 4 or not trends:
+        raise ValueError(f"frames must be (T, C, H, W) with one trend at least; got {tuple(frames.shape)}")
+    n_times = min(len(frames), *(len(trend) for trend in trends.values()))
+    for name, trend in trends.items():
+        if trend.ndim != 4 or len(trend) > len(frames):
+            raise ValueError(
+                f"trends[{name!r}] must be (T' <= {len(frames)}, 2K, h', w'); got {tuple(trend.shape)}"
+            )
+    times = sorted({round(i * (n_times - 1) / 5) for i in range(6)}) if times is None else list(times)
+    height, width = frames.shape[-2:]
+    fields = {name: trend_field(trend[times], (height, width)) for name, trend in trends.items()}
+    factors = [magnify or _factor([field[i] for field in fields.values()], width) for i in range(len(times))]
+    with style():
+        sheet = Sheet(len(times), len(fields), frames, n_heads=1, foot=0.28)
+        sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in zip(times, factors, strict=True)])
+        for name, field in fields.items():
+            cells = sheet.row(frames[times].detach().float().cpu() * 0.7, name, weight="bold")
+            for axes, displacement, factor in zip(cells, field, factors, strict=True):
+                _quiver(axes, displacement * factor, height, width)
+        sheet.foot("arrows: motion trend in frame pixels, scaled as stated above each column")
+        return saved(sheet.figure, path)
+
+
+def _factor(fields: list[Tensor], width: int) -> float:
+    """The power of two that brings the longest of arrows (2, h', w') to about one map pixel; 1 where there is none."""
+    longest = max(float(field.norm(dim=0).quantile(0.98)) for field in fields)
+    if not 0 < longest < math.inf:
+        return 1.0
+    spacing = max(width / field.shape[-1] for field in fields)
+    return 2.0 ** min(20, max(-20, math.floor(math.log2(spacing / longest))))
+
+
+def _times(factor: float) -> str:
+    return f"\u00d7 {factor:.3g}" if factor >= 1 else f"\u00f7 {1 / factor:.3g}"
+
+
+def _quiver(axes: Any, field: Tensor, height: int, width: int) -> None:
+    """Arrows (2, h', w'), frame pixels, on axes that show the frame; without values that are not finite."""
+    rows, columns = field.shape[-2:]
+    y = (torch.arange(rows) + 0.5) * height / rows - 0.5
+    x = (torch.arange(columns) + 0.5) * width / columns - 0.5
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    length = field.norm(dim=0)
+    drawn = (length >= width / 100) & length.isfinite()
+    down, right = field[:, drawn]
+    axes.quiver(
+        x[drawn], y[drawn], right, down, angles="xy", scale_units="xy", scale=1, units="width", width=0.009,
+        color=ARROW, headwidth=3.5, headlength=3.5, headaxislength=3.2, minshaft=1.6, minlength=0,
+    )  # fmt: skip
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -1,0 +1,116 @@
+"""What all pictures share: the style, a page of labelled rows of frames, and saving."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PathLike = str | os.PathLike[str]
+
+INK, FAINT, PAPER, ARROW = "#24292f", "#8b949e", "#ffffff", "#ff9f43"
+# one hue per model, in order; they differ in lightness too
+HUES = ("#0b6bcb", "#d4570a", "#0f8a5f", "#8a4fbf", "#b0892a", "#c2407e")
+
+
+def style(dots_per_inch: int = 150) -> AbstractContextManager[None]:
+    """All pictures' matplotlib settings: `with style(): ...`."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    settings: Any = {
+        "figure.dpi": dots_per_inch, "savefig.facecolor": PAPER, "figure.facecolor": PAPER, "axes.facecolor": PAPER,
+        "font.family": "DejaVu Sans", "font.size": 10, "axes.labelsize": 10, "legend.fontsize": 9.5,
+        "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
+        "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.edgecolor": FAINT,
+        "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+        "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+        "axes.grid": True, "grid.color": "#e4e8ec", "grid.linewidth": 0.8, "lines.linewidth": 1.8,
+        "lines.markersize": 4, "axes.prop_cycle": cycler(color=HUES),
+    }  # fmt: skip
+    return mpl.rc_context(settings)
+
+
+def hues(labels: Any) -> list[str]:
+    return [HUES[i % len(HUES)] for i in range(len(labels))]
+
+
+class Sheet:
+    """Rows of equal cells under headings, laid out from the top in inches; a label left of each row."""
+
+    GAP, HEAD, WIDEST, LARGEST_CELL = 0.045, 0.27, 7.9, 2.1
+
+    def __init__(
+        self, n_columns: int, n_rows: int, frames: Tensor, n_heads: int, label: float = 1.1, foot: float = 0.0
+    ) -> None:
+        from matplotlib.figure import Figure
+
+        self.label, self.foot_height = label, foot
+        self.cell = min(self.WIDEST / n_columns, self.LARGEST_CELL)
+        self.width = label + n_columns * self.cell
+        self.cell_height = (self.cell - self.GAP) * frames.shape[-2] / frames.shape[-1] + self.GAP
+        self.height = n_heads * self.HEAD + n_rows * self.cell_height + foot
+        self.figure = Figure(figsize=(self.width, self.height))
+        self.top = self.height  # of what is laid out next
+
+    def heads(self, texts: Sequence[str], colours: Sequence[str] | None = None, **looks: Any) -> None:
+        looks = {"size": 8.5, "ha": "center", **looks}
+        self.top -= self.HEAD
+        for i, text in enumerate(texts):
+            x = self.label + i * self.cell + (self.cell - self.GAP) / 2
+            colour = colours[i] if colours else FAINT
+            self.figure.text(x / self.width, (self.top + 0.06) / self.height, text, color=colour, **looks)
+
+    def row(self, images: Sequence[Tensor] | Tensor, label: str = "", **looks: Any) -> list[Any]:
+        """The cells' axes, each with its image."""
+        self.top -= self.cell_height
+        y = (self.top + self.cell_height / 2) / self.height
+        looks = {"size": 9.5, "ha": "right", "va": "center", **looks}
+        self.figure.text((self.label - 0.12) / self.width, y, _wrapped(label), **looks)
+        cells = []
+        for i, image in enumerate(images):
+            corner = ((self.label + i * self.cell) / self.width, (self.top + self.GAP) / self.height)
+            size = ((self.cell - self.GAP) / self.width, (self.cell_height - self.GAP) / self.height)
+            axes = self.figure.add_axes((*corner, *size))
+            axes.set_axis_off()
+            axes.imshow(pixels(image), interpolation="nearest", aspect="auto")
+            cells.append(axes)
+        return cells
+
+    def foot(self, text: str = "") -> Any:
+        x = (self.label + self.width - self.GAP) / 2 / self.width
+        y = self.foot_height / 2 / self.height
+        return self.figure.text(x, y, text, size=9, ha="center", va="center", color=FAINT)
+
+
+def _wrapped(label: str, width: int = 13) -> str:
+    """A long label on several lines, broken after hyphens and spaces."""
+    lines = [""]
+    for part in label.replace("-", "-\n").replace(" ", " \n").split("\n"):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.strip() for line in lines)
+
+
+def pixels(image: Tensor) -> Any:
+    """(C, H, W) -> uint8 array (H, W, 3); what is no number is black."""
+    image = (image.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
+    return image.expand(-1, -1, 3).numpy()
+
+
+def prepared(path: PathLike) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def saved(figure: Any, path: PathLike) -> Path:
+    path = prepared(path)
+    figure.savefig(path, format="png", dpi=figure.dpi)
+    return path

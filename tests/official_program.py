@@ -1,0 +1,27 @@
+"""The released MotionRNN program, from a checkout that MOTIONRNN_EXT_OFFICIAL names; tests skip without
+it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from types import ModuleType
+
+import pytest
+
+CHECKOUT = os.environ.get("MOTIONRNN_EXT_OFFICIAL")
+needs_checkout = pytest.mark.skipif(
+    not CHECKOUT, reason="MOTIONRNN_EXT_OFFICIAL is unset: no checkout of thuml/MotionRNN to compare with"
+)
+
+
+def official_module(name: str) -> ModuleType:
+    """A module of the program, such as "core.layers.MotionGRU"."""
+    assert CHECKOUT is not None
+    if CHECKOUT not in sys.path:
+        sys.path.append(CHECKOUT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)

@@ -1,0 +1,454 @@
+"""Does the package build, say what it left out, and import without what was left out?
+
+The slow tests install a copy of this tree with pip into fresh environments that borrow this one's PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT_HERE = ("build", "dist", "runs", "lib", "*.so", "*.egg-info", "__pycache__", "_build_skipped.txt", ".*")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """setup.py as a module."""
+    spec = importlib.util.spec_from_file_location("setup_script", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # NamedTuple's annotations look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def package_folder(site: Path, version: str) -> Path:
+    folder = site / "torch"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "version.py").write_text(
+        f"from typing import Optional\n\n__version__ = {version!r}\ncuda: Optional[str] = None\n"
+    )
+    return folder
+
+
+class TestFindingTorch:
+    def test_finds_the_one_of_this_environment(self, script: ModuleType) -> None:
+        found = script.find_torch(script.torch_places(), {})
+        assert found.folder.resolve() == Path(torch.__file__).resolve().parent
+        assert found.version == torch.__version__
+
+    def test_none(self, script: ModuleType, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit) as error:
+            script.find_torch([tmp_path / "a", tmp_path / "b"], {})
+        message = str(error.value)
+        assert "no PyTorch >= 2.10 was found" in message
+        assert "pip install --no-build-isolation ." in message
+        assert str(tmp_path / "a" / "torch") in message and str(tmp_path / "b" / "torch") in message
+
+    @pytest.mark.parametrize("version", ["1.13.1", "2.9.1+cu130", "2.0.0a0+git123"])
+    def test_too_old(self, script: ModuleType, tmp_path: Path, version: str) -> None:
+        folder = package_folder(tmp_path, version)
+        with pytest.raises(
+            SystemExit,
+            match=re.escape(f"PyTorch {version} in {folder} is too old: PyTorch >= 2.10 is needed"),
+        ):
+            script.find_torch([tmp_path], {})
+
+    @pytest.mark.parametrize("version", ["2.10.0", "2.13.0+cpu", "2.14.0a0+git123", "3.0.0"])
+    def test_fine(self, script: ModuleType, tmp_path: Path, version: str) -> None:
+        folder = package_folder(tmp_path, version)
+        assert script.find_torch([tmp_path], {}) == (folder, version)
+
+    def test_several_takes_the_one_that_python_would_import(self, script: ModuleType, tmp_path: Path) -> None:
+        (tmp_path / "empty" / "torch").mkdir(parents=True)  # left behind by an uninstallation
+        first = package_folder(tmp_path / "first", "2.11.0")
+        package_folder(tmp_path / "second", "2.13.0")
+        places = [tmp_path / "empty", tmp_path / "first", tmp_path / "second"]
+        assert script.find_torch(places, {}) == (first, "2.11.0")
+
+    def test_an_old_one_is_not_passed_over(self, script: ModuleType, tmp_path: Path) -> None:
+        package_folder(tmp_path / "old", "2.8.0")
+        package_folder(tmp_path / "new", "2.13.0")
+        with pytest.raises(SystemExit, match="too old"):
+            script.find_torch([tmp_path / "old", tmp_path / "new"], {})
+
+    def test_named_folder_comes_first(self, script: ModuleType, tmp_path: Path) -> None:
+        package_folder(tmp_path / "first", "2.11.0")
+        named = package_folder(tmp_path / "named", "2.12.0")
+        env = {"MOTIONRNN_EXT_TORCH_DIR": str(named)}
+        assert script.find_torch([tmp_path / "first"], env) == (named, "2.12.0")
+
+    def test_named_folder_without_torch_is_an_error(self, script: ModuleType, tmp_path: Path) -> None:
+        package_folder(tmp_path, "2.11.0")
+        env = {"MOTIONRNN_EXT_TORCH_DIR": str(tmp_path / "nowhere")}
+        with pytest.raises(SystemExit, match="no PyTorch >= 2[.]10 was found"):
+            script.find_torch([tmp_path], env)
+
+
+class TestWhatIsBuilt:
+    def test_no_compiler(self, script: ModuleType, tmp_path: Path) -> None:
+        assert "no C++ compiler" in script.reason_to_skip({"PATH": str(tmp_path)})
+
+    @pytest.mark.parametrize("demand", ["MOTIONRNN_EXT_NATIVE", "MOTIONRNN_EXT_CUDA"])
+    def test_no_compiler_but_demanded(self, script: ModuleType, tmp_path: Path, demand: str) -> None:
+        with pytest.raises(SystemExit, match=re.escape(f"{demand}=1 is set but no C++ compiler was found")):
+            script.reason_to_skip({"PATH": str(tmp_path), demand: "1"})
+
+    @pytest.mark.parametrize("name", ["c++", "g++", "clang++"])
+    def test_compiler(self, script: ModuleType, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).touch(mode=0o755)
+        assert script.reason_to_skip({"PATH": str(tmp_path)}) is None
+        assert "MOTIONRNN_EXT_NATIVE=0" in script.reason_to_skip(
+            {"PATH": str(tmp_path), "MOTIONRNN_EXT_NATIVE": "0"}
+        )
+
+    def test_cxx_with_arguments(self, script: ModuleType, tmp_path: Path) -> None:
+        (tmp_path / "g++-12").touch(mode=0o755)
+        assert script.reason_to_skip({"PATH": str(tmp_path), "CXX": "g++-12 -m64"}) is None
+
+    def test_cxx_that_is_not_there(self, script: ModuleType, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="CXX is 'g\\+\\+-99', which is not an executable file"):
+            script.reason_to_skip({"PATH": str(tmp_path), "CXX": "g++-99"})
+
+    def test_contradiction(self, script: ModuleType) -> None:
+        with pytest.raises(SystemExit, match="MOTIONRNN_EXT_CUDA=1 needs the native library"):
+            script.reason_to_skip({"MOTIONRNN_EXT_NATIVE": "0", "MOTIONRNN_EXT_CUDA": "1"})
+
+    @pytest.mark.parametrize("name", ["MOTIONRNN_EXT_NATIVE", "MOTIONRNN_EXT_CUDA"])
+    def test_unknown_value(self, script: ModuleType, name: str) -> None:
+        with pytest.raises(SystemExit, match=f"{name} is 'yes'; it should be 1, 0 or unset"):
+            script.reason_to_skip({name: "yes"})
+
+    def test_no_build_tools(
+        self, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        torch_found = script.Torch(tmp_path, "2.13.0")
+        for tool, wanted in [("cmake", "cmake >= 3.24"), ("ninja", "ninja")]:
+            with pytest.raises(SystemExit, match=f"{wanted} was not found .pip install {tool}."):
+                script.configure_command(torch_found, tmp_path, tmp_path, {"PATH": str(tmp_path)})
+            (tmp_path / tool).touch(mode=0o755)
+        monkeypatch.setitem(sys.modules, "pybind11", None)
+        with pytest.raises(SystemExit, match="pybind11 was not found .pip install pybind11."):
+            script.configure_command(torch_found, tmp_path, tmp_path, {"PATH": str(tmp_path)})
+
+
+class TestFirstError:
+    def test_of_cmake(self, script: ModuleType) -> None:
+        log = """-- The CXX compiler identification is GNU 12.2.0
+CMake Error at CMakeLists.txt:123 (message):
+  MOTIONRNN_EXT_CUDA=1 is set but no nvcc was found (looked at CUDACXX,
+  CUDA_HOME)
+
+
+-- Configuring incomplete, errors occurred!"""
+        expected = "MOTIONRNN_EXT_CUDA=1 is set but no nvcc was found (looked at CUDACXX, CUDA_HOME)"
+        assert script.first_error(log.split("\n")) == expected
+
+    def test_of_a_compiler(self, script: ModuleType) -> None:
+        log = """[1/2] Building CXX object pointwise.cpp.o
+FAILED: pointwise.cpp.o
+csrc/cpu/pointwise.cpp:7:3: error: 'x' was not declared in this scope
+csrc/cpu/pointwise.cpp:9:3: error: expected ';'
+ninja: build stopped: subcommand failed."""
+        assert (
+            script.first_error(log.split("\n"))
+            == "csrc/cpu/pointwise.cpp:7:3: error: 'x' was not declared in this scope"
+        )
+
+    def test_of_nothing_known(self, script: ModuleType) -> None:
+        assert script.first_error(["a", "killed"]) == "killed"
+
+
+def test_source_distribution_holds_the_sources(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "egg_info",
+        "--egg-base",
+        str(tmp_path),
+        "sdist",
+        "--dist-dir",
+        str(tmp_path),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    wanted = ["CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md", "tests/test_build.py"]
+    for folder, pattern in [("csrc", "*.*"), ("motionrnn_ext", "*.py")]:
+        wanted += [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob(pattern) if path.is_file()]
+    wanted = [name for name in wanted if not name.endswith((".pyc", ".so"))]
+    assert len(wanted) > 20
+    assert sorted(set(wanted) - names) == []
+    assert [name for name in names if name.endswith((".so", ".pyc", "_build_skipped.txt"))] == []
+
+
+PURE_PYTHON = """
+import sys, torch, motionrnn_ext
+from motionrnn_ext import ops
+assert "cpu" not in motionrnn_ext.available_backends(), motionrnn_ext.available_backends()
+assert "reference" in motionrnn_ext.available_backends()
+logits, a, b = torch.randn(3, 2, 4, 5, 6, dtype=torch.float64).unbind()
+expected = logits.sigmoid() * a + (1 - logits.sigmoid()) * b
+with motionrnn_ext.backend("reference"):
+    torch.testing.assert_close(ops.gated_blend(logits, a, b), expected)
+torch.testing.assert_close(ops.gated_blend(logits, a, b), expected)
+print(motionrnn_ext.__file__)
+"""
+
+
+def test_imports_and_runs_without_the_native_library(tmp_path: Path) -> None:
+    copy = shutil.copytree(
+        ROOT / "motionrnn_ext", tmp_path / "motionrnn_ext", ignore=shutil.ignore_patterns(*BUILT_HERE)
+    )
+    result = subprocess.run([sys.executable, "-c", PURE_PYTHON], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).parent.resolve() == Path(copy).resolve()
+
+
+# ---- what was built here -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    import motionrnn_ext
+
+    path = Path(motionrnn_ext.__file__).parent / "lib" / "libmotionrnn_ext_cpu.so"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not built")
+    return path
+
+
+def output_of(*command: str | Path) -> str:
+    tool = shutil.which(str(command[0]))
+    if tool is None:
+        pytest.skip(f"{command[0]} is not on PATH (package binutils)")
+    return subprocess.run([tool, *command[1:]], check=True, capture_output=True, text=True).stdout
+
+
+def test_library_uses_the_stable_abi_only(library: Path) -> None:
+    symbols = re.findall(r" U (\S+)", output_of("nm", "-D", "--undefined-only", library))
+    assert any(name.startswith(("aoti_torch_", "torch_")) for name in symbols)
+    assert [name for name in symbols if re.match(r"_ZNK?(2at|3c10|5torch)", name)] == []
+
+
+def test_library_can_be_moved(library: Path) -> None:
+    dynamic = output_of("readelf", "-d", library)
+    assert "libtorch_cpu.so" in dynamic
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+def test_library_holds_no_path_of_the_builder(library: Path) -> None:
+    assert str(ROOT).encode() not in library.read_bytes()
+
+
+def test_build_information(library: Path) -> None:
+    from motionrnn_ext import _build
+
+    info = _build.info()
+    assert tuple(map(int, re.findall(r"\d+", info["torch"])[:2])) >= (2, 10)
+    assert info["abi_target"] == "2.10"
+    assert info["instruction_sets"][0] == "baseline"
+    assert "-O3" in info["flags"] and "fast-math" not in info["flags"]
+    assert info["compiler"] and info["build_type"]
+    assert info["cuda_ops"] == (library.with_name("libmotionrnn_ext_cuda.so")).is_file()
+    assert (info["cuda_left_out"] is None) == info["cuda_ops"] == bool(info["cuda_architectures"])
+
+
+# ---- real installations ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources."""
+    folder = tmp_path_factory.mktemp("tree") / "motionrnn_ext"
+    return Path(shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*BUILT_HERE)))
+
+
+class Environment:
+    """A virtual environment that sees, behind its own packages, those of this one: PyTorch, the build tools."""
+
+    def __init__(self, folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        self.python = folder / "bin" / "python"
+        self.outside = folder / "outside"
+        self.outside.mkdir()
+        (site,) = folder.glob("lib/python*/site-packages")
+        self.site = site
+        self.borrow([entry for entry in sys.path if entry.endswith("-packages")])
+
+    def borrow(self, entries: list[str]) -> None:
+        (self.site / "borrowed.pth").write_text("\n".join(entries) + "\n")
+
+    def install(
+        self, tree: Path, *options: str, path: str | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`pip install` with the variables that steer the build set to `variables` alone."""
+        steering = re.compile("MOTIONRNN_EXT_|CUDA|CXX|CMAKE|TORCH_|PYTHONPATH")
+        env = {key: value for key, value in os.environ.items() if not steering.match(key)}
+        env |= {
+            "PATH": path if path is not None else f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        }
+        command = [str(self.python), "-m", "pip", "install", "-v", "--no-deps", *options, str(tree)]
+        return subprocess.run(
+            command,
+            env=env | variables,
+            cwd=self.outside,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, code: str) -> str:
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        result = subprocess.run(
+            [str(self.python), "-c", code], env=env, cwd=self.outside, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    return Environment(tmp_path / "env")
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path) -> str:
+    """A PATH with cmake and ninja, but without any compiler."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("cmake", "ninja"):
+        found = shutil.which(name)
+        if found:
+            (folder / name).symlink_to(found)
+    return str(folder)
+
+
+def has_index(environment: Environment) -> bool:
+    command = [
+        str(environment.python),
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--dest",
+        str(environment.outside),
+        "ninja",
+    ]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+NATIVE = """
+import motionrnn_ext, torch
+from motionrnn_ext import _build, ops
+logits, a, b = torch.randn(3, 2, 4, 5, 6, dtype=torch.float64).unbind()
+with motionrnn_ext.backend("cpu"):
+    blended = ops.gated_blend(logits, a, b)
+torch.testing.assert_close(blended, logits.sigmoid() * a + (1 - logits.sigmoid()) * b)
+assert _build.info()["torch"] == torch.__version__, _build.info()
+print(motionrnn_ext.__file__)
+"""
+
+
+@pytest.mark.slow
+class TestInstalling:
+    def test_without_isolation(self, tree: Path, environment: Environment) -> None:
+        result = environment.install(tree, "--no-build-isolation")
+        assert result.returncode == 0, result.stdout
+        assert Path(environment.run(NATIVE)).is_relative_to(environment.site)
+        self.check_instruction_sets(tree)
+
+    def check_instruction_sets(self, tree: Path) -> None:
+        """What inline functions the objects of newer instruction sets carry, a baseline object carries too."""
+        (build,) = (tree / "build").glob("cmake-*")
+        weak: dict[str, set[str]] = {}
+        for file in sorted(build.glob("CMakeFiles/cpu_*.dir/**/*.o")):
+            part = file.relative_to(build).parts[1]
+            weak.setdefault(part, set()).update(
+                re.findall(r" [WVu] (\S+)", output_of("nm", "--defined-only", file))
+            )
+        baseline = weak.pop("cpu_bindings.dir") | weak.pop("cpu_kernels_baseline.dir")
+        assert {part: sorted(names - baseline) for part, names in weak.items()} == {part: [] for part in weak}
+
+    def test_editable_and_again(self, tree: Path, environment: Environment) -> None:
+        for _ in range(2):
+            result = environment.install(tree, "--no-build-isolation", "--editable")
+            assert result.returncode == 0, result.stdout
+            assert Path(environment.run(NATIVE)).is_relative_to(tree)
+        assert "ninja: no work to do" in result.stdout
+
+    def test_with_isolation(self, tree: Path, environment: Environment) -> None:
+        if not has_index(environment):
+            pytest.skip("the package index cannot be reached")
+        result = environment.install(tree)
+        assert result.returncode == 0, result.stdout
+        assert Path(environment.run(NATIVE)).is_relative_to(environment.site)
+
+    def test_with_isolation_and_no_torch(self, tree: Path, environment: Environment) -> None:
+        if not has_index(environment):
+            pytest.skip("the package index cannot be reached")
+        environment.borrow([])
+        result = environment.install(tree)
+        assert result.returncode != 0
+        assert "motionrnn_ext: no PyTorch >= 2.10 was found to build against" in result.stdout
+
+    def test_no_compiler(self, tree: Path, environment: Environment, no_compiler: str) -> None:
+        result = environment.install(tree, "--no-build-isolation", path=no_compiler)
+        assert result.returncode == 0, result.stdout
+        assert (
+            "motionrnn_ext: installed without the native library: no C++ compiler was found" in result.stdout
+        )
+        package = Path(environment.run(PURE_PYTHON)).parent
+        assert "no C++ compiler was found" in (package / "_build_skipped.txt").read_text()
+        # A later build with a compiler takes its place.
+        result = environment.install(tree, "--no-build-isolation", "--force-reinstall")
+        assert result.returncode == 0, result.stdout
+        environment.run(NATIVE)
+        assert not (package / "_build_skipped.txt").exists()
+
+    def test_no_compiler_but_demanded(self, tree: Path, environment: Environment, no_compiler: str) -> None:
+        result = environment.install(tree, "--no-build-isolation", path=no_compiler, MOTIONRNN_EXT_NATIVE="1")
+        assert result.returncode != 0
+        assert "motionrnn_ext: MOTIONRNN_EXT_NATIVE=1 is set but no C++ compiler" in result.stdout
+
+    def test_cuda_demanded_without_nvcc(self, tree: Path, environment: Environment, tmp_path: Path) -> None:
+        missing = str(tmp_path / "nvcc")
+        result = environment.install(tree, "--no-build-isolation", MOTIONRNN_EXT_CUDA="1", CUDACXX=missing)
+        assert result.returncode != 0
+        assert "MOTIONRNN_EXT_CUDA=1 is set but no nvcc was found" in result.stdout
+
+    def test_cuda_demanded_without_kernels(
+        self, tree: Path, environment: Environment, tmp_path: Path
+    ) -> None:
+        no_kernels = tmp_path / "tree"
+        shutil.copytree(tree, no_kernels, ignore=shutil.ignore_patterns("build", "cuda"))
+        nvcc = tmp_path / "nvcc"
+        nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+        nvcc.chmod(0o755)
+        result = environment.install(
+            no_kernels, "--no-build-isolation", MOTIONRNN_EXT_CUDA="1", CUDACXX=str(nvcc)
+        )
+        assert result.returncode != 0
+        assert "MOTIONRNN_EXT_CUDA=1 is set but no CUDA kernels in this version" in result.stdout
+
+    def test_broken_source_is_an_error(self, tree: Path, environment: Environment, tmp_path: Path) -> None:
+        broken = tmp_path / "tree"
+        shutil.copytree(tree, broken, ignore=shutil.ignore_patterns("build"))
+        (broken / "csrc" / "cpu" / "pointwise.cpp").write_text("int x = ;\n")
+        result = environment.install(broken, "--no-build-isolation")
+        assert result.returncode != 0
+        assert re.search(r"motionrnn_ext: the build failed: \S*pointwise.cpp:1:9: error:", result.stdout)
