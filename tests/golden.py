@@ -1,8 +1,8 @@
 """Float64 cases recorded from the public implementations: values, cotangents and every gradient.
 
-They are not part of the project. MOTIONRNN_EXT_GOLDEN names their folder; without it the tests skip and say
-so. A file is an .npz of `param/`, `in/`, `out/`, `cot/`, `grad_in/`, `grad_param/`, `aux/` arrays and
-`meta/json`, where gradients are those of the sum over outputs of out * cot.
+tests/recorded holds a few, made by `record_cases.py`; MOTIONRNN_EXT_GOLDEN may name a folder of more. A file
+is an .npz of `param/`, `in/`, `out/`, `cot/`, `grad_in/`, `grad_param/`, `aux/` arrays and `meta/json`, where
+gradients are those of the sum over outputs of out * cot.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ BACKENDS = [
     )
     for name in ("reference", "cpu")
 ]
+RECORDED = Path(__file__).resolve().parent / "recorded"
 FOLDER = os.environ.get("MOTIONRNN_EXT_GOLDEN")
 # Relative to max|reference|; measured worst cases stand in test_golden.py.
 FLOAT64_TOLERANCE = 1e-9
@@ -38,13 +39,13 @@ Run = Callable[["GoldenCase", Tensors, Tensors], tuple[Tensors, Tensors]]
 
 
 def golden_cases(*patterns: str) -> list[object]:
-    """pytest parameters: the files that match, or one skip that gives the reason."""
-    if not FOLDER:
-        skip = pytest.mark.skip(reason="MOTIONRNN_EXT_GOLDEN is unset: no golden files to compare with")
-        return [pytest.param(None, id="unset", marks=skip)]
-    paths = sorted(p for p in Path(FOLDER).glob("*.npz") if any(fnmatch.fnmatch(p.name, q) for q in patterns))
+    """pytest parameters: the files that match, of both folders, or one skip that gives the reason."""
+    folders = {RECORDED, Path(FOLDER).resolve()} if FOLDER else {RECORDED}
+    found = [path for folder in sorted(folders) for path in sorted(folder.glob("*.npz"))]
+    paths = [path for path in found if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
     if not paths:
-        skip = pytest.mark.skip(reason=f"no {' or '.join(patterns)} in {FOLDER}")
+        more = f"nor in {FOLDER}" if FOLDER else "and MOTIONRNN_EXT_GOLDEN, a folder of more, is unset"
+        skip = pytest.mark.skip(reason=f"no {' or '.join(patterns)} in tests/recorded {more}")
         return [pytest.param(None, id="none", marks=skip)]
     return [pytest.param(path, id=path.stem) for path in paths]
 

@@ -80,6 +80,7 @@ int64_t bytes_of(ScalarType type) {
 
 // Whether dimensions first.. are contiguous; a batch stride before them may be anything.
 bool is_dense_from(const Tensor& t, int64_t first) {
+  if (t.numel() == 0) return true;  // torch's strides of nothing are not products of sizes
   int64_t expected = 1;
   for (int64_t d = t.dim() - 1; d >= first; --d) {
     if (t.size(d) != 1 && t.stride(d) != expected) return false;

@@ -54,8 +54,8 @@ def build_info() -> dict[str, Any]:
 def _load(name: str) -> None:
     path = _LIBRARIES[name]
     if not path.is_file():
-        reason = _SKIPPED.read_text().strip() if _SKIPPED.is_file() else "this install has no native library for it"
-        _missing[name] = reason
+        skipped = _SKIPPED.read_text().strip() if _SKIPPED.is_file() else ""
+        _missing[name] = skipped or build_info().get(f"{name}_left_out") or "this install has no native library for it"
         return
     try:
         torch.ops.load_library(str(path))

@@ -61,7 +61,7 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
     )  # (B, C, K, H, W)
     masked = samples * mask_logits.to(dtype).sigmoid().unsqueeze(1)
     out = torch.einsum("ocn,bcnhw->bohw", weight.to(dtype).flatten(2), masked)
-    return out.to(x.dtype, memory_format=memory_format(x))
+    return out.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
