@@ -2,10 +2,11 @@
 
     python benchmarks/against_official.py --official PATH
 
-PATH is a checkout of thuml/MotionRNN. Same weights and inputs; outputs and all gradients are compared before anything is
-timed. Each round times both, one after the other, forward and backward with gradients for all inputs and parameters; the
-medians over the rounds are reported. Both run under the same malloc settings (printed): untuned glibc hands large
-blocks back to the kernel at every free, which costs the official program more than half of its time.
+PATH is a checkout of thuml/MotionRNN. Same weights and inputs; outputs and all gradients are compared before
+anything is timed. Each round times both, one after the other, forward and backward with gradients for all inputs
+and parameters; the medians over the rounds are reported. Both run under the same malloc settings (printed):
+untuned glibc hands large blocks back to the kernel at every free, which costs the official program more than half
+of its time.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import with_tuned_malloc
+from machine import description, with_tuned_malloc
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--official", required=True, type=Path, help="checkout of thuml/MotionRNN")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
@@ -39,15 +42,14 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     import torch
-
     from cases import MAPS
 
     sys.path.insert(0, str(options.official))
     warnings.filterwarnings("ignore")  # deprecated hooks and meshgrid of the official module
     torch.set_num_threads(options.threads)
-    malloc = "default" if options.default_malloc else "tuned (mmap threshold 8 GiB, trim threshold 16 GiB)"
-    print(f"torch {torch.__version__}, {options.threads} threads, malloc {malloc}, fp32, forward + backward, "
-          f"median of {options.rounds} interleaved rounds")  # fmt: skip
+    machine = description()
+    print("{cpu}, torch {torch}, {threads} threads, malloc {malloc}, fp32".format(**machine))
+    print(f"forward + backward, medians of {options.rounds} interleaved rounds")
     rows = []
     for shape in MAPS:
         for name, pair in (("offset_warp", warp_pair), ("MotionGRUCell", cell_pair)):
@@ -59,8 +61,9 @@ def run(options: argparse.Namespace) -> None:
             print(f"{name:14} {shape!s:16} official {official_ms:8.2f} ms   ours {ours_ms:8.2f} ms   "
                   f"{official_ms / ours_ms:5.1f}x   largest difference {difference:.1e}", flush=True)  # fmt: skip
     if options.json:
-        options.json.write_text(json.dumps({"torch": torch.__version__, "threads": options.threads, "malloc": malloc,
-                                            "rows": rows}, indent=1) + "\n")  # fmt: skip
+        options.json.write_text(
+            json.dumps({**machine, "rounds": options.rounds, "rows": rows}, indent=1) + "\n"
+        )
 
 
 def randomise(module) -> None:
@@ -126,10 +129,12 @@ def cell_pair(shape):
     ours = MotionGRUCell(shape.channels)
     ours.load_state_dict(official.state_dict(), strict=True)
     x = torch.randn(shape.batch, shape.channels, shape.size, shape.size, requires_grad=True)
-    offset, trend = (torch.randn(shape.batch, 18, shape.size, shape.size, requires_grad=True) for _ in range(2))
-    ours_parameters = dict(ours.named_parameters())
+    offset, trend = (
+        torch.randn(shape.batch, 18, shape.size, shape.size, requires_grad=True) for _ in range(2)
+    )
+    mine = dict(ours.named_parameters())
     return (step_of(official, [x, offset, trend], list(official.parameters())),
-            step_of(ours, [x, offset, trend], [ours_parameters[n] for n, _ in official.named_parameters()]))  # fmt: skip
+            step_of(ours, [x, offset, trend], [mine[n] for n, _ in official.named_parameters()]))  # fmt: skip
 
 
 def compare(official: Callable, ours: Callable) -> float:

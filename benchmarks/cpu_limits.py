@@ -79,22 +79,34 @@ def warp(shape: MapShape, rounds: int) -> None:
     offset, mask = torch.randn(shape.batch, 18, *size), torch.randn(shape.batch, 9, *size)
     weight = torch.randn(shape.channels, shape.channels, 3, 3)
     columns = torch.randn(shape.batch * shape.size**2, 9 * shape.channels)
-    matrix, out = torch.randn(9 * shape.channels, shape.channels), torch.empty(columns.shape[0], shape.channels)
+    matrix, out = (
+        torch.randn(9 * shape.channels, shape.channels),
+        torch.empty(columns.shape[0], shape.channels),
+    )
     product = best(lambda: torch.mm(columns, matrix, out=out), rounds)
     forward = best(lambda: ops.offset_warp(x, offset, mask, weight), rounds)
     backward = best(lambda: ops.offset_warp_backward(grad, x, offset, mask, weight, 15, False), rounds)
-    for label, ours, limit in (("offset_warp", forward, product), ("offset_warp_backward", backward, 3 * product)):
-        print(f"{shape!s:16} {label + ' float32':34} {ours:8.3f} ms   matmul {limit:8.3f} ms   {ours / limit:4.1f}x")
+    for label, ours, limit in (
+        ("offset_warp", forward, product),
+        ("offset_warp_backward", backward, 3 * product),
+    ):
+        print(
+            f"{shape!s:16} {label + ' float32':34} {ours:8.3f} ms   matmul {limit:8.3f} ms   {ours / limit:4.1f}x"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     with_tuned_malloc()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} thread(s), kernels for {native.cpu_instruction_set()}")
+    print(
+        f"torch {torch.__version__}, {options.threads} thread(s), kernels for {native.cpu_instruction_set()}"
+    )
     for shape in MAPS:
         warp(shape, options.rounds)
     for dtype in (torch.float32, torch.bfloat16):

@@ -1,9 +1,12 @@
-"""What a timing depends on beside the code: malloc."""
+"""What a timing depends on beside the code: the machine, its libraries, malloc."""
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
 import sys
+from pathlib import Path
 
 TUNED_MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
@@ -19,4 +22,39 @@ def with_tuned_malloc() -> None:
     64 MB takes 20 times as long as with warm memory.
     """
     if any(os.environ.get(name) != value for name, value in TUNED_MALLOC.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED_MALLOC})  # read once, at start
+        os.execve(
+            sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED_MALLOC}
+        )  # read once, at start
+
+
+def description() -> dict[str, object]:
+    """What a row of results must say of where it was measured."""
+    import torch
+
+    from motionrnn_ext.backends import native
+
+    return {
+        "cpu": _cpu_model(),
+        "instruction_set": native.cpu_instruction_set(),
+        "threads": torch.get_num_threads(),
+        "malloc": "tuned" if os.environ.items() >= TUNED_MALLOC.items() else "default",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in info.read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"

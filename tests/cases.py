@@ -25,7 +25,9 @@ class Case:
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"
 
-    def inputs(self, dtype: torch.dtype, device: str = "cpu", *, grad: bool = True) -> dict[str, Tensor | None]:
+    def inputs(
+        self, dtype: torch.dtype, device: str = "cpu", *, grad: bool = True
+    ) -> dict[str, Tensor | None]:
         """The case's tensors in their dtypes, layouts kept; leaves that want gradients."""
         state = torch.float64 if dtype == torch.float64 else torch.float32
         made = self.make(torch.Generator().manual_seed(0))
@@ -85,7 +87,9 @@ def _split(names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator) -
     return {name.partition(":")[0]: view for name, view in zip(names, joined.split(counts, 1))}
 
 
-def _transposed(names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator) -> dict[str, Tensor | None]:
+def _transposed(
+    names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator
+) -> dict[str, Tensor | None]:
     """A layout that no kernel reads in place."""
     made = _dense(names, (*shape[:-2], shape[-1], shape[-2]), g)
     return {name: t if t is None else t.transpose(-1, -2) for name, t in made.items()}
@@ -111,12 +115,27 @@ def _pointwise_cases() -> list[Case]:
             name: t.contiguous(memory_format=torch.channels_last) for name, t in _dense(n, (2, 3, 4, 5), g).items()
         }))  # fmt: skip
         cases.append(Case(op, "extreme", partial(_extreme, names)))
-    cases.append(Case("motion_update", "alpha", partial(_dense, POINTWISE["motion_update"], (2, 4, 3, 5)), {"alpha": 0.2}))
+    cases.append(
+        Case(
+            "motion_update",
+            "alpha",
+            partial(_dense, POINTWISE["motion_update"], (2, 4, 3, 5)),
+            {"alpha": 0.2},
+        )
+    )
     no_bias = {"forget_bias": 0.0}
-    cases.append(Case("memory_update", "no_bias", partial(_dense, POINTWISE["memory_update"], (2, 4, 3, 5)), no_bias))
+    cases.append(
+        Case("memory_update", "no_bias", partial(_dense, POINTWISE["memory_update"], (2, 4, 3, 5)), no_bias)
+    )
     no_highway = partial(_dense, ("output_logits", "content"), (2, 4, 3, 5))
     cases.append(Case("highway_output", "no_highway", lambda g: {**no_highway(g), "highway": None}))
-    cases.append(Case("highway_output", "aliased", lambda g: dict.fromkeys(POINTWISE["highway_output"], normal(2, 4, 3, 5)(g))))
+    cases.append(
+        Case(
+            "highway_output",
+            "aliased",
+            lambda g: dict.fromkeys(POINTWISE["highway_output"], normal(2, 4, 3, 5)(g)),
+        )
+    )
     return cases
 
 
@@ -139,7 +158,7 @@ def warp_inputs(
         "x": layout(normal(batch, channels, height, width)(g)),
         "offset": _away_from_integers(offset(normal(batch, 2 * k * k, height, width)(g))),
         "mask_logits": normal(batch, k * k, height, width)(g),
-        "weight": normal(out_channels, channels, k, k, scale=(channels * k * k) ** -0.5)(g),
+        "weight": normal(out_channels, channels, k, k, scale=max(channels * k * k, 1) ** -0.5)(g),
     }
 
 
@@ -175,6 +194,11 @@ def _warp_cases() -> list[Case]:
         "k5": {"k": 5},
         "k9": {"k": 9, "batch": 1, "height": 4, "width": 5},
         "empty": {"batch": 0},
+        "empty_channels_last": {"batch": 0, "layout": channels_last},
+        "no_rows": {"height": 0},
+        "no_columns": {"batch": 3, "width": 0},
+        "no_channels": {"channels": 0, "out_channels": 3, "layout": channels_last},
+        "no_out_channels": {"out_channels": 0},
         "bands": {"batch": 1, "height": 19, "width": 23},
         "many": {"batch": 9, "channels": 3, "height": 4, "width": 5},
         "zero": {"offset": torch.zeros_like},

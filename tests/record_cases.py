@@ -29,6 +29,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from golden import largest, relative_error
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -247,10 +248,10 @@ def margin(case: Case) -> float:
 
 
 def rounded(tensor: Tensor) -> Tensor:
-    largest = tensor.abs().max().item() if tensor.numel() else 0.0
-    if largest == 0:
+    scale = largest(tensor)
+    if scale == 0:
         return tensor
-    step = 2.0 ** (np.ceil(np.log2(largest)) - 34)
+    step = 2.0 ** (np.ceil(np.log2(scale)) - 34)
     return (tensor / step).round() * step
 
 
@@ -271,11 +272,7 @@ def record(
     cotangents = {key: normal(g, *shape) for key, shape in shapes.items()}
     exact, none_grad = evaluate(case, cotangents, torch.float64)
     single, _ = evaluate(case, cotangents, torch.float32)
-    errors = {
-        key: (single[key] - t).abs().max().item() / (t.abs().max().item() or 1.0)
-        for key, t in exact.items()
-        if not key.startswith("aux/")
-    }
+    errors = {key: relative_error(single[key], t) for key, t in exact.items() if not key.startswith("aux/")}
     given = {f"in/{n}": t for n, t in case.inputs.items()} | {f"cot/{n}": t for n, t in cotangents.items()}
     given |= {f"param/{n}": t for n, t in case.module.state_dict().items()}
     assert all(torch.equal(t, t.float().double()) for t in given.values()), "an input is not exact in float32"

@@ -55,7 +55,10 @@ def test_set_backend_reaches_every_thread():
 
 def test_an_absent_backend_says_why_and_what_there_is(monkeypatch):
     monkeypatch.setitem(native._missing, "cpu", "the library was left at home")
-    with pytest.raises(ValueError, match=r"'cpu' is not available: the library was left at home; available are: auto, reference"):
+    with pytest.raises(
+        ValueError,
+        match=r"'cpu' is not available: the library was left at home; available are: auto, reference",
+    ):
         motionrnn_ext.set_backend("cpu")
     with pytest.raises(ValueError, match="'triton' is not available"):
         motionrnn_ext.set_backend("triton")
@@ -78,7 +81,10 @@ def test_auto_falls_back_with_one_warning_and_an_explicit_name_never(monkeypatch
 def test_a_backend_of_another_device_is_refused():
     if "cpu" not in motionrnn_ext.available_backends():
         pytest.skip(f"no cpu backend: {native.unavailable_reason('cpu')}")
-    with motionrnn_ext.backend("cpu"), pytest.raises(ValueError, match="'cpu' was chosen, but the tensors are on meta"):
+    with (
+        motionrnn_ext.backend("cpu"),
+        pytest.raises(ValueError, match="'cpu' was chosen, but the tensors are on meta"),
+    ):
         ops.gated_blend(*(torch.ones(1, 2, device="meta") for _ in range(3)))
 
 
@@ -101,9 +107,22 @@ def test_lower_instruction_sets_agree(isa: str):
         pytest.skip(f"no cpu backend: {native.unavailable_reason('cpu')}")
     tests = os.path.join(os.path.dirname(__file__), "test_ops.py")
     environment = {**os.environ, "MOTIONRNN_EXT_CPU_ISA": isa}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests, "-k", "cpu and (values or half)"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        tests,
+        "-k",
+        "cpu and (values or half)",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     code = "from motionrnn_ext.backends import native; print(native.cpu_instruction_set())"
-    used = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout.strip()
+    used = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    ).stdout.strip()
     assert used in (isa, "baseline")

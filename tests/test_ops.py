@@ -24,7 +24,9 @@ def test_the_cpu_backend_is_tested():
 def gradients(case: Case, inputs, cotangents):
     outputs = case.run(inputs)
     wanted = [t for t in inputs.values() if t is not None]
-    found = torch.autograd.grad(outputs, wanted, [c.to(o.dtype) for c, o in zip(cotangents, outputs)], allow_unused=True)
+    found = torch.autograd.grad(
+        outputs, wanted, [c.to(o.dtype) for c, o in zip(cotangents, outputs)], allow_unused=True
+    )
     return outputs, dict(zip([n for n, t in inputs.items() if t is not None], found))
 
 
@@ -96,7 +98,10 @@ def test_nan_outside_of_reach_does_not_leak(backend: str):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_zero_offset_and_open_mask_is_a_convolution(backend: str):
     x, weight = torch.randn(2, 5, 6, 7, dtype=torch.float64), torch.randn(4, 5, 3, 3, dtype=torch.float64)
-    offset, mask = torch.zeros(2, 18, 6, 7, dtype=torch.float64), torch.full((2, 9, 6, 7), 800.0, dtype=torch.float64)
+    offset, mask = (
+        torch.zeros(2, 18, 6, 7, dtype=torch.float64),
+        torch.full((2, 9, 6, 7), 800.0, dtype=torch.float64),
+    )
     with motionrnn_ext.backend(backend):
         out = ops.offset_warp(x, offset, mask, weight)
     assert_close(out, torch.nn.functional.conv2d(x, weight, padding=1), 1e-12)
@@ -119,9 +124,9 @@ def test_only_inputs_are_saved(backend: str, case: Case):
     inputs = case.inputs(torch.float32)
     known = {t.untyped_storage().data_ptr() for t in inputs.values() if t is not None}
     saved: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        with motionrnn_ext.backend(backend):
-            case.run(inputs)
+    record = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
+    with record, motionrnn_ext.backend(backend):
+        case.run(inputs)
     assert saved and {t.untyped_storage().data_ptr() for t in saved} <= known
 
 
@@ -138,7 +143,9 @@ def test_warp_makes_the_gradients_that_are_wanted(backend: str, wanted: int):
 
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
 def test_the_warp_is_bitwise_repeatable(backend: str):
-    inputs = [t.float() for t in warp_inputs(torch.Generator().manual_seed(0), 3, 16, height=20, width=21).values()]
+    inputs = [
+        t.float() for t in warp_inputs(torch.Generator().manual_seed(0), 3, 16, height=20, width=21).values()
+    ]
     grad = torch.randn(3, 16, 20, 21)
     first = torch.ops.motionrnn_ext.offset_warp_backward(grad, *inputs, 15, True)
     for _ in range(10):

@@ -39,6 +39,61 @@ def test_gradgradcheck(op: str, backend: str):
         assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_third_derivatives(op: str):
+    function, inputs = function_of(op)
+
+    def third(backend: str):
+        with motionrnn_ext.backend(backend):
+            total = sum((o * o * o).sum() for o in function(*inputs))
+            for _ in range(2):
+                grads = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True)
+                total = sum((g * g).sum() for g in grads if g is not None)
+            return torch.autograd.grad(total, inputs)
+
+    expected = third("reference")
+    for backend in BACKENDS:
+        for a, e in zip(third(backend), expected):
+            assert_close(a, e, 1e-12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_forward_mode_and_functional_transforms(op: str):
+    """By default they run on the reference; a kernel would drop the tangent without a word."""
+    function, inputs = function_of(op)
+    inputs = tuple(t.detach() for t in inputs)
+    tangents = tuple(torch.randn_like(t) for t in inputs)
+    step = 1e-6
+    above, below = (function(*[t + s * d for t, d in zip(inputs, tangents)]) for s in (step, -step))
+    _, found = torch.func.jvp(function, inputs, tangents)
+    for f, a, b in zip(found, above, below):
+        assert_close(f, (a - b) / (2 * step), 1e-7)  # central differences
+    with torch.autograd.forward_ad.dual_level():
+        dual = function(*[torch.autograd.forward_ad.make_dual(t, d) for t, d in zip(inputs, tangents)])
+        for o, f in zip(dual, found):
+            assert_close(torch.autograd.forward_ad.unpack_dual(o).tangent, f, 1e-12)
+
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    expected = torch.autograd.grad(sum(o.sum() for o in function(*leaves)), leaves)
+    gradient = torch.func.grad(
+        lambda *t: sum(o.sum() for o in function(*t)), argnums=tuple(range(len(inputs)))
+    )
+    for a, e in zip(gradient(*inputs), expected):
+        assert_close(a, e, 1e-12)
+    stacked = torch.vmap(function)(*[torch.stack([t, t + 0.1]) for t in inputs])
+    for s, o in zip(stacked, function(*[t + 0.1 for t in inputs])):
+        assert_close(s[1], o, 1e-12)
+
+
+@NATIVE
+@pytest.mark.parametrize("op", OPS)
+def test_a_kernel_by_name_refuses_forward_mode(op: str):
+    function, inputs = function_of(op)
+    inputs = tuple(t.detach() for t in inputs)
+    with motionrnn_ext.backend("cpu"), pytest.raises(RuntimeError, match="choose 'auto' or 'reference'"):
+        torch.func.jvp(function, inputs, inputs)
+
+
 PARAMETERS = {"motion_update": (0.5,), "memory_update": (1.0,)}
 
 
@@ -74,6 +129,7 @@ def test_opcheck_without_a_highway_and_with_channels_last():
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("op", OPS)
 def test_compiles_without_a_graph_break(op: str, compiler: str):
+    torch._dynamo.reset()  # the ops share this test's code, and Dynamo recompiles one code object 8 times at most
     case = small_case(op)
     inputs = case.inputs(torch.float32)
 

@@ -37,7 +37,9 @@ struct InstructionSet {
 const InstructionSet& instruction_set() {
   static const InstructionSet chosen = [] {
     const char* limit = std::getenv("MOTIONRNN_EXT_CPU_ISA");
-    [[maybe_unused]] const std::string at_most = limit == nullptr ? "x86_64_v4" : limit;
+    const std::string at_most = limit == nullptr ? "x86_64_v4" : limit;
+    STD_TORCH_CHECK(at_most == "baseline" || at_most == "x86_64_v3" || at_most == "x86_64_v4",
+                    "MOTIONRNN_EXT_CPU_ISA is '", at_most, "'; it should be baseline, x86_64_v3 or x86_64_v4");
 #if defined(MOTIONRNN_EXT_HAVE_V4)
     if (at_most == "x86_64_v4" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
@@ -108,6 +110,7 @@ std::array<Tensor, outputs> pointwise(Map map, std::array<Tensor, inputs> in, do
   }
   if (!state) state = feature;
 
+  STD_TORCH_CHECK(in[0].dim() >= 2, "motionrnn_ext: mismatched sizes");
   std::vector<int64_t> shape(in[0].sizes().begin(), in[0].sizes().end());
   const int64_t channels = shape[1] / MapOf::inputs[0].streams;
   PointwiseArguments a{};
@@ -116,7 +119,9 @@ std::array<Tensor, outputs> pointwise(Map map, std::array<Tensor, inputs> in, do
   a.parameter = parameter;
 
   for (size_t i = 0, stream = 0; i < inputs; ++i) {
-    STD_TORCH_CHECK(in[i].numel() == shape[0] * a.inner * MapOf::inputs[i].streams, "motionrnn_ext: mismatched sizes");
+    STD_TORCH_CHECK(in[i].dim() >= 2 && in[i].size(0) == shape[0] &&
+                        in[i].numel() == shape[0] * a.inner * MapOf::inputs[i].streams,
+                    "motionrnn_ext: mismatched sizes");
     const char* data = static_cast<const char*>(in[i].const_data_ptr());
     for (int s = 0; s < MapOf::inputs[i].streams; ++s, ++stream) {
       a.in[stream] = data + s * a.inner * bytes_of(in[i].scalar_type());
@@ -235,9 +240,12 @@ struct Warp {
       : x(readable_image(x_)), offset(dense_planes(offset_)), mask_logits(dense_planes(mask_logits_)),
         weight(torch::stable::contiguous(weight_)) {
     STD_TORCH_CHECK(mask_logits.scalar_type() == x.scalar_type() && weight.scalar_type() == x.scalar_type() &&
-                        (x.scalar_type() == ScalarType::Double) == (offset.scalar_type() == ScalarType::Double),
+                        offset.scalar_type() ==
+                            (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
                     "motionrnn_ext: mixed dtypes");
-    STD_TORCH_CHECK(weight.size(1) == x.size(1) && offset.size(1) == 2 * weight.size(2) * weight.size(2) &&
+    STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 4 && mask_logits.dim() == 4 && weight.dim() == 4 &&
+                        weight.size(2) == weight.size(3) && weight.size(1) == x.size(1) &&
+                        offset.size(1) == 2 * weight.size(2) * weight.size(2) &&
                         offset.numel() == 2 * mask_logits.numel() && offset.size(2) == x.size(2) &&
                         offset.size(3) == x.size(3) && offset.size(0) == x.size(0) &&
                         mask_logits.size(2) == x.size(2) && mask_logits.size(0) == x.size(0),
@@ -297,6 +305,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
       torch::stable::zero_(t);
     return {grad_x, grad_offset, grad_mask, grad_weight};
   }
+  // Enough groups to balance the threads, few enough that their partials of grad_weight stay small.
+  a.groups = static_cast<int>(std::min<int64_t>(items, 4 * torch::stable::get_num_threads()));
   const WarpSizes sizes = warp.kernels.sizes(a);
   Tensor images, matrices;
   a.out = image_of(grad_image);
@@ -309,10 +319,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
   if (wanted & 4) a.grad_mask_logits = grad_mask.mutable_data_ptr();
   if (want_weight) {
     a.grad_weight = grad_weight.mutable_data_ptr();
-    matrices = warp.workspace(items * sizes.grad_matrix_per_item);
+    matrices = warp.workspace(a.groups * sizes.grad_matrix_per_group);
     a.grad_matrix = matrices.mutable_data_ptr();
   }
-  torch::stable::parallel_for(0, items, 1,
+  torch::stable::parallel_for(0, a.groups, 1,
                               [&](int64_t begin, int64_t end) { warp.kernels.backward(a, begin, end); });
   if (want_x && a.bands > 1)
     torch::stable::parallel_for(0, a.batch, 1,

@@ -52,7 +52,8 @@ struct Image {
 struct WarpArguments {
   int64_t batch, channels, out_channels, height, width;
   int k;
-  int bands;  // an item of work is one band of one image's pixels; items = batch * bands
+  int bands;   // an item of work is one band of one image's pixels; items = batch * bands
+  int groups;  // backward: items in groups of nearly one size, each with one partial grad_weight; at most items
   Image x;
   const void* offset;  // (B, 2K, H, W), planes contiguous
   int64_t offset_batch;
@@ -70,18 +71,18 @@ struct WarpArguments {
   // Workspace in the arithmetic type, sizes by WarpKernels::sizes.
   void* packed_weight;
   void* grad_image;   // a partial grad_x per item, zero-framed and channels last; only if bands > 1 and grad_x is wanted
-  void* grad_matrix;  // a partial grad_weight per item
+  void* grad_matrix;  // a partial grad_weight per group
 };
 
 struct WarpSizes {  // bytes
-  int64_t packed_weight, grad_image_per_item, grad_matrix_per_item;
+  int64_t packed_weight, grad_image_per_item, grad_matrix_per_group;
 };
 
 struct WarpKernels {
   WarpSizes (*sizes)(const WarpArguments&);
   void (*pack)(const WarpArguments&);                                   // weight -> packed_weight
   void (*forward)(const WarpArguments&, int64_t begin, int64_t end);    // items
-  void (*backward)(const WarpArguments&, int64_t begin, int64_t end);   // items
+  void (*backward)(const WarpArguments&, int64_t begin, int64_t end);   // groups
   void (*sum_images)(const WarpArguments&, int64_t begin, int64_t end); // batch entries: grad_image -> grad_x
   void (*sum_matrices)(const WarpArguments&);                           // grad_matrix -> grad_weight
 };

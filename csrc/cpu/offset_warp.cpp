@@ -9,6 +9,7 @@
 // Nothing is kept from forward: backward samples again. Compiled once per instruction set.
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "cpu/kernels.h"
 #include "cpu/vector.h"
@@ -30,7 +31,7 @@ template <class T>
 Buffer<T> allocate(int64_t count, bool zero) {
   const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kAlignment) / kAlignment * kAlignment;
   T* p = static_cast<T*>(std::aligned_alloc(kAlignment, bytes));
-  if (p == nullptr) std::abort();
+  if (p == nullptr) throw std::bad_alloc();  // parallel_for carries it to the caller
   if (zero) std::memset(p, 0, bytes);
   return Buffer<T>(p);
 }
@@ -222,7 +223,7 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
   }
 }
 
-// ---- Work items: item = image * bands + band
+// ---- Work items: item = image * bands + band. Backward takes them in groups that share a partial grad_weight.
 
 struct Band {
   int64_t image, first, last;
@@ -258,6 +259,7 @@ void forward(const WarpArguments& a, int64_t begin, int64_t end) {
   }
 }
 
+// Groups [begin, end).
 template <class T, class F>
 void backward(const WarpArguments& a, int64_t begin, int64_t end) {
   const Geometry<T> g(a);
@@ -269,7 +271,13 @@ void backward(const WarpArguments& a, int64_t begin, int64_t end) {
   const auto taps = allocate<Tap<T>>(g.taps, false);
   const auto own_grad_image = allocate<T>(want_x && a.bands == 1 ? g.image_size : 1, false);
   const T* weight = static_cast<const T*>(a.packed_weight) + g.depth * g.C_out;  // (C_out, depth)
-  for (int64_t item = begin, packed = -1; item < end; ++item) {
+  const int64_t items = a.batch * a.bands, matrix_size = g.depth * g.C_out;
+  T* matrices = static_cast<T*>(a.grad_matrix);
+  if (want_weight) std::memset(matrices + begin * matrix_size, 0, (end - begin) * matrix_size * sizeof(T));
+  const int64_t first_item = items * begin / a.groups, last_item = items * end / a.groups;
+  int64_t packed = -1, group = begin;
+  for (int64_t item = first_item; item < last_item; ++item) {
+    while (item >= items * (group + 1) / a.groups) ++group;
     const Band band = band_of(a, item);
     if (packed != band.image) pack_image<T, F>(g, a.x, packed = band.image, image.get());
     T* grad_image = nullptr;
@@ -277,8 +285,6 @@ void backward(const WarpArguments& a, int64_t begin, int64_t end) {
       grad_image = a.bands == 1 ? own_grad_image.get() : static_cast<T*>(a.grad_image) + item * g.image_size;
       std::memset(grad_image, 0, g.image_size * sizeof(T));
     }
-    T* grad_matrix = want_weight ? static_cast<T*>(a.grad_matrix) + item * g.depth * g.C_out : nullptr;
-    if (want_weight) std::memset(grad_matrix, 0, g.depth * g.C_out * sizeof(T));
     for (int64_t first = band.first; first < band.last; first += kTile) {
       const int64_t n = band.last - first < kTile ? band.last - first : kTile;
       find_taps<T, F>(g, a, band.image, first, n, taps.get());
@@ -291,8 +297,8 @@ void backward(const WarpArguments& a, int64_t begin, int64_t end) {
       });
       if (want_weight)
         with_lanes<T>(g.out_channels, [&]<int lanes>() {
-          multiply<T, lanes>({columns.get(), 1, g.depth}, grad_tile.get(), g.C_out, grad_matrix, g.C_out, g.depth,
-                             g.C_out, n, true);
+          multiply<T, lanes>({columns.get(), 1, g.depth}, grad_tile.get(), g.C_out, matrices + group * matrix_size,
+                             g.C_out, g.depth, g.C_out, n, true);
         });
       store_motion_gradients<T, F>(g, a, taps.get(), band.image, first, n);
     }
@@ -300,7 +306,7 @@ void backward(const WarpArguments& a, int64_t begin, int64_t end) {
   }
 }
 
-// ---- Weights and the sums over partials, in a fixed order: results depend neither on the machine nor on timing.
+// ---- Weights, and the sums over partials in a fixed order: with one number of threads results do not depend on timing.
 
 template <class T, class F>
 void pack(const WarpArguments& a) {
@@ -334,8 +340,8 @@ void sum_matrices(const WarpArguments& a) {
   const Geometry<T> g(a);
   T* sum = static_cast<T*>(a.grad_matrix);
   const int64_t size = g.depth * g.C_out;
-  for (int64_t item = 1; item < a.batch * a.bands; ++item)
-    for (int64_t i = 0; i < size; ++i) sum[i] += sum[item * size + i];
+  for (int64_t group = 1; group < a.groups; ++group)
+    for (int64_t i = 0; i < size; ++i) sum[i] += sum[group * size + i];
   F* grad_weight = static_cast<F*>(a.grad_weight);
   for (int64_t o = 0; o < g.out_channels; ++o)
     for (int64_t c = 0; c < g.channels; ++c)

@@ -18,7 +18,9 @@ from torch import Tensor
 from . import reference
 
 NAMESPACE = "motionrnn_ext"
-_LIBRARIES = {name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")}
+_LIBRARIES = {
+    name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")
+}
 _SKIPPED = Path(__file__).parent.parent / "_build_skipped.txt"  # why setup.py left the native library out
 
 # Why a library is not there: a sentence, and the exception if loading it failed.
@@ -55,7 +57,9 @@ def _load(name: str) -> None:
     path = _LIBRARIES[name]
     if not path.is_file():
         skipped = _SKIPPED.read_text().strip() if _SKIPPED.is_file() else ""
-        _missing[name] = skipped or build_info().get(f"{name}_left_out") or "this install has no native library for it"
+        _missing[name] = (
+            skipped or build_info().get(f"{name}_left_out") or "this install has no native library for it"
+        )
         return
     try:
         torch.ops.load_library(str(path))
@@ -151,7 +155,14 @@ def _reference_gradients(
     return tuple(next(found) if t is not None else None for t in leaves)
 
 
-def _register_second_derivative(backward_name: str, reference_backward: Callable[..., tuple[Any, ...]]) -> None:
+def _alias(t: Tensor, keep_history: bool) -> Tensor:
+    """t as an input to differentiate by: what other inputs owe to t does not count. With t's own history if asked."""
+    return t.view_as(t) if keep_history and t.requires_grad else t.detach().requires_grad_()
+
+
+def _register_second_derivative(
+    backward_name: str, reference_backward: Callable[..., tuple[Any, ...]]
+) -> None:
     """Differentiate `<op>_backward` as the same function written in the reference's PyTorch."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -161,16 +172,27 @@ def _register_second_derivative(backward_name: str, reference_backward: Callable
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         saved = iter(ctx.saved_tensors)
+        higher = torch.is_grad_enabled()  # with create_graph: the third derivative is wanted, too
         with torch.enable_grad():
             arguments = [
-                next(saved).detach().requires_grad_() if is_tensor else rest
+                _alias(next(saved), higher) if is_tensor else rest
                 for is_tensor, rest in zip(ctx.is_tensor, ctx.rest)
             ]
             results = reference_backward(*arguments)
-            pairs = [(r, g) for r, g in zip(results, grads) if r is not None and r.requires_grad and r.shape == g.shape]
+            pairs = [
+                (r, g)
+                for r, g in zip(results, grads)
+                if r is not None and r.requires_grad and r.shape == g.shape
+            ]
             leaves = [a for a in arguments if isinstance(a, Tensor)]
             found = iter(
-                torch.autograd.grad([r for r, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
+                torch.autograd.grad(
+                    [r for r, _ in pairs],
+                    leaves,
+                    [g for _, g in pairs],
+                    allow_unused=True,
+                    create_graph=higher,
+                )
             )
         return tuple(next(found) if is_tensor else None for is_tensor in ctx.is_tensor)
 
@@ -181,7 +203,9 @@ def _register_second_derivative(backward_name: str, reference_backward: Callable
 
 
 def _like_image(x: Tensor, channels: int) -> Tensor:
-    return x.new_empty((x.shape[0], channels, *x.shape[2:])).contiguous(memory_format=reference.memory_format(x))
+    return x.new_empty((x.shape[0], channels, *x.shape[2:])).contiguous(
+        memory_format=reference.memory_format(x)
+    )
 
 
 def _offset_warp_fake(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
@@ -189,7 +213,13 @@ def _offset_warp_fake(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Te
 
 
 def _offset_warp_backward_fake(
-    grad: Tensor, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor, wanted: int, deterministic: bool
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    mask_logits: Tensor,
+    weight: Tensor,
+    wanted: int,
+    deterministic: bool,
 ) -> tuple[Tensor, ...]:
     made = (_like_image(x, x.shape[1]), _new(offset), _new(mask_logits), _new(weight))
     return tuple(t if wanted & 1 << i else t.new_empty(0) for i, t in enumerate(made))

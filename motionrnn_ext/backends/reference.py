@@ -77,10 +77,11 @@ def _taps(k: int, device: torch.device) -> Tensor:
 def _cell(offset: Tensor, tap: Tensor, size: int, axis: int) -> tuple[Tensor, Tensor]:
     """The lower pixel index of the bilinear cell, (B, K, H, W) int64, and the place in it, (B, 1, K, H, W) in [0, 1).
 
-    The clamp keeps inf and 1e7 in int64's range; what it moves lies outside the image before and after.
+    Offsets beyond `reach` are moved to it, which keeps inf and 1e7 in int64's range; they lie outside of the image
+    before and after, and have no gradient.
     """
     reach = size + tap.numel()
-    offset = offset.clamp(-reach, reach)
+    offset = torch.where(offset.abs() > reach, offset.detach().clamp(-reach, reach), offset)
     whole = offset.detach().floor()
     place = torch.arange(size, device=offset.device).view((-1, 1) if axis == -2 else (1, -1))
     lower = place + tap.view(-1, 1, 1) + whole.nan_to_num().long()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,19 +21,15 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return None
 
 
-def cast(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """Autocast's rule: floating tensors to `dtype`, float64 and integers left as they are."""
-    return [
-        t if t is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype) for t in tensors
-    ]
+def cast(tensors: Sequence[Any], dtype: torch.dtype) -> list[Any]:
+    """Autocast's rule: floating tensors to `dtype`, all else left as it is, float64 included."""
+    return [t.to(dtype) if isinstance(t, Tensor) and t.dtype in FEATURE_DTYPES[:3] else t for t in tensors]
 
 
-def check_features(op: str, **features: Tensor | None) -> None:
-    """All the same supported dtype and the same device. None stands for an argument left out."""
-    first_name, first = next((n, t) for n, t in features.items() if t is not None)
+def check_features(op: str, **features: Tensor) -> None:
+    """All the same supported dtype and the same device."""
+    first_name, first = next(iter(features.items()))
     for name, tensor in features.items():
-        if tensor is None:
-            continue
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{op}: {name} is a {type(tensor).__name__}; it should be a torch.Tensor")
         if tensor.dtype not in FEATURE_DTYPES:
@@ -46,7 +43,9 @@ def check_features(op: str, **features: Tensor | None) -> None:
         _check_device(op, name, tensor, first_name, first)
 
 
-def check_state(op: str, feature_name: str, feature: Tensor, *, or_feature_dtype: bool = False, **state: Tensor) -> None:
+def check_state(
+    op: str, feature_name: str, feature: Tensor, *, or_feature_dtype: bool = False, **state: Tensor
+) -> None:
     """Motion state: float32, or float64 with float64 features; with `or_feature_dtype` the features' dtype as well."""
     wanted = state_dtype(feature.dtype)
     for name, tensor in state.items():
@@ -68,7 +67,9 @@ def _check_device(op: str, name: str, tensor: Tensor, first_name: str, first: Te
         )
 
 
-def check_rank(op: str, name: str, tensor: Tensor, rank: int, meaning: str, *, at_least: bool = False) -> None:
+def check_rank(
+    op: str, name: str, tensor: Tensor, rank: int, meaning: str, *, at_least: bool = False
+) -> None:
     """`meaning` spells the shape, such as (B, C, H, W)."""
     if tensor.dim() != rank and not (at_least and tensor.dim() > rank):
         more = " or more" if at_least else ""
@@ -77,4 +78,6 @@ def check_rank(op: str, name: str, tensor: Tensor, rank: int, meaning: str, *, a
 
 def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], because: str) -> None:
     if tensor.shape != torch.Size(shape):
-        raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}; it should be {tuple(shape)}, {because}")
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(tensor.shape)}; it should be {tuple(shape)}, {because}"
+        )

@@ -32,7 +32,9 @@ def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias:
     arguments.check_state(op, "gates_x", gates_x, or_feature_dtype=True, memory=memory)
     arguments.check_rank(op, "gates_x", gates_x, 2, "(B, 3C, *S)", at_least=True)
     if gates_x.shape[1] % 3:
-        raise ValueError(f"{op}: gates_x has {gates_x.shape[1]} channels; it should have 3C, packed (i, f, g)")
+        raise ValueError(
+            f"{op}: gates_x has {gates_x.shape[1]} channels; it should have 3C, packed (i, f, g)"
+        )
     arguments.check_shape(op, "gates_h", gates_h, gates_x.shape, "the shape of gates_x")
     wanted = (gates_x.shape[0], gates_x.shape[1] // 3, *gates_x.shape[2:])
     arguments.check_shape(op, "memory", memory, wanted, "(B, C, *S) of gates_x's (B, 3C, *S)")
@@ -58,7 +60,8 @@ def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | Non
     dtype = arguments.autocast_dtype(output_logits)
     if dtype is not None:
         output_logits, content, highway = arguments.cast([output_logits, content, highway], dtype)
-    arguments.check_features(op, output_logits=output_logits, content=content, highway=highway)
+    optional = {} if highway is None else {"highway": highway}
+    arguments.check_features(op, output_logits=output_logits, content=content, **optional)
     arguments.check_rank(op, "output_logits", output_logits, 2, "(B, C, *S)", at_least=True)
     arguments.check_shape(op, "content", content, output_logits.shape, "the shape of output_logits")
     if highway is not None:
