@@ -1,0 +1,190 @@
+"""`motionrnn demo`: ConvLSTM and MotionRNN-ConvLSTM, trained alike on digits that move, turn and grow, and compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from . import visualize
+from .config import Config
+from .evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
+from .report import print_paths, print_results
+from .runs import RunError, load_run
+from .train import train
+
+DEFAULT_FOLDER = Path("runs/demo")
+MODELS: dict[str, dict[str, Any]] = {
+    "ConvLSTM": {"motion_gru": False, "highway": False},
+    "MotionRNN-ConvLSTM": {"motion_gru": True, "highway": True},
+}
+# Small enough to learn something in minutes on two cores.
+FULL = Config(
+    hidden=(48, 48),
+    patch_size=4,
+    filter_size=3,
+    n_input=5,
+    n_output=5,
+    train_clips=100_000,
+    val_clips=32,
+    batch_size=4,
+    steps=2800,
+    lr=4e-3,
+    lr_schedule="one-cycle",
+    clip_norm=1.0,
+    loss="l1+l2",
+    l1_weight=0.15,  # removes the faint haze that the mean square alone leaves; 1 makes a short training predict black
+    sampling_until=0.5,
+    accelerator="cpu",
+    val_every=100,
+)
+QUICK = replace(
+    FULL,
+    hidden=(8, 8),
+    image_size=(32, 32),
+    digit_size=16,
+    n_input=4,
+    n_output=4,
+    steps=12,
+    val_clips=8,
+    val_every=6,
+)
+PICTURES = 2
+
+
+def demo(folder: Path | None = None, *, quick: bool = False) -> Path:
+    """Train, compare, draw; returns the folder with metrics.json.
+
+    Raises:
+        RunError: a `folder` chosen by the user that holds something else.
+    """
+    console, began = Console(highlight=False), time.perf_counter()
+    config = QUICK if quick else FULL
+    folder = _folder(folder, config, console)
+    _introduce(console, config, folder, quick)
+    runs = {}
+    for number, (label, switches) in enumerate(MODELS.items(), start=1):
+        console.print(f"\n[bold]{number}/{len(MODELS)} training {label}[/]")
+        runs[label] = load_run(_trained(replace(config, **switches), _home(folder, label)))
+
+    console.print("\n[bold]scoring both on test digits, and drawing[/]")
+    models = {label: run.model for label, run in runs.items()}
+    clips = held_out(config, 16 if quick else 256)
+    results = score(models, clips, config.n_input)
+    for label, model in models.items():
+        results[label]["parameters"] = count_parameters(model)
+        results[label]["seconds_per_step"] = _seconds_per_step(_home(folder, label))
+    paths = draw(folder, models, clips, config.n_input, range(PICTURES))
+    logs = {label: _home(folder, label) / "metrics.csv" for label in models}
+    paths.append(visualize.loss_curves(folder / "loss.png", logs, ["val/loss"]))
+    paths.append(visualize.lead_time_curves(folder / "lead_time.png", results))
+    about = {"test_clips": len(clips), "threads": torch.get_num_threads(), "minutes": _minutes(began)}
+    # Last of all: it says that the demo is finished.
+    paths.append(
+        write_json(folder / "metrics.json", {**about, "config": config.to_dict(), "models": results})
+    )
+    _conclude(console, config, results, paths, began)
+    return folder
+
+
+def _folder(chosen: Path | None, config: Config, console: Console) -> Path:
+    """The folder to work in: a new one, or one whose demo with these settings was stopped."""
+    if chosen is not None:
+        if not _is_free(chosen) and not _is_stopped(chosen, config):
+            raise RunError(f"{chosen} exists; name another folder with --out")
+        return chosen
+    for folder in _candidates():
+        if _is_stopped(folder, config):
+            console.print(f"The demo in {folder} was stopped; going on with it.")
+            return folder
+        if _is_free(folder):
+            return folder
+        finished = (folder / "metrics.json").exists()
+        console.print(
+            f"{folder} holds {'a finished demo' if finished else 'something else'}; leaving it as it is."
+        )
+    raise AssertionError("unreachable")
+
+
+def _candidates() -> Iterator[Path]:
+    yield DEFAULT_FOLDER
+    number = 1
+    while True:
+        number += 1
+        yield DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-{number}")
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _is_stopped(folder: Path, config: Config) -> bool:
+    """Whether a demo of these settings began here and did not come to its end."""
+    label, switches = next(iter(MODELS.items()))
+    settings = _home(folder, label) / "config.json"
+    if not settings.is_file() or (folder / "metrics.json").exists():
+        return False
+    try:
+        return Config.read(settings) == replace(config, **switches)
+    except ValueError:
+        return False
+
+
+def _home(folder: Path, label: str) -> Path:
+    return folder / label.lower()
+
+
+def _trained(config: Config, folder: Path) -> Path:
+    """Train, or go on with what was stopped; the model after the last step, so that both had the same budget."""
+    train(config, folder, resume=(folder / "config.json").exists())
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def _seconds_per_step(folder: Path) -> float:
+    _, seconds = visualize.read_log(folder / "metrics.csv", ["train/seconds"])["train/seconds"]
+    return round(median(seconds), 4)
+
+
+def _minutes(began: float) -> float:
+    return round((time.perf_counter() - began) / 60, 1)
+
+
+def _introduce(console: Console, config: Config, folder: Path, quick: bool) -> None:
+    (first, second), (height, width) = MODELS, config.image_size
+    text = (
+        f"Two handwritten digits move, bounce, turn and grow. From {config.n_input} frames of {height}x{width} pixels,",
+        f"two small networks learn to predict the next {config.n_output}: {first}, and {second}, which adds",
+        "a MotionGRU between the layers and a highway past them. Both take the same",
+        f"{config.steps:,} steps on the same clips,",
+        f"{config.batch_size} at a time.",
+        "This takes a minute." if quick else "On two cores this takes about nine minutes.",
+    )
+    console.print("\n" + " ".join(text))
+    console.print(f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there.")
+
+
+def _conclude(
+    console: Console, config: Config, results: dict[str, dict[str, Any]], paths: list[Path], began: float
+) -> None:
+    console.print()
+    title = f"{config.n_output} frames ahead, test digits that no training has seen"
+    print_results(results, title=title)
+    repeated = results[BASELINE]
+    for label in MODELS:
+        ratio, gain = results[label]["mse"] / repeated["mse"], results[label]["ssim"] - repeated["ssim"]
+        console.print(
+            f"{label}: {ratio:.0%} of the squared error of repeating the last frame, SSIM {gain:+.3f}"
+        )
+    text = (
+        "MSE and MAE are sums over a frame. These are small models after minutes of training:",
+        "the table says what they have learnt and what a step costs, and is no verdict on the architectures.",
+    )
+    console.print(" ".join(text))
+    print_paths(paths)
+    console.print(f"[bold]done in {_minutes(began)} minutes[/]; look at {paths[1]} first")

@@ -1,0 +1,266 @@
+"""Training on Lightning: a module, a data module, checkpoints, and `train`.
+
+Whatever is random is a function of (seed, what it is for, epoch or step): a resume needs no generator state, and a run
+that was stopped at any moment ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import callbacks, loggers
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from .config import Config
+from .loading import Clips
+from .metrics import FrameMetrics
+from .models import MotionRNN
+from .runs import CONFIG_KEY, PathLike, join_logs, log_versions, read_checkpoint, start_folder
+
+_SAMPLING, _STATE = (
+    4,
+    5,
+)  # second words of the random streams' keys; the clips and their order have 0 to 3 there
+
+
+def sampling_probabilities(config: Config, step: int) -> tuple[float, float]:
+    """The probabilities that a true frame is read at steps 1..n_input-1, and at later ones, in optimiser step `step`.
+
+    With p = step / (sampling_until * steps), so that p = 1 stands for the official programs' iteration 50,000:
+
+        linear     1, 1 - p                                          MotionRNN's program
+        reverse    .5, .5 up to p = .5, then
+                   1 - .5 exp(-10 (p - .5)), 1 - p                   PredRNN-V2's program, alpha = 5,000
+        both       1, 0 from p = 1 on
+        none       1, 0
+    """
+    p = step / (config.sampling_until * config.steps)
+    if config.sampling == "none" or p >= 1:
+        return 1.0, 0.0
+    if config.sampling == "linear":
+        return 1.0, 1 - p
+    return (0.5, 0.5) if p < 0.5 else (1 - 0.5 * math.exp(-10 * (p - 0.5)), 1 - p)
+
+
+def sampling_mask(config: Config, step: int, batch_size: int, rank: int = 0) -> Tensor | None:
+    """1 where the true frame is read: (B, n_output-1, 1, 1, 1), or (B, T-2, 1, 1, 1) if inputs are sampled too."""
+    given, generated = sampling_probabilities(config, step)
+    if config.sampling == "none":
+        return None
+    chances = [generated] * (config.n_output - 1)
+    if config.sampling == "reverse":
+        chances = [given] * (config.n_input - 1) + chances
+    drawn = np.random.default_rng([config.seed, _SAMPLING, step, rank]).random((batch_size, len(chances)))
+    return torch.from_numpy(drawn < np.array(chances)).float()[..., None, None, None]
+
+
+class Training(L.LightningModule):
+    """How a MotionRNN learns: the loss over all T-1 predictions, scheduled sampling, Adam, validation."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.model = MotionRNN(**config.model())
+        self.metrics = FrameMetrics(config.n_output)
+
+    def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
+        config, step = self.config, self.global_step
+        mask = sampling_mask(config, step, len(frames), self.global_rank)
+        if config.time_reversal:  # the same mask for both directions, as in the official program
+            frames = torch.cat([frames, frames.flip(1)])
+            mask = None if mask is None else torch.cat([mask, mask])
+        predictions = self.model(
+            frames,
+            config.n_input,
+            None if mask is None else mask.to(frames.device),
+            reverse_sampling=config.sampling == "reverse",
+            generator=self._generator(step),
+        )
+        loss = self._loss(predictions, frames[:, 1:])
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/sampling", sampling_probabilities(config, step)[1])
+        return loss
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.log("train/seconds", time.perf_counter() - self._started)
+        if self.global_step >= self.config.steps:
+            self.trainer.should_stop = True  # asks for a validation after the last step, wherever that is
+
+    def validation_step(self, frames: Tensor, batch_index: int) -> None:
+        n_input, generator = self.config.n_input, self._generator(batch_index)
+        prediction = self.model.predict(frames[:, :n_input], self.config.n_output, generator=generator)
+        self.metrics.update(prediction.float(), frames[:, n_input:])
+        loss = self._loss(prediction, frames[:, n_input:])
+        self.log("val/loss", loss, batch_size=len(frames), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        result = self.metrics.compute()
+        self.metrics.reset()
+        for name in self.metrics.names:
+            self.log(f"val/{name}", result[name], prog_bar=name == "mse", rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr)
+        if config.lr_schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1, cycle_momentum=False
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CONFIG_KEY] = self.config.to_dict()
+
+    def _loss(self, prediction: Tensor, truth: Tensor) -> Tensor:
+        prediction = prediction.float()
+        loss = F.mse_loss(prediction, truth)
+        if self.config.loss == "l2":
+            return loss
+        return loss + self.config.l1_weight * F.l1_loss(prediction, truth)
+
+    def _generator(self, index: int) -> torch.Generator | None:
+        """For the model's initial state, where that is random."""
+        if self.model.options.init_state == "zeros":
+            return None
+        key = [self.config.seed, _STATE, int(self.training), index, self.global_rank]
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        return torch.Generator(self.device).manual_seed(seed)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there: written beside their place, then moved. Lightning's own go through the
+    system's temporary folder, and from there to another disk they are copied. Reading runs no code of the file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f"{path}.part"
+        with open(part, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+class ProgressBar(callbacks.RichProgressBar):
+    """The run is one epoch to Lightning, and nothing to tell the user about; nor is the number of the log."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Any:
+        return {
+            name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"
+        }
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
+
+
+def train(config: Config, folder: PathLike, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
+
+    Returns the checkpoint with the lowest validation MSE.
+
+    Raises:
+        ValueError: settings that do not work out; RunError: an existing folder, an unreadable checkpoint.
+        KeyboardInterrupt: stopped by the user, ready to be resumed.
+    """
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        module, clips = Training(config), Clips(config)
+    is_first = getattr(rank_zero_only, "rank", 0) == 0  # the others find the folder made
+    checkpoint = start_folder(folder, config, resume or not is_first)
+    if checkpoint is not None:
+        read_checkpoint(checkpoint)
+    with _quiet():
+        trainer = _trainer(config, folder, progress)
+        try:
+            trainer.fit(module, datamodule=clips, ckpt_path=None if checkpoint is None else str(checkpoint))
+        except SystemExit:
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+            raise KeyboardInterrupt from None
+        finally:
+            if is_first:
+                join_logs(folder)
+    return folder / "checkpoints" / "best.ckpt"
+
+
+def _trainer(config: Config, folder: Path, progress: bool) -> L.Trainer:
+    version = len(log_versions(folder))
+    kept = partial(
+        callbacks.ModelCheckpoint,
+        folder / "checkpoints",
+        every_n_epochs=1,
+        save_on_train_epoch_end=False,  # but after each validation
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
+    )
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=config.precision,  # type: ignore[arg-type]
+        max_epochs=1,  # the run; StepBatches knows of epochs
+        max_steps=config.steps,
+        gradient_clip_val=config.clip_norm or None,
+        check_val_every_n_epoch=None,
+        val_check_interval=min(config.val_every, config.steps),
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.log_every,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        plugins=[WholeCheckpointIO()],
+        logger=[
+            loggers.CSVLogger(folder, "logs", version, flush_logs_every_n_steps=config.log_every),
+            loggers.TensorBoardLogger(folder, "logs", version),
+        ],
+        callbacks=[
+            *([ProgressBar()] if progress else []),
+            callbacks.LearningRateMonitor("step"),
+            kept(filename="best", monitor="val/mse"),
+            kept(filename="last", monitor=None),
+        ],
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice on things that are settled here."""
+    log = logging.getLogger("lightning.pytorch")
+    before = log.level
+    with warnings.catch_warnings():
+        for text in (
+            ".*does not have many workers.*",
+            ".*dataloader is not resumable.*",
+            ".*exists and is not empty.*",
+            ".*LeafSpec.*",
+        ):
+            warnings.filterwarnings("ignore", message=text)
+        log.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            log.setLevel(before)

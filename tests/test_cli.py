@@ -1,0 +1,387 @@
+"""Does the program say in one line what is wrong, write what it promises, and leave alone what is there?"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lightning", reason="the training program's packages are not installed")
+
+import numpy as np
+from PIL import Image
+from test_train import BEST, LAST, TINY
+
+import motionrnn_ext
+from motionrnn_ext import cli
+from motionrnn_ext.config import Config
+from motionrnn_ext.evaluate import held_out, predict
+from motionrnn_ext.runs import load_run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the command itself."""
+    home = tmp_path_factory.mktemp("cli")
+    replace(TINY, steps=4).write(home / "settings.json")
+    command = ["train", "--config", str(home / "settings.json"), "--out", str(home / "run"), "--no-progress"]
+    assert cli.main(command) == 0
+    return home / "run"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *command: object) -> str:
+    """The one line on stderr of a command that must fail."""
+    assert cli.main([str(word) for word in command]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"motionrnn {command[0]}: error: ")
+    return lines[0]
+
+
+# ---- What is wrong, in one line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--steps", 0), "steps must be at least 1; got 0"),
+        (("--lr", "nan"), "lr must be a finite number"),
+        (("--image-size", 50, 64), "image_size must be height and width"),
+        (("--override", "carry=all"), "carry is 'all'; it should be 'block' or 'motion'"),
+        (("--override", "carry"), "--override must be NAME=VALUE; got 'carry'"),
+        (("--digits", "no/such/folder"), "'no/such/folder' is no folder"),
+        (("--hidden", 8, 16), "all layers should be equal"),
+        (("--speed", 3, 1), "speed must be two finite numbers, the lowest first"),
+        (("--digit-size", 60), "too small: digits of digit_size 60"),
+        (("--config", "no.json"), "no.json is no readable JSON file"),
+        (("--resume",), "there is no run to resume"),
+        (("--accelerator", "abacus"), "abacus"),
+    ],
+)
+def test_bad_settings(
+    options: tuple[object, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fails(capsys, "train", "--out", tmp_path / "run", *options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_unreadable_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + b"\0" * 5)
+    message = fails(capsys, "train", "--out", tmp_path / "run", "--digits", tmp_path)
+    assert "train-images-idx3-ubyte" in message
+
+
+def test_an_existing_run_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(capsys, "train", "--out", trained)
+    assert (
+        f"{trained} exists: go on with that run with --resume, or name another folder with --out" in message
+    )
+
+
+def test_a_resume_keeps_its_settings(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(capsys, "train", "--out", trained, "--resume", "--lr", 0.5)
+    assert "was started with lr 0.001; --resume cannot change it to 0.5" in message
+    assert cli.main(["train", "--out", str(trained), "--resume", "--lr", "0.001", "--no-progress"]) == 0
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("hostile_code_ran",)
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "empty", "text", "foreign", "hostile", "hostile inside", "absent", "folder"]
+)
+def test_checkpoints_that_are_none(
+    kind: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, whole = tmp_path / "bad.ckpt", (trained / LAST).read_bytes()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "foreign":
+        torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
+    elif kind == "hostile inside":
+        torch.save({**torch.load(trained / LAST, weights_only=True), "extra": Hostile()}, path)
+    elif kind != "absent":
+        contents = {
+            "truncated": whole[: len(whole) // 2],
+            "empty": b"",
+            "text": b"no weights",
+            "hostile": pickle.dumps(Hostile()),
+        }
+        path.write_bytes(contents[kind])
+    for command in (("evaluate", path), ("predict", path)):
+        assert "bad.ckpt" in fails(capsys, *command)
+    assert not (tmp_path / "hostile_code_ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((5, 16)), "must hold frames (T, H, W) or (T, 1, H, W)"),
+        (np.zeros((5, 16, 16), np.int64), "it holds int64 (5, 16, 16)"),
+        (np.full((5, 16, 16), 2.0), "must have values in [0, 1]; they go from 2 to 2"),
+        (np.full((5, 16, 16), np.nan), "must have values in [0, 1]"),
+        (np.zeros((5, 18, 16)), "frames are 18x16; both should be divisible by 4"),
+        (np.zeros((5, 3, 16, 16)), "it should be (B, T, 1, H, W)"),
+        (np.array([{}]), "is no .npy file of numbers"),
+    ],
+)
+def test_frames_that_do_not_fit(
+    array: Any, message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "clip.npy", array)
+    out = tmp_path / "out"
+    assert message in fails(capsys, "predict", trained, "--frames", tmp_path / "clip.npy", "--out", out)
+    assert not out.exists()
+
+
+def test_other_mistakes(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cannot be read" in fails(capsys, "predict", trained, "--frames", tmp_path / "none.npy")
+    assert "exists; name another folder" in fails(capsys, "evaluate", trained, "--out", trained)
+    assert "no_such_device" in fails(capsys, "evaluate", trained, "--device", "no_such_device")
+
+
+def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(tmp_path / "none"), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "required: COMMAND"),
+        ("nonsense", "invalid choice: 'nonsense'"),
+        ("train --steps many", "--steps: invalid int value: 'many'"),
+        ("train --predictor x", "--predictor: invalid choice: 'x'"),
+        ("evaluate", "required: CKPT"),
+        ("evaluate run --clips 0", "--clips: must be a whole number of at least 1; got '0'"),
+        ("evaluate run --n-output x", "--n-output: must be a whole number of at least 1; got 'x'"),
+        ("predict run --clip -1", "--clip: must be a whole number of at least 0; got '-1'"),
+        ("predict run --clip 1 --frames x.npy", "not allowed with argument"),
+    ],
+)
+def test_a_bad_command_line(command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(command.split())
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("motionrnn") and message in line and line.endswith("--help)")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "info", "demo"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main([command, "--help"])
+    assert exit.value.code == 0
+    shown = capsys.readouterr().out
+    if command == "train":
+        assert all(
+            f"--{name.replace('_', '-')}" in shown for name in Config().to_dict() if name != "overrides"
+        )
+        assert "(default: 64 64 64 64)" in " ".join(shown.split())
+
+
+# ---- Without the training program's packages
+
+
+def without(packages: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """The program in a process where none of these packages can be imported."""
+    code = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {packages.split()}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+from motionrnn_ext.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120, env=environment
+    )
+
+
+EXTRAS = (
+    "lightning pytorch_lightning torchmetrics skimage sklearn matplotlib imageio PIL rich tensorboard scipy"
+)
+
+
+def test_info_needs_torch_alone() -> None:
+    done = without(EXTRAS + " numpy", "info", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["motionrnn_ext"] == motionrnn_ext.__version__
+    assert facts["torch"]["version"] == torch.__version__
+    assert facts["backends"]["reference"] == {"available": True, "why_not": None}
+    found = tuple(name for name, state in facts["backends"].items() if state["available"])
+    assert found == motionrnn_ext.available_backends()
+    for state in facts["backends"].values():
+        assert state["available"] == (state["why_not"] is None)
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "evaluate"])
+def test_a_missing_package_is_named_with_the_way_to_get_it(command: str, tmp_path: Path) -> None:
+    missing = {"evaluate": "torchmetrics"}.get(command, "lightning")
+    options = ["x"] if command == "evaluate" else ["--out", str(tmp_path / "run")]
+    done = without(missing, command, *options)
+    assert done.returncode == 2
+    line = f"motionrnn {command}: error: the package {missing} is missing: pip install 'motionrnn-ext[train]'"
+    assert done.stderr.strip() == line
+    assert not (tmp_path / "run").exists()
+
+
+def test_info_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert f"torch          {torch.__version__}" in shown
+    assert "reference    yes" in shown
+
+
+# ---- What the commands write
+
+
+def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = [
+        "evaluate",
+        str(trained),
+        str(trained / LAST),
+        "--clips",
+        "5",
+        "--pictures",
+        "1",
+        "--out",
+        str(out),
+    ]
+    assert cli.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "repeat last frame" in shown and "t+3" in shown
+    results = json.loads((out / "metrics.json").read_text())
+    assert (results["clips"], results["n_input"], results["n_output"], results["split"]) == (5, 3, 3, "test")
+    assert len(results["models"]) == 3
+    run = load_run(trained)
+    clips = held_out(run.config, 5)
+    frames = torch.stack([clips[i] for i in range(5)])
+    error = (predict(run.model, frames[:, :3], 3) - frames[:, 3:]).double()
+    wanted = error.square().sum((2, 3, 4)).mean(0)  # per frame a sum, per lead time a mean over clips
+    scores = next(
+        score for score in results["models"].values() if score.get("checkpoint", "").endswith("best.ckpt")
+    )
+    assert scores["per_lead"]["mse"] == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert scores["mse"] == pytest.approx(float(wanted.mean()), rel=1e-5)
+    assert scores["parameters"] == sum(p.numel() for p in run.model.parameters())
+    for name in ("strip_0.png", "clip_0.gif", "lead_time.png"):
+        with Image.open(out / name) as image:
+            assert min(image.size) > 50, name
+            assert getattr(image, "n_frames", 1) == (6 if name.endswith("gif") else 1)
+    assert len(list(out.glob("arrows_0*.png"))) == 2
+
+
+def test_results_go_to_the_next_free_folder(trained: Path) -> None:
+    for _ in range(2):
+        assert cli.main(["evaluate", str(trained), "--clips", "1", "--pictures", "0"]) == 0
+    assert (trained / "evaluation/metrics.json").is_file() and (
+        trained / "evaluation-2/metrics.json"
+    ).is_file()
+
+
+@pytest.mark.parametrize("n_frames", [3, 8])
+def test_predict_from_a_file(n_frames: int, trained: Path, tmp_path: Path) -> None:
+    """Three frames are all given, and the future is not known; of eight, the last three go unused."""
+    frames = (
+        (held_out(load_run(trained).config, 1, n_frames=8)[0] * 255).round().to(torch.uint8)[:n_frames, 0]
+    )
+    np.save(tmp_path / "clip.npy", frames.numpy())
+    out = tmp_path / "out"
+    options = ["--n-output", "2"] if n_frames == 8 else ["--n-output", "5"]
+    assert (
+        cli.main(
+            ["predict", str(trained), "--frames", str(tmp_path / "clip.npy"), "--out", str(out), *options]
+        )
+        == 0
+    )
+    n_output = int(options[1])
+    prediction = torch.from_numpy(np.load(out / "prediction.npy"))
+    wanted = predict(load_run(trained).model, frames[None, :3, None] / 255, n_output)[0]
+    torch.testing.assert_close(prediction, wanted, rtol=1e-5, atol=1e-6)
+    assert prediction.shape == (n_output, 1, 16, 16) and prediction.min() >= 0 and prediction.max() <= 1
+    with Image.open(out / "clip.gif") as image:
+        assert image.n_frames == 3 + n_output
+    assert (out / "strip.png").is_file() and (out / "arrows.png").is_file()
+
+
+def test_predict_a_generated_clip(trained: Path, tmp_path: Path) -> None:
+    assert cli.main(["predict", str(trained), "--clip", "3", "--out", str(tmp_path / "out")]) == 0
+    run = load_run(trained)
+    clip = held_out(run.config, 4)[3]
+    wanted = predict(run.model, clip[None, :3], 3)[0]
+    found = torch.from_numpy(np.load(tmp_path / "out" / "prediction.npy"))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert (trained / BEST).is_file()
+
+
+# ---- The demo
+
+
+def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "motionrnn_ext.cli", "demo", "--quick", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_demo_from_a_fresh_folder_and_again(tmp_path: Path) -> None:
+    done = demo(tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/demo"
+    results = json.loads((folder / "metrics.json").read_text())["models"]
+    assert list(results) == ["repeat last frame", "ConvLSTM", "MotionRNN-ConvLSTM"]
+    for label in ("ConvLSTM", "MotionRNN-ConvLSTM"):
+        assert {"mse", "mae", "ssim", "psnr", "parameters", "seconds_per_step", "per_lead"} <= results[
+            label
+        ].keys()
+        assert label in done.stdout
+    base, ours = (
+        json.loads((folder / name / "config.json").read_text()) for name in ("convlstm", "motionrnn-convlstm")
+    )
+    assert {name for name in base if base[name] != ours[name]} == {"motion_gru", "highway"}
+    for name in ("strip_0.png", "clip_0.gif", "arrows_0.png", "loss.png", "lead_time.png"):
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 100, name
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    # Half of a demo: the next one goes on with it, to the same numbers.
+    half = tmp_path / "runs/demo-2/convlstm"
+    half.mkdir(parents=True)
+    (half / "config.json").write_bytes((folder / "convlstm/config.json").read_bytes())
+    again = demo(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (
+        "runs/demo holds a finished demo" in again.stdout and "was stopped; going on with it" in again.stdout
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    repeated = json.loads((tmp_path / "runs/demo-2/metrics.json").read_text())["models"]
+    for label, result in results.items():
+        assert repeated[label]["mse"] == result["mse"], label
+
+
+def test_demo_leaves_a_chosen_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    assert "mine exists; name another folder with --out" in fails(capsys, "demo", "--out", tmp_path / "mine")
