@@ -66,7 +66,7 @@ def _train(arguments: argparse.Namespace) -> None:
     try:
         best = train(config, arguments.out, resume=arguments.resume, progress=arguments.progress)
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with: motionrnn train --out {arguments.out} --resume", file=sys.stderr)
+        print(f"\ngo on with: motionrnn train --out {arguments.out} --resume", file=sys.stderr)
         raise
     run = load_run(best)
     print(f"best of {count_parameters(run.model):,} parameters after step {run.step:,}: {best}")
