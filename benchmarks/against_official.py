@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"forward + backward, medians of {options.rounds} interleaved rounds")
     rows = []
     for shape in MAPS:
-        for name, pair in (("offset_warp", warp_pair), ("MotionGRUCell", cell_pair)):
+        for name, pair in (("offset_warp", op_pair), ("Warp", warp_pair), ("MotionGRUCell", cell_pair)):
             official, ours = pair(shape)
             difference = compare(official, ours)
             official_ms, ours_ms = interleaved(official, ours, options.rounds)
@@ -76,8 +76,8 @@ def randomise(module) -> None:
             parameter.normal_(0, fan_in**-0.5)
 
 
-def step_of(function: Callable, inputs: list, parameters: list) -> Callable:
-    """A forward and backward step that returns outputs and gradients."""
+def step_of(function: Callable, inputs: list, parameters: list, uncompared: tuple = ()) -> Callable:
+    """A forward and backward step that returns outputs and gradients, those of `uncompared` computed but left out."""
     import torch
 
     shapes = [o.shape for o in as_tuple(function(*inputs))]
@@ -86,7 +86,8 @@ def step_of(function: Callable, inputs: list, parameters: list) -> Callable:
 
     def step():
         outputs = as_tuple(function(*inputs))
-        return outputs, torch.autograd.grad(outputs, [*inputs, *parameters], cotangents)
+        grads = torch.autograd.grad(outputs, [*inputs, *parameters, *uncompared], cotangents)
+        return outputs, grads[: len(inputs) + len(parameters)]
 
     return step
 
@@ -95,26 +96,46 @@ def as_tuple(value) -> tuple:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
-def warp_pair(shape):
+def warp_inputs(shape):
     import torch
     from core.layers.MotionGRU import Warp
-
-    from motionrnn_ext import ops
 
     torch.manual_seed(0)
     official = Warp(shape.channels, shape.channels, 3)
     randomise(official)
     x = torch.randn(shape.batch, shape.channels, shape.size, shape.size, requires_grad=True)
     offset = torch.randn(shape.batch, 18, shape.size, shape.size, requires_grad=True)
+    return official, x, offset
 
-    def ours(x, offset):  # the mask's convolution belongs to the official Warp, so it is timed here too
-        gate = official.warp_gate
-        mask_logits = torch.nn.functional.conv2d(x, gate.weight, gate.bias, padding=1)
+
+def warp_pair(shape):
+    """The whole Warp: the mask's convolution and the op."""
+    import torch.nn.functional as F
+
+    from motionrnn_ext import ops
+
+    official, x, offset = warp_inputs(shape)
+    gate = official.warp_gate
+
+    def ours(x, offset):
+        mask_logits = F.conv2d(x, gate.weight, gate.bias, padding=1)
         return ops.offset_warp(x, offset, mask_logits, official.conv.weight)
 
     parameters = list(official.parameters())
     return (step_of(lambda x, offset: official([x, offset]), [x, offset], parameters),
             step_of(ours, [x, offset], parameters))  # fmt: skip
+
+
+def op_pair(shape):
+    """The op by itself, mask logits given; the official Warp makes its own, and so has other gradients for x."""
+    from motionrnn_ext import ops
+
+    official, x, offset = warp_inputs(shape)
+    mask_logits = official.warp_gate(x).detach().requires_grad_()
+    weight = official.conv.weight
+    return (step_of(lambda offset: official([x, offset]), [offset], [weight], (x, *official.warp_gate.parameters())),
+            step_of(lambda offset: ops.offset_warp(x, offset, mask_logits, weight), [offset], [weight],
+                    (x, mask_logits)))  # fmt: skip
 
 
 def cell_pair(shape):
