@@ -79,13 +79,18 @@ class Op:
     tensors: int
     outputs: Sequence[int]  # each output has the shape of this input ...
     dtypes: Sequence[int]  # ... and the dtype of this one
-    unsaved: int | None = None  # an input that its backward does not need
+    unsaved: int | None = (
+        None  # an input that its backward does not need, of the shape and dtype of the one before
+    )
+    addends: bool = (
+        False  # the first two inputs are added, so they have one gradient; backward returns it once
+    )
 
 
 _POINTWISE = (
     Op("motion_reset", 2, outputs=(0,), dtypes=(0,)),
     Op("motion_update", 4, outputs=(2, 3), dtypes=(2, 3), unsaved=3),
-    Op("memory_update", 3, outputs=(2,), dtypes=(2,)),
+    Op("memory_update", 3, outputs=(2,), dtypes=(2,), addends=True),
     Op("highway_output", 3, outputs=(0,), dtypes=(0,)),
     Op("gated_blend", 3, outputs=(0,), dtypes=(0,)),
 )
@@ -109,13 +114,14 @@ def _register_pointwise(op: Op) -> None:
     def fake(*arguments: Any) -> Any:
         return _single([_new(arguments[s], arguments[d].dtype) for s, d in zip(op.outputs, op.dtypes)])
 
+    def inputs_of(saved: Sequence[Any]) -> list[Any]:
+        """The op's inputs from those saved: any value will do for the one that backward does not need."""
+        if op.unsaved is None:
+            return list(saved)
+        return [*saved[: op.unsaved], torch.zeros_like(saved[op.unsaved - 1]), *saved[op.unsaved :]]
+
     def fake_backward(*arguments: Any) -> Any:
-        saved = list(arguments[len(op.outputs) :])
-        if op.unsaved is not None:
-            saved.insert(op.unsaved, saved[2])  # of the same shape and dtype
-        if op.name == "memory_update":  # both addends of the gates have one gradient
-            saved = saved[1:]
-        tensors = saved[: op.tensors - (op.name == "memory_update")]
+        tensors = inputs_of(arguments[len(op.outputs) :])[op.addends : op.tensors]
         return _single([_new(t) if t is not None else arguments[0].new_empty(0) for t in tensors])
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -124,19 +130,15 @@ def _register_pointwise(op: Op) -> None:
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         results = _tuple(run(f"{op.name}_backward", *grads, *ctx.saved_tensors, *ctx.parameters))
-        if op.name == "memory_update":
+        if op.addends:
             results = (results[0], *results)
-        elif op.name == "highway_output" and ctx.saved_tensors[2] is None:
-            results = (*results[:2], None)
-        return (*results, *[None] * len(ctx.parameters))
+        wanted = [r if want else None for r, want in zip(results, ctx.needs_input_grad)]
+        return (*wanted, *[None] * len(ctx.parameters))
 
     def reference_backward(*arguments: Any) -> tuple[Any, ...]:
-        grads, saved = arguments[: len(op.outputs)], list(arguments[len(op.outputs) :])
-        if op.unsaved is not None:
-            saved.insert(op.unsaved, torch.zeros_like(saved[2]))
-        tensors, parameters = saved[: op.tensors], saved[op.tensors :]
-        results = _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)
-        return results[1:] if op.name == "memory_update" else results
+        grads, inputs = arguments[: len(op.outputs)], inputs_of(arguments[len(op.outputs) :])
+        tensors, parameters = inputs[: op.tensors], inputs[op.tensors :]
+        return _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)[op.addends :]
 
     torch.library.register_fake(forward, fake)
     torch.library.register_fake(backward_name, fake_backward)
