@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 
 import numpy as np
 from PIL import Image
-from test_train import BEST, LAST, TINY
+from test_train import BEST, LAST, TINY, one_thread  # noqa: F401  (the fixture applies here too)
 
 import motionrnn_ext
 from motionrnn_ext import cli
@@ -28,15 +27,6 @@ from motionrnn_ext.evaluate import held_out, predict
 from motionrnn_ext.runs import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As fast as more for nets of this size, and it stays so when something else keeps the other cores busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
