@@ -1,7 +1,12 @@
 // Every schema. All of them live in the CPU library, so that fakes and autograd register where CUDA is not loaded.
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(motionrnn_ext, m) {
+#if !defined(MOTIONRNN_EXT_NAMESPACE)
+#define MOTIONRNN_EXT_NAMESPACE motionrnn_ext
+#endif
+#define MOTIONRNN_EXT_LIBRARY(name, m) STABLE_TORCH_LIBRARY(name, m)  // expands the name
+
+MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
   m.def("cpu_instruction_set() -> str");
 
   m.def("motion_reset(Tensor reset_logits, Tensor offset) -> Tensor");
@@ -19,6 +24,16 @@ STABLE_TORCH_LIBRARY(motionrnn_ext, m) {
   m.def(
       "offset_warp_backward(Tensor grad, Tensor x, Tensor offset, Tensor mask_logits, Tensor weight, int wanted, "
       "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // motion_update, and offset_warp of x by the new offset, in one launch; backward reads that offset, no trend
+  m.def(
+      "motion_warp(Tensor x, Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend, "
+      "Tensor mask_logits, Tensor weight, float alpha) -> (Tensor, Tensor, Tensor)");
+  // wanted: as above; 2 stands for all four of the motion's gradients
+  m.def(
+      "motion_warp_backward(Tensor grad, Tensor grad_offset, Tensor grad_trend, Tensor x, Tensor update_logits, "
+      "Tensor candidate_logits, Tensor offset, Tensor new_offset, Tensor mask_logits, Tensor weight, float alpha, "
+      "int wanted, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   m.def("memory_update(Tensor gates_x, Tensor gates_h, Tensor memory, float forget_bias) -> Tensor");
   m.def(

@@ -1,29 +1,15 @@
 // The CPU kernels as torch ops: layouts, allocation, threads, and the choice of the instruction set.
 // Arguments were checked in Python (motionrnn_ext/ops); what is asserted here guards direct calls of torch.ops.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <numeric>
-#include <optional>
 #include <string>
-#include <tuple>
-#include <vector>
 
 #include "cpu/kernels.h"
-#include "math/motion_gru.h"
-#include "math/recurrent_gates.h"
+#include "pointwise_ops.h"
 
 namespace motionrnn_ext::cpu {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // ---- Instruction sets
 
@@ -57,150 +43,20 @@ const InstructionSet& instruction_set() {
 
 std::string cpu_instruction_set() { return instruction_set().name; }
 
-// ---- Dtypes and layouts
-
-Types types_of(ScalarType feature, ScalarType state) {
-  if (feature == state) {
-    switch (feature) {
-      case ScalarType::Double: return Types::f64;
-      case ScalarType::Float: return Types::f32;
-      case ScalarType::BFloat16: return Types::bf16;
-      case ScalarType::Half: return Types::f16;
-      default: break;
-    }
-  } else if (state == ScalarType::Float) {
-    if (feature == ScalarType::BFloat16) return Types::bf16_f32;
-    if (feature == ScalarType::Half) return Types::f16_f32;
-  }
-  STD_TORCH_CHECK(false, "motionrnn_ext: no CPU kernel for these dtypes");
-  return Types::f32;
-}
-
-int64_t bytes_of(ScalarType type) {
-  return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-}
-
-// Whether dimensions first.. are contiguous; a batch stride before them may be anything.
-bool is_dense_from(const Tensor& t, int64_t first) {
-  if (t.numel() == 0) return true;  // torch's strides of nothing are not products of sizes
-  int64_t expected = 1;
-  for (int64_t d = t.dim() - 1; d >= first; --d) {
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
-
-Tensor dense_planes(const Tensor& t) { return is_dense_from(t, 1) ? t : torch::stable::contiguous(t); }
-
 // ---- Pointwise
 
 // Two times the elements that a thread switch is worth, some 10 us of gate arithmetic.
 constexpr int64_t kGrain = 8192;
 
-template <class MapOf, size_t inputs, size_t outputs = std::size(MapOf::outputs)>
-std::array<Tensor, outputs> pointwise(Map map, std::array<Tensor, inputs> in, double parameter = 0) {
-  static_assert(inputs == std::size(MapOf::inputs));
-  std::optional<ScalarType> feature, state;
-  for (size_t i = 0; i < inputs; ++i) {
-    auto& role_type = MapOf::inputs[i].role == math::Role::feature ? feature : state;
-    if (!role_type) role_type = in[i].scalar_type();
-    STD_TORCH_CHECK(in[i].scalar_type() == *role_type, "motionrnn_ext: mixed dtypes");
-    in[i] = dense_planes(in[i]);
+struct Backend {
+  static constexpr bool keeps_channels_last = false;
+  static bool is_here(const Tensor& t) { return t.is_cpu(); }
+  static void run(Map map, Types types, const PointwiseArguments& a, const Tensor&) {
+    const PointwiseKernel kernel = instruction_set().pointwise(map, types);
+    torch::stable::parallel_for(0, a.rows * a.inner, kGrain,
+                                [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
   }
-  if (!state) state = feature;
-
-  STD_TORCH_CHECK(in[0].dim() >= 2, "motionrnn_ext: mismatched sizes");
-  std::vector<int64_t> shape(in[0].sizes().begin(), in[0].sizes().end());
-  const int64_t channels = shape[1] / MapOf::inputs[0].streams;
-  PointwiseArguments a{};
-  a.inner = channels;
-  for (size_t d = 2; d < shape.size(); ++d) a.inner *= shape[d];
-  a.parameter = parameter;
-
-  for (size_t i = 0, stream = 0; i < inputs; ++i) {
-    STD_TORCH_CHECK(in[i].dim() >= 2 && in[i].size(0) == shape[0] &&
-                        in[i].numel() == shape[0] * a.inner * MapOf::inputs[i].streams,
-                    "motionrnn_ext: mismatched sizes");
-    const char* data = static_cast<const char*>(in[i].const_data_ptr());
-    for (int s = 0; s < MapOf::inputs[i].streams; ++s, ++stream) {
-      a.in[stream] = data + s * a.inner * bytes_of(in[i].scalar_type());
-      a.in_stride[stream] = in[i].stride(0);
-    }
-  }
-  std::array<Tensor, outputs> out;
-  for (size_t o = 0, stream = 0; o < outputs; ++o) {
-    const math::Operand operand = MapOf::outputs[o];
-    const ScalarType type = operand.role == math::Role::feature ? *feature : *state;
-    shape[1] = channels * operand.streams;
-    out[o] = torch::stable::new_empty(in[0], shape, type);
-    char* data = static_cast<char*>(out[o].mutable_data_ptr());
-    for (int s = 0; s < operand.streams; ++s, ++stream) {
-      a.out[stream] = data + s * a.inner * bytes_of(type);
-      a.out_stride[stream] = a.inner * operand.streams;
-    }
-  }
-  const int64_t elements = shape[0] * a.inner;
-  if (elements == 0) return out;
-  const PointwiseKernel kernel = instruction_set().pointwise(map, types_of(*feature, *state));
-  torch::stable::parallel_for(0, elements, kGrain, [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
-  return out;
-}
-
-Tensor motion_reset(Tensor reset_logits, Tensor offset) {
-  return pointwise<math::MotionReset, 2>(Map::MotionReset, {reset_logits, offset})[0];
-}
-
-std::tuple<Tensor, Tensor> motion_reset_backward(Tensor grad, Tensor reset_logits, Tensor offset) {
-  return std::tuple_cat(
-      pointwise<math::MotionResetBackward, 3>(Map::MotionResetBackward, {grad, reset_logits, offset}));
-}
-
-std::tuple<Tensor, Tensor> motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend,
-                                         double alpha) {
-  return std::tuple_cat(
-      pointwise<math::MotionUpdate, 4>(Map::MotionUpdate, {update_logits, candidate_logits, offset, trend}, alpha));
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> motion_update_backward(Tensor grad_offset, Tensor grad_trend,
-                                                                  Tensor update_logits, Tensor candidate_logits,
-                                                                  Tensor offset, double alpha) {
-  return std::tuple_cat(pointwise<math::MotionUpdateBackward, 5>(
-      Map::MotionUpdateBackward, {grad_offset, grad_trend, update_logits, candidate_logits, offset}, alpha));
-}
-
-Tensor memory_update(Tensor gates_x, Tensor gates_h, Tensor memory, double forget_bias) {
-  return pointwise<math::MemoryUpdate, 3>(Map::MemoryUpdate, {gates_x, gates_h, memory}, forget_bias)[0];
-}
-
-std::tuple<Tensor, Tensor> memory_update_backward(Tensor grad, Tensor gates_x, Tensor gates_h, Tensor memory,
-                                                  double forget_bias) {
-  return std::tuple_cat(pointwise<math::MemoryUpdateBackward, 4>(Map::MemoryUpdateBackward,
-                                                                 {grad, gates_x, gates_h, memory}, forget_bias));
-}
-
-Tensor highway_output(Tensor output_logits, Tensor content, std::optional<Tensor> highway) {
-  if (!highway) return pointwise<math::GatedOutput, 2>(Map::GatedOutput, {output_logits, content})[0];
-  return pointwise<math::HighwayOutput, 3>(Map::HighwayOutput, {output_logits, content, *highway})[0];
-}
-
-std::tuple<Tensor, Tensor, Tensor> highway_output_backward(Tensor grad, Tensor output_logits, Tensor content,
-                                                           std::optional<Tensor> highway) {
-  if (highway)
-    return std::tuple_cat(pointwise<math::HighwayOutputBackward, 4>(Map::HighwayOutputBackward,
-                                                                    {grad, output_logits, content, *highway}));
-  const auto grads =
-      pointwise<math::GatedOutputBackward, 3>(Map::GatedOutputBackward, {grad, output_logits, content});
-  return {grads[0], grads[1], torch::stable::new_empty(grad, {0})};
-}
-
-Tensor gated_blend(Tensor gate_logits, Tensor a, Tensor b) {
-  return pointwise<math::GatedBlend, 3>(Map::GatedBlend, {gate_logits, a, b})[0];
-}
-
-std::tuple<Tensor, Tensor, Tensor> gated_blend_backward(Tensor grad, Tensor gate_logits, Tensor a, Tensor b) {
-  return std::tuple_cat(pointwise<math::GatedBlendBackward, 4>(Map::GatedBlendBackward, {grad, gate_logits, a, b}));
-}
+};
 
 // ---- Offset warp
 
@@ -222,14 +78,7 @@ Tensor readable_image(const Tensor& t) {
   return is_dense_from(t, 1) || is_channels_last(t) ? t : torch::stable::contiguous(t);
 }
 
-// channels_last where x is that and not contiguous; contiguous otherwise.
-Tensor new_image_like(const Tensor& x, int64_t channels) {
-  const std::array<int64_t, 4> sizes{x.size(0), channels, x.size(2), x.size(3)};
-  const bool gaps = x.size(0) != 1 && x.stride(0) != x.size(1) * x.size(2) * x.size(3);
-  if (is_dense_from(x, 1) || gaps || !is_channels_last(x)) return torch::stable::new_empty(x, sizes);
-  const Tensor rows = torch::stable::new_empty(x, std::array<int64_t, 4>{sizes[0], sizes[2], sizes[3], sizes[1]});
-  return torch::stable::transpose(torch::stable::transpose(rows, 1, 3), 2, 3);  // (B,H,W,C) -> (B,C,W,H) -> (B,C,H,W)
-}
+Tensor dense_planes(const Tensor& t) { return is_dense_from(t, 1) ? t : torch::stable::contiguous(t); }
 
 struct Warp {
   Tensor x, offset, mask_logits, weight, packed_weight;
@@ -273,7 +122,7 @@ struct Warp {
 
 Tensor offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) {
   Warp warp(x, offset, mask_logits, weight);
-  Tensor out = new_image_like(x, weight.size(0));
+  Tensor out = new_image(x, weight.size(0));
   if (out.numel() == 0) return out;
   warp.a.out = image_of(out);
   torch::stable::parallel_for(0, warp.a.batch * warp.a.bands, 1,
@@ -296,7 +145,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
     return torch::stable::new_empty(t, t.sizes());
   };
   const bool want_x = wanted & 1, want_weight = wanted & 8;
-  Tensor grad_x = want_x ? new_image_like(x, a.channels) : like(false, x);
+  Tensor grad_x = want_x ? new_image(x, a.channels) : like(false, x);
   Tensor grad_offset = like(wanted & 2, offset), grad_mask = like(wanted & 4, mask_logits);
   Tensor grad_weight = like(want_weight, weight);
   const int64_t items = a.batch * a.bands;
@@ -339,18 +188,9 @@ STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CPU, m) {
-#define MOTIONRNN_EXT_IMPL(op) m.impl(#op, TORCH_BOX(&motionrnn_ext::cpu::op))
-  MOTIONRNN_EXT_IMPL(motion_reset);
-  MOTIONRNN_EXT_IMPL(motion_reset_backward);
-  MOTIONRNN_EXT_IMPL(motion_update);
-  MOTIONRNN_EXT_IMPL(motion_update_backward);
-  MOTIONRNN_EXT_IMPL(offset_warp);
-  MOTIONRNN_EXT_IMPL(offset_warp_backward);
-  MOTIONRNN_EXT_IMPL(memory_update);
-  MOTIONRNN_EXT_IMPL(memory_update_backward);
-  MOTIONRNN_EXT_IMPL(highway_output);
-  MOTIONRNN_EXT_IMPL(highway_output_backward);
-  MOTIONRNN_EXT_IMPL(gated_blend);
-  MOTIONRNN_EXT_IMPL(gated_blend_backward);
-#undef MOTIONRNN_EXT_IMPL
+  namespace cpu = motionrnn_ext::cpu;
+  using PointwiseOps = motionrnn_ext::PointwiseOps<cpu::Backend>;
+  MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, PointwiseOps);
+  m.impl("offset_warp", TORCH_BOX(&cpu::offset_warp));
+  m.impl("offset_warp_backward", TORCH_BOX(&cpu::offset_warp_backward));
 }

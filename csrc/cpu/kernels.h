@@ -3,44 +3,15 @@
 
 #include <cstdint>
 
+#include "math/maps.h"
+
 namespace motionrnn_ext::cpu {
 
-// Storage of the features, and of motion state or memory where that differs.
-enum class Types { f64, f32, bf16, f16, bf16_f32, f16_f32 };
+using math::Map;
+using math::PointwiseArguments;
+using math::Types;
 
-// Every pointwise map of math/, forward and backward.
-#define MOTIONRNN_EXT_POINTWISE_MAPS(_)  \
-  _(MotionReset)                         \
-  _(MotionResetBackward)                 \
-  _(MotionUpdate)                        \
-  _(MotionUpdateBackward)                \
-  _(MemoryUpdate)                        \
-  _(MemoryUpdateBackward)                \
-  _(GatedOutput)                         \
-  _(GatedOutputBackward)                 \
-  _(HighwayOutput)                       \
-  _(HighwayOutputBackward)               \
-  _(GatedBlend)                          \
-  _(GatedBlendBackward)
-
-enum class Map {
-#define MOTIONRNN_EXT_ENUMERATE(map) map,
-  MOTIONRNN_EXT_POINTWISE_MAPS(MOTIONRNN_EXT_ENUMERATE)
-#undef MOTIONRNN_EXT_ENUMERATE
-};
-
-constexpr int kMaxStreams = 8;
-
-struct PointwiseArguments {
-  const void* in[kMaxStreams];  // a stream's first element
-  int64_t in_stride[kMaxStreams];  // elements from one batch entry to the next
-  void* out[kMaxStreams];
-  int64_t out_stride[kMaxStreams];
-  int64_t inner;  // elements of a stream in one batch entry, contiguous
-  double parameter;
-};
-
-// Runs elements [begin, end) of the batch * inner elements of each stream.
+// Runs elements [begin, end) of the rows * inner elements of each stream.
 using PointwiseKernel = void (*)(const PointwiseArguments&, int64_t begin, int64_t end);
 
 // A map (B, C, H, W) whose pixels lie at one distance: contiguous has channel = H*W, pixel = 1; channels_last 1 and C.

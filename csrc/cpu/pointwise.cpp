@@ -5,8 +5,6 @@
 
 #include "cpu/kernels.h"
 #include "cpu/storage.h"
-#include "math/motion_gru.h"
-#include "math/recurrent_gates.h"
 
 namespace motionrnn_ext::cpu {
 namespace {
@@ -38,7 +36,7 @@ MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int
 template <class Map, class Feature, class State>
 void run(const PointwiseArguments& a, int64_t begin, int64_t end) {
   constexpr int kIn = math::count_streams(Map::inputs), kOut = math::count_streams(Map::outputs);
-  static_assert(kIn <= kMaxStreams && kOut <= kMaxStreams);
+  static_assert(kIn <= math::kMaxStreams && kOut <= math::kMaxStreams);
   const auto bytes = [](Role role) { return role == Role::feature ? sizeof(Feature) : sizeof(State); };
   for (int64_t b = begin / a.inner; begin < end; ++b) {
     const int64_t first = begin - b * a.inner;

@@ -88,6 +88,14 @@ def run(op: str, first: Tensor, *arguments: Any) -> Any:
     return native.run(op, first, *arguments)
 
 
+def fuses(first: Tensor) -> bool:
+    """Whether the backend in force has one kernel for motion_update and offset_warp together."""
+    name = current_backend()
+    return (
+        first.device.type in native.FUSES and (_automatic(first) if name == "auto" else name) != "reference"
+    )
+
+
 def _is_transformed() -> bool:
     """Inside of forward-mode differentiation, where a kernel would drop the tangent silently, or of torch.func."""
     if torch.compiler.is_compiling():

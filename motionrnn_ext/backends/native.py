@@ -17,7 +17,8 @@ from torch import Tensor
 
 from . import reference
 
-NAMESPACE = "motionrnn_ext"
+NAMESPACE = "motionrnn_ext"  # of the ops that `run` calls
+FUSES = {"cuda"}  # devices whose kernels join motion_update and offset_warp
 _LIBRARIES = {
     name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")
 }
@@ -34,7 +35,7 @@ def unavailable_reason(name: str) -> str | None:
 
 
 def run(op: str, *arguments: Any) -> Any:
-    return getattr(torch.ops.motionrnn_ext, op)(*arguments)
+    return getattr(getattr(torch.ops, NAMESPACE), op)(*arguments)
 
 
 def cpu_instruction_set() -> str:
@@ -96,8 +97,24 @@ _POINTWISE = (
 )
 
 
-def _new(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty_like(like, dtype=dtype, memory_format=torch.contiguous_format)
+def _format(t: Tensor) -> torch.memory_format:
+    """How the CUDA kernels lay out what follows t: channels_last where t or a tensor it was split from is that."""
+    if t.dim() != 4 or t.numel() == 0 or _is_dense(t, (3, 2, 1)):
+        return torch.contiguous_format
+    return (
+        torch.channels_last
+        if t.stride(1) == 1 and _is_dense(t, (2, 0), t.stride(3) * t.shape[3])
+        else torch.contiguous_format
+    )
+
+
+def _is_dense(t: Tensor, dimensions: Sequence[int], expected: int = 1) -> bool:
+    """Whether `dimensions`, the innermost first, follow one another without gaps from a stride of `expected`."""
+    for d in dimensions:
+        if t.shape[d] != 1 and t.stride(d) != expected:
+            return False
+        expected *= t.shape[d]
+    return True
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
@@ -108,42 +125,148 @@ def _single(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def _register_pointwise(op: Op) -> None:
-    forward, backward_name = f"{NAMESPACE}::{op.name}", f"{NAMESPACE}::{op.name}_backward"
+class _Registration:
+    """What torch must know of the ops of one library's namespace."""
 
-    def fake(*arguments: Any) -> Any:
-        return _single([_new(arguments[s], arguments[d].dtype) for s, d in zip(op.outputs, op.dtypes)])
+    def __init__(self, namespace: str, keeps_channels_last: Callable[[Tensor], bool]) -> None:
+        self.namespace = namespace
+        self.keeps_channels_last = keeps_channels_last
 
-    def inputs_of(saved: Sequence[Any]) -> list[Any]:
-        """The op's inputs from those saved: any value will do for the one that backward does not need."""
-        if op.unsaved is None:
-            return list(saved)
-        return [*saved[: op.unsaved], torch.zeros_like(saved[op.unsaved - 1]), *saved[op.unsaved :]]
+    def run(self, op: str, *arguments: Any) -> tuple[Any, ...]:
+        return _tuple(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
 
-    def fake_backward(*arguments: Any) -> Any:
-        tensors = inputs_of(arguments[len(op.outputs) :])[op.addends : op.tensors]
-        return _single([_new(t) if t is not None else arguments[0].new_empty(0) for t in tensors])
+    def new(self, like: Tensor, dtype: torch.dtype | None = None, layout: Tensor | None = None) -> Tensor:
+        """An output of the shape of `like`, in the memory format that follows `layout` (`like` by default)."""
+        layout = like if layout is None else layout
+        keeps = self.keeps_channels_last(layout)
+        memory_format = _format(layout) if keeps else torch.contiguous_format
+        return torch.empty(like.shape, dtype=dtype or like.dtype, device=like.device).contiguous(
+            memory_format=memory_format
+        )
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*[t for i, t in enumerate(inputs[: op.tensors]) if i != op.unsaved])
-        ctx.parameters = inputs[op.tensors :]
+    def pointwise(self, op: Op) -> None:
+        name, backward_name = f"{self.namespace}::{op.name}", f"{self.namespace}::{op.name}_backward"
 
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        results = _tuple(run(f"{op.name}_backward", *grads, *ctx.saved_tensors, *ctx.parameters))
-        if op.addends:
-            results = (results[0], *results)
-        wanted = [r if want else None for r, want in zip(results, ctx.needs_input_grad)]
-        return (*wanted, *[None] * len(ctx.parameters))
+        def fake(*arguments: Any) -> Any:
+            first = arguments[0]
+            return _single(
+                [self.new(arguments[s], arguments[d].dtype, first) for s, d in zip(op.outputs, op.dtypes)]
+            )
 
-    def reference_backward(*arguments: Any) -> tuple[Any, ...]:
-        grads, inputs = arguments[: len(op.outputs)], inputs_of(arguments[len(op.outputs) :])
-        tensors, parameters = inputs[: op.tensors], inputs[op.tensors :]
-        return _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)[op.addends :]
+        def inputs_of(saved: Sequence[Any]) -> list[Any]:
+            """The op's inputs from those saved: any value will do for the one that backward does not need."""
+            if op.unsaved is None:
+                return list(saved)
+            return [*saved[: op.unsaved], torch.zeros_like(saved[op.unsaved - 1]), *saved[op.unsaved :]]
 
-    torch.library.register_fake(forward, fake)
-    torch.library.register_fake(backward_name, fake_backward)
-    torch.library.register_autograd(forward, backward, setup_context=setup_context)
-    _register_second_derivative(backward_name, reference_backward)
+        def fake_backward(*arguments: Any) -> Any:
+            inputs = inputs_of(arguments[len(op.outputs) :])
+            tensors = inputs[op.addends : op.tensors]
+            return _single(
+                [
+                    self.new(t, layout=inputs[0]) if t is not None else arguments[0].new_empty(0)
+                    for t in tensors
+                ]
+            )
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*[t for i, t in enumerate(inputs[: op.tensors]) if i != op.unsaved])
+            ctx.parameters = inputs[op.tensors :]
+
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            results = self.run(f"{op.name}_backward", *grads, *ctx.saved_tensors, *ctx.parameters)
+            if op.addends:
+                results = (results[0], *results)
+            wanted = [r if want else None for r, want in zip(results, ctx.needs_input_grad)]
+            return (*wanted, *[None] * len(ctx.parameters))
+
+        def reference_backward(*arguments: Any) -> tuple[Any, ...]:
+            grads, inputs = arguments[: len(op.outputs)], inputs_of(arguments[len(op.outputs) :])
+            tensors, parameters = inputs[: op.tensors], inputs[op.tensors :]
+            return _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)[op.addends :]
+
+        self.op(name, fake, setup_context, backward)
+        torch.library.register_fake(backward_name, fake_backward)
+        _register_second_derivative(backward_name, reference_backward)
+
+    def op(self, name: str, fake: Callable[..., Any], setup_context: Any, backward: Any) -> None:
+        torch.library.register_fake(name, fake)
+        torch.library.register_autograd(name, backward, setup_context=setup_context)
+
+    # The warps keep the memory format of x, and make gradients only where they are wanted.
+
+    def offset_warp(self) -> None:
+        name = f"{self.namespace}::offset_warp"
+
+        def fake_backward(
+            grad: Tensor, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor, wanted: int, _: bool
+        ) -> tuple[Tensor, ...]:
+            made = (
+                _like_image(x, x.shape[1]),
+                self.new(offset),
+                self.new(mask_logits),
+                _contiguous(weight),
+            )
+            return tuple(t if wanted & 1 << i else t.new_empty(0) for i, t in enumerate(made))
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.save_for_backward(*inputs)
+
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            wanted = sum(1 << i for i, want in enumerate(ctx.needs_input_grad) if want)
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            grads = self.run("offset_warp_backward", grad, *ctx.saved_tensors, wanted, deterministic)
+            return tuple(g if want else None for g, want in zip(grads, ctx.needs_input_grad))
+
+        self.op(
+            name,
+            lambda x, offset, mask_logits, weight: _like_image(x, weight.shape[0]),
+            setup_context,
+            backward,
+        )
+        torch.library.register_fake(f"{name}_backward", fake_backward)
+        _register_second_derivative(f"{name}_backward", _offset_warp_reference_backward)
+
+    def motion_warp(self) -> None:
+        name = f"{self.namespace}::motion_warp"
+
+        def fake(
+            x: Tensor,
+            update: Tensor,
+            candidate: Tensor,
+            offset: Tensor,
+            trend: Tensor,
+            mask: Tensor,
+            weight: Tensor,
+            _: float,
+        ) -> tuple[Tensor, ...]:
+            out = _like_image(x, weight.shape[0])
+            return out, self.new(offset, layout=update), self.new(trend, layout=update)
+
+        def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+            x, update, candidate, offset, _, mask_logits, weight = arguments[3:10]
+            wanted = arguments[11]
+            motion = [self.new(t, layout=update) for t in (update, candidate, offset, offset)]
+            made = (_like_image(x, x.shape[1]), *motion, self.new(mask_logits), _contiguous(weight))
+            bits = (1, 2, 2, 2, 2, 4, 8)
+            return tuple(t if wanted & bit else t.new_empty(0) for t, bit in zip(made, bits))
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            x, update, candidate, offset, _, mask_logits, weight, ctx.alpha = inputs
+            ctx.save_for_backward(x, update, candidate, offset, output[1], mask_logits, weight)
+
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            needs = ctx.needs_input_grad
+            wanted = needs[0] | any(needs[1:5]) << 1 | needs[5] << 2 | needs[6] << 3
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            found = self.run(
+                "motion_warp_backward", *grads, *ctx.saved_tensors, ctx.alpha, wanted, deterministic
+            )
+            return (*[g if want else None for g, want in zip(found, needs)], None)
+
+        self.op(name, fake, setup_context, backward)
+        torch.library.register_fake(f"{name}_backward", fake_backward)
+        _register_second_derivative(f"{name}_backward", _motion_warp_reference_backward)
 
 
 def _reference_gradients(
@@ -201,7 +324,7 @@ def _register_second_derivative(
     torch.library.register_autograd(backward_name, backward, setup_context=setup_context)
 
 
-# ---- The offset warp: a memory format to keep, and gradients that are made only where they are wanted
+# ---- The warps
 
 
 def _like_image(x: Tensor, channels: int) -> Tensor:
@@ -210,51 +333,46 @@ def _like_image(x: Tensor, channels: int) -> Tensor:
     )
 
 
-def _offset_warp_fake(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
-    return _like_image(x, weight.shape[0])
-
-
-def _offset_warp_backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    mask_logits: Tensor,
-    weight: Tensor,
-    wanted: int,
-    deterministic: bool,
-) -> tuple[Tensor, ...]:
-    made = (_like_image(x, x.shape[1]), _new(offset), _new(mask_logits), _new(weight))
-    return tuple(t if wanted & 1 << i else t.new_empty(0) for i, t in enumerate(made))
-
-
-def _offset_warp_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _offset_warp_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = sum(1 << i for i, want in enumerate(ctx.needs_input_grad) if want)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    grads = run("offset_warp_backward", grad, *ctx.saved_tensors, wanted, deterministic)
-    return tuple(g if want else None for g, want in zip(grads, ctx.needs_input_grad))
+def _contiguous(like: Tensor) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def _offset_warp_reference_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return _reference_gradients(reference.offset_warp, arguments[:4], (), (grad,))
 
 
-def _register() -> None:
+def _motion_warp_reference_backward(
+    grad: Tensor, grad_offset: Tensor, grad_trend: Tensor, *arguments: Any
+) -> tuple[Tensor, ...]:
+    x, update, candidate, offset, new_offset, mask_logits, weight, alpha = arguments[:8]
+    grad_x, by_warp, grad_mask, grad_weight = _reference_gradients(
+        reference.offset_warp, (x, new_offset, mask_logits, weight), (), (grad,)
+    )
+    motion = (update, candidate, offset, torch.zeros_like(offset))  # linear in the trend: any will do
+    grads = _reference_gradients(
+        reference.motion_update, motion, (alpha,), (grad_offset + by_warp, grad_trend)
+    )
+    return grad_x, *grads, grad_mask, grad_weight
+
+
+def register(
+    namespace: str = "motionrnn_ext",
+    keeps_channels_last: Callable[[Tensor], bool] = lambda t: t.device.type == "cuda",
+) -> None:
+    """Register fakes, gradients and second derivatives of a loaded library's ops.
+
+    `keeps_channels_last` says of a tensor whether its device's pointwise kernels keep that memory format.
+    """
+    registration = _Registration(namespace, keeps_channels_last)
     for op in _POINTWISE:
-        _register_pointwise(op)
-    warp = f"{NAMESPACE}::offset_warp"
-    torch.library.register_fake(warp, _offset_warp_fake)
-    torch.library.register_fake(f"{warp}_backward", _offset_warp_backward_fake)
-    torch.library.register_autograd(warp, _offset_warp_backward, setup_context=_offset_warp_setup_context)
-    _register_second_derivative(f"{warp}_backward", _offset_warp_reference_backward)
+        registration.pointwise(op)
+    registration.offset_warp()
+    registration.motion_warp()
 
 
 _load("cpu")
 if "cpu" not in _missing:
-    _register()
+    register()
 if torch.version.cuda is None:
     _missing["cuda"] = "this PyTorch was built without CUDA"
 elif "cpu" in _missing:

@@ -1,0 +1,231 @@
+// The CUDA kernels as torch ops: layouts, allocation, stream. Arguments were checked in Python (motionrnn_ext/ops);
+// what is asserted here guards direct calls of torch.ops. Compiled by the host compiler; with MOTIONRNN_EXT_EMULATED
+// for the emulator, whose tensors are on the CPU.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <limits>
+
+#include "cuda/kernels.h"
+#include "pointwise_ops.h"
+
+namespace motionrnn_ext::cuda {
+namespace {
+
+// ---- Devices
+
+#if defined(MOTIONRNN_EXT_EMULATED)
+bool is_here(const Tensor& t) { return t.is_cpu(); }
+struct OnDevice {
+  explicit OnDevice(const Tensor&) {}
+  void* stream = nullptr;
+};
+#else
+bool is_here(const Tensor& t) { return t.is_cuda(); }
+// Makes the tensor's device current and knows the current stream of it.
+struct OnDevice {
+  torch::stable::accelerator::DeviceGuard guard;
+  void* stream = nullptr;
+
+  explicit OnDevice(const Tensor& t) : guard(t.get_device_index()) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  }
+};
+#endif
+
+struct Backend {
+  static constexpr bool keeps_channels_last = true;
+  static bool is_here(const Tensor& t) { return cuda::is_here(t); }
+  static void run(Map map, Types types, const PointwiseArguments& a, const Tensor& t) {
+    const OnDevice device(t);
+    pointwise(map, types, a, device.stream);
+  }
+};
+
+Tensor new_like(const Tensor& t, bool rows) {
+  return new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), rows);
+}
+
+// ---- The warps
+
+// Whether the pixels lie at one distance, so that the kernels read it in place.
+bool is_image(const Tensor& t) {
+  return t.numel() == 0 || t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.size(3) * t.stride(3);
+}
+
+Image image_of(const Tensor& t) {
+  if (t.numel() == 0) return {const_cast<void*>(t.const_data_ptr()), 0, 1, 1};
+  const int64_t pixel = t.size(3) == 1 ? t.stride(2) : t.stride(3);
+  STD_TORCH_CHECK(t.stride(1) <= std::numeric_limits<int32_t>::max() && pixel <= std::numeric_limits<int32_t>::max(),
+                  "motionrnn_ext: strides of channels and pixels should fit 32 bits");
+  return {const_cast<void*>(t.const_data_ptr()), t.stride(0), static_cast<int32_t>(t.size(1) == 1 ? 1 : t.stride(1)),
+          static_cast<int32_t>(pixel)};
+}
+
+Tensor readable_image(const Tensor& t) { return is_image(t) ? t : torch::stable::contiguous(t); }
+
+struct Warp {
+  Tensor x, offset, mask_logits, weight;
+  WarpArguments a{};
+  WarpKernels kernels;
+
+  Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_)
+      : x(x_), offset(offset_), mask_logits(mask_logits_), weight(weight_) {
+    STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && weight.size(2) == weight.size(3) &&
+                        weight.size(1) == x.size(1),
+                    "motionrnn_ext: mismatched sizes");
+    const int64_t taps = weight.size(2) * weight.size(2);
+    check_motion(offset, 2 * taps, ScalarType::Float), check_motion(mask_logits, taps, x.scalar_type());
+    STD_TORCH_CHECK(is_here(x) && is_here(weight) && weight.scalar_type() == x.scalar_type(),
+                    "motionrnn_ext: mixed devices or dtypes");
+    x = readable_image(x), offset = readable_image(offset), mask_logits = readable_image(mask_logits);
+    weight = torch::stable::contiguous(weight);
+    const int64_t limit = std::numeric_limits<int32_t>::max();
+    STD_TORCH_CHECK(x.size(0) * ((x.size(2) * x.size(3) + 15) / 16) <= limit && x.size(2) * x.size(3) < limit - 32,
+                    "motionrnn_ext: the images have more pixels than 32-bit indices reach");
+    a.batch = static_cast<int>(x.size(0)), a.channels = static_cast<int>(x.size(1));
+    a.out_channels = static_cast<int>(weight.size(0)), a.k = static_cast<int>(weight.size(2));
+    a.height = static_cast<int>(x.size(2)), a.width = static_cast<int>(x.size(3));
+    a.x = image_of(x), a.offset = image_of(offset), a.mask_logits = image_of(mask_logits);
+    a.weight = weight.const_data_ptr();
+    switch (types_of(x.scalar_type(), x.scalar_type())) {
+      case Types::f32: kernels = warp_kernels_f32(); break;
+      case Types::bf16: kernels = warp_kernels_bf16(); break;
+      default: kernels = warp_kernels_f16(); break;
+    }
+  }
+
+  // A tensor of K or 2K channels on the map of x.
+  void check_motion(const Tensor& t, int64_t channels, ScalarType type) const {
+    STD_TORCH_CHECK(is_here(t) && t.scalar_type() == type, "motionrnn_ext: mixed devices or dtypes");
+    STD_TORCH_CHECK(t.dim() == 4 && t.size(0) == x.size(0) && t.size(1) == channels && t.size(2) == x.size(2) &&
+                        t.size(3) == x.size(3),
+                    "motionrnn_ext: mismatched sizes");
+  }
+  void check_grad(const Tensor& grad) const {
+    STD_TORCH_CHECK(is_here(grad) && grad.scalar_type() == x.scalar_type() && grad.dim() == 4 &&
+                        grad.size(0) == a.batch && grad.size(1) == a.out_channels && grad.size(2) == a.height &&
+                        grad.size(3) == a.width,
+                    "motionrnn_ext: mismatched gradient");
+  }
+
+  void run_forward() {
+    if (a.batch == 0 || a.height == 0 || a.width == 0) return;
+    const OnDevice device(x);
+    kernels.forward(a, device.stream);
+  }
+
+  // grads: all that were made; zero where there is nothing to sum over.
+  void run_backward(std::vector<Tensor> grads) {
+    if (a.batch == 0 || a.height == 0 || a.width == 0 || a.out_channels == 0) {
+      for (Tensor& t : grads) torch::stable::zero_(t);
+      return;
+    }
+    const OnDevice device(x);
+    const WarpWorkspace bytes = kernels.workspace(a);
+    const size_t aligned = (bytes.partials + 15) / 16 * 16, sums = (bytes.sums + 15) / 16 * 16;
+    const Tensor workspace = torch::stable::new_empty(
+        x, std::array<int64_t, 1>{static_cast<int64_t>(aligned + sums + bytes.maxima)}, ScalarType::Byte);
+    char* data = static_cast<char*>(workspace.mutable_data_ptr());
+    a.partials = reinterpret_cast<float*>(data);
+    a.sums = bytes.sums > 0 ? data + aligned : a.grad_x.data;
+    a.maxima = reinterpret_cast<uint32_t*>(data + aligned + sums);
+    kernels.backward(a, device.stream);
+  }
+};
+
+Tensor offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) {
+  Warp warp(x, offset, mask_logits, weight);
+  Tensor out = new_image(x, weight.size(0));
+  if (out.numel() == 0) return out;
+  warp.a.out = image_of(out);
+  warp.run_forward();
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Tensor x, Tensor offset,
+                                                                Tensor mask_logits, Tensor weight, int64_t wanted,
+                                                                bool deterministic) {
+  Warp warp(x, offset, mask_logits, weight);
+  WarpArguments& a = warp.a;
+  warp.check_grad(grad);
+  const Tensor grad_image = readable_image(grad);
+  a.out = image_of(grad_image), a.deterministic = deterministic;
+  std::array<Tensor, 4> grads{nothing(x), nothing(offset), nothing(mask_logits), nothing(weight)};
+  if (wanted & 1) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
+  if (wanted & 2) grads[1] = new_like(offset, wants_rows(offset)), a.grad_offset = image_of(grads[1]);
+  if (wanted & 4) grads[2] = new_like(mask_logits, wants_rows(mask_logits)), a.grad_mask_logits = image_of(grads[2]);
+  if (wanted & 8) grads[3] = new_like(weight, false), a.grad_weight = grads[3].mutable_data_ptr();
+  warp.run_backward({grads.begin(), grads.end()});
+  return std::tuple_cat(grads);
+}
+
+std::tuple<Tensor, Tensor, Tensor> motion_warp(Tensor x, Tensor update_logits, Tensor candidate_logits, Tensor offset,
+                                               Tensor trend, Tensor mask_logits, Tensor weight, double alpha) {
+  const bool rows = wants_rows(update_logits);
+  Tensor new_offset = new_like(offset, rows), new_trend = new_like(trend, rows);
+  Warp warp(x, new_offset, mask_logits, weight);
+  for (const Tensor& t : {update_logits, candidate_logits}) warp.check_motion(t, offset.size(1), x.scalar_type());
+  for (const Tensor& t : {offset, trend}) warp.check_motion(t, offset.size(1), ScalarType::Float);
+  const Tensor update = readable_image(update_logits), candidate = readable_image(candidate_logits);
+  const Tensor previous_offset = readable_image(offset), previous_trend = readable_image(trend);
+  WarpArguments& a = warp.a;
+  a.update_logits = image_of(update), a.candidate_logits = image_of(candidate);
+  a.previous_offset = image_of(previous_offset), a.previous_trend = image_of(previous_trend);
+  a.trend = image_of(new_trend), a.alpha = static_cast<float>(alpha);
+  Tensor out = new_image(x, weight.size(0));
+  a.out = image_of(out);
+  warp.run_forward();
+  return {out, new_offset, new_trend};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_backward(
+    Tensor grad, Tensor grad_offset, Tensor grad_trend, Tensor x, Tensor update_logits, Tensor candidate_logits,
+    Tensor offset, Tensor new_offset, Tensor mask_logits, Tensor weight, double alpha, int64_t wanted,
+    bool deterministic) {
+  Warp warp(x, new_offset, mask_logits, weight);
+  WarpArguments& a = warp.a;
+  warp.check_grad(grad);
+  for (const Tensor& t : {update_logits, candidate_logits}) warp.check_motion(t, offset.size(1), x.scalar_type());
+  for (const Tensor& t : {offset, grad_offset, grad_trend})
+    warp.check_motion(t, new_offset.size(1), ScalarType::Float);
+  const Tensor grad_image = readable_image(grad), by_offset = readable_image(grad_offset);
+  const Tensor by_trend = readable_image(grad_trend), update = readable_image(update_logits);
+  const Tensor candidate = readable_image(candidate_logits), previous_offset = readable_image(offset);
+  a.out = image_of(grad_image), a.deterministic = deterministic, a.alpha = static_cast<float>(alpha);
+  a.update_logits = image_of(update), a.candidate_logits = image_of(candidate);
+  a.previous_offset = image_of(previous_offset);
+
+  const bool rows = wants_rows(update_logits);
+  std::array<Tensor, 7> grads{nothing(x),      nothing(x),           nothing(x),     nothing(offset),
+                              nothing(offset), nothing(mask_logits), nothing(weight)};
+  if (wanted & 1) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
+  if (wanted & 2) {
+    grads[1] = new_like(update_logits, rows), grads[2] = new_like(candidate_logits, rows);
+    grads[3] = new_like(offset, rows), grads[4] = new_like(offset, rows);
+    a.grad_offset = image_of(by_offset), a.grad_trend = image_of(by_trend);
+    a.grad_update_logits = image_of(grads[1]), a.grad_candidate_logits = image_of(grads[2]);
+    a.grad_previous_offset = image_of(grads[3]), a.grad_previous_trend = image_of(grads[4]);
+  }
+  if (wanted & 4) grads[5] = new_like(mask_logits, wants_rows(mask_logits)), a.grad_mask_logits = image_of(grads[5]);
+  if (wanted & 8) grads[6] = new_like(weight, false), a.grad_weight = grads[6].mutable_data_ptr();
+  warp.run_backward({grads.begin(), grads.end()});
+  return std::tuple_cat(grads);
+}
+
+}  // namespace
+}  // namespace motionrnn_ext::cuda
+
+#if defined(MOTIONRNN_EXT_EMULATED)
+STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext_emulated, CPU, m) {
+#else
+STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m) {
+#endif
+  namespace cuda = motionrnn_ext::cuda;
+  using PointwiseOps = motionrnn_ext::PointwiseOps<cuda::Backend>;
+  MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, PointwiseOps);
+  m.impl("offset_warp", TORCH_BOX(&cuda::offset_warp));
+  m.impl("offset_warp_backward", TORCH_BOX(&cuda::offset_warp_backward));
+  m.impl("motion_warp", TORCH_BOX(&cuda::motion_warp));
+  m.impl("motion_warp_backward", TORCH_BOX(&cuda::motion_warp_backward));
+}

@@ -1,0 +1,68 @@
+// The interface between the CUDA kernels, which nvcc compiles without torch, and their bindings. `stream` is a
+// cudaStream_t. Every function launches and returns; errors are exceptions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "math/maps.h"
+
+namespace motionrnn_ext::cuda {
+
+using math::Map;
+using math::PointwiseArguments;
+using math::Types;
+
+// No float64; arithmetic is float.
+void pointwise(Map map, Types types, const PointwiseArguments& arguments, void* stream);
+
+// (B, C, H, W) whose pixels lie at one distance; strides in elements. Contiguous: channel = H*W, pixel = 1;
+// channels_last: channel = 1, pixel = C, or more where it was split from a wider one.
+struct Image {
+  void* data = nullptr;
+  int64_t batch = 0;
+  int32_t channel = 0, pixel = 0;
+};
+
+struct WarpArguments {
+  int32_t batch, channels, out_channels, height, width, k;
+  Image x;            // features
+  Image offset;       // motion state, (B, 2K, H, W); with `motion` the new one: written forward, read backward
+  Image mask_logits;  // features, (B, K, H, W)
+  const void* weight; // features, (C_out, C, k, k) contiguous
+  Image out;          // features: written forward; the gradient of it backward
+
+  // motion_update in the same launch, if update_logits is given. All (B, 2K, H, W); logits are features, the rest state.
+  Image update_logits, candidate_logits, previous_offset, previous_trend;
+  Image trend;  // written forward
+  float alpha;
+
+  // Backward. Null means not wanted. With motion_update, grad_offset is given: the gradient of the new offset.
+  Image grad_x, grad_offset, grad_mask_logits;
+  void* grad_weight;  // contiguous
+  Image grad_trend;   // given
+  Image grad_update_logits, grad_candidate_logits, grad_previous_offset, grad_previous_trend;
+  bool deterministic;
+
+  void* sums;      // grad_x before its conversion, see offset_warp_backward.cuh; grad_x itself where the two agree
+  float* partials; // of grad_weight
+  uint32_t* maxima;
+};
+
+// Bytes of workspace that backward wants; zero where an argument needs none. Tells by grad_x and grad_weight what is wanted.
+struct WarpWorkspace {
+  size_t sums, partials, maxima;
+};
+
+struct WarpKernels {
+  void (*forward)(const WarpArguments&, void* stream);
+  WarpWorkspace (*workspace)(const WarpArguments&);
+  void (*backward)(const WarpArguments&, void* stream);
+};
+
+// By the storage of the features; motion state is float.
+WarpKernels warp_kernels_f32();
+WarpKernels warp_kernels_bf16();
+WarpKernels warp_kernels_f16();
+
+}  // namespace motionrnn_ext::cuda

@@ -1,0 +1,64 @@
+// The one way to launch a kernel. Kernels see CUDA, or the emulator that runs them on the CPU for tests.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#if defined(MOTIONRNN_EXT_EMULATED)
+#include "emulator/cuda.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+// Dynamic shared memory, 128-byte aligned. The emulator has its own form, so kernels only use this one.
+#define MOTIONRNN_EXT_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#endif
+
+#if !defined(MOTIONRNN_EXT_CUDA_ARCHITECTURES)
+#define MOTIONRNN_EXT_CUDA_ARCHITECTURES "?"
+#endif
+
+namespace motionrnn_ext::cuda {
+
+#if defined(MOTIONRNN_EXT_EMULATED)
+
+using Stream = void*;
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes, Stream, Arguments&&... arguments) {
+  emulator::launch(kernel, grid, dim3(block), shared_bytes, static_cast<Parameters>(arguments)...);
+}
+inline void fill_zero(void* data, size_t bytes, Stream) { emulator::fill_zero(data, bytes); }
+
+#else
+
+using Stream = cudaStream_t;
+
+inline void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  if (error == cudaErrorNoKernelImageForDevice)
+    throw std::runtime_error(
+        "motionrnn_ext: this build has CUDA kernels for the architectures " MOTIONRNN_EXT_CUDA_ARCHITECTURES
+        ", not for this GPU; build again with TORCH_CUDA_ARCH_LIST set to its compute capability, or choose the "
+        "backend 'triton' or 'reference'");
+  throw std::runtime_error(std::string("motionrnn_ext: CUDA error: ") + cudaGetErrorString(error));
+}
+
+// No synchronisation, no allocation, no copy from the host: what is launched can be captured in a CUDA graph.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes, Stream stream,
+            Arguments&&... arguments) {
+  constexpr size_t kWithoutAsking = 48 * 1024;
+  if (shared_bytes > kWithoutAsking)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+  check(cudaGetLastError());
+}
+
+inline void fill_zero(void* data, size_t bytes, Stream stream) { check(cudaMemsetAsync(data, 0, bytes, stream)); }
+
+#endif
+
+}  // namespace motionrnn_ext::cuda

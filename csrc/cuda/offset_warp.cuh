@@ -1,0 +1,204 @@
+// What both directions of the warp share: how a warp's lanes divide the work, where the taps fall, and the samples.
+//
+// A warp takes 16 pixels at a time, the rows of mma's first operand: lane = 4 g + t has pixels g and g + 8. The
+// summation index of out = columns W runs over taps and channels in any order, so each lane loads just the channels
+// that mma wants from it: the four lanes of a pixel read adjacent 8 or 16 bytes of a corner, whole sectors of memory,
+// and what they interpolate is an operand of mma without a detour through shared memory.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/kernels.h"
+#include "cuda/ptx.h"
+#include "cuda/storage.h"
+#include "math/bilinear.h"
+
+namespace motionrnn_ext::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAll = 0xffffffffu;
+
+// Channels dealt to lanes: vectors of `vector` channels, round the `lanes` lanes.
+template <int vector, int lanes>
+__device__ __forceinline__ constexpr int dealt_channel(int lane, int slot) {
+  return slot / vector * (lanes * vector) + lane * vector + slot % vector;
+}
+
+// A step of the summation: up to N channels of one tap, or 8 channels of two. A lane has kSlots places in it.
+template <class T, int N>
+struct Step {
+  static constexpr int kVector = sizeof(T) == 4 || N <= 16 ? 4 : 8;  // channels of one load, 8 or 16 bytes
+  static constexpr int kLanes = N / kVector < 4 ? N / kVector : 4;   // lanes that share a tap
+  static constexpr int kTaps = 4 / kLanes;
+  static constexpr int kSlots = N / kLanes;
+  static constexpr int kWords = kSlots / kPerWord<T>;
+  static constexpr int kProducts = kWords / 2;                   // mma takes two words of each lane
+  static constexpr int kSlotsOfProduct = kSlots / kProducts;
+
+  // t: the lane's place among the four of its pixel
+  static __device__ __forceinline__ constexpr int tap(int t) { return t / kLanes; }
+  static __device__ __forceinline__ constexpr int channel(int t, int slot) {
+    return dealt_channel<kVector, kLanes>(t % kLanes, slot);
+  }
+};
+
+// N columns of an image, dealt to the four lanes of a pixel so that each can read or write them by vectors. As mma's
+// columns: number 2t + i of tile j is slot 2j + i of lane t.
+template <class T, int N>
+struct Columns {
+  static constexpr int kSlots = N / 4;
+  static constexpr int kVector = kSlots * sizeof(T) <= 16 ? kSlots : 16 / sizeof(T);
+  static constexpr int kWords = kSlots / kPerWord<T>;
+  static constexpr int kTiles = N / 8;
+
+  static __device__ __forceinline__ constexpr int channel(int t, int slot) {
+    return dealt_channel<kVector, 4>(t, slot);
+  }
+};
+
+// d += a b for two pixels' words of a, in the accuracy of float. For float each factor is split into a tf32 and a
+// rest, of whose products all but the smallest are summed: as exact as float multiplication, in a third of the
+// instructions of FFMA at 32 channels. Masking instead of cvt.rna: that expands to compares and selects on sm_90.
+template <class T>
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, const uint32_t* pixel8, uint2 b) {
+  const uint32_t a[4] = {pixel0[0], pixel8[0], pixel0[1], pixel8[1]};
+  if constexpr (sizeof(T) == 2) {
+    mma(d, a, b, T{});
+  } else {
+    const auto large = [](uint32_t word) { return word & 0xffffe000u; };
+    const auto rest = [&](uint32_t word) {
+      return __float_as_uint(__uint_as_float(word) - __uint_as_float(large(word)));
+    };
+    const uint32_t a_large[4] = {large(a[0]), large(a[1]), large(a[2]), large(a[3])};
+    const uint32_t a_rest[4] = {rest(a[0]), rest(a[1]), rest(a[2]), rest(a[3])};
+    const uint2 b_large = make_uint2(large(b.x), large(b.y));
+    mma_tf32(d, a_rest, b_large);
+    mma_tf32(d, a_large, make_uint2(rest(b.x), rest(b.y)));
+    mma_tf32(d, a_large, b_large);
+  }
+}
+
+// ---- Images
+
+template <class T>
+__device__ __forceinline__ const T* pixels_of(const Image& image, int b, int64_t channel = 0) {
+  return static_cast<const T*>(image.data) + b * image.batch + channel * image.channel;
+}
+template <class T>
+__device__ __forceinline__ T& element(const Image& image, int b, int64_t channel, int64_t pixel) {
+  return static_cast<T*>(image.data)[b * image.batch + channel * image.channel + pixel * image.pixel];
+}
+template <class T>
+__device__ __forceinline__ float read(const Image& image, int b, int64_t channel, int64_t pixel) {
+  return to_float(element<const T>(image, b, channel, pixel));
+}
+
+// The lane's words of one pixel, 0 for channels from `end` on. With `vectors`, channels lie side by side and aligned.
+template <class T, class Layout, bool vectors>
+__device__ __forceinline__ void read_slots(const T* pixel, int64_t channel_stride, int t, int first, int end,
+                                           bool inside, uint32_t (&word)[Layout::kWords]) {
+  constexpr int kVector = Layout::kVector, kVectorWords = kVector / kPerWord<T>;
+#pragma unroll
+  for (int v = 0; v < Layout::kSlots / kVector; ++v) {
+    if constexpr (vectors) {
+      const int channel = first + Layout::channel(t, v * kVector);
+      if (inside && channel < end) {
+        load_words<kVectorWords>(pixel + channel, word + v * kVectorWords);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kVectorWords; ++i) word[v * kVectorWords + i] = 0;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVectorWords; ++i) {
+        float value[kPerWord<T>];
+#pragma unroll
+        for (int j = 0; j < kPerWord<T>; ++j) {
+          const int channel = first + Layout::channel(t, v * kVector + i * kPerWord<T> + j);
+          value[j] = inside && channel < end ? to_float(__ldg(pixel + channel * channel_stride)) : 0.0f;
+        }
+        word[v * kVectorWords + i] = pack<T>(value);
+      }
+    }
+  }
+}
+
+// ---- Taps
+
+struct Place {  // of a pixel's tap: the cell it falls in, the place in the cell, the opened mask
+  math::Cell<float> row, col;
+  float mask;
+};
+
+// A cell's pixels as indices into the image, -1 outside.
+struct alignas(16) CornerIndices {
+  int32_t at[4];  // in the order of math::Corners
+};
+
+__device__ __forceinline__ CornerIndices corner_indices(const WarpArguments& a, const Place& place) {
+  const int32_t y = place.row.lower, x = place.col.lower, at = y * a.width + x;
+  const bool top = unsigned(y) < unsigned(a.height), bottom = unsigned(y + 1) < unsigned(a.height);
+  const bool left = unsigned(x) < unsigned(a.width), right = unsigned(x + 1) < unsigned(a.width);
+  return {{top && left ? at : -1, top && right ? at + 1 : -1, bottom && left ? at + a.width : -1,
+           bottom && right ? at + a.width + 1 : -1}};
+}
+
+// The new offset and trend of a tap from the update's logits, written to where `locate` expects them.
+template <class T>
+__device__ __forceinline__ void move(const WarpArguments& a, int b, int tap, int pixel) {
+#pragma unroll 1
+  for (int channel = tap; channel < 2 * a.k * a.k; channel += a.k * a.k) {
+    const float in[4] = {read<T>(a.update_logits, b, channel, pixel), read<T>(a.candidate_logits, b, channel, pixel),
+                         read<float>(a.previous_offset, b, channel, pixel),
+                         read<float>(a.previous_trend, b, channel, pixel)};
+    float out[2];
+    math::MotionUpdate::apply<float>(in, out, a.alpha);
+    element<float>(a.offset, b, channel, pixel) = out[0];
+    element<float>(a.trend, b, channel, pixel) = out[1];
+  }
+}
+
+__device__ __forceinline__ Place locate(const WarpArguments& a, int tap, int row, int col, float row_offset,
+                                        float col_offset, float mask_logit) {
+  const int32_t reach = std::max(a.height, a.width) + a.k;
+  const int tap_row = tap / a.k, radius = (a.k - 1) / 2;
+  return {math::bilinear_cell<float>(row + tap_row - radius, row_offset, reach),
+          math::bilinear_cell<float>(col + tap - tap_row * a.k - radius, col_offset, reach), math::sigmoid(mask_logit)};
+}
+
+// The sample of every slot from the words of its four corners.
+template <class T, int words>
+__device__ __forceinline__ void interpolate(const uint32_t (&corner)[4][words], const float (&weight)[4],
+                                            uint32_t (&sample)[words]) {
+#pragma unroll
+  for (int i = 0; i < words; ++i) {
+    float sum[kPerWord<T>] = {};
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      float value[kPerWord<T>];
+      unpack<T>(corner[q][i], value);
+#pragma unroll
+      for (int j = 0; j < kPerWord<T>; ++j) sum[j] = fmaf(weight[q], value[j], sum[j]);
+    }
+    sample[i] = pack<T>(sum);
+  }
+}
+
+// Whether vectors of `size` elements may be read or written at every pixel.
+template <class T>
+bool takes_vectors(const Image& image, int channels, int size) {
+  return image.channel == 1 && channels % size == 0 && image.pixel % size == 0 && image.batch % size == 0 &&
+         reinterpret_cast<uintptr_t>(image.data) % (size * sizeof(T)) == 0;
+}
+
+// ---- Tiles: pixels of one image, so that batch strides may be anything and indices fit 32 bits
+
+struct Tiles {
+  int32_t per_image, count;
+  __host__ __device__ Tiles(const WarpArguments& a, int size)
+      : per_image((a.height * a.width + size - 1) / size), count(per_image * a.batch) {}
+};
+
+}  // namespace
+}  // namespace motionrnn_ext::cuda

@@ -1,0 +1,5 @@
+#include "cuda/offset_warp_kernels.cuh"
+
+namespace motionrnn_ext::cuda {
+WarpKernels warp_kernels_bf16() { return warp_kernels<__nv_bfloat16>(); }
+}  // namespace motionrnn_ext::cuda

@@ -1,0 +1,5 @@
+#include "cuda/offset_warp_kernels.cuh"
+
+namespace motionrnn_ext::cuda {
+WarpKernels warp_kernels_f16() { return warp_kernels<__half>(); }
+}  // namespace motionrnn_ext::cuda

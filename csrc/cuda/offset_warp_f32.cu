@@ -1,0 +1,5 @@
+#include "cuda/offset_warp_kernels.cuh"
+
+namespace motionrnn_ext::cuda {
+WarpKernels warp_kernels_f32() { return warp_kernels<float>(); }
+}  // namespace motionrnn_ext::cuda

@@ -1,0 +1,261 @@
+// offset_warp forward in one launch: taps, samples and their contraction, nothing between them in device memory.
+//
+// A block keeps the weight in shared memory, in the order in which mma's lanes read it, and each of its warps goes
+// through tiles of 16 pixels on its own: it finds the 9 taps of its pixels (each by one lane: one sigmoid per pixel and
+// tap), then for each tap the lanes load corners, interpolate and multiply. Small maps give a tile to all four warps
+// of a block, which share out the taps and add up.
+#pragma once
+
+#include "cuda/offset_warp.cuh"
+
+namespace motionrnn_ext::cuda {
+namespace {
+
+constexpr int kForwardWarps = 4;
+constexpr int kTile = 16;
+constexpr int kTapChunk = 9;   // taps whose weights are in shared memory at a time: all of k = 3
+constexpr int kTapPlaces = 10;  // those of a warp, filled up to whole steps
+
+struct alignas(16) Tap {
+  CornerIndices corner;
+  float weight[4];  // mask times bilinear weight
+};
+
+template <class T, int N>
+struct ForwardShape {
+  using In = Step<T, N>;
+  static constexpr int kOut = sizeof(T) == 4 && N == 64 ? 32 : N;  // output channels of a block: 99 KB hold its weight
+  using Out = Columns<T, kOut>;
+  static constexpr int kFragments = In::kProducts * Out::kTiles * 8 * In::kLanes;  // uint2 of a tap
+  static constexpr size_t kWeightBytes = size_t(kTapChunk) * kFragments * sizeof(uint2);
+  static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapPlaces * kTile * sizeof(Tap);
+};
+
+// Part of the weight as mma's second operand: [tap][product][tile][column g][lane of the tap]. 0 beyond the channels.
+template <class T, int N>
+__device__ void stage_weight(const WarpArguments& a, int first_tap, int first_in, int first_out, uint2* fragments) {
+  using Shape = ForwardShape<T, N>;
+  using In = typename Shape::In;
+  using Out = typename Shape::Out;
+  const T* weight = static_cast<const T*>(a.weight);
+  const int taps = a.k * a.k, count = std::min(taps - first_tap, +kTapChunk) * Shape::kFragments;
+  for (int i = threadIdx.x; i < count; i += kForwardWarps * kWarp) {
+    const int t = i % In::kLanes, g = i / In::kLanes % 8, tile = i / (In::kLanes * 8) % Out::kTiles;
+    const int product = i / (In::kLanes * 8 * Out::kTiles) % In::kProducts, tap = first_tap + i / Shape::kFragments;
+    const int o = first_out + Out::channel(g >> 1, 2 * tile + (g & 1));
+    T slot[In::kSlotsOfProduct];
+#pragma unroll
+    for (int s = 0; s < In::kSlotsOfProduct; ++s) {
+      const int c = first_in + In::channel(t, product * In::kSlotsOfProduct + s);
+      const bool exists = o < a.out_channels && c < a.channels;
+      slot[s] = exists ? weight[(int64_t(o) * a.channels + c) * taps + tap] : from_float<T>(0.0f);
+    }
+    memcpy(fragments + i, slot, sizeof(uint2));
+  }
+}
+
+// The warp's taps of a chunk at its 16 pixels: places [n][pixel] for taps first + n * stride; dead ones read nothing.
+// All loads come first, so that one wait serves them; what they bring waits in shared memory, not in registers.
+template <class T>
+__device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int first_pixel, int first_tap, int stride,
+                                          int end_tap, int places, bool alive, Tap* taps) {
+  constexpr int kAtOnce = kWarp / kTile, kRounds = kTapPlaces / kAtOnce;
+  const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane % kTile, all_taps = a.k * a.k;
+  if (pixel >= a.height * a.width || !alive) end_tap = 0;
+  first_tap += lane / kTile * stride;
+  taps += lane;
+  stride *= kAtOnce;
+  if (a.update_logits.data != nullptr) {
+#pragma unroll 1
+    for (int tap = first_tap; tap < end_tap; tap += stride) move<T>(a, b, tap, pixel);
+  }
+#pragma unroll
+  for (int i = 0; i < kRounds; ++i) {
+    const int tap = first_tap + i * stride;
+    if (tap >= end_tap) continue;
+    taps[i * kWarp].weight[0] = read<float>(a.offset, b, tap, pixel);
+    taps[i * kWarp].weight[1] = read<float>(a.offset, b, all_taps + tap, pixel);
+    taps[i * kWarp].weight[2] = read<T>(a.mask_logits, b, tap, pixel);
+  }
+  const int row = pixel / a.width, col = pixel - row * a.width;
+#pragma unroll 1
+  for (int n = lane / kTile, tap = first_tap; n < places; n += kAtOnce, tap += stride, taps += kWarp) {
+    Tap found{{{-1, -1, -1, -1}}, {0.0f, 0.0f, 0.0f, 0.0f}};
+    if (tap < end_tap) {
+      const Place place = locate(a, tap, row, col, taps->weight[0], taps->weight[1], taps->weight[2]);
+      const auto weights = math::bilinear_weights<float>(place.row.fraction, place.col.fraction);
+      found.corner = corner_indices(a, place);
+      found.weight[0] = place.mask * weights.v00, found.weight[1] = place.mask * weights.v01;
+      found.weight[2] = place.mask * weights.v10, found.weight[3] = place.mask * weights.v11;
+    }
+    *taps = found;
+  }
+}
+
+// One step at 16 pixels: load, interpolate, multiply.
+template <class T, int N, bool vectors>
+__device__ __forceinline__ void add_step(const WarpArguments& a, const T* x, int first_in, const Tap* taps,
+                                         const uint2* fragments, bool weighted,
+                                         float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
+  using In = typename ForwardShape<T, N>::In;
+  using Out = typename ForwardShape<T, N>::Out;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  uint32_t sample[2][In::kWords];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const Tap& tap = taps[g + 8 * h];
+    const int4 corner = *reinterpret_cast<const int4*>(tap.corner.at);
+    const float4 weight = *reinterpret_cast<const float4*>(tap.weight);
+    const int at[4] = {corner.x, corner.y, corner.z, corner.w};
+    uint32_t word[4][In::kWords];
+#pragma unroll
+    for (int q = 0; q < 4; ++q)
+      read_slots<T, In, vectors>(x + int64_t(at[q]) * a.x.pixel, a.x.channel, t, first_in, a.channels, at[q] >= 0,
+                                 word[q]);
+    interpolate<T>(word, {weight.x, weight.y, weight.z, weight.w}, sample[h]);
+  }
+#pragma unroll
+  for (int product = 0; product < In::kProducts; ++product)
+#pragma unroll
+    for (int tile = 0; tile < Out::kTiles; ++tile) {
+      uint2 b = make_uint2(0, 0);
+      if (weighted) b = fragments[((product * Out::kTiles + tile) * 8 + g) * In::kLanes + t % In::kLanes];
+      multiply<T>(sum[tile], sample[0] + 2 * product, sample[1] + 2 * product, b);
+    }
+}
+
+template <class T, int N, bool vectors>
+__device__ __forceinline__ void store_tile(const WarpArguments& a, int b, int first_pixel, int first_out,
+                                           const float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
+  using Out = typename ForwardShape<T, N>::Out;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int pixel = first_pixel + g + 8 * h;
+    if (pixel >= a.height * a.width) continue;
+    T* out = &element<T>(a.out, b, 0, pixel);
+#pragma unroll
+    for (int v = 0; v < Out::kSlots; v += Out::kVector) {
+      float value[Out::kVector];
+#pragma unroll
+      for (int s = 0; s < Out::kVector; ++s) value[s] = sum[(v + s) / 2][2 * h + (v + s) % 2];
+      const int channel = first_out + Out::channel(t, v);
+      if constexpr (vectors) {
+        constexpr int words = Out::kVector / kPerWord<T>;
+        uint32_t word[words];
+#pragma unroll
+        for (int i = 0; i < words; ++i) word[i] = pack<T>(value + i * kPerWord<T>);
+        if (channel < a.out_channels) store_words<words>(out + channel, word);
+      } else {
+#pragma unroll
+        for (int s = 0; s < Out::kVector; ++s)
+          if (channel + s < a.out_channels) out[int64_t(channel + s) * a.out.channel] = from_float<T>(value[s]);
+      }
+    }
+  }
+}
+
+// Adds up what the warps of a block found for one tile; the first of them has the sum. `mine` is free to be written.
+template <int tiles>
+__device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, size_t stride) {
+  const int lane = threadIdx.x % kWarp;
+  float* own = static_cast<float*>(mine);
+#pragma unroll
+  for (int i = 0; i < tiles * 4; ++i) own[i * kWarp + lane] = sum[i / 4][i % 4];
+  __syncthreads();
+  if (threadIdx.x < kWarp) {
+    for (int other = 1; other < kForwardWarps; ++other) {
+      const float* theirs = reinterpret_cast<const float*>(static_cast<const char*>(mine) + other * stride);
+#pragma unroll
+      for (int i = 0; i < tiles * 4; ++i) sum[i / 4][i % 4] += theirs[i * kWarp + lane];
+    }
+  }
+  __syncthreads();
+}
+
+// sharing: warps that share a tile, 1 or all. chunked: more taps or channels than shared memory holds the weight of, so
+// that it is staged again and again; all warps of a block go through the same loops, to meet at its barriers.
+template <class T, int N, bool vectors, bool chunked>
+__global__ void __launch_bounds__(kForwardWarps* kWarp) warp_forward(const WarpArguments a, const int sharing) {
+  using Shape = ForwardShape<T, N>;
+  using In = typename Shape::In;
+  MOTIONRNN_EXT_SHARED(shared);
+  uint2* fragments = reinterpret_cast<uint2*>(shared);
+  const int warp = threadIdx.x / kWarp, part = warp % sharing, tiles_at_once = kForwardWarps / sharing;
+  Tap* taps = reinterpret_cast<Tap*>(shared + Shape::kWeightBytes) + warp * (kTapPlaces * kTile);
+  const int first_out = blockIdx.y * Shape::kOut;
+  const int taps_in_all = a.k * a.k, tap_chunks = chunked ? (taps_in_all + kTapChunk - 1) / kTapChunk : 1;
+  const int in_chunks = chunked ? (a.channels + N - 1) / N : 1;
+  const Tiles tiles(a, kTile);
+  if (!chunked) {
+    stage_weight<T, N>(a, 0, 0, first_out, fragments);
+    __syncthreads();
+  }
+  for (int first = blockIdx.x * tiles_at_once; first < tiles.count; first += gridDim.x * tiles_at_once) {
+    const int tile = first + warp / sharing;
+    const bool alive = tile < tiles.count;
+    const int b = alive ? tile / tiles.per_image : 0, first_pixel = alive ? (tile - b * tiles.per_image) * kTile : 0;
+    float sum[Shape::Out::kTiles][4] = {};
+    for (int tap_chunk = 0; tap_chunk < tap_chunks; ++tap_chunk) {
+      const int first_tap = tap_chunk * kTapChunk, end_tap = std::min(first_tap + kTapChunk, taps_in_all);
+      const int steps = ((end_tap - first_tap - part + sharing - 1) / sharing + In::kTaps - 1) / In::kTaps;
+      find_taps<T>(a, b, first_pixel, first_tap + part, sharing, end_tap, steps * In::kTaps, alive, taps);
+      __syncwarp();
+      for (int in_chunk = 0; in_chunk < in_chunks; ++in_chunk) {
+        if (chunked) {
+          __syncthreads();
+          stage_weight<T, N>(a, first_tap, in_chunk * N, first_out, fragments);
+          __syncthreads();
+        }
+#pragma unroll 1
+        for (int step = 0; step < steps; ++step) {
+          const int n = step * In::kTaps + In::tap(threadIdx.x % 4), tap = part + n * sharing;
+          add_step<T, N, vectors>(a, pixels_of<T>(a.x, b), in_chunk * N, taps + n * kTile,
+                                  fragments + tap * Shape::kFragments, first_tap + tap < end_tap, sum);
+        }
+      }
+      __syncwarp();
+    }
+    if (sharing > 1) add_warps(sum, taps, kTapPlaces * kTile * sizeof(Tap));
+    if (alive && part == 0) store_tile<T, N, vectors>(a, b, first_pixel, first_out, sum);
+  }
+}
+
+// Blocks in constant number, so that the order of summation is the same on every card. More of them hide more latency;
+// each stages the weight once.
+constexpr int kForwardBlocks = 16384;  // over N
+// Below this many tiles of 16 pixels, sharing a tile keeps more of the card busy.
+constexpr int kSharedTiles = 1024;
+
+template <class T, int N, bool vectors, bool chunked>
+void launch_forward(const WarpArguments& a, Stream stream) {
+  using Shape = ForwardShape<T, N>;
+  const Tiles tiles(a, kTile);
+  const int sharing = tiles.count < kSharedTiles ? kForwardWarps : 1, tiles_at_once = kForwardWarps / sharing;
+  const int blocks = std::min((tiles.count + tiles_at_once - 1) / tiles_at_once, kForwardBlocks / N);
+  const dim3 grid(blocks, (a.out_channels + Shape::kOut - 1) / Shape::kOut);
+  launch(warp_forward<T, N, vectors, chunked>, grid, kForwardWarps * kWarp, Shape::kSharedBytes, stream, a, sharing);
+}
+
+template <class T, int N, bool chunked = false>
+void launch_forward(const WarpArguments& a, Stream stream) {
+  using Shape = ForwardShape<T, N>;
+  if (takes_vectors<T>(a.x, a.channels, Shape::In::kVector) &&
+      takes_vectors<T>(a.out, a.out_channels, Shape::Out::kVector))
+    launch_forward<T, N, true, chunked>(a, stream);
+  else
+    launch_forward<T, N, false, chunked>(a, stream);
+}
+
+template <class T>
+void launch_forward(const WarpArguments& a, Stream stream) {
+  const int channels = std::max(a.channels, a.out_channels);
+  if (a.k * a.k > kTapChunk || a.channels > 64) return launch_forward<T, 32, true>(a, stream);
+  if (channels <= 8) return launch_forward<T, 8>(a, stream);
+  if (channels <= 16) return launch_forward<T, 16>(a, stream);
+  if (channels <= 32) return launch_forward<T, 32>(a, stream);
+  return launch_forward<T, 64>(a, stream);
+}
+
+}  // namespace
+}  // namespace motionrnn_ext::cuda

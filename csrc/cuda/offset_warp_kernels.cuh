@@ -1,0 +1,21 @@
+// Both directions of the warp for one dtype: a file each, so that they compile side by side.
+#pragma once
+
+#include "cuda/offset_warp_backward.cuh"
+#include "cuda/offset_warp_forward.cuh"
+
+namespace motionrnn_ext::cuda {
+namespace {
+
+template <class T>
+WarpKernels warp_kernels() {
+  return {
+      [](const WarpArguments& a, void* stream) { launch_forward<T>(a, static_cast<Stream>(stream)); },
+      [](const WarpArguments& a) { return choose_backward<T>(a, [&](auto backward) { return backward.workspace(a); }); },
+      [](const WarpArguments& a, void* stream) {
+        choose_backward<T>(a, [&](auto backward) { backward.run(a, static_cast<Stream>(stream)); });
+      }};
+}
+
+}  // namespace
+}  // namespace motionrnn_ext::cuda

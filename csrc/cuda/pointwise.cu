@@ -1,0 +1,159 @@
+// One kernel for every pointwise map of math/: one launch, every input read once and every output written once.
+#include <type_traits>
+#include <utility>
+
+#include "cuda/kernels.h"
+#include "cuda/storage.h"
+
+namespace motionrnn_ext::cuda {
+namespace {
+
+using math::Role;
+
+template <Role role, class Feature, class State>
+using Stored = std::conditional_t<role == Role::feature, Feature, State>;
+
+constexpr int kBlock = 128;  // small maps still give every multiprocessor a block
+
+// i / divisor for any 64-bit i: the product is right or one too small.
+struct Division {
+  uint64_t divisor, reciprocal;
+
+  explicit Division(uint64_t divisor_) : divisor(divisor_), reciprocal(~uint64_t(0) / divisor_) {}
+  __device__ uint64_t operator()(uint64_t i) const {
+    const uint64_t quotient = __umul64hi(i, reciprocal);
+    return quotient + (i - quotient * divisor >= divisor ? 1 : 0);
+  }
+};
+
+template <int width, class T>
+__device__ __forceinline__ void load(const void* stream, int64_t at, float (&value)[width]) {
+  const T* from = static_cast<const T*>(stream) + at;
+  if constexpr (width == 1) {
+    value[0] = to_float(__ldg(from));
+  } else {
+    constexpr int words = width / kPerWord<T>;
+    uint32_t word[words];
+    load_words<words>(from, word);
+#pragma unroll
+    for (int i = 0; i < words; ++i) {
+      float unpacked[kPerWord<T>];
+      unpack<T>(word[i], unpacked);
+#pragma unroll
+      for (int j = 0; j < kPerWord<T>; ++j) value[i * kPerWord<T> + j] = unpacked[j];
+    }
+  }
+}
+
+template <int width, class T>
+__device__ __forceinline__ void store(void* stream, int64_t at, const float (&value)[width]) {
+  T* to = static_cast<T*>(stream) + at;
+  if constexpr (width == 1) {
+    *to = from_float<T>(value[0]);
+  } else {
+    constexpr int words = width / kPerWord<T>;
+    uint32_t word[words];
+#pragma unroll
+    for (int i = 0; i < words; ++i) word[i] = pack<T>(value + i * kPerWord<T>);
+    store_words<words>(to, word);
+  }
+}
+
+// A thread takes `width` elements of every stream: 16 bytes of the narrower dtype, or one.
+template <class MapOf, class Feature, class State, int width, size_t... i, size_t... o>
+__device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, int64_t at, std::index_sequence<i...>,
+                                    std::index_sequence<o...>) {
+  constexpr int kIn = sizeof...(i), kOut = sizeof...(o);
+  const float parameter = static_cast<float>(a.parameter);
+  float in[kIn][width], out[kOut][width];
+  (load<width, Stored<math::role_of_stream(MapOf::inputs, i), Feature, State>>(a.in[i], row * a.in_stride[i] + at,
+                                                                              in[i]),
+   ...);
+#pragma unroll
+  for (int e = 0; e < width; ++e) {
+    const float values[kIn] = {in[i][e]...};
+    float results[kOut];
+    MapOf::template apply<float>(values, results, parameter);
+    ((out[o][e] = results[o]), ...);
+  }
+  (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(
+       a.out[o], row * a.out_stride[o] + at, out[o]),
+   ...);
+}
+
+template <class MapOf, class Feature, class State, int width>
+__global__ void __launch_bounds__(kBlock) pointwise_kernel(const PointwiseArguments a, const Division row_of) {
+  const uint64_t i = uint64_t(blockIdx.x) * kBlock + threadIdx.x;
+  const uint64_t row = row_of(i);
+  if (row >= uint64_t(a.rows)) return;
+  run<MapOf, Feature, State, width>(a, row, (i - row * row_of.divisor) * width,
+                                    std::make_index_sequence<math::count_streams(MapOf::inputs)>(),
+                                    std::make_index_sequence<math::count_streams(MapOf::outputs)>());
+}
+
+// Whether every row of every stream starts at a multiple of 16 bytes and holds whole vectors.
+template <class MapOf>
+bool is_aligned(const PointwiseArguments& a, int width) {
+  if (a.inner % width != 0) return false;
+  const auto fits = [&](const void* data, int64_t stride) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && (a.rows == 1 || stride % width == 0);
+  };
+  for (int i = 0; i < math::count_streams(MapOf::inputs); ++i)
+    if (!fits(a.in[i], a.in_stride[i])) return false;
+  for (int o = 0; o < math::count_streams(MapOf::outputs); ++o)
+    if (!fits(a.out[o], a.out_stride[o])) return false;
+  return true;
+}
+
+template <class MapOf, class Feature, class State>
+void launch_map(const PointwiseArguments& a, Stream stream) {
+  constexpr int kWidth = 16 / sizeof(Feature);  // the state is never narrower
+  const bool vectors = is_aligned<MapOf>(a, kWidth);
+  const Division row_of(a.inner / (vectors ? kWidth : 1));
+  const uint64_t blocks = (a.rows * row_of.divisor + kBlock - 1) / kBlock;
+  if (blocks > 0x7fffffffu) throw std::runtime_error("motionrnn_ext: a tensor is too large for one launch");
+  const dim3 grid(static_cast<unsigned>(blocks));
+  if (vectors)
+    launch(pointwise_kernel<MapOf, Feature, State, kWidth>, grid, kBlock, 0, stream, a, row_of);
+  else
+    launch(pointwise_kernel<MapOf, Feature, State, 1>, grid, kBlock, 0, stream, a, row_of);
+}
+
+// A map over features alone never sees a state of another dtype; motion state is always float.
+template <class MapOf>
+constexpr bool has_state() {
+  for (const math::Operand& operand : MapOf::inputs)
+    if (operand.role == Role::state) return true;
+  return false;
+}
+template <class MapOf>
+constexpr bool kStateMayBeHalf = std::is_same_v<MapOf, math::MemoryUpdate> ||
+                                 std::is_same_v<MapOf, math::MemoryUpdateBackward>;
+
+template <class MapOf>
+void launch_map(Types types, const PointwiseArguments& a, Stream stream) {
+  constexpr bool kHalves = !has_state<MapOf>() || kStateMayBeHalf<MapOf>, kMixed = has_state<MapOf>();
+  if (types == Types::f32) return launch_map<MapOf, float, float>(a, stream);
+  if constexpr (kHalves) {
+    if (types == Types::bf16) return launch_map<MapOf, __nv_bfloat16, __nv_bfloat16>(a, stream);
+    if (types == Types::f16) return launch_map<MapOf, __half, __half>(a, stream);
+  }
+  if constexpr (kMixed) {
+    if (types == Types::bf16_f32) return launch_map<MapOf, __nv_bfloat16, float>(a, stream);
+    if (types == Types::f16_f32) return launch_map<MapOf, __half, float>(a, stream);
+  }
+  throw std::runtime_error("motionrnn_ext: no CUDA kernel for these dtypes");
+}
+
+}  // namespace
+
+void pointwise(Map map, Types types, const PointwiseArguments& a, void* stream) {
+  switch (map) {
+#define MOTIONRNN_EXT_CASE(name) \
+  case Map::name: return launch_map<math::name>(types, a, static_cast<Stream>(stream));
+    MOTIONRNN_EXT_POINTWISE_MAPS(MOTIONRNN_EXT_CASE)
+#undef MOTIONRNN_EXT_CASE
+  }
+}
+
+}  // namespace motionrnn_ext::cuda

@@ -1,0 +1,60 @@
+// The instructions that CUDA C++ has no function for. The emulator has its own definitions of the same functions.
+#pragma once
+
+#include "cuda/launch.h"
+
+#if defined(MOTIONRNN_EXT_EMULATED)
+#include "emulator/ptx.h"
+#else
+
+namespace motionrnn_ext::cuda {
+
+// d += a b on the tensor cores, for a warp. Lane = 4 g + t. a is 16 rows x k, two registers for row g and two for row
+// g + 8, given as {row g, row g + 8, row g, row g + 8}; b is k x 8, two registers for column g; a register holds two
+// half values (k = 16) or one tf32 (k = 8), and lane t's registers lie at the same places of k in a and in b.
+// d is 16 x 8: {row g, columns 2t and 2t + 1, then row g + 8}.
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2 b, __nv_bfloat16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2 b, __half) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+// Reads the upper 19 bits of each register.
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint2 b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
+// An 8 x 8 matrix of 16-bit values, transposed. Lane 4 g + t holds columns 2t and 2t + 1 of row g, before and after.
+__device__ __forceinline__ uint32_t transpose(uint32_t pair) {
+  uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0,%1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+
+// *to += value, atomically, four floats at a 16-byte aligned address. No memory clobber: what is added to is not read.
+__device__ __forceinline__ void red_add(float* to, float4 value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v4.f32 [%0],{%1,%2,%3,%4};" ::"l"(to), "f"(value.x), "f"(value.y), "f"(value.z),
+               "f"(value.w));
+#else
+  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to), "f"(value.x));
+  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to + 1), "f"(value.y));
+  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to + 2), "f"(value.z));
+  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to + 3), "f"(value.w));
+#endif
+}
+__device__ __forceinline__ void red_add(unsigned long long* to, unsigned long long value) {
+  asm volatile("red.global.add.u64 [%0],%1;" ::"l"(to), "l"(value));
+}
+
+}  // namespace motionrnn_ext::cuda
+
+#endif

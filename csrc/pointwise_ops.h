@@ -1,0 +1,140 @@
+// The pointwise ops in terms of math/'s maps, for the bindings of every native backend. A Backend has
+//   keeps_channels_last           whether its outputs follow a channels_last input, instead of being contiguous
+//   is_here(tensor)               whether the tensor is on its device
+//   run(map, types, arguments, tensor)   run a map; `tensor` tells the device
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "layouts.h"
+
+namespace motionrnn_ext {
+
+template <class Backend>
+struct PointwiseOps {
+  static Tensor motion_reset(Tensor reset_logits, Tensor offset) {
+    return run<math::MotionReset>({reset_logits, offset}, 0)[0];
+  }
+
+  static std::tuple<Tensor, Tensor> motion_reset_backward(Tensor grad, Tensor reset_logits, Tensor offset) {
+    return std::tuple_cat(
+        run<math::MotionResetBackward>({grad, reset_logits, offset}, 1));
+  }
+
+  static std::tuple<Tensor, Tensor> motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend,
+                                           double alpha) {
+    return std::tuple_cat(run<math::MotionUpdate>({update_logits, candidate_logits, offset, trend}, 0, alpha));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> motion_update_backward(Tensor grad_offset, Tensor grad_trend,
+                                                                    Tensor update_logits, Tensor candidate_logits,
+                                                                    Tensor offset, double alpha) {
+    return std::tuple_cat(run<math::MotionUpdateBackward>({grad_offset, grad_trend, update_logits, candidate_logits, offset}, 2, alpha));
+  }
+
+  static Tensor memory_update(Tensor gates_x, Tensor gates_h, Tensor memory, double forget_bias) {
+    return run<math::MemoryUpdate>({gates_x, gates_h, memory}, 0, forget_bias)[0];
+  }
+
+  static std::tuple<Tensor, Tensor> memory_update_backward(Tensor grad, Tensor gates_x, Tensor gates_h, Tensor memory,
+                                                    double forget_bias) {
+    return std::tuple_cat(run<math::MemoryUpdateBackward>({grad, gates_x, gates_h, memory}, 1, forget_bias));
+  }
+
+  static Tensor highway_output(Tensor output_logits, Tensor content, std::optional<Tensor> highway) {
+    if (!highway) return run<math::GatedOutput>({output_logits, content}, 0)[0];
+    return run<math::HighwayOutput>({output_logits, content, *highway}, 0)[0];
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> highway_output_backward(Tensor grad, Tensor output_logits, Tensor content,
+                                                             std::optional<Tensor> highway) {
+    if (highway)
+      return std::tuple_cat(run<math::HighwayOutputBackward>({grad, output_logits, content, *highway}, 1));
+    const auto grads =
+        run<math::GatedOutputBackward>({grad, output_logits, content}, 1);
+    return {grads[0], grads[1], nothing(grad)};
+  }
+
+  static Tensor gated_blend(Tensor gate_logits, Tensor a, Tensor b) {
+    return run<math::GatedBlend>({gate_logits, a, b}, 0)[0];
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> gated_blend_backward(Tensor grad, Tensor gate_logits, Tensor a, Tensor b) {
+    return std::tuple_cat(run<math::GatedBlendBackward>({grad, gate_logits, a, b}, 1));
+  }
+
+ private:
+  template <class MapOf>
+  using Inputs = std::array<Tensor, std::size(MapOf::inputs)>;
+  template <class MapOf>
+  using Outputs = std::array<Tensor, std::size(MapOf::outputs)>;
+
+  // leader: the input whose memory format the outputs follow, the op's first.
+  template <class MapOf>
+  static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, double parameter = 0) {
+    const bool rows = Backend::keeps_channels_last && wants_rows(in[leader]);
+    std::optional<ScalarType> feature, state;
+    for (size_t i = 0; i < in.size(); ++i) {
+      auto& role_type = MapOf::inputs[i].role == math::Role::feature ? feature : state;
+      if (!role_type) role_type = in[i].scalar_type();
+      STD_TORCH_CHECK(Backend::is_here(in[i]) && in[i].scalar_type() == *role_type,
+                      "motionrnn_ext: mixed devices or dtypes");
+      STD_TORCH_CHECK(in[i].dim() >= 2 && in[i].dim() == in[leader].dim(), "motionrnn_ext: mismatched sizes");
+      if (rows && !is_rows(in[i]))
+        in[i] = torch::stable::contiguous(in[i], torch::headeronly::MemoryFormat::ChannelsLast);
+      if (!rows && !is_dense_from(in[i], 1)) in[i] = torch::stable::contiguous(in[i]);
+    }
+    if (!state) state = feature;
+
+    std::vector<int64_t> shape(in[0].sizes().begin(), in[0].sizes().end());
+    const int64_t channels = shape[1] / MapOf::inputs[0].streams;
+    int64_t pixels = 1;
+    for (size_t d = 2; d < shape.size(); ++d) pixels *= shape[d];
+    math::PointwiseArguments a{};
+    a.rows = rows ? shape[0] * pixels : shape[0];
+    a.inner = rows ? channels : channels * pixels;
+    a.parameter = parameter;
+    bool dense = true;  // no gap anywhere: one long row
+    const auto add = [&](auto* pointers, int64_t* strides, auto* data, const Tensor& t, int streams, size_t& stream) {
+      for (int s = 0; s < streams; ++s, ++stream) {
+        pointers[stream] = data + s * a.inner * bytes_of(t.scalar_type());
+        strides[stream] = rows ? t.stride(3) : t.stride(0);
+        dense = dense && strides[stream] == a.inner;
+      }
+    };
+    for (size_t i = 0, stream = 0; i < in.size(); ++i) {
+      const int streams = MapOf::inputs[i].streams;
+      STD_TORCH_CHECK(in[i].size(0) == shape[0] && in[i].numel() == shape[0] * channels * pixels * streams,
+                      "motionrnn_ext: mismatched sizes");
+      add(a.in, a.in_stride, static_cast<const char*>(in[i].const_data_ptr()), in[i], streams, stream);
+    }
+    Outputs<MapOf> out;
+    for (size_t o = 0, stream = 0; o < out.size(); ++o) {
+      const math::Operand operand = MapOf::outputs[o];
+      shape[1] = channels * operand.streams;
+      out[o] = new_tensor(in[0], shape, operand.role == math::Role::feature ? *feature : *state, rows);
+      add(a.out, a.out_stride, static_cast<char*>(out[o].mutable_data_ptr()), out[o], operand.streams, stream);
+    }
+    if (a.rows * a.inner == 0) return out;
+    if (dense) a.inner *= a.rows, a.rows = 1;
+    Backend::run(math::kMap<MapOf>, types_of(*feature, *state), a, in[0]);
+    return out;
+  }
+};
+
+#define MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, Ops)                        \
+  m.impl("motion_reset", TORCH_BOX(&Ops::motion_reset));                     \
+  m.impl("motion_reset_backward", TORCH_BOX(&Ops::motion_reset_backward));   \
+  m.impl("motion_update", TORCH_BOX(&Ops::motion_update));                   \
+  m.impl("motion_update_backward", TORCH_BOX(&Ops::motion_update_backward)); \
+  m.impl("memory_update", TORCH_BOX(&Ops::memory_update));                   \
+  m.impl("memory_update_backward", TORCH_BOX(&Ops::memory_update_backward)); \
+  m.impl("highway_output", TORCH_BOX(&Ops::highway_output));                 \
+  m.impl("highway_output_backward", TORCH_BOX(&Ops::highway_output_backward)); \
+  m.impl("gated_blend", TORCH_BOX(&Ops::gated_blend));                       \
+  m.impl("gated_blend_backward", TORCH_BOX(&Ops::gated_blend_backward))
+
+}  // namespace motionrnn_ext
