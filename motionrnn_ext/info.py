@@ -26,14 +26,14 @@ def collect() -> dict[str, Any]:
         "torch": {
             "version": torch.__version__,
             "cuda": torch.version.cuda,
-            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "devices": [_device(i) for i in range(torch.cuda.device_count())],
         },
         "packages": {name: _version(name) for name in _PACKAGES},
         "backends": {name: {"available": why is None, "why_not": why} for name, why in reasons.items()},
         "backend_in_force": backends.current_backend(),
         "cpu_instruction_set": None if reasons["cpu"] else native.cpu_instruction_set(),
         "load_errors": {name: _line(error) for name, error in native.load_errors.items()},
-        "build": {key: str(value) for key, value in native.build_info().items()},
+        "build": {key: _value(value) for key, value in native.build_info().items()},
         "compiler": _compiler(),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
@@ -59,7 +59,7 @@ def text(facts: dict[str, Any]) -> str:
         )
     lines += [f"  {name} library: {error}" for name, error in facts["load_errors"].items()]
     lines += ["", "build" if facts["build"] else "build          pure Python, nothing compiled"]
-    lines += [f"  {key:<12} {value}" for key, value in facts["build"].items()]
+    lines += [f"  {key:<18} {value}" for key, value in facts["build"].items()]
     lines += [
         "",
         f"compiler       {facts['compiler'] or 'none found; building, and Triton at its first launch, need one'}",
@@ -67,6 +67,17 @@ def text(facts: dict[str, Any]) -> str:
     lines += ["", "packages"]
     lines += [f"  {name:<12} {version or 'not installed'}" for name, version in facts["packages"].items()]
     return "\n".join(lines)
+
+
+def _device(index: int) -> str:
+    """Name and compute capability, in the notation of the architectures that were built."""
+    return "{} ({}.{})".format(torch.cuda.get_device_name(index), *torch.cuda.get_device_capability(index))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _version(package: str) -> str | None:

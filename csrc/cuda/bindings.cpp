@@ -54,7 +54,8 @@ bool is_image(const Tensor& t) {
 }
 
 Image image_of(const Tensor& t) {
-  if (t.numel() == 0) return {const_cast<void*>(t.const_data_ptr()), 0, 1, 1};
+  static char never_read = 0;  // torch has no address for nothing, and none can be added to null
+  if (t.numel() == 0) return {&never_read, 0, 1, 1};
   const int64_t pixel = t.size(3) == 1 ? t.stride(2) : t.stride(3);
   STD_TORCH_CHECK(t.stride(1) <= std::numeric_limits<int32_t>::max() && pixel <= std::numeric_limits<int32_t>::max(),
                   "motionrnn_ext: strides of channels and pixels should fit 32 bits");

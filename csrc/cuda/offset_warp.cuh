@@ -82,10 +82,6 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, 
 // ---- Images
 
 template <class T>
-__device__ __forceinline__ const T* pixels_of(const Image& image, int b, int64_t channel = 0) {
-  return static_cast<const T*>(image.data) + b * image.batch + channel * image.channel;
-}
-template <class T>
 __device__ __forceinline__ T& element(const Image& image, int b, int64_t channel, int64_t pixel) {
   return static_cast<T*>(image.data)[b * image.batch + channel * image.channel + pixel * image.pixel];
 }
@@ -94,35 +90,49 @@ __device__ __forceinline__ float read(const Image& image, int b, int64_t channel
   return to_float(element<const T>(image, b, channel, pixel));
 }
 
-// The lane's words of one pixel, 0 for channels from `end` on. With `vectors`, channels lie side by side and aligned.
+// Reads a lane's channels of pixels, 0 for channels from `end` on. With `vectors` they lie side by side and aligned.
 template <class T, class Layout, bool vectors>
-__device__ __forceinline__ void read_slots(const T* pixel, int64_t channel_stride, int t, int first, int end,
-                                           bool inside, uint32_t (&word)[Layout::kWords]) {
-  constexpr int kVector = Layout::kVector, kVectorWords = kVector / kPerWord<T>;
+struct LaneReader {
+  static constexpr int kVectorWords = Layout::kVector / kPerWord<T>;
+  const char* first;     // the lane's first channel at pixel 0
+  int32_t pixel_bytes;   // 32 bits, like a pixel: an address then takes one instruction
+  int32_t channel;       // stride in elements
+  int32_t left;          // channels from the lane's first on
+
+  __device__ __forceinline__ LaneReader(const Image& image, int b, int begin, int end) {
+    const int lane_channel = begin + Layout::channel(threadIdx.x % 4, 0);
+    first = reinterpret_cast<const char*>(static_cast<const T*>(image.data) + b * image.batch +
+                                          int64_t(lane_channel) * image.channel);
+    pixel_bytes = image.pixel * int32_t(sizeof(T)), channel = image.channel, left = end - lane_channel;
+  }
+
+  __device__ __forceinline__ void operator()(int32_t pixel, bool inside, uint32_t (&word)[Layout::kWords]) const {
+    const T* from = reinterpret_cast<const T*>(first + uint64_t(uint32_t(pixel)) * uint32_t(pixel_bytes));
 #pragma unroll
-  for (int v = 0; v < Layout::kSlots / kVector; ++v) {
-    if constexpr (vectors) {
-      const int channel = first + Layout::channel(t, v * kVector);
-      if (inside && channel < end) {
-        load_words<kVectorWords>(pixel + channel, word + v * kVectorWords);
+    for (int v = 0; v < Layout::kSlots / Layout::kVector; ++v) {
+      if constexpr (vectors) {
+        const int at = Layout::channel(0, v * Layout::kVector);
+        if (inside && at < left) {
+          load_words<kVectorWords>(from + at, word + v * kVectorWords);
+        } else {
+#pragma unroll
+          for (int i = 0; i < kVectorWords; ++i) word[v * kVectorWords + i] = 0;
+        }
       } else {
 #pragma unroll
-        for (int i = 0; i < kVectorWords; ++i) word[v * kVectorWords + i] = 0;
-      }
-    } else {
+        for (int i = 0; i < kVectorWords; ++i) {
+          float value[kPerWord<T>];
 #pragma unroll
-      for (int i = 0; i < kVectorWords; ++i) {
-        float value[kPerWord<T>];
-#pragma unroll
-        for (int j = 0; j < kPerWord<T>; ++j) {
-          const int channel = first + Layout::channel(t, v * kVector + i * kPerWord<T> + j);
-          value[j] = inside && channel < end ? to_float(__ldg(pixel + channel * channel_stride)) : 0.0f;
+          for (int j = 0; j < kPerWord<T>; ++j) {
+            const int at = Layout::channel(0, v * Layout::kVector + i * kPerWord<T> + j);
+            value[j] = inside && at < left ? to_float(__ldg(from + int64_t(at) * channel)) : 0.0f;
+          }
+          word[v * kVectorWords + i] = pack<T>(value);
         }
-        word[v * kVectorWords + i] = pack<T>(value);
       }
     }
   }
-}
+};
 
 // ---- Taps
 

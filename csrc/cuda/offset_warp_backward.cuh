@@ -6,120 +6,19 @@
 //             summed over the channels inside the warp, give the gradients of offset and mask; the gradient of x is
 //             added to its corners, four channels at a time; grad_weight = grad_out column^T stays in registers
 //   finish    sums grad_weight over the blocks, in a fixed order; converts grad_x
-//
-// Atomic float sums depend on their order. The deterministic form adds integers instead: multiples of a power of two
-// that is small enough for 62 bits to hold any sum, about 2^-44 of the largest addend at B32 C32 128x128.
 #pragma once
 
-#include "cuda/offset_warp.cuh"
+#include "cuda/offset_warp_finish.cuh"
+#include "cuda/offset_warp_sums.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {
 
 constexpr int kBackwardWarps = 9;     // at most; the steps of k = 3
 constexpr int kBackwardBlocks = 256;  // constant, so that the order of summation is the same on every card
-constexpr int kPrepareBlocks = 256, kPrepareThreads = 256;
 constexpr int kPixels = 32;  // of a warp at a time, two tiles of mma
 
-// ---- Sums of grad_x: channels last, in whole vectors of 4 channels, as float or as multiples of a power of two
-
-__host__ __device__ inline int sums_channels(const WarpArguments& a) { return (a.channels + 3) / 4 * 4; }
-__host__ __device__ inline int64_t sums_count(const WarpArguments& a) {
-  return int64_t(a.batch) * a.height * a.width * sums_channels(a);
-}
-
-// The exponent of the deterministic unit from the maxima that `prepare` left; INT_MIN where a gradient is not finite,
-// and then the sums are of floats, so that what is not finite arrives where it belongs.
-constexpr int kNoExponent = -0x7fffffff - 1;
-
-__device__ inline int unit_exponent(const WarpArguments& a) {
-  uint32_t grad = 0, weight = 0;
-  for (int i = threadIdx.x % kWarp; i < kPrepareBlocks; i += kWarp) {
-    grad = std::max(grad, a.maxima[i]);
-    weight = std::max(weight, a.maxima[kPrepareBlocks + i]);
-  }
-  for (int lane = 1; lane < kWarp; lane *= 2) {
-    grad = std::max(grad, __shfl_xor_sync(kAll, grad, lane));
-    weight = std::max(weight, __shfl_xor_sync(kAll, weight, lane));
-  }
-  const float bound = __uint_as_float(grad) * __uint_as_float(weight);  // of one addend
-  if (!(bound < INFINITY)) return kNoExponent;
-  if (bound == 0.0f) return 0;
-  // At most one addend of a pixel and tap goes to a place. A float below 2^e has exponent e - 1.
-  int log_addends = 0, exponent;
-  while ((int64_t(1) << log_addends) < int64_t(a.height) * a.width * a.k * a.k) ++log_addends;
-  frexpf(bound, &exponent);
-  return std::max(-126, std::min(126, 62 - exponent - log_addends));
-}
-
-// grad, 4 channels at `to`. unit: 2^exponent, or 0 for sums of floats in the place of the integers.
-__device__ __forceinline__ void add_to_sums(const WarpArguments& a, int64_t to, float4 grad, float unit) {
-  if (!a.deterministic) return red_add(static_cast<float*>(a.sums) + to, grad);
-  auto* sums = static_cast<unsigned long long*>(a.sums) + to;
-  const float value[4] = {grad.x, grad.y, grad.z, grad.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (unit != 0.0f)
-      red_add(sums + i, static_cast<unsigned long long>(__float2ll_rn(value[i] * unit)));
-    else
-      atomicAdd(reinterpret_cast<float*>(sums + i), value[i]);
-  }
-}
-
-// ---- Prepare (deterministic only): zeroes the sums; the largest |grad_out| and sum over o of |W[o, c, n]|, as the bits
-// of floats, whose order is that of integers and puts nan last.
-
-template <class T>
-__global__ void __launch_bounds__(kPrepareThreads) prepare_backward(const WarpArguments a) {
-  MOTIONRNN_EXT_SHARED(shared);
-  uint32_t* maxima = reinterpret_cast<uint32_t*>(shared);
-  const int64_t thread = int64_t(blockIdx.x) * kPrepareThreads + threadIdx.x;
-  constexpr int64_t kThreads = kPrepareBlocks * kPrepareThreads;
-  auto* sums = static_cast<unsigned long long*>(a.sums);
-  for (int64_t i = thread; i < sums_count(a); i += kThreads) sums[i] = 0;
-
-  const int64_t pixels = int64_t(a.height) * a.width;
-  const int per_weight = a.channels * a.k * a.k;
-  const T* weight = static_cast<const T*>(a.weight);
-  uint32_t largest[2] = {0, 0};
-  for (int64_t i = thread; i < a.batch * pixels * a.out_channels; i += kThreads) {
-    const bool rows = a.out.channel == 1;  // neighbouring threads read neighbouring elements
-    const int64_t image = i / (pixels * a.out_channels), rest = i - image * pixels * a.out_channels;
-    const int64_t pixel = rows ? rest / a.out_channels : rest % pixels;
-    const int64_t channel = rows ? rest % a.out_channels : rest / pixels;
-    largest[0] = std::max(largest[0], __float_as_uint(fabsf(read<T>(a.out, image, channel, pixel))));
-  }
-  for (int64_t i = thread; i < per_weight; i += kThreads) {
-    float sum = 0.0f;
-    for (int o = 0; o < a.out_channels; ++o) sum += fabsf(to_float(weight[int64_t(o) * per_weight + i]));
-    largest[1] = std::max(largest[1], __float_as_uint(sum));
-  }
-  for (int which = 0; which < 2; ++which) {
-    maxima[threadIdx.x] = largest[which];
-    __syncthreads();
-    for (int half = kPrepareThreads / 2; half > 0; half /= 2) {
-      if (int(threadIdx.x) < half) maxima[threadIdx.x] = std::max(maxima[threadIdx.x], maxima[threadIdx.x + half]);
-      __syncthreads();
-    }
-    if (threadIdx.x == 0) a.maxima[which * kPrepareBlocks + blockIdx.x] = maxima[0];
-    __syncthreads();
-  }
-}
-
 // ---- Main
-
-template <class T, int N>
-struct BackwardShape {
-  using In = Step<T, N>;
-  // mma sums over 4 lanes x 2 words of output channels at a time
-  static constexpr int kOut = N < 8 * kPerWord<T> ? 8 * kPerWord<T> : N;
-  using Out = Columns<T, kOut>;
-  static constexpr int kProducts = Out::kWords / 2;            // over output channels
-  static constexpr int kSlotsOfProduct = Out::kSlots / kProducts;
-  static constexpr int kInPairs = In::kSlots / 2, kOutPairs = Out::kSlots / 2;  // 8 x 8 blocks of a 16-pixel tile
-  static constexpr int kRows = In::kSlots / 4;                 // grad_weight's tiles of 16 slots
-  static constexpr int kPartial = kRows * kOutPairs * 4 * kWarp;  // floats of a warp's part of it
-};
 
 struct alignas(16) BackwardTap {
   CornerIndices corner;
@@ -128,8 +27,11 @@ struct alignas(16) BackwardTap {
 };
 
 template <class T, int N>
+constexpr size_t kTapBytes = Step<T, N>::kTaps * kPixels * sizeof(BackwardTap);  // of a warp
+
+template <class T, int N>
 size_t backward_shared_bytes(int warps) {
-  return size_t(warps) * Step<T, N>::kTaps * kPixels * sizeof(BackwardTap);
+  return warps * (kTapBytes<T, N> + BackwardShape<T, N>::kFragments * sizeof(uint2));
 }
 
 // The role of a block in a chunked launch: 0 does all but grad_weight, the others one chunk of it each. Otherwise 0
@@ -191,14 +93,14 @@ struct Transposed {
   }
 };
 
-// The sum of each of four values over the lanes that share a tap; of these, lane t keeps numbers from first() on.
+// Four values summed over the lanes that share a tap, and dealt out: the lane keeps those from first() on.
 template <int lanes>
-struct LaneSums {
+struct SharedOut {
   static_assert(lanes == 2 || lanes == 4);
   static constexpr int kKept = 4 / lanes;
   float kept[kKept];
 
-  __device__ __forceinline__ explicit LaneSums(const float (&value)[4]) {
+  __device__ __forceinline__ explicit SharedOut(const float (&value)[4]) {
     const int t = threadIdx.x % 4;
     constexpr int kFirst = lanes / 2;  // the partner's distance when two of four values are given away
     const bool upper = t & kFirst;
@@ -276,39 +178,18 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
   }
 }
 
-// Of one pixel's tap: products with the corners, and what the corners' pixels owe to the sample.
-template <class T, int N>
-__device__ __forceinline__ void add_corners(const WarpArguments& a, int b, int first_in, const CornerIndices& corner,
-                                            const float (&weight)[4],
-                                            const uint32_t (&word)[4][Step<T, N>::kWords],
-                                            const float (&grad)[Step<T, N>::kSlots], float unit,
-                                            float (&product)[4]) {
-  using In = Step<T, N>;
+// Of one corner of a pixel's tap: what its product with grad_column adds to.
+template <class T, int words>
+__device__ __forceinline__ float multiply_corner(const uint32_t (&word)[words],
+                                                 const float (&grad)[words * kPerWord<T>], float product) {
 #pragma unroll
-  for (int q = 0; q < 4; ++q)
+  for (int i = 0; i < words; ++i) {
+    float value[kPerWord<T>];
+    unpack<T>(word[i], value);
 #pragma unroll
-    for (int i = 0; i < In::kWords; ++i) {
-      float value[kPerWord<T>];
-      unpack<T>(word[q][i], value);
-#pragma unroll
-      for (int j = 0; j < kPerWord<T>; ++j) product[q] = fmaf(grad[i * kPerWord<T> + j], value[j], product[q]);
-    }
-  if (a.grad_x.data == nullptr) return;
-  const int channels = sums_channels(a);
-  const int64_t image = int64_t(b) * a.height * a.width * channels;
-#pragma unroll
-  for (int q = 0; q < 4; ++q) {
-    if (corner.at[q] < 0) continue;
-#pragma unroll
-    for (int s = 0; s < In::kSlots; s += 4) {
-      const int channel = first_in + In::channel(threadIdx.x % 4, s);
-      if (channel >= channels) continue;
-      add_to_sums(a, image + int64_t(corner.at[q]) * channels + channel,
-                  make_float4(weight[q] * grad[s], weight[q] * grad[s + 1], weight[q] * grad[s + 2],
-                              weight[q] * grad[s + 3]),
-                  unit);
-    }
+    for (int j = 0; j < kPerWord<T>; ++j) product = fmaf(grad[i * kPerWord<T> + j], value[j], product);
   }
+  return product;
 }
 
 // grad_weight += column^T grad_out over 16 pixels.
@@ -332,28 +213,29 @@ __device__ __forceinline__ void add_weight(const uint32_t (&column)[2][Step<T, N
   }
 }
 
-template <class T, int N, bool vectors, bool chunked>
+template <class T, int N, bool vectors, bool chunked, bool deterministic>
 __global__ void __launch_bounds__(kBackwardWarps* kWarp) warp_backward(const WarpArguments a) {
   using Shape = BackwardShape<T, N>;
   using In = typename Shape::In;
   using Out = typename Shape::Out;
-  constexpr int kTiles = In::kSlots / 2;  // of grad_column: 8 slots each
+  constexpr int kTiles = Shape::kTiles;
   MOTIONRNN_EXT_SHARED(shared);
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   BackwardTap* taps = reinterpret_cast<BackwardTap*>(shared) + warp * (In::kTaps * kPixels);
   const int step = blockIdx.y * kBackwardWarps + warp, first_tap = step * In::kTaps;
   if (first_tap >= a.k * a.k) return;  // no barrier of the block follows
   const Role role = Role::of<N, Shape::kOut, chunked>(a);
-  const int exponent = a.deterministic && a.grad_x.data != nullptr ? unit_exponent(a) : 0;
-  const float unit = exponent == kNoExponent ? 0.0f : ldexpf(1.0f, exponent);
+  float unit = 0.0f;
+  if (deterministic) {
+    const int exponent = unit_exponent(a);
+    if (exponent != kNoExponent) unit = ldexpf(1.0f, exponent);
+  }
 
-  uint2 weights[Shape::kProducts][kTiles];
+  uint2* weights = reinterpret_cast<uint2*>(shared + warps * kTapBytes<T, N>) + warp * Shape::kFragments;
   if constexpr (!chunked) {
-#pragma unroll
-    for (int product = 0; product < Shape::kProducts; ++product)
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile)
-        weights[product][tile] = weight_fragment<T, N>(a, first_tap, 0, 0, product, tile);
+    for (int i = 0; i < Shape::kProducts * kTiles; ++i)
+      weights[i * kWarp + lane] = weight_fragment<T, N>(a, first_tap, 0, 0, i / kTiles, i % kTiles);
+    // read by the same lane
   }
   float grad_weight[Shape::kRows][Shape::kOutPairs][4] = {};
 
@@ -376,18 +258,20 @@ __global__ void __launch_bounds__(kBackwardWarps* kWarp) warp_backward(const War
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             const int pixel = first_pixel + first + g + 8 * h;
-            read_slots<T, Out, vectors>(pixels_of<T>(a.out, b) + int64_t(pixel) * a.out.pixel, a.out.channel, t,
-                                        first_out, a.out_channels, pixel < a.height * a.width, grad[h]);
+            LaneReader<T, Out, vectors>(a.out, b, first_out, a.out_channels)(pixel, pixel < a.height * a.width, grad[h]);
           }
           if (!role.gathers) break;
 #pragma unroll
           for (int p = 0; p < Shape::kProducts; ++p)
 #pragma unroll
             for (int j = 0; j < kTiles; ++j) {
-              const uint2 w = chunked ? weight_fragment<T, N>(a, first_tap, first_in, first_out, p, j) : weights[p][j];
+              const uint2 w = chunked ? weight_fragment<T, N>(a, first_tap, first_in, first_out, p, j)
+                                      : weights[(p * kTiles + j) * kWarp + lane];
               multiply<T>(grad_column[j], grad[0] + 2 * p, grad[1] + 2 * p, w);
             }
         }
+        const LaneReader<T, In, vectors> x(a.x, b, first_in, a.channels);
+        const LaneSums<In, deterministic> sums(a, b, first_in, unit);
         uint32_t column[2][In::kWords];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -398,24 +282,27 @@ __global__ void __launch_bounds__(kBackwardWarps* kWarp) warp_backward(const War
           uint32_t word[4][In::kWords];
 #pragma unroll
           for (int q = 0; q < 4; ++q)
-            read_slots<T, In, vectors>(pixels_of<T>(a.x, b) + int64_t(corner.at[q]) * a.x.pixel, a.x.channel, t, first_in,
-                                       a.channels, corner.at[q] >= 0, word[q]);
+            x(corner.at[q], corner.at[q] >= 0, word[q]);
           if (role.sums_weight) interpolate<T>(word, weight, column[h]);
           if (role.gathers) {
             float slot[In::kSlots];
 #pragma unroll
             for (int s = 0; s < In::kSlots; ++s) slot[s] = grad_column[s / 2][2 * h + s % 2];
-            add_corners<T, N>(a, b, first_in, corner, weight, word, slot, unit, product[h]);
+#pragma unroll
+            for (int q = 0; q < 4; ++q) {
+              product[h][q] = multiply_corner<T>(word[q], slot, product[h][q]);
+              sums.add(corner.at[q], weight[q], slot);
+            }
           }
         }
         if (role.sums_weight) add_weight<T, N>(column, grad, grad_weight);
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const LaneSums<In::kLanes> sums(product[h]);
-        float* to = &taps[In::tap(t) * kPixels + first + g + 8 * h].product.v00 + sums.first();
+        const SharedOut<In::kLanes> sum(product[h]);
+        float* to = &taps[In::tap(t) * kPixels + first + g + 8 * h].product.v00 + sum.first();
 #pragma unroll
-        for (int i = 0; i < sums.kKept; ++i) to[i] = sums.kept[i];
+        for (int i = 0; i < sum.kKept; ++i) to[i] = sum.kept[i];
       }
     }
     __syncwarp();
@@ -431,77 +318,6 @@ __global__ void __launch_bounds__(kBackwardWarps* kWarp) warp_backward(const War
     for (int i = 0; i < Shape::kRows * Shape::kOutPairs * 4; ++i)
       partial[i * kWarp + lane] = grad_weight[i / (Shape::kOutPairs * 4)][i / 4 % Shape::kOutPairs][i % 4];
   }
-}
-
-// ---- Finish
-
-constexpr int kFinishThreads = 256;
-constexpr int kSumLanes = 8;  // threads that share the partial sums of one element of grad_weight
-
-struct FinishPlan {
-  int weight_blocks, blocks_per_image;  // those of the weight come first
-  int partials, elements;               // blocks that left some; floats of each
-  int out_chunks;
-};
-
-template <class T, int N>
-__device__ void finish_weight(const WarpArguments& a, const FinishPlan& plan, float* shared) {
-  using Shape = BackwardShape<T, N>;
-  constexpr int kElements = kFinishThreads / kSumLanes;
-  const int column = threadIdx.x % kElements, part = threadIdx.x / kElements;
-  const int element = blockIdx.x * kElements + column;
-  float sum = 0.0f;
-  if (element < plan.elements) {
-#pragma unroll 8
-    for (int i = part; i < plan.partials; i += kSumLanes) sum += a.partials[int64_t(i) * plan.elements + element];
-  }
-  shared[threadIdx.x] = sum;
-  __syncthreads();
-  if (part != 0 || element >= plan.elements) return;
-  for (int i = 1; i < kSumLanes; ++i) sum += shared[i * kElements + column];
-
-  // Where `warp_backward` had it: lane, then number of mma's result, tiles of out and in, step, chunks.
-  const int lane = element % kWarp, g = lane / 4, t = lane % 4, i = element / kWarp;
-  const int q = i % 4, out = i / 4 % Shape::kOutPairs, row = i / (4 * Shape::kOutPairs) % Shape::kRows;
-  const int taps = a.k * a.k, steps = (taps + Shape::In::kTaps - 1) / Shape::In::kTaps;
-  const int at = element / Shape::kPartial, step = at % steps, pair = at / steps;
-  const int slot = 2 * (2 * row + q / 2) + (g & 1), tap = step * Shape::In::kTaps + Shape::In::tap(g >> 1);
-  const int c = pair / plan.out_chunks * N + Shape::In::channel(g >> 1, slot);
-  const int o = pair % plan.out_chunks * Shape::kOut + Shape::Out::channel(t, 2 * out + q % 2);
-  if (tap < taps && c < a.channels && o < a.out_channels)
-    static_cast<T*>(a.grad_weight)[(int64_t(o) * a.channels + c) * taps + tap] = from_float<T>(sum);
-}
-
-template <class T>
-__device__ void finish_x(const WarpArguments& a, const FinishPlan& plan, int block) {
-  const int exponent = a.deterministic ? unit_exponent(a) : kNoExponent;
-  const float unit = exponent == kNoExponent ? 0.0f : ldexpf(1.0f, -exponent);
-  const int b = block / plan.blocks_per_image, channels = sums_channels(a);
-  const int64_t pixels = int64_t(a.height) * a.width;
-  const int64_t stride = int64_t(plan.blocks_per_image) * kFinishThreads;
-  const bool rows = a.grad_x.channel == 1;  // neighbouring threads write neighbouring elements
-  for (int64_t i = int64_t(block - b * plan.blocks_per_image) * kFinishThreads + threadIdx.x;
-       i < pixels * a.channels; i += stride) {
-    const int64_t pixel = rows ? i / a.channels : i % pixels, channel = rows ? i % a.channels : i / pixels;
-    const int64_t at = (b * pixels + pixel) * channels + channel;
-    float value;
-    if (!a.deterministic)
-      value = static_cast<const float*>(a.sums)[at];
-    else if (unit != 0.0f)
-      value = static_cast<float>(static_cast<const long long*>(a.sums)[at]) * unit;
-    else
-      value = *reinterpret_cast<const float*>(static_cast<const long long*>(a.sums) + at);
-    element<T>(a.grad_x, b, channel, pixel) = from_float<T>(value);
-  }
-}
-
-template <class T, int N>
-__global__ void __launch_bounds__(kFinishThreads) finish_backward(const WarpArguments a, const FinishPlan plan) {
-  MOTIONRNN_EXT_SHARED(shared);
-  if (int(blockIdx.x) < plan.weight_blocks)
-    finish_weight<T, N>(a, plan, reinterpret_cast<float*>(shared));
-  else
-    finish_x<T>(a, plan, blockIdx.x - plan.weight_blocks);
 }
 
 // ---- Launches
@@ -550,13 +366,12 @@ struct Backward {
     const int warps = std::min(plan.steps, kBackwardWarps);
     const int roles = chunked && a.grad_weight != nullptr ? 1 + plan.in_chunks * plan.out_chunks : 1;
     const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps - 1) / kBackwardWarps, roles);
-    const size_t shared = backward_shared_bytes<T, N>(warps);
-    using Shape = BackwardShape<T, N>;
-    if (takes_vectors<T>(a.x, a.channels, Shape::In::kVector) &&
-        takes_vectors<T>(a.out, a.out_channels, Shape::Out::kVector))
-      launch(warp_backward<T, N, true, chunked>, grid, warps * kWarp, shared, stream, a);
-    else
-      launch(warp_backward<T, N, false, chunked>, grid, warps * kWarp, shared, stream, a);
+    const bool vectors = takes_vectors<T>(a.x, a.channels, Plan::Shape::In::kVector) &&
+                         takes_vectors<T>(a.out, a.out_channels, Plan::Shape::Out::kVector);
+    const auto kernel = wants_x && a.deterministic
+                            ? (vectors ? warp_backward<T, N, true, chunked, true> : warp_backward<T, N, false, chunked, true>)
+                            : (vectors ? warp_backward<T, N, true, chunked, false> : warp_backward<T, N, false, chunked, false>);
+    launch(kernel, grid, warps * kWarp, backward_shared_bytes<T, N>(warps), stream, a);
 
     FinishPlan finish{0, 1, plan.blocks, plan.elements, plan.out_chunks};
     if (a.grad_weight != nullptr)

@@ -92,10 +92,9 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
   }
 }
 
-// One step at 16 pixels: load, interpolate, multiply.
-template <class T, int N, bool vectors>
-__device__ __forceinline__ void add_step(const WarpArguments& a, const T* x, int first_in, const Tap* taps,
-                                         const uint2* fragments, bool weighted,
+// One step at 16 pixels: load, interpolate, multiply. `taps` and `fragments` are those of the lane's tap.
+template <class T, int N, class Reader>
+__device__ __forceinline__ void add_step(const Reader& x, const Tap* taps, const uint2* fragments, bool weighted,
                                          float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
   using In = typename ForwardShape<T, N>::In;
   using Out = typename ForwardShape<T, N>::Out;
@@ -109,17 +108,16 @@ __device__ __forceinline__ void add_step(const WarpArguments& a, const T* x, int
     const int at[4] = {corner.x, corner.y, corner.z, corner.w};
     uint32_t word[4][In::kWords];
 #pragma unroll
-    for (int q = 0; q < 4; ++q)
-      read_slots<T, In, vectors>(x + int64_t(at[q]) * a.x.pixel, a.x.channel, t, first_in, a.channels, at[q] >= 0,
-                                 word[q]);
+    for (int q = 0; q < 4; ++q) x(at[q], at[q] >= 0, word[q]);
     interpolate<T>(word, {weight.x, weight.y, weight.z, weight.w}, sample[h]);
   }
+  const uint2* lane_fragments = fragments + g * In::kLanes + t % In::kLanes;
 #pragma unroll
   for (int product = 0; product < In::kProducts; ++product)
 #pragma unroll
     for (int tile = 0; tile < Out::kTiles; ++tile) {
       uint2 b = make_uint2(0, 0);
-      if (weighted) b = fragments[((product * Out::kTiles + tile) * 8 + g) * In::kLanes + t % In::kLanes];
+      if (weighted) b = lane_fragments[(product * Out::kTiles + tile) * 8 * In::kLanes];
       multiply<T>(sum[tile], sample[0] + 2 * product, sample[1] + 2 * product, b);
     }
 }
@@ -207,11 +205,16 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp) warp_forward(const WarpA
           stage_weight<T, N>(a, first_tap, in_chunk * N, first_out, fragments);
           __syncthreads();
         }
+        const LaneReader<T, In, vectors> x(a.x, b, in_chunk * N, a.channels);
+        int tap = part + In::tap(threadIdx.x % 4) * sharing;
+        const Tap* lane_taps = taps + In::tap(threadIdx.x % 4) * kTile;
+        const uint2* tap_fragments = fragments + tap * Shape::kFragments;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
-          const int n = step * In::kTaps + In::tap(threadIdx.x % 4), tap = part + n * sharing;
-          add_step<T, N, vectors>(a, pixels_of<T>(a.x, b), in_chunk * N, taps + n * kTile,
-                                  fragments + tap * Shape::kFragments, first_tap + tap < end_tap, sum);
+          const bool exists = In::kTaps == 1 || first_tap + tap < end_tap;  // the last step may be half empty
+          add_step<T, N>(x, lane_taps, tap_fragments, exists, sum);
+          tap += In::kTaps * sharing, lane_taps += In::kTaps * kTile;
+          tap_fragments += In::kTaps * sharing * Shape::kFragments;
         }
       }
       __syncwarp();

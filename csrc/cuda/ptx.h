@@ -39,16 +39,21 @@ __device__ __forceinline__ uint32_t transpose(uint32_t pair) {
   return result;
 }
 
+// *to = value, as one instruction: nvcc splits plain assignments of vectors that it has computed into four.
+__device__ __forceinline__ void store_vector(uint4* to, uint4 value) {
+  asm volatile("st.global.v4.b32 [%0],{%1,%2,%3,%4};" ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w));
+}
+
 // *to += value, atomically, four floats at a 16-byte aligned address. No memory clobber: what is added to is not read.
 __device__ __forceinline__ void red_add(float* to, float4 value) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("red.global.add.v4.f32 [%0],{%1,%2,%3,%4};" ::"l"(to), "f"(value.x), "f"(value.y), "f"(value.z),
                "f"(value.w));
 #else
-  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to), "f"(value.x));
-  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to + 1), "f"(value.y));
-  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to + 2), "f"(value.z));
-  asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to + 3), "f"(value.w));
+  asm volatile(
+      "red.global.add.f32 [%0],%1; red.global.add.f32 [%0+4],%2; red.global.add.f32 [%0+8],%3; "
+      "red.global.add.f32 [%0+12],%4;" ::"l"(to), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w));
 #endif
 }
 __device__ __forceinline__ void red_add(unsigned long long* to, unsigned long long value) {

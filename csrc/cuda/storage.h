@@ -1,7 +1,7 @@
 // Storage dtypes: words of 32 bits as the kernels load them, and the floats in them.
 #pragma once
 
-#include "cuda/launch.h"
+#include "cuda/ptx.h"
 
 namespace motionrnn_ext::cuda {
 
@@ -71,7 +71,7 @@ __device__ __forceinline__ void store_words(void* to, const uint32_t* from) {
   if constexpr (words % 4 == 0) {
 #pragma unroll
     for (int i = 0; i < words; i += 4)
-      static_cast<uint4*>(to)[i / 4] = make_uint4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+      store_vector(static_cast<uint4*>(to) + i / 4, make_uint4(from[i], from[i + 1], from[i + 2], from[i + 3]));
   } else if constexpr (words == 2) {
     *static_cast<uint2*>(to) = make_uint2(from[0], from[1]);
   } else {

@@ -88,12 +88,11 @@ def run(op: str, first: Tensor, *arguments: Any) -> Any:
     return native.run(op, first, *arguments)
 
 
-def fuses(first: Tensor) -> bool:
-    """Whether the backend in force has one kernel for motion_update and offset_warp together."""
+def runs_cuda_kernels(first: Tensor) -> bool:
+    """Whether the CUDA kernels are in force: they join motion_update and offset_warp, and like channels_last best."""
     name = current_backend()
-    return (
-        first.device.type in native.FUSES and (_automatic(first) if name == "auto" else name) != "reference"
-    )
+    on_device = first.device.type in native.CUDA_KERNELS_ON
+    return on_device and (_automatic(first) if name == "auto" else name) not in ("reference", "triton")
 
 
 def _is_transformed() -> bool:

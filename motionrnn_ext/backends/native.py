@@ -18,7 +18,7 @@ from torch import Tensor
 from . import reference
 
 NAMESPACE = "motionrnn_ext"  # of the ops that `run` calls
-FUSES = {"cuda"}  # devices whose kernels join motion_update and offset_warp
+CUDA_KERNELS_ON = {"cuda"}  # devices; the emulator adds "cpu" in tests
 _LIBRARIES = {
     name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")
 }
@@ -140,8 +140,8 @@ class _Registration:
         layout = like if layout is None else layout
         keeps = self.keeps_channels_last(layout)
         memory_format = _format(layout) if keeps else torch.contiguous_format
-        return torch.empty(like.shape, dtype=dtype or like.dtype, device=like.device).contiguous(
-            memory_format=memory_format
+        return torch.empty(
+            like.shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format
         )
 
     def pointwise(self, op: Op) -> None:
@@ -328,9 +328,8 @@ def _register_second_derivative(
 
 
 def _like_image(x: Tensor, channels: int) -> Tensor:
-    return x.new_empty((x.shape[0], channels, *x.shape[2:])).contiguous(
-        memory_format=reference.memory_format(x)
-    )
+    shape = (x.shape[0], channels, *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=reference.memory_format(x))
 
 
 def _contiguous(like: Tensor) -> Tensor:

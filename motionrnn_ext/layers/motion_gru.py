@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops
+from .. import backends, ops
+from ..backends.reference import memory_format
 
 
 class MotionState(NamedTuple):
@@ -143,6 +144,8 @@ class MotionGRUCell(nn.Module):
         """Zero motion for features x (B, C, H, W)."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         zeros = x.new_zeros((x.shape[0], self.motion_channels, *x.shape[2:]), dtype=dtype)
+        if backends.runs_cuda_kernels(x):
+            zeros = zeros.contiguous(memory_format=memory_format(x))
         return MotionState(zeros, zeros)
 
     def forward(
@@ -167,14 +170,15 @@ class MotionGRUCell(nn.Module):
         candidate = F.conv2d(ops.motion_reset(reset, offset), packed.candidate_weight, padding=padding)
         candidate.add_(candidate_x)
 
-        offset, trend = self._move(update, candidate, offset, trend)
-        return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
+        weight = self.warp.conv.weight
+        if self.transient and self.trend:
+            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, self.alpha)
+        offset, trend = self._ablated(update, candidate, offset, trend)
+        return ops.offset_warp(x, offset, mask, weight), offset, trend
 
-    def _move(
+    def _ablated(
         self, update: Tensor, candidate: Tensor, offset: Tensor, trend: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if self.transient and self.trend:
-            return ops.motion_update(update, candidate, offset, trend, self.alpha)
         gate = torch.sigmoid(update.to(offset.dtype))
         target = torch.tanh(candidate.to(offset.dtype))
         if self.transient:
@@ -264,12 +268,23 @@ class MotionGRU(nn.Module):
                 f"hidden is {hidden.shape[2]}x{hidden.shape[3]}; height and width should be even"
             )
         features = self.encoder(hidden)  # (B, C/4, h/2, w/2)
+        outside = memory_format(features)
+        inside = torch.channels_last if self._is_large(features) else outside
+        features = features.contiguous(memory_format=inside)
         offset, trend = self.cell.initial_state(features) if state is None else state
         warped, offset, trend = self.cell(features, offset, trend, packed)
-        decoded = self.decoder(warped)  # (B, C, h, w)
+        decoded = self.decoder(warped.contiguous(memory_format=outside))  # (B, C, h, w)
         logits = self._blend_logits(decoded, hidden)
         first, second = (hidden, decoded) if self.gate_side == "hidden" else (decoded, hidden)
         return ops.gated_blend(logits, first, second), MotionState(offset, trend)
+
+    def _is_large(self, features: Tensor) -> bool:
+        # In channels_last the CUDA warp reads whole memory sectors, with a third of the instructions: from about 2^15
+        # pixels on that should be worth the two copies that a contiguous model then makes (an estimate from the
+        # instruction counts in docs/kernels.md). A channels_last model is left as it is.
+        return features.shape[0] * features.shape[2] * features.shape[
+            3
+        ] >= 2**15 and backends.runs_cuda_kernels(features)
 
     def _blend_logits(self, decoded: Tensor, hidden: Tensor) -> Tensor:
         # W_g * [Q, H] as two convolutions: Q and H are kept anyway, their concatenation would be 2C channels

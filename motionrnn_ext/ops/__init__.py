@@ -1,4 +1,4 @@
-"""The functional API: six differentiable ops, one file per stem.
+"""The functional API: six differentiable ops, one file per stem, and `motion_warp`, two of them in one.
 
 Notation, used in every docstring and shape comment of the package:
 
@@ -20,7 +20,16 @@ what it should be.
 """
 
 from .motion_gru import motion_reset, motion_update
+from .motion_warp import motion_warp
 from .offset_warp import offset_warp
 from .recurrent_gates import gated_blend, highway_output, memory_update
 
-__all__ = ["gated_blend", "highway_output", "memory_update", "motion_reset", "motion_update", "offset_warp"]
+__all__ = [
+    "gated_blend",
+    "highway_output",
+    "memory_update",
+    "motion_reset",
+    "motion_update",
+    "motion_warp",
+    "offset_warp",
+]

@@ -58,9 +58,16 @@ def motion_update(
     if dtype is not None:
         update_logits, candidate_logits = arguments.cast([update_logits, candidate_logits], dtype)
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
+    check_motion_update(op, update_logits, candidate_logits, offset, trend)
+    return backends.run(op, update_logits, candidate_logits, offset, trend, float(alpha))
+
+
+def check_motion_update(
+    op: str, update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor
+) -> None:
+    """Raise where the arguments do not fit each other; `op` is named in the message."""
     arguments.check_features(op, update_logits=update_logits, candidate_logits=candidate_logits)
     arguments.check_state(op, "update_logits", update_logits, offset=offset, trend=trend)
     arguments.check_rank(op, "update_logits", update_logits, 2, "(B, M, *S)", at_least=True)
     for name, tensor in (("candidate_logits", candidate_logits), ("offset", offset), ("trend", trend)):
         arguments.check_shape(op, name, tensor, update_logits.shape, "the shape of update_logits")
-    return backends.run(op, update_logits, candidate_logits, offset, trend, float(alpha))

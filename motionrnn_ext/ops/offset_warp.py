@@ -35,6 +35,12 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
     if dtype is not None:
         x, mask_logits, weight = arguments.cast([x, mask_logits, weight], dtype)
         (offset,) = arguments.cast([offset], arguments.state_dtype(dtype))
+    check_offset_warp(op, x, offset, mask_logits, weight)
+    return backends.run(op, x, offset, mask_logits, weight)
+
+
+def check_offset_warp(op: str, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> None:
+    """Raise where the arguments do not fit each other; `op` is named in the message."""
     arguments.check_features(op, x=x, mask_logits=mask_logits, weight=weight)
     arguments.check_state(op, "x", x, offset=offset)
     arguments.check_rank(op, "x", x, 4, "(B, C, H, W)")
@@ -52,4 +58,3 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
     because = f"(B, {{}}, H, W) of x with K = {k * k} from weight's {k}x{k} neighbourhood"
     arguments.check_shape(op, "offset", offset, (batch, 2 * k * k, height, width), because.format("2K"))
     arguments.check_shape(op, "mask_logits", mask_logits, (batch, k * k, height, width), because.format("K"))
-    return backends.run(op, x, offset, mask_logits, weight)

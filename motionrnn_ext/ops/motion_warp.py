@@ -1,0 +1,47 @@
+"""The end of a MotionGRU step: the new motion, and the features warped by it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import backends
+from . import _arguments as arguments
+from .motion_gru import check_motion_update, motion_update
+from .offset_warp import check_offset_warp, offset_warp
+
+
+def motion_warp(
+    x: Tensor,
+    update_logits: Tensor,
+    candidate_logits: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    mask_logits: Tensor,
+    weight: Tensor,
+    alpha: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`motion_update`, then `offset_warp` of x by the new offset.
+
+        F_t, D_t = motion_update(update_logits, candidate_logits, offset, trend, alpha)
+        out = offset_warp(x, F_t, mask_logits, weight)
+
+    One kernel each way on the backend `cuda`, the two ops on the others. Shapes, dtypes and errors are theirs.
+
+    Returns:
+        (out, F_t, D_t): (B, C_out, H, W) in the dtype of x, and twice (B, 2K, H, W) motion state.
+    """
+    op = "motion_warp"
+    if not backends.runs_cuda_kernels(x):
+        offset, trend = motion_update(update_logits, candidate_logits, offset, trend, alpha)
+        return offset_warp(x, offset, mask_logits, weight), offset, trend
+    dtype = arguments.autocast_dtype(x)
+    if dtype is not None:
+        features = [x, update_logits, candidate_logits, mask_logits, weight]
+        x, update_logits, candidate_logits, mask_logits, weight = arguments.cast(features, dtype)
+        offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
+    check_motion_update(op, update_logits, candidate_logits, offset, trend)
+    arguments.check_features(op, x=x, update_logits=update_logits)
+    check_offset_warp(op, x, offset, mask_logits, weight)
+    return backends.run(
+        op, x, update_logits, candidate_logits, offset, trend, mask_logits, weight, float(alpha)
+    )
