@@ -34,9 +34,7 @@ inline math::Types types_of(ScalarType feature, ScalarType state) {
   return Types::f32;
 }
 
-inline int64_t bytes_of(ScalarType type) {
-  return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-}
+inline int64_t bytes_of(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
 
 // Whether dimensions first.. are contiguous; a batch stride before them may be anything.
 inline bool is_dense_from(const Tensor& t, int64_t first) {
@@ -67,9 +65,7 @@ inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarT
   return torch::stable::transpose(torch::stable::transpose(made, 1, 3), 2, 3);  // (B,H,W,C) -> (B,C,W,H) -> (B,C,H,W)
 }
 
-inline Tensor nothing(const Tensor& like) {
-  return torch::stable::new_empty(like, std::array<int64_t, 1>{0});
-}
+inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, std::array<int64_t, 1>{0}); }
 
 // An image's output or gradient: channels_last where x is that and not contiguous; contiguous otherwise.
 inline Tensor new_image(const Tensor& x, int64_t channels) {

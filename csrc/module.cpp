@@ -42,8 +42,9 @@ py::dict info() {
 
 PYBIND11_MODULE(_build, m) {
   m.doc() = "Build information.";
-  m.def("info", &info,
-        "What this installation was built from. Keys: torch and abi_target (the PyTorch whose headers were used; the\n"
-        "oldest that can load the result), compiler, build_type, flags, instruction_sets (of the CPU kernels), cuda_ops\n"
-        "(bool), cuda_left_out (why not, or None), cuda_architectures, nvcc (version, or None).");
+  m.def(
+      "info", &info,
+      "What this installation was built from. Keys: torch and abi_target (the PyTorch whose headers were used; the\n"
+      "oldest that can load the result), compiler, build_type, flags, instruction_sets (of the CPU kernels), cuda_ops\n"
+      "(bool), cuda_left_out (why not, or None), cuda_architectures, nvcc (version, or None).");
 }

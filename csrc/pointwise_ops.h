@@ -20,19 +20,20 @@ struct PointwiseOps {
   }
 
   static std::tuple<Tensor, Tensor> motion_reset_backward(Tensor grad, Tensor reset_logits, Tensor offset) {
-    return std::tuple_cat(
-        run<math::MotionResetBackward>({grad, reset_logits, offset}, 1));
+    return std::tuple_cat(run<math::MotionResetBackward>({grad, reset_logits, offset}, 1));
   }
 
-  static std::tuple<Tensor, Tensor> motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend,
-                                           double alpha) {
+  static std::tuple<Tensor, Tensor> motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset,
+                                                  Tensor trend, double alpha) {
     return std::tuple_cat(run<math::MotionUpdate>({update_logits, candidate_logits, offset, trend}, 0, alpha));
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor> motion_update_backward(Tensor grad_offset, Tensor grad_trend,
-                                                                    Tensor update_logits, Tensor candidate_logits,
-                                                                    Tensor offset, double alpha) {
-    return std::tuple_cat(run<math::MotionUpdateBackward>({grad_offset, grad_trend, update_logits, candidate_logits, offset}, 2, alpha));
+                                                                           Tensor update_logits,
+                                                                           Tensor candidate_logits, Tensor offset,
+                                                                           double alpha) {
+    return std::tuple_cat(
+        run<math::MotionUpdateBackward>({grad_offset, grad_trend, update_logits, candidate_logits, offset}, 2, alpha));
   }
 
   static Tensor memory_update(Tensor gates_x, Tensor gates_h, Tensor memory, double forget_bias) {
@@ -40,7 +41,7 @@ struct PointwiseOps {
   }
 
   static std::tuple<Tensor, Tensor> memory_update_backward(Tensor grad, Tensor gates_x, Tensor gates_h, Tensor memory,
-                                                    double forget_bias) {
+                                                           double forget_bias) {
     return std::tuple_cat(run<math::MemoryUpdateBackward>({grad, gates_x, gates_h, memory}, 1, forget_bias));
   }
 
@@ -50,11 +51,9 @@ struct PointwiseOps {
   }
 
   static std::tuple<Tensor, Tensor, Tensor> highway_output_backward(Tensor grad, Tensor output_logits, Tensor content,
-                                                             std::optional<Tensor> highway) {
-    if (highway)
-      return std::tuple_cat(run<math::HighwayOutputBackward>({grad, output_logits, content, *highway}, 1));
-    const auto grads =
-        run<math::GatedOutputBackward>({grad, output_logits, content}, 1);
+                                                                    std::optional<Tensor> highway) {
+    if (highway) return std::tuple_cat(run<math::HighwayOutputBackward>({grad, output_logits, content, *highway}, 1));
+    const auto grads = run<math::GatedOutputBackward>({grad, output_logits, content}, 1);
     return {grads[0], grads[1], nothing(grad)};
   }
 
@@ -125,16 +124,16 @@ struct PointwiseOps {
   }
 };
 
-#define MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, Ops)                        \
-  m.impl("motion_reset", TORCH_BOX(&Ops::motion_reset));                     \
-  m.impl("motion_reset_backward", TORCH_BOX(&Ops::motion_reset_backward));   \
-  m.impl("motion_update", TORCH_BOX(&Ops::motion_update));                   \
-  m.impl("motion_update_backward", TORCH_BOX(&Ops::motion_update_backward)); \
-  m.impl("memory_update", TORCH_BOX(&Ops::memory_update));                   \
-  m.impl("memory_update_backward", TORCH_BOX(&Ops::memory_update_backward)); \
-  m.impl("highway_output", TORCH_BOX(&Ops::highway_output));                 \
+#define MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, Ops)                          \
+  m.impl("motion_reset", TORCH_BOX(&Ops::motion_reset));                       \
+  m.impl("motion_reset_backward", TORCH_BOX(&Ops::motion_reset_backward));     \
+  m.impl("motion_update", TORCH_BOX(&Ops::motion_update));                     \
+  m.impl("motion_update_backward", TORCH_BOX(&Ops::motion_update_backward));   \
+  m.impl("memory_update", TORCH_BOX(&Ops::memory_update));                     \
+  m.impl("memory_update_backward", TORCH_BOX(&Ops::memory_update_backward));   \
+  m.impl("highway_output", TORCH_BOX(&Ops::highway_output));                   \
   m.impl("highway_output_backward", TORCH_BOX(&Ops::highway_output_backward)); \
-  m.impl("gated_blend", TORCH_BOX(&Ops::gated_blend));                       \
+  m.impl("gated_blend", TORCH_BOX(&Ops::gated_blend));                         \
   m.impl("gated_blend_backward", TORCH_BOX(&Ops::gated_blend_backward))
 
 }  // namespace motionrnn_ext

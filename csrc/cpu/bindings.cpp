@@ -86,12 +86,14 @@ struct Warp {
   WarpKernels kernels;
 
   Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_)
-      : x(readable_image(x_)), offset(dense_planes(offset_)), mask_logits(dense_planes(mask_logits_)),
+      : x(readable_image(x_)),
+        offset(dense_planes(offset_)),
+        mask_logits(dense_planes(mask_logits_)),
         weight(torch::stable::contiguous(weight_)) {
-    STD_TORCH_CHECK(mask_logits.scalar_type() == x.scalar_type() && weight.scalar_type() == x.scalar_type() &&
-                        offset.scalar_type() ==
-                            (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
-                    "motionrnn_ext: mixed dtypes");
+    STD_TORCH_CHECK(
+        mask_logits.scalar_type() == x.scalar_type() && weight.scalar_type() == x.scalar_type() &&
+            offset.scalar_type() == (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
+        "motionrnn_ext: mixed dtypes");
     STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 4 && mask_logits.dim() == 4 && weight.dim() == 4 &&
                         weight.size(2) == weight.size(3) && weight.size(1) == x.size(1) &&
                         offset.size(1) == 2 * weight.size(2) * weight.size(2) &&

@@ -31,7 +31,7 @@ struct WarpArguments {
   const void* mask_logits;  // (B, K, H, W), planes contiguous
   int64_t mask_batch;
   const void* weight;  // (C_out, C, k, k) contiguous
-  Image out;  // forward: written; backward: the gradient of out
+  Image out;           // forward: written; backward: the gradient of out
 
   // Backward. Null means not wanted.
   Image grad_x;
@@ -41,7 +41,7 @@ struct WarpArguments {
 
   // Workspace in the arithmetic type, sizes by WarpKernels::sizes.
   void* packed_weight;
-  void* grad_image;   // a partial grad_x per item, zero-framed and channels last; only if bands > 1 and grad_x is wanted
+  void* grad_image;  // a partial grad_x per item, zero-framed and channels last; only if bands > 1 and grad_x is wanted
   void* grad_matrix;  // a partial grad_weight per group
 };
 
@@ -51,17 +51,17 @@ struct WarpSizes {  // bytes
 
 struct WarpKernels {
   WarpSizes (*sizes)(const WarpArguments&);
-  void (*pack)(const WarpArguments&);                                   // weight -> packed_weight
-  void (*forward)(const WarpArguments&, int64_t begin, int64_t end);    // items
-  void (*backward)(const WarpArguments&, int64_t begin, int64_t end);   // groups
-  void (*sum_images)(const WarpArguments&, int64_t begin, int64_t end); // batch entries: grad_image -> grad_x
-  void (*sum_matrices)(const WarpArguments&);                           // grad_matrix -> grad_weight
+  void (*pack)(const WarpArguments&);                                    // weight -> packed_weight
+  void (*forward)(const WarpArguments&, int64_t begin, int64_t end);     // items
+  void (*backward)(const WarpArguments&, int64_t begin, int64_t end);    // groups
+  void (*sum_images)(const WarpArguments&, int64_t begin, int64_t end);  // batch entries: grad_image -> grad_x
+  void (*sum_matrices)(const WarpArguments&);                            // grad_matrix -> grad_weight
 };
 
-#define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                 \
-  namespace isa {                                          \
-  PointwiseKernel pointwise_kernel(Map map, Types types);  \
-  WarpKernels warp_kernels(Types types);                   \
+#define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                \
+  namespace isa {                                         \
+  PointwiseKernel pointwise_kernel(Map map, Types types); \
+  WarpKernels warp_kernels(Types types);                  \
   }
 MOTIONRNN_EXT_DECLARE_KERNELS(baseline)
 MOTIONRNN_EXT_DECLARE_KERNELS(x86_64_v3)

@@ -39,16 +39,25 @@ Buffer<T> allocate(int64_t count, bool zero) {
 template <class T>
 struct Geometry {
   int64_t height, width, pixels, taps, channels, out_channels;
-  int64_t C, C_out;    // padded to whole vectors
-  int64_t depth;       // taps * C, a row of columns
-  int64_t image_row;   // elements of a row of the framed image
+  int64_t C, C_out;   // padded to whole vectors
+  int64_t depth;      // taps * C, a row of columns
+  int64_t image_row;  // elements of a row of the framed image
   int64_t image_size;
   int32_t radius, reach;
 
   explicit Geometry(const WarpArguments& a)
-      : height(a.height), width(a.width), pixels(a.height * a.width), taps(int64_t(a.k) * a.k), channels(a.channels),
-        out_channels(a.out_channels), C(padded<T>(a.channels)), C_out(padded<T>(a.out_channels)), depth(taps * C),
-        image_row((width + 2) * C), image_size((height + 2) * image_row), radius((a.k - 1) / 2),
+      : height(a.height),
+        width(a.width),
+        pixels(a.height * a.width),
+        taps(int64_t(a.k) * a.k),
+        channels(a.channels),
+        out_channels(a.out_channels),
+        C(padded<T>(a.channels)),
+        C_out(padded<T>(a.out_channels)),
+        depth(taps * C),
+        image_row((width + 2) * C),
+        image_size((height + 2) * image_row),
+        radius((a.k - 1) / 2),
         reach(static_cast<int32_t>((height > width ? height : width) + a.k)) {}
 };
 
@@ -168,8 +177,8 @@ void sample(const Geometry<T>& g, const Tap<T>* taps, int64_t n, const T* image,
 
 // The samples again, and what grad_columns gives each of their parents.
 template <class T, int lanes>
-void sample_backward(const Geometry<T>& g, Tap<T>* taps, int64_t n, const T* image, const T* grad_columns,
-                     T* columns, T* grad_image) {
+void sample_backward(const Geometry<T>& g, Tap<T>* taps, int64_t n, const T* image, const T* grad_columns, T* columns,
+                     T* grad_image) {
   for (int64_t p = 0; p < n; ++p) {
     for (int64_t i = 0; i < g.taps; ++i) {
       Tap<T>& tap = taps[i];
@@ -216,9 +225,9 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
       F* plane = grad_mask + (b * g.taps + i) * g.pixels + first;
 #pragma GCC ivdep
       for (int64_t p = 0; p < n; ++p)  // the weights hold the mask already
-        store(plane + p, (T(1) - tap.mask[p]) *
-                             (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +
-                              tap.weights[2][p] * tap.products[p][2] + tap.weights[3][p] * tap.products[p][3]));
+        store(plane + p,
+              (T(1) - tap.mask[p]) * (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +
+                                      tap.weights[2][p] * tap.products[p][2] + tap.weights[3][p] * tap.products[p][3]));
     }
   }
 }
@@ -252,7 +261,8 @@ void forward(const WarpArguments& a, int64_t begin, int64_t end) {
       find_taps<T, F>(g, a, band.image, first, n, taps.get());
       with_lanes<T>(g.channels, [&]<int lanes>() { sample<T, lanes>(g, taps.get(), n, image.get(), columns.get()); });
       with_lanes<T>(g.out_channels, [&]<int lanes>() {
-        multiply<T, lanes>({columns.get(), g.depth, 1}, weight, g.C_out, tile.get(), g.C_out, n, g.C_out, g.depth, false);
+        multiply<T, lanes>({columns.get(), g.depth, 1}, weight, g.C_out, tile.get(), g.C_out, n, g.C_out, g.depth,
+                           false);
       });
       store_tile<T, F>(g, tile.get(), a.out, band.image, first, n);
     }
@@ -306,7 +316,8 @@ void backward(const WarpArguments& a, int64_t begin, int64_t end) {
   }
 }
 
-// ---- Weights, and the sums over partials in a fixed order: with one number of threads results do not depend on timing.
+// ---- Weights, and the sums over partials in a fixed order: with one number of threads results do not depend on
+// timing.
 
 template <class T, class F>
 void pack(const WarpArguments& a) {

@@ -19,8 +19,8 @@ template <class Map, class Feature, class State, size_t... i, size_t... o>
 MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int64_t n, double parameter,
                                     std::index_sequence<i...>, std::index_sequence<o...>) {
   using T = typename arithmetic<Feature>::type;
-  const auto sources = std::make_tuple(
-      static_cast<const Stored<math::role_of_stream(Map::inputs, i), Feature, State>*>(in[i])...);
+  const auto sources =
+      std::make_tuple(static_cast<const Stored<math::role_of_stream(Map::inputs, i), Feature, State>*>(in[i])...);
   const auto targets =
       std::make_tuple(static_cast<Stored<math::role_of_stream(Map::outputs, o), Feature, State>*>(out[o])...);
   const T p = static_cast<T>(parameter);

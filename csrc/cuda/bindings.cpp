@@ -72,9 +72,9 @@ struct Warp {
 
   Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_)
       : x(x_), offset(offset_), mask_logits(mask_logits_), weight(weight_) {
-    STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && weight.size(2) == weight.size(3) &&
-                        weight.size(1) == x.size(1),
-                    "motionrnn_ext: mismatched sizes");
+    STD_TORCH_CHECK(
+        x.dim() == 4 && weight.dim() == 4 && weight.size(2) == weight.size(3) && weight.size(1) == x.size(1),
+        "motionrnn_ext: mismatched sizes");
     const int64_t taps = weight.size(2) * weight.size(2);
     check_motion(offset, 2 * taps, ScalarType::Float), check_motion(mask_logits, taps, x.scalar_type());
     STD_TORCH_CHECK(is_here(x) && is_here(weight) && weight.scalar_type() == x.scalar_type(),
@@ -118,7 +118,7 @@ struct Warp {
 
   // grads: all that were made; zero where there is nothing to sum over.
   void run_backward(std::vector<Tensor> grads) {
-    if (a.batch == 0 || a.height == 0 || a.width == 0 || a.out_channels == 0) {
+    if (a.batch == 0 || a.height == 0 || a.width == 0 || (a.out_channels == 0 && a.update_logits.data == nullptr)) {
       for (Tensor& t : grads) torch::stable::zero_(t);
       return;
     }
@@ -188,8 +188,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
   WarpArguments& a = warp.a;
   warp.check_grad(grad);
   for (const Tensor& t : {update_logits, candidate_logits}) warp.check_motion(t, offset.size(1), x.scalar_type());
-  for (const Tensor& t : {offset, grad_offset, grad_trend})
-    warp.check_motion(t, new_offset.size(1), ScalarType::Float);
+  for (const Tensor& t : {offset, grad_offset, grad_trend}) warp.check_motion(t, new_offset.size(1), ScalarType::Float);
   const Tensor grad_image = readable_image(grad), by_offset = readable_image(grad_offset);
   const Tensor by_trend = readable_image(grad_trend), update = readable_image(update_logits);
   const Tensor candidate = readable_image(candidate_logits), previous_offset = readable_image(offset);

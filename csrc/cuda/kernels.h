@@ -26,13 +26,14 @@ struct Image {
 
 struct WarpArguments {
   int32_t batch, channels, out_channels, height, width, k;
-  Image x;            // features
-  Image offset;       // motion state, (B, 2K, H, W); with `motion` the new one: written forward, read backward
-  Image mask_logits;  // features, (B, K, H, W)
-  const void* weight; // features, (C_out, C, k, k) contiguous
-  Image out;          // features: written forward; the gradient of it backward
+  Image x;             // features
+  Image offset;        // motion state, (B, 2K, H, W); with `motion` the new one: written forward, read backward
+  Image mask_logits;   // features, (B, K, H, W)
+  const void* weight;  // features, (C_out, C, k, k) contiguous
+  Image out;           // features: written forward; the gradient of it backward
 
-  // motion_update in the same launch, if update_logits is given. All (B, 2K, H, W); logits are features, the rest state.
+  // motion_update in the same launch, if update_logits is given. All (B, 2K, H, W); logits are features, the rest
+  // state.
   Image update_logits, candidate_logits, previous_offset, previous_trend;
   Image trend;  // written forward
   float alpha;
@@ -44,12 +45,13 @@ struct WarpArguments {
   Image grad_update_logits, grad_candidate_logits, grad_previous_offset, grad_previous_trend;
   bool deterministic;
 
-  void* sums;      // grad_x before its conversion, see offset_warp_backward.cuh; grad_x itself where the two agree
-  float* partials; // of grad_weight
+  void* sums;       // grad_x before its conversion, see offset_warp_backward.cuh; grad_x itself where the two agree
+  float* partials;  // of grad_weight
   uint32_t* maxima;
 };
 
-// Bytes of workspace that backward wants; zero where an argument needs none. Tells by grad_x and grad_weight what is wanted.
+// Bytes of workspace that backward wants; zero where an argument needs none. Tells by grad_x and grad_weight what is
+// wanted.
 struct WarpWorkspace {
   size_t sums, partials, maxima;
 };

@@ -27,7 +27,8 @@ namespace motionrnn_ext::cuda {
 
 using Stream = void*;
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes, Stream, Arguments&&... arguments) {
+void launch(void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes, Stream,
+            Arguments&&... arguments) {
   emulator::launch(kernel, grid, dim3(block), shared_bytes, static_cast<Parameters>(arguments)...);
 }
 inline void fill_zero(void* data, size_t bytes, Stream) { emulator::fill_zero(data, bytes); }

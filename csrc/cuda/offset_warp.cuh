@@ -19,6 +19,12 @@ namespace {
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
 
+// For __launch_bounds__. Left to itself ptxas 13.0 spills a few registers to fit one more block on a multiprocessor;
+// told that one block is enough it does not. The kernels on the fast path have no such spills, and use fewer registers
+// when it is not told (`docs/kernels.md`).
+template <bool yes>
+constexpr int kMayUseAllRegisters = yes ? 1 : 0;
+
 // Channels dealt to lanes: vectors of `vector` channels, round the `lanes` lanes.
 template <int vector, int lanes>
 __device__ __forceinline__ constexpr int dealt_channel(int lane, int slot) {
@@ -33,7 +39,7 @@ struct Step {
   static constexpr int kTaps = 4 / kLanes;
   static constexpr int kSlots = N / kLanes;
   static constexpr int kWords = kSlots / kPerWord<T>;
-  static constexpr int kProducts = kWords / 2;                   // mma takes two words of each lane
+  static constexpr int kProducts = kWords / 2;  // mma takes two words of each lane
   static constexpr int kSlotsOfProduct = kSlots / kProducts;
 
   // t: the lane's place among the four of its pixel
@@ -94,10 +100,10 @@ __device__ __forceinline__ float read(const Image& image, int b, int64_t channel
 template <class T, class Layout, bool vectors>
 struct LaneReader {
   static constexpr int kVectorWords = Layout::kVector / kPerWord<T>;
-  const char* first;     // the lane's first channel at pixel 0
-  int32_t pixel_bytes;   // 32 bits, like a pixel: an address then takes one instruction
-  int32_t channel;       // stride in elements
-  int32_t left;          // channels from the lane's first on
+  const char* first;    // the lane's first channel at pixel 0
+  int32_t pixel_bytes;  // 32 bits, like a pixel: an address then takes one instruction
+  int32_t channel;      // stride in elements
+  int32_t left;         // channels from the lane's first on
 
   __device__ __forceinline__ LaneReader(const Image& image, int b, int begin, int end) {
     const int lane_channel = begin + Layout::channel(threadIdx.x % 4, 0);

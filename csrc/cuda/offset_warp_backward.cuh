@@ -16,9 +16,7 @@ namespace {
 
 constexpr int kBackwardWarps = 9;     // at most; the steps of k = 3
 constexpr int kBackwardBlocks = 256;  // constant, so that the order of summation is the same on every card
-constexpr int kPixels = 32;  // of a warp at a time, two tiles of mma
-
-// ---- Main
+constexpr int kPixels = 32;           // of a warp at a time, two tiles of mma
 
 struct alignas(16) BackwardTap {
   CornerIndices corner;
@@ -29,9 +27,9 @@ struct alignas(16) BackwardTap {
 template <class T, int N>
 constexpr size_t kTapBytes = Step<T, N>::kTaps * kPixels * sizeof(BackwardTap);  // of a warp
 
-template <class T, int N>
+template <class T, int N, bool chunked>
 size_t backward_shared_bytes(int warps) {
-  return warps * (kTapBytes<T, N> + BackwardShape<T, N>::kFragments * sizeof(uint2));
+  return warps * (kTapBytes<T, N> + (chunked ? 0 : BackwardShape<T, N>::kFragments * sizeof(uint2)));
 }
 
 // The role of a block in a chunked launch: 0 does all but grad_weight, the others one chunk of it each. Otherwise 0
@@ -63,7 +61,8 @@ __device__ __forceinline__ uint2 weight_fragment(const WarpArguments& a, int fir
   for (int s = 0; s < Shape::kSlotsOfProduct; ++s) {
     const int o = first_out + Shape::Out::channel(t, product * Shape::kSlotsOfProduct + s);
     const bool exists = o < a.out_channels && c < a.channels && tap < taps;
-    slot[s] = exists ? static_cast<const T*>(a.weight)[(int64_t(o) * a.channels + c) * taps + tap] : from_float<T>(0.0f);
+    slot[s] =
+        exists ? static_cast<const T*>(a.weight)[(int64_t(o) * a.channels + c) * taps + tap] : from_float<T>(0.0f);
   }
   uint2 fragment;
   memcpy(&fragment, slot, sizeof fragment);
@@ -95,12 +94,12 @@ struct Transposed {
 
 // Four values summed over the lanes that share a tap, and dealt out: the lane keeps those from first() on.
 template <int lanes>
-struct SharedOut {
+struct DealtSums {
   static_assert(lanes == 2 || lanes == 4);
   static constexpr int kKept = 4 / lanes;
   float kept[kKept];
 
-  __device__ __forceinline__ explicit SharedOut(const float (&value)[4]) {
+  __device__ __forceinline__ explicit DealtSums(const float (&value)[4]) {
     const int t = threadIdx.x % 4;
     constexpr int kFirst = lanes / 2;  // the partner's distance when two of four values are given away
     const bool upper = t & kFirst;
@@ -129,8 +128,9 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
     const int tap = first_tap + i;
     BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0.0f, {}};
     if (pixel < a.height * a.width && tap < all_taps) {
-      const Place place = locate(a, tap, row, col, read<float>(a.offset, b, tap, pixel),
-                                 read<float>(a.offset, b, all_taps + tap, pixel), read<T>(a.mask_logits, b, tap, pixel));
+      const Place place =
+          locate(a, tap, row, col, read<float>(a.offset, b, tap, pixel),
+                 read<float>(a.offset, b, all_taps + tap, pixel), read<T>(a.mask_logits, b, tap, pixel));
       found.corner = corner_indices(a, place);
       found.row_fraction = place.row.fraction, found.col_fraction = place.col.fraction, found.mask = place.mask;
     }
@@ -194,9 +194,9 @@ __device__ __forceinline__ float multiply_corner(const uint32_t (&word)[words],
 
 // grad_weight += column^T grad_out over 16 pixels.
 template <class T, int N>
-__device__ __forceinline__ void add_weight(const uint32_t (&column)[2][Step<T, N>::kWords],
-                                           const uint32_t (&grad)[2][BackwardShape<T, N>::Out::kWords],
-                                           float (&sum)[BackwardShape<T, N>::kRows][BackwardShape<T, N>::kOutPairs][4]) {
+__device__ __forceinline__ void add_weight(
+    const uint32_t (&column)[2][Step<T, N>::kWords], const uint32_t (&grad)[2][BackwardShape<T, N>::Out::kWords],
+    float (&sum)[BackwardShape<T, N>::kRows][BackwardShape<T, N>::kOutPairs][4]) {
   using Shape = BackwardShape<T, N>;
   constexpr int kPairWords = 2 / kPerWord<T>;
 #pragma unroll
@@ -213,111 +213,146 @@ __device__ __forceinline__ void add_weight(const uint32_t (&column)[2][Step<T, N
   }
 }
 
+// A warp with its step of taps, and what it keeps from tile to tile.
 template <class T, int N, bool vectors, bool chunked, bool deterministic>
-__global__ void __launch_bounds__(kBackwardWarps* kWarp) warp_backward(const WarpArguments a) {
+struct BackwardWarp {
   using Shape = BackwardShape<T, N>;
   using In = typename Shape::In;
   using Out = typename Shape::Out;
-  constexpr int kTiles = Shape::kTiles;
-  MOTIONRNN_EXT_SHARED(shared);
-  const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  BackwardTap* taps = reinterpret_cast<BackwardTap*>(shared) + warp * (In::kTaps * kPixels);
-  const int step = blockIdx.y * kBackwardWarps + warp, first_tap = step * In::kTaps;
-  if (first_tap >= a.k * a.k) return;  // no barrier of the block follows
-  const Role role = Role::of<N, Shape::kOut, chunked>(a);
-  float unit = 0.0f;
-  if (deterministic) {
-    const int exponent = unit_exponent(a);
-    if (exponent != kNoExponent) unit = ldexpf(1.0f, exponent);
-  }
 
-  uint2* weights = reinterpret_cast<uint2*>(shared + warps * kTapBytes<T, N>) + warp * Shape::kFragments;
-  if constexpr (!chunked) {
-    for (int i = 0; i < Shape::kProducts * kTiles; ++i)
-      weights[i * kWarp + lane] = weight_fragment<T, N>(a, first_tap, 0, 0, i / kTiles, i % kTiles);
-    // read by the same lane
-  }
+  const WarpArguments& a;
+  const Role role;
+  const int first_tap;
+  const float unit;   // of deterministic sums
+  BackwardTap* taps;  // shared memory of the warp: the taps of 32 pixels,
+  uint2* weights;     // and the weight of the step, each lane's own part
   float grad_weight[Shape::kRows][Shape::kOutPairs][4] = {};
 
-  const Tiles tiles(a, kPixels);
-  for (int tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
-    const int b = tile / tiles.per_image, first_pixel = (tile - b * tiles.per_image) * kPixels;
-    find_backward_taps<T, N>(a, b, first_pixel, first_tap, taps);
-    __syncwarp();
-#pragma unroll 1
-    for (int first = 0; first < kPixels; first += 16) {
-      float product[2][4] = {};
-#pragma unroll 1
-      for (int in_chunk = role.in_chunk; in_chunk < role.in_end; ++in_chunk) {
-        const int first_in = chunked ? in_chunk * N : 0;
-        float grad_column[kTiles][4] = {};
-        uint32_t grad[2][Out::kWords];
-#pragma unroll 1
-        for (int i = 0; i < role.out_chunks; ++i) {
-          const int first_out = chunked ? (role.sums_weight ? role.out_chunk : i) * Shape::kOut : 0;
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int pixel = first_pixel + first + g + 8 * h;
-            LaneReader<T, Out, vectors>(a.out, b, first_out, a.out_channels)(pixel, pixel < a.height * a.width, grad[h]);
-          }
-          if (!role.gathers) break;
-#pragma unroll
-          for (int p = 0; p < Shape::kProducts; ++p)
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j) {
-              const uint2 w = chunked ? weight_fragment<T, N>(a, first_tap, first_in, first_out, p, j)
-                                      : weights[(p * kTiles + j) * kWarp + lane];
-              multiply<T>(grad_column[j], grad[0] + 2 * p, grad[1] + 2 * p, w);
-            }
-        }
-        const LaneReader<T, In, vectors> x(a.x, b, first_in, a.channels);
-        const LaneSums<In, deterministic> sums(a, b, first_in, unit);
-        uint32_t column[2][In::kWords];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const BackwardTap& tap = taps[In::tap(t) * kPixels + first + g + 8 * h];
-          const CornerIndices corner = tap.corner;
-          const auto w = math::bilinear_weights<float>(tap.row_fraction, tap.col_fraction);
-          const float weight[4] = {tap.mask * w.v00, tap.mask * w.v01, tap.mask * w.v10, tap.mask * w.v11};
-          uint32_t word[4][In::kWords];
-#pragma unroll
-          for (int q = 0; q < 4; ++q)
-            x(corner.at[q], corner.at[q] >= 0, word[q]);
-          if (role.sums_weight) interpolate<T>(word, weight, column[h]);
-          if (role.gathers) {
-            float slot[In::kSlots];
-#pragma unroll
-            for (int s = 0; s < In::kSlots; ++s) slot[s] = grad_column[s / 2][2 * h + s % 2];
-#pragma unroll
-            for (int q = 0; q < 4; ++q) {
-              product[h][q] = multiply_corner<T>(word[q], slot, product[h][q]);
-              sums.add(corner.at[q], weight[q], slot);
-            }
-          }
-        }
-        if (role.sums_weight) add_weight<T, N>(column, grad, grad_weight);
-      }
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const SharedOut<In::kLanes> sum(product[h]);
-        float* to = &taps[In::tap(t) * kPixels + first + g + 8 * h].product.v00 + sum.first();
-#pragma unroll
-        for (int i = 0; i < sum.kKept; ++i) to[i] = sum.kept[i];
-      }
-    }
-    __syncwarp();
-    if (role.gathers) store_motion<T, N>(a, b, first_pixel, first_tap, taps);
-    __syncwarp();
+  __device__ __forceinline__ void stage_weight() {
+    if constexpr (!chunked)
+      for (int i = 0; i < Shape::kProducts * Shape::kTiles; ++i)
+        weights[i * kWarp + threadIdx.x % kWarp] =
+            weight_fragment<T, N>(a, first_tap, 0, 0, i / Shape::kTiles, i % Shape::kTiles);
   }
 
-  if (role.sums_weight) {
+  // grad_column = W^T grad for 16 pixels; grad is that of the role's output chunk afterwards.
+  __device__ __forceinline__ void multiply_grad(int b, int first_pixel, int first_in, uint32_t (&grad)[2][Out::kWords],
+                                                float (&grad_column)[Shape::kTiles][4]) const {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll 1
+    for (int i = 0; i < role.out_chunks; ++i) {
+      const int first_out = chunked ? (role.sums_weight ? role.out_chunk : i) * Shape::kOut : 0;
+      const LaneReader<T, Out, vectors> reader(a.out, b, first_out, a.out_channels);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int pixel = first_pixel + lane / 4 + 8 * h;
+        reader(pixel, pixel < a.height * a.width, grad[h]);
+      }
+      if (!role.gathers) break;
+#pragma unroll
+      for (int p = 0; p < Shape::kProducts; ++p)
+#pragma unroll
+        for (int tile = 0; tile < Shape::kTiles; ++tile)
+          multiply<T>(grad_column[tile], grad[0] + 2 * p, grad[1] + 2 * p,
+                      chunked ? weight_fragment<T, N>(a, first_tap, first_in, first_out, p, tile)
+                              : weights[(p * Shape::kTiles + tile) * kWarp + lane]);
+    }
+  }
+
+  // One pixel's tap: loads its corners, makes the column, adds to the products with the corners and to grad_x.
+  __device__ __forceinline__ void add_pixel(const BackwardTap& tap, const LaneReader<T, In, vectors>& x,
+                                            const LaneSums<In, deterministic>& sums, const float (&grad)[In::kSlots],
+                                            uint32_t (&column)[In::kWords], float (&product)[4]) const {
+    const CornerIndices corner = tap.corner;
+    const auto w = math::bilinear_weights<float>(tap.row_fraction, tap.col_fraction);
+    const float weight[4] = {tap.mask * w.v00, tap.mask * w.v01, tap.mask * w.v10, tap.mask * w.v11};
+    uint32_t word[4][In::kWords];
+#pragma unroll
+    for (int q = 0; q < 4; ++q) x(corner.at[q], corner.at[q] >= 0, word[q]);
+    if (role.sums_weight) interpolate<T>(word, weight, column);
+    if (!role.gathers) return;
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      product[q] = multiply_corner<T>(word[q], grad, product[q]);
+      sums.add(corner.at[q], weight[q], grad);
+    }
+  }
+
+  // 16 pixels, the first of them number `first` of the 32 whose taps were found.
+  __device__ __forceinline__ void add_tile(int b, int first_pixel, int first) {
+    const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
+    BackwardTap* lane_taps = taps + In::tap(t) * kPixels + first + g;
+    float product[2][4] = {};
+#pragma unroll 1
+    for (int in_chunk = role.in_chunk; in_chunk < role.in_end; ++in_chunk) {
+      const int first_in = chunked ? in_chunk * N : 0;
+      uint32_t grad[2][Out::kWords], column[2][In::kWords];
+      float grad_column[Shape::kTiles][4] = {};
+      multiply_grad(b, first_pixel + first, first_in, grad, grad_column);
+      const LaneReader<T, In, vectors> x(a.x, b, first_in, a.channels);
+      const LaneSums<In, deterministic> sums(a, b, first_in, unit);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float slot[In::kSlots];
+#pragma unroll
+        for (int s = 0; s < In::kSlots; ++s) slot[s] = grad_column[s / 2][2 * h + s % 2];
+        add_pixel(lane_taps[8 * h], x, sums, slot, column[h], product[h]);
+      }
+      if (role.sums_weight) add_weight<T, N>(column, grad, grad_weight);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const DealtSums<In::kLanes> sum(product[h]);
+      float* to = &lane_taps[8 * h].product.v00 + sum.first();
+#pragma unroll
+      for (int i = 0; i < sum.kKept; ++i) to[i] = sum.kept[i];
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    stage_weight();
+    const Tiles tiles(a, kPixels);
+    for (int tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
+      const int b = tile / tiles.per_image, first_pixel = (tile - b * tiles.per_image) * kPixels;
+      find_backward_taps<T, N>(a, b, first_pixel, first_tap, taps);
+      __syncwarp();
+#pragma unroll 1
+      for (int first = 0; first < kPixels; first += 16) add_tile(b, first_pixel, first);
+      __syncwarp();
+      if (role.gathers) store_motion<T, N>(a, b, first_pixel, first_tap, taps);
+      __syncwarp();
+    }
+  }
+
+  // The warp's part of grad_weight, to be summed by `finish_weight`.
+  __device__ __forceinline__ void store_weight() const {
     const int steps = (a.k * a.k + In::kTaps - 1) / In::kTaps, pairs = chunked ? gridDim.z - 1 : 1;
-    const int64_t pair = chunked ? blockIdx.z - 1 : 0;
+    const int64_t pair = chunked ? blockIdx.z - 1 : 0, step = first_tap / In::kTaps;
     float* partial = a.partials + ((int64_t(blockIdx.x) * pairs + pair) * steps + step) * Shape::kPartial;
 #pragma unroll
-    for (int i = 0; i < Shape::kRows * Shape::kOutPairs * 4; ++i)
-      partial[i * kWarp + lane] = grad_weight[i / (Shape::kOutPairs * 4)][i / 4 % Shape::kOutPairs][i % 4];
+    for (int i = 0; i < Shape::kPartial / kWarp; ++i)
+      partial[i * kWarp + threadIdx.x % kWarp] =
+          grad_weight[i / (Shape::kOutPairs * 4)][i / 4 % Shape::kOutPairs][i % 4];
   }
+};
+
+template <class T, int N, bool vectors, bool chunked, bool deterministic>
+__global__ void __launch_bounds__(kBackwardWarps* kWarp, kMayUseAllRegisters<!vectors || deterministic>)
+    warp_backward(const WarpArguments a) {
+  using Shape = BackwardShape<T, N>;
+  MOTIONRNN_EXT_SHARED(shared);
+  const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
+  const int first_tap = (blockIdx.y * kBackwardWarps + warp) * Shape::In::kTaps;
+  if (first_tap >= a.k * a.k) return;  // no barrier of the block follows
+  BackwardWarp<T, N, vectors, chunked, deterministic> self{
+      a,
+      Role::of<N, Shape::kOut, chunked>(a),
+      first_tap,
+      deterministic ? power_of_two(unit_exponent(a)) : 0.0f,
+      reinterpret_cast<BackwardTap*>(shared + warp * kTapBytes<T, N>),
+      reinterpret_cast<uint2*>(shared + warps * kTapBytes<T, N>) + warp * Shape::kFragments};
+  self.run();
+  if (self.role.sums_weight) self.store_weight();
 }
 
 // ---- Launches
@@ -368,10 +403,11 @@ struct Backward {
     const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps - 1) / kBackwardWarps, roles);
     const bool vectors = takes_vectors<T>(a.x, a.channels, Plan::Shape::In::kVector) &&
                          takes_vectors<T>(a.out, a.out_channels, Plan::Shape::Out::kVector);
-    const auto kernel = wants_x && a.deterministic
-                            ? (vectors ? warp_backward<T, N, true, chunked, true> : warp_backward<T, N, false, chunked, true>)
-                            : (vectors ? warp_backward<T, N, true, chunked, false> : warp_backward<T, N, false, chunked, false>);
-    launch(kernel, grid, warps * kWarp, backward_shared_bytes<T, N>(warps), stream, a);
+    const auto kernel =
+        wants_x && a.deterministic
+            ? (vectors ? warp_backward<T, N, true, chunked, true> : warp_backward<T, N, false, chunked, true>)
+            : (vectors ? warp_backward<T, N, true, chunked, false> : warp_backward<T, N, false, chunked, false>);
+    launch(kernel, grid, warps * kWarp, backward_shared_bytes<T, N, chunked>(warps), stream, a);
 
     FinishPlan finish{0, 1, plan.blocks, plan.elements, plan.out_chunks};
     if (a.grad_weight != nullptr)
@@ -379,7 +415,8 @@ struct Backward {
     int blocks = finish.weight_blocks;
     if (wants_x && !in_place) {
       const int64_t elements = int64_t(a.height) * a.width * a.channels;
-      finish.blocks_per_image = static_cast<int>(std::min<int64_t>((elements + kFinishThreads - 1) / kFinishThreads, 4096));
+      finish.blocks_per_image =
+          static_cast<int>(std::min<int64_t>((elements + kFinishThreads - 1) / kFinishThreads, 4096));
       blocks += finish.blocks_per_image * a.batch;
     }
     if (blocks > 0)

@@ -12,13 +12,13 @@ struct BackwardShape {
   // mma sums over 4 lanes x 2 words of output channels at a time
   static constexpr int kOut = N < 8 * kPerWord<T> ? 8 * kPerWord<T> : N;
   using Out = Columns<T, kOut>;
-  static constexpr int kProducts = Out::kWords / 2;            // over output channels
+  static constexpr int kProducts = Out::kWords / 2;  // over output channels
   static constexpr int kSlotsOfProduct = Out::kSlots / kProducts;
   static constexpr int kInPairs = In::kSlots / 2, kOutPairs = Out::kSlots / 2;  // 8 x 8 blocks of a 16-pixel tile
-  static constexpr int kRows = In::kSlots / 4;                 // grad_weight's tiles of 16 slots
-  static constexpr int kPartial = kRows * kOutPairs * 4 * kWarp;  // floats of a warp's part of it
-  static constexpr int kTiles = In::kSlots / 2;                // of grad_column: 8 slots each
-  static constexpr int kFragments = kProducts * kTiles * kWarp;  // of the weight of a step
+  static constexpr int kRows = In::kSlots / 4;                                  // grad_weight's tiles of 16 slots
+  static constexpr int kPartial = kRows * kOutPairs * 4 * kWarp;                // floats of a warp's part of it
+  static constexpr int kTiles = In::kSlots / 2;                                 // of grad_column: 8 slots each
+  static constexpr int kFragments = kProducts * kTiles * kWarp;                 // of the weight of a step
 };
 
 constexpr int kFinishThreads = 256;
@@ -61,13 +61,13 @@ __device__ void finish_weight(const WarpArguments& a, const FinishPlan& plan, fl
 template <class T>
 __device__ void finish_x(const WarpArguments& a, const FinishPlan& plan, int block) {
   const int exponent = a.deterministic ? unit_exponent(a) : kNoExponent;
-  const float unit = exponent == kNoExponent ? 0.0f : ldexpf(1.0f, -exponent);
+  const float unit = exponent == kNoExponent ? 0.0f : power_of_two(-exponent);
   const int b = block / plan.blocks_per_image, channels = sums_channels(a);
   const int64_t pixels = int64_t(a.height) * a.width;
   const int64_t stride = int64_t(plan.blocks_per_image) * kFinishThreads;
   const bool rows = a.grad_x.channel == 1;  // neighbouring threads write neighbouring elements
-  for (int64_t i = int64_t(block - b * plan.blocks_per_image) * kFinishThreads + threadIdx.x;
-       i < pixels * a.channels; i += stride) {
+  for (int64_t i = int64_t(block - b * plan.blocks_per_image) * kFinishThreads + threadIdx.x; i < pixels * a.channels;
+       i += stride) {
     const int64_t pixel = rows ? i / a.channels : i % pixels, channel = rows ? i % a.channels : i / pixels;
     const int64_t at = (b * pixels + pixel) * channels + channel;
     float value;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kForwardWarps = 4;
 constexpr int kTile = 16;
-constexpr int kTapChunk = 9;   // taps whose weights are in shared memory at a time: all of k = 3
+constexpr int kTapChunk = 9;    // taps whose weights are in shared memory at a time: all of k = 3
 constexpr int kTapPlaces = 10;  // those of a warp, filled up to whole steps
 
 struct alignas(16) Tap {
@@ -173,13 +173,15 @@ __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, si
 
 // sharing: warps that share a tile, 1 or all. chunked: more taps or channels than shared memory holds the weight of, so
 // that it is staged again and again; all warps of a block go through the same loops, to meet at its barriers.
+// Two blocks, which always fit: unasked, the compiler spills a few registers to fit one block more.
 template <class T, int N, bool vectors, bool chunked>
-__global__ void __launch_bounds__(kForwardWarps* kWarp) warp_forward(const WarpArguments a, const int sharing) {
+__global__ void __launch_bounds__(kForwardWarps* kWarp, kMayUseAllRegisters<!vectors || chunked>)
+    warp_forward(const WarpArguments a, const int sharing) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;
   MOTIONRNN_EXT_SHARED(shared);
   uint2* fragments = reinterpret_cast<uint2*>(shared);
-  const int warp = threadIdx.x / kWarp, part = warp % sharing, tiles_at_once = kForwardWarps / sharing;
+  const int warp = threadIdx.x / kWarp, part = warp % sharing, tiles_at_once = sharing == 1 ? kForwardWarps : 1;
   Tap* taps = reinterpret_cast<Tap*>(shared + Shape::kWeightBytes) + warp * (kTapPlaces * kTile);
   const int first_out = blockIdx.y * Shape::kOut;
   const int taps_in_all = a.k * a.k, tap_chunks = chunked ? (taps_in_all + kTapChunk - 1) / kTapChunk : 1;
@@ -190,7 +192,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp) warp_forward(const WarpA
     __syncthreads();
   }
   for (int first = blockIdx.x * tiles_at_once; first < tiles.count; first += gridDim.x * tiles_at_once) {
-    const int tile = first + warp / sharing;
+    const int tile = first + (sharing == 1 ? warp : 0);
     const bool alive = tile < tiles.count;
     const int b = alive ? tile / tiles.per_image : 0, first_pixel = alive ? (tile - b * tiles.per_image) * kTile : 0;
     float sum[Shape::Out::kTiles][4] = {};
@@ -236,7 +238,7 @@ void launch_forward(const WarpArguments& a, Stream stream) {
   const Tiles tiles(a, kTile);
   const int sharing = tiles.count < kSharedTiles ? kForwardWarps : 1, tiles_at_once = kForwardWarps / sharing;
   const int blocks = std::min((tiles.count + tiles_at_once - 1) / tiles_at_once, kForwardBlocks / N);
-  const dim3 grid(blocks, (a.out_channels + Shape::kOut - 1) / Shape::kOut);
+  const dim3 grid(blocks, std::max((a.out_channels + Shape::kOut - 1) / Shape::kOut, 1));  // motion_warp moves at least
   launch(warp_forward<T, N, vectors, chunked>, grid, kForwardWarps * kWarp, Shape::kSharedBytes, stream, a, sharing);
 }
 

@@ -9,12 +9,13 @@ namespace {
 
 template <class T>
 WarpKernels warp_kernels() {
-  return {
-      [](const WarpArguments& a, void* stream) { launch_forward<T>(a, static_cast<Stream>(stream)); },
-      [](const WarpArguments& a) { return choose_backward<T>(a, [&](auto backward) { return backward.workspace(a); }); },
-      [](const WarpArguments& a, void* stream) {
-        choose_backward<T>(a, [&](auto backward) { backward.run(a, static_cast<Stream>(stream)); });
-      }};
+  return {[](const WarpArguments& a, void* stream) { launch_forward<T>(a, static_cast<Stream>(stream)); },
+          [](const WarpArguments& a) {
+            return choose_backward<T>(a, [&](auto backward) { return backward.workspace(a); });
+          },
+          [](const WarpArguments& a, void* stream) {
+            choose_backward<T>(a, [&](auto backward) { backward.run(a, static_cast<Stream>(stream)); });
+          }};
 }
 
 }  // namespace

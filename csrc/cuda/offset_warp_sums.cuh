@@ -41,13 +41,17 @@ __device__ inline int unit_exponent(const WarpArguments& a) {
   return std::max(-126, std::min(126, 62 - exponent - log_addends));
 }
 
+__device__ inline float power_of_two(int exponent) {  // 0 for kNoExponent
+  return exponent == kNoExponent ? 0.0f : ldexpf(1.0f, exponent);
+}
+
 // Adds a lane's channels of pixels to the sums.
 template <class Layout, bool deterministic>
 struct LaneSums {
-  char* first;           // the lane's first channel at pixel 0
+  char* first;  // the lane's first channel at pixel 0
   uint32_t pixel_bytes;
-  int32_t left;          // channels from the lane's first on
-  float unit;            // deterministic: 2^exponent, or 0 for floats in the place of the integers
+  int32_t left;  // channels from the lane's first on
+  float unit;    // deterministic: 2^exponent, or 0 for floats in the place of the integers
 
   __device__ __forceinline__ LaneSums(const WarpArguments& a, int b, int begin, float unit_) : unit(unit_) {
     constexpr int kBytes = deterministic ? 8 : 4;
@@ -82,8 +86,8 @@ struct LaneSums {
   }
 };
 
-// ---- Prepare (deterministic only): zeroes the sums; the largest |grad_out| and sum over o of |W[o, c, n]|, as the bits
-// of floats, whose order is that of integers and puts nan last.
+// ---- Prepare (deterministic only): zeroes the sums; the largest |grad_out| and sum over o of |W[o, c, n]|, as the
+// bits of floats, whose order is that of integers and puts nan last.
 
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads) prepare_backward(const WarpArguments a) {

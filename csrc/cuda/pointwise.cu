@@ -67,7 +67,7 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
   const float parameter = static_cast<float>(a.parameter);
   float in[kIn][width], out[kOut][width];
   (load<width, Stored<math::role_of_stream(MapOf::inputs, i), Feature, State>>(a.in[i], row * a.in_stride[i] + at,
-                                                                              in[i]),
+                                                                               in[i]),
    ...);
 #pragma unroll
   for (int e = 0; e < width; ++e) {
@@ -76,8 +76,8 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
     MapOf::template apply<float>(values, results, parameter);
     ((out[o][e] = results[o]), ...);
   }
-  (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(
-       a.out[o], row * a.out_stride[o] + at, out[o]),
+  (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(a.out[o], row * a.out_stride[o] + at,
+                                                                                 out[o]),
    ...);
 }
 
@@ -127,8 +127,8 @@ constexpr bool has_state() {
   return false;
 }
 template <class MapOf>
-constexpr bool kStateMayBeHalf = std::is_same_v<MapOf, math::MemoryUpdate> ||
-                                 std::is_same_v<MapOf, math::MemoryUpdateBackward>;
+constexpr bool kStateMayBeHalf =
+    std::is_same_v<MapOf, math::MemoryUpdate> || std::is_same_v<MapOf, math::MemoryUpdateBackward>;
 
 template <class MapOf>
 void launch_map(Types types, const PointwiseArguments& a, Stream stream) {

@@ -14,10 +14,9 @@ namespace motionrnn_ext::cuda {
 // half values (k = 16) or one tf32 (k = 8), and lane t's registers lie at the same places of k in a and in b.
 // d is 16 x 8: {row g, columns 2t and 2t + 1, then row g + 8}.
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2 b, __nv_bfloat16) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2 b, __half) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
@@ -26,10 +25,9 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2
 }
 // Reads the upper 19 bits of each register.
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint2 b) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
 // An 8 x 8 matrix of 16-bit values, transposed. Lane 4 g + t holds columns 2t and 2t + 1 of row g, before and after.
@@ -53,7 +51,8 @@ __device__ __forceinline__ void red_add(float* to, float4 value) {
 #else
   asm volatile(
       "red.global.add.f32 [%0],%1; red.global.add.f32 [%0+4],%2; red.global.add.f32 [%0+8],%3; "
-      "red.global.add.f32 [%0+12],%4;" ::"l"(to), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w));
+      "red.global.add.f32 [%0+12],%4;" ::"l"(to),
+      "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w));
 #endif
 }
 __device__ __forceinline__ void red_add(unsigned long long* to, unsigned long long value) {

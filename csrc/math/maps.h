@@ -6,18 +6,18 @@
 #include "motion_gru.h"
 #include "recurrent_gates.h"
 
-#define MOTIONRNN_EXT_POINTWISE_MAPS(_)  \
-  _(MotionReset)                         \
-  _(MotionResetBackward)                 \
-  _(MotionUpdate)                        \
-  _(MotionUpdateBackward)                \
-  _(MemoryUpdate)                        \
-  _(MemoryUpdateBackward)                \
-  _(GatedOutput)                         \
-  _(GatedOutputBackward)                 \
-  _(HighwayOutput)                       \
-  _(HighwayOutputBackward)               \
-  _(GatedBlend)                          \
+#define MOTIONRNN_EXT_POINTWISE_MAPS(_) \
+  _(MotionReset)                        \
+  _(MotionResetBackward)                \
+  _(MotionUpdate)                       \
+  _(MotionUpdateBackward)               \
+  _(MemoryUpdate)                       \
+  _(MemoryUpdateBackward)               \
+  _(GatedOutput)                        \
+  _(GatedOutputBackward)                \
+  _(HighwayOutput)                      \
+  _(HighwayOutputBackward)              \
+  _(GatedBlend)                         \
   _(GatedBlendBackward)
 
 namespace motionrnn_ext::math {

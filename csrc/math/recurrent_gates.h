@@ -74,7 +74,7 @@ struct GatedBlend {
 
 struct GatedBlendBackward {
   static constexpr Operand inputs[] = {
-      {Role::feature}, {Role::feature}, {Role::feature}, {Role::feature}};                    // grad, g, a, b
+      {Role::feature}, {Role::feature}, {Role::feature}, {Role::feature}};                   // grad, g, a, b
   static constexpr Operand outputs[] = {{Role::feature}, {Role::feature}, {Role::feature}};  // grad of g, a, b
 
   template <class T>
@@ -101,7 +101,7 @@ struct HighwayOutput {
 
 struct HighwayOutputBackward {
   static constexpr Operand inputs[] = {
-      {Role::feature}, {Role::feature}, {Role::feature}, {Role::feature}};                    // grad, o, content, highway
+      {Role::feature}, {Role::feature}, {Role::feature}, {Role::feature}};  // grad, o, content, highway
   static constexpr Operand outputs[] = {{Role::feature}, {Role::feature}, {Role::feature}};  // of o, content, highway
 
   template <class T>
