@@ -57,7 +57,8 @@ Image image_of(const Tensor& t) {
   static char never_read = 0;  // torch has no address for nothing, and none can be added to null
   if (t.numel() == 0) return {&never_read, 0, 1, 1};
   const int64_t pixel = t.size(3) == 1 ? t.stride(2) : t.stride(3);
-  STD_TORCH_CHECK(t.stride(1) <= std::numeric_limits<int32_t>::max() && pixel <= std::numeric_limits<int32_t>::max(),
+  const int64_t limit = std::numeric_limits<int32_t>::max();
+  STD_TORCH_CHECK(t.stride(1) <= limit && pixel * bytes_of(t.scalar_type()) <= limit,
                   "motionrnn_ext: strides of channels and pixels should fit 32 bits");
   return {const_cast<void*>(t.const_data_ptr()), t.stride(0), static_cast<int32_t>(t.size(1) == 1 ? 1 : t.stride(1)),
           static_cast<int32_t>(pixel)};

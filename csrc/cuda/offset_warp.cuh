@@ -66,6 +66,7 @@ struct Columns {
 // d += a b for two pixels' words of a, in the accuracy of float. For float each factor is split into a tf32 and a
 // rest, of whose products all but the smallest are summed: as exact as float multiplication, in a third of the
 // instructions of FFMA at 32 channels. Masking instead of cvt.rna: that expands to compares and selects on sm_90.
+// The rest of inf is nan, so where a float sum would be infinite this one is nan.
 template <class T>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, const uint32_t* pixel8, uint2 b) {
   const uint32_t a[4] = {pixel0[0], pixel8[0], pixel0[1], pixel8[1]};
@@ -82,6 +83,20 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, 
     mma_tf32(d, a_rest, b_large);
     mma_tf32(d, a_large, make_uint2(rest(b.x), rest(b.y)));
     mma_tf32(d, a_large, b_large);
+  }
+}
+
+// sum += what `products` adds to its argument. Tensor cores cut what they add, and a long chain of them would drift
+// toward zero: for float, a chain ends here and its sum is added with rounding. 4 FADD to 6 and more HMMA.
+template <class T, class Products>
+__device__ __forceinline__ void add_products(float (&sum)[4], Products&& products) {
+  if constexpr (sizeof(T) == 2) {
+    products(sum);
+  } else {
+    float chain[4] = {};
+    products(chain);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] += chain[i];
   }
 }
 
@@ -160,16 +175,20 @@ __device__ __forceinline__ CornerIndices corner_indices(const WarpArguments& a, 
            bottom && right ? at + a.width + 1 : -1}};
 }
 
-// The new offset and trend of a tap from the update's logits, written to where `locate` expects them.
+// The new offset of a tap, row and column, from the update's logits. One of the blocks at these pixels writes it, and
+// the new trend.
 template <class T>
-__device__ __forceinline__ void move(const WarpArguments& a, int b, int tap, int pixel) {
+__device__ __forceinline__ void move(const WarpArguments& a, int b, int tap, int pixel, bool writes, float* offset) {
 #pragma unroll 1
-  for (int channel = tap; channel < 2 * a.k * a.k; channel += a.k * a.k) {
+  for (int axis = 0; axis < 2; ++axis) {
+    const int channel = axis * a.k * a.k + tap;
     const float in[4] = {read<T>(a.update_logits, b, channel, pixel), read<T>(a.candidate_logits, b, channel, pixel),
                          read<float>(a.previous_offset, b, channel, pixel),
                          read<float>(a.previous_trend, b, channel, pixel)};
     float out[2];
     math::MotionUpdate::apply<float>(in, out, a.alpha);
+    offset[axis] = out[0];
+    if (!writes) continue;
     element<float>(a.offset, b, channel, pixel) = out[0];
     element<float>(a.trend, b, channel, pixel) = out[1];
   }

@@ -206,9 +206,11 @@ __device__ __forceinline__ void add_weight(
     for (int row = 0; row < Shape::kRows; ++row) {
       const Transposed<T> upper(column[0] + 2 * row * kPairWords, column[1] + 2 * row * kPairWords);
       const Transposed<T> lower(column[0] + (2 * row + 1) * kPairWords, column[1] + (2 * row + 1) * kPairWords);
+      add_products<T>(sum[row][out], [&](float (&chain)[4]) {
 #pragma unroll
-      for (int i = 0; i < Transposed<T>::kProducts; ++i)
-        multiply<T>(sum[row][out], upper.word[i], lower.word[i], make_uint2(g.word[i][0], g.word[i][1]));
+        for (int i = 0; i < Transposed<T>::kProducts; ++i)
+          multiply<T>(chain, upper.word[i], lower.word[i], make_uint2(g.word[i][0], g.word[i][1]));
+      });
     }
   }
 }
@@ -348,7 +350,7 @@ __global__ void __launch_bounds__(kBackwardWarps* kWarp, kMayUseAllRegisters<!ve
       a,
       Role::of<N, Shape::kOut, chunked>(a),
       first_tap,
-      deterministic ? power_of_two(unit_exponent(a)) : 0.0f,
+      deterministic ? unit_of(unit_exponent(a)) : 0.0f,
       reinterpret_cast<BackwardTap*>(shared + warp * kTapBytes<T, N>),
       reinterpret_cast<uint2*>(shared + warps * kTapBytes<T, N>) + warp * Shape::kFragments};
   self.run();
@@ -370,11 +372,14 @@ struct BackwardPlan {
   int blocks, steps, in_chunks, out_chunks, elements;
 
   explicit BackwardPlan(const WarpArguments& a)
-      : blocks(std::min(Tiles(a, kPixels).count, kBackwardBlocks)),
-        steps((a.k * a.k + Shape::In::kTaps - 1) / Shape::In::kTaps),
+      : steps((a.k * a.k + Shape::In::kTaps - 1) / Shape::In::kTaps),
         in_chunks(chunked ? (a.channels + N - 1) / N : 1),
         out_chunks(chunked ? (a.out_channels + Shape::kOut - 1) / Shape::kOut : 1),
-        elements(in_chunks * out_chunks * steps * Shape::kPartial) {}
+        elements(in_chunks * out_chunks * steps * Shape::kPartial) {
+    // Fewer blocks where their parts of grad_weight would take more than 256 MiB.
+    const int parts = std::max((1 << 26) / std::max(elements, 1), 16);
+    blocks = std::min({Tiles(a, kPixels).count, kBackwardBlocks, parts});
+  }
 };
 
 template <class T, int N, bool chunked>
@@ -383,42 +388,54 @@ struct Backward {
 
   static WarpWorkspace workspace(const WarpArguments& a) {
     WarpWorkspace bytes{};
-    if (a.grad_x.data != nullptr && !sums_in_place<T>(a)) bytes.sums = sums_count(a) * (a.deterministic ? 8 : 4);
-    if (a.grad_x.data != nullptr && a.deterministic) bytes.maxima = 2 * kPrepareBlocks * sizeof(uint32_t);
+    if (wants_x(a) && !sums_in_place<T>(a)) bytes.sums = sums_count(a) * (a.deterministic ? 8 : 4);
+    if (wants_x(a) && a.deterministic) bytes.maxima = 2 * kPrepareBlocks * sizeof(uint32_t);
     const Plan plan(a);
     if (a.grad_weight != nullptr) bytes.partials = size_t(plan.blocks) * plan.elements * sizeof(float);
     return bytes;
   }
 
+  static bool wants_x(const WarpArguments& a) { return a.grad_x.data != nullptr && a.channels > 0; }
+
   static void run(const WarpArguments& a, Stream stream) {
     const Plan plan(a);
-    const bool wants_x = a.grad_x.data != nullptr, in_place = wants_x && sums_in_place<T>(a);
-    if (wants_x && a.deterministic)
-      launch(prepare_backward<T>, dim3(kPrepareBlocks), kPrepareThreads, kPrepareThreads * sizeof(uint32_t), stream, a);
-    else if (wants_x)
+    if (wants_x(a) && a.deterministic)
+      launch(prepare_backward<T>, dim3(kPrepareBlocks), kPrepareThreads, kPrepareThreads * sizeof(uint32_t), stream, a,
+             PreparePlan(a));
+    else if (wants_x(a))
       fill_zero(a.sums, sums_count(a) * sizeof(float), stream);
 
     const int warps = std::min(plan.steps, kBackwardWarps);
     const int roles = chunked && a.grad_weight != nullptr ? 1 + plan.in_chunks * plan.out_chunks : 1;
+    if (roles > 65535) throw std::runtime_error("motionrnn_ext: too many channels for the gradient of the weight");
     const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps - 1) / kBackwardWarps, roles);
     const bool vectors = takes_vectors<T>(a.x, a.channels, Plan::Shape::In::kVector) &&
                          takes_vectors<T>(a.out, a.out_channels, Plan::Shape::Out::kVector);
     const auto kernel =
-        wants_x && a.deterministic
+        wants_x(a) && a.deterministic
             ? (vectors ? warp_backward<T, N, true, chunked, true> : warp_backward<T, N, false, chunked, true>)
             : (vectors ? warp_backward<T, N, true, chunked, false> : warp_backward<T, N, false, chunked, false>);
     launch(kernel, grid, warps * kWarp, backward_shared_bytes<T, N, chunked>(warps), stream, a);
 
-    FinishPlan finish{0, 1, plan.blocks, plan.elements, plan.out_chunks};
-    if (a.grad_weight != nullptr)
-      finish.weight_blocks = (plan.elements * kSumLanes + kFinishThreads - 1) / kFinishThreads;
-    int blocks = finish.weight_blocks;
-    if (wants_x && !in_place) {
-      const int64_t elements = int64_t(a.height) * a.width * a.channels;
-      finish.blocks_per_image =
-          static_cast<int>(std::min<int64_t>((elements + kFinishThreads - 1) / kFinishThreads, 4096));
-      blocks += finish.blocks_per_image * a.batch;
-    }
+    launch_finish(a, plan, stream);
+  }
+
+  static void launch_finish(const WarpArguments& a, const Plan& plan, Stream stream) {
+    const int64_t pixels = int64_t(a.height) * a.width, groups = sums_channels(a) / 4;
+    const bool rows = a.grad_x.channel == 1;
+    const int64_t vectors = wants_x(a) && !sums_in_place<T>(a) ? a.batch * pixels * groups : 0;
+    const int64_t weight_threads = a.grad_weight != nullptr ? int64_t(plan.elements) * kSumLanes : 0;
+    const FinishPlan finish{static_cast<int>((weight_threads + kFinishThreads - 1) / kFinishThreads),
+                            plan.blocks,
+                            plan.elements,
+                            plan.out_chunks,
+                            rows,
+                            takes_vectors<T>(a.grad_x, a.channels, 4),
+                            vectors,
+                            Division(std::max<int64_t>(pixels * groups, 1)),
+                            Division(std::max<int64_t>(rows ? groups : pixels, 1))};
+    const int blocks = finish.weight_blocks + static_cast<int>(std::min<int64_t>(
+                                                  (vectors + kFinishThreads - 1) / kFinishThreads, kFinishBlocks));
     if (blocks > 0)
       launch(finish_backward<T, N>, dim3(blocks), kFinishThreads, kFinishThreads * sizeof(float), stream, a, finish);
   }

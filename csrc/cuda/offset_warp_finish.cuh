@@ -24,10 +24,16 @@ struct BackwardShape {
 constexpr int kFinishThreads = 256;
 constexpr int kSumLanes = 8;  // threads that share the partial sums of one element of grad_weight
 
+constexpr int kFinishBlocks = 16384;  // for grad_x, at most
+
 struct FinishPlan {
-  int weight_blocks, blocks_per_image;  // those of the weight come first
-  int partials, elements;               // blocks that left some; floats of each
+  int weight_blocks;       // they come first
+  int partials, elements;  // blocks that left some; floats of each
   int out_chunks;
+  // grad_x: an image's vectors of 4 channels, in the order in which grad_x is written
+  bool rows, vectors;
+  int64_t vector_count;
+  Division image, line;
 };
 
 template <class T, int N>
@@ -59,25 +65,34 @@ __device__ void finish_weight(const WarpArguments& a, const FinishPlan& plan, fl
 }
 
 template <class T>
-__device__ void finish_x(const WarpArguments& a, const FinishPlan& plan, int block) {
-  const int exponent = a.deterministic ? unit_exponent(a) : kNoExponent;
-  const float unit = exponent == kNoExponent ? 0.0f : power_of_two(-exponent);
-  const int b = block / plan.blocks_per_image, channels = sums_channels(a);
-  const int64_t pixels = int64_t(a.height) * a.width;
-  const int64_t stride = int64_t(plan.blocks_per_image) * kFinishThreads;
-  const bool rows = a.grad_x.channel == 1;  // neighbouring threads write neighbouring elements
-  for (int64_t i = int64_t(block - b * plan.blocks_per_image) * kFinishThreads + threadIdx.x; i < pixels * a.channels;
-       i += stride) {
-    const int64_t pixel = rows ? i / a.channels : i % pixels, channel = rows ? i % a.channels : i / pixels;
-    const int64_t at = (b * pixels + pixel) * channels + channel;
-    float value;
-    if (!a.deterministic)
-      value = static_cast<const float*>(a.sums)[at];
-    else if (unit != 0.0f)
-      value = static_cast<float>(static_cast<const long long*>(a.sums)[at]) * unit;
-    else
-      value = *reinterpret_cast<const float*>(static_cast<const long long*>(a.sums) + at);
-    element<T>(a.grad_x, b, channel, pixel) = from_float<T>(value);
+__device__ void finish_x(const WarpArguments& a, const FinishPlan& plan, int64_t first, int64_t stride) {
+  const int exponent = a.deterministic ? unit_exponent(a) : kNoExponent, channels = sums_channels(a);
+  const float unit = exponent == kNoExponent ? 0.0f : unit_of(-exponent);
+  for (int64_t i = first; i < plan.vector_count; i += stride) {
+    const int64_t b = plan.image(i), rest = i - b * plan.image.divisor;
+    const int64_t outer = plan.line(rest), inner = rest - outer * plan.line.divisor;
+    const int64_t pixel = plan.rows ? outer : inner, channel = 4 * (plan.rows ? inner : outer);
+    const int64_t at = (b * a.height * a.width + pixel) * channels + channel;
+    float value[4];
+    if (!a.deterministic) {
+      const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(a.sums) + at);
+      value[0] = four.x, value[1] = four.y, value[2] = four.z, value[3] = four.w;
+    } else {
+      const long long* sums = static_cast<const long long*>(a.sums) + at;
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        value[j] = unit == 0.0f ? *reinterpret_cast<const float*>(sums + j) : static_cast<float>(sums[j]) * unit;
+    }
+    if (plan.vectors) {
+      uint32_t word[4 / kPerWord<T>];
+#pragma unroll
+      for (int w = 0; w < 4 / kPerWord<T>; ++w) word[w] = pack<T>(value + w * kPerWord<T>);
+      store_words<4 / kPerWord<T>>(&element<T>(a.grad_x, b, channel, pixel), word);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (channel + j < a.channels) element<T>(a.grad_x, b, channel + j, pixel) = from_float<T>(value[j]);
+    }
   }
 }
 
@@ -87,7 +102,8 @@ __global__ void __launch_bounds__(kFinishThreads) finish_backward(const WarpArgu
   if (int(blockIdx.x) < plan.weight_blocks)
     finish_weight<T, N>(a, plan, reinterpret_cast<float*>(shared));
   else
-    finish_x<T>(a, plan, blockIdx.x - plan.weight_blocks);
+    finish_x<T>(a, plan, int64_t(blockIdx.x - plan.weight_blocks) * kFinishThreads + threadIdx.x,
+                int64_t(gridDim.x - plan.weight_blocks) * kFinishThreads);
 }
 
 }  // namespace

@@ -65,16 +65,18 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
   first_tap += lane / kTile * stride;
   taps += lane;
   stride *= kAtOnce;
-  if (a.update_logits.data != nullptr) {
+  const bool moves = a.update_logits.data != nullptr;
+  if (moves) {
 #pragma unroll 1
-    for (int tap = first_tap; tap < end_tap; tap += stride) move<T>(a, b, tap, pixel);
+    for (int i = 0, tap = first_tap; tap < end_tap; ++i, tap += stride)
+      move<T>(a, b, tap, pixel, blockIdx.y == 0, taps[i * kWarp].weight);
   }
 #pragma unroll
   for (int i = 0; i < kRounds; ++i) {
     const int tap = first_tap + i * stride;
     if (tap >= end_tap) continue;
-    taps[i * kWarp].weight[0] = read<float>(a.offset, b, tap, pixel);
-    taps[i * kWarp].weight[1] = read<float>(a.offset, b, all_taps + tap, pixel);
+    if (!moves) taps[i * kWarp].weight[0] = read<float>(a.offset, b, tap, pixel);
+    if (!moves) taps[i * kWarp].weight[1] = read<float>(a.offset, b, all_taps + tap, pixel);
     taps[i * kWarp].weight[2] = read<T>(a.mask_logits, b, tap, pixel);
   }
   const int row = pixel / a.width, col = pixel - row * a.width;
@@ -113,13 +115,15 @@ __device__ __forceinline__ void add_step(const Reader& x, const Tap* taps, const
   }
   const uint2* lane_fragments = fragments + g * In::kLanes + t % In::kLanes;
 #pragma unroll
-  for (int product = 0; product < In::kProducts; ++product)
+  for (int tile = 0; tile < Out::kTiles; ++tile)
+    add_products<T>(sum[tile], [&](float (&chain)[4]) {
 #pragma unroll
-    for (int tile = 0; tile < Out::kTiles; ++tile) {
-      uint2 b = make_uint2(0, 0);
-      if (weighted) b = lane_fragments[(product * Out::kTiles + tile) * 8 * In::kLanes];
-      multiply<T>(sum[tile], sample[0] + 2 * product, sample[1] + 2 * product, b);
-    }
+      for (int product = 0; product < In::kProducts; ++product) {
+        uint2 b = make_uint2(0, 0);
+        if (weighted) b = lane_fragments[(product * Out::kTiles + tile) * 8 * In::kLanes];
+        multiply<T>(chain, sample[0] + 2 * product, sample[1] + 2 * product, b);
+      }
+    });
 }
 
 template <class T, int N, bool vectors>

@@ -2,9 +2,11 @@
 // multiples of a power of two.
 //
 // Atomic float sums depend on their order, sums of integers do not. The unit is so small that 62 bits just hold any sum
-// there can be: about 2^-44 of the largest addend at B32 C32 128x128.
+// there can be: about 2^-44 of the largest addend at B32 C32 128x128. Where a gradient, an offset or a mask is not
+// finite the sums are of floats after all: what is not finite arrives where it belongs, the rest depends on the order.
 #pragma once
 
+#include "cuda/division.h"
 #include "cuda/offset_warp.cuh"
 
 namespace motionrnn_ext::cuda {
@@ -17,10 +19,12 @@ __host__ __device__ inline int64_t sums_count(const WarpArguments& a) {
   return int64_t(a.batch) * a.height * a.width * sums_channels(a);
 }
 
-// The exponent of the deterministic unit from the maxima that `prepare` left; INT_MIN where a gradient is not finite,
-// and then the sums are of floats, so that what is not finite arrives where it belongs.
 constexpr int kNoExponent = -0x7fffffff - 1;
 
+// 2^exponent; 0 stands for sums of floats in the place of the integers.
+__device__ inline float unit_of(int exponent) { return exponent == kNoExponent ? 0.0f : ldexpf(1.0f, exponent); }
+
+// The exponent of the addends' unit, from the maxima that `prepare` left.
 __device__ inline int unit_exponent(const WarpArguments& a) {
   uint32_t grad = 0, weight = 0;
   for (int i = threadIdx.x % kWarp; i < kPrepareBlocks; i += kWarp) {
@@ -31,18 +35,16 @@ __device__ inline int unit_exponent(const WarpArguments& a) {
     grad = std::max(grad, __shfl_xor_sync(kAll, grad, lane));
     weight = std::max(weight, __shfl_xor_sync(kAll, weight, lane));
   }
-  const float bound = __uint_as_float(grad) * __uint_as_float(weight);  // of one addend
-  if (!(bound < INFINITY)) return kNoExponent;
-  if (bound == 0.0f) return 0;
-  // At most one addend of a pixel and tap goes to a place. A float below 2^e has exponent e - 1.
-  int log_addends = 0, exponent;
+  constexpr uint32_t kInfinity = 0x7f800000u;
+  if (grad >= kInfinity || weight >= kInfinity) return kNoExponent;
+  if (grad == 0 || weight == 0) return 0;
+  // An addend is below 2^(e_grad + e_weight), and at most one of a pixel and tap goes to a place.
+  int e_grad, e_weight, log_addends = 0;
+  frexpf(__uint_as_float(grad), &e_grad);
+  frexpf(__uint_as_float(weight), &e_weight);
   while ((int64_t(1) << log_addends) < int64_t(a.height) * a.width * a.k * a.k) ++log_addends;
-  frexpf(bound, &exponent);
-  return std::max(-126, std::min(126, 62 - exponent - log_addends));
-}
-
-__device__ inline float power_of_two(int exponent) {  // 0 for kNoExponent
-  return exponent == kNoExponent ? 0.0f : ldexpf(1.0f, exponent);
+  // Float holds no smaller units: gradients below 1e-30 are sums of fewer bits.
+  return std::max(-126, std::min(126, 62 - e_grad - e_weight - log_addends));
 }
 
 // Adds a lane's channels of pixels to the sums.
@@ -51,7 +53,7 @@ struct LaneSums {
   char* first;  // the lane's first channel at pixel 0
   uint32_t pixel_bytes;
   int32_t left;  // channels from the lane's first on
-  float unit;    // deterministic: 2^exponent, or 0 for floats in the place of the integers
+  float unit;    // deterministic
 
   __device__ __forceinline__ LaneSums(const WarpArguments& a, int b, int begin, float unit_) : unit(unit_) {
     constexpr int kBytes = deterministic ? 8 : 4;
@@ -73,10 +75,10 @@ struct LaneSums {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float value = weight * grad[s + i];
-          if (unit != 0.0f)
-            red_add(sums + i, static_cast<unsigned long long>(__float2ll_rn(value * unit)));
-          else
+          if (unit == 0.0f)
             atomicAdd(reinterpret_cast<float*>(sums + i), value);
+          else
+            red_add(sums + i, static_cast<unsigned long long>(__float2ll_rn(value * unit)));
         }
       } else {
         red_add(reinterpret_cast<float*>(to) + at,
@@ -86,11 +88,37 @@ struct LaneSums {
   }
 };
 
-// ---- Prepare (deterministic only): zeroes the sums; the largest |grad_out| and sum over o of |W[o, c, n]|, as the
-// bits of floats, whose order is that of integers and puts nan last.
+// ---- Prepare (deterministic only): zeroes the sums; finds the largest |grad_out| and sum over o of |W[o, c, n]|, as
+// the bits of floats, whose order is that of integers and puts nan last. A nan offset or mask counts as such a
+// gradient.
+
+// Goes through an image's elements in the order in which they lie.
+struct Scan {
+  int64_t count;
+  Division image, line;
+  bool rows;
+
+  Scan(const WarpArguments& a, const Image& of, int64_t channels)
+      : count(int64_t(a.batch) * channels * a.height * a.width),
+        image(std::max<int64_t>(channels * a.height * a.width, 1)),
+        line(std::max<int64_t>(of.channel == 1 ? channels : int64_t(a.height) * a.width, 1)),
+        rows(of.channel == 1) {}
+
+  template <class T>
+  __device__ __forceinline__ float value(const Image& of, int64_t i) const {
+    const int64_t b = image(i), rest = i - b * image.divisor, outer = line(rest), inner = rest - outer * line.divisor;
+    return read<T>(of, b, rows ? inner : outer, rows ? outer : inner);
+  }
+};
+
+struct PreparePlan {
+  Scan grad, offset, mask;
+  explicit PreparePlan(const WarpArguments& a)
+      : grad(a, a.out, a.out_channels), offset(a, a.offset, 2 * a.k * a.k), mask(a, a.mask_logits, a.k * a.k) {}
+};
 
 template <class T>
-__global__ void __launch_bounds__(kPrepareThreads) prepare_backward(const WarpArguments a) {
+__global__ void __launch_bounds__(kPrepareThreads) prepare_backward(const WarpArguments a, const PreparePlan plan) {
   MOTIONRNN_EXT_SHARED(shared);
   uint32_t* maxima = reinterpret_cast<uint32_t*>(shared);
   const int64_t thread = int64_t(blockIdx.x) * kPrepareThreads + threadIdx.x;
@@ -98,21 +126,21 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_backward(const WarpAr
   auto* sums = static_cast<unsigned long long*>(a.sums);
   for (int64_t i = thread; i < sums_count(a); i += kThreads) sums[i] = 0;
 
-  const int64_t pixels = int64_t(a.height) * a.width;
-  const int per_weight = a.channels * a.k * a.k;
-  const T* weight = static_cast<const T*>(a.weight);
+  const auto bits = [](float value) { return __float_as_uint(fabsf(value)); };
+  const auto only_nan = [&](float value) { return value == value ? 0u : bits(value); };
   uint32_t largest[2] = {0, 0};
-  for (int64_t i = thread; i < a.batch * pixels * a.out_channels; i += kThreads) {
-    const bool rows = a.out.channel == 1;  // neighbouring threads read neighbouring elements
-    const int64_t image = i / (pixels * a.out_channels), rest = i - image * pixels * a.out_channels;
-    const int64_t pixel = rows ? rest / a.out_channels : rest % pixels;
-    const int64_t channel = rows ? rest % a.out_channels : rest / pixels;
-    largest[0] = std::max(largest[0], __float_as_uint(fabsf(read<T>(a.out, image, channel, pixel))));
-  }
+  for (int64_t i = thread; i < plan.grad.count; i += kThreads)
+    largest[0] = std::max(largest[0], bits(plan.grad.value<T>(a.out, i)));
+  for (int64_t i = thread; i < plan.offset.count; i += kThreads)
+    largest[0] = std::max(largest[0], only_nan(plan.offset.value<float>(a.offset, i)));
+  for (int64_t i = thread; i < plan.mask.count; i += kThreads)
+    largest[0] = std::max(largest[0], only_nan(plan.mask.value<T>(a.mask_logits, i)));
+  const int per_weight = a.channels * a.k * a.k;
   for (int64_t i = thread; i < per_weight; i += kThreads) {
     float sum = 0.0f;
-    for (int o = 0; o < a.out_channels; ++o) sum += fabsf(to_float(weight[int64_t(o) * per_weight + i]));
-    largest[1] = std::max(largest[1], __float_as_uint(sum));
+    for (int o = 0; o < a.out_channels; ++o)
+      sum += fabsf(to_float(static_cast<const T*>(a.weight)[int64_t(o) * per_weight + i]));
+    largest[1] = std::max(largest[1], bits(sum));
   }
   for (int which = 0; which < 2; ++which) {
     maxima[threadIdx.x] = largest[which];

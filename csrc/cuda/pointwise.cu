@@ -2,6 +2,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cuda/division.h"
 #include "cuda/kernels.h"
 #include "cuda/storage.h"
 
@@ -14,17 +15,6 @@ template <Role role, class Feature, class State>
 using Stored = std::conditional_t<role == Role::feature, Feature, State>;
 
 constexpr int kBlock = 128;  // small maps still give every multiprocessor a block
-
-// i / divisor for any 64-bit i: the product is right or one too small.
-struct Division {
-  uint64_t divisor, reciprocal;
-
-  explicit Division(uint64_t divisor_) : divisor(divisor_), reciprocal(~uint64_t(0) / divisor_) {}
-  __device__ uint64_t operator()(uint64_t i) const {
-    const uint64_t quotient = __umul64hi(i, reciprocal);
-    return quotient + (i - quotient * divisor >= divisor ? 1 : 0);
-  }
-};
 
 template <int width, class T>
 __device__ __forceinline__ void load(const void* stream, int64_t at, float (&value)[width]) {

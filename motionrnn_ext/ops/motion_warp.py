@@ -31,7 +31,7 @@ def motion_warp(
         (out, F_t, D_t): (B, C_out, H, W) in the dtype of x, and twice (B, 2K, H, W) motion state.
     """
     op = "motion_warp"
-    if not backends.runs_cuda_kernels(x):
+    if not isinstance(x, Tensor) or not backends.runs_cuda_kernels(x):
         offset, trend = motion_update(update_logits, candidate_logits, offset, trend, alpha)
         return offset_warp(x, offset, mask_logits, weight), offset, trend
     dtype = arguments.autocast_dtype(x)
