@@ -1,5 +1,5 @@
 # make demo      set up, train ConvLSTM and MotionRNN-ConvLSTM on moving digits, print the table, draw what they predict
-# make test      set up, run the quick tests (a C++ compiler is all they need)
+# make test      set up, run the quick tests (a C++ compiler is all they need; an nvcc adds the CUDA kernels, no GPU)
 # make test-all  set up, run every test; what a missing tool leaves out is printed as a skip, with the reason
 # make lint      set up, check style (ruff) and types (mypy)
 # make clean     remove what was built here; runs/ and .venv stay
@@ -7,6 +7,9 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+# Two architectures in machine code and a portable form of the newer: enough for every GPU, and for tests without one. A
+# plain `pip install` compiles more of them.
+export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0+PTX
 
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check

@@ -45,6 +45,40 @@ def description() -> dict[str, object]:
     }
 
 
+def gpu_description() -> dict[str, object]:
+    """The first GPU, its driver, and the versions of what compiles for it."""
+    import importlib.metadata
+
+    import torch
+
+    card = torch.cuda.get_device_properties(0)
+    packages = {}
+    for name in ("triton", "torchvision"):
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "name": card.name,
+        "capability": f"{card.major}.{card.minor}",
+        "multiprocessors": card.multi_processor_count,
+        "memory_bytes": card.total_memory,
+        "l2_bytes": card.L2_cache_size,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "torch_cuda": torch.version.cuda,
+        "nvcc": _output("nvcc", "--version").rpartition("release ")[2].partition("\n")[0] or "unknown",
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        **packages,
+    }
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    except FileNotFoundError:
+        return "unknown"
+
+
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     names = [
@@ -56,5 +90,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    """MOTIONRNN_EXT_COMMIT says it where the sources were copied without their history."""
+    return os.environ.get("MOTIONRNN_EXT_COMMIT") or _output(
+        "git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"
+    )

@@ -3,54 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
+from case import Case, channels_last, misaligned, normal
 from torch import Tensor
-
-from motionrnn_ext import ops
-
-STATE = {"offset", "trend"}  # float32 beside half features
-
-
-@dataclass(frozen=True)
-class Case:
-    op: str
-    name: str
-    make: Callable[[torch.Generator], dict[str, Tensor | None]]  # float64 tensors by argument name
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.op}-{self.name}"
-
-    def inputs(
-        self, dtype: torch.dtype, device: str = "cpu", *, grad: bool = True
-    ) -> dict[str, Tensor | None]:
-        """The case's tensors in their dtypes, layouts kept; leaves that want gradients."""
-        state = torch.float64 if dtype == torch.float64 else torch.float32
-        made = self.make(torch.Generator().manual_seed(0))
-        return {
-            name: t if t is None else _like(t, state if name in STATE else dtype, device).requires_grad_(grad)
-            for name, t in made.items()
-        }
-
-    def run(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
-        out = getattr(ops, self.op)(**inputs, **self.parameters)
-        return out if isinstance(out, tuple) else (out,)
-
-
-def _like(t: Tensor, dtype: torch.dtype, device: str) -> Tensor:
-    """A leaf with t's values and strides (also where those leave gaps)."""
-    size = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride())) if t.numel() else 0
-    storage = torch.empty(size, dtype=dtype, device=device)
-    return storage.as_strided(t.shape, t.stride()).copy_(t.detach()).detach()
-
-
-def normal(*shape: int, scale: float = 1.0) -> Callable[[torch.Generator], Tensor]:
-    return lambda g: torch.randn(shape, generator=g, dtype=torch.float64) * scale
-
+from warp_cases import MOTION_CASES, WARP_CASES, motion_inputs, warp_inputs
 
 # ---- Pointwise: (B, C, *S) operands; a name ending in 3 holds three streams
 
@@ -80,10 +38,15 @@ def _dense(names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator) -
     return made
 
 
-def _split(names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator) -> dict[str, Tensor | None]:
-    """Views of one tensor, as `split` gives them: a batch stride, the rest contiguous."""
+def _split(
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    g: torch.Generator,
+    layout: Callable[[Tensor], Tensor] = lambda t: t,
+) -> dict[str, Tensor | None]:
+    """Views of one tensor, as `split` gives them: a stride of the batch, or of the pixels where channels are last."""
     counts = [shape[1] * int(name.partition(":")[2] or 1) for name in names]
-    joined = normal(shape[0], sum(counts), *shape[2:], scale=2.0)(g)
+    joined = layout(normal(shape[0], sum(counts), *shape[2:], scale=2.0)(g))
     return {name.partition(":")[0]: view for name, view in zip(names, joined.split(counts, 1))}
 
 
@@ -93,6 +56,21 @@ def _transposed(
     """A layout that no kernel reads in place."""
     made = _dense(names, (*shape[:-2], shape[-1], shape[-2]), g)
     return {name: t if t is None else t.transpose(-1, -2) for name, t in made.items()}
+
+
+def _laid_out(
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    layout: Callable[[Tensor], Tensor],
+    g: torch.Generator,
+) -> dict[str, Tensor | None]:
+    return {name: t if t is None else layout(t) for name, t in _dense(names, shape, g).items()}
+
+
+def _mixed(names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator) -> dict[str, Tensor | None]:
+    """channels_last and contiguous in turn."""
+    made = _dense(names, shape, g)
+    return {name: t if i % 2 or t is None else channels_last(t) for i, (name, t) in enumerate(made.items())}
 
 
 def _extreme(names: tuple[str, ...], g: torch.Generator) -> dict[str, Tensor | None]:
@@ -111,9 +89,16 @@ def _pointwise_cases() -> list[Case]:
         cases += [Case(op, shape, partial(_dense, names, SHAPES[shape])) for shape in SHAPES]
         cases.append(Case(op, "split", partial(_split, names, (3, 5, 4, 6))))
         cases.append(Case(op, "transposed", partial(_transposed, names, (2, 3, 4, 5))))
-        cases.append(Case(op, "channels_last", lambda g, n=names: {
-            name: t.contiguous(memory_format=torch.channels_last) for name, t in _dense(n, (2, 3, 4, 5), g).items()
-        }))  # fmt: skip
+        cases.append(Case(op, "split_into_vectors", partial(_split, names, (3, 8, 4, 6))))
+        for channels in (3, 8):
+            shape = (2, channels, 4, 5)
+            cases.append(
+                Case(op, f"channels_last_c{channels}", partial(_laid_out, names, shape, channels_last))
+            )
+            split = partial(_split, names, shape, layout=channels_last)
+            cases.append(Case(op, f"channels_last_split_c{channels}", split))
+        cases.append(Case(op, "mixed_layouts", partial(_mixed, names, (2, 8, 4, 5))))
+        cases.append(Case(op, "misaligned", partial(_laid_out, names, (2, 4, 4, 6), misaligned)))
         cases.append(Case(op, "extreme", partial(_extreme, names)))
     cases.append(
         Case(
@@ -139,86 +124,18 @@ def _pointwise_cases() -> list[Case]:
     return cases
 
 
-# ---- Offset warp
-
-
-def warp_inputs(
-    g: torch.Generator,
-    batch: int = 2,
-    channels: int = 4,
-    out_channels: int | None = None,
-    height: int = 7,
-    width: int = 9,
-    k: int = 3,
-    offset: Callable[[Tensor], Tensor] = lambda normal: 1.5 * normal,
-    layout: Callable[[Tensor], Tensor] = lambda x: x,
-) -> dict[str, Tensor | None]:
-    out_channels = channels if out_channels is None else out_channels
-    return {
-        "x": layout(normal(batch, channels, height, width)(g)),
-        "offset": _away_from_integers(offset(normal(batch, 2 * k * k, height, width)(g))),
-        "mask_logits": normal(batch, k * k, height, width)(g),
-        "weight": normal(out_channels, channels, k, k, scale=max(channels * k * k, 1) ** -0.5)(g),
-    }
-
-
-def _away_from_integers(offset: Tensor) -> Tensor:
-    """Rounded to float32, so that every dtype floors alike; integers stay."""
-    return offset.float().double()
-
-
-def _edges(normal: Tensor) -> Tensor:
-    """Multiples of a quarter, many of them exactly on -1, 0 and the last row or column."""
-    return (normal * 16).round() / 4
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _batch_strided(x: Tensor) -> Tensor:
-    return torch.cat([x, x.neg()], dim=1)[:, : x.shape[1]]
-
-
-def _warp_cases() -> list[Case]:
-    variants: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "c16": {"channels": 16, "height": 12, "width": 13},
-        "c20_to_3": {"channels": 20, "out_channels": 3},
-        "c1_to_33": {"channels": 1, "out_channels": 33},
-        "c64": {"channels": 64, "batch": 1, "height": 5, "width": 6},
-        "one_pixel": {"height": 1, "width": 1},
-        "row": {"height": 1, "width": 53},
-        "column": {"height": 53, "width": 1},
-        "k1": {"k": 1},
-        "k5": {"k": 5},
-        "k9": {"k": 9, "batch": 1, "height": 4, "width": 5},
-        "empty": {"batch": 0},
-        "empty_channels_last": {"batch": 0, "layout": channels_last},
-        "no_rows": {"height": 0},
-        "no_columns": {"batch": 3, "width": 0},
-        "no_channels": {"channels": 0, "out_channels": 3, "layout": channels_last},
-        "no_out_channels": {"out_channels": 0},
-        "bands": {"batch": 1, "height": 19, "width": 23},
-        "many": {"batch": 9, "channels": 3, "height": 4, "width": 5},
-        "zero": {"offset": torch.zeros_like},
-        "integer": {"offset": lambda n: (2 * n).round()},
-        "edges": {"offset": _edges},
-        "far": {"offset": lambda n: 15 * n},
-        "channels_last": {"layout": channels_last},
-        "channels_last_c16": {"layout": channels_last, "channels": 16},
-        "batch_strided": {"layout": _batch_strided},
-        "transposed": {"layout": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3)},
-    }
-    return [Case("offset_warp", name, partial(warp_inputs, **options)) for name, options in variants.items()]
-
-
-CASES = _pointwise_cases() + _warp_cases()
+CASES = _pointwise_cases() + WARP_CASES + MOTION_CASES
 OPS = (*POINTWISE, "offset_warp")
+ALL_OPS = (*OPS, "motion_warp")  # with the one that only the CUDA kernels have; the other backends run two
+
+
+SMALL_WARP = {"batch": 2, "channels": 2, "out_channels": 3, "height": 3, "width": 4}
 
 
 def small_case(op: str) -> Case:
     """One small case per op, for checks that cost a call per input element."""
     if op == "offset_warp":
-        return Case(op, "small", partial(warp_inputs, batch=2, channels=2, out_channels=3, height=3, width=4))
+        return Case(op, "small", partial(warp_inputs, **SMALL_WARP))
+    if op == "motion_warp":
+        return Case(op, "small", partial(motion_inputs, **SMALL_WARP))
     return Case(op, "small", partial(_dense, POINTWISE[op], (2, 2, 2, 3)))

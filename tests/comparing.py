@@ -12,7 +12,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 3e-3, tor
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """max|actual - expected| / max|expected|, both in float64; absolute where expected is 0; nan must meet nan."""
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
-    actual, expected = actual.detach().double(), expected.detach().double()
+    actual, expected = actual.detach().cpu().double(), expected.detach().cpu().double()
     if expected.numel() == 0:
         return 0.0
     same = (actual == expected) | (actual.isnan() & expected.isnan())  # infinities as well
@@ -26,7 +26,7 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str =
     error = relative_error(actual, expected)
     if error <= tolerance:
         return
-    difference = (actual.double() - expected.double()).abs().nan_to_num(nan=float("inf"))
+    difference = (actual.cpu().double() - expected.cpu().double()).abs().nan_to_num(nan=float("inf"))
     at = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
     raise AssertionError(
         f"{what}: relative error {error:.3g} exceeds {tolerance:.3g}; worst at {at}: "

@@ -17,17 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import motionrnn_ext
-
-BACKENDS = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            name not in motionrnn_ext.available_backends(), reason=f"backend {name!r} is not available here"
-        ),
-    )
-    for name in ("reference", "cpu")
-]
 RECORDED = Path(__file__).resolve().parent / "recorded"
 FOLDER = os.environ.get("MOTIONRNN_EXT_GOLDEN")
 # Relative to max|reference|; measured worst cases stand in test_golden.py.
@@ -61,20 +50,20 @@ class GoldenCase:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta/json"}
         self.arrays: Tensors = arrays
 
-    def group(self, name: str, dtype: torch.dtype = torch.float64) -> Tensors:
+    def group(self, name: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensors:
         prefix = f"{name}/"
-        return {k[len(prefix) :]: v.to(dtype) for k, v in self.arrays.items() if k.startswith(prefix)}
+        return {k[len(prefix) :]: v.to(device, dtype) for k, v in self.arrays.items() if k.startswith(prefix)}
 
-    def errors(self, run: Run, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
+    def errors(self, run: Run, dtype: torch.dtype, device: str = "cpu") -> dict[str, tuple[float, float]]:
         """(relative error, tolerance) of every output and gradient.
 
         `run(case, parameters, inputs)` returns the outputs and, by official name, the tensors whose gradients
         are the parameters'. Where the reference is all zero, anything but zero (or no gradient) counts as
         infinite error.
         """
-        inputs = {name: t.requires_grad_() for name, t in self.group("in", dtype).items()}
-        outputs, parameters = run(self, self.group("param", dtype), inputs)
-        cotangents = self.group("cot", dtype)
+        inputs = {name: t.requires_grad_() for name, t in self.group("in", dtype, device).items()}
+        outputs, parameters = run(self, self.group("param", dtype, device), inputs)
+        cotangents = self.group("cot", dtype, device)
         total = sum((outputs[name] * cotangents[name]).sum() for name in cotangents)
         found = {f"out/{name}": outputs[name] for name in self.group("out")}
         for group, tensors in (("grad_in", inputs), ("grad_param", parameters)):
@@ -102,7 +91,7 @@ def relative_error(found: Tensor | None, reference: Tensor) -> float:
         return 0.0 if scale == 0 else float("inf")
     if found.shape != reference.shape:
         raise AssertionError(f"shape {tuple(found.shape)}, expected {tuple(reference.shape)}")
-    error = largest(found.detach().double() - reference)
+    error = largest(found.detach().cpu().double() - reference)
     if scale == 0:
         return 0.0 if error == 0 else float("inf")
     return error / scale

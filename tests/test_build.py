@@ -6,17 +6,20 @@ The slow tests install a copy of this tree with pip into fresh environments that
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from cuda_binary import ToolMissing, find_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT_HERE = ("build", "dist", "runs", "lib", "*.so", "*.egg-info", "__pycache__", "_build_skipped.txt", ".*")
@@ -296,7 +299,7 @@ class Environment:
     def install(
         self, tree: Path, *options: str, path: str | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """`pip install` with the variables that steer the build set to `variables` alone."""
+        """`pip install` with the variables that steer the build set to `variables` alone; without CUDA unless asked."""
         steering = re.compile("MOTIONRNN_EXT_|CUDA|CXX|CMAKE|TORCH_|PYTHONPATH")
         env = {key: value for key, value in os.environ.items() if not steering.match(key)}
         env |= {
@@ -305,7 +308,7 @@ class Environment:
         command = [str(self.python), "-m", "pip", "install", "-v", "--no-deps", *options, str(tree)]
         return subprocess.run(
             command,
-            env=env | variables,
+            env=env | {"MOTIONRNN_EXT_CUDA": "0"} | variables,
             cwd=self.outside,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -362,6 +365,75 @@ torch.testing.assert_close(blended, logits.sigmoid() * a + (1 - logits.sigmoid()
 assert _build.info()["torch"] == torch.__version__, _build.info()
 print(motionrnn_ext.__file__)
 """
+
+
+def nvcc() -> str:
+    try:
+        return find_tool("nvcc")
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def configure(
+    script: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs CMake with given variables, all times in one build folder, and returns what it did."""
+    build, here = tmp_path_factory.mktemp("build"), script.find_torch(script.torch_places(), {})
+    environment = {"PATH": os.environ["PATH"], "CUDACXX": nvcc(), "MOTIONRNN_EXT_CUDA": "1"}
+
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        env = environment | variables
+        command = script.configure_command(here, build, build, env)
+        return subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return run
+
+
+class TestArchitectures:
+    @pytest.mark.parametrize(
+        "variable, value, built",
+        [
+            ("TORCH_CUDA_ARCH_LIST", "9.0", "9.0"),
+            ("TORCH_CUDA_ARCH_LIST", "7.5 8.0;8.6,9.0+PTX", "8.0 8.6 9.0+PTX"),
+            ("TORCH_CUDA_ARCH_LIST", "", "8.0 8.6 9.0 10.0 12.0+PTX"),  # what is released
+            ("CMAKE_CUDA_ARCHITECTURES", "80-real;90", "8.0 9.0+PTX"),
+            ("CMAKE_CUDA_ARCHITECTURES", "90-virtual", "9.0+PTX"),
+        ],
+    )
+    def test_lists(self, configure, variable: str, value: str, built: str) -> None:
+        done = configure(**{variable: value})
+        assert done.returncode == 0, done.stdout
+        if not value and "9.0+PTX" in done.stdout:
+            pytest.skip("this nvcc does not know the newest architectures")
+        assert re.search(rf"; CUDA kernels {re.escape(built)}$", done.stdout, re.MULTILINE), done.stdout
+
+    @pytest.mark.parametrize(
+        "variable, value, error",
+        [
+            (
+                "TORCH_CUDA_ARCH_LIST",
+                "sm_90",
+                "'sm_90' should be a compute capability such as 9.0 or 9.0+PTX",
+            ),
+            ("TORCH_CUDA_ARCH_LIST", "7.0;7.5", "names no architecture from 8.0 on"),
+            ("CMAKE_CUDA_ARCHITECTURES", "75", "75 is too old (the kernels need 80)"),
+            ("CMAKE_CUDA_ARCHITECTURES", "all-major", "'all-major' should be native or a number"),
+        ],
+    )
+    def test_mistakes(self, configure, script: ModuleType, variable: str, value: str, error: str) -> None:
+        done = configure(**{variable: value})
+        assert done.returncode != 0
+        assert error in script.first_error(done.stdout.splitlines())
+
+    def test_native(self, configure, script: ModuleType) -> None:
+        done = configure(CMAKE_CUDA_ARCHITECTURES="native")
+        if torch.cuda.is_available():
+            capability = "{}.{}".format(*torch.cuda.get_device_capability())
+            assert re.search(rf"; CUDA kernels .*{re.escape(capability)}", done.stdout), done.stdout
+        else:
+            error = script.first_error(done.stdout.splitlines())
+            assert error == "CMAKE_CUDA_ARCHITECTURES=native needs a GPU, and the CUDA driver shows none"
 
 
 @pytest.mark.slow
@@ -424,6 +496,25 @@ class TestInstalling:
         result = environment.install(tree, "--no-build-isolation", path=no_compiler, MOTIONRNN_EXT_NATIVE="1")
         assert result.returncode != 0
         assert "motionrnn_ext: MOTIONRNN_EXT_NATIVE=1 is set but no C++ compiler" in result.stdout
+
+    def test_cuda_for_one_architecture(self, tree: Path, environment: Environment) -> None:
+        cuda = {"MOTIONRNN_EXT_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0", "CUDACXX": nvcc()}
+        result = environment.install(tree, "--no-build-isolation", **cuda)
+        assert result.returncode == 0, result.stdout
+        package = Path(environment.run(NATIVE)).parent
+        assert (package / "lib" / "libmotionrnn_ext_cuda.so").is_file()
+        facts = json.loads(environment.run("from motionrnn_ext.cli import main; main(['info', '--json'])"))
+        build = facts["build"]
+        assert build["cuda_ops"] == "True" and build["cuda_left_out"] == "none"
+        assert build["cuda_architectures"] == "9.0" and re.fullmatch(r"\d+\.\d+\.\d+", build["nvcc"])
+        assert facts["load_errors"] == {}
+        if torch.version.cuda is None:
+            assert facts["backends"]["cuda"]["why_not"] == "this PyTorch was built without CUDA"
+        # A later build without CUDA leaves none of it behind.
+        result = environment.install(tree, "--no-build-isolation", "--force-reinstall")
+        assert result.returncode == 0, result.stdout
+        assert "CUDA kernels left out: MOTIONRNN_EXT_CUDA=0 was set" in result.stdout
+        assert not (package / "lib" / "libmotionrnn_ext_cuda.so").exists()
 
     def test_cuda_demanded_without_nvcc(self, tree: Path, environment: Environment, tmp_path: Path) -> None:
         missing = str(tmp_path / "nvcc")

@@ -6,10 +6,10 @@ import warnings
 
 import pytest
 import torch
-from golden import BACKENDS, GoldenCase, Tensors, golden_cases
+from golden import GoldenCase, Tensors, golden_cases
 from torch import nn
+from under_test import ALL, UnderTest, on
 
-import motionrnn_ext
 from motionrnn_ext.layers import (
     ConvLSTMCell,
     LSTMState,
@@ -22,17 +22,17 @@ from motionrnn_ext.models import MotionRNNState, load_checkpoint, official_name
 from motionrnn_ext.models.patches import fold_patches, unfold_patches
 
 
-def check(path, run, backend: str, dtype: torch.dtype) -> None:
-    with motionrnn_ext.backend(backend):
-        errors = GoldenCase(path).errors(run, dtype)
+def check(path, run, on: UnderTest, dtype: torch.dtype) -> None:
+    with on.chosen(), torch.backends.cudnn.flags(allow_tf32=False):
+        errors = GoldenCase(path).errors(run, dtype, on.device)
     assert errors
     wrong = {key: pair for key, pair in errors.items() if not pair[0] <= pair[1]}
     assert not wrong, f"(relative error, tolerance) of {len(wrong)} of {len(errors)}: {wrong}"
 
 
 def loaded(module: nn.Module, parameters: Tensors) -> nn.Module:
-    """The module in the parameters' dtype, loaded strictly from the official names."""
-    module.to(next(iter(parameters.values())).dtype)
+    """The module in the parameters' dtype and on their device, loaded strictly from the official names."""
+    module.to(next(iter(parameters.values())))
     module.load_state_dict(parameters, strict=True)
     return module
 
@@ -129,8 +129,7 @@ FAMILIES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@on(ALL, dtypes=[torch.float64, torch.float32])
 @pytest.mark.parametrize(
     ("run", "path"),
     [
@@ -139,8 +138,8 @@ FAMILIES = [
         for p in golden_cases(pattern)
     ],
 )
-def test_golden(run, path, backend: str, dtype: torch.dtype) -> None:
-    check(path, run, backend, dtype)
+def test_golden(run, path, on: UnderTest, dtype: torch.dtype) -> None:
+    check(path, run, on, dtype)
 
 
 @pytest.mark.parametrize("path", golden_cases("motionrnn_*"))

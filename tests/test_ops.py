@@ -4,76 +4,74 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, OPS, Case, small_case, warp_inputs
-from comparing import TOLERANCE, assert_close, relative_error
+from case import Case, channels_last
+from cases import ALL_OPS, CASES, small_case
+from comparing import TOLERANCE, assert_close
+from under_test import ALL, CPU, CUDA_KERNELS, DTYPES, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
+from warp_cases import warp_inputs
 
-import motionrnn_ext
 from motionrnn_ext import ops
 
-BACKENDS = [name for name in motionrnn_ext.available_backends() if name in ("reference", "cpu")]
-DTYPES = list(TOLERANCE)
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "emulated"])
+def test_the_backend_is_tested(name: str):
+    if name in NOT_TESTED:
+        pytest.skip(f"{name} is not tested here: {NOT_TESTED[name]}")
 
 
-def test_the_cpu_backend_is_tested():
-    if "cpu" not in BACKENDS:
-        from motionrnn_ext.backends import unavailable_reason
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
-        pytest.skip(f"the cpu backend is not tested: {unavailable_reason('cpu')}")
+
+def exactly(inputs):
+    """The same values in float64, as leaves on the CPU."""
+    return {
+        n: None if t is None else t.detach().cpu().double().requires_grad_(t.requires_grad)
+        for n, t in inputs.items()
+    }
 
 
 def gradients(case: Case, inputs, cotangents):
     outputs = case.run(inputs)
     wanted = [t for t in inputs.values() if t is not None]
     found = torch.autograd.grad(
-        outputs, wanted, [c.to(o.dtype) for c, o in zip(cotangents, outputs)], allow_unused=True
+        outputs, wanted, [c.to(o) for c, o in zip(cotangents, outputs)], allow_unused=True
     )
     return outputs, dict(zip([n for n, t in inputs.items() if t is not None], found))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@on(ALL, dtypes=DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_values_and_gradients(backend: str, case: Case, dtype: torch.dtype):
-    inputs = case.inputs(dtype)
-    exact = {n: None if t is None else t.detach().double().requires_grad_() for n, t in inputs.items()}
-    with motionrnn_ext.backend("reference"):
+def test_values_and_gradients(on: UnderTest, case: Case, dtype: torch.dtype):
+    inputs = case.inputs(dtype, on.device)
+    exact = exactly(inputs)
+    with REFERENCE.chosen():
         shapes = [o.shape for o in case.run(exact)]
-        generator = torch.Generator().manual_seed(1)
-        cotangents = [torch.randn(s, generator=generator).to(dtype).double() for s in shapes]
+        g = generator(1)
+        cotangents = [torch.randn(s, generator=g).to(dtype).double() for s in shapes]
         expected, expected_gradients = gradients(case, exact, cotangents)
-    with motionrnn_ext.backend(backend):
+    with on.chosen():
         actual, actual_gradients = gradients(case, inputs, cotangents)
-    tolerance = TOLERANCE[dtype]
     for i, (a, e) in enumerate(zip(actual, expected)):
-        assert_close(a, e, tolerance, f"output {i}")
+        assert_close(a, e, on.float32_bound if dtype == torch.float32 else TOLERANCE[dtype], f"output {i}")
     for name, e in expected_gradients.items():
         assert actual_gradients[name].dtype == inputs[name].dtype
-        assert_close(actual_gradients[name], e, tolerance, f"gradient of {name}")
+        assert_close(actual_gradients[name], e, TOLERANCE[dtype], f"gradient of {name}")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_float32_is_as_exact_as_float32_can_be(backend: str):
-    """Far inside the stated 5e-5: measured 1.2e-7 to 6e-7 over all cases."""
-    for case in CASES:
-        inputs = case.inputs(torch.float32, grad=False)
-        exact = {n: None if t is None else t.double() for n, t in inputs.items()}
-        with motionrnn_ext.backend("reference"):
-            expected = case.run(exact)
-        with motionrnn_ext.backend(backend):
-            actual = case.run(inputs)
-        for a, e in zip(actual, expected):
-            assert relative_error(a, e) < 1.5e-6, case
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@on(ALL)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["", "channels_last"])
 @pytest.mark.parametrize("value", [1e4, 1e7, 1e30, float("inf"), float("-inf"), float("nan")])
-def test_absurd_offsets_sample_zero_and_nan_gives_nan(backend: str, value: float):
-    inputs = warp_inputs(torch.Generator().manual_seed(0), channels=16)
-    x, offset, mask, weight = (t.float().requires_grad_() for t in inputs.values())
-    offset = offset.detach().clone()
-    offset[:, :, 3, 4] = value
-    offset.requires_grad_()
-    with motionrnn_ext.backend(backend):
+def test_absurd_offsets_sample_zero_and_nan_gives_nan(
+    on: UnderTest, layout: torch.memory_format, value: float
+):
+    inputs = warp_inputs(generator(), channels=16)
+    inputs["offset"][:, :, 3, 4] = value
+    x, offset, mask, weight = (t.float().to(on.device) for t in inputs.values())
+    x = x.contiguous(memory_format=layout)
+    for t in (x, offset, mask, weight):
+        t.requires_grad_()
+    with on.chosen():
         out = ops.offset_warp(x, offset, mask, weight)
         out.nansum().backward()
     if value != value:
@@ -86,84 +84,104 @@ def test_absurd_offsets_sample_zero_and_nan_gives_nan(backend: str, value: float
     assert out[:, :, rest].isfinite().all() and weight.grad.shape == weight.shape
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nan_outside_of_reach_does_not_leak(backend: str):
+@on(ALL)
+def test_nan_outside_of_reach_does_not_leak(on: UnderTest):
     """A tap off the map reads 0, whatever the pixels at the border hold."""
     x = torch.full((1, 4, 5, 6), float("nan"))
     offset, mask, weight = torch.full((1, 18, 5, 6), 40.0), torch.zeros(1, 9, 5, 6), torch.ones(4, 4, 3, 3)
-    with motionrnn_ext.backend(backend):
-        assert (ops.offset_warp(x, offset, mask, weight) == 0).all()
+    with on.chosen():
+        for image in (x, channels_last(x)):
+            out = ops.offset_warp(*(t.to(on.device) for t in (image, offset, mask, weight)))
+            assert (out == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_zero_offset_and_open_mask_is_a_convolution(backend: str):
-    x, weight = torch.randn(2, 5, 6, 7, dtype=torch.float64), torch.randn(4, 5, 3, 3, dtype=torch.float64)
-    offset, mask = (
-        torch.zeros(2, 18, 6, 7, dtype=torch.float64),
-        torch.full((2, 9, 6, 7), 800.0, dtype=torch.float64),
-    )
-    with motionrnn_ext.backend(backend):
-        out = ops.offset_warp(x, offset, mask, weight)
-    assert_close(out, torch.nn.functional.conv2d(x, weight, padding=1), 1e-12)
+@on(ALL)
+def test_zero_offset_and_open_mask_is_a_convolution(on: UnderTest):
+    dtype = on.dtypes[0]
+    x, weight = torch.randn(2, 5, 6, 7, dtype=dtype), torch.randn(4, 5, 3, 3, dtype=dtype)
+    offset, mask = torch.zeros(2, 18, 6, 7, dtype=dtype), torch.full((2, 9, 6, 7), 800.0, dtype=dtype)
+    with on.chosen():
+        out = ops.offset_warp(*(t.to(on.device) for t in (x, offset, mask, weight)))
+    expected = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
+    assert_close(out, expected, 1e-12 if dtype == torch.float64 else on.float32_bound)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_warp_keeps_the_memory_format(backend: str):
-    inputs = warp_inputs(torch.Generator().manual_seed(0), channels=8, out_channels=4)
-    with motionrnn_ext.backend(backend):
+@on(ALL)
+def test_warp_keeps_the_memory_format(on: UnderTest):
+    dtype = on.dtypes[0]
+    inputs = {
+        n: t.to(on.device, dtype) for n, t in warp_inputs(generator(), channels=8, out_channels=4).items()
+    }
+    with on.chosen():
         plain = ops.offset_warp(**inputs)
-        last = ops.offset_warp(**{**inputs, "x": inputs["x"].contiguous(memory_format=torch.channels_last)})
+        last = ops.offset_warp(**{**inputs, "x": channels_last(inputs["x"])})
     assert plain.is_contiguous()
     assert last.is_contiguous(memory_format=torch.channels_last) and not last.is_contiguous()
-    assert_close(last, plain, 1e-14)
+    assert_close(last, plain, 1e-14 if dtype == torch.float64 else 1e-6)
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("plain", "split", "channels_last")], ids=str)
-def test_only_inputs_are_saved(backend: str, case: Case):
-    inputs = case.inputs(torch.float32)
+@on(CUDA_KERNELS)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("channels_last")], ids=str)
+def test_pointwise_keeps_channels_last(on: UnderTest, case: Case):
+    """Also of a part of a channels_last tensor, and in the gradients."""
+    inputs = case.inputs(torch.float32, on.device)
+    with on.chosen():
+        outputs = case.run(inputs)
+        found = torch.autograd.grad(sum(o.sum() for o in outputs), list(inputs.values()))
+    for t in (*outputs, *found):
+        assert t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
+
+
+@on(KERNELS)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c.name in ("plain", "split", "channels_last_c3", "c8_channels_last")],
+    ids=str,
+)
+def test_only_inputs_are_saved(on: UnderTest, case: Case):
+    """And the new offset, where a warp by it is part of the op."""
+    inputs = case.inputs(torch.float32, on.device)
     known = {t.untyped_storage().data_ptr() for t in inputs.values() if t is not None}
     saved: list[torch.Tensor] = []
     record = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
-    with record, motionrnn_ext.backend(backend):
-        case.run(inputs)
+    with record, on.chosen():
+        outputs = case.run(inputs)
+    if case.op == "motion_warp":
+        known.add(outputs[1].untyped_storage().data_ptr())
     assert saved and {t.untyped_storage().data_ptr() for t in saved} <= known
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
+@on(KERNELS)
+@pytest.mark.parametrize("deterministic", [False, True], ids=["", "deterministic"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["", "channels_last"])
 @pytest.mark.parametrize("wanted", range(1, 16))
-def test_warp_makes_the_gradients_that_are_wanted(backend: str, wanted: int):
-    inputs = list(warp_inputs(torch.Generator().manual_seed(0)).values())
-    grad = torch.randn(2, 4, 7, 9, dtype=torch.float64)
-    backward = torch.ops.motionrnn_ext.offset_warp_backward
-    every, some = backward(grad, *inputs, 15, False), backward(grad, *inputs, wanted, False)
+def test_warp_makes_the_gradients_that_are_wanted(
+    on: UnderTest, wanted: int, layout: torch.memory_format, deterministic: bool
+):
+    dtype = on.dtypes[0]
+    x, *inputs = (t.to(on.device, dtype) for t in warp_inputs(generator()).values())
+    x = x.contiguous(memory_format=layout)
+    grad = torch.randn(2, 4, 7, 9, generator=generator(1)).to(x)
+    backward = on.op("offset_warp_backward")
+    every, some = (backward(grad, x, *inputs, mask, deterministic) for mask in (15, wanted))
     for i in range(4):
-        assert some[i].equal(every[i]) if wanted & 1 << i else some[i].numel() == 0
+        if wanted & 1 << i:
+            assert_close(some[i], every[i], 1e-12 if dtype == torch.float64 else 1e-6)
+        else:
+            assert some[i].numel() == 0
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
-def test_the_warp_is_bitwise_repeatable(backend: str):
-    inputs = [
-        t.float() for t in warp_inputs(torch.Generator().manual_seed(0), 3, 16, height=20, width=21).values()
-    ]
-    grad = torch.randn(3, 16, 20, 21)
-    first = torch.ops.motionrnn_ext.offset_warp_backward(grad, *inputs, 15, True)
-    for _ in range(10):
-        again = torch.ops.motionrnn_ext.offset_warp_backward(grad, *inputs, 15, True)
-        assert all(a.equal(b) for a, b in zip(first, again))
-
-
-@pytest.mark.skipif("cpu" not in BACKENDS, reason="the cpu backend is not available")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_storage_is_exact(dtype: torch.dtype):
+@on(KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_storage_is_exact(on: UnderTest, dtype: torch.dtype):
     """Every half value survives load and store; every float rounds to the nearest half, ties to even."""
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
-    every = every[every.isfinite()].view(1, -1)
+    every = every[every.isfinite()].view(1, -1).to(on.device)
     open_gate = torch.full_like(every, float("inf"))
-    with motionrnn_ext.backend("cpu"):
+    with on.chosen():
         assert ops.gated_blend(open_gate, every, torch.zeros_like(every)).equal(every)
-        bits = torch.randint(-(2**31), 2**31 - 1, (1, 200_000), generator=torch.Generator().manual_seed(0))
-        floats = bits.to(torch.int32).view(torch.float32)
+        bits = torch.randint(-(2**31), 2**31 - 1, (1, 200_000), generator=generator())
+        floats = bits.to(torch.int32).view(torch.float32).to(on.device)
         floats = torch.cat([floats, (every.float()[:, :-1] + every.float()[:, 1:]) / 2], dim=1)  # the ties
         rounded = ops.motion_reset(torch.full_like(floats, float("inf"), dtype=dtype), floats)
     expected = floats.to(dtype)
@@ -171,39 +189,50 @@ def test_half_storage_is_exact(dtype: torch.dtype):
     assert rounded[~nan].equal(expected[~nan]) and rounded[nan].isnan().all()
 
 
-@pytest.mark.skipif("cpu" not in BACKENDS, reason="the cpu backend is not available")
-def test_memory_may_stay_float32_beside_half_gates():
-    g = torch.Generator().manual_seed(0)
-    gates_x, gates_h = (torch.randn(2, 9, 4, 5, generator=g).bfloat16().requires_grad_() for _ in range(2))
-    memory = torch.randn(2, 3, 4, 5, generator=g).requires_grad_()
-    with motionrnn_ext.backend("reference"):
-        expected = ops.memory_update(gates_x.double(), gates_h.double(), memory.double())
-        expected_gradients = torch.autograd.grad(expected.sum(), (gates_x, gates_h, memory))
-    with motionrnn_ext.backend("cpu"):
-        out = ops.memory_update(gates_x, gates_h, memory)
-        found = torch.autograd.grad(out.sum(), (gates_x, gates_h, memory))
+@on(KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_memory_may_stay_float32_beside_half_gates(on: UnderTest, dtype: torch.dtype):
+    g = generator()
+    gates_x, gates_h = (torch.randn(2, 9, 4, 5, generator=g).to(on.device, dtype) for _ in range(2))
+    memory = torch.randn(2, 3, 4, 5, generator=g).to(on.device)
+    inputs = {"gates_x": gates_x, "gates_h": gates_h, "memory": memory}
+    for t in inputs.values():
+        t.requires_grad_()
+    case = Case("memory_update", "mixed", lambda g: {})
+    cotangents = [torch.randn(2, 3, 4, 5, generator=g)]
+    with REFERENCE.chosen():
+        (expected,), expected_gradients = gradients(case, exactly(inputs), cotangents)
+    with on.chosen():
+        (out,), found = gradients(case, inputs, cotangents)
     assert out.dtype == torch.float32
     assert_close(out, expected, 1e-6)
-    for f, e, tolerance in zip(found, expected_gradients, (2e-2, 2e-2, 1e-6)):
-        assert_close(f, e, tolerance)
+    for name, e in expected_gradients.items():
+        assert_close(found[name], e, 1e-6 if name == "memory" else TOLERANCE[dtype], name)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("op", OPS)
-def test_autocast_casts_features_and_keeps_motion_in_float32(backend: str, op: str):
+@on(ALL)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_autocast_casts_features_and_keeps_motion_in_float32(on: UnderTest, op: str):
     case = small_case(op)
-    inputs = case.inputs(torch.float32)
-    with motionrnn_ext.backend(backend), torch.autocast("cpu", dtype=torch.bfloat16):
+    inputs = case.inputs(torch.float32, on.device)
+    with on.chosen(), torch.autocast(on.device, dtype=torch.bfloat16):
         outputs = case.run(inputs)
         sum(o.float().sum() for o in outputs).backward()
-    if op == "motion_update":
-        assert all(o.dtype == torch.float32 for o in outputs)
-    elif op == "memory_update":
-        assert outputs[0].dtype == torch.float32  # memory's dtype
-    else:
-        assert outputs[0].dtype == torch.bfloat16
-    with motionrnn_ext.backend("reference"):
-        expected = case.run({n: None if t is None else t.detach().double() for n, t in inputs.items()})
+    in_float32 = {"motion_update": (0, 1), "motion_warp": (1, 2), "memory_update": (0,)}.get(op, ())
+    for i, o in enumerate(outputs):
+        assert o.dtype == (torch.float32 if i in in_float32 else torch.bfloat16)
+    with REFERENCE.chosen():
+        expected = case.run(exactly(inputs))
     for o, e in zip(outputs, expected):
         assert_close(o, e, 2e-2)
     assert all(t.grad.dtype == torch.float32 for t in inputs.values())
+
+
+@pytest.mark.skipif(CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}")
+def test_the_cpu_warp_is_bitwise_repeatable():
+    inputs = [t.float() for t in warp_inputs(generator(), 3, 16, height=20, width=21).values()]
+    grad = torch.randn(3, 16, 20, 21)
+    first = CPU.op("offset_warp_backward")(grad, *inputs, 15, True)
+    for _ in range(10):
+        again = CPU.op("offset_warp_backward")(grad, *inputs, 15, True)
+        assert all(a.equal(b) for a, b in zip(first, again))

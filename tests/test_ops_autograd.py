@@ -4,60 +4,63 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import OPS, small_case, warp_inputs
-from comparing import assert_close
+from case import Case, channels_last
+from cases import ALL_OPS, OPS, small_case
+from comparing import TOLERANCE, assert_close
+from under_test import ALL, AUTO, CPU, CUDA_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
+from warp_cases import MOTION_CASES, warp_inputs
 
-import motionrnn_ext
+# gradcheck's finite differences need float64; the CUDA kernels have none, and their gradients are compared in test_ops.
+IN_DOUBLE = [t for t in ALL if torch.float64 in t.dtypes]
+NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
 
-BACKENDS = [name for name in motionrnn_ext.available_backends() if name in ("reference", "cpu")]
-NATIVE = pytest.mark.skipif("cpu" not in BACKENDS, reason="the cpu backend is not available")
 
-
-def function_of(op: str):
-    """The op as a function of a flat list of tensors, which gradcheck wants, and those tensors in float64."""
+def function_of(op: str, device: str = "cpu", dtype: torch.dtype = torch.float64):
+    """The op as a function of a flat list of tensors, which gradcheck wants, and those tensors."""
     case = small_case(op)
-    inputs = case.inputs(torch.float64)
+    inputs = case.inputs(dtype, device)
     if op == "offset_warp":  # away from the kinks of bilinear sampling
         with torch.no_grad():
             inputs["offset"].copy_(inputs["offset"].floor() + 0.2 + 0.6 * torch.rand_like(inputs["offset"]))
     return lambda *tensors: case.run(dict(zip(inputs, tensors))), list(inputs.values())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("op", OPS)
-def test_gradcheck(op: str, backend: str):
+@on(IN_DOUBLE)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_gradcheck(op: str, on: UnderTest):
     function, inputs = function_of(op)
-    with motionrnn_ext.backend(backend):
+    with on.chosen():
         assert torch.autograd.gradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("op", OPS)
-def test_gradgradcheck(op: str, backend: str):
+@on(IN_DOUBLE)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_gradgradcheck(op: str, on: UnderTest):
     function, inputs = function_of(op)
-    with motionrnn_ext.backend(backend):
+    with on.chosen():
         assert torch.autograd.gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_third_derivatives(op: str):
-    function, inputs = function_of(op)
+@on(ALL)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_third_derivatives(op: str, on: UnderTest):
+    dtype = on.dtypes[0]
+    function, inputs = function_of(op, on.device, dtype)
 
-    def third(backend: str):
-        with motionrnn_ext.backend(backend):
+    def third(test: UnderTest, inputs: list[torch.Tensor]):
+        with test.chosen():
             total = sum((o * o * o).sum() for o in function(*inputs))
             for _ in range(2):
                 grads = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True)
                 total = sum((g * g).sum() for g in grads if g is not None)
             return torch.autograd.grad(total, inputs)
 
-    expected = third("reference")
-    for backend in BACKENDS:
-        for a, e in zip(third(backend), expected):
-            assert_close(a, e, 1e-12)
+    expected = third(REFERENCE, [t.detach().cpu().double().requires_grad_() for t in inputs])
+    for a, e in zip(third(on, inputs), expected):
+        assert_close(a, e, 1e-12 if dtype == torch.float64 else TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", ALL_OPS)
 def test_forward_mode_and_functional_transforms(op: str):
     """By default they run on the reference; a kernel would drop the tangent without a word."""
     function, inputs = function_of(op)
@@ -85,74 +88,88 @@ def test_forward_mode_and_functional_transforms(op: str):
         assert_close(s[1], o, 1e-12)
 
 
-@NATIVE
-@pytest.mark.parametrize("op", OPS)
-def test_a_kernel_by_name_refuses_forward_mode(op: str):
-    function, inputs = function_of(op)
+@on(KERNELS)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_a_kernel_by_name_refuses_forward_mode(op: str, on: UnderTest):
+    function, inputs = function_of(op, on.device, on.dtypes[0])
     inputs = tuple(t.detach() for t in inputs)
-    with motionrnn_ext.backend("cpu"), pytest.raises(RuntimeError, match="choose 'auto' or 'reference'"):
+    with on.chosen(), pytest.raises(RuntimeError, match="choose 'auto' or 'reference'"):
         torch.func.jvp(function, inputs, inputs)
 
 
 PARAMETERS = {"motion_update": (0.5,), "memory_update": (1.0,)}
 
 
-@NATIVE
+@on(KERNELS)
 @pytest.mark.parametrize("op", OPS)
-def test_opcheck(op: str):
-    inputs = list(small_case(op).inputs(torch.float32).values())
-    parameters = PARAMETERS.get(op, ())
-    torch.library.opcheck(getattr(torch.ops.motionrnn_ext, op).default, (*inputs, *parameters))
+def test_opcheck(op: str, on: UnderTest):
+    inputs = list(small_case(op).inputs(torch.float32, on.device).values())
+    torch.library.opcheck(on.op(op).default, (*inputs, *PARAMETERS.get(op, ())))
 
 
-@NATIVE
+@on(KERNELS)
 @pytest.mark.parametrize("op", OPS)
-def test_opcheck_of_backward(op: str):
+def test_opcheck_of_backward(op: str, on: UnderTest):
     case = small_case(op)
-    inputs = list(case.inputs(torch.float32, grad=False).values())
-    grads = [torch.randn_like(o) for o in case.run(dict(zip(case.inputs(torch.float32), inputs)))]
+    inputs = list(case.inputs(torch.float32, on.device, grad=False).values())
+    with on.chosen():
+        outputs = case.run(dict(zip(case.inputs(torch.float32), inputs)))
+    grads = [torch.randn_like(o) for o in outputs]
     saved = inputs[:3] if op == "motion_update" else inputs
     rest = (15, False) if op == "offset_warp" else PARAMETERS.get(op, ())
-    backward = getattr(torch.ops.motionrnn_ext, f"{op}_backward").default
-    torch.library.opcheck(backward, (*grads, *saved, *rest))
+    torch.library.opcheck(on.op(f"{op}_backward").default, (*grads, *saved, *rest))
 
 
-@NATIVE
-def test_opcheck_without_a_highway_and_with_channels_last():
-    o, content = (torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(2))
-    torch.library.opcheck(torch.ops.motionrnn_ext.highway_output.default, (o, content, None))
-    inputs = [t.float().requires_grad_() for t in warp_inputs(torch.Generator().manual_seed(0)).values()]
-    inputs[0] = inputs[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    torch.library.opcheck(torch.ops.motionrnn_ext.offset_warp.default, tuple(inputs))
+@on(KERNELS)
+def test_opcheck_without_a_highway_and_with_channels_last(on: UnderTest):
+    o, content = (torch.randn(2, 3, 4, 5, device=on.device, requires_grad=True) for _ in range(2))
+    torch.library.opcheck(on.op("highway_output").default, (o, content, None))
+    torch.library.opcheck(on.op("highway_output").default, (channels_last(o), content, None))
+    inputs = [t.float().to(on.device) for t in warp_inputs(torch.Generator().manual_seed(0)).values()]
+    inputs[0] = channels_last(inputs[0])
+    torch.library.opcheck(on.op("offset_warp").default, tuple(t.requires_grad_() for t in inputs))
 
 
+@on(CUDA_KERNELS)
+@pytest.mark.parametrize("case", MOTION_CASES[:4], ids=str)
+def test_opcheck_of_motion_warp(on: UnderTest, case: Case):
+    inputs = case.inputs(torch.float32, on.device)
+    torch.library.opcheck(on.op("motion_warp").default, (*inputs.values(), 0.5))
+    x, update, candidate, offset, trend, mask, weight = (t.detach() for t in inputs.values())
+    out, new_offset, new_trend = on.op("motion_warp")(x, update, candidate, offset, trend, mask, weight, 0.5)
+    tensors = (out, new_offset, new_trend, x, update, candidate, offset, new_offset, mask, weight)
+    torch.library.opcheck(on.op("motion_warp_backward").default, (*tensors, 0.5, 15, False))
+
+
+@on([AUTO, *ALL])
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("op", OPS)
-def test_compiles_without_a_graph_break(op: str, compiler: str):
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_compiles_without_a_graph_break(op: str, compiler: str, on: UnderTest):
     torch._dynamo.reset()  # the ops share this test's code, and Dynamo recompiles one code object 8 times at most
     case = small_case(op)
-    inputs = case.inputs(torch.float32)
+    inputs = case.inputs(torch.float32, on.device)
 
     def step(**tensors):
         return case.run(tensors)
 
-    expected = step(**inputs)
-    expected_gradients = torch.autograd.grad(sum(o.sum() for o in expected), list(inputs.values()))
-    compiled = torch.compile(step, fullgraph=True, backend=compiler)(**inputs)
-    found = torch.autograd.grad(sum(o.sum() for o in compiled), list(inputs.values()))
+    with on.chosen():
+        expected = step(**inputs)
+        expected_gradients = torch.autograd.grad(sum(o.sum() for o in expected), list(inputs.values()))
+        compiled = torch.compile(step, fullgraph=True, backend=compiler)(**inputs)
+        found = torch.autograd.grad(sum(o.sum() for o in compiled), list(inputs.values()))
     for a, e in zip((*compiled, *found), (*expected, *expected_gradients)):
         assert_close(a, e, 1e-6)
 
 
-@NATIVE
+@NEEDS_CPU
 def test_the_backend_is_chosen_at_trace_time():
     """Another choice is another graph, without a graph break."""
     case = small_case("gated_blend")
     inputs = case.inputs(torch.float32, grad=False)
     compiled = torch.compile(lambda tensors: case.run(tensors)[0], fullgraph=True, backend="eager")
     results = []
-    for name in ("cpu", "reference", "cpu"):
-        with motionrnn_ext.backend(name):
+    for test in (CPU, REFERENCE, CPU):
+        with test.chosen():
             results.append(compiled(inputs))
     assert results[0].equal(results[2])
     assert_close(results[1], results[0], 1e-6)

@@ -119,7 +119,7 @@ struct Warp {
 
   // grads: all that were made; zero where there is nothing to sum over.
   void run_backward(std::vector<Tensor> grads) {
-    if (a.batch == 0 || a.height == 0 || a.width == 0 || (a.out_channels == 0 && a.update_logits.data == nullptr)) {
+    if (a.batch == 0 || a.height == 0 || a.width == 0 || (a.out_channels == 0 && !a.motion.given())) {
       for (Tensor& t : grads) torch::stable::zero_(t);
       return;
     }
@@ -152,7 +152,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
   WarpArguments& a = warp.a;
   warp.check_grad(grad);
   const Tensor grad_image = readable_image(grad);
-  a.out = image_of(grad_image), a.deterministic = deterministic;
+  a.grad_out = image_of(grad_image), a.deterministic = deterministic;
   std::array<Tensor, 4> grads{nothing(x), nothing(offset), nothing(mask_logits), nothing(weight)};
   if (wanted & 1) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
   if (wanted & 2) grads[1] = new_like(offset, wants_rows(offset)), a.grad_offset = image_of(grads[1]);
@@ -172,9 +172,9 @@ std::tuple<Tensor, Tensor, Tensor> motion_warp(Tensor x, Tensor update_logits, T
   const Tensor update = readable_image(update_logits), candidate = readable_image(candidate_logits);
   const Tensor previous_offset = readable_image(offset), previous_trend = readable_image(trend);
   WarpArguments& a = warp.a;
-  a.update_logits = image_of(update), a.candidate_logits = image_of(candidate);
-  a.previous_offset = image_of(previous_offset), a.previous_trend = image_of(previous_trend);
-  a.trend = image_of(new_trend), a.alpha = static_cast<float>(alpha);
+  a.motion.update_logits = image_of(update), a.motion.candidate_logits = image_of(candidate);
+  a.motion.offset = image_of(previous_offset), a.motion.trend = image_of(previous_trend);
+  a.motion.new_trend = image_of(new_trend), a.motion.alpha = static_cast<float>(alpha);
   Tensor out = new_image(x, weight.size(0));
   a.out = image_of(out);
   warp.run_forward();
@@ -193,9 +193,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
   const Tensor grad_image = readable_image(grad), by_offset = readable_image(grad_offset);
   const Tensor by_trend = readable_image(grad_trend), update = readable_image(update_logits);
   const Tensor candidate = readable_image(candidate_logits), previous_offset = readable_image(offset);
-  a.out = image_of(grad_image), a.deterministic = deterministic, a.alpha = static_cast<float>(alpha);
-  a.update_logits = image_of(update), a.candidate_logits = image_of(candidate);
-  a.previous_offset = image_of(previous_offset);
+  a.grad_out = image_of(grad_image), a.deterministic = deterministic;
+  a.motion.update_logits = image_of(update), a.motion.candidate_logits = image_of(candidate);
+  a.motion.offset = image_of(previous_offset), a.motion.alpha = static_cast<float>(alpha);
+  a.motion.grad_offset = image_of(by_offset), a.motion.grad_trend = image_of(by_trend);
 
   const bool rows = wants_rows(update_logits);
   std::array<Tensor, 7> grads{nothing(x),      nothing(x),           nothing(x),     nothing(offset),
@@ -204,9 +205,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
   if (wanted & 2) {
     grads[1] = new_like(update_logits, rows), grads[2] = new_like(candidate_logits, rows);
     grads[3] = new_like(offset, rows), grads[4] = new_like(offset, rows);
-    a.grad_offset = image_of(by_offset), a.grad_trend = image_of(by_trend);
-    a.grad_update_logits = image_of(grads[1]), a.grad_candidate_logits = image_of(grads[2]);
-    a.grad_previous_offset = image_of(grads[3]), a.grad_previous_trend = image_of(grads[4]);
+    a.motion.grad_update_logits = image_of(grads[1]), a.motion.grad_candidate_logits = image_of(grads[2]);
+    a.grad_offset = image_of(grads[3]), a.motion.grad_previous_trend = image_of(grads[4]);
   }
   if (wanted & 4) grads[5] = new_like(mask_logits, wants_rows(mask_logits)), a.grad_mask_logits = image_of(grads[5]);
   if (wanted & 8) grads[6] = new_like(weight, false), a.grad_weight = grads[6].mutable_data_ptr();

@@ -24,28 +24,34 @@ struct Image {
   int32_t channel = 0, pixel = 0;
 };
 
+// motion_update in the same launch. All (B, 2K, H, W): logits and their gradients are features, the rest is state.
+struct Motion {
+  Image update_logits, candidate_logits, offset, trend;
+  float alpha;
+  Image new_trend;                // written forward; the new offset is WarpArguments::offset
+  Image grad_offset, grad_trend;  // given backward: of the new offset and trend
+  Image grad_update_logits, grad_candidate_logits, grad_previous_trend;
+
+  MOTIONRNN_EXT_MATH bool given() const { return update_logits.data != nullptr; }
+};
+
 struct WarpArguments {
   int32_t batch, channels, out_channels, height, width, k;
   Image x;             // features
-  Image offset;        // motion state, (B, 2K, H, W); with `motion` the new one: written forward, read backward
+  Image offset;        // motion state, (B, 2K, H, W); written forward where motion is given
   Image mask_logits;   // features, (B, K, H, W)
   const void* weight;  // features, (C_out, C, k, k) contiguous
-  Image out;           // features: written forward; the gradient of it backward
+  Image out;           // features, written forward
+  Motion motion;
 
-  // motion_update in the same launch, if update_logits is given. All (B, 2K, H, W); logits are features, the rest
-  // state.
-  Image update_logits, candidate_logits, previous_offset, previous_trend;
-  Image trend;  // written forward
-  float alpha;
-
-  // Backward. Null means not wanted. With motion_update, grad_offset is given: the gradient of the new offset.
-  Image grad_x, grad_offset, grad_mask_logits;
+  // Backward: grad_out is given; null among the others means not wanted. grad_offset is that of the previous offset
+  // where motion is given.
+  Image grad_out, grad_x, grad_offset, grad_mask_logits;
   void* grad_weight;  // contiguous
-  Image grad_trend;   // given
-  Image grad_update_logits, grad_candidate_logits, grad_previous_offset, grad_previous_trend;
   bool deterministic;
 
-  void* sums;       // grad_x before its conversion, see offset_warp_backward.cuh; grad_x itself where the two agree
+  // Workspace of backward.
+  void* sums;       // grad_x before its conversion, see offset_warp_sums.cuh; grad_x itself where the two agree
   float* partials;  // of grad_weight
   uint32_t* maxima;
 };

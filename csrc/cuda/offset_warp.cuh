@@ -4,6 +4,11 @@
 // summation index of out = columns W runs over taps and channels in any order, so each lane loads just the channels
 // that mma wants from it: the four lanes of a pixel read adjacent 8 or 16 bytes of a corner, whole sectors of memory,
 // and what they interpolate is an operand of mma without a detour through shared memory.
+//
+// For bfloat16 and 16 channels: a step is one tap, lane t loads channels 4t .. 4t + 3 of its two pixels (8 bytes of
+// each corner, the pixel's four lanes 32), and one mma takes all 16 channels: its places 2t, 2t + 1 and 2t + 8, 2t + 9
+// of the summation index stand for those four. The weight is laid out to match, and so are the output's columns: lane t
+// ends with output channels 4t .. 4t + 3.
 #pragma once
 
 #include <algorithm>
@@ -39,8 +44,8 @@ struct Step {
   static constexpr int kTaps = 4 / kLanes;
   static constexpr int kSlots = N / kLanes;
   static constexpr int kWords = kSlots / kPerWord<T>;
-  static constexpr int kProducts = kWords / 2;  // mma takes two words of each lane
-  static constexpr int kSlotsOfProduct = kSlots / kProducts;
+  static constexpr int kMmas = kWords / 2;  // mma takes two words of each lane
+  static constexpr int kSlotsOfMma = kSlots / kMmas;
 
   // t: the lane's place among the four of its pixel
   static __device__ __forceinline__ constexpr int tap(int t) { return t / kLanes; }
@@ -178,19 +183,20 @@ __device__ __forceinline__ CornerIndices corner_indices(const WarpArguments& a, 
 // The new offset of a tap, row and column, from the update's logits. One of the blocks at these pixels writes it, and
 // the new trend.
 template <class T>
-__device__ __forceinline__ void move(const WarpArguments& a, int b, int tap, int pixel, bool writes, float* offset) {
+__device__ __forceinline__ void update_motion(const WarpArguments& a, int b, int tap, int pixel, bool writes,
+                                              float* offset) {
 #pragma unroll 1
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
-    const float in[4] = {read<T>(a.update_logits, b, channel, pixel), read<T>(a.candidate_logits, b, channel, pixel),
-                         read<float>(a.previous_offset, b, channel, pixel),
-                         read<float>(a.previous_trend, b, channel, pixel)};
+    const float in[4] = {
+        read<T>(a.motion.update_logits, b, channel, pixel), read<T>(a.motion.candidate_logits, b, channel, pixel),
+        read<float>(a.motion.offset, b, channel, pixel), read<float>(a.motion.trend, b, channel, pixel)};
     float out[2];
-    math::MotionUpdate::apply<float>(in, out, a.alpha);
+    math::MotionUpdate::apply<float>(in, out, a.motion.alpha);
     offset[axis] = out[0];
     if (!writes) continue;
     element<float>(a.offset, b, channel, pixel) = out[0];
-    element<float>(a.trend, b, channel, pixel) = out[1];
+    element<float>(a.motion.new_trend, b, channel, pixel) = out[1];
   }
 }
 

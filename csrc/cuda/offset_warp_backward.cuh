@@ -56,10 +56,10 @@ __device__ __forceinline__ uint2 weight_fragment(const WarpArguments& a, int fir
   using Shape = BackwardShape<T, N>;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, taps = a.k * a.k;
   const int tap = first_tap + Shape::In::tap(g >> 1), c = first_in + Shape::In::channel(g >> 1, 2 * tile + (g & 1));
-  T slot[Shape::kSlotsOfProduct];
+  T slot[Shape::kSlotsOfMma];
 #pragma unroll
-  for (int s = 0; s < Shape::kSlotsOfProduct; ++s) {
-    const int o = first_out + Shape::Out::channel(t, product * Shape::kSlotsOfProduct + s);
+  for (int s = 0; s < Shape::kSlotsOfMma; ++s) {
+    const int o = first_out + Shape::Out::channel(t, product * Shape::kSlotsOfMma + s);
     const bool exists = o < a.out_channels && c < a.channels && tap < taps;
     slot[s] =
         exists ? static_cast<const T*>(a.weight)[(int64_t(o) * a.channels + c) * taps + tap] : from_float<T>(0.0f);
@@ -73,8 +73,8 @@ __device__ __forceinline__ uint2 weight_fragment(const WarpArguments& a, int fir
 // 2t + 1 of either half, which is what mma wants for a product over pixels. For float, 16 bits at a time.
 template <class T>
 struct Transposed {
-  static constexpr int kProducts = sizeof(T) == 4 ? 2 : 1;
-  uint32_t word[kProducts][2];
+  static constexpr int kMmas = sizeof(T) == 4 ? 2 : 1;
+  uint32_t word[kMmas][2];
 
   __device__ __forceinline__ Transposed(const uint32_t* pixel0, const uint32_t* pixel8) {
     if constexpr (sizeof(T) == 2) {
@@ -160,20 +160,20 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
 #pragma unroll
     for (int axis = 0; axis < 2; ++axis) {
       const int channel = axis * all_taps + tap;
-      if (a.update_logits.data == nullptr) {
+      if (!a.motion.given()) {
         element<float>(a.grad_offset, b, channel, pixel) = grad[axis];
         continue;
       }
-      const float in[5] = {grad[axis] + read<float>(a.grad_offset, b, channel, pixel),
-                           read<float>(a.grad_trend, b, channel, pixel), read<T>(a.update_logits, b, channel, pixel),
-                           read<T>(a.candidate_logits, b, channel, pixel),
-                           read<float>(a.previous_offset, b, channel, pixel)};
+      const float in[5] = {
+          grad[axis] + read<float>(a.motion.grad_offset, b, channel, pixel),
+          read<float>(a.motion.grad_trend, b, channel, pixel), read<T>(a.motion.update_logits, b, channel, pixel),
+          read<T>(a.motion.candidate_logits, b, channel, pixel), read<float>(a.motion.offset, b, channel, pixel)};
       float out[4];
-      math::MotionUpdateBackward::apply<float>(in, out, a.alpha);
-      element<T>(a.grad_update_logits, b, channel, pixel) = from_float<T>(out[0]);
-      element<T>(a.grad_candidate_logits, b, channel, pixel) = from_float<T>(out[1]);
-      element<float>(a.grad_previous_offset, b, channel, pixel) = out[2];
-      element<float>(a.grad_previous_trend, b, channel, pixel) = out[3];
+      math::MotionUpdateBackward::apply<float>(in, out, a.motion.alpha);
+      element<T>(a.motion.grad_update_logits, b, channel, pixel) = from_float<T>(out[0]);
+      element<T>(a.motion.grad_candidate_logits, b, channel, pixel) = from_float<T>(out[1]);
+      element<float>(a.grad_offset, b, channel, pixel) = out[2];
+      element<float>(a.motion.grad_previous_trend, b, channel, pixel) = out[3];
     }
   }
 }
@@ -194,9 +194,9 @@ __device__ __forceinline__ float multiply_corner(const uint32_t (&word)[words],
 
 // grad_weight += column^T grad_out over 16 pixels.
 template <class T, int N>
-__device__ __forceinline__ void add_weight(
-    const uint32_t (&column)[2][Step<T, N>::kWords], const uint32_t (&grad)[2][BackwardShape<T, N>::Out::kWords],
-    float (&sum)[BackwardShape<T, N>::kRows][BackwardShape<T, N>::kOutPairs][4]) {
+__device__ __forceinline__ void add_weight(const uint32_t (&column)[2][Step<T, N>::kWords],
+                                           const uint32_t (&grad)[2][BackwardShape<T, N>::Out::kWords],
+                                           WeightSums<T, N>& sum) {
   using Shape = BackwardShape<T, N>;
   constexpr int kPairWords = 2 / kPerWord<T>;
 #pragma unroll
@@ -208,7 +208,7 @@ __device__ __forceinline__ void add_weight(
       const Transposed<T> lower(column[0] + (2 * row + 1) * kPairWords, column[1] + (2 * row + 1) * kPairWords);
       add_products<T>(sum[row][out], [&](float (&chain)[4]) {
 #pragma unroll
-        for (int i = 0; i < Transposed<T>::kProducts; ++i)
+        for (int i = 0; i < Transposed<T>::kMmas; ++i)
           multiply<T>(chain, upper.word[i], lower.word[i], make_uint2(g.word[i][0], g.word[i][1]));
       });
     }
@@ -228,11 +228,11 @@ struct BackwardWarp {
   const float unit;   // of deterministic sums
   BackwardTap* taps;  // shared memory of the warp: the taps of 32 pixels,
   uint2* weights;     // and the weight of the step, each lane's own part
-  float grad_weight[Shape::kRows][Shape::kOutPairs][4] = {};
+  WeightSums<T, N> grad_weight = {};
 
   __device__ __forceinline__ void stage_weight() {
     if constexpr (!chunked)
-      for (int i = 0; i < Shape::kProducts * Shape::kTiles; ++i)
+      for (int i = 0; i < Shape::kMmas * Shape::kTiles; ++i)
         weights[i * kWarp + threadIdx.x % kWarp] =
             weight_fragment<T, N>(a, first_tap, 0, 0, i / Shape::kTiles, i % Shape::kTiles);
   }
@@ -244,7 +244,7 @@ struct BackwardWarp {
 #pragma unroll 1
     for (int i = 0; i < role.out_chunks; ++i) {
       const int first_out = chunked ? (role.sums_weight ? role.out_chunk : i) * Shape::kOut : 0;
-      const LaneReader<T, Out, vectors> reader(a.out, b, first_out, a.out_channels);
+      const LaneReader<T, Out, vectors> reader(a.grad_out, b, first_out, a.out_channels);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int pixel = first_pixel + lane / 4 + 8 * h;
@@ -252,7 +252,7 @@ struct BackwardWarp {
       }
       if (!role.gathers) break;
 #pragma unroll
-      for (int p = 0; p < Shape::kProducts; ++p)
+      for (int p = 0; p < Shape::kMmas; ++p)
 #pragma unroll
         for (int tile = 0; tile < Shape::kTiles; ++tile)
           multiply<T>(grad_column[tile], grad[0] + 2 * p, grad[1] + 2 * p,
@@ -325,21 +325,10 @@ struct BackwardWarp {
       __syncwarp();
     }
   }
-
-  // The warp's part of grad_weight, to be summed by `finish_weight`.
-  __device__ __forceinline__ void store_weight() const {
-    const int steps = (a.k * a.k + In::kTaps - 1) / In::kTaps, pairs = chunked ? gridDim.z - 1 : 1;
-    const int64_t pair = chunked ? blockIdx.z - 1 : 0, step = first_tap / In::kTaps;
-    float* partial = a.partials + ((int64_t(blockIdx.x) * pairs + pair) * steps + step) * Shape::kPartial;
-#pragma unroll
-    for (int i = 0; i < Shape::kPartial / kWarp; ++i)
-      partial[i * kWarp + threadIdx.x % kWarp] =
-          grad_weight[i / (Shape::kOutPairs * 4)][i / 4 % Shape::kOutPairs][i % 4];
-  }
 };
 
 template <class T, int N, bool vectors, bool chunked, bool deterministic>
-__global__ void __launch_bounds__(kBackwardWarps* kWarp, kMayUseAllRegisters<!vectors || deterministic>)
+__global__ void __launch_bounds__(kBackwardWarps* kWarp, kMayUseAllRegisters<!vectors || deterministic || N == 8>)
     warp_backward(const WarpArguments a) {
   using Shape = BackwardShape<T, N>;
   MOTIONRNN_EXT_SHARED(shared);
@@ -354,7 +343,7 @@ __global__ void __launch_bounds__(kBackwardWarps* kWarp, kMayUseAllRegisters<!ve
       reinterpret_cast<BackwardTap*>(shared + warp * kTapBytes<T, N>),
       reinterpret_cast<uint2*>(shared + warps * kTapBytes<T, N>) + warp * Shape::kFragments};
   self.run();
-  if (self.role.sums_weight) self.store_weight();
+  if (self.role.sums_weight) store_weight<T, N, chunked>(a, self.grad_weight, first_tap / Shape::In::kTaps);
 }
 
 // ---- Launches
@@ -410,7 +399,7 @@ struct Backward {
     if (roles > 65535) throw std::runtime_error("motionrnn_ext: too many channels for the gradient of the weight");
     const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps - 1) / kBackwardWarps, roles);
     const bool vectors = takes_vectors<T>(a.x, a.channels, Plan::Shape::In::kVector) &&
-                         takes_vectors<T>(a.out, a.out_channels, Plan::Shape::Out::kVector);
+                         takes_vectors<T>(a.grad_out, a.out_channels, Plan::Shape::Out::kVector);
     const auto kernel =
         wants_x(a) && a.deterministic
             ? (vectors ? warp_backward<T, N, true, chunked, true> : warp_backward<T, N, false, chunked, true>)

@@ -12,14 +12,29 @@ struct BackwardShape {
   // mma sums over 4 lanes x 2 words of output channels at a time
   static constexpr int kOut = N < 8 * kPerWord<T> ? 8 * kPerWord<T> : N;
   using Out = Columns<T, kOut>;
-  static constexpr int kProducts = Out::kWords / 2;  // over output channels
-  static constexpr int kSlotsOfProduct = Out::kSlots / kProducts;
+  static constexpr int kMmas = Out::kWords / 2;  // over output channels
+  static constexpr int kSlotsOfMma = Out::kSlots / kMmas;
   static constexpr int kInPairs = In::kSlots / 2, kOutPairs = Out::kSlots / 2;  // 8 x 8 blocks of a 16-pixel tile
   static constexpr int kRows = In::kSlots / 4;                                  // grad_weight's tiles of 16 slots
   static constexpr int kPartial = kRows * kOutPairs * 4 * kWarp;                // floats of a warp's part of it
   static constexpr int kTiles = In::kSlots / 2;                                 // of grad_column: 8 slots each
-  static constexpr int kFragments = kProducts * kTiles * kWarp;                 // of the weight of a step
+  static constexpr int kFragments = kMmas * kTiles * kWarp;                     // of the weight of a step
 };
+
+template <class T, int N>
+using WeightSums = float[BackwardShape<T, N>::kRows][BackwardShape<T, N>::kOutPairs][4];
+
+// A warp's part of grad_weight as mma left it: [block][chunks][step][row][pair][result][lane].
+template <class T, int N, bool chunked>
+__device__ __forceinline__ void store_weight(const WarpArguments& a, const WeightSums<T, N>& sum, int step) {
+  using Shape = BackwardShape<T, N>;
+  const int steps = (a.k * a.k + Shape::In::kTaps - 1) / Shape::In::kTaps, pairs = chunked ? gridDim.z - 1 : 1;
+  const int64_t pair = chunked ? blockIdx.z - 1 : 0;
+  float* partial = a.partials + ((int64_t(blockIdx.x) * pairs + pair) * steps + step) * Shape::kPartial;
+#pragma unroll
+  for (int i = 0; i < Shape::kPartial / kWarp; ++i)
+    partial[i * kWarp + threadIdx.x % kWarp] = sum[i / (Shape::kOutPairs * 4)][i / 4 % Shape::kOutPairs][i % 4];
+}
 
 constexpr int kFinishThreads = 256;
 constexpr int kSumLanes = 8;  // threads that share the partial sums of one element of grad_weight
@@ -52,7 +67,7 @@ __device__ void finish_weight(const WarpArguments& a, const FinishPlan& plan, fl
   if (part != 0 || element >= plan.elements) return;
   for (int i = 1; i < kSumLanes; ++i) sum += shared[i * kElements + column];
 
-  // Where `warp_backward` had it: lane, then number of mma's result, tiles of out and in, step, chunks.
+  // The same order as in `store_weight`.
   const int lane = element % kWarp, g = lane / 4, t = lane % 4, i = element / kWarp;
   const int q = i % 4, out = i / 4 % Shape::kOutPairs, row = i / (4 * Shape::kOutPairs) % Shape::kRows;
   const int taps = a.k * a.k, steps = (taps + Shape::In::kTaps - 1) / Shape::In::kTaps;

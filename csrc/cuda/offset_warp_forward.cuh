@@ -26,7 +26,7 @@ struct ForwardShape {
   using In = Step<T, N>;
   static constexpr int kOut = sizeof(T) == 4 && N == 64 ? 32 : N;  // output channels of a block: 99 KB hold its weight
   using Out = Columns<T, kOut>;
-  static constexpr int kFragments = In::kProducts * Out::kTiles * 8 * In::kLanes;  // uint2 of a tap
+  static constexpr int kFragments = In::kMmas * Out::kTiles * 8 * In::kLanes;  // uint2 of a tap
   static constexpr size_t kWeightBytes = size_t(kTapChunk) * kFragments * sizeof(uint2);
   static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapPlaces * kTile * sizeof(Tap);
 };
@@ -41,12 +41,12 @@ __device__ void stage_weight(const WarpArguments& a, int first_tap, int first_in
   const int taps = a.k * a.k, count = std::min(taps - first_tap, +kTapChunk) * Shape::kFragments;
   for (int i = threadIdx.x; i < count; i += kForwardWarps * kWarp) {
     const int t = i % In::kLanes, g = i / In::kLanes % 8, tile = i / (In::kLanes * 8) % Out::kTiles;
-    const int product = i / (In::kLanes * 8 * Out::kTiles) % In::kProducts, tap = first_tap + i / Shape::kFragments;
+    const int product = i / (In::kLanes * 8 * Out::kTiles) % In::kMmas, tap = first_tap + i / Shape::kFragments;
     const int o = first_out + Out::channel(g >> 1, 2 * tile + (g & 1));
-    T slot[In::kSlotsOfProduct];
+    T slot[In::kSlotsOfMma];
 #pragma unroll
-    for (int s = 0; s < In::kSlotsOfProduct; ++s) {
-      const int c = first_in + In::channel(t, product * In::kSlotsOfProduct + s);
+    for (int s = 0; s < In::kSlotsOfMma; ++s) {
+      const int c = first_in + In::channel(t, product * In::kSlotsOfMma + s);
       const bool exists = o < a.out_channels && c < a.channels;
       slot[s] = exists ? weight[(int64_t(o) * a.channels + c) * taps + tap] : from_float<T>(0.0f);
     }
@@ -65,11 +65,11 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
   first_tap += lane / kTile * stride;
   taps += lane;
   stride *= kAtOnce;
-  const bool moves = a.update_logits.data != nullptr;
+  const bool moves = a.motion.given();
   if (moves) {
 #pragma unroll 1
     for (int i = 0, tap = first_tap; tap < end_tap; ++i, tap += stride)
-      move<T>(a, b, tap, pixel, blockIdx.y == 0, taps[i * kWarp].weight);
+      update_motion<T>(a, b, tap, pixel, blockIdx.y == 0, taps[i * kWarp].weight);
   }
 #pragma unroll
   for (int i = 0; i < kRounds; ++i) {
@@ -118,7 +118,7 @@ __device__ __forceinline__ void add_step(const Reader& x, const Tap* taps, const
   for (int tile = 0; tile < Out::kTiles; ++tile)
     add_products<T>(sum[tile], [&](float (&chain)[4]) {
 #pragma unroll
-      for (int product = 0; product < In::kProducts; ++product) {
+      for (int product = 0; product < In::kMmas; ++product) {
         uint2 b = make_uint2(0, 0);
         if (weighted) b = lane_fragments[(product * Out::kTiles + tile) * 8 * In::kLanes];
         multiply<T>(chain, sample[0] + 2 * product, sample[1] + 2 * product, b);

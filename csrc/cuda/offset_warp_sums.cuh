@@ -42,6 +42,7 @@ __device__ inline int unit_exponent(const WarpArguments& a) {
   int e_grad, e_weight, log_addends = 0;
   frexpf(__uint_as_float(grad), &e_grad);
   frexpf(__uint_as_float(weight), &e_weight);
+  if (e_grad + e_weight > 128) return kNoExponent;  // float may not hold an addend
   while ((int64_t(1) << log_addends) < int64_t(a.height) * a.width * a.k * a.k) ++log_addends;
   // Float holds no smaller units: gradients below 1e-30 are sums of fewer bits.
   return std::max(-126, std::min(126, 62 - e_grad - e_weight - log_addends));
@@ -114,7 +115,7 @@ struct Scan {
 struct PreparePlan {
   Scan grad, offset, mask;
   explicit PreparePlan(const WarpArguments& a)
-      : grad(a, a.out, a.out_channels), offset(a, a.offset, 2 * a.k * a.k), mask(a, a.mask_logits, a.k * a.k) {}
+      : grad(a, a.grad_out, a.out_channels), offset(a, a.offset, 2 * a.k * a.k), mask(a, a.mask_logits, a.k * a.k) {}
 };
 
 template <class T>
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_backward(const WarpAr
   const auto only_nan = [&](float value) { return value == value ? 0u : bits(value); };
   uint32_t largest[2] = {0, 0};
   for (int64_t i = thread; i < plan.grad.count; i += kThreads)
-    largest[0] = std::max(largest[0], bits(plan.grad.value<T>(a.out, i)));
+    largest[0] = std::max(largest[0], bits(plan.grad.value<T>(a.grad_out, i)));
   for (int64_t i = thread; i < plan.offset.count; i += kThreads)
     largest[0] = std::max(largest[0], only_nan(plan.offset.value<float>(a.offset, i)));
   for (int64_t i = thread; i < plan.mask.count; i += kThreads)

@@ -1,0 +1,183 @@
+"""The implementations that a GPU row compares, each in the same form: prepared inputs, a function, its parameters.
+
+ours                    the package's kernels
+ours, deterministic     under torch.use_deterministic_algorithms(True)
+reference               the package's plain PyTorch, eager
+reference, compiled     by torch.compile
+plain                   the cell as one writes it from the equations (`plain_cell`), eager
+plain, compiled         by torch.compile
+torchvision             deform_conv2d for the warp, in its favour: offsets interleaved and the mask's sigmoid taken
+                        beforehand, neither in its time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from gpu_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
+from plain_cell import PlainCell
+from torch import Tensor
+
+from motionrnn_ext import MotionGRUCell, backend, ops
+from motionrnn_ext.backends import native
+from motionrnn_ext.backends.reference import memory_format
+
+Function = Callable[..., object]
+Results = tuple[list[Tensor], list[Tensor]]
+WITHOUT_X = 14  # bits of the wanted gradients: offset 2, mask 4, weight 8; x would be 1
+
+
+class Unavailable(Exception):
+    """What this machine lacks for an implementation."""
+
+
+@dataclass
+class Implementation:
+    name: str
+    layout: str
+    function: Function  # of the prepared inputs
+    parameters: list[Tensor] = field(default_factory=list)
+    prepare: Callable[[list[Tensor]], list[Tensor]] = lambda inputs: inputs
+    restore: Callable[[list[Tensor], list[Tensor]], list[Tensor]] = lambda inputs, grads: grads
+    deterministic: bool = False
+    tolerance: float | None = None  # instead of the case's; inf: no limit
+
+    def call(self, case: Case, inputs: Sequence[Tensor]) -> tuple[Callable[[], object], list[Tensor]]:
+        """One call of the case's direction on these inputs, and all the tensors that it starts from."""
+        leaves = self.prepare([_laid_out(t, self.layout) for t in inputs])
+        if case.direction == FORWARD:
+            return self._switched(torch.no_grad()(lambda: self.function(*leaves))), leaves
+        if case.direction == BACKWARD:
+            return lambda: self.function(*leaves), leaves
+        leaves = [t.detach().requires_grad_() for t in leaves]
+        grads = cotangents(as_tuple(self.function(*leaves)))
+        wanted = [*leaves, *self.parameters]
+
+        def both() -> object:
+            outputs = as_tuple(self.function(*leaves))
+            return outputs, torch.autograd.grad(outputs, wanted, grads)
+
+        return self._switched(both), wanted
+
+    def forward(self, leaves: Sequence[Tensor]) -> object:
+        """The forward pass of a call that started from `leaves`."""
+        return self.function(*leaves[: len(leaves) - len(self.parameters)])
+
+    def results(self, case: Case, call: Callable[[], object], leaves: list[Tensor]) -> Results:
+        """Outputs and gradients of a call, as `exact_results` has them."""
+        made = call()
+        if case.direction == FORWARD:
+            return list(as_tuple(made)), []
+        if case.direction == BACKWARD:
+            return [], list(made)
+        outputs, grads = made
+        return list(outputs), self.restore(leaves, list(grads))
+
+    def _switched(self, call: Callable[[], object]) -> Callable[[], object]:
+        if not self.deterministic:
+            return call
+
+        def switched() -> object:
+            torch.use_deterministic_algorithms(True)
+            try:
+                return call()
+            finally:
+                torch.use_deterministic_algorithms(False)
+
+        return switched
+
+
+def _laid_out(t: Tensor, layout: str) -> Tensor:
+    is_map = t.dim() == 4 and t.shape[2:] != (3, 3)  # the tap weights keep their order
+    return t.contiguous(memory_format=LAYOUTS[layout]) if is_map else t
+
+
+def implementation(name: str, layout: str, case: Case, device: str) -> Implementation:
+    """One of the implementations in the docstring above, for a case."""
+    base, _, variant = name.partition(", ")
+    if case.op == "MotionGRUCell":
+        made = _cell(base, layout, case, device)
+    elif base == "torchvision":
+        made = _torchvision(case)
+    elif case.direction == BACKWARD:
+        made = _raw_backward(layout, case, variant)
+    elif base == "reference":
+        made = Implementation(base, layout, reference_function(case.op))
+    else:
+        made = Implementation(base, layout, _ours(case.op))
+    made.name = name
+    if variant == "compiled":
+        made.function = torch.compile(made.function, dynamic=False, fullgraph=True)
+    made.deterministic = variant == "deterministic"
+    return made
+
+
+def _ours(op: str) -> Function:
+    function, numbers = getattr(ops, op), NUMBERS.get(op, ())
+    return lambda *tensors: function(*tensors, *numbers)
+
+
+def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
+    channels = case.shape.channels
+    module = PlainCell(channels) if base == "plain" else MotionGRUCell(channels)
+    module.load_state_dict(case.cell_weights(), strict=True)
+    module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])
+    parameters = [p for _, p in sorted(module.named_parameters())]
+    function: Function = module
+    if base == "reference":
+
+        def function(*inputs: Tensor) -> object:
+            with backend("reference"):
+                return module(*inputs)
+
+    return Implementation(base, layout, function, parameters)
+
+
+def _raw_backward(layout: str, case: Case, variant: str) -> Implementation:
+    """The warp's backward op by itself: its arguments are grad and the inputs, and what the flag would have set."""
+    if case.op != "offset_warp":
+        raise ValueError(f"{case}: backward by itself is measured for offset_warp")
+    wanted = WITHOUT_X if variant == "without grad_x" else 15
+    deterministic = variant == "deterministic"
+
+    def prepare(inputs: list[Tensor]) -> list[Tensor]:
+        x = inputs[0]
+        grad = cotangents([torch.empty_like(x, memory_format=memory_format(x))])  # C_out is C
+        return [*grad, *inputs]
+
+    def function(*tensors: Tensor) -> object:
+        return native.run("offset_warp_backward", *tensors, wanted, deterministic)
+
+    return Implementation("ours", layout, function, prepare=prepare)
+
+
+def _torchvision(case: Case) -> Implementation:
+    try:
+        from torchvision.ops import deform_conv2d
+    except ImportError as error:
+        raise Unavailable(str(error)) from error
+    dtype = case.torch_dtype
+
+    def prepare(inputs: list[Tensor]) -> list[Tensor]:
+        x, offset, mask_logits, weight = inputs
+        pairs = torch.stack(offset.chunk(2, dim=1), dim=2).flatten(1, 2)  # row, column of each tap in turn
+        return [x, pairs.to(dtype), mask_logits.float().sigmoid().to(dtype), weight]
+
+    def restore(leaves: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+        grad_x, grad_pairs, grad_mask, grad_weight = grads
+        grad_offset = torch.cat([grad_pairs[:, 0::2], grad_pairs[:, 1::2]], dim=1)
+        mask = leaves[2].detach().double()
+        return [grad_x, grad_offset, grad_mask * mask * (1 - mask), grad_weight]
+
+    # Its coordinates are rounded in its dtype: half ones are some hundredths of a pixel off on large maps.
+    tolerance = 2e-2 if case.dtype == "float32" else float("inf")
+    return Implementation(
+        "torchvision",
+        "NCHW",
+        lambda x, offset, mask, weight: deform_conv2d(x, offset, weight, padding=1, mask=mask),
+        prepare=prepare,
+        restore=restore,
+        tolerance=tolerance,
+    )

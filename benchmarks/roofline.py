@@ -1,0 +1,151 @@
+"""What one call has to do at the least, counted by formula, and how long the card's ceilings make that take.
+
+C channels, K = 9 taps, M = 2K motion channels, e bytes per feature, 4 per motion state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cases import MapShape
+
+K = 9
+M = 2 * K
+CORNERS = 4
+STATE_BYTES = 4
+FEATURE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Work:
+    """bytes: device memory, each input read and each output written once. gather: what all corners of all taps ask for.
+    scatter: their gradients, added in float32. matrix: FLOPs of sums over channels; vector: all others."""
+
+    bytes: int = 0
+    gather: int = 0
+    scatter: int = 0
+    matrix: int = 0
+    vector: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, name) + getattr(other, name) for name in Work.__dataclass_fields__))
+
+
+class Pointwise(NamedTuple):
+    """Per element: tensors of features and of motion state that are read or written, operations.
+
+    A sigmoid or tanh counts as ten operations. Two addends' gradient is one tensor, written once.
+    """
+
+    of_state: bool  # over M channels, not C
+    forward: tuple[int, int]
+    backward: tuple[int, int]
+    operations: tuple[int, int]
+
+
+POINTWISE = {
+    "motion_reset": Pointwise(True, (2, 1), (3, 2), (11, 15)),
+    "motion_update": Pointwise(True, (2, 4), (4, 5), (27, 32)),
+    "memory_update": Pointwise(False, (8, 0), (12, 0), (37, 48)),  # of three streams
+    "highway_output": Pointwise(False, (4, 0), (7, 0), (24, 30)),
+    "gated_blend": Pointwise(False, (4, 0), (7, 0), (14, 18)),
+}
+OPS = (*POINTWISE, "offset_warp", "motion_warp")
+
+
+def work(op: str, shape: MapShape, dtype: str, direction: str) -> Work:
+    """direction: "forward", "backward" or "forward+backward"."""
+    return sum((_one_way(op, shape, FEATURE_BYTES[dtype], way) for way in direction.split("+")), Work())
+
+
+def _one_way(op: str, shape: MapShape, e: int, direction: str) -> Work:
+    forward = direction == "forward"
+    if op in POINTWISE:
+        return _pointwise(POINTWISE[op], shape, e, forward)
+    if op == "offset_warp":
+        return _offset_warp(shape, e, forward)
+    if op == "motion_warp":
+        return _motion_warp(shape, e, forward)
+    if op == "MotionGRUCell":
+        return _cell(shape, e, forward)
+    raise ValueError(f"no formula for {op!r}; there is one for {', '.join(OPS)} and MotionGRUCell")
+
+
+def _pointwise(op: Pointwise, shape: MapShape, e: int, forward: bool) -> Work:
+    features, states = op.forward if forward else op.backward
+    elements = shape.pixels * (M if op.of_state else shape.channels)
+    return Work(
+        bytes=elements * (features * e + states * STATE_BYTES),
+        vector=elements * op.operations[not forward],
+    )
+
+
+def _offset_warp(shape: MapShape, e: int, forward: bool) -> Work:
+    """Backward samples again, contracts grad with the weight and with the samples (two products), takes the dot product
+    of each corner with the samples' gradient, and adds that gradient, weighted, at each corner."""
+    c, pixels = shape.channels, shape.pixels
+    inputs = pixels * (c * e + M * STATE_BYTES + K * e) + c * c * K * e
+    samples = pixels * K * c
+    gather, product = samples * CORNERS * e, 2 * samples * c
+    interpolation = 2 * CORNERS * samples
+    if forward:
+        return Work(inputs + pixels * c * e, gather, 0, product, interpolation)
+    return Work(2 * inputs + pixels * c * e, gather, samples * CORNERS * 4, 2 * product, 3 * interpolation)
+
+
+def _motion_warp(shape: MapShape, e: int, forward: bool) -> Work:
+    """Both ops, but the new offset stays in registers between them; backward reads it from memory (no trend) and adds
+    its gradient to the one from above."""
+    update = _pointwise(POINTWISE["motion_update"], shape, e, forward)
+    both = update + _offset_warp(shape, e, forward)
+    saved = (
+        shape.pixels * M * STATE_BYTES
+    )  # forward: not read again; backward: the warp's gradient is not written
+    return both + Work(bytes=-saved)
+
+
+def _cell(shape: MapShape, e: int, forward: bool) -> Work:
+    """Convolutions 3x3 of [x, F] or [x, r.F] to u, r, z and of x to the mask; backward is twice their products.
+
+    Bytes are those of a step that keeps everything else on the chip.
+    """
+    c, pixels = shape.channels, shape.pixels
+    weights = 9 * ((c + M) * 3 * M + c * K)
+    convolutions = Work(matrix=2 * pixels * weights * (1 if forward else 2))
+    warp, update = _offset_warp(shape, e, forward), _pointwise(POINTWISE["motion_update"], shape, e, forward)
+    reset = _pointwise(POINTWISE["motion_reset"], shape, e, forward)
+    step = convolutions + warp + update + reset
+    parameters = (weights + 3 * M + K + c * c * K) * e
+    outside = pixels * (2 * c * e + 4 * M * STATE_BYTES) + parameters  # x, out, F and D in and out
+    if not forward:  # gradients of the same, and x and F again
+        outside += pixels * (c * e + M * STATE_BYTES) + parameters
+    return Work(outside, step.gather, step.scatter, step.matrix, step.vector)
+
+
+def lane_bytes(shape: MapShape, dtype: str) -> int:
+    """What one of the four lanes that share a pixel loads at a time: a quarter of its channels, 8 or 16 bytes."""
+    return 8 if shape.channels * FEATURE_BYTES[dtype] // 4 <= 8 else 16
+
+
+def floors(counted: Work, ceilings: dict[str, Any], dtype: str, lane: int) -> dict[str, float]:
+    """Microseconds of each term at the card's measured ceilings; `scatter` stands apart from the roofline.
+
+    Sums over channels run on the tensor cores: half precision at their rate, float32 at that of three tf32 products,
+    or on FFMA where that is faster.
+    """
+    fma = ceilings["ffma_flops"]
+    matrix = max(fma, ceilings["mma_tf32_flops"] / 3) if dtype == "float32" else ceilings["mma_bf16_flops"]
+    return {
+        "memory": 1e6 * counted.bytes / ceilings["copy_bytes_per_s"],
+        "gather": 1e6 * counted.gather / ceilings[f"gather_l1_{lane}_bytes_per_s"],
+        "matrix": 1e6 * counted.matrix / matrix,
+        "vector": 1e6 * counted.vector / fma,
+        "scatter": 1e6 * counted.scatter / ceilings["red_float4_bytes_per_s"],
+    }
+
+
+def share(floors_us: dict[str, float], microseconds: float) -> tuple[float, str]:
+    """The roofline's share of a time, and the term that bounds: memory, gather, matrix or vector."""
+    bound = max((name for name in floors_us if name != "scatter"), key=lambda name: floors_us[name])
+    return floors_us[bound] / microseconds, bound

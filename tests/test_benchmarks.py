@@ -1,0 +1,323 @@
+"""The GPU benchmarks where there is no GPU: what they count, compare, decide and print. Times decide nothing here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from comparing import assert_close
+
+import motionrnn_ext
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def _import(*names: str) -> list[types.ModuleType]:
+    """Modules of benchmarks/, whose cases.py has the name of the one beside this file."""
+    own = sys.modules.pop("cases", None)
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return [importlib.import_module(name) for name in names]
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+        del sys.modules["cases"]
+        if own is not None:
+            sys.modules["cases"] = own
+
+
+(cases, ceilings, plain_cell, roofline, steps, gpu_cases, gpu_implementations, gpu_plan, gpu_rows, gpu_summary,
+ gpu_targets, gpu_timing) = _import(
+    "cases", "ceilings", "plain_cell", "roofline", "steps", "gpu_cases", "gpu_implementations", "gpu_plan", "gpu_rows",
+    "gpu_summary", "gpu_targets", "gpu_timing",
+)  # fmt: skip
+
+
+# ---- What is counted
+
+
+@pytest.mark.parametrize("op, dtype, direction, expected", [
+    ("motion_reset", "float32", "forward", 4 * 18 * (4 + 4 + 4)),  # r, F, out
+    ("motion_reset", "bfloat16", "backward", 4 * 18 * (3 * 2 + 2 * 4)),  # grad, r, grad_r; F, grad_F
+    ("motion_update", "bfloat16", "forward", 4 * 18 * (2 * 2 + 4 * 4)),  # u, z; F, D in and out
+    ("motion_update", "float32", "backward", 4 * 18 * 9 * 4),  # u, z, F; two gradients in, four out
+    ("memory_update", "float32", "forward", 4 * 2 * (3 + 3 + 1 + 1) * 4),
+    ("memory_update", "float32", "backward", 4 * 2 * (1 + 3 + 3 + 1 + 3 + 1) * 4),  # one gradient for both addends
+    ("highway_output", "bfloat16", "forward+backward", 4 * 2 * (4 + 7) * 2),
+    ("gated_blend", "float32", "forward", 4 * 2 * 4 * 4),
+])  # fmt: skip
+def test_bytes_of_pointwise_ops(op: str, dtype: str, direction: str, expected: int):
+    assert roofline.work(op, cases.MapShape(1, 2, 2), dtype, direction).bytes == expected
+
+
+def test_work_of_the_warp_at_one_pixel():
+    shape, weight = cases.MapShape(1, 16, 1), 16 * 16 * 9
+    forward = roofline.work("offset_warp", shape, "float32", "forward")
+    assert forward.bytes == 16 * 4 + 18 * 4 + 9 * 4 + 16 * 4 + 4 * weight
+    assert forward.gather == 9 * 4 * 16 * 4
+    assert (forward.matrix, forward.vector) == (2 * weight, 9 * 16 * 4 * 2)
+    half = roofline.work("offset_warp", shape, "bfloat16", "forward")
+    assert half.bytes == 16 * 2 + 18 * 4 + 9 * 2 + 16 * 2 + 2 * weight
+    backward = roofline.work("offset_warp", shape, "float32", "backward")
+    assert backward.bytes == 2 * (16 * 4 + 18 * 4 + 9 * 4 + 4 * weight) + 16 * 4
+    assert backward.scatter == 9 * 4 * 16 * 4 and backward.matrix == 2 * forward.matrix
+    both = roofline.work("offset_warp", shape, "float32", "forward+backward")
+    assert both == forward + backward
+
+
+def test_work_of_the_fused_pair_and_the_cell():
+    shape, weight = cases.MapShape(1, 16, 1), 16 * 16 * 9
+    pair = roofline.work("motion_warp", shape, "float32", "forward")
+    inputs = 16 + 18 + 18 + 18 + 18 + 9 + weight  # x, u, z, F, D, m, W
+    assert pair.bytes == 4 * (inputs + 16 + 18 + 18)
+    backward = roofline.work("motion_warp", shape, "float32", "backward")
+    read = (16 + 18 + 18) + (16 + 18 + 18 + 18 + 18 + 9 + weight)  # gradients; x, u, z, F, new F, m, W
+    assert backward.bytes == 4 * (read + inputs)
+    multiply_adds = 9 * (16 + 18) * 3 * 18 + 9 * 16 * 9 + weight
+    assert (
+        roofline.work("MotionGRUCell", shape, "float32", "forward").matrix == 2 * multiply_adds == 2 * 20124
+    )
+
+
+def test_share_of_the_roofline():
+    rates = {"copy_bytes_per_s": 1e12, "gather_l1_8_bytes_per_s": 8e12, "ffma_flops": 1e12, "mma_bf16_flops": 1e14,
+             "mma_tf32_flops": 6e12, "red_float4_bytes_per_s": 1e10}  # fmt: skip
+    counted = roofline.Work(bytes=2_000_000, gather=8_000_000, scatter=10**6, matrix=10**8, vector=500_000)
+    half = roofline.floors(counted, rates, "bfloat16", 8)
+    assert half == pytest.approx({"memory": 2, "gather": 1, "matrix": 1, "vector": 0.5, "scatter": 100})
+    assert roofline.share(half, 8.0) == (0.25, "memory")  # the adds stand apart
+    single = roofline.floors(counted, rates, "float32", 8)  # three tf32 products beat FFMA here
+    assert roofline.share(single, 100.0) == (0.5, "matrix")
+
+
+def test_what_backward_keeps_beside_its_inputs():
+    x, weight = torch.randn(5, 8, requires_grad=True), torch.randn(8, 3, requires_grad=True)
+
+    def call():
+        gate = x.sigmoid()  # keeps itself, and once more for the product: one storage
+        return (gate * x) @ weight  # keeps the product
+
+    assert gpu_timing.kept_bytes(call, [x, weight]) == 2 * 5 * 8 * 4
+    assert gpu_timing.kept_bytes(lambda: x * 2, [x, weight]) == 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.5])
+def test_corners_inside(scale: float):
+    offset = scale * torch.randn(2, 18, 3, 4, generator=torch.Generator().manual_seed(0))
+    count = 0
+    for b, tap, row, col, i, j in torch.cartesian_prod(*map(torch.arange, (2, 9, 3, 4, 2, 2))).tolist():
+        r = row + tap // 3 - 1 + int(offset[b, tap, row, col].floor()) + i
+        c = col + tap % 3 - 1 + int(offset[b, 9 + tap, row, col].floor()) + j
+        count += 0 <= r < 3 and 0 <= c < 4
+    assert ceilings.corners_inside(offset) == count
+
+
+# ---- What is compared
+
+
+def test_the_plain_cell_is_the_cell():
+    torch.manual_seed(0)
+    plain, ours = plain_cell.PlainCell(3).double(), motionrnn_ext.MotionGRUCell(3).double()
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    inputs = [torch.randn(2, c, 5, 6, dtype=torch.float64).mul_(2).requires_grad_() for c in (3, 18, 18)]
+    results = []
+    for cell in (plain, ours):
+        outputs = cell(*inputs)
+        parameters = [p for _, p in sorted(cell.named_parameters())]
+        grads = [torch.randn(o.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+                 for i, o in enumerate(outputs)]  # fmt: skip
+        results.append([*outputs, *torch.autograd.grad(outputs, [*inputs, *parameters], grads)])
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, 1e-10)
+
+
+def test_torchvision_gets_its_own_order_and_gives_back_ours(monkeypatch: pytest.MonkeyPatch):
+    """deform_conv2d as documented: (row, column) pairs tap by tap, a mask that multiplies."""
+
+    def deform_conv2d(x, pairs, weight, padding, mask):
+        assert padding == 1
+        offset = torch.cat([pairs[:, ::2], pairs[:, 1::2]], dim=1)
+        with motionrnn_ext.backend("reference"):
+            return motionrnn_ext.ops.offset_warp(x, offset, mask.logit(), weight)
+
+    fake = types.ModuleType("torchvision.ops")
+    fake.deform_conv2d = deform_conv2d
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.ops", fake)
+    case = gpu_cases.Case("offset_warp", cases.DRY_RUN_MAPS.full, "float32", gpu_cases.BOTH)
+    inputs = case.inputs("cpu", 0)
+    made = gpu_implementations.implementation("torchvision", "NCHW", case, "cpu")
+    call, leaves = made.call(case, inputs)
+    off = gpu_rows.deviation(case, made, call, leaves, gpu_cases.exact_results(case, inputs))
+    assert off < 1e-5
+
+
+def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
+    case = gpu_cases.Case("gated_blend", cases.DRY_RUN_MAPS.small, "float32", gpu_cases.FORWARD)
+    wrong = gpu_implementations.Implementation("ours", "NCHW", lambda g, a, b: g.sigmoid() * a)
+    monkeypatch.setattr(gpu_rows, "implementation", lambda *_: wrong)
+    (row,) = gpu_rows.compared(gpu_plan.Comparison(case, (("ours", "NCHW"),)), "cpu", 0, 0)
+    assert "differs from float64" in row["error"] and "eager_us" not in row
+
+
+def test_the_plan_has_every_row():
+    shapes, dtypes, directions = cases.GPU_MAPS, ("float32", "bfloat16"), ("forward", "forward+backward")
+    planned = {}
+    for comparison in gpu_plan.plan():
+        planned.setdefault(comparison.case, set()).update(comparison.implementations)
+    for op in (*roofline.OPS, "MotionGRUCell"):
+        for shape in shapes:
+            for dtype in dtypes:
+                for direction in directions:
+                    names = planned[gpu_cases.Case(op, shape, dtype, direction)]
+                    assert {("ours", "NCHW"), ("ours", "channels_last"), ("reference", "NCHW"),
+                            ("reference, compiled", "NCHW")} <= names  # fmt: skip
+                    assert op != "MotionGRUCell" or {("plain", "NCHW"), ("plain, compiled", "NCHW")} <= names
+                    assert (op, dtype) != ("offset_warp", "float32") or ("torchvision", "NCHW") in names
+
+
+# ---- What is decided and printed
+
+
+def _report(ours_us: float, peer_us: float) -> dict:
+    """All rows of the plan with one time for ours and one for every peer."""
+    per_second = ("copy", "gather_l1_8", "gather_l1_16", "red_float4")
+    rates = dict.fromkeys([f"{name}_bytes_per_s" for name in per_second], 1e12)
+    rates |= dict.fromkeys(("ffma_flops", "mma_bf16_flops", "mma_tf32_flops"), 1e12)
+    red = [{"shape": "B1", "offset_scale": 1.0, "kind": "float4", "us": 2.0, "bytes_per_s": 3e12}]
+    rows = []
+    for i, comparison in enumerate(gpu_plan.plan()):
+        case = comparison.case
+        counted = roofline.work(case.op, case.shape, case.dtype, case.direction)
+        for name, layout in comparison.implementations:
+            mine = name.startswith("ours")
+            rows.append({
+                "comparison": i, **comparison.identity(), "implementation": name, "layout": layout, "sets": 2,
+                "cold": True, "lane_bytes": 16, "work": vars(counted), "nodes": {"kernel": 1.0},
+                "graph_us": ours_us if mine else peer_us, "eager_us": ours_us if mine else peer_us,
+                "kept_bytes": 10 if mine else 1000, "peak_bytes": 2**20, "difference": 0.0,
+            })  # fmt: skip
+    gpu = {"name": "A card", "driver": "1", "nvcc": "13.0", "triton": "3.6", "torchvision": "0.26"}
+    return {"gpu": gpu, "torch": "2.11", "commit": "abc", "ceilings": {**rates, "empty_kernel_us": 1.0, "red": red},
+            "rows": rows, "not_run": ["something slow"]}  # fmt: skip
+
+
+def test_the_plan_measures_what_the_targets_need():
+    found = gpu_targets.targets(gpu_targets.Rows(_report(1.0, 10.0)), cases.GPU_MAPS)
+    assert len(found) == 18 and [t.what for t in found if t.met is None] == []
+
+
+def test_targets_are_met_and_missed():
+    fast = {t.what: t for t in gpu_targets.targets(gpu_targets.Rows(_report(1.0, 10.0)), cases.GPU_MAPS)}
+    slow = {t.what: t for t in gpu_targets.targets(gpu_targets.Rows(_report(1e9, 1.1e9)), cases.GPU_MAPS)}
+    for what, limit in (("pointwise at B32", "85%"), ("offset_warp forward at B32", "40%"), ("torchvision", "2x"),
+                        ("compiled", "1.2x"), ("4x plain", "4x"), ("empty kernel", "0.5 us")):  # fmt: skip
+        chosen = [name for name in fast if what in name]
+        assert chosen and all(limit in name for name in chosen)
+        assert {fast[name].verdict for name in chosen} == {"met"}, what
+        assert {slow[name].verdict for name in chosen} == {"MISSED"}, what
+    for report in (fast, slow):  # ratios of ours to ours, and bytes, which both have alike
+        assert {t.verdict for name, t in report.items() if "deterministic" in name or "keeps" in name} == {
+            "met"
+        }
+    missed = next(
+        t for name, t in slow.items() if "MotionGRUCell" in name and "in a graph: at least 4x" in name
+    )
+    assert missed.measured.startswith("1.10x")
+
+
+def test_the_summary_of_recorded_rows():
+    short, page = gpu_summary.render(_report(2.0, 6.0), [("build", "ok", "61")])
+    assert "| build | ok | 61 |" in short and "MISSED" in short and "A card, driver 1" in short
+    lines = [
+        line
+        for line in page.splitlines()
+        if line.startswith("| offset_warp | forward+backward | B16 C16 64x64")
+    ]
+    assert len(lines) == 6 and lines[0].count("|") == page.split("| op |")[1].split("\n")[0].count("|") + 2
+    assert "| 3.00x / 3.00x | 3.00x / 3.00x | 3.00x / 3.00x |" in lines[0]  # reference, compiled, torchvision
+    assert "| 1 kernel |" in lines[0] and "1.00 MiB" in lines[0]
+    assert "| B1 | 1 | float4 | 2.0 | 3.00 |" in page and "- something slow" in page
+    assert "A GPU is needed" in gpu_summary.render({**gpu_summary.EMPTY})[0]
+
+
+# ---- The programs
+
+
+def _run(*command: object, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+
+
+def test_a_step_is_limited_recorded_and_followed_by_the_next(tmp_path: Path):
+    runner = steps.Runner(tmp_path, tmp_path, seconds=60)
+    log = tmp_path / "log"
+    python = [sys.executable, "-c"]
+    assert not runner.step("slow", ["bash", "-c", "echo begun; sleep 50"], 2, log)
+    assert not runner.step("wrong", [*python, "raise SystemExit(7)"], 20, log)
+    assert not runner.step("absent", [tmp_path / "no_such_program"], 20, log)
+    assert runner.step("right", [*python, "import os; print(os.environ['WORD'])"], 20, log, WORD="given")
+    runner.started -= 100
+    assert not runner.step("late", [*python, "print('too late')"], 20, log)
+    outcomes = [line.split("\t")[:2] for line in (tmp_path / "steps.tsv").read_text().splitlines()]
+    assert [name for name, _ in outcomes] == ["slow", "wrong", "absent", "right", "late"]
+    assert outcomes[0][1].startswith("stopped after 2 s") and outcomes[1][1].startswith("failed with 7")
+    assert "no_such_program" in outcomes[2][1] and outcomes[3][1] == "ok" and outcomes[4][1] == "no time left"
+    assert "begun" in log.read_text() and "given" in log.read_text() and "too late" not in log.read_text()
+    assert not runner.passed()
+
+
+def test_the_script_is_bash_and_says_that_there_is_no_gpu(tmp_path: Path):
+    script = BENCHMARKS / "on_gpu.sh"
+    assert _run("bash", "-n", script).returncode == 0
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    made = _run("bash", script, tmp_path / "out", env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"})
+    assert made.returncode == 2 and "PyTorch finds no GPU" in made.stderr and "--dry-run" in made.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_tiny_shapes_on_the_cpu(tmp_path: Path):
+    """The row part of a dry run, cut short: it starts with the cell and what the targets need."""
+    rows = tmp_path / "rows.json"
+    command = [
+        sys.executable,
+        BENCHMARKS / "gpu_rows.py",
+        "--device",
+        "cpu",
+        "--dry-run",
+        "--seconds",
+        "8",
+        "--json",
+        rows,
+    ]
+    started = time.monotonic()
+    made = _run(*command, cwd=tmp_path, timeout=240)
+    assert made.returncode == 0, (
+        f"after {time.monotonic() - started:.0f} s: {made.stdout[-2000:]}{made.stderr[-2000:]}"
+    )
+    report = json.loads(rows.read_text())
+    assert report["rows"] and {"torch", "commit", "command", "threads"} <= set(report)
+    timed = [row for row in report["rows"] if "unavailable" not in row]
+    assert {row["implementation"] for row in timed} >= {"ours", "plain"}
+    for row in timed:
+        assert row["eager_us"] > 0 and row["graph_us"] is None and row["difference"] < 0.15, row
+    page = tmp_path / "summary.md"
+    made = _run(sys.executable, BENCHMARKS / "gpu_summary.py", rows, "--markdown", page)
+    assert made.returncode == 0 and "## Rows" in page.read_text(), made.stderr
+
+
+def test_the_ceilings_compile(tmp_path: Path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("there is no nvcc")
+    for architecture in ("sm_80", "sm_90"):  # without and with four-float adds
+        made = _run(nvcc, "-std=c++20", f"-arch={architecture}", "-Werror", "all-warnings", "-c", "-o",
+                    tmp_path / "ceilings.o", BENCHMARKS / "ceilings.cu")  # fmt: skip
+        assert made.returncode == 0, made.stderr

@@ -1,0 +1,225 @@
+"""The CUDA kernels on the CPU: the emulator reports what it should, and the tests of the ops pass on it, also when
+AddressSanitizer with UndefinedBehaviorSanitizer watches, or ThreadSanitizer."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SANITIZERS = {"plain": "", "address": "address;undefined", "thread": "thread"}
+ENVIRONMENT = {
+    # What is read before it is written shows in the results: fresh memory holds large numbers or NaN.
+    "plain": {"MALLOC_PERTURB_": "113"},
+    "address": {"ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255"},
+    "thread": {"TSAN_OPTIONS": "halt_on_error=1:exitcode=66", "OMP_NUM_THREADS": "1"},
+}
+RUNTIMES = {"plain": (), "address": ("libasan.so", "libstdc++.so"), "thread": ("libtsan.so", "libstdc++.so")}
+
+# ---- Building
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+
+
+def tool(name: str) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=path)
+    if found is None:
+        pytest.skip(f"{name} was not found")
+    return found
+
+
+@cache
+def configure(mode: str) -> tuple[Path | None, str]:
+    """The build folder of a mode, or None and why it cannot be built here."""
+    pybind11 = pytest.importorskip("pybind11")
+    folder = ROOT / "build" / f"emulator-{mode}"
+    result = run(
+        tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+        f"-DMOTIONRNN_EXT_TORCH_DIR={Path(torch.__file__).parent}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        f"-DPython_EXECUTABLE={sys.executable}", "-DMOTIONRNN_EXT_CUDA=0", "-DMOTIONRNN_EXT_EMULATOR=ON",
+        f"-DMOTIONRNN_EXT_SANITIZE={SANITIZERS[mode]}",
+    )  # fmt: skip
+    if result.returncode == 0:
+        return folder, ""
+    missing = re.search(r"MOTIONRNN_EXT_EMULATOR=ON is set but (.*?\))", " ".join(result.stdout.split()))
+    assert missing, result.stdout
+    return None, missing[1]
+
+
+@cache
+def build(mode: str, target: str) -> Path:
+    folder, missing = configure(mode)
+    if folder is None:
+        pytest.skip(f"the emulator is not built: {missing}")
+    result = run(tool("cmake"), "--build", folder, "--target", target)
+    assert result.returncode == 0, result.stdout[-10_000:]
+    return folder / (f"lib{target}.so" if target.startswith("motionrnn_ext") else target)
+
+
+def runtime(mode: str) -> str:
+    """The sanitizer's libraries, which have to come first in a Python that was built without them."""
+    folder, _ = configure(mode)
+    assert folder is not None
+    compiler = re.search(r"CMAKE_CXX_COMPILER:\w+=(.*)", (folder / "CMakeCache.txt").read_text())
+    assert compiler
+    found = [run(compiler[1], f"-print-file-name={name}").stdout.strip() for name in RUNTIMES[mode]]
+    for path in found:
+        if not Path(path).is_absolute():
+            pytest.skip(f"{compiler[1]} has no {path}")
+    return " ".join(found)
+
+
+# ---- Instructions and order
+
+
+def instructions(**environment: str) -> dict[str, str]:
+    result = run(build("plain", "emulator_instructions"), **environment)
+    assert result.returncode == 0, result.stdout
+    return dict(line.split(" ", 1) for line in result.stdout.splitlines())
+
+
+def test_instructions_of_a_warp():
+    said = instructions()
+    for name in ("bf16", "f16", "tf32"):
+        assert float(said[name]) < 2**-23, name  # cut to float, once
+    assert said["transpose"] == "0"
+
+
+def test_order_of_blocks_and_threads():
+    """Their own by default; another for each seed, the same again for the same one."""
+
+    def order(**environment: str) -> list[int]:
+        return [int(i) for i in instructions(**environment)["order"].split()]
+
+    own = [thread for block in range(4) for _ in range(2) for thread in range(8 * block, 8 * block + 8)]
+    before_and_after = order()
+    assert sorted(before_and_after) == sorted(own)
+    assert before_and_after[::16] == own[::16]  # blocks; the last thread to meet a barrier goes on first
+    first, again, other = (order(MOTIONRNN_EXT_EMULATOR_SEED=seed) for seed in ("1", "1", "2"))
+    assert first == again and sorted(first) == sorted(other) == sorted(own)
+    for found in (first, other):
+        blocks = [i // 8 for i in found]
+        assert all(len(set(blocks[i : i + 16])) == 1 for i in range(0, 64, 16))  # one block after another
+        assert blocks[::16] != [0, 1, 2, 3] and found[:8] != sorted(found[:8])
+    assert first != other
+
+
+# ---- Mistakes that must be found, by name; what each mode that finds one says
+
+MISTAKES = {
+    "barrier_meets_shuffle": {"plain": "deadlock.* 32 threads wait at __shfl_xor_sync .*32 threads wait at __sync"},
+    "barrier_without_all": {"plain": r"deadlock.* 40 threads wait at __syncthreads .*24 have returned"},
+    "block_too_large": {"plain": r"1 to 1024 threads in one dimension, not \(1025,1,1\)"},
+    "conversion_out_of_range": {"plain": r"__float2ll_rn of .*no long long holds"},
+    "grid_empty": {"plain": r"not \(0,1,1\)"},
+    "grid_too_large": {"plain": r"not \(1,65536,1\)"},
+    "lane_missing_in_mask": {"plain": r"without the calling lane in its mask.* thread 16"},
+    "lane_missing_in_mma": {"plain": "deadlock.* 31 threads wait at mma"},
+    "lane_missing_in_shuffle": {"plain": "deadlock.* 62 threads wait at __shfl_xor_sync"},
+    "misaligned_reduction": {"plain": r"red_add of an address that is not a multiple of 16, at .*thread 0"},
+    "misaligned_vector": {"address": r"emulator_mistakes.cu:\d+.*misaligned address"},
+    "missing_barrier": {"thread": r"(?s)data race.*missing_barrier"},
+    "missing_warp_barrier": {"thread": r"(?s)data race.*missing_warp_barrier"},
+    "overrun_of_global_memory": {"address": r"(?s)heap-buffer-overflow.*overrun_of_global_memory"},
+    "overrun_of_shared_memory": {"address": r"(?s)heap-buffer-overflow.*overrun_of_shared_memory"},
+    "race_between_blocks": {"thread": r"(?s)data race.*race_between_blocks"},
+    "race_in_a_block": {"thread": r"(?s)data race.*race_in_a_block"},
+    "shared_memory_too_large": {"plain": "at most 232448 bytes of shared memory, not 232449"},
+    "source_missing_in_mask": {"plain": "reads a lane that is not in the mask"},
+    "two_barriers_at_once": {"plain": r"__syncthreads .*meets __syncthreads .*in the same block"},
+    "uninitialised_shared_memory": {"plain": r"out\[0\] = -?nan"},
+}  # fmt: skip
+
+
+def mistakes(mode: str) -> Path:
+    return build(mode, "emulator_mistakes")
+
+
+def test_every_mistake_is_looked_for():
+    assert set(run(mistakes("plain")).stdout.split()) == set(MISTAKES)
+
+
+@pytest.mark.parametrize(
+    "name, mode",
+    [
+        pytest.param(name, mode, marks=() if mode == "plain" else pytest.mark.slow)
+        for name, found in MISTAKES.items()
+        for mode in found
+    ],
+)
+def test_a_mistake_is_found(name: str, mode: str):
+    result = run(mistakes(mode), name, **ENVIRONMENT[mode])
+    assert re.search(MISTAKES[name][mode], result.stdout), result.stdout[-4000:]
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=() if m == "plain" else pytest.mark.slow) for m in SANITIZERS]
+)
+def test_nothing_is_found_where_nothing_is_wrong(mode: str):
+    for name in MISTAKES:
+        result = run(mistakes(mode), name, "right", **ENVIRONMENT[mode])
+        assert result.returncode == 0 and re.fullmatch(r"out\[0\] = [0-9.e+]+\n", result.stdout), (
+            name,
+            result.stdout[-4000:],
+        )
+
+
+# ---- The kernels
+
+# Many runs of the same and torch.compile bring nothing new under a sanitizer; float16 runs the code of bfloat16, which
+# is enough for the slowest one.
+SELECTED = {
+    "plain": "emulated",
+    "address": "emulated and not compiles and not order and not bitwise",
+    "thread": "emulated and not compiles and not order and not bitwise and not opcheck and not emulated-float16",
+}
+FILES = ("test_ops.py", "test_ops_autograd.py", "test_cuda_kernels.py")
+
+
+def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
+    library = build(mode, "motionrnn_ext_emulated")
+    return run(
+        sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-m", "not slow", "-k", SELECTED[mode],
+        *(ROOT / "tests" / name for name in FILES),
+        **ENVIRONMENT[mode], LD_PRELOAD=runtime(mode), MOTIONRNN_EXT_EMULATOR=str(library),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """The modes that are asked for, two at a time, the slowest first: each keeps one core busy."""
+    modes = [i.callspec.params["mode"] for i in request.session.items if i.originalname == "test_kernels"]
+    with ThreadPoolExecutor(2) as pool:
+        yield {mode: pool.submit(run_tests, mode) for mode in reversed(modes)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", SANITIZERS)
+def test_kernels(running: dict[str, Future[subprocess.CompletedProcess[str]]], mode: str):
+    result = running[mode].result()
+    assert result.returncode == 0, result.stdout[-10_000:]
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert passed and int(passed[1]) > 500, result.stdout[-2000:]
+    print(mode, result.stdout.splitlines()[-1])

@@ -1,0 +1,101 @@
+"""The implementations that the tests of the ops run on, each with its device and dtypes.
+
+`emulated` is the CUDA kernels on the CPU, where MOTIONRNN_EXT_EMULATOR names their library
+(tests/test_emulator.py builds it); `cuda` needs a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+import motionrnn_ext
+from motionrnn_ext import backends
+from motionrnn_ext.backends import native
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class UnderTest:
+    name: str
+    device: str = "cpu"
+    dtypes: tuple[torch.dtype, ...] = DTYPES
+    backend: str | None = None  # the package's name for it, if it has another
+    namespace: str = "motionrnn_ext"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @contextmanager
+    def chosen(self) -> Iterator[None]:
+        """Within the block the package runs its ops on this."""
+        with pytest.MonkeyPatch.context() as patch, motionrnn_ext.backend(self.backend or self.name):
+            patch.setattr(native, "NAMESPACE", self.namespace)
+            patch.setattr(native, "CUDA_KERNELS_ON", {self.device} if self.runs_cuda_kernels else set())
+            yield
+
+    @property
+    def runs_cuda_kernels(self) -> bool:
+        return torch.float64 not in self.dtypes
+
+    @property
+    def float32_bound(self) -> float:
+        """Of the relative error of float32 values, far inside of the stated 5e-5: measured up to 7.4e-7, 2.1e-6 with
+        72 channels for the CUDA kernels, whose tensor cores cut sums instead of rounding them."""
+        return 5e-6 if self.runs_cuda_kernels else 1.5e-6
+
+    def op(self, name: str) -> Any:
+        return getattr(getattr(torch.ops, self.namespace), name)
+
+
+REFERENCE = UnderTest("reference")
+CPU = UnderTest("cpu")
+CUDA = UnderTest("cuda", device="cuda", dtypes=DTYPES[1:])
+AUTO = UnderTest("auto")  # the package's own choice
+EMULATED = replace(CUDA, name="emulated", device="cpu", backend="cpu", namespace="motionrnn_ext_emulated")
+EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' library
+
+
+def _load_emulator() -> None:
+    torch.ops.load_library(EMULATOR)
+    native.register(EMULATED.namespace, keeps_channels_last=lambda _: True)
+
+
+def _reason_not_to(test: UnderTest) -> str | None:
+    if test is not EMULATED:
+        return backends.unavailable_reason(test.name)
+    return None if EMULATOR else "MOTIONRNN_EXT_EMULATOR names no library"
+
+
+NOT_TESTED = {t.name: why for t in (REFERENCE, CPU, CUDA, EMULATED) if (why := _reason_not_to(t))}
+ALL = [t for t in (REFERENCE, CPU, CUDA, EMULATED) if t.name not in NOT_TESTED]
+KERNELS = [t for t in ALL if t is not REFERENCE]
+CUDA_KERNELS = [t for t in KERNELS if t.runs_cuda_kernels]
+if EMULATED in ALL:
+    _load_emulator()
+
+
+def on(tests: Iterable[UnderTest], *, dtypes: Iterable[torch.dtype] = ()) -> pytest.MarkDecorator:
+    """Run a test on each of `tests`, as its argument `on`; with `dtypes` also for each of those that it has."""
+    arguments = []
+    for test in tests:
+        marks = [pytest.mark.cuda] if test is CUDA else []
+        if dtypes:
+            arguments += [
+                pytest.param(test, dtype, id=f"{test}-{str(dtype).removeprefix('torch.')}", marks=marks)
+                for dtype in dtypes
+                if dtype in test.dtypes
+            ]
+        else:
+            arguments.append(pytest.param(test, id=test.name, marks=marks))
+    if not arguments:
+        why = "; ".join(f"{name} is not tested: {reason}" for name, reason in NOT_TESTED.items())
+        return pytest.mark.skip(reason=why)
+    return pytest.mark.parametrize("on, dtype" if dtypes else "on", arguments)
