@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from case import Case
+from case import Case, channels_last
 from comparing import TOLERANCE, assert_close
 from test_ops import exactly, generator, gradients
 from torch import Tensor
@@ -106,6 +106,23 @@ def test_motion_gru(on: UnderTest, layer: str, layout: torch.memory_format):
 
 IN_ANY_ORDER = [t for t in CUDA_KERNELS if t is EMULATED]
 
+
+def check(on: UnderTest, case: Case, dtype: torch.dtype) -> None:
+    """Values and gradients against the reference in float64."""
+    inputs = case.inputs(dtype, on.device)
+    exact = exactly(inputs)
+    with REFERENCE.chosen():
+        expected = case.run(exact)
+        cotangents = [torch.randn(e.shape, generator=generator(1)).to(dtype).double() for e in expected]
+        wanted = torch.autograd.grad(expected, list(exact.values()), cotangents)
+    with on.chosen():
+        actual, found = gradients(case, inputs, cotangents)
+    for a, e in zip(actual, expected):
+        assert_close(a, e, TOLERANCE[dtype])
+    for name, w in zip(exact, wanted):
+        assert_close(found[name], w, TOLERANCE[dtype], f"gradient of {name}")
+
+
 # Every way to divide channels, every way to leave grad_x; the rest of backward is the same as ever.
 _KINDS = "plain several_blocks one_pixel k9 empty no_out_channels integer absurd all_cut misaligned"
 _KINDS += " c12 c24 c33 c72 c20_to_3 c8_to_33"
@@ -116,16 +133,7 @@ _KINDS += " c12 c24 c33 c72 c20_to_3 c8_to_33"
     "case", [c for c in WARP_CASES if c.name.removesuffix("_channels_last") in _KINDS.split()], ids=str
 )
 def test_deterministic_gradients(on: UnderTest, case: Case, dtype: torch.dtype, deterministic: None):
-    inputs = case.inputs(dtype, on.device)
-    exact = exactly(inputs)
-    with REFERENCE.chosen():
-        expected = case.run(exact)
-        cotangents = [torch.randn(e.shape, generator=generator(1)).to(dtype).double() for e in expected]
-        wanted = torch.autograd.grad(expected, list(exact.values()), cotangents)
-    with on.chosen():
-        _, found = gradients(case, inputs, cotangents)
-    for name, w in zip(exact, wanted):
-        assert_close(found[name], w, TOLERANCE[dtype], f"gradient of {name}")
+    check(on, case, dtype)
 
 
 @on(CUDA_KERNELS)
@@ -217,3 +225,34 @@ def test_deterministic_gradients_are_bitwise_repeatable(on: UnderTest):
     first, *others = (on.op("offset_warp_backward")(grad, *inputs, 15, True) for _ in range(30))
     for other in others:
         assert all(a.equal(b) for a, b in zip(first, other))
+
+
+# ---- Maps of more tiles than a launch has blocks, which each take several; k = 1 keeps them quick
+
+LARGE = {
+    "c4": {"channels": 4, "height": 129, "width": 131},
+    "c20_to_40": {"channels": 20, "out_channels": 40, "height": 131, "width": 131},
+    "c72": {"channels": 72, "height": 129, "width": 130},
+}
+
+
+@on(CUDA_KERNELS, dtypes=[torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", LARGE)
+def test_large_maps(on: UnderTest, name: str, dtype: torch.dtype):
+    options = {"batch": 1, "k": 1, "layout": channels_last, **LARGE[name]}
+    check(on, Case("offset_warp", name, partial(warp_inputs, **options)), dtype)
+
+
+@on(CUDA_KERNELS)
+def test_long_sums_of_one_sign_stay_exact(on: UnderTest):
+    """Tensor cores cut each sum toward zero: unmended, the error would grow with the map. Measured 9e-7."""
+    case = Case("offset_warp", "", partial(warp_inputs, batch=1, k=1, channels=4, height=129, width=131))
+    exact = {name: t.abs().requires_grad_() for name, t in case.inputs(torch.float64).items()}
+    inputs = {name: t.detach().float().to(on.device).requires_grad_() for name, t in exact.items()}
+    with REFERENCE.chosen():
+        out = case.run(exact)[0]
+        (expected,) = torch.autograd.grad(out.sum(), exact["weight"])
+    with on.chosen():
+        out = case.run(inputs)[0]
+        (found,) = torch.autograd.grad((out * torch.ones_like(out)).sum(), inputs["weight"])
+    assert_close(found, expected, 3e-6)

@@ -7,9 +7,11 @@ namespace {
 
 constexpr uint32_t kWholeWarp = 0xffffffffu;
 
-// The tensor cores' sum is more exact than float, and is cut to float rather than rounded.
+// The tensor cores' sum is more exact than float, and is cut to float rather than rounded; what float cannot hold is
+// infinite.
 float cut_to_float(double sum) {
   const float rounded = static_cast<float>(sum);
+  if (std::isinf(rounded)) return rounded;
   return std::fabs(static_cast<double>(rounded)) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
 }
 
