@@ -195,14 +195,15 @@ SELECTED = {
     "address": "emulated and not compiles and not order and not bitwise",
     "thread": "emulated and not compiles and not order and not bitwise and not opcheck and not emulated-float16",
 }
-FILES = ("test_ops.py", "test_ops_autograd.py", "test_cuda_kernels.py")
+FILES = ["test_ops.py", "test_ops_autograd.py", "test_cuda_kernels.py", "test_cuda_layers.py"]
+ALSO = {"plain": ["test_golden.py"]}  # whole models
 
 
 def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
     library = build(mode, "motionrnn_ext_emulated")
     return run(
         sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-m", "not slow", "-k", SELECTED[mode],
-        *(ROOT / "tests" / name for name in FILES),
+        *(ROOT / "tests" / name for name in FILES + ALSO.get(mode, [])),
         **ENVIRONMENT[mode], LD_PRELOAD=runtime(mode), MOTIONRNN_EXT_EMULATOR=str(library),
     )  # fmt: skip
 
