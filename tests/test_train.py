@@ -163,6 +163,7 @@ def child(folder: Path, patch: str) -> subprocess.Popen[str]:
         from motionrnn_ext import train as program
         from motionrnn_ext.config import Config
         config = Config.read(__import__("pathlib").Path(sys.argv[2]))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with &
     """)
     code += textwrap.dedent(patch) + "\nprogram.train(config, sys.argv[1], progress=False)\n"
     settings = folder.with_name("settings.json")

@@ -43,7 +43,7 @@ inline void check(cudaError_t error) {
     throw std::runtime_error(
         "motionrnn_ext: this build has CUDA kernels for the architectures " MOTIONRNN_EXT_CUDA_ARCHITECTURES
         ", not for this GPU; build again with TORCH_CUDA_ARCH_LIST set to its compute capability, or choose the "
-        "backend 'triton' or 'reference'");
+        "backend 'reference'");
   throw std::runtime_error(std::string("motionrnn_ext: CUDA error: ") + cudaGetErrorString(error));
 }
 
