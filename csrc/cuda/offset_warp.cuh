@@ -14,15 +14,12 @@
 #include <algorithm>
 
 #include "cuda/kernels.h"
-#include "cuda/ptx.h"
 #include "cuda/storage.h"
+#include "cuda/tensor_cores.cuh"
 #include "math/bilinear.h"
 
 namespace motionrnn_ext::cuda {
 namespace {
-
-constexpr int kWarp = 32;
-constexpr unsigned kAll = 0xffffffffu;
 
 // For __launch_bounds__. Left to itself ptxas 13.0 spills a few registers to fit one more block on a multiprocessor;
 // told that one block is enough it does not. The kernels on the fast path have no such spills, and use fewer registers
@@ -67,43 +64,6 @@ struct Columns {
     return dealt_channel<kVector, 4>(t, slot);
   }
 };
-
-// d += a b for two pixels' words of a, in the accuracy of float. For float each factor is split into a tf32 and a
-// rest, of whose products all but the smallest are summed: as exact as float multiplication, in a third of the
-// instructions of FFMA at 32 channels. Masking instead of cvt.rna: that expands to compares and selects on sm_90.
-// The rest of inf is nan, so where a float sum would be infinite this one is nan.
-template <class T>
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, const uint32_t* pixel8, uint2 b) {
-  const uint32_t a[4] = {pixel0[0], pixel8[0], pixel0[1], pixel8[1]};
-  if constexpr (sizeof(T) == 2) {
-    mma(d, a, b, T{});
-  } else {
-    const auto large = [](uint32_t word) { return word & 0xffffe000u; };
-    const auto rest = [&](uint32_t word) {
-      return __float_as_uint(__uint_as_float(word) - __uint_as_float(large(word)));
-    };
-    const uint32_t a_large[4] = {large(a[0]), large(a[1]), large(a[2]), large(a[3])};
-    const uint32_t a_rest[4] = {rest(a[0]), rest(a[1]), rest(a[2]), rest(a[3])};
-    const uint2 b_large = make_uint2(large(b.x), large(b.y));
-    mma_tf32(d, a_rest, b_large);
-    mma_tf32(d, a_large, make_uint2(rest(b.x), rest(b.y)));
-    mma_tf32(d, a_large, b_large);
-  }
-}
-
-// sum += what `products` adds to its argument. Tensor cores cut what they add, and a long chain of them would drift
-// toward zero: for float, a chain ends here and its sum is added with rounding. 4 FADD to 6 and more HMMA.
-template <class T, class Products>
-__device__ __forceinline__ void add_products(float (&sum)[4], Products&& products) {
-  if constexpr (sizeof(T) == 2) {
-    products(sum);
-  } else {
-    float chain[4] = {};
-    products(chain);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sum[i] += chain[i];
-  }
-}
 
 // ---- Images
 

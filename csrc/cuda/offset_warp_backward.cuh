@@ -69,54 +69,6 @@ __device__ __forceinline__ uint2 weight_fragment(const WarpArguments& a, int fir
   return fragment;
 }
 
-// Two slots of a lane at pixels g and g + 8, transposed: lane 4 g + t then has slot block's column g at pixels 2t and
-// 2t + 1 of either half, which is what mma wants for a product over pixels. For float, 16 bits at a time.
-template <class T>
-struct Transposed {
-  static constexpr int kMmas = sizeof(T) == 4 ? 2 : 1;
-  uint32_t word[kMmas][2];
-
-  __device__ __forceinline__ Transposed(const uint32_t* pixel0, const uint32_t* pixel8) {
-    if constexpr (sizeof(T) == 2) {
-      word[0][0] = transpose(pixel0[0]), word[0][1] = transpose(pixel8[0]);
-    } else {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const uint32_t* slots = h == 0 ? pixel0 : pixel8;
-        const uint32_t low = transpose((slots[0] & 0xffffu) | slots[1] << 16);
-        const uint32_t high = transpose(slots[0] >> 16 | (slots[1] & 0xffff0000u));
-        word[h][0] = (low & 0xffffu) | high << 16;
-        word[h][1] = low >> 16 | (high & 0xffff0000u);
-      }
-    }
-  }
-};
-
-// Four values summed over the lanes that share a tap, and dealt out: the lane keeps those from first() on.
-template <int lanes>
-struct DealtSums {
-  static_assert(lanes == 2 || lanes == 4);
-  static constexpr int kKept = 4 / lanes;
-  float kept[kKept];
-
-  __device__ __forceinline__ explicit DealtSums(const float (&value)[4]) {
-    const int t = threadIdx.x % 4;
-    constexpr int kFirst = lanes / 2;  // the partner's distance when two of four values are given away
-    const bool upper = t & kFirst;
-    float half[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      half[i] = (upper ? value[2 + i] : value[i]) + __shfl_xor_sync(kAll, upper ? value[i] : value[2 + i], kFirst);
-    if constexpr (lanes == 2) {
-      kept[0] = half[0], kept[1] = half[1];
-    } else {
-      const bool odd = t & 1;
-      kept[0] = (odd ? half[1] : half[0]) + __shfl_xor_sync(kAll, odd ? half[0] : half[1], 1);
-    }
-  }
-  static __device__ __forceinline__ int first() { return threadIdx.x % lanes * kKept; }
-};
-
 // Finds the step's taps at 32 pixels, a lane a pixel.
 template <class T, int N>
 __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b, int first_pixel, int first_tap,
