@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from cases import MapShape
@@ -41,6 +42,11 @@ class Case:
     dtype: str  # of the features: "float32", "bfloat16", "float16"
     direction: str
     offset_scale: float = 1.0  # standard deviation of the motion, in pixels
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows say of their case."""
+        return {"op": self.op, "shape": str(self.shape), "dtype": self.dtype, "direction": self.direction,
+                "offset_scale": self.offset_scale}  # fmt: skip
 
     def __str__(self) -> str:
         scale = "" if self.offset_scale == 1 else f" offsets x{self.offset_scale:g}"

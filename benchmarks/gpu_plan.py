@@ -34,10 +34,7 @@ class Comparison:
         return f"{self.case}: {'; '.join(f'{name} ({layout})' for name, layout in self.implementations)}"
 
     def identity(self) -> dict[str, Any]:
-        """What the rows say of their case."""
-        case = self.case
-        return {"op": case.op, "shape": str(case.shape), "dtype": case.dtype, "direction": case.direction,
-                "offset_scale": case.offset_scale}  # fmt: skip
+        return self.case.identity()
 
 
 def plan(dry_run: bool = False, experiments: bool = False) -> list[Comparison | TrainingStep]:

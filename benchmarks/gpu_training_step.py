@@ -12,7 +12,7 @@ from typing import Any
 import gpu_timing as timing
 import torch
 from cases import MapShape
-from gpu_cases import BOTH, LAYOUTS, largest_difference
+from gpu_cases import BOTH, LAYOUTS, Case, largest_difference
 
 from motionrnn_ext import MotionRNN, backend
 
@@ -31,9 +31,7 @@ class TrainingStep:
         return f"MotionRNN training step {self.motion} {self.dtype}"
 
     def identity(self) -> dict[str, Any]:
-        """What the rows say of their case."""
-        return {"op": "MotionRNN", "shape": str(self.motion), "dtype": self.dtype, "direction": BOTH,
-                "offset_scale": 1.0}  # fmt: skip
+        return Case("MotionRNN", self.motion, self.dtype, BOTH).identity()
 
     def rows(self, device: str, seconds: float) -> list[dict[str, Any]]:
         size = self.motion.size * 2 * PATCH

@@ -47,6 +47,16 @@ inline bool is_dense_from(const Tensor& t, int64_t first) {
   return true;
 }
 
+inline Tensor dense_planes(const Tensor& t) { return is_dense_from(t, 1) ? t : torch::stable::contiguous(t); }
+
+// All but the batch stride is that of channels_last.
+inline bool is_channels_last(const Tensor& t) {
+  const int64_t strides[] = {t.stride(0), 1, t.size(3) * t.size(1), t.size(1)};
+  for (int d = 1; d < 4; ++d)
+    if (t.size(d) != 1 && t.stride(d) != strides[d]) return false;
+  return true;
+}
+
 // Pixels of channels_last, or of channels split from it: C contiguous elements each, all at one distance.
 inline bool is_rows(const Tensor& t) {
   if (t.dim() != 4 || t.numel() == 0 || t.stride(1) != 1) return false;
@@ -69,8 +79,8 @@ inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like
 
 // An image's output or gradient: channels_last where x is that and not contiguous; contiguous otherwise.
 inline Tensor new_image(const Tensor& x, int64_t channels) {
-  const bool rows = wants_rows(x) && (x.size(2) * x.size(3) == 1 || x.stride(x.size(3) > 1 ? 3 : 2) == x.size(1)) &&
-                    (x.size(0) == 1 || x.stride(0) == x.size(1) * x.size(2) * x.size(3));
+  const bool gaps = x.size(0) != 1 && x.stride(0) != x.size(1) * x.size(2) * x.size(3);
+  const bool rows = !is_dense_from(x, 1) && !gaps && is_channels_last(x);
   return new_tensor(x, {x.size(0), channels, x.size(2), x.size(3)}, x.scalar_type(), rows);
 }
 

@@ -84,7 +84,7 @@ struct PointwiseOps {
       STD_TORCH_CHECK(in[i].dim() >= 2 && in[i].dim() == in[leader].dim(), "motionrnn_ext: mismatched sizes");
       if (rows && !is_rows(in[i]))
         in[i] = torch::stable::contiguous(in[i], torch::headeronly::MemoryFormat::ChannelsLast);
-      if (!rows && !is_dense_from(in[i], 1)) in[i] = torch::stable::contiguous(in[i]);
+      if (!rows) in[i] = dense_planes(in[i]);
     }
     if (!state) state = feature;
 

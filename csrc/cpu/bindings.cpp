@@ -60,13 +60,6 @@ struct Backend {
 
 // ---- Offset warp
 
-bool is_channels_last(const Tensor& t) {
-  const int64_t strides[] = {t.stride(0), 1, t.size(3) * t.size(1), t.size(1)};
-  for (int d = 1; d < 4; ++d)
-    if (t.size(d) != 1 && t.stride(d) != strides[d]) return false;
-  return true;
-}
-
 Image image_of(const Tensor& t) {
   const bool planes = is_dense_from(t, 1);
   STD_TORCH_CHECK(planes || is_channels_last(t), "motionrnn_ext: an image is neither contiguous nor channels_last");
@@ -77,8 +70,6 @@ Image image_of(const Tensor& t) {
 Tensor readable_image(const Tensor& t) {
   return is_dense_from(t, 1) || is_channels_last(t) ? t : torch::stable::contiguous(t);
 }
-
-Tensor dense_planes(const Tensor& t) { return is_dense_from(t, 1) ? t : torch::stable::contiguous(t); }
 
 struct Warp {
   Tensor x, offset, mask_logits, weight, packed_weight;

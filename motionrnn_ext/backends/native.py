@@ -35,7 +35,11 @@ def unavailable_reason(name: str) -> str | None:
 
 
 def run(op: str, *arguments: Any) -> Any:
-    return getattr(getattr(torch.ops, NAMESPACE), op)(*arguments)
+    return _call(NAMESPACE, op, *arguments)
+
+
+def _call(namespace: str, op: str, *arguments: Any) -> Any:
+    return getattr(getattr(torch.ops, namespace), op)(*arguments)
 
 
 def cpu_instruction_set() -> str:
@@ -101,11 +105,8 @@ def _format(t: Tensor) -> torch.memory_format:
     """How the CUDA kernels lay out what follows t: channels_last where t or a tensor it was split from is that."""
     if t.dim() != 4 or t.numel() == 0 or _is_dense(t, (3, 2, 1)):
         return torch.contiguous_format
-    return (
-        torch.channels_last
-        if t.stride(1) == 1 and _is_dense(t, (2, 0), t.stride(3) * t.shape[3])
-        else torch.contiguous_format
-    )
+    rows = t.stride(1) == 1 and _is_dense(t, (2, 0), t.stride(3) * t.shape[3])
+    return torch.channels_last if rows else torch.contiguous_format
 
 
 def _is_dense(t: Tensor, dimensions: Sequence[int], expected: int = 1) -> bool:
@@ -133,7 +134,7 @@ class _Registration:
         self.keeps_channels_last = keeps_channels_last
 
     def run(self, op: str, *arguments: Any) -> tuple[Any, ...]:
-        return _tuple(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
+        return _tuple(_call(self.namespace, op, *arguments))
 
     def new(self, like: Tensor, dtype: torch.dtype | None = None, layout: Tensor | None = None) -> Tensor:
         """An output of the shape of `like`, in the memory format that follows `layout` (`like` by default)."""
@@ -145,8 +146,6 @@ class _Registration:
         )
 
     def pointwise(self, op: Op) -> None:
-        name, backward_name = f"{self.namespace}::{op.name}", f"{self.namespace}::{op.name}_backward"
-
         def fake(*arguments: Any) -> Any:
             first = arguments[0]
             return _single(
@@ -185,18 +184,29 @@ class _Registration:
             tensors, parameters = inputs[: op.tensors], inputs[op.tensors :]
             return _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)[op.addends :]
 
-        self.op(name, fake, setup_context, backward)
-        torch.library.register_fake(backward_name, fake_backward)
-        _register_second_derivative(backward_name, reference_backward)
+        self.declare(op.name, fake, setup_context, backward, fake_backward, reference_backward)
 
-    def op(self, name: str, fake: Callable[..., Any], setup_context: Any, backward: Any) -> None:
+    def declare(
+        self,
+        op: str,
+        fake: Callable[..., Any],
+        setup_context: Callable[..., None],
+        backward: Callable[..., Any],
+        fake_backward: Callable[..., Any],
+        reference_backward: Callable[..., tuple[Any, ...]],
+    ) -> None:
+        """An op with its gradient, the op `<op>_backward` that computes it, and the derivative of that."""
+        name, backward_name = f"{self.namespace}::{op}", f"{self.namespace}::{op}_backward"
         torch.library.register_fake(name, fake)
         torch.library.register_autograd(name, backward, setup_context=setup_context)
+        torch.library.register_fake(backward_name, fake_backward)
+        _register_second_derivative(backward_name, reference_backward)
 
     # The warps keep the memory format of x, and make gradients only where they are wanted.
 
     def offset_warp(self) -> None:
-        name = f"{self.namespace}::offset_warp"
+        def fake(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
+            return _like_image(x, weight.shape[0])
 
         def fake_backward(
             grad: Tensor, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor, wanted: int, _: bool
@@ -218,18 +228,11 @@ class _Registration:
             grads = self.run("offset_warp_backward", grad, *ctx.saved_tensors, wanted, deterministic)
             return tuple(g if want else None for g, want in zip(grads, ctx.needs_input_grad))
 
-        self.op(
-            name,
-            lambda x, offset, mask_logits, weight: _like_image(x, weight.shape[0]),
-            setup_context,
-            backward,
+        self.declare(
+            "offset_warp", fake, setup_context, backward, fake_backward, _offset_warp_reference_backward
         )
-        torch.library.register_fake(f"{name}_backward", fake_backward)
-        _register_second_derivative(f"{name}_backward", _offset_warp_reference_backward)
 
     def motion_warp(self) -> None:
-        name = f"{self.namespace}::motion_warp"
-
         def fake(
             x: Tensor,
             update: Tensor,
@@ -264,9 +267,9 @@ class _Registration:
             )
             return (*[g if want else None for g, want in zip(found, needs)], None)
 
-        self.op(name, fake, setup_context, backward)
-        torch.library.register_fake(f"{name}_backward", fake_backward)
-        _register_second_derivative(f"{name}_backward", _motion_warp_reference_backward)
+        self.declare(
+            "motion_warp", fake, setup_context, backward, fake_backward, _motion_warp_reference_backward
+        )
 
 
 def _reference_gradients(

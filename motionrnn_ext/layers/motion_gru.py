@@ -282,9 +282,8 @@ class MotionGRU(nn.Module):
         # In channels_last the CUDA warp reads whole memory sectors, with a third of the instructions: from about 2^15
         # pixels on that should be worth the two copies that a contiguous model then makes (an estimate from the
         # instruction counts in docs/kernels.md). A channels_last model is left as it is.
-        return features.shape[0] * features.shape[2] * features.shape[
-            3
-        ] >= 2**15 and backends.runs_cuda_kernels(features)
+        batch, _, height, width = features.shape
+        return batch * height * width >= 2**15 and backends.runs_cuda_kernels(features)
 
     def _blend_logits(self, decoded: Tensor, hidden: Tensor) -> Tensor:
         # W_g * [Q, H] as two convolutions: Q and H are kept anyway, their concatenation would be 2C channels
