@@ -17,7 +17,7 @@ import torch
 
 import motionrnn_ext
 from motionrnn_ext import backends
-from motionrnn_ext.backends import native
+from motionrnn_ext.backends import native, triton
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -43,7 +43,11 @@ class UnderTest:
 
     @property
     def runs_cuda_kernels(self) -> bool:
-        return torch.float64 not in self.dtypes
+        return self.name in ("cuda", "emulated")
+
+    @property
+    def runs_gpu_kernels(self) -> bool:
+        return self.runs_cuda_kernels or self.name == "triton"
 
     @property
     def float32_bound(self) -> float:
@@ -58,6 +62,13 @@ class UnderTest:
 REFERENCE = UnderTest("reference")
 CPU = UnderTest("cpu")
 CUDA = UnderTest("cuda", device="cuda", dtypes=DTYPES[1:])
+INTERPRETED = triton.is_interpreted()  # Triton's kernels on the CPU, where tests/test_triton.py asks for that
+TRITON = UnderTest(
+    "triton",
+    device="cpu" if INTERPRETED else "cuda",
+    dtypes=DTYPES if INTERPRETED else DTYPES[1:],
+    namespace=triton.NAMESPACE,
+)
 AUTO = UnderTest("auto")  # the package's own choice
 EMULATED = replace(CUDA, name="emulated", device="cpu", backend="cpu", namespace="motionrnn_ext_emulated")
 EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' library
@@ -74,10 +85,11 @@ def _reason_not_to(test: UnderTest) -> str | None:
     return None if EMULATOR else "MOTIONRNN_EXT_EMULATOR names no library"
 
 
-NOT_TESTED = {t.name: why for t in (REFERENCE, CPU, CUDA, EMULATED) if (why := _reason_not_to(t))}
-ALL = [t for t in (REFERENCE, CPU, CUDA, EMULATED) if t.name not in NOT_TESTED]
+NOT_TESTED = {t.name: why for t in (REFERENCE, CPU, CUDA, TRITON, EMULATED) if (why := _reason_not_to(t))}
+ALL = [t for t in (REFERENCE, CPU, CUDA, TRITON, EMULATED) if t.name not in NOT_TESTED]
 KERNELS = [t for t in ALL if t is not REFERENCE]
 CUDA_KERNELS = [t for t in KERNELS if t.runs_cuda_kernels]
+GPU_KERNELS = [t for t in KERNELS if t.runs_gpu_kernels]
 if EMULATED in ALL:
     _load_emulator()
 
@@ -86,7 +98,7 @@ def on(tests: Iterable[UnderTest], *, dtypes: Iterable[torch.dtype] = ()) -> pyt
     """Run a test on each of `tests`, as its argument `on`; with `dtypes` also for each of those that it has."""
     arguments = []
     for test in tests:
-        marks = [pytest.mark.cuda] if test is CUDA else []
+        marks = [pytest.mark.cuda] if test.device == "cuda" else []
         if dtypes:
             arguments += [
                 pytest.param(test, dtype, id=f"{test}-{str(dtype).removeprefix('torch.')}", marks=marks)

@@ -6,7 +6,7 @@
     triton      Triton kernels
 
 `auto`, the default, takes the fastest that fits the tensor's device and dtype (cuda, triton, cpu, reference) and warns
-once when that is not the device's own kernel library. Forward-mode differentiation and torch.func's transforms, which
+once when that is `reference` for want of kernels. Forward-mode differentiation and torch.func's transforms, which
 the kernels do not know, run on reference. A name chosen by `backend`, `set_backend` or the environment
 variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the backend of its forward.
 """
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import native, reference
+from . import native, reference, triton
 
 NAMES = ("reference", "cpu", "cuda", "triton")
 
@@ -44,7 +44,7 @@ def unavailable_reason(name: str) -> str | None:
     if name == "reference":
         return None
     if name == "triton":
-        return "this version has no Triton kernels"
+        return triton.unavailable_reason()
     return native.unavailable_reason(name)
 
 
@@ -85,14 +85,23 @@ def run(op: str, first: Tensor, *arguments: Any) -> Any:
         _check_fits(name, first)
     if name == "reference":
         return _reference(op, first, *arguments)
-    return native.run(op, first, *arguments)
+    return (triton if name == "triton" else native).run(op, first, *arguments)
 
 
 def runs_cuda_kernels(first: Tensor) -> bool:
-    """Whether the CUDA kernels are in force: they join motion_update and offset_warp, and like channels_last best."""
+    """Whether the CUDA kernels are in force: they join motion_update and offset_warp."""
+    name = _in_force(first)
+    return first.device.type in native.CUDA_KERNELS_ON and name not in ("reference", "triton")
+
+
+def runs_gpu_kernels(first: Tensor) -> bool:
+    """Whether CUDA or Triton kernels are in force: they keep channels_last, and like it best."""
+    return runs_cuda_kernels(first) or _in_force(first) == "triton"
+
+
+def _in_force(first: Tensor) -> str:
     name = current_backend()
-    on_device = first.device.type in native.CUDA_KERNELS_ON
-    return on_device and (_automatic(first) if name == "auto" else name) not in ("reference", "triton")
+    return _automatic(first) if name == "auto" else name
 
 
 def _is_transformed() -> bool:
@@ -108,8 +117,10 @@ def _automatic(first: Tensor) -> str:
         return "reference"
     if _is_transformed():
         return "reference"
-    if unavailable_reason(device) is None:
+    if native.unavailable_reason(device) is None:
         return device
+    if device == "cuda" and triton.unavailable_reason() is None:
+        return "triton"
     if device not in _warned and not torch.compiler.is_compiling():
         _warned.add(device)
         warnings.warn(
@@ -124,7 +135,7 @@ def _check_fits(name: str, first: Tensor) -> None:
     _check_name(name)
     if name == "reference":
         return
-    if first.device.type != name:
+    if first.device.type != _device_of(name):
         raise ValueError(
             f"backend '{name}' was chosen, but the tensors are on {first.device}; move them or choose 'auto'"
         )
@@ -133,8 +144,15 @@ def _check_fits(name: str, first: Tensor) -> None:
             f"backend '{name}' was chosen, but it has no forward-mode derivatives and no torch.func transforms; "
             "choose 'auto' or 'reference'"
         )
-    if name == "cuda" and first.dtype == torch.float64:
-        raise TypeError("backend 'cuda' was chosen, but it has no float64; choose 'auto' or 'reference'")
+    if first.device.type == "cuda" and first.dtype == torch.float64:
+        raise TypeError(f"backend '{name}' was chosen, but it has no float64; choose 'auto' or 'reference'")
+
+
+def _device_of(name: str) -> str:
+    """The type of device that a backend's tensors are on; a ROCm build of PyTorch calls its own cuda, too."""
+    if name == "triton":
+        return "cpu" if triton.is_interpreted() else "cuda"
+    return name
 
 
 def _check_name(name: str) -> None:

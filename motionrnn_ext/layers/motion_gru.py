@@ -144,7 +144,7 @@ class MotionGRUCell(nn.Module):
         """Zero motion for features x (B, C, H, W)."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         zeros = x.new_zeros((x.shape[0], self.motion_channels, *x.shape[2:]), dtype=dtype)
-        if backends.runs_cuda_kernels(x):
+        if backends.runs_gpu_kernels(x):
             zeros = zeros.contiguous(memory_format=memory_format(x))
         return MotionState(zeros, zeros)
 
@@ -283,7 +283,7 @@ class MotionGRU(nn.Module):
         # pixels on that should be worth the two copies that a contiguous model then makes (an estimate from the
         # instruction counts in docs/kernels.md). A channels_last model is left as it is.
         batch, _, height, width = features.shape
-        return batch * height * width >= 2**15 and backends.runs_cuda_kernels(features)
+        return batch * height * width >= 2**15 and backends.runs_gpu_kernels(features)
 
     def _blend_logits(self, decoded: Tensor, hidden: Tensor) -> Tensor:
         # W_g * [Q, H] as two convolutions: Q and H are kept anyway, their concatenation would be 2C channels

@@ -1,0 +1,33 @@
+"""How operands lie in memory: the memory format that results follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .reference import memory_format
+
+
+def format_after(t: Tensor) -> torch.memory_format:
+    """Of a pointwise result that follows t: channels_last where t, or a tensor it was split from, is that."""
+    if t.dim() != 4 or t.numel() == 0 or is_dense(t, (3, 2, 1)):
+        return torch.contiguous_format
+    rows = t.stride(1) == 1 and is_dense(t, (2, 0), t.stride(3) * t.shape[3])
+    return torch.channels_last if rows else torch.contiguous_format
+
+
+def is_dense(t: Tensor, dimensions: Sequence[int], expected: int = 1) -> bool:
+    """Whether `dimensions`, the innermost first, follow one another without gaps from a stride of `expected`."""
+    for d in dimensions:
+        if t.shape[d] != 1 and t.stride(d) != expected:
+            return False
+        expected *= t.shape[d]
+    return True
+
+
+def new_image(x: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty image with the batch, the size and the memory format of x."""
+    shape = (x.shape[0], channels, *x.shape[2:])
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format(x))

@@ -1,0 +1,291 @@
+"""What torch must know of the kernels' ops, whoever compiles them: shapes, gradients, second gradients.
+
+An op saves nothing but inputs for backward; its backward is an op of its own, `<op>_backward`. Second derivatives go
+through the reference's formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .layouts import format_after, new_image
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op `name(*tensors, *parameters)` and `name_backward(*grads, *saved, *parameters)`."""
+
+    name: str
+    tensors: int
+    outputs: Sequence[int]  # each output has the shape of this input ...
+    dtypes: Sequence[int]  # ... and the dtype of this one
+    unsaved: int | None = (
+        None  # an input that its backward does not need, of the shape and dtype of the one before
+    )
+    addends: bool = (
+        False  # the first two inputs are added, so they have one gradient; backward returns it once
+    )
+
+
+_POINTWISE = (
+    Op("motion_reset", 2, outputs=(0,), dtypes=(0,)),
+    Op("motion_update", 4, outputs=(2, 3), dtypes=(2, 3), unsaved=3),
+    Op("memory_update", 3, outputs=(2,), dtypes=(2,), addends=True),
+    Op("highway_output", 3, outputs=(0,), dtypes=(0,)),
+    Op("gated_blend", 3, outputs=(0,), dtypes=(0,)),
+)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _single(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+class _Registration:
+    """What torch must know of the ops of one library's namespace."""
+
+    def __init__(self, namespace: str, keeps_channels_last: Callable[[Tensor], bool]) -> None:
+        self.namespace = namespace
+        self.keeps_channels_last = keeps_channels_last
+
+    def run(self, op: str, *arguments: Any) -> tuple[Any, ...]:
+        return _tuple(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
+
+    def new(self, like: Tensor, dtype: torch.dtype | None = None, layout: Tensor | None = None) -> Tensor:
+        """An output of the shape of `like`, in the memory format that follows `layout` (`like` by default)."""
+        layout = like if layout is None else layout
+        keeps = self.keeps_channels_last(layout)
+        memory_format = format_after(layout) if keeps else torch.contiguous_format
+        return torch.empty(
+            like.shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format
+        )
+
+    def pointwise(self, op: Op) -> None:
+        def fake(*arguments: Any) -> Any:
+            first = arguments[0]
+            return _single(
+                [self.new(arguments[s], arguments[d].dtype, first) for s, d in zip(op.outputs, op.dtypes)]
+            )
+
+        def inputs_of(saved: Sequence[Any]) -> list[Any]:
+            """The op's inputs from those saved: any value will do for the one that backward does not need."""
+            if op.unsaved is None:
+                return list(saved)
+            return [*saved[: op.unsaved], torch.zeros_like(saved[op.unsaved - 1]), *saved[op.unsaved :]]
+
+        def fake_backward(*arguments: Any) -> Any:
+            inputs = inputs_of(arguments[len(op.outputs) :])
+            tensors = inputs[op.addends : op.tensors]
+            return _single(
+                [
+                    self.new(t, layout=inputs[0]) if t is not None else arguments[0].new_empty(0)
+                    for t in tensors
+                ]
+            )
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*[t for i, t in enumerate(inputs[: op.tensors]) if i != op.unsaved])
+            ctx.parameters = inputs[op.tensors :]
+
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            results = self.run(f"{op.name}_backward", *grads, *ctx.saved_tensors, *ctx.parameters)
+            if op.addends:
+                results = (results[0], *results)
+            wanted = [r if want else None for r, want in zip(results, ctx.needs_input_grad)]
+            return (*wanted, *[None] * len(ctx.parameters))
+
+        def reference_backward(*arguments: Any) -> tuple[Any, ...]:
+            grads, inputs = arguments[: len(op.outputs)], inputs_of(arguments[len(op.outputs) :])
+            tensors, parameters = inputs[: op.tensors], inputs[op.tensors :]
+            return _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)[op.addends :]
+
+        self.declare(op.name, fake, setup_context, backward, fake_backward, reference_backward)
+
+    def declare(
+        self,
+        op: str,
+        fake: Callable[..., Any],
+        setup_context: Callable[..., None],
+        backward: Callable[..., Any],
+        fake_backward: Callable[..., Any],
+        reference_backward: Callable[..., tuple[Any, ...]],
+    ) -> None:
+        """An op with its gradient, the op `<op>_backward` that computes it, and the derivative of that."""
+        name, backward_name = f"{self.namespace}::{op}", f"{self.namespace}::{op}_backward"
+        torch.library.register_fake(name, fake)
+        torch.library.register_autograd(name, backward, setup_context=setup_context)
+        torch.library.register_fake(backward_name, fake_backward)
+        _register_second_derivative(backward_name, reference_backward)
+
+    # The warps keep the memory format of x, and make gradients only where they are wanted.
+
+    def offset_warp(self) -> None:
+        def fake(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
+            return new_image(x, weight.shape[0])
+
+        def fake_backward(
+            grad: Tensor, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor, wanted: int, _: bool
+        ) -> tuple[Tensor, ...]:
+            made = (
+                new_image(x, x.shape[1]),
+                self.new(offset),
+                self.new(mask_logits),
+                _contiguous(weight),
+            )
+            return tuple(t if wanted & 1 << i else t.new_empty(0) for i, t in enumerate(made))
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.save_for_backward(*inputs)
+
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            wanted = sum(1 << i for i, want in enumerate(ctx.needs_input_grad) if want)
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            grads = self.run("offset_warp_backward", grad, *ctx.saved_tensors, wanted, deterministic)
+            return tuple(g if want else None for g, want in zip(grads, ctx.needs_input_grad))
+
+        self.declare(
+            "offset_warp", fake, setup_context, backward, fake_backward, _offset_warp_reference_backward
+        )
+
+    def motion_warp(self) -> None:
+        def fake(
+            x: Tensor,
+            update: Tensor,
+            candidate: Tensor,
+            offset: Tensor,
+            trend: Tensor,
+            mask: Tensor,
+            weight: Tensor,
+            _: float,
+        ) -> tuple[Tensor, ...]:
+            out = new_image(x, weight.shape[0])
+            return out, self.new(offset, layout=update), self.new(trend, layout=update)
+
+        def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+            x, update, candidate, offset, _, mask_logits, weight = arguments[3:10]
+            wanted = arguments[11]
+            motion = [self.new(t, layout=update) for t in (update, candidate, offset, offset)]
+            made = (new_image(x, x.shape[1]), *motion, self.new(mask_logits), _contiguous(weight))
+            bits = (1, 2, 2, 2, 2, 4, 8)
+            return tuple(t if wanted & bit else t.new_empty(0) for t, bit in zip(made, bits))
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            x, update, candidate, offset, _, mask_logits, weight, ctx.alpha = inputs
+            ctx.save_for_backward(x, update, candidate, offset, output[1], mask_logits, weight)
+
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            needs = ctx.needs_input_grad
+            wanted = needs[0] | any(needs[1:5]) << 1 | needs[5] << 2 | needs[6] << 3
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            found = self.run(
+                "motion_warp_backward", *grads, *ctx.saved_tensors, ctx.alpha, wanted, deterministic
+            )
+            return (*[g if want else None for g, want in zip(found, needs)], None)
+
+        self.declare(
+            "motion_warp", fake, setup_context, backward, fake_backward, _motion_warp_reference_backward
+        )
+
+
+def _reference_gradients(
+    function: Callable[..., Any], tensors: Sequence[Any], parameters: Sequence[Any], grads: Sequence[Tensor]
+) -> tuple[Any, ...]:
+    """The gradients of a reference op, differentiable in `tensors` and `grads`."""
+    leaves = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in tensors]
+    outputs = _tuple(function(*leaves, *parameters))
+    wanted = [t for t in leaves if t is not None]
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, materialize_grads=True))
+    return tuple(next(found) if t is not None else None for t in leaves)
+
+
+def _alias(t: Tensor, keep_history: bool) -> Tensor:
+    """t as an input to differentiate by: what other inputs owe to t does not count. With t's own history if asked."""
+    return t.view_as(t) if keep_history and t.requires_grad else t.detach().requires_grad_()
+
+
+def _register_second_derivative(
+    backward_name: str, reference_backward: Callable[..., tuple[Any, ...]]
+) -> None:
+    """Differentiate `<op>_backward` as the same function written in the reference's PyTorch."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.is_tensor = [isinstance(i, Tensor) for i in inputs]
+        ctx.rest = [None if isinstance(i, Tensor) else i for i in inputs]
+        ctx.save_for_backward(*[i for i in inputs if isinstance(i, Tensor)])
+
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        saved = iter(ctx.saved_tensors)
+        higher = torch.is_grad_enabled()  # with create_graph: the third derivative is wanted, too
+        with torch.enable_grad():
+            arguments = [
+                _alias(next(saved), higher) if is_tensor else rest
+                for is_tensor, rest in zip(ctx.is_tensor, ctx.rest)
+            ]
+            results = reference_backward(*arguments)
+            pairs = [
+                (r, g)
+                for r, g in zip(results, grads)
+                if r is not None and r.requires_grad and r.shape == g.shape
+            ]
+            leaves = [a for a in arguments if isinstance(a, Tensor)]
+            found = iter(
+                torch.autograd.grad(
+                    [r for r, _ in pairs],
+                    leaves,
+                    [g for _, g in pairs],
+                    allow_unused=True,
+                    create_graph=higher,
+                )
+            )
+        return tuple(next(found) if is_tensor else None for is_tensor in ctx.is_tensor)
+
+    torch.library.register_autograd(backward_name, backward, setup_context=setup_context)
+
+
+# ---- The warps
+
+
+def _contiguous(like: Tensor) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+def _offset_warp_reference_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return _reference_gradients(reference.offset_warp, arguments[:4], (), (grad,))
+
+
+def _motion_warp_reference_backward(
+    grad: Tensor, grad_offset: Tensor, grad_trend: Tensor, *arguments: Any
+) -> tuple[Tensor, ...]:
+    x, update, candidate, offset, new_offset, mask_logits, weight, alpha = arguments[:8]
+    grad_x, by_warp, grad_mask, grad_weight = _reference_gradients(
+        reference.offset_warp, (x, new_offset, mask_logits, weight), (), (grad,)
+    )
+    motion = (update, candidate, offset, torch.zeros_like(offset))  # linear in the trend: any will do
+    grads = _reference_gradients(
+        reference.motion_update, motion, (alpha,), (grad_offset + by_warp, grad_trend)
+    )
+    return grad_x, *grads, grad_mask, grad_weight
+
+
+def register(
+    namespace: str, keeps_channels_last: Callable[[Tensor], bool], *, has_motion_warp: bool = True
+) -> None:
+    """Register fakes, gradients and second derivatives of a namespace's ops.
+
+    `keeps_channels_last` says of a tensor whether its device's pointwise kernels keep that memory format.
+    """
+    registration = _Registration(namespace, keeps_channels_last)
+    for op in _POINTWISE:
+        registration.pointwise(op)
+    registration.offset_warp()
+    if has_motion_warp:
+        registration.motion_warp()

@@ -1,0 +1,58 @@
+"""Sums whose bits do not depend on the order of their addends: 64-bit integers, multiples of a power of two.
+
+Adds of floats depend on their order, adds of integers do not. The unit is so small that 59 bits just hold any sum there
+can be. The three lowest bits of a sum are flags, which adds of multiples of 8 leave alone: an addend that is nan, inf
+or -inf sets one, so that what is not finite arrives where it belongs, and the rest does not depend on the order either.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+NAN = tl.constexpr(1)
+INFINITY = tl.constexpr(2)
+MINUS_INFINITY = tl.constexpr(4)
+
+
+@triton.jit
+def power_of_two(exponent):
+    """As float32, for exponents from -126 to 127."""
+    return ((exponent + 127) << 23).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def unit_exponent(maxima, log_addends):
+    """Of the unit, a power of two, for sums of up to 2^log_addends products of two factors with these maxima.
+
+    maxima: of the factors' sizes, the bits of two floats: a float with the exponent bits e is below 2^(e - 126).
+    """
+    exponent = (tl.load(maxima) >> 23) + (tl.load(maxima + 1) >> 23) - 252
+    exponent = tl.minimum(exponent, 128) + log_addends - 59  # no finite addend reaches 2^128
+    return tl.maximum(exponent, -126)  # float32 holds no smaller units: sums below 1e-30 have fewer bits
+
+
+@triton.jit
+def raise_maximum(maximum, values):
+    """Of all programs' |values|, those that are finite; the bits of floats that are not negative are in their order."""
+    values = tl.abs(values)
+    largest = tl.max(tl.where(values < float("inf"), values, 0), 0)
+    tl.atomic_max(maximum, largest.to(tl.int32, bitcast=True).to(tl.int64), sem="relaxed")
+
+
+@triton.jit
+def add_exactly(sums, value, exponent, inside):
+    finite = tl.abs(value) < float("inf")
+    units = (tl.where(finite, value, 0) * power_of_two(-exponent)).to(tl.int64)
+    tl.atomic_add(sums, units << 3, mask=inside & finite, sem="relaxed")
+    flag = tl.where(value != value, NAN, tl.where(value > 0, INFINITY, MINUS_INFINITY)).to(tl.int64)
+    tl.atomic_or(sums, flag, mask=inside & (finite == 0), sem="relaxed")
+
+
+@triton.jit
+def value_of_sum(sum, exponent):
+    value = (sum >> 3).to(tl.float32) * power_of_two(exponent)
+    value = tl.where(sum & INFINITY != 0, float("inf"), value)
+    value = tl.where(sum & MINUS_INFINITY != 0, -float("inf"), value)
+    both = INFINITY | MINUS_INFINITY
+    return tl.where((sum & NAN != 0) | (sum & both == both), float("nan"), value)

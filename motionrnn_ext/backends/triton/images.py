@@ -1,0 +1,83 @@
+"""Where the elements of images lie: (B, C, H, W), contiguous or channels_last, with any batch stride.
+
+An image has two strides: of the batch, and of a pixel, which is 1 where channels are planes and the distance of two
+pixels where those come last. The channel's follows from it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..layouts import is_dense
+from ..reference import memory_format
+
+
+class Image(NamedTuple):
+    tensor: Tensor
+    batch: int
+    pixel: int
+
+    @classmethod
+    def of(cls, t: Tensor) -> Image:
+        """t where it can be read in place, else a copy in its memory format."""
+        if not is_dense(t, (3, 2, 1)):
+            rows = t.stride(1) == 1 and is_dense(t, (2,), t.stride(3) * t.shape[3])
+            if rows and t.stride(3) >= t.shape[1]:
+                return cls(t, t.stride(0), t.stride(3))
+            t = t.contiguous(memory_format=memory_format(t))
+        if memory_format(t) is torch.channels_last:
+            return cls(t, t.stride(0), t.shape[1])
+        return cls(t, t.stride(0), 1)
+
+    @property
+    def end(self) -> int:
+        """One past the last element, counted from the first."""
+        batch, channels, height, width = self.tensor.shape
+        return (batch - 1) * self.batch + max(height * width * self.pixel, channels * height * width)
+
+
+def needs_64_bits(*images: Image) -> bool:
+    """Whether an index into one of them is too large for 32."""
+    return any(image.end >= 2**31 for image in images)
+
+
+@triton.jit
+def channel_stride(PIXEL: tl.constexpr, size):
+    """Of an image whose channels are planes of `size` pixels, or come last."""
+    if PIXEL == 1:
+        return size
+    else:
+        return 1
+
+
+@triton.jit
+def as_rows(v, LAST: tl.constexpr):
+    if LAST:
+        return v[:, None]
+    else:
+        return v[None, :]
+
+
+@triton.jit
+def as_columns(v, LAST: tl.constexpr):
+    if LAST:
+        return v[None, :]
+    else:
+        return v[:, None]
+
+
+@triton.jit
+def tile_pixels(tile, PIXELS: tl.constexpr, pixels, size, width, WIDE: tl.constexpr):
+    """The tile's pixels: whether each exists, its image in the batch, its place in that, row and column."""
+    if WIDE:
+        tile = tile.to(tl.int64)
+    pixel = tile * PIXELS + tl.arange(0, PIXELS)
+    b = pixel // size
+    place = pixel - b * size
+    row = place // width
+    return pixel < pixels, b, place, row, place - row * width

@@ -1,0 +1,110 @@
+"""How a kernel becomes an op of torch, how it is launched, and in which blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import triton
+from torch import Tensor
+from torch.library import custom_op, triton_op, wrap_triton
+
+from . import NAMESPACE, is_interpreted
+
+Result = TypeVar("Result")
+
+# float32 matrix products: three of tf32, as exact as those of float32 and several times as fast on tensor cores. AMD's
+# compiler knows no such form. Never tf32 itself: its error is 1e-3.
+PRECISION = "ieee" if torch.version.hip else "tf32x3"
+
+
+def kernel_op(function: Callable[..., Any]) -> Any:
+    """The op `motionrnn_ext_triton::<name of the function>`, whose function launches kernels.
+
+    torch.compile looks into it and sees the kernels. Under Triton's interpreter, which fake tensors cannot enter, it is
+    opaque.
+    """
+    name = f"{NAMESPACE}::{function.__name__}"
+    if is_interpreted():
+        return custom_op(name, function, mutates_args=())
+    return triton_op(name, function, mutates_args={})
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+    """Run so many programs of a kernel: on the current stream of its tensors' device."""
+    if programs > 0:
+        _launchable(kernel)[(programs,)](*arguments, **constants)
+
+
+def _launchable(kernel: Any) -> Any:
+    return kernel if is_interpreted() else wrap_triton(kernel)
+
+
+def log2_ceil(n: int) -> int:
+    """The smallest e with 2^e >= n, also of a traced size."""
+    e = 0
+    while 2**e < n:
+        e += 1
+    return e
+
+
+class Block(NamedTuple):
+    """What one program takes on: elements of a pointwise op, pixels of a warp; the warps (of 32 or 64 threads) it has."""
+
+    size: int
+    warps: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"num_warps": self.warps, "num_stages": 1}
+
+
+# Of an op: up to so many channels, the block for float32, and for half precision.
+BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
+    "pointwise": [(2**31, Block(1024, 4), Block(1024, 4))],
+    "offset_warp": [(16, Block(64, 4), Block(64, 4)), (2**31, Block(64, 4), Block(64, 4))],
+    "offset_warp_backward": [(16, Block(64, 4), Block(64, 4)), (2**31, Block(64, 4), Block(64, 4))],
+}
+
+# What MOTIONRNN_EXT_AUTOTUNE=1 tries on the first call of an op with new channels or dtype.
+CANDIDATES = {
+    "pointwise": [Block(size, warps) for size in (512, 1024, 2048) for warps in (2, 4, 8)],
+    "offset_warp": [Block(size, warps) for size in (32, 64, 128) for warps in (2, 4, 8)],
+    "offset_warp_backward": [Block(size, warps) for size in (32, 64, 128) for warps in (2, 4, 8)],
+}
+_tuned: dict[tuple[str, str, int, torch.dtype, torch.device], Block] = {}
+
+
+def block(op: str, channels: int, dtype: torch.dtype) -> Block:
+    """The table's entry."""
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    return next(half if is_half else full for limit, full, half in BLOCKS[op] if channels <= limit)
+
+
+def in_blocks(op: str, name: str, channels: int, like: Tensor, run: Callable[[Block], Result]) -> Result:
+    """run(block) with the table's block for `op`; with the fastest one for the op `name` if tuning is asked for.
+
+    Tuning runs whole ops on their real inputs, each result apart, so that nothing is overwritten; never while a CUDA
+    graph is captured or torch.compile traces, where time cannot be taken.
+    """
+    key = (op, name, channels, like.dtype, like.device)
+    if key not in _tuned:
+        may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not is_interpreted()
+        if (
+            not may_tune
+            or type(like) not in (Tensor, torch.nn.Parameter)
+            or torch.cuda.is_current_stream_capturing()
+        ):
+            return run(block(op, channels, like.dtype))
+        _tuned[key] = min(CANDIDATES[op], key=lambda candidate: _time(lambda: run(candidate)))
+    return run(_tuned[key])
+
+
+def _time(call: Callable[[], Any]) -> float:
+    """Milliseconds of a call on the GPU; infinity where its kernels take more than a block may have."""
+    try:
+        return float(triton.testing.do_bench(call, warmup=5, rep=20))
+    except triton.runtime.errors.OutOfResources:
+        return float("inf")

@@ -1,0 +1,108 @@
+"""MotionGRU: the reset of the motion filter and the update of transient variation and trend."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import kernel_op
+from .pointwise import elements, load, run, store
+from .scalar import d_sigmoid, d_tanh, sigmoid, tanh
+
+
+@triton.jit
+def motion_reset_kernel(
+    reset_logits, offset, out, reset_stride, offset_stride,
+    rows, inner, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """out = s(r) F"""
+    row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    reset = sigmoid(load(reset_logits, reset_stride, row, at, inside))
+    store(out, inner, row, at, inside, reset * load(offset, offset_stride, row, at, inside))
+
+
+@triton.jit
+def motion_reset_backward_kernel(
+    grad, reset_logits, offset, grad_reset_logits, grad_offset, grad_stride, reset_stride, offset_stride,
+    rows, inner, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    g = load(grad, grad_stride, row, at, inside)
+    reset = sigmoid(load(reset_logits, reset_stride, row, at, inside))
+    f = load(offset, offset_stride, row, at, inside)
+    store(grad_reset_logits, inner, row, at, inside, g * f * d_sigmoid(reset))
+    store(grad_offset, inner, row, at, inside, g * reset)
+
+
+@triton.jit
+def motion_update_kernel(
+    update_logits, candidate_logits, offset, trend, new_offset, new_trend,
+    update_stride, candidate_stride, offset_stride, trend_stride,
+    rows, inner, alpha, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """F' = F + s(u) (tanh(z) - F);  D' = D + alpha (F - D);  F_t = F' + D'"""
+    row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    update = sigmoid(load(update_logits, update_stride, row, at, inside))
+    candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))
+    f = load(offset, offset_stride, row, at, inside)
+    d = load(trend, trend_stride, row, at, inside)
+    d += alpha * (f - d)
+    store(new_trend, inner, row, at, inside, d)
+    store(new_offset, inner, row, at, inside, f + update * (candidate - f) + d)
+
+
+@triton.jit
+def motion_update_backward_kernel(
+    grad_new_offset, grad_new_trend, update_logits, candidate_logits, offset,
+    grad_update_logits, grad_candidate_logits, grad_offset, grad_trend,
+    grad_new_offset_stride, grad_new_trend_stride, update_stride, candidate_stride, offset_stride,
+    rows, inner, alpha, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Linear in D, so D itself is not needed."""
+    row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    g = load(grad_new_offset, grad_new_offset_stride, row, at, inside)
+    into_trend = g + load(grad_new_trend, grad_new_trend_stride, row, at, inside)  # D' feeds F_t as well
+    update = sigmoid(load(update_logits, update_stride, row, at, inside))
+    candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))
+    f = load(offset, offset_stride, row, at, inside)
+    store(grad_update_logits, inner, row, at, inside, g * (candidate - f) * d_sigmoid(update))
+    store(grad_candidate_logits, inner, row, at, inside, g * update * d_tanh(candidate))
+    store(grad_offset, inner, row, at, inside, g * (1 - update) + alpha * into_trend)
+    store(grad_trend, inner, row, at, inside, (1 - alpha) * into_trend)
+
+
+@kernel_op
+def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
+    return run(motion_reset_kernel, [reset_logits, offset], [(1, reset_logits.dtype)])[0]
+
+
+@kernel_op
+def motion_reset_backward(grad: Tensor, reset_logits: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    made = [(1, reset_logits.dtype), (1, offset.dtype)]
+    grads = run(motion_reset_backward_kernel, [grad, reset_logits, offset], made, leader=1)
+    return grads[0], grads[1]
+
+
+@kernel_op
+def motion_update(
+    update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    inputs = [update_logits, candidate_logits, offset, trend]
+    new_offset, new_trend = run(motion_update_kernel, inputs, [(1, offset.dtype)] * 2, alpha)
+    return new_offset, new_trend
+
+
+@kernel_op
+def motion_update_backward(
+    grad_offset: Tensor,
+    grad_trend: Tensor,
+    update_logits: Tensor,
+    candidate_logits: Tensor,
+    offset: Tensor,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs = [grad_offset, grad_trend, update_logits, candidate_logits, offset]
+    made = [(1, update_logits.dtype)] * 2 + [(1, offset.dtype)] * 2
+    grads = run(motion_update_backward_kernel, inputs, made, alpha, leader=2)
+    return grads[0], grads[1], grads[2], grads[3]

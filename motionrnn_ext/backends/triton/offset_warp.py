@@ -1,0 +1,132 @@
+"""The offset warp, forward: a program gathers its pixels' taps one after another and contracts each on tensor cores."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..layouts import new_image
+from .bilinear import bilinear_cell, bilinear_weights, corners_inside
+from .images import Image, as_columns, as_rows, channel_stride, needs_64_bits, tile_pixels
+from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
+from .scalar import dot, narrow, sigmoid, widen
+
+
+@triton.jit
+def load_tap(
+    offset, mask_logits, offset_batch, mask_batch, n, exists, b, place, row, col, height, width,
+    K: tl.constexpr, OFFSET_PIXEL: tl.constexpr, MASK_PIXEL: tl.constexpr,
+):  # fmt: skip
+    """Of tap n at each pixel: the upper left corner of the cell it falls in, its place in that, s(m)."""
+    size = height * width
+    at = offset + (b * offset_batch + place * OFFSET_PIXEL)
+    row_offset = tl.load(at + n * channel_stride(OFFSET_PIXEL, size), mask=exists, other=0)
+    col_offset = tl.load(at + (n + K * K) * channel_stride(OFFSET_PIXEL, size), mask=exists, other=0)
+    at = mask_logits + (b * mask_batch + place * MASK_PIXEL)
+    logit = tl.load(at + n * channel_stride(MASK_PIXEL, size), mask=exists, other=0)
+    reach = (height + width + K) * 1.0
+    row, row_fraction = bilinear_cell(row + (n // K - (K - 1) // 2), row_offset, reach)
+    col, col_fraction = bilinear_cell(col + (n % K - (K - 1) // 2), col_offset, reach)
+    return row, col, row_fraction, col_fraction, sigmoid(widen(logit))
+
+
+@triton.jit
+def load_corner(x, at, inside, c, size, C: tl.constexpr, X_PIXEL: tl.constexpr, LAST: tl.constexpr):
+    """x at a corner of each pixel's cell: pixels x channels, 0 outside of the image."""
+    index = as_rows(at, LAST) + as_columns(c * channel_stride(X_PIXEL, size), LAST)
+    return widen(tl.load(x + index, mask=as_rows(inside, LAST) & as_columns(c < C, LAST), other=0))
+
+
+@triton.jit
+def load_weight(
+    weight, c, n, o, C: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr,
+    WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """W of tap n: channels x out channels."""
+    index = as_rows(c * WEIGHT_C, LAST) + as_columns(o * (C * K * K), LAST) + n * WEIGHT_TAP
+    return tl.load(weight + index, mask=as_rows(c < C, LAST) & as_columns(o < C_OUT, LAST), other=0)
+
+
+@triton.jit
+def offset_warp_kernel(
+    x, offset, mask_logits, weight, out, x_batch, offset_batch, mask_batch, height, width, pixels,
+    C: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
+    MASK_PIXEL: tl.constexpr, OUT_PIXEL: tl.constexpr, WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr,
+    PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """out[o] = sum over c, n of W[o,c,n] s(m[n]) bilinear0(x[c], p + p_n + F[n])"""
+    LAST: tl.constexpr = X_PIXEL != 1
+    PARTS: tl.constexpr = (C_OUT + OUT_CHANNELS - 1) // OUT_CHANNELS
+    tile, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
+    size = height * width
+    exists, b, place, p_row, p_col = tile_pixels(tile, PIXELS, pixels, size, width, WIDE)
+    o = part * OUT_CHANNELS + tl.arange(0, OUT_CHANNELS)
+    shape: tl.constexpr = (PIXELS, OUT_CHANNELS) if LAST else (OUT_CHANNELS, PIXELS)
+    acc = tl.zeros(shape, offset.dtype.element_ty)
+    for n in range(K * K):
+        row, col, row_fraction, col_fraction, mask = load_tap(
+            offset, mask_logits, offset_batch, mask_batch, n, exists, b, place, p_row, p_col, height, width,
+            K, OFFSET_PIXEL, MASK_PIXEL,
+        )  # fmt: skip
+        i00, i01, i10, i11 = corners_inside(row, col, exists, height, width)
+        w00, w01, w10, w11 = bilinear_weights(row_fraction, col_fraction)
+        at00 = b * x_batch + (row * width + col) * X_PIXEL
+        at10 = at00 + width * X_PIXEL
+        for first in range(0, C, CHANNELS):
+            c = first + tl.arange(0, CHANNELS)
+            v00 = load_corner(x, at00, i00, c, size, C, X_PIXEL, LAST)
+            v01 = load_corner(x, at00 + X_PIXEL, i01, c, size, C, X_PIXEL, LAST)
+            v10 = load_corner(x, at10, i10, c, size, C, X_PIXEL, LAST)
+            v11 = load_corner(x, at10 + X_PIXEL, i11, c, size, C, X_PIXEL, LAST)
+            sample = as_rows(mask * w00, LAST) * v00 + as_rows(mask * w01, LAST) * v01
+            sample += as_rows(mask * w10, LAST) * v10 + as_rows(mask * w11, LAST) * v11
+            sample = narrow(sample, weight.dtype.element_ty)  # pixels x channels
+            w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, LAST)
+            if LAST:
+                acc = dot(sample, w, acc, PRECISION)
+            else:
+                acc = dot(w, sample, acc, PRECISION)
+    index = as_rows(b * (C_OUT * size) + place * OUT_PIXEL, LAST)
+    index += as_columns(o * channel_stride(OUT_PIXEL, size), LAST)
+    inside = as_rows(exists, LAST) & as_columns(o < C_OUT, LAST)
+    tl.store(out + index, narrow(acc, out.dtype.element_ty), mask=inside)
+
+
+def channel_block(channels: int) -> int:
+    """How many channels a tile has: tensor cores take no fewer than 16, registers no more than 64."""
+    return min(max(16, 2 ** log2_ceil(channels)), 64)
+
+
+def weight_strides(weight: Tensor) -> tuple[Tensor, dict[str, int]]:
+    """The weight, and how far apart its channels and taps are: it is read in place in either memory format."""
+    _, channels, k, _ = weight.shape
+    if not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
+        return weight, {"WEIGHT_C": 1, "WEIGHT_TAP": channels}
+    return weight.contiguous(), {"WEIGHT_C": k * k, "WEIGHT_TAP": 1}
+
+
+@kernel_op
+def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    out = new_image(x, weight.shape[0])
+    if out.numel() == 0 or channels == 0:
+        return out.zero_()
+    image, motion, mask, (taps, strides) = *map(Image.of, (x, offset, mask_logits)), weight_strides(weight)
+    pixels = batch * height * width
+
+    def in_block(block: Block) -> Tensor:
+        of_out = channel_block(out.shape[1])
+        launch(
+            offset_warp_kernel, triton.cdiv(pixels, block.size) * triton.cdiv(out.shape[1], of_out),
+            image.tensor, motion.tensor, mask.tensor, taps, out, image.batch, motion.batch, mask.batch,
+            height, width, pixels, C=channels, C_OUT=out.shape[1], K=weight.shape[2],
+            X_PIXEL=image.pixel, OFFSET_PIXEL=motion.pixel, MASK_PIXEL=mask.pixel, OUT_PIXEL=Image.of(out).pixel,
+            **strides, PIXELS=block.size, CHANNELS=channel_block(channels), OUT_CHANNELS=of_out,
+            PRECISION=PRECISION, WIDE=needs_64_bits(image, motion, mask, Image.of(out)), **block.options,
+        )  # fmt: skip
+        return out
+
+    return in_blocks("offset_warp", "offset_warp", channels, x, in_block)
