@@ -13,7 +13,7 @@ import torch
 
 import motionrnn_ext
 from motionrnn_ext import backends, ops
-from motionrnn_ext.backends import native
+from motionrnn_ext.backends import native, triton
 
 
 def blend():
@@ -60,7 +60,8 @@ def test_an_absent_backend_says_why_and_what_there_is(monkeypatch):
         match=r"'cpu' is not available: the library was left at home; available are: auto, reference",
     ):
         motionrnn_ext.set_backend("cpu")
-    with pytest.raises(ValueError, match="'triton' is not available"):
+    monkeypatch.setattr(triton, "_IS_INSTALLED", False)
+    with pytest.raises(ValueError, match="'triton' is not available: the package triton is not installed"):
         motionrnn_ext.set_backend("triton")
 
 

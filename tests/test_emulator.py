@@ -195,7 +195,13 @@ SELECTED = {
     "address": "emulated and not compiles and not order and not bitwise",
     "thread": "emulated and not compiles and not order and not bitwise and not opcheck and not emulated-float16",
 }
-FILES = ["test_ops.py", "test_ops_autograd.py", "test_cuda_kernels.py", "test_cuda_layers.py"]
+FILES = [
+    "test_ops.py",
+    "test_ops_autograd.py",
+    "test_deterministic.py",
+    "test_cuda_kernels.py",
+    "test_cuda_layers.py",
+]
 ALSO = {"plain": ["test_golden.py"]}  # whole models
 
 

@@ -10,6 +10,8 @@ from comparing import TOLERANCE, assert_close
 from under_test import ALL, AUTO, CPU, CUDA_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES, warp_inputs
 
+from motionrnn_ext import ops
+
 # gradcheck's finite differences need float64; the CUDA kernels have none, and their gradients are compared in test_ops.
 IN_DOUBLE = [t for t in ALL if torch.float64 in t.dtypes]
 NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
@@ -29,8 +31,8 @@ def function_of(op: str, device: str = "cpu", dtype: torch.dtype = torch.float64
 @pytest.mark.parametrize("op", OPS)
 def test_gradcheck(op: str, on: UnderTest):
     function, inputs = function_of(op)
-    with on.chosen():
-        assert torch.autograd.gradcheck(function, inputs)
+    with on.chosen():  # fast: the derivative in a random direction
+        assert torch.autograd.gradcheck(function, inputs, fast_mode=on.is_slow)
 
 
 @on(IN_DOUBLE)
@@ -38,7 +40,16 @@ def test_gradcheck(op: str, on: UnderTest):
 def test_gradgradcheck(op: str, on: UnderTest):
     function, inputs = function_of(op)
     with on.chosen():
-        assert torch.autograd.gradgradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode=on.is_slow)
+
+
+@on(IN_DOUBLE)
+def test_gradcheck_of_a_warp_of_one_tap(on: UnderTest):
+    """So few inputs that each can have its difference, also where calls are slow."""
+    made = warp_inputs(torch.Generator().manual_seed(0), batch=1, k=1, channels=2, height=2, width=3)
+    made["offset"] = made["offset"].floor() + 0.3
+    with on.chosen():
+        assert torch.autograd.gradcheck(ops.offset_warp, [t.requires_grad_() for t in made.values()])
 
 
 @on(ALL)

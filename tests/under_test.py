@@ -1,7 +1,8 @@
 """The implementations that the tests of the ops run on, each with its device and dtypes.
 
 `emulated` is the CUDA kernels on the CPU, where MOTIONRNN_EXT_EMULATOR names their library
-(tests/test_emulator.py builds it); `cuda` needs a GPU.
+(tests/test_emulator.py builds it); `cuda` needs a GPU, and so does `triton`, unless TRITON_INTERPRET=1 runs its kernels
+on the CPU (as tests/test_triton.py does).
 """
 
 from __future__ import annotations
@@ -50,10 +51,15 @@ class UnderTest:
         return self.runs_cuda_kernels or self.name == "triton"
 
     @property
+    def is_slow(self) -> bool:
+        """Whether thousands of calls take too long."""
+        return self is TRITON and triton.INTERPRETED
+
+    @property
     def float32_bound(self) -> float:
         """Of the relative error of float32 values, far inside of the stated 5e-5: measured up to 7.4e-7, 2.1e-6 with
-        72 channels for the CUDA kernels, whose tensor cores cut sums instead of rounding them."""
-        return 5e-6 if self.runs_cuda_kernels else 1.5e-6
+        72 channels on tensor cores, also emulated, which cut sums instead of rounding them."""
+        return 5e-6 if self.runs_cuda_kernels or self.device == "cuda" else 1.5e-6
 
     def op(self, name: str) -> Any:
         return getattr(getattr(torch.ops, self.namespace), name)
@@ -62,11 +68,10 @@ class UnderTest:
 REFERENCE = UnderTest("reference")
 CPU = UnderTest("cpu")
 CUDA = UnderTest("cuda", device="cuda", dtypes=DTYPES[1:])
-INTERPRETED = triton.is_interpreted()  # Triton's kernels on the CPU, where tests/test_triton.py asks for that
 TRITON = UnderTest(
     "triton",
-    device="cpu" if INTERPRETED else "cuda",
-    dtypes=DTYPES if INTERPRETED else DTYPES[1:],
+    device="cpu" if triton.INTERPRETED else "cuda",
+    dtypes=DTYPES if triton.INTERPRETED else DTYPES[1:],
     namespace=triton.NAMESPACE,
 )
 AUTO = UnderTest("auto")  # the package's own choice
@@ -77,6 +82,15 @@ EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' lib
 def _load_emulator() -> None:
     torch.ops.load_library(EMULATOR)
     native.register(EMULATED.namespace, keeps_channels_last=lambda _: True)
+
+
+def _interpret_in_large_blocks() -> None:
+    """An operation costs Triton's interpreter the same on a large block as on a small one, about 100 us."""
+    from motionrnn_ext.backends.triton.launch import BLOCKS, MANY, Block
+
+    for op in BLOCKS:
+        size = 4096 if op == "pointwise" else 256
+        BLOCKS[op] = [(MANY, Block(size, 4), Block(size, 4))]
 
 
 def _reason_not_to(test: UnderTest) -> str | None:
@@ -92,6 +106,8 @@ CUDA_KERNELS = [t for t in KERNELS if t.runs_cuda_kernels]
 GPU_KERNELS = [t for t in KERNELS if t.runs_gpu_kernels]
 if EMULATED in ALL:
     _load_emulator()
+if TRITON in ALL and TRITON.is_slow:
+    _interpret_in_large_blocks()
 
 
 def on(tests: Iterable[UnderTest], *, dtypes: Iterable[torch.dtype] = ()) -> pytest.MarkDecorator:

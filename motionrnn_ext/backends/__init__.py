@@ -151,7 +151,7 @@ def _check_fits(name: str, first: Tensor) -> None:
 def _device_of(name: str) -> str:
     """The type of device that a backend's tensors are on; a ROCm build of PyTorch calls its own cuda, too."""
     if name == "triton":
-        return "cpu" if triton.is_interpreted() else "cuda"
+        return "cpu" if triton.INTERPRETED else "cuda"
     return name
 
 

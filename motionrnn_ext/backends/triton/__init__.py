@@ -13,7 +13,6 @@ interpreter (TRITON_INTERPRET=1 before triton is imported) they run on CPU tenso
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 from typing import Any
@@ -21,22 +20,19 @@ from typing import Any
 import torch
 
 NAMESPACE = "motionrnn_ext_triton"
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # kernels run on CPU tensors
+_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
-@torch.compiler.assume_constant_result
 def unavailable_reason() -> str | None:
     """Why the Triton kernels cannot run here, in one sentence; None if they can, and then their ops are there."""
-    if importlib.util.find_spec("triton") is None:
+    if not _IS_INSTALLED:
         return "the package triton is not installed"
-    if not (is_interpreted() or torch.cuda.is_available()):
+    if not (INTERPRETED or torch.cuda.is_available()):
         return "PyTorch finds no GPU (TRITON_INTERPRET=1 runs Triton's kernels on the CPU, slowly)"
-    importlib.import_module(f"{__name__}.ops")
+    from . import ops  # noqa: F401  # importing Triton takes a while, and Dynamo can trace this statement
+
     return None
-
-
-def is_interpreted() -> bool:
-    """Whether kernels run on CPU tensors, by Triton's interpreter."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def run(op: str, *arguments: Any) -> Any:

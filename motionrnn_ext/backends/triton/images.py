@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..layouts import is_dense
 from ..reference import memory_format
+from .scalar import narrow
 
 
 class Image(NamedTuple):
@@ -33,6 +34,18 @@ class Image(NamedTuple):
         if memory_format(t) is torch.channels_last:
             return cls(t, t.stride(0), t.shape[1])
         return cls(t, t.stride(0), 1)
+
+    @classmethod
+    def of_rows(cls, like: Tensor) -> Image:
+        """An empty one of its shape, with the channels last."""
+        batch, channels, height, width = like.shape
+        made = torch.empty_like(like, memory_format=torch.channels_last)
+        return cls(made, channels * height * width, channels)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the channels of a pixel are neighbours."""
+        return self.pixel != 1 or self.tensor.shape[1] == 1
 
     @property
     def end(self) -> int:
@@ -55,6 +68,10 @@ def channel_stride(PIXEL: tl.constexpr, size):
         return 1
 
 
+# A tile is pixels x channels (LAST), or channels x pixels: the inner axis is the one whose elements are neighbours, and
+# neighbouring threads take those.
+
+
 @triton.jit
 def as_rows(v, LAST: tl.constexpr):
     if LAST:
@@ -72,6 +89,14 @@ def as_columns(v, LAST: tl.constexpr):
 
 
 @triton.jit
+def zero_tile(PIXELS: tl.constexpr, CHANNELS: tl.constexpr, LAST: tl.constexpr, dtype: tl.constexpr):
+    if LAST:
+        return tl.zeros((PIXELS, CHANNELS), dtype)
+    else:
+        return tl.zeros((CHANNELS, PIXELS), dtype)
+
+
+@triton.jit
 def tile_pixels(tile, PIXELS: tl.constexpr, pixels, size, width, WIDE: tl.constexpr):
     """The tile's pixels: whether each exists, its image in the batch, its place in that, row and column."""
     if WIDE:
@@ -81,3 +106,25 @@ def tile_pixels(tile, PIXELS: tl.constexpr, pixels, size, width, WIDE: tl.conste
     place = pixel - b * size
     row = place // width
     return pixel < pixels, b, place, row, place - row * width
+
+
+@triton.jit
+def image_indices(at, c, size, PIXEL: tl.constexpr, LAST: tl.constexpr):
+    """Of the channels c of the pixels whose first channels are `at`."""
+    return as_rows(at, LAST) + as_columns(c * channel_stride(PIXEL, size), LAST)
+
+
+@triton.jit
+def load_image(image, at, c, inside, size, COUNT: tl.constexpr, PIXEL: tl.constexpr, LAST: tl.constexpr):
+    """Pixels x channels, as stored; 0 where a pixel is not inside."""
+    there = as_rows(inside, LAST) & as_columns(c < COUNT, LAST)
+    return tl.load(image + image_indices(at, c, size, PIXEL, LAST), mask=there, other=0)
+
+
+@triton.jit
+def store_image(
+    image, at, c, inside, size, COUNT: tl.constexpr, PIXEL: tl.constexpr, LAST: tl.constexpr, value
+):  # fmt: skip
+    there = as_rows(inside, LAST) & as_columns(c < COUNT, LAST)
+    value = narrow(value, image.dtype.element_ty)
+    tl.store(image + image_indices(at, c, size, PIXEL, LAST), value, mask=there)

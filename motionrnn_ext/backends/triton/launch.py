@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 from torch.library import custom_op, triton_op, wrap_triton
 
-from . import NAMESPACE, is_interpreted
+from . import INTERPRETED, NAMESPACE
 
 Result = TypeVar("Result")
 
@@ -27,7 +27,7 @@ def kernel_op(function: Callable[..., Any]) -> Any:
     opaque.
     """
     name = f"{NAMESPACE}::{function.__name__}"
-    if is_interpreted():
+    if INTERPRETED:
         return custom_op(name, function, mutates_args=())
     return triton_op(name, function, mutates_args={})
 
@@ -39,7 +39,7 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
 
 
 def _launchable(kernel: Any) -> Any:
-    return kernel if is_interpreted() else wrap_triton(kernel)
+    return kernel if INTERPRETED else wrap_triton(kernel)
 
 
 def log2_ceil(n: int) -> int:
@@ -51,28 +51,39 @@ def log2_ceil(n: int) -> int:
 
 
 class Block(NamedTuple):
-    """What one program takes on: elements of a pointwise op, pixels of a warp; the warps (of 32 or 64 threads) it has."""
+    """What one program takes on, elements of a pointwise op or pixels of a warp; how many warps of threads it has."""
 
     size: int
     warps: int
 
     @property
     def options(self) -> dict[str, int]:
-        return {"num_warps": self.warps, "num_stages": 1}
+        return {"num_warps": self.warps, "num_stages": 1, "enable_fp_fusion": True}
 
 
+MANY = 2**31
 # Of an op: up to so many channels, the block for float32, and for half precision.
 BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
-    "pointwise": [(2**31, Block(1024, 4), Block(1024, 4))],
-    "offset_warp": [(16, Block(64, 4), Block(64, 4)), (2**31, Block(64, 4), Block(64, 4))],
-    "offset_warp_backward": [(16, Block(64, 4), Block(64, 4)), (2**31, Block(64, 4), Block(64, 4))],
+    "pointwise": [(MANY, Block(1024, 4), Block(1024, 4))],
+    "offset_warp": [(16, Block(64, 4), Block(64, 4)), (MANY, Block(64, 8), Block(64, 8))],
+    "offset_warp_backward": [
+        (16, Block(64, 4), Block(64, 4)),
+        (32, Block(32, 4), Block(64, 8)),
+        (MANY, Block(32, 8), Block(32, 8)),
+    ],
+    "offset_warp_backward_deterministic": [
+        (16, Block(64, 4), Block(64, 4)),
+        (32, Block(16, 8), Block(64, 8)),
+        (MANY, Block(16, 8), Block(32, 8)),
+    ],
 }
 
 # What MOTIONRNN_EXT_AUTOTUNE=1 tries on the first call of an op with new channels or dtype.
 CANDIDATES = {
     "pointwise": [Block(size, warps) for size in (512, 1024, 2048) for warps in (2, 4, 8)],
     "offset_warp": [Block(size, warps) for size in (32, 64, 128) for warps in (2, 4, 8)],
-    "offset_warp_backward": [Block(size, warps) for size in (32, 64, 128) for warps in (2, 4, 8)],
+    "offset_warp_backward": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
+    "offset_warp_backward_deterministic": [Block(size, warps) for size in (16, 32, 64) for warps in (4, 8)],
 }
 _tuned: dict[tuple[str, str, int, torch.dtype, torch.device], Block] = {}
 
@@ -83,15 +94,17 @@ def block(op: str, channels: int, dtype: torch.dtype) -> Block:
     return next(half if is_half else full for limit, full, half in BLOCKS[op] if channels <= limit)
 
 
-def in_blocks(op: str, name: str, channels: int, like: Tensor, run: Callable[[Block], Result]) -> Result:
-    """run(block) with the table's block for `op`; with the fastest one for the op `name` if tuning is asked for.
+def in_blocks(
+    op: str, channels: int, like: Tensor, run: Callable[[Block], Result], kernel: str = ""
+) -> Result:
+    """run(block) with the table's block for `op`; with the fastest one for that and `kernel` if tuning is asked for.
 
     Tuning runs whole ops on their real inputs, each result apart, so that nothing is overwritten; never while a CUDA
     graph is captured or torch.compile traces, where time cannot be taken.
     """
-    key = (op, name, channels, like.dtype, like.device)
+    key = (op, kernel, channels, like.dtype, like.device)
     if key not in _tuned:
-        may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not is_interpreted()
+        may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not INTERPRETED
         if (
             not may_tune
             or type(like) not in (Tensor, torch.nn.Parameter)

@@ -8,8 +8,18 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layouts import new_image
-from .bilinear import bilinear_cell, bilinear_weights, corners_inside
-from .images import Image, as_columns, as_rows, channel_stride, needs_64_bits, tile_pixels
+from .bilinear import bilinear_cell, bilinear_corner
+from .images import (
+    Image,
+    as_columns,
+    as_rows,
+    channel_stride,
+    load_image,
+    needs_64_bits,
+    store_image,
+    tile_pixels,
+    zero_tile,
+)
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
 from .scalar import dot, narrow, sigmoid, widen
 
@@ -30,13 +40,6 @@ def load_tap(
     row, row_fraction = bilinear_cell(row + (n // K - (K - 1) // 2), row_offset, reach)
     col, col_fraction = bilinear_cell(col + (n % K - (K - 1) // 2), col_offset, reach)
     return row, col, row_fraction, col_fraction, sigmoid(widen(logit))
-
-
-@triton.jit
-def load_corner(x, at, inside, c, size, C: tl.constexpr, X_PIXEL: tl.constexpr, LAST: tl.constexpr):
-    """x at a corner of each pixel's cell: pixels x channels, 0 outside of the image."""
-    index = as_rows(at, LAST) + as_columns(c * channel_stride(X_PIXEL, size), LAST)
-    return widen(tl.load(x + index, mask=as_rows(inside, LAST) & as_columns(c < C, LAST), other=0))
 
 
 @triton.jit
@@ -64,40 +67,35 @@ def offset_warp_kernel(
     size = height * width
     exists, b, place, p_row, p_col = tile_pixels(tile, PIXELS, pixels, size, width, WIDE)
     o = part * OUT_CHANNELS + tl.arange(0, OUT_CHANNELS)
-    shape: tl.constexpr = (PIXELS, OUT_CHANNELS) if LAST else (OUT_CHANNELS, PIXELS)
-    acc = tl.zeros(shape, offset.dtype.element_ty)
+    acc = zero_tile(PIXELS, OUT_CHANNELS, LAST, offset.dtype.element_ty)
     for n in range(K * K):
         row, col, row_fraction, col_fraction, mask = load_tap(
             offset, mask_logits, offset_batch, mask_batch, n, exists, b, place, p_row, p_col, height, width,
             K, OFFSET_PIXEL, MASK_PIXEL,
         )  # fmt: skip
-        i00, i01, i10, i11 = corners_inside(row, col, exists, height, width)
-        w00, w01, w10, w11 = bilinear_weights(row_fraction, col_fraction)
-        at00 = b * x_batch + (row * width + col) * X_PIXEL
-        at10 = at00 + width * X_PIXEL
+        at = b * x_batch + (row * width + col) * X_PIXEL
         for first in range(0, C, CHANNELS):
             c = first + tl.arange(0, CHANNELS)
-            v00 = load_corner(x, at00, i00, c, size, C, X_PIXEL, LAST)
-            v01 = load_corner(x, at00 + X_PIXEL, i01, c, size, C, X_PIXEL, LAST)
-            v10 = load_corner(x, at10, i10, c, size, C, X_PIXEL, LAST)
-            v11 = load_corner(x, at10 + X_PIXEL, i11, c, size, C, X_PIXEL, LAST)
-            sample = as_rows(mask * w00, LAST) * v00 + as_rows(mask * w01, LAST) * v01
-            sample += as_rows(mask * w10, LAST) * v10 + as_rows(mask * w11, LAST) * v11
-            sample = narrow(sample, weight.dtype.element_ty)  # pixels x channels
+            sample = zero_tile(PIXELS, CHANNELS, LAST, acc.dtype)  # pixels x channels
+            for corner in tl.static_range(4):
+                inside, share, _, _ = bilinear_corner(
+                    corner, row, col, row_fraction, col_fraction, exists, height, width
+                )
+                at_corner = at + (width * (corner // 2) + corner % 2) * X_PIXEL
+                value = load_image(x, at_corner, c, inside, size, C, X_PIXEL, LAST)
+                sample += as_rows(mask * share, LAST) * widen(value)
+            sample = narrow(sample, weight.dtype.element_ty)
             w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, LAST)
             if LAST:
                 acc = dot(sample, w, acc, PRECISION)
             else:
                 acc = dot(w, sample, acc, PRECISION)
-    index = as_rows(b * (C_OUT * size) + place * OUT_PIXEL, LAST)
-    index += as_columns(o * channel_stride(OUT_PIXEL, size), LAST)
-    inside = as_rows(exists, LAST) & as_columns(o < C_OUT, LAST)
-    tl.store(out + index, narrow(acc, out.dtype.element_ty), mask=inside)
+    store_image(out, b * (C_OUT * size) + place * OUT_PIXEL, o, exists, size, C_OUT, OUT_PIXEL, LAST, acc)
 
 
-def channel_block(channels: int) -> int:
-    """How many channels a tile has: tensor cores take no fewer than 16, registers no more than 64."""
-    return min(max(16, 2 ** log2_ceil(channels)), 64)
+def channel_block(channels: int, most: int) -> int:
+    """How many channels a tile has: tensor cores take no fewer than 16, registers hold no more than `most`."""
+    return min(max(16, 2 ** log2_ceil(channels)), most)
 
 
 def weight_strides(weight: Tensor) -> tuple[Tensor, dict[str, int]]:
@@ -118,15 +116,15 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
     pixels = batch * height * width
 
     def in_block(block: Block) -> Tensor:
-        of_out = channel_block(out.shape[1])
+        of_out = channel_block(out.shape[1], 64)
         launch(
             offset_warp_kernel, triton.cdiv(pixels, block.size) * triton.cdiv(out.shape[1], of_out),
             image.tensor, motion.tensor, mask.tensor, taps, out, image.batch, motion.batch, mask.batch,
             height, width, pixels, C=channels, C_OUT=out.shape[1], K=weight.shape[2],
             X_PIXEL=image.pixel, OFFSET_PIXEL=motion.pixel, MASK_PIXEL=mask.pixel, OUT_PIXEL=Image.of(out).pixel,
-            **strides, PIXELS=block.size, CHANNELS=channel_block(channels), OUT_CHANNELS=of_out,
+            **strides, PIXELS=block.size, CHANNELS=channel_block(channels, 32), OUT_CHANNELS=of_out,
             PRECISION=PRECISION, WIDE=needs_64_bits(image, motion, mask, Image.of(out)), **block.options,
         )  # fmt: skip
         return out
 
-    return in_blocks("offset_warp", "offset_warp", channels, x, in_block)
+    return in_blocks("offset_warp", channels, x, in_block)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import is_interpreted
+from . import INTERPRETED as _INTERPRETED
 
-INTERPRETED = tl.constexpr(is_interpreted())
+INTERPRETED = tl.constexpr(_INTERPRETED)
 
 
 @triton.jit
@@ -45,6 +45,8 @@ def widen(stored):
     """In the dtype of arithmetic: float32, or float64 for float64."""
     if stored.dtype == tl.float64:
         return stored
+    elif INTERPRETED and stored.dtype == tl.bfloat16:  # Triton's interpreter mistakes subnormal numbers
+        return (stored.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     else:
         return stored.to(tl.float32)
 
@@ -52,11 +54,14 @@ def widen(stored):
 @triton.jit
 def narrow(value, dtype: tl.constexpr):
     """In the dtype of storage, rounded to nearest even."""
-    if INTERPRETED and dtype == tl.bfloat16:  # Triton's interpreter cuts the bits off
+    if (
+        INTERPRETED and dtype == tl.bfloat16
+    ):  # Triton's interpreter cuts the bits off, and mistakes subnormal numbers
         bits = value.to(tl.float32).to(tl.int32, bitcast=True)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
-        value = tl.where(value == value, rounded.to(tl.float32, bitcast=True), value.to(tl.float32))
-    return value.to(dtype)
+        bits = tl.where(value == value, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
+        return (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        return value.to(dtype)
 
 
 @triton.jit

@@ -1,0 +1,368 @@
+"""What Triton makes of every kernel, compiled ahead of time for GPUs that need not be there.
+
+    python tests/triton_static.py             compile everything, compare with the committed table, as the test does
+    python tests/triton_static.py --update    write the rows into the table, and the short table into docs/kernels.md
+
+The kernels are compiled as the launchers launch them: those run on CPU tensors here, and each launch is written down
+instead. The table, benchmarks/results/triton_static.json, has a row per Triton, kernel and GPU. Only rows of the
+installed Triton are compared with: another one's registers are another's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from case import channels_last
+from cases import POINTWISE
+from cuda_binary import INSTRUCTION, ROOT, counted_as, find_tool, occupancy, run
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TABLE = ROOT / "benchmarks" / "results" / "triton_static.json"
+PAGE = ROOT / "docs" / "kernels.md"
+MARKERS = ("<!-- triton report -->\n", "<!-- end of triton report -->\n")
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SHAPE = (16, 16, 64, 64)
+CHANNELS = (16, 32, 64)  # of a warp, one for each line of the table of blocks
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OF_TORCH = {
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64",
+}  # fmt: skip
+
+Row = dict[str, Any]
+Table = dict[str, dict[str, Row]]  # by kernel, then GPU
+Tables = dict[str, Table]  # by Triton
+
+
+# ---- the launches ------------------------------------------------------------------------------------------
+
+
+class Launch(NamedTuple):
+    """One form of a kernel: its name in the table, and what Triton compiles."""
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    divisible: list[str]  # arguments that are multiples of 16
+    options: dict[str, int]
+
+
+@cache
+def launches(precision: str) -> dict[str, Launch]:
+    """All forms of all kernels. precision: of float32 products, which differs between makers of GPUs."""
+    found: dict[str, Launch] = {}
+    for name, dtype in DTYPES.items():
+        for op in POINTWISE:
+            _record(found, name, partial(_run_pointwise, op, dtype), precision)
+        for channels in CHANNELS:
+            for layout in ("", " channels_last"):
+                run_warp = partial(_run_warp, dtype, channels, bool(layout))
+                _record(found, f"{name} C{channels}{layout}", run_warp, precision)
+    return found
+
+
+def is_compiled(name: str, target: str) -> bool:
+    """More channels are the same code in other blocks: one target says enough of those."""
+    return target == "sm_90" or not any(f"C{channels}" in name for channels in CHANNELS[1:])
+
+
+def _run_pointwise(op: str, dtype: torch.dtype) -> None:
+    from motionrnn_ext.backends.triton import motion_gru, recurrent_gates
+
+    batch, channels, height, width = SHAPE
+    made = []
+    for name in POINTWISE[op]:
+        name, _, streams = name.partition(":")
+        state = name in ("offset", "trend")
+        made.append(
+            torch.empty(
+                batch, channels * int(streams or 1), height, width, dtype=torch.float32 if state else dtype
+            )
+        )
+    module = motion_gru if hasattr(motion_gru, op) else recurrent_gates
+    parameters = {"motion_update": [0.5], "memory_update": [1.0]}.get(op, [])
+    forward, backward = getattr(module, op), getattr(module, f"{op}_backward")
+    variants = [made, [*made[:2], None]] if op == "highway_output" else [made]
+    for inputs in variants:
+        out = forward(*inputs, *parameters)
+        grads = out if isinstance(out, tuple) else (out,)
+        backward(*grads, *(inputs[:3] if op == "motion_update" else inputs), *parameters)
+
+
+def _run_warp(dtype: torch.dtype, channels: int, last: bool) -> None:
+    from motionrnn_ext.backends.triton.offset_warp import offset_warp
+    from motionrnn_ext.backends.triton.offset_warp_backward import offset_warp_backward
+
+    batch, _, height, width = SHAPE
+    shapes = [(channels, dtype), (18, torch.float32), (9, dtype)]
+    inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in shapes]
+    if last:
+        inputs = [channels_last(t) for t in inputs]
+    inputs.append(torch.empty(channels, channels, 3, 3, dtype=dtype))
+    out = offset_warp(*inputs)
+    for deterministic in (False, True):
+        offset_warp_backward(out, *inputs, 15, deterministic)
+
+
+def _record(found: dict[str, Launch], form: str, call: Callable[[], None], precision: str) -> None:
+    from motionrnn_ext.backends.triton import launch, offset_warp, offset_warp_backward
+
+    class Recorder:
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return self.record
+
+        def record(self, *arguments: Any, **named: Any) -> None:
+            entry = _entry(self.kernel, form, arguments, named)
+            found.setdefault(entry.name, entry)
+
+    before = launch._launchable, offset_warp.PRECISION, offset_warp_backward.PRECISION
+    launch._launchable = Recorder
+    offset_warp.PRECISION = offset_warp_backward.PRECISION = precision
+    try:
+        call()
+    finally:
+        launch._launchable, offset_warp.PRECISION, offset_warp_backward.PRECISION = before
+
+
+def _entry(kernel: Any, form: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Launch:
+    options = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
+    values = dict(zip(kernel.arg_names, arguments)) | named
+    signature, constants = {}, {}
+    for name in kernel.arg_names:
+        value = values[name]
+        if isinstance(value, Tensor):
+            signature[name] = OF_TORCH[value.dtype]
+        elif name in named or (isinstance(value, int) and value == 1):  # as Triton specialises
+            signature[name], constants[name] = "constexpr", value
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+    divisible = [
+        name
+        for name, kind in signature.items()
+        if kind.startswith("*") or (kind == "i32" and values[name] % 16 == 0)
+    ]
+    what = kernel.__name__.removesuffix("_kernel")
+    if values.get("SQUASH"):
+        what += ", a squashed"
+    if values.get("DETERMINISTIC"):
+        what += ", deterministic"
+    return Launch(f"{what}: {form}", kernel, signature, constants, divisible, options)
+
+
+# ---- the compiler ------------------------------------------------------------------------------------------
+
+
+def compile_one(launch: Launch, target: str) -> Row:
+    place = {name: (i,) for i, name in enumerate(launch.signature)}
+    source = ASTSource(
+        launch.kernel,
+        launch.signature,
+        {place[name]: value for name, value in launch.constants.items()},
+        {place[name]: [["tt.divisibility", 16]] for name in launch.divisible},
+    )
+    built = triton.compile(source, target=TARGETS[target], options=dict(launch.options))
+    row = {"warps": launch.options.get("num_warps", 4), "shared": built.metadata.shared}
+    if target.startswith("gfx"):
+        return row | _read_amd(built.asm["amdgcn"])
+    return row | _read_cubin(built.asm["cubin"], int(target.removeprefix("sm_")), row)
+
+
+def _read_cubin(cubin: bytes, architecture: int, row: Row) -> Row:
+    cuobjdump = find_tool("cuobjdump")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, sass = (run(cuobjdump, flag, file.name) for flag in ("-res-usage", "-sass"))
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+    counts: Counter[str] = Counter()
+    for line in sass.splitlines():
+        if (found := INSTRUCTION.match(line)) and found[1] != "NOP":
+            counts.update(counted_as(found[1]))
+    fraction, limit = occupancy(architecture, 32 * row["warps"], registers, row["shared"])
+    return {"registers": registers, "stack": stack, "occupancy": round(fraction, 3), "limit": limit, **counts}
+
+
+def _read_amd(assembly: str) -> Row:
+    def number(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
+
+    instructions = Counter(re.findall(r"^\t([a-z]\w+)", assembly, re.MULTILINE))
+
+    def count(prefix: str) -> int:
+        return sum(n for name, n in instructions.items() if name.startswith(prefix))
+
+    found = {
+        "registers": number("vgpr_count"),
+        "spills": number("vgpr_spill_count") + number("sgpr_spill_count"),
+        "instructions": sum(instructions.values()),
+        "load": count("global_load") + count("buffer_load"),
+        "mfma": count("v_mfma"),
+        "atomic": count("global_atomic") + count("buffer_atomic"),
+    }
+    return found
+
+
+def _compile_named(job: tuple[str, str]) -> tuple[str, str, Row | str]:
+    """In a process of its own: launches do not travel between processes, their names do."""
+    name, target = job
+    torch.set_num_threads(1)
+    try:
+        return name, target, compile_one(launches(precision_on(target))[name], target)
+    except Exception as error:  # of the compiler: any
+        return name, target, f"does not compile: {error}"
+
+
+def precision_on(target: str) -> str:
+    return "ieee" if target.startswith("gfx") else "tf32x3"
+
+
+def compile_all(matching: str = "") -> tuple[Table, list[str]]:
+    """The rows, and what does not compile."""
+    names = [name for name in launches("ieee") if matching in name]
+    jobs = [(name, target) for name in names for target in TARGETS if is_compiled(name, target)]
+    table: Table = {}
+    failed = []
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        for name, target, row in pool.map(_compile_named, jobs, chunksize=2):
+            if isinstance(row, str):
+                failed.append(f"{name} for {target}: {row}")
+            else:
+                table.setdefault(name, {})[target] = row
+    return table, failed
+
+
+# ---- the rules ---------------------------------------------------------------------------------------------
+
+
+def problems(table: Table, committed: Table | None) -> list[str]:
+    """Everything that makes the test fail, a sentence each. committed: the rows of the same Triton, if there are."""
+    found = []
+    for name, rows in table.items():
+        for target, row in rows.items():
+            complaints = broken_promises(name, row)
+            if committed is not None:
+                before = committed.get(name, {}).get(target)
+                complaints += (
+                    ["not in the committed table (--update)"] if before is None else worse(row, before)
+                )
+            found += [f"{name} for {target}: {complaint}" for complaint in complaints]
+    gone = [name for name in committed or {} if name not in table]
+    return found + [f"{name}: in the committed table, not among the kernels (--update)" for name in gone]
+
+
+def broken_promises(name: str, row: Row) -> list[str]:
+    """What a kernel's code must have or must not have, whoever compiled it."""
+    broken = []
+    if spilled := row.get("LDL/STL", 0) + row.get("spills", 0):
+        broken.append(f"{spilled} accesses of local memory (spills)")
+    of_warp = name.startswith(("offset_warp:", "offset_warp_backward"))
+    if of_warp and "bf16" in name and not row.get("HMMA", 0) + row.get("WGMMA", 0) + row.get("mfma", 0):
+        broken.append("no tensor cores")
+    return broken
+
+
+def worse(row: Row, before: Row) -> list[str]:
+    return [
+        f"{key} {before.get(key, 0)} -> {row.get(key, 0)}"
+        for key in ("registers", "stack")
+        if row.get(key, 0) > before.get(key, 0)
+    ]
+
+
+# ---- the committed table, and its short form ---------------------------------------------------------------
+
+
+def read_table() -> Tables:
+    tables: Tables = {}
+    for row in json.loads(TABLE.read_text()) if TABLE.is_file() else ():
+        kernels = tables.setdefault(row.pop("triton"), {})
+        kernels.setdefault(row.pop("kernel"), {})[row.pop("gpu")] = row
+    return tables
+
+
+def write_table(tables: Tables) -> None:
+    """A line per row, so that a change reads well in a diff."""
+    rows = [
+        json.dumps({"triton": version, "kernel": name, "gpu": target} | row)
+        for version, table in sorted(tables.items())
+        for name, rows in sorted(table.items())
+        for target, row in sorted(rows.items())
+    ]
+    TABLE.write_text("[\n" + ",\n".join(rows) + "\n]\n")
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "registers": lambda row: str(row["registers"]),
+    "shared memory": lambda row: str(row["shared"]),
+    "warps": lambda row: str(row["warps"]),
+    "occupancy": lambda row: f"{row['occupancy']:.0%}",
+    "instructions": lambda row: str(row["instructions"]),
+    "LDG (16 bytes)": lambda row: f"{row.get('LDG', 0)} ({row.get('LDG.128', 0)})",
+    "RED (vectors)": lambda row: f"{row.get('RED', 0)} ({row.get('RED.vector', 0)})",
+}
+
+
+def markdown(tables: Tables) -> str:
+    """What every Triton of the table makes of a kernel for sm_90, for readers."""
+    versions = sorted(tables, reverse=True)
+    lines = [f"sm_90. Where two figures stand: Triton {' / '.join(versions)}.\n"]
+    lines += ["| " + " | ".join(["kernel", *COLUMNS]) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
+    for name in sorted({name for table in tables.values() for name in table}):
+        rows = [tables[version][name]["sm_90"] for version in versions if name in tables[version]]
+        cells = [[show(row) for row in rows] for show in COLUMNS.values()]
+        merged = [cell[0] if len(set(cell)) == 1 else " / ".join(cell) for cell in cells]
+        lines.append("| " + " | ".join([f"`{name}`", *merged]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page_with(table: str, page: str) -> str:
+    begin, end = MARKERS
+    before, _, rest = page.partition(begin)
+    return before + begin + table + end + rest.partition(end)[2]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("matching", nargs="?", default="", help="only kernels whose name contains this")
+    parser.add_argument("--update", action="store_true", help="write the committed table and docs/kernels.md")
+    options = parser.parse_args()
+    table, failed = compile_all(options.matching)
+    tables = read_table()
+    if options.update:
+        kept = tables.get(triton.__version__, {}) if options.matching else {}
+        tables[triton.__version__] = kept | table
+        write_table(tables)
+        PAGE.write_text(page_with(markdown(tables), PAGE.read_text()))
+    found = failed + problems(table, None if options.matching else tables.get(triton.__version__))
+    print("\n".join(found) or f"{len(table)} kernels, Triton {triton.__version__}: nothing is wrong")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
