@@ -1,7 +1,8 @@
 """The implementations that a GPU row compares, each in the same form: prepared inputs, a function, its parameters.
 
 ours                    the package's kernels
-ours, deterministic     under torch.use_deterministic_algorithms(True)
+triton                  the package's Triton kernels
+..., deterministic      under torch.use_deterministic_algorithms(True)
 reference               the package's plain PyTorch, eager
 reference, compiled     by torch.compile
 plain                   the cell as one writes it from the equations (`plain_cell`), eager
@@ -20,8 +21,8 @@ from gpu_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotan
 from plain_cell import PlainCell
 from torch import Tensor
 
-from motionrnn_ext import MotionGRUCell, backend, ops
-from motionrnn_ext.backends import native
+from motionrnn_ext import MotionGRUCell, backend, backends, ops
+from motionrnn_ext.backends import native, triton
 from motionrnn_ext.backends.reference import memory_format
 
 Function = Callable[..., object]
@@ -97,16 +98,18 @@ def _laid_out(t: Tensor, layout: str) -> Tensor:
 def implementation(name: str, layout: str, case: Case, device: str) -> Implementation:
     """One of the implementations in the docstring above, for a case."""
     base, _, variant = name.partition(", ")
+    if base == "triton" and (why := backends.unavailable_reason(base)):
+        raise Unavailable(why)
     if case.op == "MotionGRUCell":
         made = _cell(base, layout, case, device)
     elif base == "torchvision":
         made = _torchvision(case)
     elif case.direction == BACKWARD:
-        made = _raw_backward(layout, case, variant)
+        made = _raw_backward(base, layout, case, variant)
     elif base == "reference":
         made = Implementation(base, layout, reference_function(case.op))
     else:
-        made = Implementation(base, layout, _ours(case.op))
+        made = Implementation(base, layout, _op(base, case.op))
     made.name = name
     if variant == "compiled":
         made.function = torch.compile(made.function, dynamic=False, fullgraph=True)
@@ -114,9 +117,21 @@ def implementation(name: str, layout: str, case: Case, device: str) -> Implement
     return made
 
 
-def _ours(op: str) -> Function:
+def _op(base: str, op: str) -> Function:
     function, numbers = getattr(ops, op), NUMBERS.get(op, ())
-    return lambda *tensors: function(*tensors, *numbers)
+    return _on(base, lambda *tensors: function(*tensors, *numbers))
+
+
+def _on(base: str, function: Function) -> Function:
+    """With the backend that an implementation's name asks for; ours is the one in force."""
+    if base not in ("reference", "triton"):
+        return function
+
+    def chosen(*inputs: Tensor) -> object:
+        with backend(base):
+            return function(*inputs)
+
+    return chosen
 
 
 def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
@@ -125,17 +140,10 @@ def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
     module.load_state_dict(case.cell_weights(), strict=True)
     module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])
     parameters = [p for _, p in sorted(module.named_parameters())]
-    function: Function = module
-    if base == "reference":
-
-        def function(*inputs: Tensor) -> object:
-            with backend("reference"):
-                return module(*inputs)
-
-    return Implementation(base, layout, function, parameters)
+    return Implementation(base, layout, _on(base, module), parameters)
 
 
-def _raw_backward(layout: str, case: Case, variant: str) -> Implementation:
+def _raw_backward(base: str, layout: str, case: Case, variant: str) -> Implementation:
     """The warp's backward op by itself: its arguments are grad and the inputs, and what the flag would have set."""
     if case.op != "offset_warp":
         raise ValueError(f"{case}: backward by itself is measured for offset_warp")
@@ -147,10 +155,12 @@ def _raw_backward(layout: str, case: Case, variant: str) -> Implementation:
         grad = cotangents([torch.empty_like(x, memory_format=memory_format(x))])  # C_out is C
         return [*grad, *inputs]
 
-    def function(*tensors: Tensor) -> object:
-        return native.run("offset_warp_backward", *tensors, wanted, deterministic)
+    library = triton if base == "triton" else native
 
-    return Implementation("ours", layout, function, prepare=prepare)
+    def function(*tensors: Tensor) -> object:
+        return library.run("offset_warp_backward", *tensors, wanted, deterministic)
+
+    return Implementation(base, layout, function, prepare=prepare)
 
 
 def _torchvision(case: Case) -> Implementation:

@@ -17,6 +17,7 @@ DIRECTIONS = (FORWARD, BOTH)
 Implementations = tuple[tuple[str, str], ...]  # names and layouts
 
 OURS: Implementations = tuple(("ours", layout) for layout in LAYOUTS)
+TRITON: Implementations = tuple(("triton", layout) for layout in LAYOUTS)
 REFERENCE: Implementations = (
     ("reference", "NCHW"),
 )  # its gathers take NCHW; channels_last would only be copied
@@ -61,15 +62,18 @@ def peers(case: Case) -> Implementations:
 def _targets(maps: GpuMaps) -> Iterator[Comparison]:
     for dtype in DTYPES:
         cell = Case("MotionGRUCell", maps.small, dtype, BOTH)
-        yield Comparison(cell, (*OURS, *PLAIN, *PLAIN_COMPILED, *REFERENCE))
+        yield Comparison(cell, (*OURS, *TRITON, *PLAIN, *PLAIN_COMPILED, *REFERENCE))
     yield _usual(Case("offset_warp", maps.full, "bfloat16", FORWARD))
     for shape in (maps.full, maps.large):
         warp = Case("offset_warp", shape, "float32", BOTH)
-        yield Comparison(warp, (*OURS, ("ours, deterministic", "channels_last"), *peers(warp)))
+        deterministic = ("ours, deterministic", "channels_last")
+        yield Comparison(warp, (*OURS, *TRITON, deterministic, *peers(warp)))
     for dtype, shape in product(DTYPES, (maps.full, maps.large, maps.small)):
         yield Comparison(Case("offset_warp", shape, dtype, BACKWARD), _both_modes())
     for shape, op, dtype, direction in product((maps.full, maps.small), POINTWISE, DTYPES, DIRECTIONS):
         yield _usual(Case(op, shape, dtype, direction))
+    for op in ("offset_warp", *POINTWISE):
+        yield Comparison(Case(op, maps.large, "float32", BOTH), (*OURS, *TRITON, *COMPILED))
 
 
 def _experiments(maps: GpuMaps) -> Iterator[Comparison]:
@@ -112,11 +116,11 @@ def _compiled(maps: GpuMaps, planned: Sequence[Comparison]) -> Iterator[Comparis
 
 
 def _usual(case: Case) -> Comparison:
-    return Comparison(case, (*OURS, *peers(case)))
+    return Comparison(case, (*OURS, *TRITON, *peers(case)))
 
 
 def _both_modes() -> Implementations:
-    return (*OURS, *[("ours, deterministic", layout) for layout in LAYOUTS])
+    return (*OURS, *TRITON, *[("ours, deterministic", layout) for layout in LAYOUTS])
 
 
 def _is_compiled(comparison: Comparison) -> bool:

@@ -7,7 +7,7 @@
 A comparison is one case (op, direction, shape, dtype) by several implementations: results are compared with float64
 first, then all are timed in turns. Comparisons stand in the order of what they decide; those that the seconds do not
 reach are listed as not run. ROWS is written after each one. The last form only compiles what the comparisons will
-compile, so that several processes can do it while something else is built.
+compile (torch.compile, Triton), so that several processes can do it while something else is built.
 
 Inputs rotate through 2 to 16 sets, enough for twice the L2 cache where 16 do; `cold` says whether they did. float32
 convolutions may use tf32 while timed (PyTorch's default), in every implementation; never while compared.
@@ -209,7 +209,7 @@ def fill_compile_cache(comparisons: Iterable[Comparison], device: str) -> int:
         torch.cuda.set_per_process_memory_fraction(0.13)
     for comparison in comparisons:
         for name, layout in comparison.implementations:
-            if name.endswith("compiled"):
+            if name.endswith("compiled") or name.startswith("triton"):
                 started = time.monotonic()
                 case = comparison.case
                 torch.compiler.reset()

@@ -18,7 +18,7 @@ from typing import Any
 from cases import GPU_MAPS
 from gpu_targets import Row, Rows, Target, targets
 
-PEERS = ("reference", "reference, compiled", "torchvision", "plain", "plain, compiled")
+PEERS = ("triton", "reference", "reference, compiled", "torchvision", "plain", "plain, compiled")
 EMPTY = {"rows": [], "not_run": [], "ceilings": None, "gpu": None}
 
 

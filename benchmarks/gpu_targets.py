@@ -1,4 +1,4 @@
-"""What the CUDA backend is to reach on a card that is at hand, checked on measured rows."""
+"""What the CUDA and Triton backends are to reach on a card that is at hand, checked on measured rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ OVER_TORCHVISION = 2.0  # forward and backward, float32
 DETERMINISTIC = {"large": 4.0, "full": 4.0, "small": 2.0}  # times the default backward, at most
 CELL_OVER_PLAIN, CELL_OVER_COMPILED = 4.0, 1.2  # forward and backward, small shape, in a graph and eager
 KEPT_OF_PLAIN, KEPT_OF_REFERENCE = 1 / 20, 1 / 50  # bytes for backward: cell, offset_warp
+# Triton's times over those of the CUDA kernels, at most; times of torch.compile(reference) over Triton's, at least.
+TRITON_POINTWISE, TRITON_WARP = 1.1, {"forward": 1.5, "backward": 2.0}
+TRITON_OVER_COMPILED = {"offset_warp": 2.0, "pointwise": 0.95}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def targets(rows: Rows, maps: GpuMaps) -> list[Target]:
         *_deterministic(rows, maps),
         *_cell(rows, maps),
         *_kept(rows, maps),
+        *_triton_beside_cuda(rows, maps),
+        *_triton_over_compiled(rows, maps),
     ]
 
 
@@ -166,6 +171,40 @@ def _kept(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
             if kept:
                 measured.append((row["kept_bytes"] / min(kept), row))
         yield _worst(what, measured, part, at_least=False, form=_as_part)
+
+
+def _triton_beside_cuda(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+    pointwise = [r for shape in (maps.full, maps.small) for r in _pointwise_rows(rows, shape)]
+    yield _triton_ratio("pointwise", pointwise, TRITON_POINTWISE, rows)
+    for direction, limit in TRITON_WARP.items():
+        warps = rows.where(op="offset_warp", direction=direction, implementation="ours")
+        yield _triton_ratio(f"offset_warp {direction}", warps, limit, rows)
+
+
+def _triton_ratio(what: str, ours: Iterable[Row], limit: float, rows: Rows) -> Target:
+    """Layout by layout."""
+    measured = []
+    for row in ours:
+        same = [r for r in rows.beside(row, "triton") if r["layout"] == row["layout"]]
+        if same and row["graph_us"] and same[0]["graph_us"]:
+            measured.append((same[0]["graph_us"] / row["graph_us"], row))
+    what = f"triton, {what}: at most {limit:g}x the time of the CUDA kernels"
+    return _worst(what, measured, limit, at_least=False, form=lambda v: f"{v:.2f}x")
+
+
+def _triton_over_compiled(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+    """The faster layout of each."""
+    for name, limit in TRITON_OVER_COMPILED.items():
+        measured = []
+        for op in POINTWISE if name == "pointwise" else (name,):
+            for row in rows.where(op=op, shape=str(maps.large), implementation="triton"):
+                ratio = rows.ratio(row, "reference, compiled", "graph_us")
+                if ratio is not None and row["graph_us"] == min(
+                    r["graph_us"] for r in rows.beside(row, "triton")
+                ):
+                    measured.append((ratio, row))
+        what = f"triton, {name} at {maps.large}: at least {limit:g}x reference, compiled"
+        yield _worst(what, measured, limit, at_least=True, form=lambda v: f"{v:.2f}x")
 
 
 def _as_part(value: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import __version__, backends
-from .backends import native
+from .backends import native, triton
 
 _PACKAGES = ("triton", "lightning", "torchmetrics", "scikit-image", "scikit-learn", "matplotlib", "rich")
 
@@ -35,6 +35,11 @@ def collect() -> dict[str, Any]:
         "load_errors": {name: _line(error) for name, error in native.load_errors.items()},
         "build": {key: _value(value) for key, value in native.build_info().items()},
         "compiler": _compiler(),
+        "triton": {
+            "interpreted": triton.INTERPRETED,
+            "c_compiler": triton.c_compiler(),
+            "python_headers": _optional(triton.python_headers()),
+        },
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
     }
@@ -62,7 +67,8 @@ def text(facts: dict[str, Any]) -> str:
     lines += [f"  {key:<18} {value}" for key, value in facts["build"].items()]
     lines += [
         "",
-        f"compiler       {facts['compiler'] or 'none found; building, and Triton at its first launch, need one'}",
+        f"compiler       {facts['compiler'] or 'none found; building needs one'}",
+        f"triton         {_triton(facts['triton'])}",
     ]
     lines += ["", "packages"]
     lines += [f"  {name:<12} {version or 'not installed'}" for name, version in facts["packages"].items()]
@@ -72,6 +78,17 @@ def text(facts: dict[str, Any]) -> str:
 def _device(index: int) -> str:
     """Name and compute capability, in the notation of the architectures that were built."""
     return "{} ({}.{})".format(torch.cuda.get_device_name(index), *torch.cuda.get_device_capability(index))
+
+
+def _triton(facts: dict[str, Any]) -> str:
+    if facts["interpreted"]:
+        return "interpreted on the CPU (TRITON_INTERPRET=1)"
+    compiler = facts["c_compiler"] or "no C compiler (gcc, clang or CC)"
+    return f"at its first launch takes {compiler}, {facts['python_headers'] or 'no Python.h'}"
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _value(value: object) -> str:

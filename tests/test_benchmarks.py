@@ -178,6 +178,7 @@ def test_the_plan_has_every_row():
                 for direction in directions:
                     names = planned[gpu_cases.Case(op, shape, dtype, direction)]
                     assert {("ours", "NCHW"), ("ours", "channels_last"), ("reference", "NCHW"),
+                            ("triton", "NCHW"), ("triton", "channels_last"),
                             ("reference, compiled", "NCHW")} <= names  # fmt: skip
                     assert op != "MotionGRUCell" or {("plain", "NCHW"), ("plain, compiled", "NCHW")} <= names
                     assert (op, dtype) != ("offset_warp", "float32") or ("torchvision", "NCHW") in names
@@ -211,7 +212,7 @@ def _report(ours_us: float, peer_us: float) -> dict:
 
 def test_the_plan_measures_what_the_targets_need():
     found = gpu_targets.targets(gpu_targets.Rows(_report(1.0, 10.0)), cases.GPU_MAPS)
-    assert len(found) == 18 and [t.what for t in found if t.met is None] == []
+    assert len(found) == 23 and [t.what for t in found if t.met is None] == []
 
 
 def test_targets_are_met_and_missed():

@@ -130,6 +130,7 @@ def test_deterministic_gradients_are_bitwise_repeatable(on: UnderTest):
         for t in warp_inputs(generator(), 2, 16, height=9, width=15, offset=lambda n: 6 * n).values()
     ]
     grad = torch.randn(inputs[0].shape, generator=generator(1)).to(on.device)
-    first, *others = (on.op("offset_warp_backward")(grad, *inputs, 15, True) for _ in range(30))
+    times = 3 if on.is_slow else 30
+    first, *others = (on.op("offset_warp_backward")(grad, *inputs, 15, True) for _ in range(times))
     for other in others:
         assert all(a.equal(b) for a, b in zip(first, other))

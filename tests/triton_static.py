@@ -202,6 +202,7 @@ def _read_cubin(cubin: bytes, architecture: int, row: Row) -> Row:
     for line in sass.splitlines():
         if (found := INSTRUCTION.match(line)) and found[1] != "NOP":
             counts.update(counted_as(found[1]))
+            counts.update(["MMA"] if re.match(r"\w*MMA", found[1]) else [])  # HMMA, HGMMA, UTCHMMA
     fraction, limit = occupancy(architecture, 32 * row["warps"], registers, row["shared"])
     return {"registers": registers, "stack": stack, "occupancy": round(fraction, 3), "limit": limit, **counts}
 
@@ -215,15 +216,15 @@ def _read_amd(assembly: str) -> Row:
     def count(prefix: str) -> int:
         return sum(n for name, n in instructions.items() if name.startswith(prefix))
 
-    found = {
+    return {
         "registers": number("vgpr_count"),
-        "spills": number("vgpr_spill_count") + number("sgpr_spill_count"),
+        "stack": number("private_segment_fixed_size"),
         "instructions": sum(instructions.values()),
+        "MMA": count("v_mfma"),
         "load": count("global_load") + count("buffer_load"),
-        "mfma": count("v_mfma"),
         "atomic": count("global_atomic") + count("buffer_atomic"),
+        "scratch": count("scratch_"),
     }
-    return found
 
 
 def _compile_named(job: tuple[str, str]) -> tuple[str, str, Row | str]:
@@ -277,11 +278,11 @@ def problems(table: Table, committed: Table | None) -> list[str]:
 def broken_promises(name: str, row: Row) -> list[str]:
     """What a kernel's code must have or must not have, whoever compiled it."""
     broken = []
-    if spilled := row.get("LDL/STL", 0) + row.get("spills", 0):
+    if spilled := row.get("LDL/STL", 0) + row.get("scratch", 0):
         broken.append(f"{spilled} accesses of local memory (spills)")
     of_warp = name.startswith(("offset_warp:", "offset_warp_backward"))
-    if of_warp and "bf16" in name and not row.get("HMMA", 0) + row.get("WGMMA", 0) + row.get("mfma", 0):
-        broken.append("no tensor cores")
+    if of_warp and "bf16" in name and not row.get("MMA", 0):
+        broken.append("no matrix instructions")
     return broken
 
 

@@ -38,9 +38,8 @@ class Image(NamedTuple):
     @classmethod
     def of_rows(cls, like: Tensor) -> Image:
         """An empty one of its shape, with the channels last."""
-        batch, channels, height, width = like.shape
         made = torch.empty_like(like, memory_format=torch.channels_last)
-        return cls(made, channels * height * width, channels)
+        return cls(made, like[0].numel(), like.shape[1])
 
     @property
     def has_rows(self) -> bool:

@@ -72,7 +72,7 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
         (MANY, Block(32, 8), Block(32, 8)),
     ],
     "offset_warp_backward_deterministic": [
-        (16, Block(64, 4), Block(64, 4)),
+        (16, Block(32, 4), Block(64, 4)),
         (32, Block(16, 8), Block(64, 8)),
         (MANY, Block(16, 8), Block(32, 8)),
     ],

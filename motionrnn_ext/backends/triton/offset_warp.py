@@ -23,19 +23,13 @@ from .images import (
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
 from .scalar import dot, narrow, sigmoid, widen
 
+# To torch.compile, what a helper function loads from a tensor counts as a pointer into it. Where it becomes part of an
+# address that is written, as a tap's place does, the kernel itself has to load it, or the tensor counts as overwritten.
+
 
 @triton.jit
-def load_tap(
-    offset, mask_logits, offset_batch, mask_batch, n, exists, b, place, row, col, height, width,
-    K: tl.constexpr, OFFSET_PIXEL: tl.constexpr, MASK_PIXEL: tl.constexpr,
-):  # fmt: skip
+def offset_tap(n, row_offset, col_offset, logit, row, col, height, width, K: tl.constexpr):
     """Of tap n at each pixel: the upper left corner of the cell it falls in, its place in that, s(m)."""
-    size = height * width
-    at = offset + (b * offset_batch + place * OFFSET_PIXEL)
-    row_offset = tl.load(at + n * channel_stride(OFFSET_PIXEL, size), mask=exists, other=0)
-    col_offset = tl.load(at + (n + K * K) * channel_stride(OFFSET_PIXEL, size), mask=exists, other=0)
-    at = mask_logits + (b * mask_batch + place * MASK_PIXEL)
-    logit = tl.load(at + n * channel_stride(MASK_PIXEL, size), mask=exists, other=0)
     reach = (height + width + K) * 1.0
     row, row_fraction = bilinear_cell(row + (n // K - (K - 1) // 2), row_offset, reach)
     col, col_fraction = bilinear_cell(col + (n % K - (K - 1) // 2), col_offset, reach)
@@ -68,11 +62,18 @@ def offset_warp_kernel(
     exists, b, place, p_row, p_col = tile_pixels(tile, PIXELS, pixels, size, width, WIDE)
     o = part * OUT_CHANNELS + tl.arange(0, OUT_CHANNELS)
     acc = zero_tile(PIXELS, OUT_CHANNELS, LAST, offset.dtype.element_ty)
+    at_offset, offset_plane = (
+        offset + (b * offset_batch + place * OFFSET_PIXEL),
+        channel_stride(OFFSET_PIXEL, size),
+    )
+    at_mask = mask_logits + (b * mask_batch + place * MASK_PIXEL)
     for n in range(K * K):
-        row, col, row_fraction, col_fraction, mask = load_tap(
-            offset, mask_logits, offset_batch, mask_batch, n, exists, b, place, p_row, p_col, height, width,
-            K, OFFSET_PIXEL, MASK_PIXEL,
-        )  # fmt: skip
+        row_offset = tl.load(at_offset + n * offset_plane, mask=exists, other=0)
+        col_offset = tl.load(at_offset + (n + K * K) * offset_plane, mask=exists, other=0)
+        logit = tl.load(at_mask + n * channel_stride(MASK_PIXEL, size), mask=exists, other=0)
+        row, col, row_fraction, col_fraction, mask = offset_tap(
+            n, row_offset, col_offset, logit, p_row, p_col, height, width, K
+        )
         at = b * x_batch + (row * width + col) * X_PIXEL
         for first in range(0, C, CHANNELS):
             c = first + tl.arange(0, CHANNELS)

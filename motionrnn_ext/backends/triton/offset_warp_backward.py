@@ -17,7 +17,7 @@ from .bilinear import bilinear_corner
 from .fixed_point import add_exactly, raise_maximum, unit_exponent, value_of_sum
 from .images import Image, channel_stride, image_indices, load_image, needs_64_bits, store_image, tile_pixels
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
-from .offset_warp import channel_block, load_tap, load_weight, weight_strides
+from .offset_warp import channel_block, load_weight, offset_tap, weight_strides
 from .scalar import d_sigmoid, dot, narrow, widen
 
 MAX_PARTS = 256  # of grad_weight, which a program of the last launch sums at once
@@ -92,10 +92,15 @@ def offset_warp_backward_kernel(
     by_weight = tl.zeros((CHANNELS, OUT_CHANNELS), ARITHMETIC)
     for tile in range(TILES):
         exists, b, place, p_row, p_col = tile_pixels(part * TILES + tile, PIXELS, pixels, size, width, WIDE)
-        row, col, row_fraction, col_fraction, mask = load_tap(
-            offset, mask_logits, offset_batch, mask_batch, n, exists, b, place, p_row, p_col, height, width,
-            K, OFFSET_PIXEL, MASK_PIXEL,
-        )  # fmt: skip
+        at_offset = offset + (b * offset_batch + place * OFFSET_PIXEL)
+        offset_plane = channel_stride(OFFSET_PIXEL, size)
+        row_offset = tl.load(at_offset + n * offset_plane, mask=exists, other=0)
+        col_offset = tl.load(at_offset + (n + K * K) * offset_plane, mask=exists, other=0)
+        at_mask = mask_logits + (b * mask_batch + place * MASK_PIXEL)
+        logit = tl.load(at_mask + n * channel_stride(MASK_PIXEL, size), mask=exists, other=0)
+        row, col, row_fraction, col_fraction, mask = offset_tap(
+            n, row_offset, col_offset, logit, p_row, p_col, height, width, K
+        )
         at_grad = b * grad_batch + place * GRAD_PIXEL
         at, to = b * x_batch + (row * width + col) * X_PIXEL, (b * size + row * width + col) * C
         by_mask = tl.zeros((PIXELS,), ARITHMETIC)  # gradients of s(m) and of the place
@@ -236,7 +241,7 @@ def _backward(
     out_rows = out if out.has_rows else Image.of_rows(grad)
     image_rows = image if image.has_rows or wanted == 1 else Image.of_rows(x)
     taps, strides = weight_strides(weight)
-    log_addends = log2_ceil(height * width * k * k)
+    log_addends = log2_ceil(height * width * k * k) if deterministic else 0
     shape = {"C": channels, "C_OUT": c_out, "K": k}
     tile = {
         "PIXELS": block.size, "CHANNELS": channel_block(channels, 32), "OUT_CHANNELS": channel_block(c_out, 32),

@@ -1,0 +1,76 @@
+"""What torch.compile sees of the Triton kernels: traced for a GPU that need not be there, as on one with sm_90."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+from case import channels_last
+from cases import OPS, small_case
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._subclasses import FakeTensorMode
+
+from motionrnn_ext.backends.triton import INTERPRETED
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("the package triton is not installed", allow_module_level=True)
+if INTERPRETED:
+    pytest.skip("under Triton's interpreter the ops are opaque to torch.compile", allow_module_level=True)
+
+import triton
+from triton.backends.compiler import GPUTarget
+
+import motionrnn_ext.backends.triton.ops  # noqa: F401  # registers them, on a machine without a GPU as well
+
+NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,)}
+KERNEL = "triton_kernel_wrapper_functional"
+
+
+class Driver:
+    """Of a GPU that kernels are looked at for, and never launched on."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture(autouse=True)
+def driver() -> Iterator[None]:
+    if torch.cuda.is_available():
+        yield
+        return
+    triton.runtime.driver.set_active(Driver())
+    yield
+    triton.runtime.driver.set_active(None)
+
+
+def traced(op: str, inputs: list[torch.Tensor]) -> Counter[str]:
+    """The calls in the graph of an op and its gradients."""
+    mode = FakeTensorMode()
+
+    def function(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = getattr(torch.ops.motionrnn_ext_triton, op)(*tensors, *NUMBERS.get(op, ()))
+        return out if isinstance(out, tuple) else (out,)
+
+    fakes = [mode.from_tensor(t.detach()).requires_grad_() for t in inputs]
+    graph = aot_export_joint_simple(function, fakes, trace_joint=True).graph
+    return Counter(str(n.target) for n in graph.nodes if n.op == "call_function")
+
+
+@pytest.mark.parametrize("layout", ["", "channels_last"])
+@pytest.mark.parametrize("op", OPS)
+def test_kernels_are_visible_and_overwrite_nothing_but_their_outputs(op: str, layout: str):
+    """Tracing fails, or copies, where an input counts as overwritten. Backward takes four launches at most."""
+    inputs = list(small_case(op).inputs(torch.float32).values())
+    if layout:
+        inputs = [channels_last(t) if t.shape[2:] != (3, 3) else t for t in inputs]
+    calls = traced(op, inputs)
+    assert not any(name.startswith(("aten.copy", "aten.clone")) for name in calls)
+    assert not any("motionrnn_ext" in name for name in calls)
+    kernels, cleared = calls[KERNEL], calls["aten.zeros.default"] + calls["aten.zero.default"]
+    if op == "offset_warp":  # forward; prepare, main, finish
+        assert (kernels, cleared) == ((3, 1) if layout else (4, 1))
+    else:
+        assert (kernels, cleared) == (2, 0)
