@@ -10,15 +10,17 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cuda_binary import ToolMissing, find_tool
 
 TESTS = Path(__file__).resolve().parent
 NEEDS_TRITON = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
 )
 
-# ---- The interpreter. Two processes share minutes of it: every case in float32, in the other dtypes a part of the warp's.
+# ---- The interpreter. Two processes share it for minutes: every case in float32, part of the warp's in other dtypes.
 
 FILES = [
     "test_ops.py",
@@ -27,7 +29,7 @@ FILES = [
     "test_triton_kernels.py",
     "test_golden.py",
 ]
-TABLE = "((values and float32) or (golden and float64 and (warp or motiongru)))"
+TABLE = "((values and float32) or gradcheck or opcheck or (golden and float64 and (warp or motiongru)))"
 REST = [
     "not golden",
     "not values or not warp or c24 or c33_to_8",
@@ -69,3 +71,47 @@ def test_interpreted(running: dict[str, Future[subprocess.CompletedProcess[str]]
     passed = re.search(r"(\d+) passed", result.stdout)
     assert passed and int(passed[1]) >= {"table": 180, "rest": 450}[share], result.stdout[-2000:]
     print(share, result.stdout.splitlines()[-1])
+
+
+# ---- Ahead of time
+
+
+@NEEDS_TRITON
+@pytest.mark.slow
+def test_every_kernel_compiles_and_stays_in_registers():
+    """For every GPU of the table, in float32 and bfloat16; no more registers than before with the same Triton."""
+    import triton
+    import triton_static as report
+
+    try:
+        find_tool("cuobjdump")
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+    table, failed = report.compile_all()
+    committed = report.read_table().get(triton.__version__)
+    assert failed + report.problems(table, committed) == []
+    kernels = {kernel.__name__.removesuffix("_kernel") for kernel in all_kernels()}
+    for dtype in report.DTYPES:
+        for target in report.TARGETS:
+            names = [name for name in table if target in table[name] and dtype in name]
+            assert {re.split("[:,]", name)[0] for name in names} == kernels, (dtype, target)
+    if committed is None:
+        pytest.skip(
+            f"every kernel is in order; the committed table has no rows of Triton {triton.__version__}"
+        )
+
+
+def all_kernels() -> list[Any]:
+    """Every kernel of the backend's modules; helper functions have other names."""
+    from motionrnn_ext.backends.triton import ops
+
+    modules = [getattr(ops, name) for name in ops.__all__]
+    return [value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")]
+
+
+@NEEDS_TRITON
+def test_the_page_shows_the_committed_table():
+    import triton_static as report
+
+    page = report.PAGE.read_text()
+    assert report.page_with(report.markdown(report.read_table()), page) == page
