@@ -73,7 +73,8 @@ def _targets(maps: GpuMaps) -> Iterator[Comparison]:
     for shape, op, dtype, direction in product((maps.full, maps.small), POINTWISE, DTYPES, DIRECTIONS):
         yield _usual(Case(op, shape, dtype, direction))
     for op in ("offset_warp", *POINTWISE):
-        yield Comparison(Case(op, maps.large, "float32", BOTH), (*OURS, *TRITON, *COMPILED))
+        case = Case(op, maps.large, "float32", BOTH)
+        yield Comparison(case, (*OURS, *TRITON, *COMPILED, *peers(case)))
 
 
 def _experiments(maps: GpuMaps) -> Iterator[Comparison]:

@@ -45,6 +45,7 @@ LEFT_IN_OUT = ("summary.md", "rows.json", "ceilings.json", "steps.tsv", "build.l
 SECONDS_IN_ALL = 520
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 COMPILING_PROCESSES = 6
+TRITON_PROCESSES = 6  # Triton compiles a kernel per form that the tests ask for, a second or two each
 NO_GPU = "not run: no GPU"
 
 
@@ -101,10 +102,13 @@ def run(runner: Runner, site: Path, architecture: str, options: argparse.Namespa
             return
         with ThreadPoolExecutor() as together:
             proofs = [together.submit(run_tests, runner, dry_run, python_path)]
+            for share in range(0 if dry_run else TRITON_PROCESSES):
+                proofs.append(together.submit(run_triton_tests, runner, share, python_path))
             for tool in ("none",) if dry_run else SANITIZERS:
                 proofs.append(together.submit(sanitize, runner, tool, python_path))
         for proof in proofs:
             proof.result()
+    append(runner.out / "tests.log", sorted(runner.work.glob("triton.*.log")))
     append(runner.out / "sanitizer.log", sorted(runner.work.glob("sanitizer.*.log")))
     if dry_run:
         runner.record("ceilings", NO_GPU)
@@ -187,16 +191,25 @@ def compiling_peers(runner: Runner, enabled: bool) -> Iterator[None]:
         append(runner.out / "build.log", sorted(runner.work.glob("compile.*.log")))
 
 
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml",
+          "--rootdir", ROOT]  # fmt: skip
+
+
 def run_tests(runner: Runner, dry_run: bool, python_path: dict[str, str]) -> bool:
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml",
-              "--rootdir", ROOT]  # fmt: skip
     if dry_run:
-        pytest += ["-m", "not cuda and not slow", ROOT / "tests" / "test_ops.py"]
+        tests = ["-m", "not cuda and not slow", ROOT / "tests" / "test_ops.py"]
     else:
-        pytest += ["-m", "cuda", "--continue-on-collection-errors", ROOT / "tests"]
+        tests = ["-m", "cuda", "-k", "not triton", "--continue-on-collection-errors", ROOT / "tests"]
     limit = 900 if dry_run else 130
     name = "tests on the CPU" if dry_run else "tests on the GPU"
-    return runner.step(name, pytest, limit, runner.out / "tests.log", **python_path)
+    return runner.step(name, [*PYTEST, *tests], limit, runner.out / "tests.log", **python_path)
+
+
+def run_triton_tests(runner: Runner, share: int, python_path: dict[str, str]) -> bool:
+    part = f"{share + 1}/{TRITON_PROCESSES}"
+    tests = ["-m", "cuda", "-k", "triton", "--continue-on-collection-errors", "--share", part, ROOT / "tests"]
+    log = runner.work / f"triton.{share}.log"
+    return runner.step(f"tests of Triton {part}", [*PYTEST, *tests], 160, log, **python_path)
 
 
 def sanitize(runner: Runner, tool: str, python_path: dict[str, str]) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import motionrnn_ext
 from motionrnn_ext import backends, ops
@@ -77,6 +80,63 @@ def test_auto_falls_back_with_one_warning_and_an_explicit_name_never(monkeypatch
     with motionrnn_ext.backend("reference"):
         monkeypatch.setattr(native, "run", lambda *a: pytest.fail("the native library ran"))
         blend()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with a GPU, Triton and its tools, where this package has no CUDA library; nothing runs on it."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("the package triton is not installed")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(native._missing, "cuda", "no CUDA compiler (nvcc) was found")
+    monkeypatch.setattr(triton, "_MISSING_TOOL", None)
+    return monkeypatch
+
+
+def in_force(device: str, dtype: torch.dtype = torch.float32) -> str:
+    with FakeTensorMode():
+        return backends._in_force(torch.empty(1, 2, device=device, dtype=dtype))
+
+
+def test_auto_takes_triton_on_a_gpu_without_a_cuda_library(gpu: pytest.MonkeyPatch):
+    assert in_force("cuda") == "triton" and "triton" in motionrnn_ext.available_backends()
+    assert in_force("cuda", torch.float64) == "reference"
+    assert in_force("cpu") == ("cpu" if native.unavailable_reason("cpu") is None else "reference")
+    gpu.delitem(native._missing, "cuda")
+    assert in_force("cuda") == "cuda"
+
+
+def test_triton_without_its_tools_is_not_taken_and_says_why(gpu: pytest.MonkeyPatch):
+    """Or the first op would fail."""
+    gpu.setattr(triton, "_MISSING_TOOL", triton_missing(gpu, CC=None, PATH=""))
+    gpu.setattr(backends, "_warned", set())
+    with pytest.warns(
+        UserWarning, match="on cuda run on the slow 'reference' backend, because no CUDA compiler"
+    ):
+        assert in_force("cuda") == "reference"
+    with pytest.raises(
+        ValueError, match="'triton' is not available: Triton needs a C compiler at its first launch"
+    ):
+        motionrnn_ext.set_backend("triton")
+
+
+def test_what_triton_needs_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    compiler = tmp_path / "clang"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    assert "install gcc or clang, or name one in CC" in triton_missing(monkeypatch, CC=None, PATH="")
+    for environment in ({"CC": "mycc", "PATH": ""}, {"CC": None, "PATH": str(tmp_path)}):
+        monkeypatch.setattr(triton, "python_headers", lambda: tmp_path)
+        assert triton_missing(monkeypatch, **environment) is None
+        monkeypatch.setattr(triton, "python_headers", lambda: None)
+        assert "Python.h" in triton_missing(monkeypatch, **environment)
+
+
+def triton_missing(monkeypatch: pytest.MonkeyPatch, CC: str | None, PATH: str) -> str | None:
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", PATH)
+        patch.delenv("CC", raising=False) if CC is None else patch.setenv("CC", CC)
+        return triton._missing_tool()
 
 
 def test_a_backend_of_another_device_is_refused():

@@ -213,6 +213,24 @@ print(motionrnn_ext.__file__)
 """
 
 
+# Triton's kernels in such an installation: by Triton's interpreter, because there need not be a GPU.
+TRITON = """
+import torch, motionrnn_ext
+from motionrnn_ext import ops
+assert "cpu" not in motionrnn_ext.available_backends()
+x, offset, mask = (torch.randn(1, c, 3, 4) for c in (2, 2, 1))
+inputs = [t.requires_grad_() for t in (x, offset, mask, torch.randn(3, 2, 1, 1))]
+results = {}
+for name in ("reference", "triton"):
+    with motionrnn_ext.backend(name):
+        out = ops.offset_warp(*inputs)
+    results[name] = [out, *torch.autograd.grad(out.square().sum(), inputs)]
+for actual, expected in zip(results["triton"], results["reference"]):
+    torch.testing.assert_close(actual, expected)
+print(out.grad_fn.name())
+"""
+
+
 def test_imports_and_runs_without_the_native_library(tmp_path: Path) -> None:
     copy = shutil.copytree(
         ROOT / "motionrnn_ext", tmp_path / "motionrnn_ext", ignore=shutil.ignore_patterns(*BUILT_HERE)
@@ -315,8 +333,8 @@ class Environment:
             text=True,
         )
 
-    def run(self, code: str) -> str:
-        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    def run(self, code: str, **variables: str) -> str:
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
         result = subprocess.run(
             [str(self.python), "-c", code], env=env, cwd=self.outside, capture_output=True, text=True
         )
@@ -486,6 +504,9 @@ class TestInstalling:
         )
         package = Path(environment.run(PURE_PYTHON)).parent
         assert "no C++ compiler was found" in (package / "_build_skipped.txt").read_text()
+        if importlib.util.find_spec("triton") is not None:
+            made_by = environment.run(TRITON, TRITON_INTERPRET="1", PATH=no_compiler)
+            assert "motionrnn_ext_triton" in made_by
         # A later build with a compiler takes its place.
         result = environment.install(tree, "--no-build-isolation", "--force-reinstall")
         assert result.returncode == 0, result.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -252,6 +253,7 @@ def test_info_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert f"torch          {torch.__version__}" in shown
     assert "reference    yes" in shown
+    assert re.search(r"^triton         at its first launch takes ", shown, re.MULTILINE)
 
 
 # ---- What the commands write

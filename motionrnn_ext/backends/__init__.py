@@ -123,9 +123,11 @@ def _automatic(first: Tensor) -> str:
         return "triton"
     if device not in _warned and not torch.compiler.is_compiling():
         _warned.add(device)
+        names = ("cuda", "triton") if device == "cuda" else (device,)
+        reasons = "; ".join(str(unavailable_reason(name)) for name in names)
         warnings.warn(
             f"motionrnn_ext: tensors on {device} run on the slow 'reference' backend, because "
-            f"{unavailable_reason(device)}. `motionrnn info` says more.",
+            f"{reasons}. `motionrnn info` says more.",
             stacklevel=4,
         )
     return "reference"
