@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -33,8 +34,12 @@ def kernel_op(function: Callable[..., Any]) -> Any:
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
-    """Run so many programs of a kernel: on the current stream of its tensors' device."""
-    if programs > 0:
+    """Run so many programs of a kernel, on the current stream of its tensors' device: Triton itself takes the current
+    device."""
+    if programs == 0:
+        return
+    device = next(a.device for a in arguments if isinstance(a, Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         _launchable(kernel)[(programs,)](*arguments, **constants)
 
 
@@ -58,11 +63,12 @@ class Block(NamedTuple):
 
     @property
     def options(self) -> dict[str, int]:
-        return {"num_warps": self.warps, "num_stages": 1, "enable_fp_fusion": True}
+        return {"num_warps": self.warps, "num_stages": 1}
 
 
 MANY = 2**31
-# Of an op: up to so many channels, the block for float32, and for half precision.
+# Of an op: up to so many channels, the block for float32, and for half precision. A table, not @triton.autotune, which
+# would time on a user's first step, and which Triton's interpreter cannot run ("0 active drivers").
 BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     "pointwise": [(MANY, Block(1024, 4), Block(1024, 4))],
     "offset_warp": [(16, Block(64, 4), Block(64, 4)), (MANY, Block(64, 8), Block(64, 8))],

@@ -62,10 +62,8 @@ def offset_warp_kernel(
     exists, b, place, p_row, p_col = tile_pixels(tile, PIXELS, pixels, size, width, WIDE)
     o = part * OUT_CHANNELS + tl.arange(0, OUT_CHANNELS)
     acc = zero_tile(PIXELS, OUT_CHANNELS, LAST, offset.dtype.element_ty)
-    at_offset, offset_plane = (
-        offset + (b * offset_batch + place * OFFSET_PIXEL),
-        channel_stride(OFFSET_PIXEL, size),
-    )
+    at_offset = offset + (b * offset_batch + place * OFFSET_PIXEL)
+    offset_plane = channel_stride(OFFSET_PIXEL, size)
     at_mask = mask_logits + (b * mask_batch + place * MASK_PIXEL)
     for n in range(K * K):
         row_offset = tl.load(at_offset + n * offset_plane, mask=exists, other=0)

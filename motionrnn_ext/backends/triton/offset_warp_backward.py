@@ -90,7 +90,9 @@ def offset_warp_backward_kernel(
         exponent = unit_exponent(sums + pixels * C, log_addends)
     parts = grad_weight_parts + ((part.to(tl.int64) if WIDE else part) * (K * K) + n) * (C * C_OUT)
     by_weight = tl.zeros((CHANNELS, OUT_CHANNELS), ARITHMETIC)
-    for tile in range(TILES):
+    for tile in range(
+        TILES
+    ):  # a constexpr, as all bounds: others fail in Triton 3.6's interpreter with numpy >= 2.4
         exists, b, place, p_row, p_col = tile_pixels(part * TILES + tile, PIXELS, pixels, size, width, WIDE)
         at_offset = offset + (b * offset_batch + place * OFFSET_PIXEL)
         offset_plane = channel_stride(OFFSET_PIXEL, size)
@@ -294,7 +296,10 @@ def _new_after(t: Tensor) -> Tensor:
 
 
 def _new_sums(grad_x: Tensor, dtype: torch.dtype, deterministic: bool) -> Tensor:
-    """Zeros with the channels last, grad_x itself where that and its dtype will do; deterministic: then two maxima."""
+    """Zeros with the channels last, grad_x itself where that and its dtype will do; deterministic: then two maxima.
+
+    Half precision is summed in float32: its atomic adds are slow, inexact, and unknown to Triton's interpreter.
+    """
     if deterministic:
         return torch.zeros(grad_x.numel() + 2, dtype=torch.int64, device=grad_x.device)
     if grad_x.dtype == dtype and (grad_x.dim() != 4 or Image.of(grad_x).has_rows):
