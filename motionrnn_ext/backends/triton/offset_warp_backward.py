@@ -146,7 +146,10 @@ def offset_warp_backward_kernel(
                     g = load_image(grad, at_grad, o, exists, size, C_OUT, GRAD_PIXEL, True)
                     to_part = parts + c[:, None] * C_OUT + o[None, :]
                     is_weight = (c < C)[:, None] & (o < C_OUT)[None, :]
-                    if not IN_REGISTERS:  # this program's own part: no other touches it
+                    if (
+                        not IN_REGISTERS
+                    ):  # this program's own part: no other touches it, but other threads stored it
+                        tl.debug_barrier()
                         by_weight = tl.load(to_part, mask=is_weight & (tile > 0), other=0)
                     by_weight = dot(tl.trans(sample), g, by_weight, PRECISION)
                     if not IN_REGISTERS:
