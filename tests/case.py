@@ -29,7 +29,7 @@ class Case:
     ) -> dict[str, Tensor | None]:
         """The case's tensors in their dtypes, layouts kept; leaves that want gradients."""
         state = torch.float64 if dtype == torch.float64 else torch.float32
-        made = self.make(torch.Generator().manual_seed(0))
+        made = self.make(generator())
         return {
             name: t if t is None else _like(t, state if name in STATE else dtype, device).requires_grad_(grad)
             for name, t in made.items()
@@ -38,6 +38,10 @@ class Case:
     def run(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
         out = getattr(ops, self.op)(**inputs, **self.parameters)
         return out if isinstance(out, tuple) else (out,)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _like(t: Tensor, dtype: torch.dtype, device: str) -> Tensor:

@@ -19,6 +19,10 @@ POINTWISE = {
     "highway_output": ("output_logits", "content", "highway"),
     "gated_blend": ("gate_logits", "a", "b"),
 }
+PARAMETERS = {
+    "motion_update": (0.5,),
+    "memory_update": (1.0,),
+}  # alpha, forget_bias: their defaults, by position
 SHAPES = {
     "plain": (2, 4, 6, 5),
     "prime": (3, 5, 7, 11),
@@ -138,4 +142,9 @@ def small_case(op: str) -> Case:
         return Case(op, "small", partial(warp_inputs, **SMALL_WARP))
     if op == "motion_warp":
         return Case(op, "small", partial(motion_inputs, **SMALL_WARP))
-    return Case(op, "small", partial(_dense, POINTWISE[op], (2, 2, 2, 3)))
+    return dense_case(op, (2, 2, 2, 3))
+
+
+def dense_case(op: str, shape: tuple[int, ...]) -> Case:
+    """Of a pointwise op, with contiguous operands of this shape."""
+    return Case(op, "small", partial(_dense, POINTWISE[op], shape))

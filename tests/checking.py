@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from case import Case
+from case import Case, generator
 from comparing import TOLERANCE, assert_close
 from under_test import REFERENCE, UnderTest
 
@@ -30,7 +30,7 @@ def check(on: UnderTest, case: Case, dtype: torch.dtype) -> None:
     exact = exactly(inputs)
     with REFERENCE.chosen():
         shapes = [o.shape for o in case.run(exact)]
-        g = torch.Generator().manual_seed(1)
+        g = generator(1)
         cotangents = [torch.randn(s, generator=g).to(dtype).double() for s in shapes]
         expected, expected_gradients = gradients(case, exact, cotangents)
     with on.chosen():

@@ -10,24 +10,21 @@ own nvcc are compared with: another compiler's registers are another's.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import static_table
 from cuda_binary import ROOT, Kernel, Row, Table, ToolMissing, read_library
+from static_table import Tables
 
 LIBRARY = ROOT / "motionrnn_ext" / "lib" / "libmotionrnn_ext_cuda.so"
 TABLE = ROOT / "benchmarks" / "results" / "cuda_static.json"
 PAGE = ROOT / "docs" / "kernels.md"
 MARKERS = ("<!-- static report -->\n", "<!-- end of static report -->\n")
 
-Tables = dict[str, Table]  # by nvcc
-
 # ---- the rules ---------------------------------------------------------------------------------------------
-
-MORE_IS_WORSE = ("registers", "stack", "LDL/STL")
 
 
 def broken_promises(name: str, row: Row) -> list[str]:
@@ -57,58 +54,21 @@ def channels(kernel: Kernel) -> int:
     return int(kernel.arguments[1]) if kernel.stem.startswith("warp_") else 0
 
 
-def worse(row: Row, before: Row) -> list[str]:
-    found = [
-        f"{key} {before.get(key, 0)} -> {row.get(key, 0)}"
-        for key in MORE_IS_WORSE
-        if row.get(key, 0) > before.get(key, 0)
-    ]
-    if row["occupancy"] < before["occupancy"]:
-        found.append(f"occupancy {before['occupancy']} -> {row['occupancy']}, limited by {row['limit']}")
-    return found
-
-
 def problems(nvcc: str, table: Table, committed: Tables) -> list[str]:
-    """Everything that makes the test fail, a sentence each."""
-    found = []
-    before = committed.get(nvcc)
-    built = {architecture for rows in table.values() for architecture in rows}
-    for name, rows in table.items():
-        for architecture, row in rows.items():
-            complaints = broken_promises(name, row)
-            if before is not None:
-                old = before.get(name, {}).get(architecture)
-                complaints += ["not in the committed table (--update)"] if old is None else worse(row, old)
-            found += [f"{name} on sm_{architecture}: {complaint}" for complaint in complaints]
-    for name, rows in (before or {}).items():
-        gone = [architecture for architecture in rows if architecture in built and name not in table]
-        found += [
-            f"{name} on sm_{architecture}: in the committed table, not in the library (--update)"
-            for architecture in gone
-        ]
-    return found
+    return static_table.problems(
+        table, committed.get(nvcc), broken_promises, lambda name, a: f"{name} on sm_{a}", "in the library"
+    )
 
 
 # ---- the committed table, and its short form ---------------------------------------------------------------
 
 
 def read_table() -> Tables:
-    tables: Tables = {}
-    for row in json.loads(TABLE.read_text()) if TABLE.is_file() else ():
-        kernels = tables.setdefault(row.pop("nvcc"), {})
-        kernels.setdefault(row.pop("kernel"), {})[row.pop("architecture")] = row
-    return tables
+    return static_table.read(TABLE, "nvcc", "architecture")
 
 
 def write_table(tables: Tables) -> None:
-    """A line per row, so that a change reads well in a diff."""
-    rows = [
-        json.dumps({"nvcc": nvcc, "kernel": name, "architecture": architecture} | row)
-        for nvcc, table in sorted(tables.items())
-        for name, rows in sorted(table.items())
-        for architecture, row in sorted(rows.items(), key=lambda item: int(item[0]))
-    ]
-    TABLE.write_text("[\n" + ",\n".join(rows) + "\n]\n")
+    static_table.write(TABLE, tables, "nvcc", "architecture")
 
 
 def updated(tables: Tables, nvcc: str, table: Table) -> Tables:
@@ -136,15 +96,13 @@ def markdown(tables: Tables, architectures: tuple[str, ...] = ("90", "80")) -> s
     if not tables:
         return ""
     nvcc = max(tables, key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
-    lines = [f"nvcc {nvcc}. Where two figures stand, sm_{architectures[0]} / sm_{architectures[1]}.\n"]
-    lines += ["| " + " | ".join(["kernel", *COLUMNS]) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for name, rows in sorted(tables[nvcc].items()):
-        if is_for_the_rest(Kernel.parse(name)) or not rows.keys() & {*architectures}:
-            continue
-        cells = [[show(rows[a]) for a in architectures if a in rows] for show in COLUMNS.values()]
-        merged = [cell[0] if len(set(cell)) == 1 else " / ".join(cell) for cell in cells]
-        lines.append("| " + " | ".join([f"`{name}`", *merged]) + " |")
-    return "\n".join(lines) + "\n"
+    heading = f"nvcc {nvcc}. Where two figures stand, sm_{architectures[0]} / sm_{architectures[1]}.\n\n"
+    kernels = [
+        (name, [rows[a] for a in architectures if a in rows])
+        for name, rows in sorted(tables[nvcc].items())
+        if not is_for_the_rest(Kernel.parse(name))
+    ]
+    return heading + static_table.markdown(COLUMNS, [(name, rows) for name, rows in kernels if rows])
 
 
 def is_for_the_rest(kernel: Kernel) -> bool:
@@ -155,9 +113,7 @@ def is_for_the_rest(kernel: Kernel) -> bool:
 
 
 def page_with(table: str, page: str) -> str:
-    begin, end = MARKERS
-    before, _, rest = page.partition(begin)
-    return before + begin + table + end + rest.partition(end)[2]
+    return static_table.page_with(MARKERS, table, page)
 
 
 def main() -> int:

@@ -6,9 +6,8 @@ import copy
 
 import pytest
 import torch
-from case import Case
+from case import Case, generator
 from comparing import TOLERANCE, assert_close
-from test_ops import generator
 from under_test import CUDA_KERNELS, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES
 

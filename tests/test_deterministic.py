@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from case import Case
+from case import Case, generator
 from checking import check
 from comparing import assert_close
 from torch import Tensor
@@ -18,10 +18,6 @@ from warp_cases import WARP_CASES, motion_inputs, warp_inputs
 from motionrnn_ext.backends import reference
 
 IN_ANY_ORDER = [t for t in GPU_KERNELS if t is EMULATED]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

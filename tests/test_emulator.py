@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from side_by_side import Runs, check_passed, side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZERS = {"plain": "", "address": "address;undefined", "thread": "thread"}
@@ -215,18 +215,12 @@ def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """The modes that are asked for, two at a time, the slowest first: each keeps one core busy."""
-    modes = [i.callspec.params["mode"] for i in request.session.items if i.originalname == "test_kernels"]
-    with ThreadPoolExecutor(2) as pool:
-        yield {mode: pool.submit(run_tests, mode) for mode in reversed(modes)}
+def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
+    with side_by_side(request, "test_kernels", run_tests) as runs:
+        yield runs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", SANITIZERS)
-def test_kernels(running: dict[str, Future[subprocess.CompletedProcess[str]]], mode: str):
-    result = running[mode].result()
-    assert result.returncode == 0, result.stdout[-10_000:]
-    passed = re.search(r"(\d+) passed", result.stdout)
-    assert passed and int(passed[1]) > 500, result.stdout[-2000:]
-    print(mode, result.stdout.splitlines()[-1])
+def test_kernels(running: Runs, mode: str):
+    check_passed(mode, running[mode].result(), at_least=501)

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from case import Case, channels_last
+from case import Case, channels_last, generator
 from cases import ALL_OPS, CASES, small_case
 from checking import check, exactly, gradients
 from comparing import TOLERANCE, assert_close
@@ -20,10 +20,6 @@ from motionrnn_ext import ops
 def test_the_backend_is_tested(name: str):
     if name in NOT_TESTED:
         pytest.skip(f"{name} is not tested here: {NOT_TESTED[name]}")
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @on(ALL, dtypes=DTYPES)

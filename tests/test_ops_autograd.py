@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from case import Case, channels_last
-from cases import ALL_OPS, OPS, small_case
+from case import Case, channels_last, generator
+from cases import ALL_OPS, OPS, PARAMETERS, small_case
 from comparing import TOLERANCE, assert_close
 from under_test import ALL, AUTO, CPU, CUDA_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES, warp_inputs
@@ -52,7 +52,7 @@ def test_gradcheck_of_a_warp_of_one_tap(on: UnderTest):
 
 
 def one_tap() -> list[torch.Tensor]:
-    made = warp_inputs(torch.Generator().manual_seed(0), batch=1, k=1, channels=2, height=2, width=3)
+    made = warp_inputs(generator(), batch=1, k=1, channels=2, height=2, width=3)
     made["offset"] = made["offset"].floor() + 0.3
     return [t.requires_grad_() for t in made.values()]
 
@@ -113,9 +113,6 @@ def test_a_kernel_by_name_refuses_forward_mode(op: str, on: UnderTest):
         torch.func.jvp(function, inputs, inputs)
 
 
-PARAMETERS = {"motion_update": (0.5,), "memory_update": (1.0,)}
-
-
 @on(KERNELS)
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str, on: UnderTest):
@@ -141,7 +138,7 @@ def test_opcheck_without_a_highway_and_with_channels_last(on: UnderTest):
     o, content = (torch.randn(2, 3, 4, 5, device=on.device, requires_grad=True) for _ in range(2))
     torch.library.opcheck(on.op("highway_output").default, (o, content, None))
     torch.library.opcheck(on.op("highway_output").default, (channels_last(o), content, None))
-    inputs = [t.float().to(on.device) for t in warp_inputs(torch.Generator().manual_seed(0)).values()]
+    inputs = [t.float().to(on.device) for t in warp_inputs(generator()).values()]
     inputs[0] = channels_last(inputs[0])
     torch.library.opcheck(on.op("offset_warp").default, tuple(t.requires_grad_() for t in inputs))
 

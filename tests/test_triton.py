@@ -8,12 +8,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cuda_binary import ToolMissing, find_tool
+from side_by_side import Runs, check_passed, side_by_side
 
 TESTS = Path(__file__).resolve().parent
 NEEDS_TRITON = pytest.mark.skipif(
@@ -54,23 +54,16 @@ def run_interpreted(share: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    shares = [
-        i.callspec.params["share"] for i in request.session.items if i.originalname == "test_interpreted"
-    ]
-    with ThreadPoolExecutor() as pool:
-        yield {share: pool.submit(run_interpreted, share) for share in shares}
+def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
+    with side_by_side(request, "test_interpreted", run_interpreted) as runs:
+        yield runs
 
 
 @NEEDS_TRITON
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
-def test_interpreted(running: dict[str, Future[subprocess.CompletedProcess[str]]], share: str):
-    result = running[share].result()
-    assert result.returncode == 0, result.stdout[-10_000:]
-    passed = re.search(r"(\d+) passed", result.stdout)
-    assert passed and int(passed[1]) >= {"table": 190, "rest": 430}[share], result.stdout[-2000:]
-    print(share, result.stdout.splitlines()[-1])
+def test_interpreted(running: Runs, share: str):
+    check_passed(share, running[share].result(), at_least={"table": 190, "rest": 430}[share])
 
 
 # ---- Ahead of time

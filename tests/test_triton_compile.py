@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from case import channels_last
-from cases import OPS, small_case
+from cases import OPS, PARAMETERS, small_case
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses import FakeTensorMode
 
@@ -25,7 +25,6 @@ from triton.backends.compiler import GPUTarget
 
 import motionrnn_ext.backends.triton.ops  # noqa: F401  # registers them, on a machine without a GPU as well
 
-NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,)}
 KERNEL = "triton_kernel_wrapper_functional"
 
 
@@ -51,7 +50,7 @@ def traced(op: str, inputs: list[torch.Tensor]) -> Counter[str]:
     mode = FakeTensorMode()
 
     def function(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        out = getattr(torch.ops.motionrnn_ext_triton, op)(*tensors, *NUMBERS.get(op, ()))
+        out = getattr(torch.ops.motionrnn_ext_triton, op)(*tensors, *PARAMETERS.get(op, ()))
         return out if isinstance(out, tuple) else (out,)
 
     fakes = [mode.from_tensor(t.detach()).requires_grad_() for t in inputs]

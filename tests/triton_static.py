@@ -11,7 +11,6 @@ installed Triton are compared with: another one's registers are another's.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import re
@@ -23,11 +22,13 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+import static_table
 import torch
 import triton
 from case import channels_last
-from cases import POINTWISE
-from cuda_binary import INSTRUCTION, ROOT, counted_as, find_tool, occupancy, run
+from cases import PARAMETERS, POINTWISE, dense_case
+from cuda_binary import INSTRUCTION, ROOT, Row, Table, counted_as, find_tool, occupancy, run
+from static_table import Tables
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -48,10 +49,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OF_TORCH = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64",
 }  # fmt: skip
-
-Row = dict[str, Any]
-Table = dict[str, dict[str, Row]]  # by kernel, then GPU
-Tables = dict[str, Table]  # by Triton
 
 
 # ---- the launches ------------------------------------------------------------------------------------------
@@ -90,18 +87,9 @@ def is_compiled(name: str, target: str) -> bool:
 def _run_pointwise(op: str, dtype: torch.dtype) -> None:
     from motionrnn_ext.backends.triton import motion_gru, recurrent_gates
 
-    batch, channels, height, width = SHAPE
-    made = []
-    for name in POINTWISE[op]:
-        name, _, streams = name.partition(":")
-        state = name in ("offset", "trend")
-        made.append(
-            torch.empty(
-                batch, channels * int(streams or 1), height, width, dtype=torch.float32 if state else dtype
-            )
-        )
+    made = list(dense_case(op, SHAPE).inputs(dtype, grad=False).values())
     module = motion_gru if hasattr(motion_gru, op) else recurrent_gates
-    parameters = {"motion_update": [0.5], "memory_update": [1.0]}.get(op, [])
+    parameters = PARAMETERS.get(op, ())
     forward, backward = getattr(module, op), getattr(module, f"{op}_backward")
     variants = [made, [*made[:2], None]] if op == "highway_output" else [made]
     for inputs in variants:
@@ -260,19 +248,10 @@ def compile_all(matching: str = "") -> tuple[Table, list[str]]:
 
 
 def problems(table: Table, committed: Table | None) -> list[str]:
-    """Everything that makes the test fail, a sentence each. committed: the rows of the same Triton, if there are."""
-    found = []
-    for name, rows in table.items():
-        for target, row in rows.items():
-            complaints = broken_promises(name, row)
-            if committed is not None:
-                before = committed.get(name, {}).get(target)
-                complaints += (
-                    ["not in the committed table (--update)"] if before is None else worse(row, before)
-                )
-            found += [f"{name} for {target}: {complaint}" for complaint in complaints]
-    gone = [name for name in committed or {} if name not in table]
-    return found + [f"{name}: in the committed table, not among the kernels (--update)" for name in gone]
+    """committed: the rows of the same Triton, if there are."""
+    return static_table.problems(
+        table, committed, broken_promises, lambda name, target: f"{name} for {target}", "among the kernels"
+    )
 
 
 def broken_promises(name: str, row: Row) -> list[str]:
@@ -286,34 +265,15 @@ def broken_promises(name: str, row: Row) -> list[str]:
     return broken
 
 
-def worse(row: Row, before: Row) -> list[str]:
-    return [
-        f"{key} {before.get(key, 0)} -> {row.get(key, 0)}"
-        for key in ("registers", "stack")
-        if row.get(key, 0) > before.get(key, 0)
-    ]
-
-
 # ---- the committed table, and its short form ---------------------------------------------------------------
 
 
 def read_table() -> Tables:
-    tables: Tables = {}
-    for row in json.loads(TABLE.read_text()) if TABLE.is_file() else ():
-        kernels = tables.setdefault(row.pop("triton"), {})
-        kernels.setdefault(row.pop("kernel"), {})[row.pop("gpu")] = row
-    return tables
+    return static_table.read(TABLE, "triton", "gpu")
 
 
 def write_table(tables: Tables) -> None:
-    """A line per row, so that a change reads well in a diff."""
-    rows = [
-        json.dumps({"triton": version, "kernel": name, "gpu": target} | row)
-        for version, table in sorted(tables.items())
-        for name, rows in sorted(table.items())
-        for target, row in sorted(rows.items())
-    ]
-    TABLE.write_text("[\n" + ",\n".join(rows) + "\n]\n")
+    static_table.write(TABLE, tables, "triton", "gpu")
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -330,20 +290,15 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 def markdown(tables: Tables) -> str:
     """What every Triton of the table makes of a kernel for sm_90, for readers."""
     versions = sorted(tables, reverse=True)
-    lines = [f"sm_90. Where two figures stand: Triton {' / '.join(versions)}.\n"]
-    lines += ["| " + " | ".join(["kernel", *COLUMNS]) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for name in sorted({name for table in tables.values() for name in table}):
-        rows = [tables[version][name]["sm_90"] for version in versions if name in tables[version]]
-        cells = [[show(row) for row in rows] for show in COLUMNS.values()]
-        merged = [cell[0] if len(set(cell)) == 1 else " / ".join(cell) for cell in cells]
-        lines.append("| " + " | ".join([f"`{name}`", *merged]) + " |")
-    return "\n".join(lines) + "\n"
+    heading = f"sm_90. Where two figures stand: Triton {' / '.join(versions)}.\n\n"
+    names = sorted({name for table in tables.values() for name in table})
+    return heading + static_table.markdown(
+        COLUMNS, [(name, [tables[v][name]["sm_90"] for v in versions if name in tables[v]]) for name in names]
+    )
 
 
 def page_with(table: str, page: str) -> str:
-    begin, end = MARKERS
-    before, _, rest = page.partition(begin)
-    return before + begin + table + end + rest.partition(end)[2]
+    return static_table.page_with(MARKERS, table, page)
 
 
 def main() -> int:

@@ -101,9 +101,7 @@ def _hasten_the_interpreter() -> None:
 
     def call_helper(self: Any, *args: Any, **kwargs: Any) -> Any:
         module = self.fn.__module__
-        if (
-            module.startswith("triton.") and module not in patched
-        ):  # its own helpers: kernels do not patch for them
+        if module.startswith("triton.") and module not in patched:  # kernels do not patch for these
             interpreter._patch_lang(self.fn)
             patched.add(module)
         return self.rewrite()(*args, **kwargs)

@@ -34,9 +34,8 @@ def c_compiler() -> str | None:
 
 def python_headers() -> Path | None:
     """The folder with Python.h, which that code includes."""
-    scheme = sysconfig.get_default_scheme().replace(
-        "posix_local", "posix_prefix"
-    )  # Debian's holds no headers
+    # Debian's own scheme names a folder that holds none.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     folder = Path(sysconfig.get_path("include", scheme))
     return folder if (folder / "Python.h").is_file() else None
 
@@ -56,10 +55,11 @@ def unavailable_reason() -> str | None:
     """Why the Triton kernels cannot run here, in one sentence; None if they can, and then their ops are there."""
     if not _IS_INSTALLED:
         return "the package triton is not installed"
-    if not (INTERPRETED or torch.cuda.is_available()):
-        return "PyTorch finds no GPU (TRITON_INTERPRET=1 runs Triton's kernels on the CPU, slowly)"
-    if not INTERPRETED and _MISSING_TOOL is not None:
-        return _MISSING_TOOL
+    if not INTERPRETED:
+        if not torch.cuda.is_available():
+            return "PyTorch finds no GPU (TRITON_INTERPRET=1 runs Triton's kernels on the CPU, slowly)"
+        if _MISSING_TOOL is not None:
+            return _MISSING_TOOL
     from . import ops  # noqa: F401  # importing Triton takes a while, and Dynamo can trace this statement
 
     return None
