@@ -8,17 +8,18 @@ import pytest
 import torch
 from golden import relative_error
 
-from motionrnn_ext.layers import LSTMState
+from motionrnn_ext.layers.cells import CELLS, LSTMState
 from motionrnn_ext.models import MotionRNN, MotionRNNState
 from motionrnn_ext.models.patches import fold_patches, unfold_patches
 
-PREDICTORS = ["convlstm", "predrnn"]
+PREDICTORS = list(CELLS)
 VARIANTS = ["paper", "official"]
 
 
 def small(predictor: str = "convlstm", variant: str = "paper", seed: int = 0, **options) -> MotionRNN:
     """A float64 net of three layers with every parameter drawn, so that all of it takes part."""
     channels, patch_size = options.pop("in_channels", 1), options.pop("patch_size", 2)
+    options.setdefault("image_size", (8, 12))  # only nets with parameters per position look at it
     model = MotionRNN(predictor, channels, (8, 8, 8), patch_size, variant, filter_size=3, **options).double()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -28,6 +29,10 @@ def small(predictor: str = "convlstm", variant: str = "paper", seed: int = 0, **
 
 def frames(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def zeros(cell, *size: int) -> torch.Tensor:
+    return torch.zeros(cell.hidden_shape(*size), dtype=torch.float64)
 
 
 def test_patches_are_folded_rows_columns_colours() -> None:
@@ -43,16 +48,20 @@ def test_patches_are_folded_rows_columns_colours() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("batch", "total", "n_input", "size"), [(1, 2, 1, (4, 8)), (3, 5, 3, (12, 8))])
 def test_any_batch_length_and_size(predictor, variant, batch, total, n_input, size) -> None:
-    model = small(predictor, variant, in_channels=3)
+    model = small(predictor, variant, in_channels=3, image_size=size)
     x = frames(batch, total, 3, *size)
     out, motion = model(x, n_input, return_motion=True)
     assert out.shape == (batch, total - 1, 3, *size)
     assert len(motion) == 2
+    depth = (2,) if predictor == "e3d_lstm" else ()
     for interface in motion:
-        assert interface.offset.shape == (batch, total - 1, 18, size[0] // 4, size[1] // 4)
+        assert interface.offset.shape == (batch, total - 1, *depth, 18, size[0] // 4, size[1] // 4)
         assert interface.trend.shape == interface.offset.shape
     out.sum().backward()
-    missing = [name for name, p in model.named_parameters() if p.grad is None]
+    # Of two frames no change can be seen: MIM-N is not run.
+    missing = [
+        name for name, p in model.named_parameters() if p.grad is None and ".nonstationary." not in name
+    ]
     assert not missing
     assert model(x[:0], n_input).shape == (0, total - 1, 3, *size)
 
@@ -60,17 +69,18 @@ def test_any_batch_length_and_size(predictor, variant, batch, total, n_input, si
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_all_switches_off_is_the_base_predictor(predictor: str, variant: str) -> None:
-    model = small(predictor, variant, motion_gru=False, highway=False)
+    model = small(predictor, variant, motion_gru=False, highway=False, image_size=(6, 10))
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"cells", "conv_last"}
     x = frames(2, 4, 1, 6, 10)  # 3x5 maps: only a MotionGRU needs even ones
-    state = [(torch.zeros(2, 8, 3, 5).double(),) * 2 for _ in range(3)]
-    memory = torch.zeros(2, 8, 3, 5).double() if predictor == "predrnn" else None
+    state = [cell.initial_state(zeros(cell, 2, 3, 5)) for cell in model.cells]
+    memory = model.cells[0].initial_memory(zeros(model.cells[0], 2, 3, 5))
     prediction, expected = None, []
     for t in range(3):
         h = fold_patches(x[:, t], 2) if t < 2 else prediction
+        h = model.cells[0].embed(h, state[0])
         for level, cell in enumerate(model.cells):
-            h, state[level], memory = cell(h, LSTMState(*state[level]), memory)
-        prediction = model.conv_last(h)
+            h, state[level], memory = cell(h, state[level], memory)
+        prediction = model.conv_last(h.flatten(1, -3))
         expected.append(unfold_patches(prediction, 2))
     assert torch.equal(model(x, 2), torch.stack(expected, 1))
 
@@ -81,29 +91,28 @@ def test_the_wiring_of_layers_highway_and_motion(predictor: str, variant: str) -
     """The stack as the papers draw it, around cells and MotionGRUs that have tests of their own."""
     model, x, total = small(predictor, variant), frames(2, 5, 1, 8, 12), 5
     official = variant == "official"
-    hidden, cell, motion = ([None] * 3 for _ in range(3))
-    for level in range(3):
-        hidden[level] = cell[level] = torch.zeros(2, 8, 4, 6).double()
-    memory = torch.zeros(2, 8, 4, 6).double() if predictor == "predrnn" else None
+    state = [cell.initial_state(zeros(cell, 2, 4, 6)) for cell in model.cells]
+    memory, motion = model.cells[0].initial_memory(zeros(model.cells[0], 2, 4, 6)), [None] * 3
     expected = []
     for t in range(total - 1):
         u = fold_patches(x[:, t], 2) if t < 2 else fold_patches(expected[-1], 2)
-        highway = model.conv_first(u) if official else None
+        u = model.cells[0].embed(u, state[0])
+        weight = model.conv_first.weight[:, :, 0, 0] if official else None
+        highway = torch.einsum("oc,bc...->bo...", weight, u) if official else None
         for level in range(3):
-            state = LSTMState(hidden[level], cell[level])
-            block, (_, cell[level]), memory = model.cells[level](u, state, memory, highway)
+            block, state[level], memory = model.cells[level](u, state[level], memory, highway)
             highway = block
             u = block
             if level < 2:
                 u, motion[level] = model.interfaces[level](block, motion[level])
-            hidden[level] = u if official else block
-        expected.append(unfold_patches(model.conv_last(u), 2))
+            state[level] = state[level]._replace(hidden=u if official else block)
+        expected.append(unfold_patches(model.conv_last(u.flatten(1, -3)), 2))
     assert relative_error(model(x, 2), torch.stack(expected, 1).detach()) <= 1e-13
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_each_ablation_changes_the_result_and_only_where_it_should(predictor: str) -> None:
-    x = frames(2, 5, 1, 8, 8)
+    x = frames(2, 5, 1, 8, 12)
     full = small(predictor)(x, 2)
     without_trend, no_trend = small(predictor, trend=False)(x, 2, return_motion=True)
     without_transient, no_transient = small(predictor, transient=False)(x, 2, return_motion=True)
@@ -118,7 +127,7 @@ def test_each_ablation_changes_the_result_and_only_where_it_should(predictor: st
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_carry_shows_from_the_second_step(predictor: str) -> None:
-    x = frames(2, 4, 1, 8, 8)
+    x = frames(2, 4, 1, 8, 12)
     block, motion = (small(predictor, carry=carry)(x, 3) for carry in ("block", "motion"))
     assert torch.equal(block[:, 0], motion[:, 0])
     assert (block - motion)[:, 1:].abs().amax((0, 2, 3, 4)).gt(1e-9).all()
@@ -167,7 +176,9 @@ def test_zero_states_are_deterministic_and_blind_to_the_batch(predictor: str, va
 def test_layer_norm_belongs_to_one_image_size() -> None:
     model = small("predrnn", layer_norm=True, image_size=(8, 12))
     assert model(frames(2, 3, 1, 8, 12), 1).shape == (2, 2, 1, 8, 12)
-    with pytest.raises(ValueError, match="frames are 12x8; layer norm was made for image_size 8x12 only"):
+    with pytest.raises(
+        ValueError, match="frames are 12x8; parameters per position were made for image_size 8x12 only"
+    ):
         model(frames(2, 3, 1, 12, 8), 1)
 
 

@@ -205,7 +205,8 @@ class MotionGRU(nn.Module):
         X = g.Q + (1 - g).H   with gate_side="decoded" (the official code)
 
     `(hidden, state=None) -> (x, state)`: hidden and x (B, C, h, w) with h and w even, state a `MotionState`
-    at (h/2, w/2), zero when not given. Enc is a convolution of stride 2 and `encoder_kernel_size`, Dec a
+    at (h/2, w/2), zero when not given. The slices of a depth axis, (B, C, D, h, w), are moved each by itself with
+    the same weights, and state is (B*D, M, h/2, w/2). Enc is a convolution of stride 2 and `encoder_kernel_size`, Dec a
     transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have `gate_kernel_size`, the mask has
     `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the weights of gates and mask at
     0, as the official code does.
@@ -259,6 +260,10 @@ class MotionGRU(nn.Module):
     def forward(
         self, hidden: Tensor, state: MotionState | None = None, packed: PackedGates | None = None
     ) -> tuple[Tensor, MotionState]:
+        if hidden.dim() == 5:
+            batch, _, depth = hidden.shape[:3]
+            x, state = self(hidden.transpose(1, 2).flatten(0, 1), state, packed)
+            return x.unflatten(0, (batch, depth)).transpose(1, 2), state
         if hidden.dim() != 4 or hidden.shape[1] != self.hidden_channels:
             raise ValueError(
                 f"hidden has shape {tuple(hidden.shape)}; it should be (B, {self.hidden_channels}, h, w)"

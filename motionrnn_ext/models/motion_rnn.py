@@ -14,14 +14,15 @@ The paper and the released program differ in 28 points; `models/variants.py` say
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.cells import LSTMState, RecurrentCell, cell_class
+from ..layers.cells import RecurrentCell, cell_class
+from ..layers.cells import cell_options as known_cell_options
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
@@ -30,24 +31,30 @@ from .variants import variant_options
 class MotionRNNState(NamedTuple):
     """All that a MotionRNN carries from one frame to the next; entries may be one and the same tensor."""
 
-    layers: tuple[LSTMState, ...]  # L times hidden and cell, (B, C, h, w)
+    layers: tuple[Any, ...]  # L times the cell's state, such as LSTMState, with H in the field `hidden`
     motion: tuple[MotionState, ...]  # L-1 times offset and trend, (B, 2K, h/2, w/2); empty without MotionGRU
-    memory: Tensor | None  # (B, C, h, w), of predictors whose memory travels through the stack
+    memory: Any  # of predictors whose memory travels through the stack, else None
 
 
 class MotionRNN(nn.Module):
     """MotionRNN on a predictor's cells; with `motion_gru` and `highway` off, exactly that predictor.
 
     Args:
-        predictor: the recurrent cell by name: "convlstm" or "predrnn".
+        predictor: the recurrent cell by name: "convlstm", "predrnn", "mim", "e3d_lstm", "conv_tt_lstm", or one
+            of your own (`register_predictor`).
         in_channels: channels C of a frame.
         hidden_channels: width of every layer, first to last; equal with a highway or a travelling memory.
         patch_size: P; frames are folded to maps of h = H/P, w = W/P with P*P*C channels.
         variant: "paper" or "official", see the table above; `overrides` replaces single `Options` of it.
         filter_size: kernel of the cells' convolutions.
-        layer_norm, image_size: layer norm with an affine per position, for images of image_size (H, W) only.
+        layer_norm, image_size: layer norm with an affine per position, for images of image_size (H, W) only;
+            "mim" and "e3d_lstm" have parameters per position, and need image_size, with or without it.
         motion_gru, highway: False leaves out the MotionGRUs, the Motion Highway.
         transient, trend: ablations of the motion, see `MotionGRUCell`.
+        compat: "openstl" for cells that compute what OpenSTL's do where those deviate from their papers, see
+            `MIMCell` and `E3DLSTMCell`; "mim" then keeps a state between calls until `reset()`.
+        cell_options: arguments that only this predictor's cell has, such as order, steps and rank of
+            "conv_tt_lstm".
     """
 
     def __init__(
@@ -65,21 +72,34 @@ class MotionRNN(nn.Module):
         highway: bool = True,
         transient: bool = True,
         trend: bool = True,
+        compat: str | None = None,
+        cell_options: Mapping[str, Any] | None = None,
         **overrides: object,
     ) -> None:
         super().__init__()
         cell_type, hidden = cell_class(predictor), tuple(hidden_channels)
         _check_widths(hidden, predictor, cell_type.has_memory, highway)
+        own_options = _checked_cell_options(predictor, cell_options or {})
         self.options = options = variant_options(variant, filter_size, **overrides)
         self.predictor, self.in_channels, self.hidden_channels = predictor, in_channels, hidden
         self.patch_size, self.highway, self.trend = patch_size, highway, trend
-        self.image_size = _per_position_size(image_size, patch_size) if layer_norm else None
+        per_position = "layer_norm" if layer_norm else repr(predictor) if cell_type.needs_map_size else None
+        self.image_size = _per_position_size(image_size, patch_size, per_position) if per_position else None
         map_size = self.image_size and (self.image_size[0] // patch_size, self.image_size[1] // patch_size)
 
         folded = in_channels * patch_size**2
         self.cells = nn.ModuleList(
-            cell_type(below, width, filter_size, layer_norm=layer_norm, map_size=map_size)
-            for below, width in zip((folded, *hidden), hidden)
+            cell_type.for_level(
+                level,
+                below,
+                width,
+                filter_size,
+                layer_norm=layer_norm,
+                map_size=map_size,
+                compat=compat,
+                **own_options,
+            )
+            for level, (below, width) in enumerate(zip((folded, *hidden), hidden))
         )
         self.interfaces = nn.ModuleList(
             MotionGRU(
@@ -99,7 +119,7 @@ class MotionRNN(nn.Module):
         )
         project = highway and options.highway_first
         self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False) if project else None
-        self.conv_last = nn.Conv2d(hidden[-1], folded, 1, bias=False)
+        self.conv_last = nn.Conv2d(hidden[-1] * self._cells()[-1].depth, folded, 1, bias=False)
 
     def extra_repr(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
@@ -131,7 +151,7 @@ class MotionRNN(nn.Module):
             (B, T-1, C, H, W): predictions of frames 1..T-1, the first n_input-1 being reconstructions. With
             `return_motion` also a list of one `MotionState` per interface, offset and trend (B, T-1, 2K, h/2,
             w/2): K row offsets, then K column offsets, taps row by row, in pixels of the half-size map, which
-            are 2*patch_size pixels of the image.
+            are 2*patch_size pixels of the image; (B, T-1, W, 2K, h/2, w/2) where maps have a depth of W.
         """
         self._check_frames(frames, rank=5)
         total = frames.shape[1]
@@ -156,7 +176,7 @@ class MotionRNN(nn.Module):
         if not return_motion:
             return out
         return out, [
-            MotionState(*(torch.stack(part, dim=1) for part in zip(*steps))) for steps in zip(*motion)
+            MotionState(*(self._over_time(part) for part in zip(*interface))) for interface in zip(*motion)
         ]
 
     @torch.no_grad()
@@ -201,22 +221,29 @@ class MotionRNN(nn.Module):
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
 
-        def draw(channels: int, rows: int, cols: int, dtype: torch.dtype = weight.dtype) -> Tensor:
-            tensor = torch.zeros(batch_size, channels, rows, cols, dtype=dtype, device=weight.device)
+        def draw(shape: tuple[int, ...], dtype: torch.dtype = weight.dtype) -> Tensor:
+            tensor = torch.zeros(shape, dtype=dtype, device=weight.device)
             if self.options.init_state == "xavier":
                 nn.init.xavier_normal_(tensor, generator=generator)
             return tensor
 
-        layers, motion = [], []
-        for cell, channels in zip(self._cells(), self.hidden_channels):
-            layers.append(cell.initial_state(draw(channels, h, w)))
+        cells, layers, motion, memory = self._cells(), [], [], None
+        for cell in cells:
+            layers.append(cell.initial_state(draw(cell.hidden_shape(batch_size, h, w))))
+        slices = batch_size * cells[0].depth
         for gru in self._motion_grus():
-            draw(gru.cell.channels, h // 2, w // 2)  # never used
-            offset = draw(gru.cell.motion_channels, h // 2, w // 2, motion_dtype)
+            draw((slices, gru.cell.channels, h // 2, w // 2))  # never used
+            offset = draw((slices, gru.cell.motion_channels, h // 2, w // 2), motion_dtype)
             motion.append(MotionState(offset, offset if self.trend else torch.zeros_like(offset)))
-        memory = draw(self.hidden_channels[0], h, w) if self._cells()[0].has_memory else None
-        draw(self.hidden_channels[0], h, w)  # the highway's, never used
+        if cells[0].has_memory:
+            memory = cells[0].initial_memory(draw(cells[0].hidden_shape(batch_size, h, w)))
+        draw(cells[0].hidden_shape(batch_size, h, w))  # the highway's, never used
         return MotionRNNState(tuple(layers), tuple(motion), memory)
+
+    def reset(self) -> None:
+        """Forget what cells with compat="openstl" keep between sequences."""
+        for cell in self._cells():
+            cell.reset()
 
     def _rollout(
         self, read: Callable[[int, Tensor | None], Tensor], steps: int, state: MotionRNNState
@@ -237,7 +264,8 @@ class MotionRNN(nn.Module):
     ) -> tuple[Tensor, MotionRNNState]:
         """One time step: x (B, P*P*C, h, w) -> the prediction, of x's shape, and the state after it."""
         layers, motion, memory = [], [], state.memory
-        highway = None if self.conv_first is None else self.conv_first(x)
+        x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
+        highway = None if self.conv_first is None else _each_slice(self.conv_first, x)
         for level, cell in enumerate(self.cells):
             x, layer, memory = cell(x, state.layers[level], memory, highway)
             if self.highway:
@@ -248,7 +276,12 @@ class MotionRNN(nn.Module):
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
             layers.append(layer)
-        return self.conv_last(x), MotionRNNState(tuple(layers), tuple(motion), memory)
+        return self.conv_last(x.flatten(1, -3)), MotionRNNState(tuple(layers), tuple(motion), memory)
+
+    def _over_time(self, steps: tuple[Tensor, ...]) -> Tensor:
+        """T-1 times (B, ...) or (B*W, ...) -> (B, T-1, ...) or (B, T-1, W, ...)."""
+        stacked, depth = torch.stack(steps, dim=1), self._cells()[0].depth
+        return stacked if depth == 1 else stacked.unflatten(0, (-1, depth)).movedim(1, 2)
 
     def _cells(self) -> list[RecurrentCell]:
         return cast("list[RecurrentCell]", list(self.cells))
@@ -266,7 +299,8 @@ class MotionRNN(nn.Module):
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
         found = len(state.layers), len(state.motion), tuple(state.layers[0].hidden.shape)
-        map_shape = batch_size, self.hidden_channels[0], height // self.patch_size, width // self.patch_size
+        map_size = height // self.patch_size, width // self.patch_size
+        map_shape = self._cells()[0].hidden_shape(batch_size, *map_size)
         wanted = len(self.cells), len(self.interfaces), map_shape
         if found != wanted:
             raise ValueError(f"state has (layers, motions, shape of H^1) {found}; it should have {wanted}")
@@ -281,7 +315,8 @@ class MotionRNN(nn.Module):
         height, width = frames.shape[-2:]
         if self.image_size is not None and (height, width) != self.image_size:
             made = "{}x{}".format(*self.image_size)
-            raise ValueError(f"frames are {height}x{width}; layer norm was made for image_size {made} only")
+            why = "parameters per position were"
+            raise ValueError(f"frames are {height}x{width}; {why} made for image_size {made} only")
         divisor, rule = self.patch_size, "patch_size"
         if self.interfaces:
             divisor, rule = 2 * divisor, "2*patch_size, as MotionGRU halves the map"
@@ -297,9 +332,26 @@ def _check_widths(hidden: tuple[int, ...], predictor: str, has_memory: bool, hig
         raise ValueError(f"hidden_channels is {hidden}; with {why} all layers should be equal")
 
 
-def _per_position_size(image_size: tuple[int, int] | None, patch_size: int) -> tuple[int, int]:
+def _each_slice(layer: nn.Module, x: Tensor) -> Tensor:
+    """A 2-D layer on (B, C, h, w), or on every slice of (B, C, W, h, w)."""
+    if x.dim() == 4:
+        return cast("Tensor", layer(x))
+    out = layer(x.transpose(1, 2).flatten(0, 1))
+    return cast("Tensor", out.unflatten(0, (len(x), x.shape[2])).transpose(1, 2))
+
+
+def _checked_cell_options(predictor: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = known_cell_options(predictor)
+    for name in options:
+        if name not in known:
+            has = f"; known: {', '.join(known)}" if known else ", which has none of its own"
+            raise TypeError(f"unknown option {name!r} of predictor {predictor!r}{has}")
+    return options
+
+
+def _per_position_size(image_size: tuple[int, int] | None, patch_size: int, who: str) -> tuple[int, int]:
     if image_size is None:
-        raise ValueError("image_size is None; layer_norm needs (H, W), as its parameters are per position")
+        raise ValueError(f"image_size is None; {who} needs (H, W), as its parameters are per position")
     height, width = image_size
     if height % patch_size or width % patch_size:
         raise ValueError(f"image_size is {height}x{width}; it should be divisible by patch_size {patch_size}")

@@ -1,8 +1,7 @@
-"""Checkpoints of the public programs: MotionRNN-PredRNN (thuml/MotionRNN), PredRNN and ConvLSTM
-(predrnn-pytorch, OpenSTL).
+"""Checkpoints of the public programs: MotionRNN-PredRNN (thuml/MotionRNN), PredRNN and ConvLSTM (predrnn-pytorch,
+OpenSTL), MIM and E3D-LSTM (OpenSTL), and the cell of Conv-TT-LSTM (NVlabs).
 
-Their gates are packed in this package's order already, (i, f, g, o) and (i, f, g, i', f', g', o), so loading
-renames parameters and changes no number; `official_name` is the inverse.
+Loading renames parameters and, where gates are packed in another order, permutes channels; no number changes.
 """
 
 from __future__ import annotations
@@ -14,25 +13,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..layers.cells import ConvTTLSTMCell
 from .motion_rnn import MotionRNN
-
-# official prefix, prefix here; # stands for the index of the layer or interface
-_PREFIXES = (
-    ("cell_list.#.", "cells.#."),
-    ("enc_list.#.", "interfaces.#.encoder."),
-    ("motion_list.#.", "interfaces.#.cell."),
-    ("dec_list.#.", "interfaces.#.decoder."),
-    ("gate_list.#.", "interfaces.#.gate."),
-    ("conv_first_v.", "conv_first."),
-    ("conv_last.", "conv_last."),
+from .official_names import (
+    conv_tt_lstm_to_ours,
+    official_name,
+    recognised,
+    to_ours,
+    without_dead,
 )
-
-
-def official_name(name: str) -> str:
-    """The official program's name of a parameter of `MotionRNN`."""
-    return _rename(name, [(ours, official) for official, ours in _PREFIXES])
 
 
 def load_checkpoint(
@@ -54,36 +45,66 @@ def load_checkpoint(
             are grey (C = 1) or RGB (C = 3).
         map_location: where a file's tensors go.
         overrides: arguments of `MotionRNN` that no tensor shows, such as init_state="xavier" to start as the
-            official program does (zeros otherwise) or trend=False.
+            official program does (zeros otherwise) or trend=False. OpenSTL's E3D-LSTM gets
+            compat="openstl": its weights were trained so, and predict nothing in the paper's form.
 
     Predictor, widths, kernel sizes, layer norm and image size are read off the tensors, which keep their
-    dtype. Parameters that predicting never reads (conv_o and conv_last in OpenSTL's ConvLSTM cells, the
-    adapter of PredRNN-V2's loss) are left out, with a warning that names them.
+    dtype. Parameters that predicting never reads (conv_o and conv_last in OpenSTL's ConvLSTM cells, conv_last in
+    its MIM-N, the adapter of PredRNN-V2's loss) are left out, with a warning that names them.
 
     Raises:
         ValueError: unreadable or truncated file; a missing, unexpected or misshapen tensor, by name.
     """
     tensors = _read(source, map_location)
-    live, dead = _drop_dead(tensors)
+    predictor = recognised(tensors)
+    live, dead = without_dead(tensors, predictor)
     if dead:
         warnings.warn(
             f"load_checkpoint: left out {len(dead)} tensors that prediction never reads: {_some(dead)}",
             stacklevel=2,
         )
+    state = to_ours(live, predictor)
     with torch.device("meta"):
-        model = MotionRNN(**{**_architecture(live, in_channels, patch_size), **overrides})
-    state = {_rename(name, _PREFIXES): tensor for name, tensor in live.items()}
+        model = MotionRNN(**{**_architecture(state, predictor, in_channels, patch_size), **overrides})
     _check(model, state)
     model.load_state_dict(state, assign=True)
     return model
 
 
-def _rename(name: str, prefixes: Any) -> str:
-    for old, new in prefixes:
-        match = re.match(re.escape(old).replace(r"\#", r"(\d+)"), name)
-        if match:
-            return new.replace("#", match.group(1) if match.groups() else "") + name[match.end() :]
-    return name
+def load_conv_tt_lstm_cell(
+    source: str | os.PathLike[str] | Mapping[str, Any], *, map_location: str | torch.device = "cpu"
+) -> ConvTTLSTMCell:
+    """The cell of NVlabs' Conv-TT-LSTM, of `code` or `code_opt`, with bias.
+
+    Args:
+        source: as in `load_checkpoint`, with the cell's own names: "layers.#.*", "layers_.#.*". Channels, kernel
+            size, order, steps and rank are read off the tensors.
+
+    Raises:
+        ValueError: unreadable or truncated file; a missing, unexpected or misshapen tensor, by name.
+    """
+    tensors = _read(source, map_location)
+    order = sum(re.fullmatch(r"layers\.\d+\.weight", name) is not None for name in tensors)
+    wanted = [f"{part}.{i}.{kind}" for part in ("layers", "layers_") for i in range(max(order, 1))
+              for kind in ("weight", "bias")]  # fmt: skip
+    problems = [f"missing {name}" for name in wanted if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in wanted]
+    if problems:
+        raise ValueError(f"no cell of Conv-TT-LSTM: {_some(problems)}")
+    state = conv_tt_lstm_to_ours(tensors)
+    hidden, (rank, lagged, kernel, _) = state["conv_v.weight"].shape[0] // 4, state["factors.0.weight"].shape
+    with torch.device("meta"):
+        cell = ConvTTLSTMCell(
+            state["conv_x.weight"].shape[1],
+            hidden,
+            kernel,
+            order=order,
+            steps=order - 1 + max(lagged // hidden, 1),
+            rank=rank,
+        )
+    _check(cell, state)
+    cell.load_state_dict(state, assign=True)
+    return cell
 
 
 def _read(
@@ -115,45 +136,43 @@ def _read(
     return {name: tensor.detach().clone() for name, tensor in content.items()}
 
 
-def _drop_dead(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    dead = [name for name in tensors if name == "adapter.weight"]
-    if not any(".conv_m." in name for name in tensors):
-        dead += [name for name in tensors if re.match(r"cell_list\.\d+\.(conv_o|conv_last)\.", name)]
-    return {name: tensor for name, tensor in tensors.items() if name not in dead}, dead
-
-
 def _architecture(
-    tensors: dict[str, Tensor], in_channels: int | None, patch_size: int | None
+    state: dict[str, Tensor], predictor: str, in_channels: int | None, patch_size: int | None
 ) -> dict[str, Any]:
     """The arguments of MotionRNN that names and shapes tell."""
-    levels = [int(match[1]) for match in (re.match(r"cell_list\.(\d+)\.", name) for name in tensors) if match]
-    first = [f"cell_list.{level}.conv_x.0.weight" for level in range(max(levels, default=0) + 1)]
-    absent = [name for name in (*first, "conv_last.weight") if name not in tensors]
+    levels = [int(match[1]) for match in (re.match(r"cells\.(\d+)\.", name) for name in state) if match]
+    gates = [f"cells.{level}.conv_{c}.0.weight" for level in range(max(levels, default=0) + 1) for c in "xh"]
+    absent = [official_name(name, predictor) for name in (*gates, "conv_last.weight") if name not in state]
     if absent:
-        raise ValueError(f"no checkpoint of MotionRNN, PredRNN or ConvLSTM: missing {_some(absent)}")
-    predictor, gates = ("predrnn", 7) if any(".conv_m." in name for name in tensors) else ("convlstm", 4)
-    in_channels, patch_size = _frame_layout(tensors["conv_last.weight"].shape[0], in_channels, patch_size)
-    norm = tensors.get("cell_list.0.conv_x.1.weight")  # (gates*C, h, w)
-    motion = any(re.match(r"(motion|enc|dec|gate)_list\.|conv_first_v\.", name) for name in tensors)
+        raise ValueError(f"no checkpoint of MotionRNN or of a predictor it knows: missing {_some(absent)}")
+    in_channels, patch_size = _frame_layout(state["conv_last.weight"].shape[0], in_channels, patch_size)
+    layer_norm = "cells.0.conv_x.1.weight" in state
+    per_position = {"mim": "cells.1.stationary.peephole", "e3d_lstm": "cells.0.norm.weight"}.get(predictor)
+    per_position = "cells.0.conv_x.1.weight" if layer_norm else per_position  # (..., h, w)
+    image_size = None
+    if per_position in state:
+        image_size = tuple(size * patch_size for size in state[per_position].shape[-2:])
+    motion = any(name.startswith(("interfaces.", "conv_first.")) for name in state)
     sizes = {
-        "filter_size": first[0],
-        "encoder_kernel_size": "enc_list.0.weight",
-        "gate_kernel_size": "motion_list.0.update.weight",
-        "mask_kernel_size": "motion_list.0.warp.warp_gate.weight",
-        "blend_kernel_size": "gate_list.0.weight",
-        "kernel_size": "motion_list.0.warp.conv.weight",
+        "filter_size": gates[0],
+        "encoder_kernel_size": "interfaces.0.encoder.weight",
+        "gate_kernel_size": "interfaces.0.cell.update.weight",
+        "mask_kernel_size": "interfaces.0.cell.warp.warp_gate.weight",
+        "blend_kernel_size": "interfaces.0.gate.weight",
+        "kernel_size": "interfaces.0.cell.warp.conv.weight",
     }
     return {
         "predictor": predictor,
         "in_channels": in_channels,
-        "hidden_channels": tuple(tensors[name].shape[0] // gates for name in first),
+        "hidden_channels": tuple(state[name].shape[1] for name in gates[1::2]),  # conv_h reads H
         "patch_size": patch_size,
         "variant": "official",
-        "layer_norm": norm is not None,
-        "image_size": None if norm is None else (norm.shape[1] * patch_size, norm.shape[2] * patch_size),
+        "layer_norm": layer_norm,
+        "image_size": image_size,
         "motion_gru": motion,
         "highway": motion,
-        **{option: tensors[name].shape[-1] for option, name in sizes.items() if name in tensors},
+        "compat": "openstl" if predictor == "e3d_lstm" else None,
+        **{option: state[name].shape[-1] for option, name in sizes.items() if name in state},
     }
 
 
@@ -173,17 +192,22 @@ def _frame_layout(folded: int, in_channels: int | None, patch_size: int | None) 
     )
 
 
-def _check(model: MotionRNN, state: dict[str, Tensor]) -> None:
+def _check(model: nn.Module, state: dict[str, Tensor]) -> None:
     expected = model.state_dict()
+    predictor = getattr(model, "predictor", "")
+
+    def named(name: str) -> str:
+        return official_name(name, predictor) if predictor else name
+
     problems = []
     for kind, names in (
         ("missing", expected.keys() - state.keys()),
         ("unexpected", state.keys() - expected.keys()),
     ):
         if names:
-            problems.append(f"{kind} {_some(sorted((official_name(n) for n in names), key=_natural))}")
+            problems.append(f"{kind} {_some(sorted((named(name) for name in names), key=_natural))}")
     problems += [
-        f"{official_name(name)} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        f"{named(name)} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]

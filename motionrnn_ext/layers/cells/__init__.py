@@ -1,20 +1,28 @@
-"""The recurrent cells MotionRNN can stand on, by name."""
+"""The recurrent cells MotionRNN can stand on, a file each."""
 
 from .base import LSTMState, RecurrentCell
 from .conv_lstm import ConvLSTMCell
+from .conv_tt_lstm import ConvTTLSTMCell, ConvTTLSTMState
+from .e3d_lstm import E3DLSTMCell, E3DLSTMState
+from .mim import MIMCell, MIMMemory, MIMState, PeepholeLSTM
+from .registry import CELLS, cell_class, cell_options, register_predictor
 from .st_lstm import SpatioTemporalLSTMCell
 
-CELLS: dict[str, type[RecurrentCell]] = {
-    "convlstm": ConvLSTMCell,
-    "predrnn": SpatioTemporalLSTMCell,
-}
-
-
-def cell_class(predictor: str) -> type[RecurrentCell]:
-    """The cell of the predictor of that name; an unknown name is a ValueError that lists the known ones."""
-    if predictor not in CELLS:
-        raise ValueError(f"unknown predictor {predictor!r}; known: {', '.join(CELLS)}")
-    return CELLS[predictor]
-
-
-__all__ = ["CELLS", "ConvLSTMCell", "LSTMState", "RecurrentCell", "SpatioTemporalLSTMCell", "cell_class"]
+__all__ = [
+    "CELLS",
+    "ConvLSTMCell",
+    "ConvTTLSTMCell",
+    "ConvTTLSTMState",
+    "E3DLSTMCell",
+    "E3DLSTMState",
+    "LSTMState",
+    "MIMCell",
+    "MIMMemory",
+    "MIMState",
+    "PeepholeLSTM",
+    "RecurrentCell",
+    "SpatioTemporalLSTMCell",
+    "cell_class",
+    "cell_options",
+    "register_predictor",
+]

@@ -1,8 +1,8 @@
-"""What every recurrent cell of the package shares: its state, its convolutions and its interface."""
+"""What every recurrent cell of the package shares: its interface, its convolutions and its state."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,12 +19,20 @@ class RecurrentCell(nn.Module):
 
     x (B, C_in, h, w) is the output of the layer below, `state` a named tuple whose field `hidden` is this
     layer's H of the previous time step, `memory` what travels up the stack and on to the next time step (None
-    where `has_memory` is False), and `highway` the Motion Highway Y (B, C, h, w) or None. Convolutions are
-    odd, of stride 1, "same" and without bias. Layer norm is over (channels, h, w) with an affine per
-    position, so it fixes the map: `map_size` = (h, w).
+    where `has_memory` is False), and `highway` the Motion Highway Y (B, C, h, w) or None. A cell that needs
+    earlier inputs keeps them in its state. Where maps have a depth axis, all of these are (B, C, depth, h, w).
+
+    Convolutions are odd, of stride 1, "same" and without bias. Layer norm is over all but the batch with an
+    affine per position, so it fixes the map: `map_size` = (h, w). With compat="openstl" a cell computes what
+    OpenSTL's does where that deviates from its paper.
+
+    A predictor of your own overrides `__init__` and `forward`, `initial_state` if its state is no `LSTMState`,
+    and is made known by `register_predictor`.
     """
 
     has_memory = False
+    needs_map_size = False  # whether it has parameters per position without layer norm, too
+    depth = 1  # more than 1 where maps have a depth axis
 
     def __init__(
         self,
@@ -32,28 +40,52 @@ class RecurrentCell(nn.Module):
         hidden_channels: int,
         filter_size: int,
         *,
-        layer_norm: bool,
-        map_size: tuple[int, int] | None,
+        layer_norm: bool = False,
+        map_size: tuple[int, int] | None = None,
+        compat: str | None = None,
     ) -> None:
         super().__init__()
         if filter_size % 2 == 0:
             raise ValueError(f"filter_size is {filter_size}; it should be odd")
-        if layer_norm and map_size is None:
-            raise ValueError(
-                "map_size is None; with layer_norm it should be (h, w), as parameters are per position"
-            )
-        self.in_channels, self.hidden_channels = in_channels, hidden_channels
-        self.filter_size, self.map_size = filter_size, map_size if layer_norm else None
+        if (layer_norm or self.needs_map_size) and map_size is None:
+            why = "with layer_norm" if layer_norm else f"for {type(self).__name__}"
+            raise ValueError(f"map_size is None; {why} it should be (h, w), as parameters are per position")
+        if compat not in (None, "openstl"):
+            raise ValueError(f"compat is {compat!r}; it should be None or 'openstl'")
+        self.in_channels, self.hidden_channels, self.filter_size = in_channels, hidden_channels, filter_size
+        self.layer_norm, self.map_size, self.compat = layer_norm, map_size, compat
 
-    def initial_state(self, hidden: Tensor) -> LSTMState:
-        """The state of a sequence's start, with `hidden` (B, C, h, w) as both H and C."""
+    @classmethod
+    def for_level(cls, level: int, *sizes: int, **options: Any) -> RecurrentCell:
+        """The cell of layer `level`, from 0; sizes and options are the constructor's."""
+        return cls(*sizes, **options)
+
+    def hidden_shape(self, batch_size: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape of H for maps of height x width."""
+        depth = () if self.depth == 1 else (self.depth,)
+        return (batch_size, self.hidden_channels, *depth, height, width)
+
+    def initial_state(self, hidden: Tensor) -> Any:
+        """The state of a sequence's start, with `hidden` as both H and C."""
         return LSTMState(hidden, hidden)
 
-    def _convolution(self, in_channels: int, out_channels: int) -> nn.Sequential:
+    def initial_memory(self, memory: Tensor) -> Any:
+        """What travels up the stack in a sequence's first step; asked of the first layer, if `has_memory`."""
+        return memory
+
+    def embed(self, x: Tensor, state: Any) -> Tensor:
+        """What the first layer reads of a folded frame x (B, C_in, h, w): the frame, or a window of frames."""
+        return x
+
+    def reset(self) -> None:
+        """Forget what a compat="openstl" cell keeps between sequences."""
+
+    def convolution(self, in_channels: int, out_channels: int) -> nn.Sequential:
         """The convolution, then its layer norm if the cell has one; state-dict keys `0.*` and `1.*`."""
         conv = nn.Conv2d(
             in_channels, out_channels, self.filter_size, padding=self.filter_size // 2, bias=False
         )
-        if self.map_size is None:
+        if not self.layer_norm:
             return nn.Sequential(conv)
+        assert self.map_size is not None
         return nn.Sequential(conv, nn.LayerNorm([out_channels, *self.map_size]))

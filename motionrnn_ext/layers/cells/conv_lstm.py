@@ -23,10 +23,18 @@ class ConvLSTMCell(RecurrentCell):
         *,
         layer_norm: bool = False,
         map_size: tuple[int, int] | None = None,
+        compat: str | None = None,
     ) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, layer_norm=layer_norm, map_size=map_size)
-        self.conv_x = self._convolution(in_channels, 4 * hidden_channels)
-        self.conv_h = self._convolution(hidden_channels, 4 * hidden_channels)
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            filter_size,
+            layer_norm=layer_norm,
+            map_size=map_size,
+            compat=compat,
+        )
+        self.conv_x = self.convolution(in_channels, 4 * hidden_channels)
+        self.conv_h = self.convolution(hidden_channels, 4 * hidden_channels)
 
     def forward(
         self, x: Tensor, state: LSTMState, memory: Tensor | None = None, highway: Tensor | None = None

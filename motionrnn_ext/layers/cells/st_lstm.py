@@ -28,12 +28,20 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         *,
         layer_norm: bool = False,
         map_size: tuple[int, int] | None = None,
+        compat: str | None = None,
     ) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, layer_norm=layer_norm, map_size=map_size)
-        self.conv_x = self._convolution(in_channels, 7 * hidden_channels)
-        self.conv_h = self._convolution(hidden_channels, 4 * hidden_channels)
-        self.conv_m = self._convolution(hidden_channels, 3 * hidden_channels)
-        self.conv_o = self._convolution(2 * hidden_channels, hidden_channels)
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            filter_size,
+            layer_norm=layer_norm,
+            map_size=map_size,
+            compat=compat,
+        )
+        self.conv_x = self.convolution(in_channels, 7 * hidden_channels)
+        self.conv_h = self.convolution(hidden_channels, 4 * hidden_channels)
+        self.conv_m = self.convolution(hidden_channels, 3 * hidden_channels)
+        self.conv_o = self.convolution(2 * hidden_channels, hidden_channels)
         self.conv_last = nn.Conv2d(2 * hidden_channels, hidden_channels, 1, bias=False)
 
     def forward(

@@ -1,0 +1,90 @@
+"""Conv-TT-LSTM, the convolutional tensor-train LSTM (Su et al., 2020): gates from several past hidden states."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ... import ops
+from .base import RecurrentCell
+
+
+class ConvTTLSTMState(NamedTuple):
+    """Temporal state of one layer, (B, C, h, w) each."""
+
+    hidden: Tensor  # H of the last step
+    cell: Tensor  # C
+    older: tuple[Tensor, ...]  # H of the steps-1 steps before, oldest first
+
+
+class ConvTTLSTMCell(RecurrentCell):
+    """One layer of Conv-TT-LSTM of order m, with h_0 (oldest) .. h_{steps-1} (newest) and lags = steps - m + 1:
+
+        P_l = A_l * [h_l .. h_{l+lags-1}],  l = 0..m-1;   V_0 = P_0,  V_l = P_l + K_l * V_{l-1}
+        [i, f, g, o] = W_x * X + W_v * V_{m-1}
+        C' = s(f).C + s(i).tanh(g);  H' = s(o).tanh(C') + (1 - s(o)).Y
+
+    All convolutions are filter_size x filter_size with bias (W_v shares W_x's). A_l gives `rank` channels from
+    lags * C, K_l `rank` from `rank`; `conv_x` and `conv_v` give 4C channels (i, f, g, o). What stands in the ring
+    is what the layer carries as H. There is no layer norm.
+
+    Args:
+        order: m. steps: hidden states that are read, at least `order`. rank: of the tensor train.
+
+    Source: Su et al., 2020 (NVlabs' ConvTTLSTMCell).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        filter_size: int = 5,
+        *,
+        layer_norm: bool = False,
+        map_size: tuple[int, int] | None = None,
+        compat: str | None = None,
+        order: int = 3,
+        steps: int = 3,
+        rank: int = 8,
+    ) -> None:
+        super().__init__(in_channels, hidden_channels, filter_size, map_size=map_size, compat=compat)
+        if layer_norm:
+            raise ValueError("layer_norm is True; it should be False, Conv-TT-LSTM has none")
+        if not 1 <= order <= steps or rank < 1:
+            raise ValueError(
+                f"order is {order}, steps {steps}, rank {rank}; they should be 1 <= order <= steps, 1 <= rank"
+            )
+        self.order, self.steps, self.lags = order, steps, steps - order + 1
+
+        def conv(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, filter_size, padding=filter_size // 2, bias=bias)
+
+        self.factors = nn.ModuleList(conv(self.lags * hidden_channels, rank) for _ in range(order))  # A
+        self.cores = nn.ModuleList(conv(rank, rank) for _ in range(order - 1))  # K
+        self.conv_x = conv(in_channels, 4 * hidden_channels)
+        self.conv_v = conv(rank, 4 * hidden_channels, bias=False)
+
+    def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
+        return ConvTTLSTMState(hidden, hidden, (hidden,) * (self.steps - 1))
+
+    def forward(
+        self, x: Tensor, state: ConvTTLSTMState, memory: None = None, highway: Tensor | None = None
+    ) -> tuple[Tensor, ConvTTLSTMState, None]:
+        ring = (*state.older, state.hidden)
+        train = self.factors[0](self._lagged(ring, 0))  # (B, rank, h, w)
+        for level, core in enumerate(self.cores, start=1):
+            # In place into the fresh convolution: nothing keeps it.
+            train = self.factors[level](self._lagged(ring, level)).add_(core(train))
+        channels = (3 * self.hidden_channels, self.hidden_channels)
+        gates_x, output_x = self.conv_x(x).split(channels, dim=1)
+        gates_v, output_v = self.conv_v(train).split(channels, dim=1)
+        cell = ops.memory_update(gates_x, gates_v, state.cell, forget_bias=0.0)
+        hidden = ops.highway_output(output_x + output_v, cell, highway)
+        return hidden, ConvTTLSTMState(hidden, cell, ring[1:]), memory
+
+    def _lagged(self, ring: tuple[Tensor, ...], level: int) -> Tensor:
+        """(B, lags * C, h, w)"""
+        hidden = ring[level : level + self.lags]
+        return hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1)

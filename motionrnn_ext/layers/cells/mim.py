@@ -1,0 +1,173 @@
+"""MIM, memory in memory (Wang et al., 2019): the forget gate of C becomes a cascade of two recurrent units.
+
+The first layer is an ST-LSTM, the layers above are `MIMCell`s. Notation as in `motionrnn_ext.ops`; D_t is the
+difference signal, and N and S are the cells of the two units.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ... import ops
+from .base import LSTMState, RecurrentCell
+from .st_lstm import SpatioTemporalLSTMCell
+
+
+class MIMState(NamedTuple):
+    """Temporal state of a layer above the first, (B, C, h, w) each."""
+
+    hidden: Tensor  # H
+    cell: Tensor  # C
+    stationary: Tensor  # S, the cell of MIM-S
+    difference: Tensor  # D, the output of MIM-N
+    nonstationary: Tensor  # N, the cell of MIM-N
+    input: Tensor | None  # x of the previous step; None at a sequence's start
+
+
+class MIMMemory(NamedTuple):
+    """What travels up the stack: M and on to the next step, D within a step alone."""
+
+    memory: Tensor  # M (B, C, h, w)
+    difference: Tensor | None  # D of the layer below; None from the first layer
+
+
+class PeepholeLSTM(nn.Module):
+    """A convolutional LSTM with peepholes per position: MIM-N and MIM-S.
+
+        [i, f, g, o] = W_a * a + W_x * x;   i += p_i . b;   f += p_f . b
+        b' = s(f + 1).b + s(i).tanh(g);     a' = s(o + q . b').tanh(b')
+
+    `(x, a, b) -> (a', b')`, (B, C, h, w) each. `peephole` (2C, h, w) holds p_i and p_f, `output_peephole`
+    (C, h, w) is q; both start at 0. Source: OpenSTL's MIMN.
+    """
+
+    def __init__(self, cell: RecurrentCell) -> None:
+        super().__init__()
+        c, map_size = cell.hidden_channels, cell.map_size
+        assert map_size is not None
+        self.conv_a = cell.convolution(c, 4 * c)
+        self.conv_x = cell.convolution(c, 4 * c)
+        self.peephole = nn.Parameter(torch.zeros(2 * c, *map_size))
+        self.output_peephole = nn.Parameter(torch.zeros(c, *map_size))
+
+    def forward(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        c = b.shape[1]
+        input_forget_a, candidate_a, output_a = self.conv_a(a).split((2 * c, c, c), dim=1)
+        gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
+        seen = input_forget_a + self.peephole * torch.cat([b, b], dim=1)  # (B, 2C, h, w)
+        b = ops.memory_update(gates_x, torch.cat([seen, candidate_a], dim=1), b)
+        logits = torch.addcmul(output_x + output_a, self.output_peephole, b)
+        return ops.highway_output(logits, b), b
+
+
+class _FirstCell(SpatioTemporalLSTMCell):
+    """The ST-LSTM of the first layer; a difference of its own inputs there is none."""
+
+    def initial_memory(self, memory: Tensor) -> MIMMemory:
+        return MIMMemory(memory, None)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, state: LSTMState, memory: MIMMemory, highway: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState, MIMMemory]:
+        hidden, state, carried = super().forward(x, state, memory.memory, highway)
+        return hidden, state, MIMMemory(carried, None)
+
+
+class MIMCell(RecurrentCell):
+    """A layer of MIM above the first; x is (B, C, h, w), as wide as H.
+
+        D'  = MIM-N(d, D, N),   T = MIM-S(D', C, S)            T replaces the forgotten part of C
+        C'  = T + s(i_x + i_h).tanh(g_x + g_h)
+        M'  = s(f_x + f_m + 1).M + s(i_x + i_m).tanh(g_x + g_m)
+        H'  = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y,   o = o_x + o_h + o_m
+
+    d is D' of the layer below; in layer 2, the change of x since the last step. In a sequence's first step
+    there is no difference: D' = D, and MIM-N is not run. `conv_x` and `conv_m` give 4C channels (i, f, g, o),
+    `conv_h` 3C (i, g, o). Peepholes are per position, so `map_size` is needed. Every sequence starts fresh,
+    and gradients flow through all of its steps.
+
+    compat="openstl": S is kept by the module and cut from the graph at every step; it goes from one sequence
+    to the next until `reset()`, so that equal calls give unequal results.
+
+    Source: Wang et al., 2019, in the form of the released programs (OpenSTL's MIMBlock).
+    """
+
+    has_memory = True
+    needs_map_size = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        filter_size: int = 5,
+        *,
+        layer_norm: bool = False,
+        map_size: tuple[int, int] | None = None,
+        compat: str | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            filter_size,
+            layer_norm=layer_norm,
+            map_size=map_size,
+            compat=compat,
+        )
+        c = hidden_channels
+        if in_channels != c:
+            raise ValueError(f"in_channels is {in_channels}; it should be hidden_channels, {c}")
+        self.conv_x = self.convolution(c, 4 * c)
+        self.conv_h = self.convolution(c, 3 * c)
+        self.conv_m = self.convolution(c, 4 * c)
+        self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False)
+        self.nonstationary = PeepholeLSTM(self)  # MIM-N
+        self.stationary = PeepholeLSTM(self)  # MIM-S
+        self.carried: Tensor | None = None  # S between calls, with compat="openstl"
+
+    @classmethod
+    def for_level(cls, level: int, *sizes: int, **options: Any) -> RecurrentCell:
+        return cls(*sizes, **options) if level else _FirstCell(*sizes, **options)
+
+    def initial_state(self, hidden: Tensor) -> MIMState:
+        zeros = torch.zeros_like(hidden)
+        return MIMState(hidden, hidden, zeros, zeros, zeros, None)
+
+    def reset(self) -> None:
+        self.carried = None
+
+    def forward(
+        self, x: Tensor, state: MIMState, memory: MIMMemory, highway: Tensor | None = None
+    ) -> tuple[Tensor, MIMState, MIMMemory]:
+        c = self.hidden_channels
+        difference, nonstationary = state.difference, state.nonstationary
+        if state.input is not None:
+            change = x - state.input if memory.difference is None else memory.difference
+            difference, nonstationary = self.nonstationary(change, difference, nonstationary)
+        kept, stationary = self.stationary(difference, state.cell, self._stationary(state))
+        if self.compat:
+            self.carried = stationary
+
+        gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
+        input_h, candidate_h, output_h = self.conv_h(state.hidden).split(c, dim=1)
+        gates_m, output_m = self.conv_m(memory.memory).split((3 * c, c), dim=1)
+        input_x, _, candidate_x = gates_x.split(c, dim=1)
+        cell = torch.addcmul(kept, torch.sigmoid(input_x + input_h), torch.tanh(candidate_x + candidate_h))
+        travelling = ops.memory_update(gates_x, gates_m, memory.memory)
+        content = self.conv_last(torch.cat([cell, travelling], dim=1))
+        hidden = ops.highway_output(output_x + output_h + output_m, content, highway)
+        after = MIMState(hidden, cell, stationary, difference, nonstationary, x)
+        return hidden, after, MIMMemory(travelling, difference)
+
+    def _stationary(self, state: MIMState) -> Tensor:
+        if not self.compat or self.carried is None:
+            return state.stationary
+        if self.carried.shape != state.stationary.shape:
+            found, wanted = tuple(self.carried.shape), tuple(state.stationary.shape)
+            raise ValueError(
+                f"the state kept from the last sequence has shape {found}; it should be {wanted}: with "
+                "compat='openstl', call reset() before sequences of another size"
+            )
+        return self.carried.detach()

@@ -1,0 +1,57 @@
+"""Predictors by name, those of the package and the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
+from .base import RecurrentCell
+from .conv_lstm import ConvLSTMCell
+from .conv_tt_lstm import ConvTTLSTMCell
+from .e3d_lstm import E3DLSTMCell
+from .mim import MIMCell
+from .st_lstm import SpatioTemporalLSTMCell
+
+CELLS: dict[str, type[RecurrentCell]] = {
+    "convlstm": ConvLSTMCell,
+    "predrnn": SpatioTemporalLSTMCell,
+    "mim": MIMCell,
+    "e3d_lstm": E3DLSTMCell,
+    "conv_tt_lstm": ConvTTLSTMCell,
+}
+Cell = TypeVar("Cell", bound=type[RecurrentCell])
+
+
+def register_predictor(name: str) -> Callable[[Cell], Cell]:
+    """Class decorator: `MotionRNN(name, ...)` and the command line know the cell from then on.
+
+    The class is called as `cell(in_channels, hidden_channels, filter_size, layer_norm=, map_size=, compat=)`;
+    keyword arguments of its own are `MotionRNN`'s `cell_options`.
+
+    Raises:
+        ValueError: the name is taken. TypeError: no `RecurrentCell`.
+    """
+
+    def register(cell: Cell) -> Cell:
+        if not (isinstance(cell, type) and issubclass(cell, RecurrentCell)):
+            raise TypeError(f"predictor {name!r} is {cell!r}; it should be a subclass of RecurrentCell")
+        if CELLS.setdefault(name, cell) is not cell:
+            raise ValueError(f"the name {name!r} is taken by {CELLS[name].__name__}; it should be a new one")
+        return cell
+
+    return register
+
+
+def cell_class(predictor: str) -> type[RecurrentCell]:
+    """The cell of the predictor of that name; an unknown name is a ValueError that lists the known ones."""
+    if predictor not in CELLS:
+        raise ValueError(f"unknown predictor {predictor!r}; known: {', '.join(CELLS)}")
+    return CELLS[predictor]
+
+
+def cell_options(predictor: str) -> list[str]:
+    """Names of the keyword arguments that only this predictor's cell takes."""
+    shared = inspect.signature(RecurrentCell.__init__).parameters
+    own = inspect.signature(cell_class(predictor).__init__).parameters.values()
+    return [p.name for p in own if p.kind is p.KEYWORD_ONLY and p.name not in shared]

@@ -1,0 +1,160 @@
+"""Parameters of the public programs: their names, the order of their gates, and what predicting never reads.
+
+A name is a pattern, in which # stands for the index of a layer or interface and @ for that index less one. Where a
+program packs its gates in another order, a letter stands for each: i, f, g, o as usual, r for E3D-LSTM's recall,
+I, F, G for the gates of its M.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class _Part(NamedTuple):
+    official: str  # prefix of the name there
+    ours: str
+    gates: tuple[str, str] | None = None  # their order along the first axis there, and here
+
+
+_MOTION_RNN = (
+    _Part("enc_list.#.", "interfaces.#.encoder."),
+    _Part("motion_list.#.", "interfaces.#.cell."),
+    _Part("dec_list.#.", "interfaces.#.decoder."),
+    _Part("gate_list.#.", "interfaces.#.gate."),
+    _Part("conv_first_v.", "conv_first."),
+    _Part("conv_last.", "conv_last."),
+)
+_LSTM = (_Part("cell_list.#.", "cells.#."), *_MOTION_RNN)
+
+
+def _peephole_lstm(official: str, ours: str) -> tuple[_Part, ...]:
+    return (
+        _Part(f"{official}conv_h_concat.", f"{ours}conv_a.", ("igfo", "ifgo")),
+        _Part(f"{official}conv_x_concat.", f"{ours}conv_x.", ("igfo", "ifgo")),
+        _Part(f"{official}ct_weight", f"{ours}peephole"),
+        _Part(f"{official}oc_weight", f"{ours}output_peephole"),
+    )
+
+
+_PARTS = {
+    "convlstm": _LSTM,
+    "predrnn": _LSTM,
+    "mim": (
+        _Part("stlstm_layer.0.", "cells.0."),
+        _Part("stlstm_layer.#.conv_x_cc.", "cells.#.conv_x.", ("igfo", "ifgo")),
+        _Part("stlstm_layer.#.conv_t_cc.", "cells.#.conv_h."),
+        _Part("stlstm_layer.#.conv_s_cc.", "cells.#.conv_m.", ("igfo", "ifgo")),
+        _Part("stlstm_layer.#.conv_last.", "cells.#.conv_last."),
+        *_peephole_lstm("stlstm_layer.#.", "cells.#.stationary."),
+        *_peephole_lstm("stlstm_layer_diff.@.", "cells.#.nonstationary."),
+        *_MOTION_RNN,
+    ),
+    "e3d_lstm": (
+        _Part("cell_list.#.conv_x.0.conv3d.", "cells.#.conv_x.0.", ("igroIGF", "IFGirgo")),
+        _Part("cell_list.#.conv_x.", "cells.#.conv_x.", ("igroIGF", "IFGirgo")),
+        _Part("cell_list.#.conv_h.0.conv3d.", "cells.#.conv_h.0.", ("igro", "irgo")),
+        _Part("cell_list.#.conv_h.", "cells.#.conv_h.", ("igro", "irgo")),
+        _Part("cell_list.#.conv_gm.0.conv3d.", "cells.#.conv_m.0."),
+        _Part("cell_list.#.conv_gm.", "cells.#.conv_m."),
+        _Part("cell_list.#.conv_new_cell.0.conv3d.", "cells.#.conv_o_cell.0."),
+        _Part("cell_list.#.conv_new_cell.", "cells.#.conv_o_cell."),
+        _Part("cell_list.#.conv_new_gm.0.conv3d.", "cells.#.conv_o_memory.0."),
+        _Part("cell_list.#.conv_new_gm.", "cells.#.conv_o_memory."),
+        _Part("cell_list.#.conv_last.conv3d.", "cells.#.conv_last."),
+        _Part("cell_list.#._norm_c_t.", "cells.#.norm."),
+        *_MOTION_RNN,
+    ),
+}
+# Registered there, never read by a prediction.
+_DEAD = {
+    "convlstm": r"cell_list\.\d+\.(conv_o|conv_last)\.",
+    "predrnn": r"adapter\.weight$",  # of PredRNN-V2's loss
+    "mim": r"stlstm_layer_diff\.\d+\.conv_last\.",
+    "e3d_lstm": r"(?!)",
+}
+
+
+def recognised(names: Mapping[str, object]) -> str:
+    """The predictor that a state dict's names belong to; "convlstm" where nothing says otherwise."""
+    if any(name.startswith("stlstm_layer") for name in names):
+        return "mim"
+    if any(".conv_gm." in name for name in names):
+        return "e3d_lstm"
+    return "predrnn" if any(".conv_m." in name for name in names) else "convlstm"
+
+
+def without_dead(tensors: Mapping[str, Tensor], predictor: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that predictions read, and the names of the others."""
+    dead = [name for name in tensors if re.match(_DEAD[predictor], name)]
+    return {name: tensor for name, tensor in tensors.items() if name not in dead}, dead
+
+
+def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
+    """The state dict of a `MotionRNN` from a public program's; differentiable. Unknown names stay as they are."""
+    found = {}
+    for name, tensor in tensors.items():
+        new, gates = name, None
+        for part in _PARTS[predictor]:
+            if match := _match(part.official, name):
+                new, gates = _with_index(part.ours, match[0]) + match[1], part.gates
+                break
+        if gates is not None:
+            parts = dict(zip(gates[0], tensor.chunk(len(gates[0]))))
+            tensor = torch.cat([parts[gate] for gate in gates[1]])
+        if new == "conv_last.weight" and tensor.dim() == 5:  # E3D-LSTM folds the depth into the channels
+            tensor = tensor.flatten(1, 2)
+        found[new] = tensor
+    return found
+
+
+def conv_tt_lstm_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a `ConvTTLSTMCell` from NVlabs' cell's, whose gates are (i, f, o, g); differentiable.
+
+    `layers_.#` is A_#, a 3-D convolution over the lags, or in `code_opt` a 2-D one over lags * C channels; the
+    last of `layers.#` gives the gates from [X, V], the others are K.
+    """
+    order = sum(name.startswith("layers.") and name.endswith(".weight") for name in tensors)
+    found = {}
+    for name, tensor in tensors.items():
+        part, index, kind = name.split(".")
+        if part == "layers_":
+            if tensor.dim() == 5:  # (R, C, k, k, lags) -> (R, lags * C, k, k)
+                tensor = tensor.permute(0, 4, 1, 2, 3).flatten(1, 2)
+            found[f"factors.{index}.{kind}"] = tensor
+        elif int(index) < order - 1:
+            found[f"cores.{index}.{kind}"] = tensor
+        else:
+            i, f, o, g = tensor.chunk(4)
+            tensor = torch.cat([i, f, g, o])
+            if kind == "weight":
+                rank = len(tensors["layers_.0.bias"])
+                tensor, found["conv_v.weight"] = tensor[:, :-rank], tensor[:, -rank:]
+            found[f"conv_x.{kind}"] = tensor
+    return found
+
+
+def official_name(name: str, predictor: str = "predrnn") -> str:
+    """The public program's name of a parameter of `MotionRNN`, for messages and gradients by name."""
+    for part in _PARTS.get(predictor, _LSTM):
+        if match := _match(part.ours, name):
+            return _with_index(part.official, match[0]) + match[1]
+    return name
+
+
+def _match(pattern: str, name: str) -> tuple[int, str] | None:
+    """Index (0 if there is none) and rest of a name that begins with the pattern."""
+    expression = re.escape(pattern).replace(r"\#", r"(\d+)").replace("@", r"(\d+)")
+    match = re.match(expression, name)
+    if match is None:
+        return None
+    index = int(match[1]) + ("@" in pattern) if match.groups() else 0
+    return index, name[match.end() :]
+
+
+def _with_index(pattern: str, index: int) -> str:
+    return pattern.replace("#", str(index)).replace("@", str(index - 1))
