@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .config import Config
 
-_GROUPS = {"predictor": "model", "digits": "data", "batch_size": "training"}  # first field -> heading
+_GROUPS = {"predictor": "model", "dataset": "data", "batch_size": "training"}  # first field -> heading
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="motionrnn",
-        description="MotionRNN video prediction: train on moving handwritten digits, evaluate, predict.",
+        description="MotionRNN video prediction: train on moving digits, people or radar echo, evaluate, predict.",
         epilog="`motionrnn COMMAND --help` shows a command's options. Start with: motionrnn demo",
     )
     parser.add_argument("--version", action="version", version=f"motionrnn_ext {__version__}")
@@ -32,6 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_visualize(commands)
+    _add_ablate(commands)
+    _add_compare(commands)
     info = _add(commands, "info", "versions, backends and why one is absent, build flags (needs torch alone)")
     info.add_argument("--json", action="store_true", help="as JSON")
     help = "train ConvLSTM and MotionRNN-ConvLSTM alike, compare them, draw what they predict"
@@ -49,6 +52,8 @@ def _add(commands: Any, name: str, help: str, examples: Sequence[str] = ()) -> a
     form = argparse.RawDescriptionHelpFormatter
     parser = commands.add_parser(name, help=help, description=help, epilog=epilog, formatter_class=form)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    help = "import this Python module first, which registers a predictor or a data set of your own (may be repeated)"
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=help)
     return parser
 
 
@@ -58,8 +63,9 @@ def _add_train(commands: Any) -> None:
         "motionrnn train --out runs/mine --resume",
         "motionrnn train --out runs/base --no-motion-gru --no-highway     # the bare predictor",
         "motionrnn train --out runs/mnist --digits path/to/idx --plain    # Moving MNIST",
+        "motionrnn train --out runs/walk --dataset human36m --root path/to/jpgs --workers 4",
     ]
-    parser = _add(commands, "train", "train a model on clips of moving digits", examples)
+    parser = _add(commands, "train", "train a model on clips of a data set", examples)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/train"), help="the run's folder (default: runs/train)"
     )
@@ -69,23 +75,29 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--config", type=Path, help="start from the settings of this config.json")
     help = "a progress bar (default: on)"
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help=help)
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser, left_out: Collection[str] = (), default: str = "") -> None:
+    """An option for every setting of a run but those `left_out`; `default` says what theirs is, if not Config's."""
     group: Any = parser
     for entry in fields(Config):
         if entry.name in _GROUPS:
-            group = parser.add_argument_group(_GROUPS[entry.name])
-        _add_setting(group, entry)
+            group = parser.add_argument_group(_GROUPS[entry.name], default)
+        if entry.name not in left_out:
+            _add_setting(group, entry, with_default=not default)
 
 
-def _add_setting(group: Any, entry: Field[Any]) -> None:
+def _add_setting(group: Any, entry: Field[Any], with_default: bool) -> None:
     flag, kind = f"--{entry.name.replace('_', '-')}", str(entry.type)
     options: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
-    default = "" if entry.default is MISSING else _text(entry.default)
-    help = entry.metadata["help"] + (f" (default: {default})" if default else "")
+    default = "" if entry.default is MISSING else entry.metadata.get("unset") or _text(entry.default)
+    help = entry.metadata["help"] + (f" (default: {default})" if default and with_default else "")
     if kind == "bool":
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help, **options)
     elif kind.startswith("dict"):
         group.add_argument(
-            "--override", action="append", metavar="NAME=VALUE", help=help, **{**options, "dest": entry.name}
+            entry.metadata["flag"], action="append", metavar="NAME=VALUE", help=help, **options
         )
     elif kind.startswith("tuple"):
         item: Any = int if "int" in kind else float
@@ -102,41 +114,67 @@ def _add_setting(group: Any, entry: Field[Any]) -> None:
 def _text(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    if default is None:
-        return "see motionrnn_ext.data.MotionRanges"
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _add_evaluate(commands: Any) -> None:
-    help = "score models on held-out clips: MSE, MAE, SSIM and PSNR per lead time, with pictures"
+    help = "score models on held-out clips: MSE, MAE, PSNR, SSIM, GDL and more per lead time, with pictures"
     examples = [
         "motionrnn evaluate runs/mine",
         "motionrnn evaluate runs/base runs/mine --clips 1000 --out runs/compared",
+        "motionrnn evaluate runs/radar --thresholds 20 30 40 --value-scale 70 --value-offset -10",
     ]
     parser = _add(commands, "evaluate", help, examples)
     parser.add_argument(
         "checkpoints", nargs="+", type=Path, metavar="CKPT", help="runs' folders or .ckpt files"
     )
     parser.add_argument(
-        "--clips", type=_count, default=200, metavar="N", help="clips to score on (default: 200)"
+        "--clips",
+        type=_count,
+        metavar="N",
+        help="clips to score on (default: 200 generated ones, all of files)",
     )
     parser.add_argument(
         "--n-output", type=_count, metavar="N", help="frames to predict (default: as trained)"
     )
+    _add_data(parser)
     parser.add_argument("--digits", help="'sklearn' or a folder with MNIST's IDX files (default: as trained)")
     parser.add_argument(
-        "--split", choices=("test", "val", "train"), default="test", help="which digits (default: test)"
+        "--split",
+        choices=("test", "val", "train"),
+        default="test",
+        help="which part of the data (default: test)",
     )
-    choices, help = (
-        ("float", "uint8", "range2", "gaussian"),
-        "how SSIM is computed, see metrics.py (default: float)",
-    )
-    parser.add_argument("--ssim", choices=choices, default="float", help=help)
     parser.add_argument(
         "--batch-size", type=_count, default=16, metavar="N", help="clips at a time (default: 16)"
     )
     parser.add_argument("--pictures", type=_index, default=2, metavar="N", help="clips to draw (default: 2)")
     _add_place(parser, "evaluation")
+    _add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
+
+
+def _add_metrics(group: Any) -> None:
+    choices: tuple[str, ...] = ("float", "official", "openstl")
+    help = "whose numbers to compare with (default: float)"
+    group.add_argument("--convention", choices=choices, default="float", help=help)
+    choices = ("float", "uint8", "range2", "gaussian")
+    group.add_argument("--ssim", choices=choices, help="how SSIM is computed (default: the convention's)")
+    help = "CSI and FAR of the pixels whose value reaches each of these"
+    group.add_argument("--thresholds", nargs="+", type=float, metavar="L", help=help)
+    choices = ("echo", "shanghai", "hko7")
+    help = "scale and offset of this data and, but for hko7, its thresholds; echo is the official trainer's"
+    group.add_argument("--values", choices=choices, help=help)
+    help = "instead of --values: a pixel p of [0, 1] has the value S p + O"
+    group.add_argument("--value-scale", type=float, metavar="S", help=help)
+    group.add_argument("--value-offset", type=float, metavar="O", help="see --value-scale (default: 0)")
+    help = "truncate pixels to bytes before they are given values"
+    group.add_argument("--value-bytes", action="store_true", help=help)
+    help = "LPIPS with the weights of AlexNet in this file"
+    group.add_argument("--lpips", type=Path, metavar="WEIGHTS", help=help)
+    help = "FVD with the network in this TorchScript file, which can run code: use only one that you trust"
+    group.add_argument("--fvd", type=Path, metavar="WEIGHTS", help=help)
+    help = "begin FVD's clips with the frames that the model was given"
+    group.add_argument("--fvd-context", action="store_true", help=help)
 
 
 def _add_predict(commands: Any) -> None:
@@ -144,19 +182,99 @@ def _add_predict(commands: Any) -> None:
     examples = [
         "motionrnn predict runs/mine --clip 7",
         "motionrnn predict runs/mine --frames clip.npy --n-output 30",
+        "motionrnn predict runs/walk --clip 7 --root path/to/jpgs",
     ]
     parser = _add(commands, "predict", help, examples)
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a .ckpt file")
     source = parser.add_mutually_exclusive_group()
-    help = "index of a generated test clip (default: 0)"
+    help = "index of a test clip of the data set (default: 0)"
     source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)
-    help = ".npy file of frames, (T, H, W) or (T, 1, H, W), uint8 or floats in [0, 1]"
-    source.add_argument("--frames", type=Path, metavar="FILE", help=help)
+    help = (
+        ".npy file of frames, (T, H, W) or (T, C, H, W), uint8 or floats in [0, 1], or a folder of png or jpg"
+    )
+    source.add_argument("--frames", type=Path, metavar="PATH", help=help)
+    _add_data(parser)
     parser.add_argument("--n-input", type=_count, metavar="N", help="given frames (default: as trained)")
     parser.add_argument(
         "--n-output", type=_count, metavar="N", help="frames to predict (default: as trained)"
     )
     _add_place(parser, "prediction")
+
+
+def _add_visualize(commands: Any) -> None:
+    help = "draw the motion that a model has learnt over a clip: trend arrows, and where every tap reads"
+    examples = [
+        "motionrnn visualize runs/mine --clip 7",
+        "motionrnn visualize runs/mine --interface 1 --times 2 5 8",
+        "motionrnn visualize runs/mine --frames clip.npy --out pictures",
+    ]
+    parser = _add(commands, "visualize", help, examples)
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a .ckpt file")
+    source = parser.add_mutually_exclusive_group()
+    help = "index of a test clip of the data set (default: 0)"
+    source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)
+    help = ".npy file of frames, or a folder of images, as for `predict`"
+    source.add_argument("--frames", type=Path, metavar="PATH", help=help)
+    _add_data(parser)
+    parser.add_argument("--n-input", type=_count, metavar="N", help="given frames (default: as trained)")
+    help = "frames that the model goes on by itself (default: as trained)"
+    parser.add_argument("--n-output", type=_count, metavar="N", help=help)
+    help = "the MotionGRU above this layer alone, from 1 on (default: all)"
+    parser.add_argument("--interface", type=_count, metavar="L", help=help)
+    help = "frames to show in the PNGs, from 1 on (default: six, evenly spread)"
+    parser.add_argument("--times", type=_count, nargs="+", metavar="T", help=help)
+    help = "places per frame to show the taps of, where most moves (default: 3)"
+    parser.add_argument("--positions", type=_count, default=3, metavar="N", help=help)
+    _add_place(parser, "motion")
+
+
+def _add_ablate(commands: Any) -> None:
+    help = "take MotionRNN apart: the predictor alone, either part, both, without transient, without trend"
+    examples = [
+        "motionrnn ablate --preset quick",
+        "motionrnn ablate --preset full --predictor predrnn --seeds 0 1 2 3 4",
+        "motionrnn ablate --config runs/mine/config.json --out runs/mine-apart",
+    ]
+    parser = _add(commands, "ablate", help, examples)
+    _add_experiment(parser, ("seed", "motion_gru", "highway", "transient", "trend"))
+
+
+def _add_compare(commands: Any) -> None:
+    help = "every predictor with and without MotionRNN"
+    examples = [
+        "motionrnn compare --preset quick",
+        "motionrnn compare --preset full --predictors predrnn mim --hidden 64 64 64",
+    ]
+    parser = _add(commands, "compare", help, examples)
+    help = "which (default: all)"
+    parser.add_argument("--predictors", nargs="+", metavar="NAME", help=help)
+    _add_experiment(parser, ("seed", "predictor", "motion_gru", "highway"))
+
+
+def _add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -> None:
+    help = "settings to start from: quick takes minutes, full hours (default: quick)"
+    parser.add_argument("--preset", choices=("quick", "full"), default="quick", help=help)
+    help = "start from the settings of this config.json instead"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    help = "one training of each row per seed (default: the preset's, 0 1 or 0 1 2)"
+    parser.add_argument("--seeds", type=_index, nargs="+", metavar="N", help=help)
+    help = "held-out clips to score on (default: the preset's, 128 or 512)"
+    parser.add_argument("--test-clips", type=_count, metavar="N", help=help)
+    help = "the folder; what is finished in it is not run again (default: runs/COMMAND-PRESET)"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
+    help = "also write the table and the figure to this folder and its images/"
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help=help)
+    _add_settings(parser, left_out, "as `motionrnn train --help` says; by default the preset's")
+    parser.set_defaults(device="cpu")  # of the metrics' networks
+    _add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="another data set, with --root (default: as trained)"
+    )
+    help = "where the data set's files are now (default: as trained)"
+    parser.add_argument("--root", metavar="PATH", help=help)
 
 
 def _count(text: str) -> int:

@@ -1,13 +1,16 @@
-"""The program `motionrnn`: train, evaluate, predict, info, demo. Each imports what it needs when it runs."""
+"""The program `motionrnn`: a function per command, which imports what it needs when it runs."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from .config import Config
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0, 2 for what the user can put right, 130 when interrupted."""
     arguments = make_parser().parse_args(argv)
+    arguments.command_line = shlex.join(["motionrnn", *(sys.argv[1:] if argv is None else argv)])
     try:
+        _import(arguments.imports)
         _COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -32,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if not is_mistake:
             raise  # a fault of the program: its traceback is wanted
-        return _fail(arguments, " ".join(str(error).split()))
+        return _fail(arguments, _one_line(error))
     return 0
 
 
@@ -43,10 +48,32 @@ def _fail(arguments: argparse.Namespace, message: str) -> int:
     return 2
 
 
+def _one_line(error: Exception) -> str:
+    text = str(error).strip()
+    if "in DataLoader worker process" in text:  # what the worker raised stands last, after its traceback
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
+
+
 def _missing_package(error: ModuleNotFoundError) -> str:
     if error.name is None:  # a message of ours
         return str(error)
     return f"the package {error.name.split('.')[0]} is missing: pip install 'motionrnn-ext[train]'"
+
+
+def _import(modules: Sequence[str]) -> None:
+    """The user's modules, from the working directory too, as with `python -m`."""
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise ValueError(
+                f"--import: no module {name!r} in the working directory or on sys.path"
+            ) from None
 
 
 # ---- The commands
@@ -54,14 +81,14 @@ def _missing_package(error: ModuleNotFoundError) -> str:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = _config(arguments)
+    from .data import DATASETS
     from .evaluate import count_parameters, model_name
     from .runs import load_run
     from .train import train
 
     size = f"{config.image_size[0]}x{config.image_size[1]}"
-    print(
-        f"{model_name(config)} on moving digits, {size}, {config.n_input} frames in and {config.n_output} out"
-    )
+    title = DATASETS[config.dataset].title
+    print(f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out")
     print(f"{config.steps:,} steps of {config.batch_size} clips; everything goes to {arguments.out}")
     try:
         best = train(config, arguments.out, resume=arguments.resume, progress=arguments.progress)
@@ -77,13 +104,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     """The settings of `train`: of the run to resume, or of --config, or the defaults; then the options given."""
     from .runs import RunError, resumable_config
 
-    given = {
-        entry.name: getattr(arguments, entry.name)
-        for entry in fields(Config)
-        if hasattr(arguments, entry.name)
-    }
-    if "overrides" in given:
-        given["overrides"] = dict(_override(text) for text in given["overrides"])
+    given = _given(arguments)
     if arguments.resume:
         config = resumable_config(arguments.out)
         for name, value in Config(**{**config.to_dict(), **given}).to_dict().items():
@@ -98,10 +119,22 @@ def _config(arguments: argparse.Namespace) -> Config:
     return Config(**{**Config.read(arguments.config).to_dict(), **given})
 
 
-def _override(text: str) -> tuple[str, Any]:
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that are given as options."""
+    given = {
+        entry.name: getattr(arguments, entry.name)
+        for entry in fields(Config)
+        if hasattr(arguments, entry.name)
+    }
+    for name in given.keys() & {"overrides", "cell_options"}:
+        given[name] = dict(_named_value(text) for text in given[name])
+    return given
+
+
+def _named_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"--override must be NAME=VALUE; got {text!r}")
+        raise ValueError(f"--override and --cell-option must be NAME=VALUE; got {text!r}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
@@ -110,31 +143,109 @@ def _override(text: str) -> tuple[str, Any]:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from .evaluate import evaluate
-    from .report import print_paths, print_results
+    from .report import print_paths, print_protocol, print_results
     from .runs import checkpoint_home
 
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoints[0]) / "evaluation")
-    names = ("clips", "n_output", "digits", "split", "ssim", "batch_size", "pictures", "device")
+    names = ("clips", "n_output", "dataset", "root", "digits", "split", "batch_size", "pictures", "device")
     options = {name: getattr(arguments, name) for name in names}
-    results, paths = evaluate(arguments.checkpoints, folder, **options)
+    results, paths = evaluate(arguments.checkpoints, folder, protocol=_protocol(arguments), **options)
     print_results(results, per_lead=True)
+    print_protocol(results)
     print_paths(paths)
 
 
+def _protocol(arguments: argparse.Namespace) -> Any:
+    """What to measure: a preset of values, changed by what is given for them, and its thresholds unless others are."""
+    from .metrics import PRESET_THRESHOLDS, PRESETS, Protocol, Values
+
+    scale, offset = arguments.value_scale, arguments.value_offset
+    values = PRESETS.get(arguments.values)
+    if values is not None and (scale is not None or offset is not None or arguments.value_bytes):
+        raise ValueError(
+            "--values names scale and offset; leave out --value-scale, --value-offset, --value-bytes"
+        )
+    if scale is not None:
+        values = Values(scale, offset or 0.0, arguments.value_bytes)
+    thresholds = tuple(arguments.thresholds or PRESET_THRESHOLDS.get(arguments.values, ()))
+    if thresholds and values is None:
+        raise ValueError("--thresholds needs what a pixel stands for: --values NAME, or --value-scale S")
+    if not thresholds and (values is not None or offset is not None or arguments.value_bytes):
+        raise ValueError("values are for CSI and FAR: give --thresholds too")
+    names = ("convention", "ssim", "lpips", "fvd", "fvd_context", "device")
+    options = {name: getattr(arguments, name) for name in names}
+    return Protocol(thresholds=thresholds, values=values, **options)
+
+
 def _predict(arguments: argparse.Namespace) -> None:
-    from .evaluate import held_out, predict_frames, read_frames
+    from .clips import held_out_clip, other_data, read_frames
+    from .data import DATASETS
+    from .evaluate import predict_frames
     from .report import print_paths
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint)
     n_input, n_output = arguments.n_input or run.config.n_input, arguments.n_output or run.config.n_output
     if arguments.frames is None:
-        frames = held_out(run.config, arguments.clip + 1, n_frames=n_input + n_output)[arguments.clip]
+        changes = other_data(arguments.dataset, arguments.root)
+        frames = held_out_clip(run.config, arguments.clip, n_input + n_output, **changes)
     else:
-        frames = read_frames(arguments.frames)
+        frames = read_frames(arguments.frames, DATASETS[run.config.dataset].colours)
         n_input = arguments.n_input or min(n_input, len(frames))
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction")
     print_paths(predict_frames(run, frames, n_input, n_output, folder, arguments.device))
+
+
+def _visualize(arguments: argparse.Namespace) -> None:
+    from .clips import held_out_clip, other_data, read_frames
+    from .data import DATASETS
+    from .motion_pictures import draw_motion
+    from .report import print_paths
+    from .runs import checkpoint_home, load_run
+
+    run = load_run(arguments.checkpoint)
+    n_input = arguments.n_input or run.config.n_input
+    if arguments.frames is None:
+        n_frames = n_input + (arguments.n_output or run.config.n_output)
+        changes = other_data(arguments.dataset, arguments.root)
+        frames = held_out_clip(run.config, arguments.clip, n_frames, **changes)
+    else:
+        frames = read_frames(arguments.frames, DATASETS[run.config.dataset].colours)
+    options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
+    n_output = arguments.n_output or run.config.n_output
+    folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "motion")
+    print_paths(draw_motion(run, frames, n_input, n_output, folder, **options))
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from .experiments import ablation
+
+    _experiment(arguments, ablation)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from .experiments import comparison
+
+    _experiment(arguments, partial(comparison, predictors=arguments.predictors))
+
+
+def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None:
+    from .experiments import PRESETS
+    from .experiments.run import run
+
+    preset, name = PRESETS[arguments.preset], f"{arguments.command}-{arguments.preset}"
+    start = preset.config
+    if arguments.config is not None:
+        start, name = Config.read(arguments.config), arguments.command
+    config = Config(**{**start.to_dict(), **_given(arguments)})
+    seeds, test_clips = arguments.seeds or preset.seeds, arguments.test_clips or preset.test_clips
+    planned = plan(config, seeds, test_clips, protocol=_protocol(arguments))
+    try:
+        folder = arguments.out or Path("runs") / name
+        run(planned, folder, command=arguments.command_line, docs=arguments.docs)
+    except KeyboardInterrupt:
+        print("\ngo on with the same command", file=sys.stderr)
+        raise
 
 
 def _output(chosen: Path | None, default: Path) -> Path:
@@ -161,7 +272,16 @@ def _demo(arguments: argparse.Namespace) -> None:
     demo(arguments.out, quick=arguments.quick)
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "info": _info, "demo": _demo}
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "visualize": _visualize,
+    "ablate": _ablate,
+    "compare": _compare,
+    "info": _info,
+    "demo": _demo,
+}
 
 
 if __name__ == "__main__":

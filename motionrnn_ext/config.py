@@ -10,15 +10,18 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .layers.cells import CELLS
+from .data import DATASETS
+from .layers.cells import CELLS, cell_class, cell_options
 from .models.variants import variant_options
 
 MAX_SEED = 2**32 - 1
-_MOTION_RANGES = ("speed", "angle", "rotation", "scale", "scale_rate")
+_RANGES = "see motionrnn_ext.data.MotionRanges"
+_PROTOCOL = ("image_size", "n_input", "n_output")  # the data set's, where not given
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None, unset: str = "") -> Any:
+    """`unset` says what a default of None stands for."""
+    return field(default=default, metadata={"help": help, "choices": choices, "unset": unset})
 
 
 @dataclass(frozen=True)
@@ -26,35 +29,54 @@ class Config:
     """A run of `motionrnn train`. A ValueError names a bad field, what it is and what it should be."""
 
     # the model: arguments of MotionRNN
-    predictor: str = _option("convlstm", "recurrent cells the model stands on", tuple(CELLS))
+    predictor: str = _option(
+        "convlstm", f"recurrent cells the model stands on: {', '.join(CELLS)}, or one of --import"
+    )
+    cell_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "options of this predictor's cells alone, such as rank=16 of conv_tt_lstm",
+            "flag": "--cell-option",
+        },
+    )
+    compat: str = _option(
+        "none", "cells as OpenSTL's where those deviate from their papers", ("none", "openstl")
+    )
     hidden: tuple[int, ...] = _option((64, 64, 64, 64), "width of every layer, first to last")
     patch_size: int = _option(4, "frames are folded into maps smaller by this factor")
     filter_size: int = _option(5, "kernel of the cells' convolutions")
     layer_norm: bool = _option(False, "layer norm in the cells")
     variant: str = _option("paper", "which of the two forms of MotionRNN", ("paper", "official"))
     overrides: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "single options of the variant, see models/variants.py"}
+        default_factory=dict,
+        metadata={"help": "single options of the variant, see models/variants.py", "flag": "--override"},
     )
     motion_gru: bool = _option(True, "MotionGRUs between the layers")
     highway: bool = _option(True, "the Motion Highway past the layers")
     transient: bool = _option(True, "transient variation in the MotionGRUs")
     trend: bool = _option(True, "motion trend in the MotionGRUs")
 
-    # the data: arguments of VariedMovingMNIST
+    # the data: arguments of open_clips
+    dataset: str = _option("moving_digits", f"what to learn from: {', '.join(DATASETS)}, or one of --import")
+    root: str | None = _option(None, "where the data set's files are", unset="none, for generated data")
+    stride: int = _option(1, "shanghai_*: take every stride-th frame")
+    pixel_max: float = _option(255.0, "shanghai_*: stored value that counts as 1; 90 for bytes in dBZ")
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
     plain: bool = _option(False, "plain Moving MNIST: no rotation, no change of size")
-    image_size: tuple[int, ...] = _option((64, 64), "height and width of the frames")
+    image_size: tuple[int, ...] = _option(
+        None, "height and width of the frames; files are resized", unset="the data set's"
+    )
     n_digits: int = _option(2, "digits in a clip")
     digit_size: int = _option(28, "side of a digit's image at scale 1, in pixels")
-    speed: tuple[float, ...] | None = _option(None, "range of the speed, pixels per frame")
-    angle: tuple[float, ...] | None = _option(None, "range of the first angle, degrees")
-    rotation: tuple[float, ...] | None = _option(None, "range of the rotation, degrees per frame")
-    scale: tuple[float, ...] | None = _option(None, "range of the scale")
-    scale_rate: tuple[float, ...] | None = _option(None, "range of the change of scale per frame")
-    n_input: int = _option(10, "given frames")
-    n_output: int = _option(10, "frames to predict")
-    train_clips: int = _option(10000, "different clips to train on; an epoch")
-    val_clips: int = _option(200, "clips of every validation")
+    speed: tuple[float, ...] | None = _option(None, "range of the speed, pixels per frame", unset=_RANGES)
+    angle: tuple[float, ...] | None = _option(None, "range of the first angle, degrees", unset=_RANGES)
+    rotation: tuple[float, ...] | None = _option(None, "range of rotation, degrees per frame", unset=_RANGES)
+    scale: tuple[float, ...] | None = _option(None, "range of the scale", unset=_RANGES)
+    scale_rate: tuple[float, ...] | None = _option(None, "range of growth, scale per frame", unset=_RANGES)
+    n_input: int = _option(None, "given frames", unset="the data set's")
+    n_output: int = _option(None, "frames to predict", unset="the data set's")
+    train_clips: int = _option(10000, "generated clips to train on, an epoch; files are taken whole")
+    val_clips: int = _option(200, "clips of every validation, at most")
 
     # the training
     batch_size: int = _option(8, "clips per step and device")
@@ -79,14 +101,19 @@ class Config:
     log_every: int = _option(10, "steps between rows of the logs")
 
     def __post_init__(self) -> None:
+        is_known = isinstance(self.dataset, str) and self.dataset in DATASETS
+        _check(is_known, "dataset", self.dataset, f"one of {', '.join(DATASETS)}, or one of --import")
         for entry in fields(self):
-            value = _plain(entry, getattr(self, entry.name))
+            value = getattr(self, entry.name)
+            if value is None and entry.name in _PROTOCOL:
+                value = getattr(DATASETS[self.dataset], entry.name)
+            value = _plain(entry, value)
             object.__setattr__(self, entry.name, value)
             choices = entry.metadata.get("choices")
             if choices and value not in choices:
                 raise ValueError(f"{entry.name} must be one of {', '.join(choices)}; got {value!r}")
         for name in ("devices", "log_every", "val_every", "steps", "batch_size", "val_clips", "train_clips", "n_output",
-                     "n_input", "digit_size", "n_digits", "filter_size", "patch_size"):  # fmt: skip
+                     "n_input", "stride", "digit_size", "n_digits", "filter_size", "patch_size"):  # fmt: skip
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(
             bool(self.hidden) and min(self.hidden) >= 1,
@@ -100,7 +127,14 @@ class Config:
         _check(self.l1_weight >= 0, "l1_weight", self.l1_weight, "0 or more")
         _check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")
+        _check(0 < self.pixel_max <= 255, "pixel_max", self.pixel_max, "above 0, at most 255")
         self._check_image_size()
+        cell_class(self.predictor)
+        for name in self.cell_options:
+            known = cell_options(self.predictor)
+            _check(
+                name in known, "cell_options", name, f"of {', '.join(known) or 'none'} for {self.predictor}"
+            )
         try:
             variant_options(self.variant, self.filter_size, **self.overrides)
         except TypeError as error:  # an unknown option is the user's mistake here, as an unknown value is
@@ -116,6 +150,10 @@ class Config:
     def n_frames(self) -> int:
         return self.n_input + self.n_output
 
+    @property
+    def channels(self) -> int:
+        return DATASETS[self.dataset].channels
+
     def model(self) -> dict[str, Any]:
         """Arguments of MotionRNN."""
         names = (
@@ -127,20 +165,23 @@ class Config:
             "motion_gru",
             "highway",
             "transient",
+            "trend",
+            "cell_options",
         )
         return {
-            **{name: getattr(self, name) for name in (*names, "trend")},
-            "in_channels": 1,
+            **{name: getattr(self, name) for name in names},
+            "compat": None if self.compat == "none" else self.compat,
+            "in_channels": self.channels,
             "hidden_channels": self.hidden,
             "image_size": self.image_size,
             **self.overrides,
         }
 
     def data(self) -> dict[str, Any]:
-        """Arguments of VariedMovingMNIST, but for split and length."""
-        names = ("seed", "n_frames", "digits", "plain", "image_size", "n_digits", "digit_size")
-        ranges = {name: getattr(self, name) for name in _MOTION_RANGES if getattr(self, name) is not None}
-        return {**{name: getattr(self, name) for name in names}, **ranges}
+        """Arguments of `open_clips`, but for split and length."""
+        names = ("dataset", "root", "n_frames", "image_size", *DATASETS[self.dataset].settings)
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as JSON and a checkpoint keep them."""
@@ -177,6 +218,7 @@ def _plain(entry: dataclasses.Field[Any], value: Any) -> Any:
     wanted = str(entry.type)
     if value is None and wanted.endswith("None"):
         return None
+    wanted = wanted.removesuffix(" | None")
     if wanted.startswith("tuple"):
         item = int if "int" in wanted else float
         good = isinstance(value, (list, tuple)) and all(_is_number(x, item) for x in value)

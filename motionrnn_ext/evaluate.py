@@ -6,63 +6,79 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from . import visualize
+from .clips import held_out, in_rgb, other_data
 from .config import Config
-from .data import VariedMovingMNIST
-from .metrics import FrameMetrics, repeat_last_frame
+from .data.registry import DATASETS, ClipDataset
+from .metrics import LABELS, Meter, Protocol, heading, repeat_last_frame
 from .models import MotionRNN
 from .runs import PathLike, Run, RunError, load_run
 
 BASELINE = "repeat last frame"
+_NAMES = {
+    "convlstm": "ConvLSTM",
+    "predrnn": "PredRNN",
+    "mim": "MIM",
+    "e3d_lstm": "E3D-LSTM",
+    "conv_tt_lstm": "Conv-TT-LSTM",
+}
 
 
-def held_out(config: Config, clips: int, **changes: Any) -> VariedMovingMNIST:
-    """Test clips as a run's settings describe them: digits and motions that no training has seen."""
-    return VariedMovingMNIST(length=clips, **{"split": "test", **config.data(), **changes})
-
-
-def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0) -> Tensor:
-    """(B, T, C, H, W) -> (B, n_future, C, H, W) in [0, 1]; `seed` is of random initial states."""
+def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clip: bool = True) -> Tensor:
+    """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states."""
     generator = torch.Generator(frames.device).manual_seed(seed)
-    return model.predict(frames, n_future, generator=generator).clamp(0, 1)
+    future = model.predict(frames, n_future, generator=generator)
+    return future.clamp(0, 1) if clip else future
 
 
 def score(
     models: Mapping[str, MotionRNN],
-    clips: VariedMovingMNIST,
+    clips: ClipDataset,
     n_input: int,
     *,
-    ssim: str = "float",
+    protocol: Protocol | None = None,
     batch_size: int = 16,
+    colours: str = "grey",
 ) -> dict[str, dict[str, Any]]:
-    """label -> what `FrameMetrics.compute` gives on all clips; the baseline that repeats the last input comes first."""
-    n_future = clips.n_frames - n_input
-    metrics = {label: FrameMetrics(n_future, ssim) for label in (BASELINE, *models)}
+    """label -> what `Meter.compute` gives on all clips; the baseline that repeats the last input comes first.
+
+    `colours` is the order of the clips' channels, as in `DataSet`.
+    """
+    n_future = len(clips[0]) - n_input
+    metrics = {label: Meter(n_future, protocol) for label in (BASELINE, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}
     for start in range(0, len(clips), batch_size):
         frames = torch.stack([clips[i] for i in range(start, min(start + batch_size, len(clips)))])
-        truth = frames[:, n_input:]
-        metrics[BASELINE].update(repeat_last_frame(frames, n_input), truth)
+        given, truth = frames[:, :n_input], frames[:, n_input:]
+        futures = {BASELINE: repeat_last_frame(frames, n_input)}
         for label, model in models.items():
-            future = predict(model, frames[:, :n_input].to(devices[label]), n_future, seed=start)
-            metrics[label].update(future.cpu(), truth)
+            future = predict(model, given.to(devices[label]), n_future, seed=start, clip=False)
+            futures[label] = future.cpu()
+        for label, future in futures.items():  # LPIPS and FVD expect red first
+            metrics[label].update(*(in_rgb(part, colours) for part in (future, truth, given)))
     return {label: metric.compute() for label, metric in metrics.items()}
 
 
 def draw(
     folder: Path,
     models: Mapping[str, MotionRNN],
-    clips: VariedMovingMNIST,
+    clips: ClipDataset,
     n_input: int,
     which: Sequence[int],
+    colours: str = "grey",
 ) -> list[Path]:
-    """For each clip of `which` a strip, a GIF, and for each model with MotionGRUs the motion trend as arrows."""
+    """For each clip of `which` a strip, a GIF, and for each model with MotionGRUs the motion trend as arrows.
+
+    `colours` is the order of the clips' channels, as in `DataSet`.
+    """
     paths = []
     for index in which:
         frames = clips[index]  # (T, C, H, W)
@@ -72,6 +88,8 @@ def draw(
             futures[label] = predict(model, given[None], len(frames) - n_input, seed=index)[0].cpu()
             if model.interfaces and model.trend:
                 moves[label] = motion_trends(model, given, futures[label].to(given), seed=index)
+        frames = in_rgb(frames, colours)
+        futures = {label: in_rgb(future, colours) for label, future in futures.items()}
         paths.append(visualize.strip(folder / f"strip_{index}.png", frames, futures, n_input))
         paths.append(visualize.gif(folder / f"clip_{index}.gif", frames, futures, n_input))
         for label, trends in moves.items():
@@ -87,53 +105,104 @@ def motion_trends(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0
     frames = torch.cat([given, future])[None]
     generator = torch.Generator(frames.device).manual_seed(seed)
     _, motion = model(frames, len(given), return_motion=True, generator=generator)
-    return {f"MotionGRU {level}": state.trend[0] for level, state in enumerate(motion, start=1)}
+    return {f"MotionGRU {level}": newest_slice(state.trend[0]) for level, state in enumerate(motion, start=1)}
+
+
+def newest_slice(motion: Tensor) -> Tensor:
+    """(T, 2K, h', w'); of motion with a depth axis, (T, W, 2K, h', w'), the newest slice."""
+    return motion[:, -1] if motion.dim() == 5 else motion
 
 
 def evaluate(
     paths: Sequence[PathLike],
     folder: Path,
     *,
-    clips: int = 200,
+    clips: int | None = None,
     n_output: int | None = None,
+    dataset: str | None = None,
+    root: PathLike | None = None,
     digits: str | None = None,
     split: str = "test",
-    ssim: str = "float",
+    protocol: Protocol | None = None,
     batch_size: int = 16,
     pictures: int = 2,
     device: str = "cpu",
 ) -> tuple[dict[str, dict[str, Any]], list[Path]]:
     """Score the models of runs or checkpoints on the same held-out clips, write metrics.json and pictures to `folder`.
 
+    `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
+    `root` or `digits`, or another `dataset` of the same kind of frames.
+
     Raises:
         RunError: a checkpoint that cannot be read; runs whose clips have other sizes or inputs.
     """
     runs = labelled([load_run(path) for path in paths])
-    config = next(iter(runs.values())).config
-    for label, run in runs.items():
-        found, wanted = (run.config.image_size, run.config.n_input), (config.image_size, config.n_input)
-        if found != wanted:
-            raise RunError(
-                f"{label} has (image_size, n_input) {found}, the first run {wanted}; evaluate them apart"
-            )
+    changes = other_data(dataset, root)
+    config = _common_config(runs, changes)
+    entry = DATASETS[config.dataset]
+    if digits is not None:
+        if "digits" not in entry.settings:
+            raise RunError(f"digits (--digits) is for generated digits; {config.dataset} has none")
+        changes["digits"] = digits
+    if clips is None and split in entry.generated:
+        clips = 200
     n_frames = config.n_input + (n_output or config.n_output)
-    changes = {"split": split, "n_frames": n_frames, **({"digits": digits} if digits else {})}
-    data = held_out(config, clips, **changes)
+    data = held_out(config, clips, split=split, n_frames=n_frames, **changes)
     models = {label: on_device(run.model, device) for label, run in runs.items()}
-    results = score(models, data, config.n_input, ssim=ssim, batch_size=batch_size)
+    how: Any = {"protocol": protocol, "batch_size": batch_size, "colours": entry.colours}
+    results = score(models, data, config.n_input, **how)
     for label, run in runs.items():
         results[label] |= {
             "parameters": count_parameters(run.model),
             "step": run.step,
             "checkpoint": str(run.path),
         }
-    about = {"clips": clips, "split": split, "n_input": config.n_input, "n_output": n_frames - config.n_input}
-    written = [
-        write_json(folder / "metrics.json", {**about, "digits": digits or config.digits, "models": results})
-    ]
-    written.append(visualize.lead_time_curves(folder / "lead_time.png", results))
-    written += draw(folder, models, data, config.n_input, range(min(pictures, clips)))
+    about = {"dataset": config.dataset, "root": config.root, "split": split, "clips": len(data)}
+    if isinstance(data, Subset):
+        about["of_clips"] = len(data.dataset)  # type: ignore[arg-type]
+    if "digits" in entry.settings:
+        about["digits"] = digits or config.digits
+    about |= {"n_input": config.n_input, "n_output": n_frames - config.n_input}
+    written = [write_json(folder / "metrics.json", {**about, "models": results})]
+    written += draw_lead_times(folder, results)
+    written += draw(folder, models, data, config.n_input, range(min(pictures, len(data))), entry.colours)
     return results, written
+
+
+def _common_config(runs: Mapping[str, Run], changes: Mapping[str, Any]) -> Config:
+    """The first run's settings, changed. RunError where its clips are not what all these models take."""
+    config = replace(next(iter(runs.values())).config, **changes)
+
+    def frames(config: Config) -> tuple[Any, ...]:
+        return config.channels, config.image_size, config.n_input
+
+    for label, run in runs.items():
+        if "dataset" not in changes and run.config.dataset != config.dataset:
+            raise RunError(
+                f"{label} was trained on {run.config.dataset}, the first run on {config.dataset}; "
+                "evaluate them apart, or name a data set for both (--dataset)"
+            )
+        if frames(run.config) != frames(config):
+            raise RunError(
+                f"{label} has (channels, image_size, n_input) {frames(run.config)}, the clips of {config.dataset} "
+                f"{frames(config)}; evaluate them apart"
+            )
+    return config
+
+
+def draw_lead_times(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """lead_time.png of the metrics of frames; lead_time_events.png of pooled CSI and FAR where they were measured."""
+    names = list(next(iter(results.values()))["per_lead"])
+    frames = [name for name in names if name in LABELS]
+    paths = [visualize.lead_time_curves(folder / "lead_time.png", results, frames)]
+    titles = {name: heading(name) for name in names if name not in LABELS}
+    if titles:
+        curves = {
+            label: {"per_lead": {title: result["per_lead"][name] for name, title in titles.items()}}
+            for label, result in results.items()
+        }
+        paths.append(visualize.lead_time_curves(folder / "lead_time_events.png", curves))
+    return paths
 
 
 def predict_frames(
@@ -152,14 +221,16 @@ def predict_frames(
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "prediction.npy", future.cpu().numpy())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]
-    shown, futures = shown[: n_given + n_output], {model_name(run.config): future.cpu()}
+    colours = DATASETS[run.config.dataset].colours
+    shown = in_rgb(shown[: n_given + n_output], colours)
+    futures = {model_name(run.config): in_rgb(future.cpu(), colours)}
     paths = [folder / "prediction.npy"]
     paths.append(visualize.strip(folder / "strip.png", shown, futures, n_given))
     paths.append(visualize.gif(folder / "clip.gif", shown, futures, n_given))
     if model.interfaces and model.trend:
         seen = torch.cat([frames[:n_given], future.cpu()])[:-1]
         trends = motion_trends(model, given, future)
-        paths.append(visualize.arrows(folder / "arrows.png", seen, trends))
+        paths.append(visualize.arrows(folder / "arrows.png", in_rgb(seen, colours), trends))
     return paths
 
 
@@ -170,41 +241,9 @@ def on_device(model: MotionRNN, device: str) -> MotionRNN:
         raise RunError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def read_frames(path: Path) -> Tensor:
-    """A .npy file of grey frames, (T, H, W) or (T, 1, H, W), uint8 or floats in [0, 1] -> float32 (T, 1, H, W).
-
-    Raises:
-        RunError: no such file, no plain array of numbers, or another shape or range.
-    """
-    import numpy as np
-
-    try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
-        raise RunError(f"{path} is no .npy file of numbers: {' '.join(str(error).split())}") from None
-    if (
-        not isinstance(array, np.ndarray)
-        or array.dtype.kind not in "uf"
-        or array.ndim not in (3, 4)
-        or not array.size
-    ):
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise RunError(f"{path} must hold frames (T, H, W) or (T, 1, H, W), uint8 or float; it holds {found}")
-    if array.dtype.kind == "u" and array.dtype != np.uint8:
-        raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
-    frames = torch.from_numpy(array.astype(np.float32)) / (255 if array.dtype == np.uint8 else 1)
-    if not (frames.isfinite().all() and frames.min() >= 0 and frames.max() <= 1):
-        raise RunError(
-            f"{path} must have values in [0, 1]; they go from {frames.min():g} to {frames.max():g}"
-        )
-    return frames if frames.ndim == 4 else frames[:, None]
-
-
 def model_name(config: Config) -> str:
     """What a run's model is called: "ConvLSTM", "MotionRNN-ConvLSTM", ..."""
-    base = {"convlstm": "ConvLSTM", "predrnn": "PredRNN"}.get(config.predictor, config.predictor)
+    base = _NAMES.get(config.predictor, config.predictor)
     return f"MotionRNN-{base}" if config.motion_gru or config.highway else base
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
 
 from .config import Config
-from .data import VariedMovingMNIST
+from .data.registry import DATASETS, open_clips
 
 _ORDER = 3  # second word of this random stream's key; the clips' own have 0, 1 and 2 there
 
@@ -22,15 +22,18 @@ class StepBatches(Sampler[list[int]]):
     Clips go through a new permutation in every epoch, one after the other; a batch may reach into the next epoch.
     """
 
-    def __init__(self, config: Config, first_step: int = 0, rank: int = 0, n_ranks: int = 1) -> None:
+    def __init__(
+        self, config: Config, first_step: int = 0, rank: int = 0, n_ranks: int = 1, n_clips: int | None = None
+    ) -> None:
         self.config, self.first_step, self.rank, self.n_ranks = config, first_step, rank, n_ranks
+        self.n_clips = config.train_clips if n_clips is None else n_clips
 
     def __len__(self) -> int:
         return self.config.steps  # of the whole run: Lightning counts a resumed run's steps from 0
 
     def __iter__(self) -> Iterator[list[int]]:
         order: dict[int, Any] = {}
-        per_step, n_clips = self.config.batch_size * self.n_ranks, self.config.train_clips
+        per_step, n_clips = self.config.batch_size * self.n_ranks, self.n_clips
         for step in range(self.first_step, self.config.steps):
             places = range(step * per_step + self.rank, (step + 1) * per_step, self.n_ranks)
             epochs = {place // n_clips for place in places}
@@ -38,29 +41,36 @@ class StepBatches(Sampler[list[int]]):
             yield [int(order[place // n_clips][place % n_clips]) for place in places]
 
     def _permutation(self, epoch: int) -> Any:
-        return np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(self.config.train_clips)
+        return np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(self.n_clips)
 
 
 class Clips(L.LightningDataModule):
-    """Clips of moving digits (T, 1, H, W), drawn as they are needed."""
+    """Clips of the run's data set (T, C, H, W), drawn or read as they are needed."""
 
     trainer: L.Trainer
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.training = VariedMovingMNIST("train", length=config.train_clips, **config.data())
-        self.validation = VariedMovingMNIST("val", length=config.val_clips, **config.data())
+        generated = "train" in DATASETS[config.dataset].generated
+        self.training = open_clips(
+            split="train", length=config.train_clips if generated else None, **config.data()
+        )
+        self.validation = open_clips(split="val", length=config.val_clips, **config.data())
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         trainer = self.trainer
-        batches = StepBatches(self.config, trainer.global_step, trainer.global_rank, trainer.world_size)
-        return DataLoader(self.training, batch_sampler=batches, **self._workers())
+        batches = StepBatches(
+            self.config, trainer.global_step, trainer.global_rank, trainer.world_size, len(self.training)
+        )
+        return DataLoader(self.training, batch_sampler=batches, **self._workers())  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        share = range(self.trainer.global_rank, self.config.val_clips, self.trainer.world_size)
+        share = range(self.trainer.global_rank, len(self.validation), self.trainer.world_size)
         return DataLoader(
-            Subset(self.validation, share), batch_size=self.config.batch_size, **self._workers()
+            Subset(self.validation, share),  # type: ignore[arg-type]
+            batch_size=self.config.batch_size,
+            **self._workers(),
         )
 
     def _workers(self) -> dict[str, Any]:

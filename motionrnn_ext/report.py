@@ -9,10 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .metrics import BETTER, LABELS, table_rows
+from .metrics import LABELS, heading, table_rows
 
+_EVENTS = ("csi", "far")
 COLUMNS = {
-    **{name: f"{label} {BETTER[name]}" for name, label in LABELS.items()},
+    **{name: heading(name) for name in LABELS if name not in _EVENTS},
     "parameters": "parameters",
     "seconds_per_step": "s/step",
 }
@@ -21,20 +22,56 @@ COLUMNS = {
 def print_results(
     results: Mapping[str, Mapping[str, Any]], *, per_lead: bool = False, title: str = "mean over lead times"
 ) -> None:
-    """A table of models, and with `per_lead` one per model of its lead times."""
+    """A table of models, one of events if they were measured; with `per_lead` the same per model for its lead times."""
     columns = {key: label for key, label in COLUMNS.items() if any(key in row for row in results.values())}
     tables = [_table(title, table_rows(results, columns))]
+    thresholds = _thresholds(results)
+    if thresholds:
+        tables.append(_table("events: value >= threshold", _event_rows(results, thresholds)))
     for label, result in results.items() if per_lead else ():
-        tables.append(_table(label, _lead_rows(result["per_lead"])))
-    console = Console()
+        frames = {name: values for name, values in result["per_lead"].items() if name in LABELS}
+        tables.append(_table(label, _lead_rows(frames)))
+        events = {name: values for name, values in result["per_lead"].items() if name not in LABELS}
+        if events:
+            tables.append(_table(f"{label}: events, pooled", _lead_rows(events)))
+    # Never narrower than a table: a line that the terminal wraps is better than numbers cut short.
+    console = Console(width=max(Console().width, 240))
     for table in tables:
         console.print(table)
 
 
+def print_protocol(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """How the numbers were taken, as the results of `Meter` say; nothing for results that do not."""
+    sentences = [text for result in results.values() for text in result.get("protocol", {}).values()]
+    for text in dict.fromkeys(sentences):  # each once
+        print(text)
+
+
+def _thresholds(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The texts of the thresholds that any model has, in order: "20", "30", ..."""
+    names = [name for result in results.values() for name in result.get("per_batch", {})]
+    return list(dict.fromkeys(name.removeprefix("csi_") for name in names if name.startswith("csi_")))
+
+
+def _event_rows(results: Mapping[str, Mapping[str, Any]], thresholds: list[str]) -> list[list[str]]:
+    """A row per model and threshold, CSI and FAR by both conventions."""
+    keys = {f"{kind} {how}": f"{heading(kind)} {how}" for kind in _EVENTS for how in ("pooled", "per batch")}
+    rows = {}
+    for label, result in results.items():
+        for threshold in thresholds:
+            row = {}
+            for kind in _EVENTS:
+                row[f"{kind} pooled"] = result.get(f"{kind}_{threshold}")
+                row[f"{kind} per batch"] = result.get("per_batch", {}).get(f"{kind}_{threshold}")
+            rows[f"{label}, {threshold}"] = row
+    (_, *titles), *values = table_rows(rows, keys)
+    return [["model, threshold", *titles], *values]
+
+
 def _table(title: str, rows: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    for i, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    for i, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
     return table
@@ -43,8 +80,8 @@ def _table(title: str, rows: list[list[str]]) -> Table:
 def _lead_rows(per_lead: Mapping[str, list[float]]) -> list[list[str]]:
     n_lead = len(next(iter(per_lead.values())))
     rows = {f"t+{i + 1}": {name: values[i] for name, values in per_lead.items()} for i in range(n_lead)}
-    heading, *rest = table_rows(rows, {name: COLUMNS[name] for name in per_lead})
-    return [["lead time", *heading[1:]], *rest]
+    first, *rest = table_rows(rows, {name: heading(name) for name in per_lead})
+    return [["lead time", *first[1:]], *rest]
 
 
 def print_paths(paths: Iterable[Path]) -> None:

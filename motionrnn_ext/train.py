@@ -176,10 +176,18 @@ class ProgressBar(callbacks.RichProgressBar):
         return "training"
 
 
-def train(config: Config, folder: PathLike, *, resume: bool = False, progress: bool = True) -> Path:
+def train(
+    config: Config,
+    folder: PathLike,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    watch: callbacks.Callback | None = None,
+) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
-    Returns the checkpoint with the lowest validation MSE.
+    `watch` is told of every step, say to show progress in the caller's way. Returns the checkpoint with the lowest
+    validation MSE.
 
     Raises:
         ValueError: settings that do not work out; RunError: an existing folder, an unreadable checkpoint.
@@ -194,7 +202,7 @@ def train(config: Config, folder: PathLike, *, resume: bool = False, progress: b
     if checkpoint is not None:
         read_checkpoint(checkpoint)
     with _quiet():
-        trainer = _trainer(config, folder, progress)
+        trainer = _trainer(config, folder, progress, [watch] if watch else [])
         try:
             trainer.fit(module, datamodule=clips, ckpt_path=None if checkpoint is None else str(checkpoint))
         except SystemExit:
@@ -208,7 +216,7 @@ def train(config: Config, folder: PathLike, *, resume: bool = False, progress: b
     return folder / "checkpoints" / "best.ckpt"
 
 
-def _trainer(config: Config, folder: Path, progress: bool) -> L.Trainer:
+def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callbacks.Callback]) -> L.Trainer:
     version = len(log_versions(folder))
     kept = partial(
         callbacks.ModelCheckpoint,
@@ -239,6 +247,7 @@ def _trainer(config: Config, folder: Path, progress: bool) -> L.Trainer:
         ],
         callbacks=[
             *([ProgressBar()] if progress else []),
+            *watchers,
             callbacks.LearningRateMonitor("step"),
             kept(filename="best", monitor="val/mse"),
             kept(filename="last", monitor=None),

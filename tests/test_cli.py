@@ -25,6 +25,7 @@ import motionrnn_ext
 from motionrnn_ext import cli
 from motionrnn_ext.config import Config
 from motionrnn_ext.evaluate import held_out, predict
+from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.runs import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,8 +59,10 @@ def fails(capsys: pytest.CaptureFixture[str], *command: object) -> str:
         (("--steps", 0), "steps must be at least 1; got 0"),
         (("--lr", "nan"), "lr must be a finite number"),
         (("--image-size", 50, 64), "image_size must be height and width"),
+        (("--predictor", "x"), "unknown predictor 'x'; known: convlstm, predrnn, mim"),
+        (("--cell-option", "rank=2"), "cell_options must be of none for convlstm; got 'rank'"),
         (("--override", "carry=all"), "carry is 'all'; it should be 'block' or 'motion'"),
-        (("--override", "carry"), "--override must be NAME=VALUE; got 'carry'"),
+        (("--override", "carry"), "--override and --cell-option must be NAME=VALUE; got 'carry'"),
         (("--digits", "no/such/folder"), "'no/such/folder' is no folder"),
         (("--hidden", 8, 16), "all layers should be equal"),
         (("--speed", 3, 1), "speed must be two finite numbers, the lowest first"),
@@ -169,7 +172,6 @@ def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ("", "required: COMMAND"),
         ("nonsense", "invalid choice: 'nonsense'"),
         ("train --steps many", "--steps: invalid int value: 'many'"),
-        ("train --predictor x", "--predictor: invalid choice: 'x'"),
         ("evaluate", "required: CKPT"),
         ("evaluate run --clips 0", "--clips: must be a whole number of at least 1; got '0'"),
         ("evaluate run --n-output x", "--n-output: must be a whole number of at least 1; got 'x'"),
@@ -185,16 +187,18 @@ def test_a_bad_command_line(command: str, message: str, capsys: pytest.CaptureFi
     assert line.startswith("motionrnn") and message in line and line.endswith("--help)")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "info", "demo"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "predict", "visualize", "ablate", "compare", "info", "demo"]
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         cli.main([command, "--help"])
     assert exit.value.code == 0
     shown = capsys.readouterr().out
     if command == "train":
-        assert all(
-            f"--{name.replace('_', '-')}" in shown for name in Config().to_dict() if name != "overrides"
-        )
+        settings = Config().to_dict().keys() - {"overrides", "cell_options"}
+        assert all(f"--{name.replace('_', '-')}" in shown for name in settings)
+        assert "--override " in shown and "--cell-option " in shown
         assert "(default: 64 64 64 64)" in " ".join(shown.split())
 
 
@@ -387,3 +391,36 @@ def test_demo_leaves_a_chosen_folder_alone(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
     assert "mine exists; name another folder with --out" in fails(capsys, "demo", "--out", tmp_path / "mine")
+
+
+OWN_PREDICTOR = """
+from motionrnn_ext.layers import ConvLSTMCell, register_predictor
+
+
+@register_predictor("own_lstm")
+class OwnCell(ConvLSTMCell):
+    pass
+"""
+
+
+def test_a_predictor_of_ones_own_by_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Registered by --import; without it a checkpoint names what it cannot know, and imports nothing."""
+    (tmp_path / "own_cells.py").write_text(OWN_PREDICTOR)
+    replace(TINY, steps=2).write(tmp_path / "settings.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "own_cells", raising=False)
+    known = dict(CELLS)
+    try:
+        options = ["--config", "settings.json", "--predictor", "own_lstm", "--no-progress", "--out", "run"]
+        assert cli.main(["train", "--import", "own_cells", *options]) == 0
+        assert cli.main(["evaluate", "run", "--import", "own_cells", "--clips", "1", "--pictures", "0"]) == 0
+        assert "own_lstm" in capsys.readouterr().out
+    finally:
+        CELLS.clear()
+        CELLS.update(known)
+    assert "unknown predictor 'own_lstm'; known: convlstm" in fails(capsys, "evaluate", "run")
+    message = "--import: no module 'no_cells' in the working directory or on sys.path"
+    assert message in fails(capsys, "evaluate", "run", "--import", "no_cells")

@@ -1,23 +1,27 @@
-"""Metrics against the formulas written out in NumPy, and against numbers of the public programs."""
+"""Metrics of frames against the formulas written out in NumPy, and against a second library."""
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden import GoldenCase, golden_cases
 from torch import Tensor
+from torchmetrics.functional.image import image_gradients
 
 from motionrnn_ext.metrics import (
+    CONVENTIONS,
     FrameMetrics,
+    frame_gdl,
     frame_mae,
     frame_mse,
     frame_psnr,
+    frame_snr,
     frame_ssim,
+    heading,
+    openstl_metrics,
     plain_table,
     repeat_last_frame,
     table_rows,
@@ -45,6 +49,10 @@ def expected(prediction: Tensor, truth: Tensor) -> dict[str, np.ndarray]:
                 for c in zip(y, p, strict=True)
             ]
         ).mean(0),
+        "gdl": sum(
+            np.abs(np.abs(np.diff(y, axis=axis)) - np.abs(np.diff(p, axis=axis))).sum(pixels)
+            for axis in (3, 4)
+        ).mean(0),
     }
 
 
@@ -63,9 +71,10 @@ def ssim(x: np.ndarray, y: np.ndarray, size: int = 7, data_range: float = 1.0) -
 @pytest.mark.parametrize("shape", [(3, 4, 1, 16, 20), (2, 3, 3, 9, 7)])
 def test_formulas(shape: tuple[int, ...]) -> None:
     prediction, truth = clips(*shape)
-    metrics = FrameMetrics(shape[1])
+    metrics = FrameMetrics(shape[1], gdl=True)
     metrics.update(prediction, truth)
     result = metrics.compute()
+    assert metrics.names == tuple(expected(prediction, truth))
     for name, values in expected(prediction, truth).items():
         assert result["per_lead"][name] == pytest.approx(values.tolist(), rel=1e-6), (
             name
@@ -77,7 +86,7 @@ def test_formulas(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("sizes", [(7,), (1, 6), (3, 3, 1), (1,) * 7])
 def test_batch_sizes_do_not_matter(sizes: tuple[int, ...]) -> None:
     prediction, truth = clips(7, 2, 1, 12, 8)
-    metrics = FrameMetrics(2)
+    metrics = FrameMetrics(2, gdl=True)
     for p, y in zip(prediction.split(sizes), truth.split(sizes), strict=True):
         metrics.update(p, y)
     for name, values in expected(prediction, truth).items():
@@ -123,7 +132,7 @@ def test_lead_times_stay_apart() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_narrow_dtypes_are_measured_in_float32(dtype: torch.dtype) -> None:
     prediction, truth = (x.to(dtype) for x in clips(2, 2, 1, 8, 8))
-    metrics = FrameMetrics(2)
+    metrics = FrameMetrics(2, gdl=True)
     metrics.update(prediction, truth)
     for name, values in expected(prediction.double(), truth.double()).items():
         assert metrics.compute()["per_lead"][name] == pytest.approx(values.tolist(), rel=1e-5), name
@@ -132,7 +141,7 @@ def test_narrow_dtypes_are_measured_in_float32(dtype: torch.dtype) -> None:
 def test_nan_is_not_hidden() -> None:
     prediction, truth = clips(1, 2, 1, 8, 8)
     prediction[0, 1, 0, 3, 3] = math.nan
-    metrics = FrameMetrics(2)
+    metrics = FrameMetrics(2, gdl=True)
     metrics.update(prediction, truth)
     for name, (first, second) in metrics.compute()["per_lead"].items():
         assert math.isfinite(first), name
@@ -153,6 +162,70 @@ def test_ssim_conventions_differ_as_stated() -> None:
     assert not torch.allclose(
         frame_ssim(prediction, truth, "gaussian"), frame_ssim(prediction, truth, "float")
     )
+
+
+def test_gdl_compares_the_sizes_of_edges() -> None:
+    """A step of 1 along one column of 4 pixels' edges: 4 where it is missing, 0 where it is moved or turned round."""
+    step = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 1, 4, 4)
+    flat = torch.zeros_like(step)
+    assert frame_gdl(flat, step).item() == 4
+    assert frame_gdl(step.mT, step).item() == 8  # edges across instead of along
+    assert frame_gdl(1 - step, step).item() == 0
+    assert frame_gdl(step + 0.5, step).item() == 0
+
+
+def test_gdl_agrees_with_another_librarys_gradients() -> None:
+    prediction, truth = clips(2, 3, 2, 9, 7)
+    edges = [image_gradients(frames.flatten(0, 1)) for frames in (prediction, truth)]
+    wanted = sum((abs(a) - abs(b)).abs().sum((1, 2, 3)) for a, b in zip(*edges, strict=True))
+    torch.testing.assert_close(frame_gdl(prediction, truth), wanted.view(2, 3))
+
+
+def test_psnr_of_bytes() -> None:
+    prediction, truth = clips(2, 3, 1, 9, 7)
+    p, y = (np.floor(255 * np.clip(frames.numpy(), 0, 1)) for frames in (prediction, truth))
+    wanted = 10 * np.log10(255**2 / ((y - p) ** 2).mean((2, 3, 4)))
+    assert frame_psnr(prediction, truth, "uint8").numpy() == pytest.approx(wanted, rel=1e-6)
+    # less than one byte apart, and equal after truncation
+    assert frame_psnr(torch.full((1, 1, 1, 2, 2), 0.501), torch.full((1, 1, 1, 2, 2), 0.5), "uint8").isinf()
+
+
+def test_conventions() -> None:
+    """What a name stands for is what its parts give."""
+    prediction, truth = clips(2, 3, 1, 9, 8)
+    clipped = prediction.clamp(0, 1)
+    wanted = {
+        "float": (clipped, "float", "float"),
+        "official": (clipped, "uint8", "uint8"),
+        "openstl": (prediction, "float", "range2"),
+    }
+    assert set(wanted) == set(CONVENTIONS)
+    for name, (summed, psnr, ssim_convention) in wanted.items():
+        metrics = FrameMetrics(3, **CONVENTIONS[name])
+        metrics.update(prediction, truth)
+        result = metrics.compute()
+        assert result["mse"] == pytest.approx(frame_mse(summed, truth).mean().item(), rel=1e-12), name
+        assert result["mae"] == pytest.approx(frame_mae(summed, truth).mean().item(), rel=1e-12), name
+        assert result["psnr"] == pytest.approx(
+            frame_psnr(clipped, truth, psnr).double().mean().item(), rel=1e-12
+        )
+        ssim_mean = frame_ssim(clipped, truth, ssim_convention).mean().item()
+        assert result["ssim"] == pytest.approx(ssim_mean, rel=1e-12), name
+        assert (result["psnr_convention"], result["ssim_convention"]) == (psnr, ssim_convention)
+        assert result["clipped"] == (name != "openstl")
+
+
+def test_openstl_report() -> None:
+    prediction, truth = clips(2, 3, 2, 9, 8)
+    p, y = prediction.numpy(), truth.numpy()
+    report, normed = (openstl_metrics(prediction, truth, spatial_norm=on) for on in (False, True))
+    assert report["mse"] == pytest.approx(((y - p) ** 2).mean((0, 1)).sum(), rel=1e-12)
+    assert normed["mae"] == pytest.approx(np.abs(y - p).mean(), rel=1e-12)
+    assert normed["rmse"] == pytest.approx(np.sqrt(((y - p) ** 2).mean()), rel=1e-12)
+    noise = (y - p.clip(0, 1)) ** 2
+    wanted = (10 * np.log10((y**2).sum((2, 3, 4)) / noise.sum((2, 3, 4)))).mean()
+    assert report["snr"] == normed["snr"] == pytest.approx(wanted, rel=1e-9)
+    assert frame_snr(prediction.clamp(0, 1), truth).mean().item() == report["snr"]
 
 
 def test_baseline_repeats_the_last_input() -> None:
@@ -177,6 +250,10 @@ def test_results_are_plain_numbers_and_tables() -> None:
     assert rows[0] == ["model", "MSE", "MAE", "PSNR", "SSIM"]
     assert (rows[1][1], rows[1][4]) == ("12.35", "0.9877")
     assert rows[2] == ["other", "-", "1.00", "-", "-"]
+    rows = table_rows({"a": {"mse": math.nan, "mae": None, "psnr": math.inf}})
+    assert rows[1] == ["a", "-", "-", "inf"]
+    headings = ["MSE \u2193", "SSIM \u2191", "CSI 20 \u2191", "FAR 0.5 \u2193", "parameters"]
+    assert [heading(name) for name in ("mse", "ssim", "csi_20", "far_0.5", "parameters")] == headings
     rows = table_rows({"a": {"mse": 3.0, "n": 1234567}}, {"n": "parameters", "mse": "MSE"})
     assert plain_table(rows) == "model  parameters   MSE\n-----  ----------  ----\na       1,234,567  3.00"
 
@@ -196,49 +273,7 @@ def test_bad_arguments_are_named() -> None:
         metrics.update(prediction[:, :2], truth[:, :2])
     with pytest.raises(ValueError, match=r"SSIM 'float' needs frames of at least 7x7; got \(6, 8\)"):
         metrics.update(prediction[..., :6, :], truth[..., :6, :])
+    with pytest.raises(ValueError, match="psnr must be one of float, uint8; got 'byte'"):
+        FrameMetrics(3, psnr="byte")
     with pytest.raises(ValueError, match="call update before compute"):
         FrameMetrics(3).compute()
-
-
-# Numbers of the public programs
-
-
-@pytest.mark.parametrize("path", golden_cases("metrics_openstl_*.npz"))
-def test_openstl_numbers(path: Path) -> None:
-    """Its MSE and MAE are ours before clipping; its PSNR is ours; its SSIM is the convention "range2"."""
-    case = GoldenCase(path)
-    prediction, truth = case.group("in")["pred"], case.group("in")["true"]
-    out = case.group("out")
-    clipped = prediction.clamp(0, 1)
-    assert frame_mse(prediction, truth).mean().item() == pytest.approx(
-        out["metric_sn0/mse"].item(), rel=1e-12
-    )
-    assert frame_mae(prediction, truth).mean().item() == pytest.approx(
-        out["metric_sn0/mae"].item(), rel=1e-12
-    )
-    # theirs is computed in float32; measured 6.3e-8
-    assert frame_psnr(clipped, truth).mean().item() == pytest.approx(out["metric_sn0/psnr"].item(), rel=3e-7)
-    assert frame_ssim(clipped, truth, "range2").mean().item() == pytest.approx(
-        out["metric_sn0/ssim"].item(), rel=1e-12
-    )
-    metrics = FrameMetrics(truth.shape[1], ssim="range2")
-    metrics.update(prediction, truth)
-    assert metrics.compute()["psnr"] == pytest.approx(out["metric_sn0/psnr"].item(), rel=3e-7)
-    assert metrics.compute()["ssim"] == pytest.approx(out["metric_sn0/ssim"].item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("path", golden_cases("metrics_trainer_*.npz"))
-def test_official_trainers_numbers(path: Path) -> None:
-    """Their MSE per frame is ours; their SSIM is the convention "uint8"."""
-    case = GoldenCase(path)
-    frames, out = case.group("in"), case.group("out")
-    n_lead = len(out["mse_per_seq_frames"])
-    metrics = FrameMetrics(n_lead, ssim="uint8")
-    for truth, prediction in zip(frames["ims"], frames["gen"], strict=True):  # (B, T, H, W, C)
-        metrics.update(*(clip[:, -n_lead:].movedim(-1, 2) for clip in (prediction, truth)))
-    result = metrics.compute()
-    assert result["per_lead"]["mse"] == pytest.approx(out["mse_per_seq_frames"].tolist(), rel=1e-12)
-    assert result["mse"] * n_lead == pytest.approx(out["mse_per_seq"].item(), rel=1e-12)
-    # printed with eight digits; measured 2.5e-8
-    assert result["per_lead"]["ssim"] == pytest.approx(out["ssim_per_frame_frames"].tolist(), rel=1e-7)
-    assert result["ssim"] == pytest.approx(out["ssim_per_frame"].item(), rel=1e-7)

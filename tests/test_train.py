@@ -461,7 +461,7 @@ def test_two_processes(tmp_path: Path) -> None:
         ({"lr": float("nan")}, "lr must be a finite number"),
         ({"lr": "fast"}, "lr must be a finite number (float); got 'fast'"),
         ({"steps": 1.5}, "steps must be a finite number (int); got 1.5"),
-        ({"predictor": "lstm"}, "predictor must be one of convlstm, predrnn"),
+        ({"predictor": "lstm"}, "unknown predictor 'lstm'; known: convlstm, predrnn"),
         ({"hidden": ()}, "hidden must be one or more widths of at least 1; got ()"),
         ({"hidden": (8, "x")}, "hidden must be numbers (int)"),
         ({"image_size": (30, 32)}, "image_size must be height and width, at least 7 and divisible by 8"),

@@ -1,16 +1,43 @@
-"""Moving digits, generated on the fly.
+"""Clips to learn from: generated on the fly, or of files in the public layouts.
 
-from motionrnn_ext.data import VariedMovingMNIST
+from motionrnn_ext.data import VariedMovingMNIST, open_clips
 
 train = VariedMovingMNIST("train", seed=0, length=10000)       # items: float32 (T, 1, H, W) in [0, 1]
 val = VariedMovingMNIST("val", seed=0, length=1000)            # other digits, other motions
 test = VariedMovingMNIST("test", seed=0, length=1000, digits="path/to/idx", rotation=(-15, 15))
 plain = VariedMovingMNIST("test", plain=True)                  # Moving MNIST: no rotation, no scaling
+walk = open_clips("human36m", "train", root="path/to/jpgs", n_frames=8, image_size=(128, 128))    # by name
+
+`DATASETS` has the names; each class says which files it reads and by which rules.
 """
 
 from __future__ import annotations
 
 from .digits import SPLITS, load_digits
+from .human36m import Human36M, Human36MOpenSTL
 from .moving_mnist import Motion, MotionRanges, VariedMovingMNIST, render
+from .moving_mnist_files import MovingMNISTNpy, MovingMNISTNpz
+from .radar_like import RadarLike, RadarMotion, RadarRanges
+from .registry import DATASETS, DataSet, open_clips
+from .shanghai import RadarH5, RadarImages
 
-__all__ = ["SPLITS", "Motion", "MotionRanges", "VariedMovingMNIST", "load_digits", "render"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "DataSet",
+    "Human36M",
+    "Human36MOpenSTL",
+    "Motion",
+    "MotionRanges",
+    "MovingMNISTNpy",
+    "MovingMNISTNpz",
+    "RadarH5",
+    "RadarImages",
+    "RadarLike",
+    "RadarMotion",
+    "RadarRanges",
+    "VariedMovingMNIST",
+    "load_digits",
+    "open_clips",
+    "render",
+]

@@ -3,18 +3,36 @@
     strip               a clip's inputs, true futures and predictions, frame by frame
     gif                 truth and predictions side by side, moving
     arrows              motion trends over frames; `trend_field` gives their numbers
+    taps                where the taps of the warps read; `sampling_points` gives their numbers
+    motion_gif          frames, arrows and taps side by side, moving
     loss_curves         from Lightning's CSV logs, which `read_log` reads
     lead_time_curves    metrics against the lead time
+    dots                results over seeds, a dot per training
 
 Frames are tensors (T, C, H, W) in [0, 1] with C = 1 or 3; predictions are (T - n_input, C, H, W), one entry
 per model's label. Every function writes the file it is told to write (an older file of that name is replaced),
-makes its parent folders and returns its path. matplotlib and imageio are imported at the first call; pyplot is
+makes its parent folders and returns its path. matplotlib and Pillow are imported at the first call; pyplot is
 not, so the caller's own figures and backend are left alone.
 """
 
 from .clips import gif, strip
 from .curves import lead_time_curves, loss_curves, read_log
-from .motion import arrows, trend_field
+from .dots import dots
+from .motion import arrows, motion_gif, trend_field
 from .page import style
+from .taps import sampling_points, taps
 
-__all__ = ["arrows", "gif", "lead_time_curves", "loss_curves", "read_log", "strip", "style", "trend_field"]
+__all__ = [
+    "arrows",
+    "dots",
+    "gif",
+    "lead_time_curves",
+    "loss_curves",
+    "motion_gif",
+    "read_log",
+    "sampling_points",
+    "strip",
+    "style",
+    "taps",
+    "trend_field",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .page import FAINT, INK, PathLike, Sheet, hues, pixels, prepared, saved, style
+from .page import FAINT, INK, PathLike, Sheet, hues, pixels, recorded, saved, style
 
 
 def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int) -> Path:
@@ -34,33 +34,25 @@ def gif(
     path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int, fps: float = 4
 ) -> Path:
     """A looping GIF of T frames: the truth and each model side by side; the inputs run first in all of them."""
-    import imageio.v3 as iio
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     frames, predictions, n_future = _checked(frames, predictions, n_input)
     clips = [torch.cat([frames[:n_input], future]) for future in predictions.values()]
     titles, colours = [*predictions], hues(predictions)
     if len(frames) > n_input:
         clips, titles, colours = [frames, *clips], ["truth", *titles], [INK, *colours]
-    shots = []
     with style(dots_per_inch=100):
         sheet = Sheet(len(clips), 1, frames, n_heads=1, label=0.1, foot=0.3)
         sheet.heads(titles, colours, size=10, weight="bold")
         images = [axes.images[0] for axes in sheet.row([clip[0] for clip in clips])]
         caption = sheet.foot()
-        canvas = FigureCanvasAgg(sheet.figure)
-        for t in range(n_input + n_future):
+
+        def draw(t: int) -> None:
             for image, clip in zip(images, clips, strict=True):
                 image.set_data(pixels(clip[t]))
             is_input = t < n_input
             caption.set_text(f"input {t + 1} of {n_input}" if is_input else f"prediction t+{t + 1 - n_input}")
             caption.set_color(FAINT if is_input else INK)
-            canvas.draw()
-            shots.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    path = prepared(path)
-    iio.imwrite(path, shots, extension=".gif", duration=1000 / fps, loop=0)
-    return path
+
+        return recorded(path, sheet.figure, draw, n_input + n_future, fps)
 
 
 def _checked(

@@ -1,4 +1,4 @@
-"""The motion trend as arrows."""
+"""The motion trend as arrows, and motion in motion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .page import ARROW, PathLike, Sheet, saved, style
+from .page import ARROW, PathLike, Sheet, pixels, recorded, saved, style
+from .taps import busiest, draw_taps, sampling_points, tap_key
 
 
 def trend_field(trend: Tensor, frame_size: tuple[int, int]) -> Tensor:
@@ -78,6 +79,49 @@ def arrows(
         return saved(sheet.figure, path)
 
 
+def motion_gif(
+    path: PathLike,
+    frames: Tensor,
+    trends: Mapping[str, Tensor],
+    offsets: Mapping[str, Tensor],
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    positions: int = 3,
+    fps: float = 3,
+) -> Path:
+    """A looping GIF of frames (T, C, H, W): a row per entry, plain, with the trend's arrows and with the taps.
+
+    Arguments as of `arrows` and `taps`; the arrows' factor is each frame's own and stands below.
+    """
+    size, n_times = (frames.shape[-2], frames.shape[-1]), min(map(len, offsets.values()))
+    frames = frames[:n_times].detach().float().cpu()
+    fields = {name: trend_field(trend, size) for name, trend in trends.items()}
+    points = {name: sampling_points(offset, size) for name, offset in offsets.items()}
+    maps = {name: (point.shape[-2], point.shape[-1]) for name, point in points.items()}
+    places = {name: busiest(frames, maps[name], positions) for name in points}
+    with style(dots_per_inch=100):
+        sheet = Sheet(3, len(fields), frames, n_heads=1, foot=0.45)
+        sheet.heads(["frame", "trend", "taps"], size=10, weight="bold")
+        rows = {name: sheet.row([frames[0]] * 3, name, weight="bold") for name in fields}
+        caption = sheet.foot()
+        artists: list[Any] = []
+        tap_key(sheet, len(next(iter(points.values()))[0]))
+
+        def draw(t: int) -> None:
+            while artists:
+                artists.pop().remove()
+            factor = _factor([field[t] for field in fields.values()], size[1])
+            for name, (plain, left, right) in rows.items():
+                for axes, light in ((plain, 1.0), (left, 0.7), (right, 0.6)):
+                    axes.images[0].set_data(pixels(frames[t] * light))
+                artists.append(_quiver(left, fields[name][t] * factor, *size))
+                weights = None if masks is None else masks[name][t]
+                artists.extend(draw_taps(right, points[name][t], places[name][t], size, weights))
+            caption.set_text(f"frame {t + 1} of {n_times}, arrows {_times(factor)}")
+
+        return recorded(path, sheet.figure, draw, n_times, fps)
+
+
 def _factor(fields: list[Tensor], width: int) -> float:
     """The power of two that brings the longest of arrows (2, h', w') to about one map pixel; 1 where there is none."""
     longest = max(float(field.norm(dim=0).quantile(0.98)) for field in fields)
@@ -91,7 +135,7 @@ def _times(factor: float) -> str:
     return f"\u00d7 {factor:.3g}" if factor >= 1 else f"\u00f7 {1 / factor:.3g}"
 
 
-def _quiver(axes: Any, field: Tensor, height: int, width: int) -> None:
+def _quiver(axes: Any, field: Tensor, height: int, width: int) -> Any:
     """Arrows (2, h', w'), frame pixels, on axes that show the frame; without values that are not finite."""
     rows, columns = field.shape[-2:]
     y = (torch.arange(rows) + 0.5) * height / rows - 0.5
@@ -100,8 +144,9 @@ def _quiver(axes: Any, field: Tensor, height: int, width: int) -> None:
     length = field.norm(dim=0)
     drawn = (length >= width / 100) & length.isfinite()
     down, right = field[:, drawn]
-    axes.quiver(
+    drawn_arrows = axes.quiver(
         x[drawn], y[drawn], right, down, angles="xy", scale_units="xy", scale=1, units="width", width=0.009,
         color=ARROW, headwidth=3.5, headlength=3.5, headaxislength=3.2, minshaft=1.6, minlength=0,
     )  # fmt: skip
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return drawn_arrows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,47 @@ def pixels(image: Tensor) -> Any:
     """(C, H, W) -> uint8 array (H, W, 3); what is no number is black."""
     image = (image.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
     return image.expand(-1, -1, 3).numpy()
+
+
+def recorded(path: PathLike, figure: Any, draw: Callable[[int], object], n_frames: int, fps: float) -> Path:
+    """A looping GIF of a figure; `draw(t)` brings it to frame t."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas, shots = FigureCanvasAgg(figure), []
+    for t in range(n_frames):
+        draw(t)
+        canvas.draw()
+        shots.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    path = prepared(path)
+    first, *others = _with_palettes(shots)
+    options = {"duration": 1000 / fps, "loop": 0, "optimize": False, "disposal": 1}
+    first.save(path, "GIF", save_all=True, append_images=others, **options)
+    return path
+
+
+def _with_palettes(shots: Sequence[Any]) -> list[Any]:
+    """uint8 arrays (H, W, 3) as images of 256 colours. Where few pixels have a colour, a palette by population would
+    have greys alone: then 160 of the colours are greys, and the others are for those pixels."""
+    import numpy as np
+    from PIL import Image
+
+    images = [Image.fromarray(shot) for shot in shots]
+    has_colour = [np.ptp(shot.astype(np.int16), axis=-1) > 16 for shot in shots]
+    coloured = np.concatenate([shot[where] for shot, where in zip(shots, has_colour)])
+    if not 0 < len(coloured) < 0.2 * sum(where.size for where in has_colour):
+        return [image.quantize(256) for image in images]
+    few = np.array(Image.fromarray(coloured[None]).quantize(96).getpalette()).reshape(-1, 3)
+    greys = np.linspace(0, 255, 160).round().astype(int)
+    palette = [*greys.repeat(3).tolist(), *few.ravel().tolist()]
+    images = []
+    for shot, where in zip(shots, has_colour):
+        index = (shot.mean(-1) * (159 / 255)).round().astype(np.uint8)
+        distance = np.abs(shot[where].astype(int)[:, None] - few).sum(-1)
+        index[where] = 160 + distance.argmin(1)
+        images.append(Image.fromarray(index))
+        images[-1].putpalette(palette)
+    return images
 
 
 def prepared(path: PathLike) -> Path:

@@ -1,0 +1,112 @@
+"""Clips to test a model on: those of its run's data set that no training has seen, and a user's own frames."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import Config
+from .data.images import image_files, read_image
+from .data.registry import ClipDataset, find, open_clips
+from .runs import PathLike, RunError
+
+
+def held_out(
+    config: Config,
+    clips: int | None = None,
+    *,
+    split: str = "test",
+    n_frames: int | None = None,
+    **changes: Any,
+) -> ClipDataset:
+    """Test clips as a run's settings describe them, which no training has seen: see the data set for its splits.
+
+    Args:
+        clips: how many; None is all there are.
+        changes: settings to change, such as root.
+    """
+    settings = replace(config, **changes).data()
+    return open_clips(split=split, length=clips, **{**settings, "n_frames": n_frames or config.n_frames})
+
+
+def held_out_clip(config: Config, index: int, n_frames: int, **changes: Any) -> Tensor:
+    """Test clip `index`, (T, C, H, W). RunError where there are not so many."""
+    generated = "test" in find(changes.get("dataset", config.dataset)).generated
+    clips = held_out(config, index + 1 if generated else None, n_frames=n_frames, **changes)
+    if index >= len(clips):
+        raise RunError(
+            f"the clip must be one of 0 to {len(clips) - 1}, the test clips that there are; got {index}"
+        )
+    return clips[index]
+
+
+def other_data(dataset: str | None, root: PathLike | None) -> dict[str, Any]:
+    """The settings that a user's choice of other data changes."""
+    root = None if root is None else os.fspath(root)
+    if dataset is not None:
+        return {"dataset": dataset, "root": root}
+    return {} if root is None else {"root": root}
+
+
+def in_rgb(frames: Tensor, colours: str) -> Tensor:
+    """Frames (..., C, H, W) with the channels in the order that pictures have."""
+    return frames.flip(-3) if colours == "BGR" else frames
+
+
+def read_frames(path: Path, colours: str = "grey") -> Tensor:
+    """A user's own frames -> float32 (T, C, H, W) in [0, 1], at the size that they have.
+
+    Args:
+        path: a .npy file, (T, H, W) or (T, C, H, W), uint8 or floats in [0, 1], or a folder of png and jpg images,
+            which are in the order of their names.
+        colours: of the model's frames, as in `DataSet`; images are converted, the channels of a .npy file are not.
+
+    Raises:
+        RunError: no such file, no plain array of numbers, or another shape or range; images of several sizes.
+    """
+    if path.is_dir():
+        return _read_images(path, colours)
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise RunError(f"{path} is no .npy file of numbers: {' '.join(str(error).split())}") from None
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype.kind not in "uf"
+        or array.ndim not in (3, 4)
+        or not array.size
+    ):
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise RunError(
+            f"{path} must hold frames (T, H, W) or (T, 1, H, W), for colours (T, 3, H, W), uint8 or float; "
+            f"it holds {found}"
+        )
+    if array.dtype.kind == "u" and array.dtype != np.uint8:
+        raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
+    frames = torch.from_numpy(array.astype(np.float32)) / (255 if array.dtype == np.uint8 else 1)
+    if not (frames.isfinite().all() and frames.min() >= 0 and frames.max() <= 1):
+        raise RunError(
+            f"{path} must have values in [0, 1]; they go from {frames.min():g} to {frames.max():g}"
+        )
+    return frames if frames.ndim == 4 else frames[:, None]
+
+
+def _read_images(folder: Path, colours: str) -> Tensor:
+    paths = image_files(folder)
+    if not paths:
+        raise RunError(f"{folder}: no png or jpg image is in this folder")
+    images = [read_image(path, 1 if colours == "grey" else 3) for path in paths]
+    for path, image in zip(paths, images):
+        if image.shape != images[0].shape:
+            sizes = [f"{image.shape[1]}x{image.shape[2]}" for image in (image, images[0])]
+            raise RunError(f"{path} is {sizes[0]}, the first frame {sizes[1]}; all must have one size")
+    return in_rgb(torch.stack(images).float() / 255, colours)  # to BGR is the same exchange

@@ -1,0 +1,62 @@
+"""What the data sets that lie in files share: checked arguments, listings, and files that are open in one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from .digits import SPLITS
+
+PathLike = str | os.PathLike[str]
+T = TypeVar("T")
+
+
+def check_clips(split: str, n_frames: int, image_size: Sequence[int]) -> tuple[int, int]:
+    """The image size, (H, W), where all three are what every data set takes; ValueError otherwise."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    if not _is_count(n_frames):
+        raise ValueError(f"n_frames must be a positive integer; got {n_frames!r}")
+    if len(image_size) != 2 or not all(map(_is_count, image_size)):
+        raise ValueError(f"image_size must be two positive integers (H, W); got {image_size!r}")
+    return image_size[0], image_size[1]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, sorted. ValueError where it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be read as a folder ({error.strerror})") from None
+
+
+def file_at(root: PathLike, name: str) -> Path:
+    """`root` if that is a file, or the file of that name in the folder `root`. ValueError if neither is there."""
+    path = Path(root)
+    if path.is_file():
+        return path
+    if not (path / name).is_file():
+        raise ValueError(f"{path}: neither a file nor a folder with {name}")
+    return path / name
+
+
+class PerProcess(Generic[T]):
+    """`open()`'s result, made at the first call in each process: never pickled, never shared by a fork."""
+
+    def __init__(self, open: Callable[[], T]) -> None:
+        self._open = open
+        self._opened: tuple[int, T] | None = None  # with the process's number
+
+    def __call__(self) -> T:
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), self._open()
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_open": self._open, "_opened": None}

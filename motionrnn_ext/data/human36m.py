@@ -1,0 +1,203 @@
+"""Human3.6M, in the two layouts in which video prediction uses it. They are different benchmarks.
+
+`Human36M`          the layout and the rules of the official programs of MIM and MotionRNN
+`Human36MOpenSTL`   OpenSTL's lists of clips
+
+Neither takes anything into memory but names; every item reads its images anew.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .files import PathLike, check_clips, names_in
+from .images import read_image, resized
+
+_FRAME = re.compile(r"(?P<person>S\d+)_(?P<action>[^_.]+)(?:_[^.]*)?\.(?P<camera>\d+)_(?P<id>\d{6,})\.jpg")
+_ID_STEP = 5  # the stored frames' numbers advance by this
+
+
+class Frame(NamedTuple):
+    """A file's name taken apart: `S11_Walking_1.54138969_000471.jpg`."""
+
+    name: str
+    video: tuple[str, str]  # "S11_Walking_1", "54138969": what stands before the camera, and the camera
+    id: int  # 471
+
+
+class Human36M(Dataset[Tensor]):
+    """Clips of walking people: item i is float32 (T, 3, H, W), RGB in [0, 1].
+
+    Layout: one flat folder of `<subject>_<action>[_<take>].<camera>_<frame, six digits>.jpg`; numbers advance by 5.
+
+    Which files: those whose second field between underscores is exactly "Walking", of S1, S5, S6, S7, S8 for
+    training and S9, S11 for test. Validation takes the test subjects, as the official program does: its best
+    checkpoint has seen them, its last one has not. Files of other endings are passed over.
+
+    Which clips: with the names sorted, a clip of T frames is every second one from its start s,
+
+        s, s + 2, ..., s + 2 (T - 1)        frame numbers from the first to the last: 5 * 2 * (T - 1)
+
+    and s goes through the list while s + 2 T - 1 < the number of files. Where the clip's two ends are of different
+    videos, the next s is s + 1. Otherwise it is s + 10 (training) or s + 5, whether the numbers above agree and s
+    is a clip, or frames are missing and it is none.
+
+    Which pixels: rows H//4 to H - ceil(H/4) of the stored image and columns likewise, resized to `image_size` as
+    cv2.resize does by default (bilinear, not smoothed before), in bytes.
+
+    Args:
+        split: "train", "val" or "test".
+        root: the folder.
+        n_frames: T, inputs and targets together.
+        image_size: (H, W).
+
+    Raises:
+        ValueError: no such folder, a jpg of another name, no clip; at an item, a damaged image. One line.
+
+    Source: core/data_provider/human.py of thuml/MotionRNN, which is MIM's.
+    """
+
+    def __init__(
+        self, split: str, root: PathLike, *, n_frames: int = 8, image_size: Sequence[int] = (128, 128)
+    ) -> None:
+        self.image_size = check_clips(split, n_frames, image_size)
+        self.root, self.n_frames = Path(root), n_frames
+        people = ("S1", "S5", "S6", "S7", "S8") if split == "train" else ("S9", "S11")
+        self.frames = _walking(self.root, people)
+        self.starts = clip_starts(self.frames, n_frames, 10 if split == "train" else 5)
+        if not self.starts:
+            raise ValueError(
+                f"{self.root}: no clip of {n_frames} frames, every second of frames numbered in steps of "
+                f"{_ID_STEP}, in the {len(self.frames)} frames of Walking by {', '.join(people)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Tensor:
+        start = self.starts[index]
+        frames = self.frames[start : start + 2 * self.n_frames : 2]
+        return torch.stack([self._image(self.root / frame.name) for frame in frames]).float() / 255
+
+    def _image(self, path: Path) -> Tensor:
+        image = read_image(path, 3)  # (3, H, W)
+        rows, columns = map(_middle, image.shape[1:])
+        return resized(image[:, rows, columns], self.image_size)
+
+
+def _middle(n: int) -> slice:
+    """Without a quarter at either end; what does not divide goes from the end."""
+    return slice(n // 4, max(1, n - math.ceil(n / 4)))
+
+
+def clip_starts(frames: Sequence[Frame], n_frames: int, step: int) -> list[int]:
+    """Positions in the sorted frames at which clips start; see `Human36M`."""
+    starts, start = [], 0
+    while start + 2 * n_frames - 1 < len(frames):
+        first, last = frames[start], frames[start + 2 * (n_frames - 1)]
+        if first.video != last.video:
+            start += 1
+            continue
+        if last.id - first.id == _ID_STEP * 2 * (n_frames - 1):
+            starts.append(start)
+        start += step
+    return starts
+
+
+def _walking(root: Path, people: Sequence[str]) -> list[Frame]:
+    frames = []
+    for name in names_in(root):
+        if not name.endswith(".jpg") or name.startswith("."):
+            continue
+        parts = _FRAME.fullmatch(name)
+        if parts is None:
+            raise ValueError(
+                f"{root / name}: a frame is named <subject>_<action>.<camera>_<number>.jpg, as "
+                "S11_Walking_1.54138969_000471.jpg"
+            )
+        if parts["person"] in people and parts["action"] == "Walking":
+            before = name.split(".", 1)[0]
+            frames.append(Frame(name, (before, parts["camera"]), int(parts["id"])))
+    if not frames:
+        raise ValueError(
+            f"{root}: no frame of Walking by {', '.join(people)} is in this folder; one is named "
+            f"{people[-1]}_Walking_1.54138969_000471.jpg"
+        )
+    return frames
+
+
+class Human36MOpenSTL(Dataset[Tensor]):
+    """OpenSTL's clips of all 17 actions: item i is float32 (T, 3, H, W), *BGR* in [0, 1] as its models read them.
+
+    Layout: `root` holds `train.txt`, `test.txt` and the images. A line `images/S1_Directions.54138969_,226,296` is
+    a clip: what comes before the six digits of a frame's number, the first number, and one that is not used; frame t
+    is `images/S1_Directions.54138969_<226 + 5 t>.jpg`. Validation is the test list, as in OpenSTL. All subjects are
+    in both lists.
+
+    The whole image is resized to `image_size` as cv2.resize does with INTER_CUBIC, in bytes. OpenSTL's random crops
+    and turns in training are left out.
+
+    Args and Raises: as `Human36M`; a line that names a file which is not there is a ValueError at once.
+    """
+
+    def __init__(
+        self, split: str, root: PathLike, *, n_frames: int = 8, image_size: Sequence[int] = (256, 256)
+    ) -> None:
+        self.image_size = check_clips(split, n_frames, image_size)
+        self.root, self.n_frames = Path(root), n_frames
+        path = self.root / ("train.txt" if split == "train" else "test.txt")
+        self.clips = [
+            _clip_of_list(path, number, line) for number, line in enumerate(_lines(path), 1) if line
+        ]
+        if not self.clips:
+            raise ValueError(f"{path}: no clip is in this list")
+        self._check_files(path)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Tensor:
+        images = [
+            resized(read_image(self.root / name, 3), self.image_size, "bicubic")
+            for name in self._names(index)
+        ]
+        return torch.stack(images).flip(1).float() / 255  # RGB -> BGR
+
+    def _names(self, index: int) -> list[str]:
+        before, first = self.clips[index]
+        return [f"{before}{first + _ID_STEP * t:06d}.jpg" for t in range(self.n_frames)]
+
+    def _check_files(self, path: Path) -> None:
+        there: dict[str, set[str]] = {}  # a listing for each folder: 600,000 single look-ups take minutes
+        for index in range(len(self)):
+            for name in self._names(index):
+                folder, _, file = name.rpartition("/")
+                if folder not in there:
+                    there[folder] = set(names_in(self.root / folder))
+                if file not in there[folder]:
+                    raise ValueError(f"{self.root / name}: {path} names this image, and it is not there")
+
+
+def _clip_of_list(path: Path, number: int, line: str) -> tuple[str, int]:
+    parts = line.split(",")
+    if len(parts) != 3 or not (parts[0] and parts[1].isdecimal() and parts[2].isdecimal()):
+        raise ValueError(
+            f"{path}, line {number}: a clip is images/S1_Directions.54138969_,226,296; got {line[:80]!r}"
+        )
+    return parts[0], int(parts[1])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise ValueError(f"{path}: the list of clips cannot be read ({reason})") from None

@@ -1,0 +1,69 @@
+"""Images of files as bytes, and their sizes changed as OpenCV does it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+_BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+def read_image(path: str | os.PathLike[str], channels: int) -> Tensor:
+    """A jpg or png file as uint8 (channels, H, W): 1 channel is luma, 3 are RGB; grey and palettes are converted.
+
+    Raises:
+        ValueError: no such file, one that is damaged or no image, or more than 8 bits a channel.
+        ModuleNotFoundError: without pillow.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            pixels = np.array(image.convert("RGB" if channels == 3 else "L")) if mode in _BYTE_MODES else None
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such image") from None
+    except Exception as error:  # a damaged file can raise anything, SyntaxError and struct.error included
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: damaged, or no jpg or png image ({reason})") from None
+    if pixels is None:
+        raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {mode!r}")
+    return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
+
+
+def resized(
+    frames: Tensor, size: Sequence[int], mode: str = "bilinear", *, antialias: bool = False
+) -> Tensor:
+    """(..., H, W) -> (..., *size), uint8 or float32 kept; bytes are rounded, halves up.
+
+    Without `antialias` that is OpenCV's INTER_LINEAR, or INTER_CUBIC (a = -0.75) for mode "bicubic": sampled at
+    half-pixel centres, edges repeated. OpenCV's fixed-point arithmetic differs by at most 1 of 255.
+    """
+    if frames.shape[-2:] == tuple(size):
+        return frames
+    images = frames.reshape(-1, 1, *frames.shape[-2:]).float()
+    images = F.interpolate(images, tuple(size), mode=mode, align_corners=False, antialias=antialias)
+    if frames.dtype == torch.uint8:
+        images = (images + 0.5).floor().clamp(0, 255).to(torch.uint8)
+    return images.view(*frames.shape[:-2], *size)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The jpg and png files of a folder by name, numbers within names by their values; hidden files are left out."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+    return sorted((path for path in found if path.name[0] != "."), key=by_name)
+
+
+def by_name(path: Path) -> list[Any]:
+    """A key to sort by: frame_9 before frame_10, and before frame_010 where both are there."""
+    parts = re.split(r"(\d+)", path.name)
+    return [[int(part) if i % 2 else part for i, part in enumerate(parts)], path.name]

@@ -1,0 +1,202 @@
+"""Shanghai's radar echo, and radar echo of other places in the same layouts: one grey channel.
+
+`RadarH5`       `shanghai.h5`
+`RadarImages`   folders of PNG frames
+
+Frames of other sizes are brought to `image_size` bilinearly and smoothed before, so that no echo falls between the
+pixels. `pixel_max` is the stored value that counts as 1: 255 for greys; where the bytes are dBZ themselves (up to 70,
+as in the file that DiffCast's program divides by 90), 90.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .digits import SPLITS
+from .files import PathLike, PerProcess, check_clips, file_at, names_in
+from .images import image_files, read_image, resized
+
+_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+class _Radar(Dataset[Tensor]):
+    """What both layouts do with the frames of a clip."""
+
+    def __init__(
+        self, split: str, n_frames: int, image_size: Sequence[int], stride: int, pixel_max: float
+    ) -> None:
+        self.image_size = check_clips(split, n_frames, image_size)
+        if stride < 1:
+            raise ValueError(f"stride must be at least 1; got {stride}")
+        if not 0 < pixel_max <= 255:
+            raise ValueError(f"pixel_max must be above 0, at most 255; got {pixel_max}")
+        self.n_frames, self.stride, self.pixel_max = n_frames, stride, pixel_max
+        self.span = (n_frames - 1) * stride + 1  # stored frames from a clip's first to its last
+
+    def _clip(self, frames: Tensor) -> Tensor:
+        """uint8 (T, h, w) -> float32 (T, 1, H, W)."""
+        frames = frames.float() / self.pixel_max
+        return resized(frames, self.image_size, antialias=True).clamp(0, 1)[:, None]
+
+    def _needed(self) -> str:
+        stride = "" if self.stride == 1 else f" at stride {self.stride}"
+        return f"{self.n_frames} frames{stride} need {self.span}"
+
+
+class RadarH5(_Radar):
+    """Sequences of an HDF5 file: item i is float32 (T, 1, H, W) in [0, 1], the first T frames of sequence i.
+
+    Layout: groups `train` and `test`, each with `all_len`, the number n of its sequences, and the sequences "0" to
+    "n-1", uint8 (25, h, w). Validation is the test group, as in DiffCast. The file is opened in every process anew.
+
+    Args:
+        split: "train", "val" or "test".
+        root: the file, or a folder with `shanghai.h5`.
+        n_frames: T, inputs and targets together.
+        image_size: (H, W).
+        stride: take every `stride`-th frame; Shanghai's come every 6 minutes.
+        pixel_max: see the module's text.
+
+    Raises:
+        ValueError: no such file or group, a damaged file, a sequence of another type or too short. One line.
+        ModuleNotFoundError: without h5py.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: PathLike,
+        *,
+        n_frames: int = 15,
+        image_size: Sequence[int] = (64, 64),
+        stride: int = 1,
+        pixel_max: float = 255,
+    ) -> None:
+        super().__init__(split, n_frames, image_size, stride, pixel_max)
+        self.path = file_at(root, "shanghai.h5")
+        self.group = "train" if split == "train" else "test"
+        with _open_h5(self.path) as file:
+            self.length = _length(self.path, file, self.group)
+            for index in range(self.length):
+                self._check(file[self.group], index)
+        self._file = PerProcess(partial(_open_h5, self.path))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not -self.length <= index < self.length:
+            raise IndexError(f"index must be in 0..{self.length - 1}; got {index}")
+        name = str(index % self.length)
+        try:
+            frames = self._file()[self.group][name][: self.span : self.stride]
+        except OSError as error:  # a damaged block
+            raise ValueError(f"{self.path}: {self.group}/{name} cannot be read ({error})") from None
+        return self._clip(torch.from_numpy(frames))
+
+    def _check(self, group: Any, index: int) -> None:
+        where = f"{self.path}: {self.group}/{index}"
+        if str(index) not in group:
+            raise ValueError(f"{where} is not there; all_len says that there are {self.length} sequences")
+        frames = group[str(index)]
+        shape, dtype = getattr(frames, "shape", None), getattr(frames, "dtype", None)
+        if shape is None or len(shape) != 3 or dtype != "uint8" or 0 in shape:
+            raise ValueError(f"{where} must be frames (T, h, w) of uint8; it is {dtype} {shape}")
+        if shape[0] < self.span:
+            raise ValueError(f"{where} has {shape[0]} frames; {self._needed()}")
+
+
+def _open_h5(path: Path) -> Any:
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: damaged, or no HDF5 file ({' '.join(str(error).split())})") from None
+
+
+def _length(path: Path, file: Any, group: str) -> int:
+    rule = f"it must have a group {group!r} with all_len, the number of its sequences '0', '1', ..."
+    if group not in file or not hasattr(file[group], "keys"):
+        raise ValueError(f"{path}: {rule}; it has {', '.join(sorted(file)) or 'nothing'}")
+    try:
+        length = int(file[group]["all_len"][()])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(f"{path}: {rule}; there is no such number") from None
+    if length < 1:
+        raise ValueError(f"{path}: {group}/all_len is {length}; there must be a sequence")
+    return length
+
+
+class RadarImages(_Radar):
+    """Sequences in folders of PNG files: item i is float32 (T, 1, H, W) in [0, 1].
+
+    Layout: `<root>/<split>/<sequence>/<frame>.png` with splits `train`, `val` (or `valid`, `validation`) and `test`;
+    frames are in the order of their names, numbers in them by value. Without a folder for validation that is the test
+    split. With none of these folders `<root>/<sequence>/<frame>.png` is split by position: of the sequences sorted by
+    name, the first eight tenths are for training, the next tenth for validation, the last for test, each at least one.
+
+    A sequence gives as many clips as fit into it one after the other, and what is left over is not used.
+    jpg files, colours and palettes are taken too, as luma.
+
+    Args and Raises: as `RadarH5`; a folder without frames or with too few is a ValueError at once.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: PathLike,
+        *,
+        n_frames: int = 15,
+        image_size: Sequence[int] = (64, 64),
+        stride: int = 1,
+        pixel_max: float = 255,
+    ) -> None:
+        super().__init__(split, n_frames, image_size, stride, pixel_max)
+        self.clips: list[list[Path]] = []
+        for folder in _sequences(Path(root), split):
+            frames = image_files(folder)
+            if len(frames) < self.span:
+                raise ValueError(
+                    f"{folder}: a sequence is a folder of frames; it has {len(frames)} png files, "
+                    f"{self._needed()}"
+                )
+            starts = range(0, len(frames) - self.span + 1, self.span)
+            self.clips += [frames[start : start + self.span : stride] for start in starts]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.cat([self._clip(read_image(path, 1)) for path in self.clips[index]])
+
+
+def _sequences(root: Path, split: str) -> list[Path]:
+    """The folders of a split's sequences."""
+    names = [name for name in names_in(root) if (root / name).is_dir() and name[0] != "."]
+    folders = {part: next((n for n in _FOLDERS[part] if n in names), None) for part in SPLITS}
+    if any(folders.values()):
+        chosen = folders[split] or (folders["test"] if split == "val" else None)
+        if chosen is None:
+            raise ValueError(f"{root}: there is no folder {split!r} beside {', '.join(names)}")
+        inside = [name for name in names_in(root / chosen) if (root / chosen / name).is_dir()]
+        found = [root / chosen / name for name in inside if name[0] != "."]
+        if not found:
+            raise ValueError(f"{root / chosen}: no folder of a sequence is in it")
+        return found
+    if len(names) < 3:
+        raise ValueError(
+            f"{root}: it must hold <split>/<sequence>/<frame>.png with splits train and test, or at least 3 "
+            f"folders of sequences; it has {len(names)} folders"
+        )
+    held = max(1, len(names) // 10)
+    bounds = {"train": (0, -2 * held), "val": (-2 * held, -held), "test": (-held, None)}
+    first, last = bounds[split]
+    return [root / name for name in names[first:last]]

@@ -1,0 +1,141 @@
+"""FVD: the Frechet distance between the features of true and of predicted clips (Unterthiner et al., 2018).
+
+    FVD = |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2))
+
+m, S: mean and covariance over true clips of a video network's features, m', S' over predicted ones. The network is
+the user's, a TorchScript file; usual is I3D trained on Kinetics-400, which takes (B, 3, T, 224, 224) in [-1, 1] and
+needs 9 frames or more. The number depends on the network, on how many clips there are and how long they are,
+and on whether they include the frames that the model was given; `FVD.compute` says all of it beside the number.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+SIZE = 224
+
+
+def frechet_distance(
+    mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
+) -> Tensor:
+    """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of two Gaussians: (D,), (D, D), (D,), (D, D) -> a float64 number.
+
+    tr (S S')^(1/2) is the sum of the singular values of S^(1/2) S'^(1/2), which stays right where S is singular
+    (fewer clips than features).
+    """
+    apart = (mean.double() - other_mean.double()).square().sum()
+    traces = covariance.double().trace() + other_covariance.double().trace()
+    roots = [_square_root(matrix.double()) for matrix in (covariance, other_covariance)]
+    return apart + traces - 2 * torch.linalg.svdvals(roots[0] @ roots[1]).sum()
+
+
+def _square_root(covariance: Tensor) -> Tensor:
+    """Of a symmetric matrix whose eigenvalues are not negative but for rounding."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+class FVD:
+    """Gathers the features of clips, batch by batch.
+
+        fvd = FVD(load_video_network("i3d.pt"))
+        for ...:
+            fvd.update(prediction, truth)    # (B, T, C, H, W) in [0, 1] each, C 1 or 3
+        fvd.compute()                        # {"fvd": ..., "protocol": ...}
+
+    Args:
+        network: (B, 3, T, 224, 224) in [-1, 1] -> features (B, D). Called with `rescale=False, resize=False,
+            return_features=True` if it is TorchScript that has these arguments, as the common I3D file does.
+        name: what the protocol calls it.
+
+    Raises:
+        ValueError: clips of other shapes, clips that the network refuses (too short), features that are not
+            (B, D); a compute of fewer than two clips.
+    """
+
+    def __init__(self, network: Any, name: str = "a network") -> None:
+        self.network, self.name = network, name
+        self.options = _options(network)
+        self.features: tuple[list[Tensor], list[Tensor]] = ([], [])  # of predictions, of truths
+        self.shape: tuple[int, ...] = ()
+
+    @torch.no_grad()
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        if prediction.ndim != 5 or prediction.shape != truth.shape or prediction.shape[2] not in (1, 3):
+            shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
+            raise ValueError(f"clips must both be (B, T, C, H, W) with C 1 or 3; got {shapes}")
+        self.shape = tuple(prediction.shape[1:])
+        for gathered, clips in zip(self.features, (prediction, truth)):
+            gathered.append(self._features(clips).cpu())
+
+    def _features(self, clips: Tensor) -> Tensor:
+        """(B, T, C, H, W) in [0, 1] -> (B, D) float64."""
+        b, t, _, *size = clips.shape
+        frames = clips.float().clamp(0, 1).mul(2).sub(1).flatten(0, 1).expand(-1, 3, -1, -1)
+        if size != [SIZE, SIZE]:
+            frames = interpolate(frames, (SIZE, SIZE), mode="bilinear", align_corners=False)
+        video = frames.unflatten(0, (b, t)).transpose(1, 2)  # (B, 3, T, 224, 224)
+        try:
+            features = self.network(video.to(_device(self.network)), **self.options)
+        except (RuntimeError, torch.jit.Error) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(
+                f"{self.name} cannot take clips of {t} frames (I3D needs 9 or more: predict more frames, or count"
+                f" the given ones too): {reason}"
+            ) from None
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != b:
+            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"{self.name} must give features (B, D) of {b} clips; it gives {found}")
+        return features.double()
+
+    def compute(self) -> dict[str, Any]:
+        """ "fvd", a number, and "protocol", how it was taken."""
+        predicted, true = (torch.cat(found) if found else torch.empty(0, 0) for found in self.features)
+        if len(true) < 2:
+            raise ValueError(f"FVD needs two clips or more; got {len(true)}")
+        moments = [(features.mean(0), torch.atleast_2d(features.T.cov())) for features in (true, predicted)]
+        t, channels, *size = self.shape
+        protocol = {
+            "network": self.name,
+            "features": true.shape[1],
+            "clips": len(true),
+            "frames": t,
+            "input": f"{'grey repeated to 3 channels, ' if channels == 1 else ''}"
+            f"{size[0]}x{size[1]} resized to {SIZE}x{SIZE} (bilinear), [0, 1] mapped to [-1, 1]",
+        }
+        return {"fvd": frechet_distance(*moments[0], *moments[1]).item(), "protocol": protocol}
+
+
+def load_video_network(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:
+    """A network in a TorchScript file, for `FVD`, in evaluation mode.
+
+    A TorchScript file holds a program as well as weights, and calling the network runs it: take files only from
+    where you would take code.
+
+    Raises:
+        ValueError: no such file, or no TorchScript file.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"FVD network {path} cannot be read: there is no such file")
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no TorchScript file: {str(error).splitlines()[0]}") from None
+
+
+def _options(network: Any) -> dict[str, bool]:
+    wanted = {"rescale": False, "resize": False, "return_features": True}
+    schema = getattr(getattr(network, "forward", None), "schema", None)  # TorchScript's
+    there = {argument.name for argument in schema.arguments} if schema else set()
+    return {name: value for name, value in wanted.items() if name in there}
+
+
+def _device(network: Any) -> torch.device:
+    parameters = network.parameters() if isinstance(network, torch.nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))

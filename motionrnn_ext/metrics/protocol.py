@@ -1,0 +1,151 @@
+"""What is measured and how, in one object: the metrics of frames, of events and of clips together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .events import EventMetrics, Values, checked_thresholds
+from .frames import CONVENTIONS, SSIM_CONVENTIONS, FrameMetrics
+from .fvd import FVD, load_video_network
+from .lpips import LPIPS, load_lpips
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What to measure of predictions, and how.
+
+    Args:
+        convention: a name in `CONVENTIONS`: whose numbers MSE, MAE, PSNR and SSIM are to compare with.
+        ssim: a name in `SSIM_CONVENTIONS` instead of the convention's.
+        thresholds: of CSI and FAR, in the unit of `values`; none leaves them out.
+        values: what a pixel stands for; needed with thresholds.
+        lpips: a file of weights, see `load_lpips`.
+        fvd: a TorchScript file, see `load_video_network`.
+        fvd_context: whether FVD's clips begin with the frames that the model was given.
+        device: where the networks of LPIPS and FVD run.
+
+    Raises:
+        ValueError: an unknown name, thresholds without values, a file that cannot be read.
+    """
+
+    convention: str = "float"
+    ssim: str | None = None
+    thresholds: tuple[float, ...] = ()
+    values: Values | None = None
+    lpips: Path | None = None
+    fvd: Path | None = None
+    fvd_context: bool = False
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}; got {self.convention!r}")
+        if self.ssim is not None and self.ssim not in SSIM_CONVENTIONS:
+            raise ValueError(f"ssim must be None or one of {', '.join(SSIM_CONVENTIONS)}; got {self.ssim!r}")
+        if self.thresholds:
+            checked_thresholds(self.thresholds)
+            if self.values is None:
+                raise ValueError("thresholds need values: what a pixel stands for")
+
+    def frame_options(self) -> dict[str, Any]:
+        options = CONVENTIONS[self.convention]
+        return {**options, "ssim": self.ssim or options["ssim"], "gdl": True, "lpips": self.lpips_network}
+
+    @cached_property
+    def lpips_network(self) -> LPIPS | None:
+        return load_lpips(self.lpips, self.device) if self.lpips else None
+
+    @cached_property
+    def video_network(self) -> Any:
+        return load_video_network(self.fvd, self.device) if self.fvd else None
+
+
+class Meter:
+    """Measures one model's predictions by a protocol.
+
+        meter = Meter(n_lead=10, protocol=Protocol())
+        for ...:
+            meter.update(prediction, truth, given)    # (B, L, C, H, W) twice, (B, T_in, C, H, W)
+        result = meter.compute()
+
+    `compute()` gives what `FrameMetrics` and `EventMetrics` do, their "per_lead" joined, "fvd" if asked for, and
+    "protocol": how each number was taken, sentences by name, for people.
+    """
+
+    def __init__(self, n_lead: int, protocol: Protocol | None = None) -> None:
+        self.protocol = protocol = protocol or Protocol()
+        self.frames = FrameMetrics(n_lead, **protocol.frame_options())
+        self.events = None
+        if protocol.thresholds and protocol.values is not None:
+            self.events = EventMetrics(n_lead, protocol.thresholds, protocol.values)
+        self.video = None
+        if protocol.fvd:
+            self.video = FVD(protocol.video_network, protocol.fvd.name)
+
+    def update(self, prediction: Tensor, truth: Tensor, given: Tensor | None = None) -> None:
+        self.frames.update(prediction, truth)
+        if self.events is not None:
+            self.events.update(prediction, truth)
+        if self.video is not None:
+            if self.protocol.fvd_context:
+                if given is None:
+                    raise ValueError("fvd_context needs the frames that the model was given")
+                prediction, truth = (
+                    torch.cat([given.to(future), future], 1) for future in (prediction, truth)
+                )
+            self.video.update(prediction, truth)
+
+    def compute(self) -> dict[str, Any]:
+        result = self.frames.compute()
+        result["convention"] = self.protocol.convention
+        result["protocol"] = {"frames": self._about_frames(result)}
+        if self.protocol.lpips_network is not None:
+            result["protocol"]["lpips"] = self._about_lpips(result["samples"])
+        if self.events is not None:
+            events = self.events.compute()
+            result["per_lead"] |= events.pop("per_lead")
+            result |= events
+            result["protocol"]["events"] = self._about_events(events["batches"])
+        if self.video is not None:
+            video = self.video.compute()
+            result["fvd"] = video["fvd"]
+            result["protocol"]["fvd"] = self._about_video(video["protocol"])
+        return result
+
+    def _about_frames(self, result: dict[str, Any]) -> str:
+        clipped = "clipped to [0, 1]" if result["clipped"] else "as they are, not clipped"
+        return (
+            f"convention {self.protocol.convention!r}: MSE and MAE are sums over a frame of predictions {clipped};"
+            f" PSNR {result['psnr_convention']!r}, SSIM {result['ssim_convention']!r}, GDL a sum over a frame;"
+            f" {result['samples']} clips, {self.frames.n_lead} lead times"
+        )
+
+    def _about_lpips(self, samples: int) -> str:
+        network = self.protocol.lpips_network
+        assert network is not None
+        return (
+            f"LPIPS by AlexNet, weights {network.source}; [0, 1] mapped to [-1, 1], grey repeated to 3 channels, not"
+            f" resized; {samples} clips x {self.frames.n_lead} frames"
+        )
+
+    def _about_events(self, batches: int) -> str:
+        values = self.protocol.values
+        assert values is not None
+        pixel = "floor(255 p) / 255" if values.bytes else "p"
+        return (
+            f"CSI and FAR of {values.scale:g} {pixel} {values.offset:+g} >= threshold; pooled: counts of all clips per"
+            f" lead time, then the mean over lead times; per batch: the mean over {batches} batches, 0 without events"
+        )
+
+    def _about_video(self, protocol: dict[str, Any]) -> str:
+        given = "the given frames included" if self.protocol.fvd_context else "predicted frames only"
+        return (
+            f"FVD by {protocol['network']} ({protocol['features']} features); {protocol['clips']} clips of"
+            f" {protocol['frames']} frames, {given}; {protocol['input']}"
+        )

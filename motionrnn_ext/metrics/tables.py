@@ -1,0 +1,61 @@
+"""Names of the metrics for people, and results as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LABELS = {
+    "mse": "MSE",
+    "mae": "MAE",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "gdl": "GDL",
+    "lpips": "LPIPS",
+    "fvd": "FVD",
+    "csi": "CSI",
+    "far": "FAR",
+}
+_UP, _DOWN = "\u2191", "\u2193"
+BETTER = {name: _UP if name in ("psnr", "ssim", "csi") else _DOWN for name in LABELS}  # which way is better
+
+
+def heading(name: str) -> str:
+    """A metric's label with the way that is better: "mse" -> "MSE ↓", "csi_20" -> "CSI 20 ↑"."""
+    kind, _, threshold = name.partition("_")
+    if kind not in LABELS:
+        return name
+    return " ".join(part for part in (LABELS[kind], threshold, BETTER[kind]) if part)
+
+
+def table_rows(
+    results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] | None = None
+) -> list[list[str]]:
+    """A header and a row per model, all text, for a rich table or for `plain_table`.
+
+    Args:
+        results: label -> what `FrameMetrics.compute` gave, with whatever numbers the caller adds.
+        columns: key -> heading; by default the metrics that are there. A missing value reads "-".
+    """
+    if columns is None:
+        columns = {key: label for key, label in LABELS.items() if any(key in row for row in results.values())}
+    rows = [[label, *(_text(row.get(key)) for key in columns)] for label, row in results.items()]
+    return [["model", *columns.values()], *rows]
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value or isinstance(value, str):
+        return value if value and isinstance(value, str) else "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def plain_table(rows: list[list[str]]) -> str:
+    """Rows as aligned text: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join(
+        "  ".join(f"{cell:{'>' if i else '<'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,105 @@
+"""`motionrnn visualize`: the motion that a model has learnt, over the frames it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from . import visualize
+from .clips import in_rgb
+from .data.registry import DATASETS
+from .evaluate import newest_slice, on_device, predict
+from .layers.motion_gru import MotionGRU
+from .models import MotionRNN
+from .runs import Run, RunError
+
+
+class Motion(NamedTuple):
+    """What one MotionGRU did after each of T frames; see `visualize` for the conventions."""
+
+    offset: Tensor  # F, where its taps read, (T, 2K, h', w')
+    trend: Tensor  # D (T, 2K, h', w')
+    mask: Tensor  # the taps' weights (T, K, h', w') in [0, 1]
+
+
+@torch.no_grad()
+def motions(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, Motion]:
+    """ "MotionGRU l" -> its motion after each of the T-1 frames that the model reads, its own future (from `predict`)
+    included; of maps with a depth, the newest slice's."""
+    masks: list[list[Tensor]] = [[] for _ in model.interfaces]
+
+    def watch(cell: Any, inputs: tuple[Any, ...], seen: list[Tensor]) -> None:
+        seen.append(cell.warp.warp_gate(inputs[0]).sigmoid()[-1])  # (K, h', w'): one clip, its newest slice
+
+    handles = [
+        cast("MotionGRU", gru).cell.register_forward_pre_hook(lambda cell, x, seen=seen: watch(cell, x, seen))
+        for gru, seen in zip(model.interfaces, masks)
+    ]
+    try:
+        generator = torch.Generator(given.device).manual_seed(seed)
+        frames = torch.cat([given, future])[None]
+        _, found = model(frames, len(given), return_motion=True, generator=generator)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        f"MotionGRU {level}": Motion(
+            newest_slice(state.offset[0]), newest_slice(state.trend[0]), torch.stack(seen)
+        )
+        for level, (state, seen) in enumerate(zip(found, masks), start=1)
+    }
+
+
+def draw_motion(
+    run: Run,
+    frames: Tensor,
+    n_given: int,
+    n_output: int,
+    folder: Path,
+    *,
+    interface: int | None = None,
+    times: Sequence[int] | None = None,
+    positions: int = 3,
+    device: str = "cpu",
+) -> list[Path]:
+    """Let a model read the first `n_given` of frames (T, C, H, W) and go on by itself; draw the motion on the way.
+
+    Writes arrows.png, taps.png and motion.gif. `interface` and `times` count from 1.
+
+    Raises:
+        RunError: a model without MotionGRUs; no such interface or time.
+    """
+    if not run.model.interfaces:
+        raise RunError(
+            f"{run.path} has no MotionGRU, and so no motion to draw; train with two layers or more and --motion-gru"
+        )
+    _check_range("interface", [interface or 1], len(run.model.interfaces))
+    _check_range("n_input", [n_given], len(frames))
+    shown = [t - 1 for t in times] if times else None
+    _check_range("times", times or [], n_given + n_output - 1)
+
+    model, given = on_device(run.model, device), frames[:n_given].to(device)
+    future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
+    found = motions(model, given, future)
+    if interface:
+        found = {name: motion for name, motion in found.items() if name == f"MotionGRU {interface}"}
+    read = in_rgb(torch.cat([given, future])[:-1].cpu(), DATASETS[run.config.dataset].colours)
+    offsets = {name: motion.offset for name, motion in found.items()}
+    masks = {name: motion.mask.cpu() for name, motion in found.items()}
+    # Without a trend D stays 0; the arrows are then the filter's.
+    trends = {name: motion.trend for name, motion in found.items()} if model.trend else offsets
+    return [
+        visualize.arrows(folder / "arrows.png", read, trends, shown),
+        visualize.taps(folder / "taps.png", read, offsets, shown, masks=masks, positions=positions),
+        visualize.motion_gif(folder / "motion.gif", read, trends, offsets, masks=masks, positions=positions),
+    ]
+
+
+def _check_range(name: str, numbers: Sequence[int], highest: int) -> None:
+    for number in numbers:
+        if not 1 <= number <= highest:
+            raise RunError(f"{name} must be from 1 to {highest}; got {number}")

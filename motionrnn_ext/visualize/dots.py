@@ -1,0 +1,90 @@
+"""Results over seeds: a dot per training, a line at each row's mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .page import FAINT, INK, PathLike, hues, saved, style
+
+_BAND = "#f6f8fa"
+
+
+def dots(
+    path: PathLike,
+    rows: Mapping[str, Mapping[str, Sequence[float]]],
+    groups: Sequence[int] | None = None,
+    *,
+    baseline: Mapping[str, Mapping[str, float]] | None = None,
+    title: str = "",
+) -> Path:
+    """A PNG with a panel per metric: rows from top to bottom, each with a dot per value and a line at their mean.
+
+    Args:
+        rows: label -> metric -> values, one per seed. What is not finite is left out.
+        groups: a number per row; rows of one group follow each other and share a hue. By default one group each.
+        baseline: label -> metric -> value, one entry: a dashed line, or where it would lie far off, a note of it.
+    """
+    from matplotlib.figure import Figure
+
+    from ..metrics import heading
+
+    metrics = list(next(iter(rows.values())))
+    groups = list(range(len(rows))) if groups is None else list(groups)
+    if len(groups) != len(rows):
+        raise ValueError(f"groups must have a number for each of {len(rows)} rows; got {len(groups)}")
+    kinds = list(dict.fromkeys(groups))
+    hue_of = dict(zip(kinds, hues(kinds), strict=True))
+    places = [i + 0.45 * kinds.index(group) for i, group in enumerate(groups)]  # a gap between groups
+    with style():
+        figure = Figure(
+            figsize=(2.1 + 3.1 * len(metrics), 1.05 + 0.3 * (places[-1] + 1)), layout="constrained"
+        )
+        panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            for place, group, values in zip(places, groups, rows.values(), strict=True):
+                _row(axes, place, [v for v in values[metric] if math.isfinite(v)], hue_of[group])
+            for label, values_of in (baseline or {}).items():
+                _baseline(axes, label, values_of[metric])
+            axes.set_title(heading(metric), fontsize=10)
+            axes.set_yticks(places, list(rows))
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.grid(False, axis="y")
+            axes.locator_params(axis="x", nbins=5)
+        panels[0].set_ylim(places[-1] + 0.6, -0.6)
+        for group in kinds[::2]:  # every other group on a band
+            own = [place for place, g in zip(places, groups, strict=True) if g == group]
+            for axes in panels:
+                axes.axhspan(own[0] - 0.6, own[-1] + 0.6, color=_BAND, zorder=0, linewidth=0)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+        return saved(figure, path)
+
+
+def _row(axes: Any, place: float, values: list[float], hue: str) -> None:
+    if not values:
+        return
+    mean = sum(values) / len(values)
+    axes.plot(
+        [min(values), max(values)], [place] * 2, color=hue, alpha=0.3, linewidth=3, solid_capstyle="round"
+    )
+    axes.plot([mean] * 2, [place - 0.3, place + 0.3], color=hue, linewidth=2.2, solid_capstyle="round")
+    axes.plot(values, [place] * len(values), "o", color=hue, markersize=5.5, markeredgecolor="white",
+              markeredgewidth=0.7, alpha=0.9, zorder=3)  # fmt: skip
+
+
+def _baseline(axes: Any, label: str, value: float) -> None:
+    if not math.isfinite(value):
+        return
+    low, high = axes.get_xlim()
+    if low - 0.6 * (high - low) <= value <= high + 0.6 * (high - low):
+        axes.axvline(value, color=FAINT, linestyle="--", linewidth=1.2, zorder=1)
+        text = f"dashed: {label}"
+    else:
+        digits = 3 if abs(value) < 1 else 1
+        text = f"{label}: {value:.{digits}f}"
+        text = f"{text} \u2192" if value > high else f"\u2190 {text}"
+    axes.set_xlabel(text, color=FAINT, fontsize=8.5)

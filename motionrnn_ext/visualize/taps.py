@@ -1,0 +1,179 @@
+"""Where the taps of a MotionGRU's warp read: `sampling_points` has the numbers, `taps` draws them over frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .page import FAINT, PAPER, PathLike, Sheet, saved, style
+
+
+def sampling_points(offset: Tensor, frame_size: tuple[int, int]) -> Tensor:
+    """Where every tap reads, in frame pixels: (..., K, 2, h', w') float32, rows (down) before columns (right).
+
+    Tap n = (i, j) of the k x k neighbourhood of map position (r, c), row by row from 0, reads the map at
+    (r + i - (k-1)/2 + F[n], c + j - (k-1)/2 + F[K + n]); the middle of map pixel m lies at frame pixel
+    (m + 1/2) H/h' - 1/2.
+
+    Args:
+        offset: F, (..., 2K, h', w'), K = k*k row offsets, then K column offsets, in pixels of the map.
+        frame_size: (H, W).
+    """
+    k = math.isqrt(offset.shape[-3] // 2) if offset.ndim >= 3 else 0
+    if k < 1 or offset.shape[-3] != 2 * k * k:
+        raise ValueError(
+            f"offset must be (..., 2K, h', w') with K = k*k, K row then K column offsets; got {tuple(offset.shape)}"
+        )
+    tap = torch.arange(k, dtype=torch.float32) - (k - 1) / 2
+    taps = (tap.repeat_interleave(k), tap.repeat(k))  # rows and columns of the K taps
+    points = []
+    for axis, half in enumerate(offset.detach().float().cpu().chunk(2, dim=-3)):
+        n = half.shape[-2 + axis]
+        place = torch.arange(n, dtype=torch.float32).view((n, 1) if axis == 0 else (1, n))
+        points.append((place + taps[axis].view(-1, 1, 1) + half + 0.5) * (frame_size[axis] / n) - 0.5)
+    return torch.stack(points, dim=-3)
+
+
+def busiest(
+    frames: Tensor, map_size: tuple[int, int], count: int, apart: int = 3
+) -> list[list[tuple[int, int]]]:
+    """For each of frames (T, C, H, W) up to `count` map positions (row, column) where it differs most from the one
+    before (the first: from the next), `apart` map pixels or more from each other."""
+    change = frames.diff(dim=0).abs()
+    change = torch.cat([change[:1], change]) if len(frames) > 1 else frames
+    energy = F.adaptive_avg_pool2d(change.detach().float().cpu().nan_to_num().mean(1, keepdim=True), map_size)
+    return [_peaks(field, count, apart) for field in energy[:, 0]]
+
+
+def _peaks(field: Tensor, count: int, apart: int) -> list[tuple[int, int]]:
+    field = field.clone()
+    found: list[tuple[int, int]] = []
+    while len(found) < count and field.max() > -1:
+        row, column = divmod(int(field.argmax()), field.shape[1])
+        if found and field[row, column] <= 0:
+            break  # nothing moves any more; one position at least
+        found.append((row, column))
+        field[max(0, row - apart + 1) : row + apart, max(0, column - apart + 1) : column + apart] = -1
+    return found
+
+
+def taps(
+    path: PathLike,
+    frames: Tensor,
+    offsets: Mapping[str, Tensor],
+    times: Sequence[int] | None = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    positions: int | Sequence[tuple[int, int]] = 3,
+) -> Path:
+    """A PNG of where the taps read, over the frames: a row per entry, a column per time.
+
+    A dot is where a tap reads, in the tap's colour (see the key), and a line comes from where the tap would be without
+    motion; with masks a dot's area is the tap's weight. What is read outside of the frame counts as 0 and is not
+    drawn, but for the line that leads there; offsets that are not finite are left out.
+
+    Args:
+        frames: (T, C, H, W).
+        offsets: label -> (T', 2K, h', w') with T' <= T, say one per MotionRNN interface; entry t is frame t's.
+        times: the t to show; by default four, evenly spread.
+        masks: label -> (T', K, h', w') in [0, 1].
+        positions: (row, column) on the map to show, or how many of the `busiest` per frame.
+    """
+    if frames.ndim != 4 or not offsets:
+        raise ValueError(f"frames must be (T, C, H, W) with one offset at least; got {tuple(frames.shape)}")
+    for name, offset in offsets.items():
+        if offset.ndim != 4 or len(offset) > len(frames):
+            raise ValueError(
+                f"offsets[{name!r}] must be (T' <= {len(frames)}, 2K, h', w'); got {tuple(offset.shape)}"
+            )
+    n_times = min(map(len, offsets.values()))
+    times = sorted({round(i * (n_times - 1) / 3) for i in range(4)}) if times is None else list(times)
+    with style():
+        sheet = Sheet(len(times), len(offsets), frames, n_heads=1, foot=0.5)
+        sheet.heads([f"frame {t + 1}" for t in times])
+        for name, offset in offsets.items():
+            images = sheet.row(frames[times].detach().float().cpu() * 0.6, name, weight="bold")
+            places = _places(frames, offset, positions)
+            points = sampling_points(offset[times], (frames.shape[-2], frames.shape[-1]))
+            for i, (axes, t) in enumerate(zip(images, times, strict=True)):
+                weights = None if masks is None else masks[name][t]
+                draw_taps(axes, points[i], places[t], (frames.shape[-2], frames.shape[-1]), weights)
+        text = "dots: where the taps read; lines: from where they would without motion"
+        sheet.foot(text if masks is None else f"{text}; dot size: weight")
+        tap_key(sheet, next(iter(offsets.values())).shape[1] // 2)
+        return saved(sheet.figure, path)
+
+
+def _places(
+    frames: Tensor, offset: Tensor, positions: int | Sequence[tuple[int, int]]
+) -> list[list[tuple[int, int]]]:
+    height, width = offset.shape[-2:]
+    if isinstance(positions, int):
+        return busiest(frames, (height, width), positions)
+    for row, column in positions:
+        if not (0 <= row < height and 0 <= column < width):
+            raise ValueError(f"positions must lie on the map of {height}x{width}; got {(row, column)}")
+    return [list(positions)] * len(frames)
+
+
+def draw_taps(
+    axes: Any,
+    points: Tensor,
+    places: Sequence[tuple[int, int]],
+    frame_size: tuple[int, int],
+    weights: Tensor | None,
+) -> list[Any]:
+    """Draw sampling points (K, 2, h', w') at some places on axes that show the frame; returns what was drawn."""
+    (height, width), (rows, columns) = frame_size, points.shape[-2:]
+    still = sampling_points(torch.zeros(2 * len(points), rows, columns), frame_size)
+    colours, drawn = tap_colours(len(points)), []
+    # Far points keep their direction: Agg draws no further than some 10^4 pixels.
+    moved = points - still
+    length = moved.norm(dim=1, keepdim=True)  # (K, 1, h', w')
+    reach = 4.0 * math.hypot(height, width)
+    points = still + moved * (reach / length.clamp(min=reach)).nan_to_num()
+    for row, column in places:
+        finite = length[:, 0, row, column].isfinite()
+        for n, colour in enumerate(colours):
+            if not finite[n]:
+                continue
+            (y0, x0), (y, x) = still[n, :, row, column].tolist(), points[n, :, row, column].tolist()
+            drawn += axes.plot(
+                [x0, x], [y0, y], color=colour, linewidth=0.9, alpha=0.75, scalex=False, scaley=False
+            )
+            area = 14.0 if weights is None else 4.0 + 22.0 * float(weights[n, row, column])
+            drawn.append(
+                axes.scatter(x, y, s=area, color=colour, edgecolors=PAPER, linewidths=0.45, zorder=3)
+            )
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return drawn
+
+
+def tap_colours(count: int) -> list[Any]:
+    """A colour per tap of a k x k neighbourhood: the hue is the direction from the middle, which is white."""
+    import colorsys
+
+    k = math.isqrt(count)
+    colours = []
+    for n in range(count):
+        down, right = n // k - (k - 1) / 2, n % k - (k - 1) / 2
+        hue, far = math.atan2(down, right) / (2 * math.pi) % 1.0, max(abs(down), abs(right))
+        colours.append(colorsys.hsv_to_rgb(hue, min(1.0, 0.75 * far), 1.0))
+    return colours
+
+
+def tap_key(sheet: Sheet, count: int) -> None:
+    """The taps' colours in their places, in the lower left corner."""
+    side, k = 0.34, math.isqrt(count)
+    corner = ((sheet.label - 0.12 - side) / sheet.width, (sheet.foot_height - side) / 2 / sheet.height)
+    axes = sheet.figure.add_axes((*corner, side / sheet.width, side / sheet.height))
+    axes.set_axis_off()
+    rows, columns = zip(*(divmod(n, k) for n in range(count)), strict=True)
+    axes.scatter(columns, rows, s=16, c=tap_colours(count), edgecolors=FAINT, linewidths=0.5)
+    axes.set(xlim=(-0.7, k - 0.3), ylim=(k - 0.3, -0.7))

@@ -1,0 +1,285 @@
+"""The protocol of an evaluation: what is measured, what the program prints and writes of it, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("lightning", reason="the training program's packages are not installed")
+
+from test_metrics_perceptual import alexnet, video_network, weights  # noqa: F401  (fixtures)
+from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+
+from motionrnn_ext import cli
+from motionrnn_ext.arguments import make_parser
+from motionrnn_ext.evaluate import BASELINE, held_out, predict, score
+from motionrnn_ext.metrics import (
+    CONVENTIONS,
+    FVD,
+    PRESETS,
+    SSIM_CONVENTIONS,
+    EventMetrics,
+    FrameMetrics,
+    Meter,
+    Protocol,
+    Values,
+    frame_lpips,
+    load_lpips,
+    load_video_network,
+    repeat_last_frame,
+)
+from motionrnn_ext.models import MotionRNN
+from motionrnn_ext.report import print_protocol, print_results
+from motionrnn_ext.runs import load_run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.(script|load). is deprecated")
+SETTINGS = replace(TINY, image_size=(32, 32), digit_size=16, n_input=2, steps=2, val_clips=2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("metrics")
+    SETTINGS.write(home / "settings.json")
+    command = ["train", "--config", str(home / "settings.json"), "--out", str(home / "run"), "--no-progress"]
+    assert cli.main(command) == 0
+    return home / "run"
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    trained: Path,
+    weights: Path,  # noqa: F811
+    video_network: Path,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The command with every metric."""
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    options = (
+        f"--clips 5 --batch-size 2 --pictures 0 --ssim gaussian --thresholds 0 40 --value-scale 70"
+        f" --value-offset -10 --lpips {weights} --fvd {video_network} --fvd-context --out {out}"
+    )
+    assert cli.main(["evaluate", str(trained), *options.split()]) == 0
+    return out
+
+
+def test_every_metric_is_what_its_part_gives(
+    evaluated: Path,
+    trained: Path,
+    weights: Path,  # noqa: F811
+    video_network: Path,  # noqa: F811
+) -> None:
+    run = load_run(trained)
+    clips = held_out(run.config, 5)
+    frames = torch.stack([clips[i] for i in range(5)])  # (5, 5, 1, 32, 32)
+    given, truth = frames[:, :2], frames[:, 2:]
+    models = json.loads((evaluated / "metrics.json").read_text())["models"]
+    (label,) = set(models) - {BASELINE}
+    parts = [predict(run.model, given[i : i + 2], 3, seed=i) for i in (0, 2, 4)]
+    for name, future in {label: torch.cat(parts), BASELINE: repeat_last_frame(frames, 2)}.items():
+        wanted, found = parts_of(future, truth, given, weights, video_network), models[name]
+        for key in (
+            "mse",
+            "mae",
+            "psnr",
+            "ssim",
+            "gdl",
+            "lpips",
+            "csi_0",
+            "csi_40",
+            "far_0",
+            "far_40",
+            "fvd",
+        ):
+            assert found[key] == approximately(wanted[key]), key
+        assert set(found["per_lead"]) == set(wanted["per_lead"])
+        for key, values in wanted["per_lead"].items():
+            assert found["per_lead"][key] == [approximately(value) for value in values], key
+        assert found["counts"] == wanted["counts"] and found["batches"] == 3
+        for key in ("csi_0", "far_40"):
+            assert found["per_batch"][key] == pytest.approx(wanted["per_batch"][key], rel=1e-9)
+
+
+def parts_of(future: Tensor, truth: Tensor, given: Tensor, weights: Path, network: Path) -> dict[str, Any]:  # noqa: F811
+    lpips = load_lpips(weights)
+    frames = FrameMetrics(3, "gaussian", gdl=True)
+    frames.update(future, truth)
+    events = EventMetrics(3, (0, 40), Values(70.0, -10.0))
+    for i in (0, 2, 4):
+        events.update(future[i : i + 2], truth[i : i + 2])
+    video = FVD(load_video_network(network))
+    video.update(torch.cat([given, future], 1), torch.cat([given, truth], 1))
+    distances = frame_lpips(future, truth, lpips)
+    result = {**frames.compute(), **events.compute(), "lpips": distances.mean().item(), **video.compute()}
+    lead = {**frames.compute()["per_lead"], **events.compute()["per_lead"]}
+    return {**result, "per_lead": {**lead, "lpips": distances.mean(0).tolist()}}
+
+
+def approximately(value: float) -> Any:
+    """JSON has no nan: null."""
+    return None if value != value else pytest.approx(value, rel=1e-4, abs=1e-9)
+
+
+def test_what_the_program_writes(evaluated: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = json.loads((evaluated / "metrics.json").read_text())["models"]
+    assert {"lead_time.png", "lead_time_events.png", "metrics.json"} == {p.name for p in evaluated.iterdir()}
+    print_results(results, per_lead=True)
+    print_protocol(results)
+    shown = capsys.readouterr().out
+    for text in (
+        "GDL ↓",
+        "LPIPS ↓",
+        "FVD ↓",
+        "CSI ↑ pooled",
+        "FAR ↓ per batch",
+        "CSI 40 ↑",
+        f"{BASELINE}, 40",
+    ):
+        assert text in shown, text
+    assert "…" not in shown  # nothing is cut short
+    about = results[BASELINE]["protocol"]
+    assert all(shown.count(sentence) == 1 for sentence in about.values())
+    assert "SSIM 'gaussian'" in about["frames"] and "clipped to [0, 1]" in about["frames"]
+    assert "CSI and FAR of 70 p -10 >= threshold" in about["events"] and "3 batches" in about["events"]
+    assert "alexnet.pth" in about["lpips"] and "5 clips x 3 frames" in about["lpips"]
+    for text in ("small.pt (3 features)", "5 clips of 5 frames", "given frames included", "32x32 resized"):
+        assert text in about["fvd"], text
+
+
+def test_without_options_frames_alone_are_measured(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["evaluate", str(trained), "--clips", "2", "--pictures", "0", "--out", str(out)]) == 0
+    result = json.loads((out / "metrics.json").read_text())["models"][BASELINE]
+    assert set(result["per_lead"]) == {"mse", "mae", "psnr", "ssim", "gdl"}
+    assert set(result["protocol"]) == {"frames"}
+    assert (result["convention"], result["ssim_convention"]) == ("float", "float")
+    assert not (out / "lead_time_events.png").exists()
+    shown = capsys.readouterr().out
+    assert "GDL" in shown and "CSI" not in shown and "FVD" not in shown
+
+
+def test_a_preset_brings_its_thresholds(trained: Path, tmp_path: Path) -> None:
+    options = ["--clips", "2", "--pictures", "0", "--values", "echo", "--convention", "official"]
+    assert cli.main(["evaluate", str(trained), *options, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())["models"][BASELINE]
+    assert list(result["counts"]) == ["20", "30", "40", "50"]
+    assert (result["ssim_convention"], result["psnr_convention"]) == ("uint8", "uint8")
+    assert "127.5 floor(255 p) / 255 +15 >= threshold" in result["protocol"]["events"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--thresholds 20", "--thresholds needs what a pixel stands for: --values NAME, or --value-scale S"),
+        ("--value-scale 70", "values are for CSI and FAR: give --thresholds too"),
+        ("--values hko7", "values are for CSI and FAR: give --thresholds too"),
+        ("--value-offset 3 --thresholds 1", "--thresholds needs what a pixel stands for"),
+        ("--values echo --value-scale 2", "--values names scale and offset; leave out --value-scale"),
+        ("--value-scale -1 --thresholds 1", "scale must be a positive number; got -1.0"),
+        ("--value-scale 1 --thresholds 1 1", "thresholds must be one or more different, finite numbers"),
+        ("--lpips no.pth", "LPIPS weights no.pth cannot be read: No such file or directory"),
+        ("--fvd no.pt", "FVD network no.pt cannot be read: there is no such file"),
+    ],
+)
+def test_bad_options(
+    options: str, message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(trained), "--clips", "1", "--out", str(tmp_path / "out"), *options.split()]
+    assert cli.main(command) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("motionrnn evaluate: error: ") and message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_too_short_for_the_video_network(
+    trained: Path,
+    video_network: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = f"evaluate {trained} --clips 2 --n-output 2 --fvd {video_network} --out {tmp_path / 'out'}"
+    assert cli.main(command.split()) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "small.pt cannot take clips of 2 frames (I3D needs 9 or more" in line
+
+
+def test_choices_are_the_conventions() -> None:
+    parse = make_parser().parse_args
+    for name in CONVENTIONS:
+        assert parse(["evaluate", "x", "--convention", name]).convention == name
+    for name in SSIM_CONVENTIONS:
+        assert parse(["evaluate", "x", "--ssim", name]).ssim == name
+    for name in PRESETS:
+        assert parse(["evaluate", "x", "--values", name]).values == name
+
+
+class Beyond(MotionRNN):
+    """Predicts 1.5 everywhere: outside of [0, 1]."""
+
+    def predict(self, frames: Tensor, n_future: int, **_: Any) -> Tensor:
+        return frames.new_full((len(frames), n_future, *frames.shape[2:]), 1.5)
+
+
+def test_openstl_measures_what_is_not_clipped() -> None:
+    model = Beyond(**SETTINGS.model())
+    clips = held_out(SETTINGS, 3)
+    truth = torch.stack([clips[i][2:] for i in range(3)])
+    for convention, predicted in (("openstl", 1.5), ("float", 1.0), ("official", 1.0)):
+        result = score({"beyond": model}, clips, 2, protocol=Protocol(convention))["beyond"]
+        wanted = (truth.double() - predicted).square().sum((2, 3, 4)).mean()
+        assert result["mse"] == pytest.approx(wanted.item(), rel=1e-5), convention
+
+
+def test_colours_reach_the_networks_red_first(weights: Path) -> None:  # noqa: F811
+    """Clips stored blue first have the LPIPS of the same clips stored red first."""
+    red_first = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    protocol = Protocol(lpips=weights)
+    found = [
+        score({}, clips, 2, protocol=protocol, colours=colours)[BASELINE]["lpips"]
+        for clips, colours in ((red_first, "RGB"), (red_first.flip(2), "BGR"), (red_first.flip(2), "RGB"))
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0] != pytest.approx(found[2], rel=1e-3)
+
+
+def test_bad_protocols_are_named() -> None:
+    with pytest.raises(ValueError, match="convention must be one of float, official, openstl; got 'ours'"):
+        Protocol("ours")
+    with pytest.raises(
+        ValueError, match="ssim must be None or one of float, uint8, range2, gaussian; got 'x'"
+    ):
+        Protocol(ssim="x")
+    with pytest.raises(ValueError, match="thresholds need values: what a pixel stands for"):
+        Protocol(thresholds=(1.0,))
+
+
+def test_context_is_asked_for(video_network: Path) -> None:  # noqa: F811
+    meter = Meter(3, Protocol(fvd=video_network, fvd_context=True))
+    frames = torch.rand(2, 3, 1, 8, 8)
+    with pytest.raises(ValueError, match="fvd_context needs the frames that the model was given"):
+        meter.update(frames, frames)
+
+
+def test_results_of_before_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A metrics.json without GDL, events or a protocol."""
+    lead = {"mse": [1.0, 3.0], "mae": [1.0, 1.0], "psnr": [None, 20.0], "ssim": [0.5, 0.5]}
+    old = {
+        "mse": 2.0,
+        "mae": 1.0,
+        "psnr": None,
+        "ssim": 0.5,
+        "per_lead": lead,
+        "samples": 4,
+        "parameters": 10,
+    }
+    print_results({"a": old}, per_lead=True)
+    print_protocol({"a": old})
+    shown = capsys.readouterr().out
+    assert "MSE ↓" in shown and "GDL" not in shown and "CSI" not in shown and "t+2" in shown

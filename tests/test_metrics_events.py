@@ -1,0 +1,171 @@
+"""CSI and FAR against hand-made maps, a second library, and both conventions' definitions."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("torchmetrics", reason="the training program's packages are not installed")
+
+import numpy as np
+from sklearn.metrics import jaccard_score, precision_score
+
+from motionrnn_ext.metrics import (
+    PRESET_THRESHOLDS,
+    PRESETS,
+    EventMetrics,
+    Values,
+    csi,
+    event_counts,
+    far,
+)
+
+UNIT = Values(1.0)
+
+
+def maps(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.rand(shape, generator=generator)
+    return (truth + 0.3 * torch.randn(shape, generator=generator)), truth
+
+
+def test_hand_made_map() -> None:
+    truth = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.1, 0.1]]).view(1, 1, 1, 2, 3)
+    prediction = torch.tensor([[0.5, 0.9, 0.4], [0.9, 0.1, 0.6]]).view(1, 1, 1, 2, 3)
+    counts = event_counts(prediction, truth, (0.5, 0.8), UNIT)  # 0.5 itself reaches 0.5
+    assert counts[..., 0, 0].T.tolist() == [[2, 2, 1], [1, 1, 2]]
+    assert csi(counts).flatten().tolist() == [2 / 5, 1 / 4]
+    assert far(counts).flatten().tolist() == [2 / 4, 1 / 2]
+
+
+def test_second_library() -> None:
+    prediction, truth = maps(3, 2, 1, 9, 8)
+    thresholds = (0.1, 0.5, 0.9)
+    metrics = EventMetrics(2, thresholds, UNIT)
+    metrics.update(prediction, truth)
+    result = metrics.compute()
+    for threshold in thresholds:
+        for lead in range(2):
+            fact, guess = ((x[:, lead].double() >= threshold).flatten().numpy() for x in (truth, prediction))
+            assert result["per_lead"][f"csi_{threshold}"][lead] == pytest.approx(jaccard_score(fact, guess))
+            wanted = 1 - precision_score(fact, guess)
+            assert result["per_lead"][f"far_{threshold}"][lead] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("sizes", [(7,), (1, 6), (3, 3, 1), (1,) * 7])
+def test_batch_sizes_matter_per_batch_only(sizes: tuple[int, ...]) -> None:
+    prediction, truth = maps(7, 3, 1, 6, 5)
+    whole, parts = (EventMetrics(3, (0.4, 0.95), UNIT) for _ in range(2))
+    whole.update(prediction, truth)
+    for p, y in zip(prediction.split(sizes), truth.split(sizes), strict=True):
+        parts.update(p, y)
+    one, other = whole.compute(), parts.compute()
+    assert other["batches"] == len(sizes)
+    for name in ("csi_0.4", "far_0.4", "csi_0.95", "far_0.95"):
+        assert other[name] == pytest.approx(one[name], rel=1e-12), name
+        assert one["per_batch"][name] == pytest.approx(one[name], rel=1e-12), (
+            name
+        )  # one batch is the test set
+        assert (other["per_batch"][name] != pytest.approx(one[name], rel=1e-6)) == (len(sizes) > 1), name
+    assert other["counts"] == one["counts"]
+    # by its definition: the mean of each batch's own number
+    means = []
+    for p, y in zip(prediction.split(sizes), truth.split(sizes), strict=True):
+        guess, fact = (np.asarray(x.double()) >= 0.4 for x in (p, y))
+        axes = (0, 2, 3, 4)
+        means.append((guess & fact).sum(axes) / (guess | fact).sum(axes))
+    assert other["per_batch"]["per_lead"]["csi_0.4"] == pytest.approx(np.mean(means, 0).tolist(), rel=1e-12)
+
+
+def test_where_nothing_happens() -> None:
+    """Pooled leaves out the lead times without events; per batch counts them as 0."""
+    truth, prediction = torch.zeros(2, 3, 1, 2, 2), torch.zeros(2, 3, 1, 2, 2)
+    truth[0, 0], prediction[0, 0, 0, 0] = 1, 1  # lead 0: 2 hits and 2 misses, in the first sample alone
+    truth[1, 1] = 1  # lead 1: 4 misses, nothing predicted; lead 2: nothing at all
+    metrics = EventMetrics(3, [1], UNIT)
+    for i in range(2):
+        metrics.update(prediction[i : i + 1], truth[i : i + 1])
+    result = metrics.compute()
+    assert result["per_lead"]["csi_1"][:2] == [0.5, 0] and math.isnan(result["per_lead"]["csi_1"][2])
+    assert result["csi_1"] == 0.25
+    assert result["per_lead"]["far_1"][0] == 0 and all(map(math.isnan, result["per_lead"]["far_1"][1:]))
+    assert result["far_1"] == 0
+    assert result["per_batch"]["per_lead"]["csi_1"] == [0.25, 0, 0]
+    assert result["per_batch"]["per_lead"]["far_1"] == [0, 0, 0]
+    assert result["counts"] == {"1": {"tp": [2, 0, 0], "fp": [0, 0, 0], "fn": [2, 4, 0]}}
+    metrics.reset()
+    metrics.update(torch.zeros(1, 3, 1, 2, 2), torch.zeros(1, 3, 1, 2, 2))
+    assert math.isnan(metrics.compute()["csi_1"]) and metrics.compute()["per_batch"]["csi_1"] == 0
+
+
+def test_values_of_the_presets() -> None:
+    byte = torch.arange(256, dtype=torch.uint8)
+    for frames in (
+        byte,
+        byte.double() / 255,
+        byte.float() / 255 + 1e-3,
+    ):  # truncation takes a part of a byte off
+        torch.testing.assert_close(
+            PRESETS["echo"](frames), (byte.double() + 30) / 2, rtol=0, atol=0, equal_nan=False
+        )
+    for level, first in zip(PRESET_THRESHOLDS["echo"], (10, 30, 50, 70), strict=True):
+        assert (PRESETS["echo"](byte) >= level).nonzero()[0].item() == first
+    unit = torch.tensor([-1.0, 0.0, 0.25, 1.0, 2.0])
+    assert PRESETS["shanghai"](unit).tolist() == [0, 0, 22.5, 90, 90]
+    assert PRESETS["hko7"](unit).tolist() == [-10, -10, 7.5, 60, 60]
+    assert PRESETS["hko7"](byte)[[0, 51, 255]].tolist() == pytest.approx([-10, 4, 60])
+
+
+def test_bytes_are_truncated_only_if_asked() -> None:
+    frames = torch.full((1, 1, 1, 2, 2), 100.9 / 255)
+    counts = [
+        event_counts(frames, frames, [100.5], Values(255.0, bytes=is_bytes)) for is_bytes in (False, True)
+    ]
+    assert [count[0].item() for count in counts] == [4, 0]
+
+
+@pytest.mark.parametrize("values", [UNIT, Values(1.0, bytes=True)])
+def test_nan_is_no_event(values: Values) -> None:
+    truth = torch.ones(1, 1, 1, 2, 2)
+    counts = event_counts(truth * math.nan, truth, [0.5], values)
+    assert counts.flatten().tolist() == [0, 0, 4]
+
+
+def test_results_are_plain_numbers() -> None:
+    metrics = EventMetrics(2, (0.2, 0.5), UNIT)
+    metrics.update(*maps(2, 2, 1, 4, 4))
+    result = metrics.compute()
+    assert json.loads(json.dumps(result)) == result
+    assert set(result) == {
+        "csi_0.2",
+        "csi_0.5",
+        "far_0.2",
+        "far_0.5",
+        "per_lead",
+        "per_batch",
+        "counts",
+        "batches",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_bad_arguments_are_named() -> None:
+    for scale in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="scale must be a positive number; got"):
+            Values(scale)
+    with pytest.raises(ValueError, match="offset must be a finite number; got nan"):
+        Values(1.0, math.nan)
+    for thresholds in ((), (1, 1.0), (math.nan,)):
+        with pytest.raises(ValueError, match="thresholds must be one or more different, finite numbers; got"):
+            EventMetrics(2, thresholds, UNIT)
+    with pytest.raises(ValueError, match="n_lead must be a positive integer; got 0"):
+        EventMetrics(0, (1,), UNIT)
+    metrics, (prediction, truth) = EventMetrics(2, (1,), UNIT), maps(2, 2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"\(B, 2, C, H, W\); got \(2, 1, 1, 4, 4\)"):
+        metrics.update(prediction[:, :1], truth[:, :1])
+    with pytest.raises(ValueError, match="call update before compute"):
+        metrics.compute()
