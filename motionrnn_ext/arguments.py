@@ -50,7 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _add(commands: Any, name: str, help: str, examples: Sequence[str] = ()) -> argparse.ArgumentParser:
     epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples) if examples else None
     form = argparse.RawDescriptionHelpFormatter
-    parser = commands.add_parser(name, help=help, description=help, epilog=epilog, formatter_class=form)
+    parser = commands.add_parser(
+        name, help=help, description=help, epilog=epilog, formatter_class=form, allow_abbrev=False
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     help = "import this Python module first, which registers a predictor or a data set of your own (may be repeated)"
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=help)

@@ -1,0 +1,200 @@
+"""What is trained and what is compared with what. Needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from ..config import Config
+from ..layers.cells import CELLS, cell_options
+
+
+class Row(NamedTuple):
+    """A row of the table: a model, as what differs in the settings."""
+
+    key: str  # in file names
+    label: str
+    switches: dict[str, Any]  # fields of Config
+    group: int  # rows of one group have one hue
+
+
+class Cell(NamedTuple):
+    """A row with a seed: one training."""
+
+    row: Row
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.key}_seed_{self.config.seed}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.row.label}, seed {self.config.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table to fill. A ValueError names a bad setting, what it is and what it should be."""
+
+    command: str  # "ablate" or "compare"
+    title: str
+    config: Config  # its seed, and what the rows differ in, count for nothing
+    rows: tuple[Row, ...]
+    pairs: tuple[tuple[str, str], ...]  # labels: a row, and what it is compared with
+    seeds: tuple[int, ...]
+    test_clips: int
+    protocol: Any = None  # a metrics.Protocol: what is measured
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be one or more different numbers; got {list(self.seeds)}")
+        if self.test_clips < 1:
+            raise ValueError(f"test_clips must be at least 1; got {self.test_clips}")
+        if len(self.config.hidden) < 2:
+            hidden = list(self.config.hidden)
+            raise ValueError(
+                f"hidden must have two layers or more, MotionGRUs lie between them; got {hidden}"
+            )
+        if self.config.devices > 1:
+            raise ValueError(
+                f"devices must be 1, trainings run one after the other; got {self.config.devices}"
+            )
+
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that whatever is finished when it stops has all rows of a seed."""
+        return [
+            Cell(row, replace(self.config, seed=seed, **row.switches))
+            for seed in self.seeds
+            for row in self.rows
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """What all cells share, as JSON keeps it: all settings but the seed and what the rows differ in."""
+        varied = {"seed", *(name for row in self.rows for name in row.switches)}
+        shared = {name: value for name, value in self.config.to_dict().items() if name not in varied}
+        return {
+            "command": self.command,
+            "test_clips": self.test_clips,
+            "metrics": self._metrics(),
+            **shared,
+        }
+
+    def _metrics(self) -> dict[str, Any]:
+        options = {} if self.protocol is None else _plain(asdict(self.protocol))
+        return {name: value for name, value in options.items() if name != "device"}
+
+
+class Preset(NamedTuple):
+    config: Config
+    seeds: tuple[int, ...]
+    test_clips: int
+
+
+_PARTS: tuple[str, ...] = ("highway", "motion_gru", "transient", "trend")
+_ABLATIONS: tuple[tuple[str, int, tuple[str, ...]], ...] = (  # label, group, the parts that stay
+    ("base", 0, ()),
+    ("highway only", 1, ("highway",)),
+    ("MotionGRU only", 1, ("motion_gru", "transient", "trend")),
+    ("both", 2, _PARTS),
+    ("without transient", 3, ("highway", "motion_gru", "trend")),
+    ("without trend", 3, ("highway", "motion_gru", "transient")),
+)
+_AGAINST: dict[str, tuple[str, ...]] = {"base": ("highway only", "MotionGRU only", "both")}
+_AGAINST["both"] = ("highway only", "MotionGRU only", "without transient", "without trend")
+
+
+def ablation(config: Config, seeds: Sequence[int], test_clips: int, protocol: Any = None) -> Plan:
+    """MotionRNN taken apart: the predictor alone, with either part, with both, and with either half of the motion."""
+    rows = []
+    for label, group, parts in _ABLATIONS:
+        switches = {name: name in parts for name in _PARTS}
+        if not switches["motion_gru"]:
+            switches |= {"transient": True, "trend": True}  # of MotionGRUs, which are not there
+        rows.append(Row(label.replace(" ", "_").lower(), label, switches, group))
+    pairs = tuple((label, other) for other, labels in _AGAINST.items() for label in labels)
+    title = f"Ablations of MotionRNN-{_bare_name(config)}"
+    return Plan("ablate", title, config, tuple(rows), pairs, tuple(seeds), test_clips, protocol)
+
+
+def comparison(
+    config: Config,
+    seeds: Sequence[int],
+    test_clips: int,
+    protocol: Any = None,
+    predictors: Sequence[str] | None = None,
+) -> Plan:
+    """Every predictor (or those named) by itself and inside MotionRNN.
+
+    Each takes those `cell_options` that it knows; a ValueError where none of them does.
+    """
+    predictors = list(dict.fromkeys(CELLS if predictors is None else predictors))
+    known = {predictor: cell_options(predictor) for predictor in predictors}
+    for option in config.cell_options:
+        if not any(option in options for options in known.values()):
+            raise ValueError(f"cell_options: none of {', '.join(predictors)} knows {option!r}")
+    rows, pairs = [], []
+    for group, predictor in enumerate(predictors):
+        name = _bare_name(replace(config, predictor=predictor, cell_options={}))
+        own = {key: value for key, value in config.cell_options.items() if key in known[predictor]}
+        shared = {"predictor": predictor, "cell_options": own}
+        rows.append(Row(predictor, name, {**shared, "motion_gru": False, "highway": False}, group))
+        inside = {**shared, "motion_gru": True, "highway": True}
+        rows.append(Row(f"motionrnn_{predictor}", f"MotionRNN-{name}", inside, group))
+        pairs.append((f"MotionRNN-{name}", name))
+    title = "Predictors with and without MotionRNN"
+    return Plan("compare", title, config, tuple(rows), tuple(pairs), tuple(seeds), test_clips, protocol)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON keeps it."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _bare_name(config: Config) -> str:
+    from ..evaluate import model_name
+
+    return model_name(replace(config, motion_gru=False, highway=False))
+
+
+# Small enough for a table in minutes on two cores: a look at the machinery, and too short to rank anything.
+_QUICK = Config(
+    hidden=(16, 16),
+    patch_size=4,
+    filter_size=3,
+    image_size=(32, 32),
+    digit_size=16,
+    n_input=4,
+    n_output=4,
+    train_clips=100_000,
+    val_clips=8,
+    batch_size=4,
+    steps=400,
+    lr=4e-3,
+    lr_schedule="one-cycle",
+    clip_norm=1.0,
+    loss="l1+l2",
+    l1_weight=0.15,
+    sampling_until=0.5,
+    accelerator="cpu",
+    val_every=200,
+)
+# The size of `motionrnn demo`, with more than three times its steps.
+_FULL = replace(
+    _QUICK,
+    hidden=(48, 48),
+    image_size=(64, 64),
+    digit_size=28,
+    n_input=5,
+    n_output=5,
+    val_clips=32,
+    steps=10_000,
+    accelerator="auto",
+    val_every=1000,
+)
+PRESETS = {"quick": Preset(_QUICK, (0, 1), 128), "full": Preset(_FULL, (0, 1, 2), 512)}

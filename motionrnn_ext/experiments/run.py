@@ -1,0 +1,196 @@
+"""Fills a table: trains and scores what is not finished, one training after the other in this process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .. import __version__, visualize
+from ..clips import held_out
+from ..config import Config
+from ..data.registry import ClipDataset
+from ..evaluate import BASELINE, score, write_json
+from ..loading import Clips
+from ..report import print_paths
+from ..runs import load_run
+from ..train import train
+from . import table
+from .costs import costs
+from .folder import cell_file, open_folder, read_cell
+from .plan import Cell, Plan
+
+TEST_SEED = 0  # of the test clips: the same for every cell, whatever seed it was trained with
+
+
+def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> dict[str, Any]:
+    """Train and score every cell that is not finished, write and print the table; returns what results.json holds.
+
+    Args:
+        command: how the user called it, for the table.
+        docs: a folder that gets the table and the figure as well, as NAME.md and images/NAME.png.
+
+    Raises:
+        RunError: a folder of something else, or of other settings. KeyboardInterrupt: the same call goes on.
+    """
+    console = Console(highlight=False)
+    # What is wrong with settings or data comes to light before a folder is made.
+    counts = {row.label: costs(replace(plan.config, **row.switches)) for row in plan.rows}
+    Clips(plan.config)
+    clips = held_out(replace(plan.config, seed=TEST_SEED), plan.test_clips)
+    open_folder(folder, plan)
+    cells = plan.cells()
+    finished = {cell.name: kept for cell in cells if (kept := read_cell(folder, cell)) is not None}
+    _introduce(console, plan, folder, len(finished))
+    with _Display(console, plan, len(finished)) as display:
+        for number, cell in enumerate(cells, start=1):
+            if cell.name not in finished:
+                display.start(cell)
+                kept = finished[cell.name] = _finish(cell, folder, clips, plan.protocol, display)
+                display.line(f"[{number}/{len(cells)}] {cell.label}: {table.cell_text(kept)}")
+    results = table.results(plan, [finished[cell.name] for cell in cells], counts, command)
+    paths = _write(plan, folder, results)
+    if docs is not None:
+        paths += _write_docs(plan, docs, results)
+    for part in table.terminal(results):
+        console.print(part)
+    print_paths(paths)
+    return results
+
+
+def _finish(cell: Cell, folder: Path, clips: ClipDataset, protocol: Any, display: _Display) -> dict[str, Any]:
+    """Train a cell, or go on with its training; the model after the last step, so that all had the same budget."""
+    began, home, config = time.perf_counter(), folder / "runs" / cell.name, cell.config
+    resumed = home.exists()
+    if not (home / "config.json").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        config.write(home / "config.json")
+    train(config, home, resume=True, progress=False, watch=display)
+    trained = load_run(home / "checkpoints" / "last.ckpt")
+    model = trained.model.to(_device(config))
+    scores = score({cell.row.label: model}, clips, config.n_input, protocol=protocol)
+    kept = {
+        "row": cell.row.label,
+        "seed": config.seed,
+        "metrics": scores[cell.row.label],
+        "baseline": scores[BASELINE],
+        "step": trained.step,
+        "seconds_per_step": _seconds_per_step(home),
+        "seconds": round(time.perf_counter() - began, 1),
+        "resumed": resumed,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(config),
+        "version": __version__,
+        "commit": commit(),
+        "config": config.to_dict(),
+    }
+    write_json(cell_file(folder, cell), kept)
+    return kept
+
+
+def _device(config: Config) -> str:
+    on_gpu = config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
+
+
+def _seconds_per_step(home: Path) -> float | None:
+    try:
+        _, seconds = visualize.read_log(home / "metrics.csv", ["train/seconds"])["train/seconds"]
+    except ValueError:  # fewer steps than log_every: none was logged
+        return None
+    return round(median(seconds), 5)
+
+
+def machine(config: Config) -> str:
+    device = torch.cuda.get_device_name() if _device(config) == "cuda" else f"CPU ({platform.machine()})"
+    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def commit() -> str | None:
+    """Of the checkout that this package lies in, with "-dirty" where files differ from it; None elsewhere."""
+    home = Path(__file__).resolve().parents[2]
+    if not (home / ".git").exists():
+        return None
+    command = ["git", "-C", os.fspath(home), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _write(plan: Plan, folder: Path, results: Mapping[str, Any]) -> list[Path]:
+    figure = table.figure(folder / "figure.png", plan, results)
+    (folder / "table.md").write_text(table.markdown(results, figure.name))
+    return [write_json(folder / "results.json", results), folder / "table.md", figure]
+
+
+def _write_docs(plan: Plan, docs: Path, results: Mapping[str, Any]) -> list[Path]:
+    name = {"ablate": "ablations", "compare": "comparison"}[plan.command]
+    figure = table.figure(docs / "images" / f"{name}.png", plan, results)
+    page = docs / f"{name}.md"
+    page.write_text(table.markdown(results, f"images/{figure.name}"))
+    return [page, figure]
+
+
+def _introduce(console: Console, plan: Plan, folder: Path, finished: int) -> None:
+    n_cells, config = len(plan.rows) * len(plan.seeds), plan.config
+    console.print(
+        f"[bold]{plan.title}[/]: {len(plan.rows)} rows with {len(plan.seeds)} seeds, {n_cells} trainings of "
+        f"{config.steps:,} steps each"
+    )
+    if finished:
+        console.print(f"{finished} of them are finished and not run again.")
+    console.print(f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there.")
+
+
+class _Display(L.Callback):
+    """Progress over all steps of the table, and within the training at hand; lines alone where there is no terminal."""
+
+    def __init__(self, console: Console, plan: Plan, n_finished: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._steps = plan.config.steps
+        self._done = self._steps * n_finished
+        total = self._steps * len(plan.rows) * len(plan.seeds)
+        self._all = self._progress.add_task("all steps", total=total, completed=self._done)
+        self._one = self._progress.add_task("", total=self._steps, visible=False)
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, cell: Cell) -> None:
+        self._progress.reset(self._one, description=cell.label, visible=True)
+
+    def line(self, text: str) -> None:
+        self._done += self._steps
+        self._progress.update(self._all, completed=self._done)
+        self._progress.console.print(text)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._progress.update(self._one, completed=trainer.global_step)
+        self._progress.update(self._all, completed=self._done + trainer.global_step)

@@ -1,0 +1,261 @@
+"""From finished cells to a table: mean and spread over seeds, and what the differences between rows show.
+
+The rule. Of two rows, each metric's means are compared. Their spread is the sum of both rows' standard deviations
+over seeds (the sample's, with n - 1). A difference is shown where it exceeds that spread; else, with a single seed,
+or where a value is not finite, the table says "no difference shown". With normally distributed results, two rows
+that are equal in truth pass for different in 22 % of such comparisons with two seeds, 8 % with three, 2 % with five.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from .. import visualize
+from ..evaluate import BASELINE
+from ..metrics import BETTER, heading
+from .costs import COUNTED
+from .plan import Plan
+
+NO_DIFFERENCE = "no difference shown"
+HEADLINE = (
+    "mse",
+    "ssim",
+)  # what the terminal, the figure and the comparisons show; all metrics are in table.md
+
+
+class Difference(NamedTuple):
+    difference: float  # mean of a row less mean of the other
+    spread: float  # sum of the rows' standard deviations; nan for a single seed
+    verdict: str  # "better", "worse" or NO_DIFFERENCE
+
+
+def difference(values: Sequence[float], others: Sequence[float], lower_is_better: bool) -> Difference:
+    """A row's values over seeds against another row's, by the rule above."""
+    gap, spread = fmean(values) - fmean(others), _deviation(values) + _deviation(others)
+    if not abs(gap) > spread or math.isinf(gap):  # nan is no difference either
+        return Difference(gap, spread, NO_DIFFERENCE)
+    return Difference(gap, spread, "better" if (gap < 0) == lower_is_better else "worse")
+
+
+def _deviation(values: Sequence[float]) -> float:
+    good = len(values) > 1 and all(map(math.isfinite, values))
+    return stdev(values) if good else math.nan
+
+
+def results(
+    plan: Plan, cells: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, int]], command: str
+) -> dict[str, Any]:
+    """What results.json holds, of all cells of the plan."""
+    by_row = {row.label: [cell for cell in cells if cell["row"] == row.label] for row in plan.rows}
+    names = [name for name in cells[0]["metrics"]["per_lead"] if name in cells[0]["metrics"]]
+    rows = {
+        label: {
+            "metrics": {name: _over_seeds(members, name) for name in names},
+            **costs[label],
+            "seconds_per_step": _median([cell["seconds_per_step"] for cell in members]),
+        }
+        for label, members in by_row.items()
+    }
+    return {
+        "title": plan.title,
+        "command": command,
+        "seeds": list(plan.seeds),
+        "settings": plan.settings(),
+        "rows": rows,
+        BASELINE: {name: _number(cells[0]["baseline"][name]) for name in names},
+        "test_clips": cells[0]["metrics"]["samples"],
+        "protocol": list(cells[0]["metrics"]["protocol"].values()),
+        "differences": _differences(plan, rows, [name for name in HEADLINE if name in names]),
+        "seconds": round(sum(cell["seconds"] for cell in cells), 1),
+        "resumed": sum(cell["resumed"] for cell in cells),
+        **{
+            key: sorted({str(cell[key]) for cell in cells if cell[key]})
+            for key in ("version", "commit", "machine")
+        },
+        "finished": max(cell["finished"] for cell in cells),
+    }
+
+
+def _over_seeds(cells: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    values = [_number(cell["metrics"][name]) for cell in cells]
+    return {"mean": fmean(values), "spread": _deviation(values), "per_seed": values}
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)  # JSON has null for what is not finite
+
+
+def _differences(plan: Plan, rows: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    found = []
+    for row, against in plan.pairs:
+        pair: dict[str, Any] = {"row": row, "against": against}
+        for name in names:
+            ours, theirs = (rows[label]["metrics"][name]["per_seed"] for label in (row, against))
+            pair[name] = difference(ours, theirs, BETTER[name] == BETTER["mse"])._asdict()
+        found.append(pair)
+    return found
+
+
+# ---- As text
+
+
+def cell_text(kept: Mapping[str, Any]) -> str:
+    """A finished cell in a line."""
+    scores = [f"{heading(name)[:-2]} {_text(_number(kept['metrics'].get(name)))}" for name in HEADLINE]
+    return ", ".join([*scores, f"{kept['seconds']:.0f} s"])
+
+
+def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """The table as text, a heading first."""
+    lines = [["model", *map(heading, names), "parameters", "MACs", "s/step"]]
+    lines.append([BASELINE, *(_text(results[BASELINE][name]) for name in names), "", "", ""])
+    for label, row in results["rows"].items():
+        scores = [_with_spread(row["metrics"][name]) for name in names]
+        seconds = row["seconds_per_step"]
+        step = "-" if seconds is None else f"{seconds:.3g}"
+        lines.append([label, *scores, f"{row['parameters']:,}", _short(row["macs"]), step])
+    return lines
+
+
+def difference_rows(results: Mapping[str, Any], between: str = ": ") -> list[list[str]]:
+    """The comparisons as text, a heading first; `between` numbers and verdict."""
+    names = [name for name in HEADLINE if name in results[BASELINE]]
+    lines = [["compared", *map(heading, names)]]
+    for pair in results["differences"]:
+        line = [f"{pair['row']} against {pair['against']}"]
+        for name in names:
+            gap, spread, verdict = (pair[name][key] for key in Difference._fields)
+            digits = _digits(results["rows"][pair["against"]]["metrics"][name]["mean"])
+            text = f"{gap:+.{digits}f}" if math.isfinite(gap) else "not finite"
+            text += f", spread {spread:.{digits}f}" if math.isfinite(spread) else ""
+            line.append(f"{text}{between}{verdict}")
+        lines.append(line)
+    return lines
+
+
+def _with_spread(score: Mapping[str, Any]) -> str:
+    mean, spread = score["mean"], score["spread"]
+    return f"{_text(mean)} ± {spread:.{_digits(mean)}f}" if math.isfinite(spread) else _text(mean)
+
+
+def _text(value: float) -> str:
+    return f"{value:.{_digits(value)}f}" if math.isfinite(value) else "not finite"
+
+
+def _digits(value: float) -> int:
+    return 4 if abs(value) < 1 else 2
+
+
+def _short(count: int) -> str:
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return str(count)
+
+
+def terminal(results: Mapping[str, Any]) -> list[Any]:
+    """What is printed at the end: the table, the comparisons, and how to read them."""
+    names = [name for name in HEADLINE if name in results[BASELINE]]
+    table = _rich(results["title"], table_rows(results, names))
+    verdicts = _rich("Differences of means", difference_rows(results, between="\n"))
+    return [table, verdicts, _spread_text(results["seeds"])]
+
+
+def _rich(title: str, lines: list[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, name in enumerate(lines[0]):
+        table.add_column(name, justify="right" if i else "left")
+    for line in lines[1:]:
+        styles = {"better": "[green]", "worse": "[red]", NO_DIFFERENCE: "[dim]"}
+        marks = [next((s for end, s in styles.items() if text.endswith(f"\n{end}")), "") for text in line]
+        table.add_row(*(mark + text for mark, text in zip(marks, line)))
+    return table
+
+
+def _spread_text(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"One seed ({seeds[0]}): there is no spread, and so no difference can be shown."
+    text = f"±: standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}), of weights and clips. "
+    text += "A difference is shown where it exceeds the sum of both rows' standard deviations"
+    if len(seeds) == 2:
+        text += "; with two seeds, rows that are equal in truth pass for different in about one of five comparisons"
+    return text + "."
+
+
+def markdown(results: Mapping[str, Any], figure: str) -> str:
+    """table.md; `figure` is the picture's path from there."""
+    settings, seeds = results["settings"], results["seeds"]
+    names = list(results[BASELINE])
+    n_in, n_out = settings["n_input"], settings["n_output"]
+    duration = f"{results['seconds'] / 60:.1f} minutes of training and scoring"
+    if results["resumed"]:
+        duration += f", without what {results['resumed']} interrupted trainings took before"
+    notes = [
+        f"{_spread_text(seeds)} The exact rule: motionrnn_ext/experiments/table.py.",
+        f"Each model is the one after its last step: {settings['steps']:,} steps of {settings['batch_size']} clips. "
+        "What is small or trained briefly says little about an architecture.",
+        f"Scored on {results['test_clips']:,} held-out clips, the same for all rows and seeds: {n_in} frames in, "
+        f"{n_out} predicted.",
+        *(f"{text[:1].upper()}{text[1:]}." for text in results["protocol"]),
+        f"{COUNTED} s/step: median of a training step, other load of the machine included.",
+    ]
+    facts = {
+        "command": f"`{results['command']}`",
+        "motionrnn_ext": ", ".join(results["version"]),
+        "commit": ", ".join(results["commit"]) or "no git checkout",
+        "seeds": ", ".join(map(str, seeds)),
+        "machine": "; ".join(results["machine"]),
+        "finished": results["finished"],
+        "duration": duration,
+        "settings": f"`{_settings_text(settings)}`",
+    }
+    parts = [
+        f"# {results['title']}",
+        _markdown_table(table_rows(results, names)),
+        "## Differences of means",
+        _markdown_table(difference_rows(results)),
+        f"![a dot per training, a line at each mean]({figure})",
+        "## How to read it",
+        "\n".join(f"- {note}" for note in notes),
+        "## How it was made",
+        "\n".join(f"- {name}: {text}" for name, text in facts.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    texts = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            texts.append(f"{name}: ({_settings_text(value)})" if any(value.values()) else "")
+        elif value not in (None, [], "") and name != "command":
+            texts.append(f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return " ".join(filter(None, texts))
+
+
+def _markdown_table(lines: list[list[str]]) -> str:
+    rule = [" --- ", *[" ---: "] * (len(lines[0]) - 1)]
+    body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([body[0], f"|{'|'.join(rule)}|", *body[1:]])
+
+
+def figure(path: Path, plan: Plan, results: Mapping[str, Any]) -> Path:
+    names = [name for name in HEADLINE if name in results[BASELINE]]
+    rows = {
+        label: {name: row["metrics"][name]["per_seed"] for name in names}
+        for label, row in results["rows"].items()
+    }
+    groups = [row.group for row in plan.rows]
+    title = f"{plan.title}, {plan.config.steps:,} steps"
+    return visualize.dots(path, rows, groups, baseline={BASELINE: results[BASELINE]}, title=title)

@@ -1,0 +1,455 @@
+"""Do `ablate` and `compare` train what they say, once, and call a difference what the rule calls one?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lightning", reason="the training program's packages are not installed")
+
+from PIL import Image
+from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+
+from motionrnn_ext import cli, visualize
+from motionrnn_ext.config import Config
+from motionrnn_ext.evaluate import count_parameters, held_out, score
+from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, table
+from motionrnn_ext.experiments import run as runner
+from motionrnn_ext.experiments.costs import costs
+from motionrnn_ext.layers.cells import CELLS
+from motionrnn_ext.models import MotionRNN
+from motionrnn_ext.runs import RunError, load_run
+
+QUICK = replace(TINY, steps=2, val_every=2, val_clips=2, n_input=2, n_output=2)
+
+
+def plan(
+    config: Config = QUICK, seeds: Sequence[int] = (0, 1), labels: Sequence[str] = ("base", "both")
+) -> Plan:
+    """Some rows of the ablation."""
+    whole = ablation(config, seeds, test_clips=3)
+    pairs = tuple(pair for pair in whole.pairs if set(pair) <= set(labels))
+    return replace(whole, rows=tuple(row for row in whole.rows if row.label in labels), pairs=pairs)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """The (seed, motion_gru) of every training that is really run."""
+    seen: list[tuple[int, bool]] = []
+
+    def train(config: Config, *arguments: Any, **options: Any) -> Path:
+        seen.append((config.seed, config.motion_gru))
+        return true_train(config, *arguments, **options)
+
+    true_train = runner.train
+    monkeypatch.setattr(runner, "train", train)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("experiments") / "finished"
+    runner.run(plan(), folder, command="motionrnn ablate ...")
+    return folder
+
+
+def numbers(results: dict[str, Any]) -> Any:
+    """All that does not depend on the clock."""
+    return {label: row["metrics"] for label, row in results["rows"].items()}, results["differences"]
+
+
+# ---- What is trained
+
+
+def test_the_rows_of_an_ablation_differ_in_what_they_are_called_after() -> None:
+    rows = {row.label: row.switches for row in ablation(QUICK, [0], 1).rows}
+    on = {label: {name for name, value in switches.items() if value} for label, switches in rows.items()}
+    all_parts = {"highway", "motion_gru", "transient", "trend"}
+    assert on["both"] == all_parts
+    assert on["without transient"] == all_parts - {"transient"}
+    assert on["without trend"] == all_parts - {"trend"}
+    assert on["MotionGRU only"] == all_parts - {"highway"}
+    assert on["highway only"] == all_parts - {"motion_gru"}
+    assert on["base"] == {"transient", "trend"}  # of MotionGRUs, of which it has none
+    assert len(rows) == 6
+
+
+def test_every_ablation_is_compared_with_base_or_both() -> None:
+    pairs = set(ablation(QUICK, [0], 1).pairs)
+    assert {("both", "base"), ("without transient", "both"), ("without trend", "both")} <= pairs
+    for part in ("highway only", "MotionGRU only"):
+        assert {(part, "base"), (part, "both")} <= pairs
+    assert len(pairs) == 7
+
+
+def test_a_comparison_has_every_predictor_with_and_without_motionrnn() -> None:
+    planned = comparison(QUICK, [3, 4], 1)
+    configs = [
+        (c.config.predictor, c.config.motion_gru, c.config.highway, c.config.seed) for c in planned.cells()
+    ]
+    assert sorted(configs) == sorted((p, on, on, s) for p in CELLS for on in (False, True) for s in (3, 4))
+    labels = [row.label for row in planned.rows]
+    assert ("MotionRNN-PredRNN", "PredRNN") in planned.pairs
+    assert all(
+        ours == f"MotionRNN-{theirs}" and {ours, theirs} <= set(labels) for ours, theirs in planned.pairs
+    )
+    assert len({cell.name for cell in planned.cells()}) == len(configs)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_can_be_built_for_every_row(preset: str) -> None:
+    config, seeds, clips = PRESETS[preset]
+    assert len(seeds) >= 2
+    for planned in (ablation(config, seeds, clips), comparison(config, seeds, clips)):
+        for row in planned.rows:
+            with torch.device("meta"):
+                MotionRNN(**replace(config, **row.switches).model())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "seeds must be one or more different numbers; got []"),
+        ({"seeds": [1, 1]}, "seeds must be one or more different numbers"),
+        ({"test_clips": 0}, "test_clips must be at least 1; got 0"),
+        ({"config": replace(QUICK, hidden=(8,))}, "hidden must have two layers or more"),
+        ({"config": replace(QUICK, devices=2)}, "devices must be 1"),
+    ],
+)
+def test_bad_plans(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        ablation(**{"config": QUICK, "seeds": [0], "test_clips": 1, **changes})
+    assert message in str(error.value)
+
+
+def test_options_of_one_predictor_reach_it_alone() -> None:
+    config = replace(QUICK, predictor="conv_tt_lstm", cell_options={"rank": 2})
+    cells = comparison(config, [0], 1, predictors=["convlstm", "conv_tt_lstm"]).cells()
+    assert [cell.config.cell_options for cell in cells] == [{}, {}, {"rank": 2}, {"rank": 2}]
+    with pytest.raises(ValueError, match="cell_options: none of convlstm, predrnn knows 'rank'"):
+        comparison(config, [0], 1, predictors=["convlstm", "predrnn"])
+
+
+# ---- What is counted
+
+
+def test_macs_of_a_convlstm_by_hand() -> None:
+    config = replace(QUICK, motion_gru=False, highway=False, hidden=(8, 16), patch_size=2, filter_size=3)
+    positions, steps = 8 * 8, config.n_frames - 1
+    first = 9 * (4 + 8) * 4 * 8  # folded 2x2 frame and hidden state to four gates
+    second = 9 * (8 + 16) * 4 * 16
+    last = 16 * 4
+    assert costs(config)["macs"] == positions * steps * (first + second + last)
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+def test_motionrnn_costs_a_little_more(predictor: str) -> None:
+    config = replace(QUICK, predictor=predictor)
+    ours, base = costs(config), costs(replace(config, motion_gru=False, highway=False))
+    assert ours["parameters"] == count_parameters(MotionRNN(**config.model()))
+    assert base["parameters"] < ours["parameters"]
+    assert base["macs"] < ours["macs"] < 1.6 * base["macs"]
+
+
+def test_macs_of_a_motion_gru_by_hand() -> None:
+    """Encoder 3x3, gates and mask 1x1 of features, gates of the motion, warp, decoder 4x4, output gate 1x1 of both."""
+    config = replace(QUICK, highway=False, hidden=(8, 8), patch_size=2)
+    c, e, taps, half, full = 8, 2, 9, 4 * 4, 8 * 8
+    gru = (
+        half * (9 * c * e + e * 7 * taps + 2 * taps * 6 * taps + taps * e * e)
+        + half * 16 * e * c
+        + full * 2 * c * c
+    )
+    base = costs(replace(config, motion_gru=False))["macs"]
+    assert costs(config)["macs"] - base == (config.n_frames - 1) * gru
+
+
+# ---- What is kept and never run again
+
+
+def test_results_are_the_scores_of_the_last_checkpoints(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    clips = held_out(QUICK, 3)  # of seed 0 for all
+    for label in ("base", "both"):
+        per_seed = []
+        for seed in (0, 1):
+            trained = load_run(finished / "runs" / f"{label}_seed_{seed}" / "checkpoints" / "last.ckpt")
+            assert (trained.step, trained.config.seed, trained.config.highway) == (2, seed, label == "both")
+            per_seed.append(score({"m": trained.model}, clips, 2)["m"])
+        for name in ("mse", "mae", "psnr", "ssim"):
+            values = [scores[name] for scores in per_seed]
+            found = results["rows"][label]["metrics"][name]
+            assert found["per_seed"] == pytest.approx(values, rel=1e-5)
+            assert found["mean"] == pytest.approx(sum(values) / 2, rel=1e-5)
+            assert found["spread"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-3)
+    baseline = score({}, clips, 2)["repeat last frame"]
+    assert results["repeat last frame"]["mse"] == pytest.approx(baseline["mse"])
+
+
+def test_what_is_finished_is_not_run_again(
+    finished: Path, tmp_path: Path, trainings: list[tuple[int, bool]]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    before = numbers(json.loads((folder / "results.json").read_text()))
+    assert numbers(runner.run(plan(), folder, command="again")) == before
+    assert trainings == []
+    (folder / "cells" / "both_seed_1.json").unlink()  # its training is finished: scored again
+    assert numbers(runner.run(plan(), folder, command="again")) == before
+    assert trainings == [(1, True)]
+    more = runner.run(plan(seeds=(0, 1, 2)), folder, command="one seed more")
+    assert trainings[1:] == [(2, False), (2, True)]
+    assert all(len(row["metrics"]["mse"]["per_seed"]) == 3 for row in more["rows"].values())
+    assert more["rows"]["both"]["metrics"]["mse"]["per_seed"][:2] == before[0]["both"]["mse"]["per_seed"]
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
+    finished: Path, tmp_path: Path, trainings: list[tuple[int, bool]]
+) -> None:
+    """SIGKILL in the third step of the second cell, whose last checkpoint is of step 2."""
+    longer = replace(QUICK, steps=4)
+    code = textwrap.dedent(f"""
+        import os, signal, sys
+        from dataclasses import replace
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from motionrnn_ext.train import Training
+        from test_experiments import QUICK, plan, runner
+        true_step = Training.training_step
+        def step(self, frames, index):
+            if self.config.motion_gru and self.global_step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return true_step(self, frames, index)
+        Training.training_step = step
+        runner.run(plan(replace(QUICK, steps=4), seeds=(0,)), runner.Path(sys.argv[1]), command="")
+    """)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(tmp_path / "killed")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in (tmp_path / "killed" / "cells").iterdir()] == ["base_seed_0.json"]
+
+    resumed = runner.run(plan(longer, seeds=(0,)), tmp_path / "killed", command="")
+    assert trainings == [(0, True)]
+    assert resumed["resumed"] == 1
+    logs = tmp_path / "killed" / "runs" / "both_seed_0" / "logs"
+    assert "step" in (logs / "version_1" / "metrics.csv").read_text()
+    unbroken = runner.run(plan(longer, seeds=(0,)), tmp_path / "unbroken", command="")
+    assert unbroken["resumed"] == 0
+    assert json.dumps(numbers(resumed)) == json.dumps(numbers(unbroken))  # text, as nan differs from itself
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (plan(replace(QUICK, steps=3)), "was started with steps 2, this is steps 3"),
+        (plan(replace(QUICK, hidden=(8, 8, 8))), "was started with hidden [8, 8], this is hidden [8, 8, 8]"),
+        (replace(plan(), test_clips=4), "was started with test_clips 3, this is test_clips 4"),
+        (comparison(QUICK, [0], 3), "was started with command ablate, this is command compare"),
+    ],
+)
+def test_changed_settings_are_named_and_nothing_is_touched(
+    changed: Plan, message: str, finished: Path, trainings: list[tuple[int, bool]]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(RunError) as error:
+        runner.run(changed, finished, command="")
+    assert message in str(error.value) and "name another folder with --out" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert trainings == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists and holds no experiment; name another folder with --out"):
+        runner.run(plan(), tmp_path, command="")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_damaged_cell_is_named(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    (folder / "cells" / "base_seed_0.json").write_text('{"row": "ba')
+    with pytest.raises(RunError, match="base_seed_0.json is no readable JSON file"):
+        runner.run(plan(), folder, command="")
+
+
+# ---- The rule
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ([1.0, 1.2], [2.0, 2.2], "better"),  # 1.0 apart, spread 0.28
+        ([2.0, 2.2], [1.0, 1.2], "worse"),
+        ([1.0, 2.0], [2.0, 3.0], table.NO_DIFFERENCE),  # 1.0 apart, spread 1.41
+        ([1.0, 1.0], [1.0, 1.0], table.NO_DIFFERENCE),
+        ([1.0], [9.0], table.NO_DIFFERENCE),  # one seed
+        ([1.0, float("nan")], [2.0, 2.0], table.NO_DIFFERENCE),
+        ([1.0, 1.0], [float("inf"), float("inf")], table.NO_DIFFERENCE),
+    ],
+)
+def test_the_rule(ours: list[float], theirs: list[float], verdict: str) -> None:
+    assert table.difference(ours, theirs, lower_is_better=True).verdict == verdict
+    mirrored = {"better": "worse", "worse": "better"}.get(verdict, verdict)
+    assert table.difference(ours, theirs, lower_is_better=False).verdict == mirrored
+
+
+def test_the_rule_at_its_edge() -> None:
+    """Shown where the difference exceeds the sum of both deviations, not where it equals it."""
+    ours, theirs = [0.0, 2.0], [10.0, 14.0]
+    spread = stdev(ours) + stdev(theirs)
+    found = table.difference(ours, theirs, lower_is_better=True)
+    assert (found.difference, found.spread) == (pytest.approx(-11), pytest.approx(spread))
+    for shift, verdict in ((11 - spread - 0.01, "better"), (11 - spread + 0.01, table.NO_DIFFERENCE)):
+        assert table.difference([v + shift for v in ours], theirs, True).verdict == verdict
+
+
+@pytest.mark.parametrize(("seeds", "share"), [(2, 0.22), (3, 0.08), (5, 0.02)])
+def test_how_often_equal_rows_pass_for_different(seeds: int, share: float) -> None:
+    """The numbers that the rule's description gives."""
+    draws = np.random.default_rng(0).standard_normal((3000, 2, seeds)).tolist()
+    shown = [table.difference(a, b, True).verdict != table.NO_DIFFERENCE for a, b in draws]
+    assert np.mean(shown) == pytest.approx(share, abs=0.02)
+
+
+# ---- What is written
+
+
+def test_table_and_figure(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    results = runner.run(plan(), folder, command="motionrnn ablate --seeds 0 1", docs=tmp_path / "docs")
+    text = (folder / "table.md").read_text()
+    lines = {
+        line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if " | " in line
+    }
+    mse = results["rows"]["both"]["metrics"]["mse"]
+    assert lines["both"][1] == f"{mse['mean']:.2f} ± {mse['spread']:.2f}"
+    assert lines["repeat last frame"][1] == f"{results['repeat last frame']['mse']:.2f}"
+    assert f"{results['rows']['both']['parameters']:,}" in lines["both"]
+    assert lines["both against base"][1].endswith(results["differences"][0]["mse"]["verdict"])
+    assert "standard deviation over 2 seeds (0, 1)" in text and "one of five" in text
+    for fact in (
+        "`motionrnn ablate --seeds 0 1`",
+        "seeds: 0, 1",
+        "commit: ",
+        "1 threads",
+        "2 steps of 2 clips",
+    ):
+        assert fact in text, fact
+    docs = (tmp_path / "docs" / "ablations.md").read_text()
+    assert docs == text.replace("(figure.png)", "(images/ablations.png)")
+    for path in (folder / "figure.png", tmp_path / "docs" / "images" / "ablations.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 150
+
+
+def test_a_training_that_diverged_is_said_to_be_no_number(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    path = folder / "cells" / "both_seed_1.json"
+    kept = json.loads(path.read_text())
+    kept["metrics"]["mse"] = None  # as JSON keeps nan
+    path.write_text(json.dumps(kept))
+    results = runner.run(plan(), folder, command="")
+    assert results["differences"][0]["mse"]["verdict"] == table.NO_DIFFERENCE
+    assert "not finite" in (folder / "table.md").read_text()
+
+
+def test_one_seed_shows_no_difference(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    results = runner.run(plan(seeds=(1,)), folder, command="")
+    assert {pair["mse"]["verdict"] for pair in results["differences"]} == {table.NO_DIFFERENCE}
+    assert "no difference can be shown" in " ".join(capsys.readouterr().out.split())
+
+
+def test_dots_lie_at_their_values(tmp_path: Path) -> None:
+    rows = {"a": {"mse": [1.0, 3.0]}, "b": {"mse": [2.0, float("nan")]}}
+    path = visualize.dots(tmp_path / "dots.png", rows, baseline={"repeat": {"mse": 100.0}}, title="title")
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    blue, orange = (
+        np.abs(image - [int(hue[i : i + 2], 16) for i in (1, 3, 5)]).sum(-1) < 30
+        for hue in visualize.page.HUES[:2]
+    )
+    (ya, xa), (yb, xb) = np.nonzero(blue), np.nonzero(orange)
+    assert ya.mean() < yb.mean()  # rows from top to bottom
+    left, right = xa.min(), xa.max()
+    assert xb.mean() == pytest.approx((left + right) / 2, abs=2)  # 2 lies midway of 1 and 3
+    with pytest.raises(ValueError, match="a number for each of 2 rows; got 1"):
+        visualize.dots(tmp_path / "dots.png", rows, [0])
+
+
+# ---- The commands
+
+
+def test_compare_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    QUICK.write(tmp_path / "settings.json")
+    words = [
+        "compare",
+        "--config",
+        str(tmp_path / "settings.json"),
+        "--out",
+        str(tmp_path / "out"),
+        "--seeds",
+        "5",
+    ]
+    words += ["--steps", "1", "--test-clips", "2", "--predictors", "predrnn", "--thresholds", "0.5"]
+    words += ["--value-scale", "1"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "[2/2] MotionRNN-PredRNN, seed 5: MSE " in shown
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["rows"]) == ["PredRNN", "MotionRNN-PredRNN"]
+    assert results["command"] == "motionrnn " + " ".join(words)
+    assert results["settings"]["steps"] == 1
+    assert "CSI 0.5" in (tmp_path / "out" / "table.md").read_text()
+    assert cli.main([*words, "--lr", "0.5"]) == 2
+    error = capsys.readouterr().err
+    assert "motionrnn compare: error:" in error and "was started with lr 0.001, this is lr 0.5" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ablate --predictor abacus", "unknown predictor 'abacus'"),
+        ("compare --predictors abacus", "unknown predictor 'abacus'"),
+        ("ablate --seeds 1 1", "seeds must be one or more different numbers"),
+        ("ablate --hidden 8 16", "all layers should be equal"),
+        ("ablate --dataset human36m --root no/such/folder", "no/such/folder"),
+    ],
+)
+def test_bad_commands(words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words.split(), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_table_varies_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("ablate --no-trend", "ablate --no-highway", "compare --no-motion-gru"):
+        with pytest.raises(SystemExit):
+            cli.main(words.split())
+
+
+def test_interrupting_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(*_: Any, **__: Any) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "train", train)
+    assert cli.main(["ablate", "--out", str(tmp_path / "out")]) == 130
+    assert "go on with the same command" in capsys.readouterr().err
