@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -31,6 +33,7 @@ from motionrnn_ext.layers.cells import (
     PeepholeLSTM,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 BASE = {"motion_gru": False, "highway": False}
 s = torch.sigmoid
 
@@ -248,6 +251,17 @@ def conv_gru() -> Iterator[str]:
     register_predictor("conv_gru")(ConvGRUCell)
     yield "conv_gru"
     del CELLS["conv_gru"]
+
+
+def test_the_predictor_of_the_readme() -> None:
+    (code,) = re.findall(r"```python\n(# my_cells\.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    try:
+        exec(code, {"__name__": "my_cells"})
+        model = MotionRNN("conv_gru", 1, (8, 8), 2)
+        model(torch.rand(2, 4, 1, 8, 12), 2).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+    finally:
+        CELLS.pop("conv_gru", None)
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
