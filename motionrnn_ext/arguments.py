@@ -187,19 +187,7 @@ def _add_predict(commands: Any) -> None:
         "motionrnn predict runs/walk --clip 7 --root path/to/jpgs",
     ]
     parser = _add(commands, "predict", help, examples)
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a .ckpt file")
-    source = parser.add_mutually_exclusive_group()
-    help = "index of a test clip of the data set (default: 0)"
-    source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)
-    help = (
-        ".npy file of frames, (T, H, W) or (T, C, H, W), uint8 or floats in [0, 1], or a folder of png or jpg"
-    )
-    source.add_argument("--frames", type=Path, metavar="PATH", help=help)
-    _add_data(parser)
-    parser.add_argument("--n-input", type=_count, metavar="N", help="given frames (default: as trained)")
-    parser.add_argument(
-        "--n-output", type=_count, metavar="N", help="frames to predict (default: as trained)"
-    )
+    _add_clip(parser, "frames to predict (default: as trained)")
     _add_place(parser, "prediction")
 
 
@@ -211,16 +199,7 @@ def _add_visualize(commands: Any) -> None:
         "motionrnn visualize runs/mine --frames clip.npy --out pictures",
     ]
     parser = _add(commands, "visualize", help, examples)
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a .ckpt file")
-    source = parser.add_mutually_exclusive_group()
-    help = "index of a test clip of the data set (default: 0)"
-    source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)
-    help = ".npy file of frames, or a folder of images, as for `predict`"
-    source.add_argument("--frames", type=Path, metavar="PATH", help=help)
-    _add_data(parser)
-    parser.add_argument("--n-input", type=_count, metavar="N", help="given frames (default: as trained)")
-    help = "frames that the model goes on by itself (default: as trained)"
-    parser.add_argument("--n-output", type=_count, metavar="N", help=help)
+    _add_clip(parser, "frames that the model goes on by itself (default: as trained)")
     help = "the MotionGRU above this layer alone, from 1 on (default: all)"
     parser.add_argument("--interface", type=_count, metavar="L", help=help)
     help = "frames to show in the PNGs, from 1 on (default: six, evenly spread)"
@@ -228,6 +207,21 @@ def _add_visualize(commands: Any) -> None:
     help = "places per frame to show the taps of, where most moves (default: 3)"
     parser.add_argument("--positions", type=_count, default=3, metavar="N", help=help)
     _add_place(parser, "motion")
+
+
+def _add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
+    """A checkpoint, and the clip that its model is given."""
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a .ckpt file")
+    source = parser.add_mutually_exclusive_group()
+    help = "index of a test clip of the data set (default: 0)"
+    source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)
+    help = (
+        ".npy file of frames, (T, H, W) or (T, C, H, W), uint8 or floats in [0, 1], or a folder of png or jpg"
+    )
+    source.add_argument("--frames", type=Path, metavar="PATH", help=help)
+    _add_data(parser)
+    parser.add_argument("--n-input", type=_count, metavar="N", help="given frames (default: as trained)")
+    parser.add_argument("--n-output", type=_count, metavar="N", help=n_output)
 
 
 def _add_ablate(commands: Any) -> None:

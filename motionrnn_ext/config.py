@@ -242,3 +242,25 @@ def _is_number(value: Any, kind: type) -> bool:
 def _check(good: bool, name: str, value: Any, rule: str) -> None:
     if not good:
         raise ValueError(f"{name} must be {rule}; got {value!r}")
+
+
+# Of `motionrnn demo`: small enough to learn something in minutes on two cores.
+SMALL = Config(
+    hidden=(48, 48),
+    patch_size=4,
+    filter_size=3,
+    n_input=5,
+    n_output=5,
+    train_clips=100_000,
+    val_clips=32,
+    batch_size=4,
+    steps=2800,
+    lr=4e-3,
+    lr_schedule="one-cycle",
+    clip_norm=1.0,
+    loss="l1+l2",
+    l1_weight=0.15,  # removes the faint haze that the mean square alone leaves; 1 makes a short training predict black
+    sampling_until=0.5,
+    accelerator="cpu",
+    val_every=100,
+)

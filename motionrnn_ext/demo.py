@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from . import visualize
-from .config import Config
+from .config import SMALL, Config
 from .evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
 from .report import print_paths, print_results
 from .runs import RunError, load_run
@@ -24,28 +24,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "ConvLSTM": {"motion_gru": False, "highway": False},
     "MotionRNN-ConvLSTM": {"motion_gru": True, "highway": True},
 }
-# Small enough to learn something in minutes on two cores.
-FULL = Config(
-    hidden=(48, 48),
-    patch_size=4,
-    filter_size=3,
-    n_input=5,
-    n_output=5,
-    train_clips=100_000,
-    val_clips=32,
-    batch_size=4,
-    steps=2800,
-    lr=4e-3,
-    lr_schedule="one-cycle",
-    clip_norm=1.0,
-    loss="l1+l2",
-    l1_weight=0.15,  # removes the faint haze that the mean square alone leaves; 1 makes a short training predict black
-    sampling_until=0.5,
-    accelerator="cpu",
-    val_every=100,
-)
 QUICK = replace(
-    FULL,
+    SMALL,
     hidden=(8, 8),
     image_size=(32, 32),
     digit_size=16,
@@ -65,7 +45,7 @@ def demo(folder: Path | None = None, *, quick: bool = False) -> Path:
         RunError: a `folder` chosen by the user that holds something else.
     """
     console, began = Console(highlight=False), time.perf_counter()
-    config = QUICK if quick else FULL
+    config = QUICK if quick else SMALL
     folder = _folder(folder, config, console)
     _introduce(console, config, folder, quick)
     runs = {}

@@ -34,6 +34,7 @@ _NAMES = {
 
 def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clip: bool = True) -> Tensor:
     """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states."""
+    model.reset()  # else a prediction with compat="openstl" would depend on the clips before it
     generator = torch.Generator(frames.device).manual_seed(seed)
     future = model.predict(frames, n_future, generator=generator)
     return future.clamp(0, 1) if clip else future
@@ -102,6 +103,7 @@ def draw(
 @torch.no_grad()
 def motion_trends(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """Interface -> trend (T-1, 2K, h', w') after each frame that the model reads, its own future included."""
+    model.reset()
     frames = torch.cat([given, future])[None]
     generator = torch.Generator(frames.device).manual_seed(seed)
     _, motion = model(frames, len(given), return_motion=True, generator=generator)

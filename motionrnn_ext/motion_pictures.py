@@ -40,6 +40,7 @@ def motions(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> d
         for gru, seen in zip(model.interfaces, masks)
     ]
     try:
+        model.reset()
         generator = torch.Generator(given.device).manual_seed(seed)
         frames = torch.cat([given, future])[None]
         _, found = model(frames, len(given), return_motion=True, generator=generator)

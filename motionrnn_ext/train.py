@@ -81,6 +81,7 @@ class Training(L.LightningModule):
 
     def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
         config, step = self.config, self.global_step
+        self.model.reset()  # with compat="openstl" a step would depend on the last, and a resumed run differ
         mask = sampling_mask(config, step, len(frames), self.global_rank)
         if config.time_reversal:  # the same mask for both directions, as in the official program
             frames = torch.cat([frames, frames.flip(1)])
@@ -106,6 +107,7 @@ class Training(L.LightningModule):
             self.trainer.should_stop = True  # asks for a validation after the last step, wherever that is
 
     def validation_step(self, frames: Tensor, batch_index: int) -> None:
+        self.model.reset()
         n_input, generator = self.config.n_input, self._generator(batch_index)
         prediction = self.model.predict(frames[:, :n_input], self.config.n_output, generator=generator)
         self.metrics.update(prediction.float(), frames[:, n_input:])

@@ -264,10 +264,10 @@ def test_st_lstm_is_its_equations(highway: bool, layer_norm: bool, backend: str)
 @pytest.mark.parametrize("level", [0, 1])
 def test_every_registered_cell_keeps_the_interface(name: str, level: int) -> None:
     below = 4 if level else 3
-    cell = cell_class(name).for_level(level, below, 4, 3, layer_norm=False, map_size=(6, 5), compat=None)
+    cell = cell_class(name).of_layer(level)(below, 4, 3, map_size=(6, 5))
     shape = cell.hidden_shape(2, 6, 5)
     start = cell.initial_state(torch.zeros(shape))
-    memory = cell_class(name).for_level(0, 3, 4, 3, map_size=(6, 5)).initial_memory(torch.zeros(shape))
+    memory = cell_class(name).of_layer(0)(3, 4, 3, map_size=(6, 5)).initial_memory(torch.zeros(shape))
     x = torch.randn(shape[0], below, *shape[2:])
     h, state, memory = cell(x, start, memory if cell.has_memory else None, torch.randn(shape))
     assert h.shape == state.hidden.shape == shape and state.hidden is h

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from golden import relative_error
 from official_program import needs_checkout, official_module
 
-from motionrnn_ext.models import MotionRNN, load_checkpoint, official_name
+from motionrnn_ext.models import MotionRNN, load_checkpoint, load_conv_tt_lstm_cell, official_name
 from motionrnn_ext.models.patches import fold_patches, unfold_patches
 
 BASE = {"motion_gru": False, "highway": False}
@@ -33,7 +34,7 @@ def official_dict(model: MotionRNN) -> dict[str, torch.Tensor]:
         dict,
         lambda d: {"net_param": d},
         lambda d: {"state_dict": d, "epoch": 3},
-        lambda d: {f"module.{k}": t for k, t in d.items()},
+        lambda d: {f"model.module.{k}": t for k, t in d.items()},
     ],
 )
 @pytest.mark.parametrize(
@@ -168,6 +169,106 @@ def test_dead_parameters_are_left_out_and_named() -> None:
         load_checkpoint(weights | dead)
     with pytest.warns(UserWarning, match="left out 1 tensors that prediction never reads: adapter.weight"):
         load_checkpoint(official_dict(net(**BASE)) | {"adapter.weight": torch.ones(8, 8, 1, 1)})
+
+
+def openstl_dict(predictor: str, layers: int = 3, **options) -> dict[str, torch.Tensor]:
+    """A state dict with OpenSTL's names and gate orders, every number another."""
+    model = net(predictor, layers, **BASE, image_size=(8, 12), **options)
+    found = {}
+    for name, tensor in model.state_dict().items():
+        name = official_name(name, predictor)
+        if predictor == "e3d_lstm" and name == "conv_last.weight":
+            tensor = tensor[:, :, 0, 0].unflatten(1, (8, -1))[..., None, None]
+        found[name] = torch.randn_like(tensor)
+    return found
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize(
+    ("predictor", "layers", "own"),
+    [("mim", 3, {}), ("mim", 1, {}), ("e3d_lstm", 2, {}), ("e3d_lstm", 1, {"cell_options": {"window": 3}})],
+)
+def test_openstls_mim_and_e3d_lstm(predictor, layers, own, layer_norm) -> None:
+    """Each gate comes to its place, and what no tensor shows is settled."""
+    weights = openstl_dict(predictor, layers, layer_norm=layer_norm, **own)
+    model = load_checkpoint(weights)
+    assert (model.predictor, model.image_size) == (
+        predictor,
+        None if predictor == "mim" and layers == 1 and not layer_norm else (8, 12),
+    )
+    first = model.cells[0]
+    assert (len(model.cells), first.layer_norm) == (layers, layer_norm)
+    assert first.compat == ("openstl" if predictor == "e3d_lstm" else None)
+    if predictor == "e3d_lstm":
+        i, _, r, _, i_m, _, f_m = weights["cell_list.0.conv_x.0.conv3d.weight"].chunk(7)
+        ours = first.conv_x[0].weight.chunk(7)
+        assert all(torch.equal(ours[n], gate) for n, gate in ((0, i_m), (1, f_m), (3, i), (4, r)))
+        assert first.depth == own.get("cell_options", {"window": 2})["window"]
+        assert load_checkpoint(weights, compat=None).cells[0].compat is None
+    elif layers > 1:
+        _, g, f, _ = weights["stlstm_layer_diff.1.conv_x_concat.0.weight"].chunk(4)
+        ours = model.cells[2].nonstationary.conv_x[0].weight.chunk(4)
+        assert torch.equal(ours[1], f) and torch.equal(ours[2], g)
+    assert model(torch.rand(2, 3, 3, 8, 12), 2).shape == (2, 2, 3, 8, 12)
+
+
+@pytest.mark.parametrize("predictor", ["mim", "e3d_lstm"])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_every_missing_or_misshapen_tensor_is_named(predictor: str, layer_norm: bool) -> None:
+    weights = openstl_dict(predictor, 2, layer_norm=layer_norm)
+    for name, tensor in weights.items():
+        with pytest.raises(ValueError, match=f"missing {re.escape(name)}"):
+            load_checkpoint({key: t for key, t in weights.items() if key != name})
+        wrong = [tensor[:5].clone(), tensor.flatten(), tensor.new_ones(())]
+        for other in (t for t in wrong if t.shape != tensor.shape):
+            with pytest.raises(ValueError) as error:
+                load_checkpoint(weights | {name: other})
+            assert "\n" not in str(error.value)
+            told = "fold to" if name == "conv_last.weight" and other.shape[:1] == (5,) else "shape"
+            assert told in str(error.value), name
+
+
+def conv_tt_dict(order: int = 2, lags: int = 2) -> dict[str, torch.Tensor]:
+    weights = {}
+    for level in range(order):
+        last = level == order - 1
+        weights[f"layers_.{level}.weight"] = torch.randn(3, 4, 5, 5, lags)
+        weights[f"layers_.{level}.bias"] = torch.randn(3)
+        weights[f"layers.{level}.weight"] = torch.randn(16 if last else 3, 6 if last else 3, 5, 5)
+        weights[f"layers.{level}.bias"] = torch.randn(16 if last else 3)
+    return weights
+
+
+def test_the_cell_of_nvlabs() -> None:
+    weights = conv_tt_dict()
+    cell = load_conv_tt_lstm_cell(weights)
+    assert (cell.in_channels, cell.hidden_channels, cell.filter_size) == (3, 4, 5)
+    assert (cell.order, cell.steps) == (2, 3) and cell.factors[0].weight.shape == (3, 8, 5, 5)
+    _, _, o, g = weights["layers.1.weight"].chunk(4)
+    assert torch.equal(cell.conv_x.weight[8:], torch.cat([g, o])[:, :3])
+    assert torch.equal(cell.conv_v.weight[8:], torch.cat([g, o])[:, 3:])
+    for name, tensor in weights.items():
+        with pytest.raises(ValueError, match="no cell of Conv-TT-LSTM: (missing|unexpected) "):
+            load_conv_tt_lstm_cell({key: t for key, t in weights.items() if key != name})
+        for other in (tensor[:2].clone(), tensor.new_ones(7), tensor.new_ones(())):
+            with pytest.raises(ValueError, match="layers.* has shape"):
+                load_conv_tt_lstm_cell(weights | {name: other})
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({1: torch.ones(2)}, "entries that are not tensors: 1"),
+        (
+            {"state_dict": {"net_param": {"conv_last.weight": torch.ones(2, dtype=torch.int64)}}},
+            "of torch.int64",
+        ),
+        (edited(**{"conv_last.weight": torch.ones(48, 8, 1, 1).double()}), "of torch.float32, torch.float64"),
+    ],
+)
+def test_what_holds_no_weights_is_told(weights, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(weights)
 
 
 @needs_checkout

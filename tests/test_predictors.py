@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from motionrnn_ext.layers.cells import (
     MIMMemory,
     MIMState,
     PeepholeLSTM,
+    cell_options,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -275,6 +277,44 @@ def test_a_predictor_of_ones_own(conv_gru: str, variant: str) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_options_of_base_classes_count_and_a_class_may_be_defined_again(conv_gru: str) -> None:
+    again = type("ConvGRUCell", (ConvGRUCell,), {"__module__": __name__, "__qualname__": "ConvGRUCell"})
+    register_predictor(conv_gru)(again)
+    assert cell_options(conv_gru) == ["gain"] and CELLS[conv_gru] is again
+    model = MotionRNN(conv_gru, 1, (8, 8), 2, cell_options={"gain": 2.0})
+    assert type(model.cells[1]) is again and model.cells[1].gain == 2.0
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+@pytest.mark.parametrize("compat", [None, "openstl"])
+def test_memories_stay_float32_under_autocast_and_an_empty_batch_is_empty(predictor, compat) -> None:
+    model = MotionRNN(predictor, 1, (8, 8, 8), 2, filter_size=3, image_size=(8, 12), compat=compat)
+    state = None
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(3):
+            prediction, state = model.step(torch.rand(2, 1, 8, 12), state)
+    assert prediction.dtype == torch.bfloat16
+    memories = [layer.cell for layer in state.layers]
+    memories += [getattr(state.memory, "memory", state.memory)] if model.cells[0].has_memory else []
+    memories += [m for layer in state.layers if isinstance(layer, MIMState) for m in layer[2::2]]
+    assert {memory.dtype for memory in memories} == {torch.float32}
+    model.reset()
+    assert model(torch.rand(0, 4, 1, 8, 12), 2).shape == (0, 3, 1, 8, 12)
+
+
+def test_what_mim_keeps_with_compat_is_only_numbers() -> None:
+    """No graph, whatever came before: a copy, another dtype and a training step after inference all work."""
+    model = MotionRNN("mim", 1, (4, 4), 2, filter_size=3, image_size=(8, 12), compat="openstl")
+    frames = torch.rand(2, 4, 1, 8, 12)
+    model(frames, 2)
+    copied = copy.deepcopy(model)
+    with torch.inference_mode():
+        expected = copied(frames, 2)
+    copied(frames, 2).sum().backward()
+    assert torch.equal(model(frames, 2), expected)
+    assert model.double()(frames.double(), 2).dtype == torch.float64
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -305,12 +345,13 @@ def test_a_predictor_of_ones_own(conv_gru: str, variant: str) -> None:
         ),
         (lambda: MIMCell(8, 8), ValueError, r"map_size is None; for MIMCell it should be \(h, w\)"),
         (lambda: MIMCell(3, 8, map_size=(4, 4)), ValueError, "in_channels is 3; it should be hidden_channels, 8"),
-        (lambda: E3DLSTMCell(3, 8, map_size=(4, 4), window=1), ValueError, "window is 1; it should be at least 2"),
+        (lambda: E3DLSTMCell(3, 8, map_size=(4, 4), window=1), ValueError, "window is 1; it should be a whole number"),
         (
             lambda: ConvTTLSTMCell(3, 8, order=3, steps=2),
             ValueError,
-            "order is 3, steps 2, rank 8; they should be 1 <= order <= steps",
+            "order is 3, steps 2, rank 8; they should be whole, 1 <= order <= steps and 1 <= rank",
         ),
+        (lambda: ConvTTLSTMCell(3, 8, rank="x"), ValueError, "rank 'x'; they should be whole"),
         (
             lambda: ConvTTLSTMCell(3, 8, layer_norm=True, map_size=(4, 4)),
             ValueError,

@@ -30,7 +30,14 @@ class _Radar(Dataset[Tensor]):
     """What both layouts do with the frames of a clip."""
 
     def __init__(
-        self, split: str, n_frames: int, image_size: Sequence[int], stride: int, pixel_max: float
+        self,
+        split: str,
+        root: PathLike,
+        *,
+        n_frames: int = 15,
+        image_size: Sequence[int] = (64, 64),
+        stride: int = 1,
+        pixel_max: float = 255,
     ) -> None:
         self.image_size = check_clips(split, n_frames, image_size)
         if stride < 1:
@@ -39,6 +46,11 @@ class _Radar(Dataset[Tensor]):
             raise ValueError(f"pixel_max must be above 0, at most 255; got {pixel_max}")
         self.n_frames, self.stride, self.pixel_max = n_frames, stride, pixel_max
         self.span = (n_frames - 1) * stride + 1  # stored frames from a clip's first to its last
+        self._open(split, root)
+
+    def _open(self, split: str, root: PathLike) -> None:
+        """Find the split's sequences."""
+        raise NotImplementedError
 
     def _clip(self, frames: Tensor) -> Tensor:
         """uint8 (T, h, w) -> float32 (T, 1, H, W)."""
@@ -69,17 +81,7 @@ class RadarH5(_Radar):
         ModuleNotFoundError: without h5py.
     """
 
-    def __init__(
-        self,
-        split: str,
-        root: PathLike,
-        *,
-        n_frames: int = 15,
-        image_size: Sequence[int] = (64, 64),
-        stride: int = 1,
-        pixel_max: float = 255,
-    ) -> None:
-        super().__init__(split, n_frames, image_size, stride, pixel_max)
+    def _open(self, split: str, root: PathLike) -> None:
         self.path = file_at(root, "shanghai.h5")
         self.group = "train" if split == "train" else "test"
         with _open_h5(self.path) as file:
@@ -149,17 +151,7 @@ class RadarImages(_Radar):
     Args and Raises: as `RadarH5`; a folder without frames or with too few is a ValueError at once.
     """
 
-    def __init__(
-        self,
-        split: str,
-        root: PathLike,
-        *,
-        n_frames: int = 15,
-        image_size: Sequence[int] = (64, 64),
-        stride: int = 1,
-        pixel_max: float = 255,
-    ) -> None:
-        super().__init__(split, n_frames, image_size, stride, pixel_max)
+    def _open(self, split: str, root: PathLike) -> None:
         self.clips: list[list[Path]] = []
         for folder in _sequences(Path(root), split):
             frames = image_files(folder)
@@ -169,7 +161,7 @@ class RadarImages(_Radar):
                     f"{self._needed()}"
                 )
             starts = range(0, len(frames) - self.span + 1, self.span)
-            self.clips += [frames[start : start + self.span : stride] for start in starts]
+            self.clips += [frames[start : start + self.span : self.stride] for start in starts]
 
     def __len__(self) -> int:
         return len(self.clips)

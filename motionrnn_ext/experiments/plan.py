@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from ..config import Config
+from ..config import SMALL, Config
 from ..layers.cells import CELLS, cell_options
 
 
@@ -163,38 +163,17 @@ def _bare_name(config: Config) -> str:
 
 
 # Small enough for a table in minutes on two cores: a look at the machinery, and too short to rank anything.
-_QUICK = Config(
+_QUICK = replace(
+    SMALL,
     hidden=(16, 16),
-    patch_size=4,
-    filter_size=3,
     image_size=(32, 32),
     digit_size=16,
     n_input=4,
     n_output=4,
-    train_clips=100_000,
     val_clips=8,
-    batch_size=4,
     steps=400,
-    lr=4e-3,
-    lr_schedule="one-cycle",
-    clip_norm=1.0,
-    loss="l1+l2",
-    l1_weight=0.15,
-    sampling_until=0.5,
-    accelerator="cpu",
     val_every=200,
 )
 # The size of `motionrnn demo`, with more than three times its steps.
-_FULL = replace(
-    _QUICK,
-    hidden=(48, 48),
-    image_size=(64, 64),
-    digit_size=28,
-    n_input=5,
-    n_output=5,
-    val_clips=32,
-    steps=10_000,
-    accelerator="auto",
-    val_every=1000,
-)
+_FULL = replace(SMALL, steps=10_000, accelerator="auto", val_every=1000)
 PRESETS = {"quick": Preset(_QUICK, (0, 1), 128), "full": Preset(_FULL, (0, 1, 2), 512)}

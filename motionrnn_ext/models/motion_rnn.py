@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.cells import RecurrentCell, cell_class
-from ..layers.cells import cell_options as known_cell_options
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
+from .arguments import check_widths, checked_cell_options, per_position_size
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
 
@@ -78,19 +78,20 @@ class MotionRNN(nn.Module):
     ) -> None:
         super().__init__()
         cell_type, hidden = cell_class(predictor), tuple(hidden_channels)
-        _check_widths(hidden, predictor, cell_type.has_memory, highway)
-        own_options = _checked_cell_options(predictor, cell_options or {})
+        check_widths(hidden, predictor, cell_type.has_memory, highway)
+        own_options = checked_cell_options(predictor, cell_options or {})
         self.options = options = variant_options(variant, filter_size, **overrides)
         self.predictor, self.in_channels, self.hidden_channels = predictor, in_channels, hidden
         self.patch_size, self.highway, self.trend = patch_size, highway, trend
-        per_position = "layer_norm" if layer_norm else repr(predictor) if cell_type.needs_map_size else None
-        self.image_size = _per_position_size(image_size, patch_size, per_position) if per_position else None
+        classes = [cell_type.of_layer(level) for level in range(len(hidden))]
+        needs_map_size = any(cls.needs_map_size for cls in classes)
+        per_position = "layer_norm" if layer_norm else repr(predictor) if needs_map_size else None
+        self.image_size = per_position_size(image_size, patch_size, per_position) if per_position else None
         map_size = self.image_size and (self.image_size[0] // patch_size, self.image_size[1] // patch_size)
 
         folded = in_channels * patch_size**2
         self.cells = nn.ModuleList(
-            cell_type.for_level(
-                level,
+            cls(
                 below,
                 width,
                 filter_size,
@@ -99,7 +100,7 @@ class MotionRNN(nn.Module):
                 compat=compat,
                 **own_options,
             )
-            for level, (below, width) in enumerate(zip((folded, *hidden), hidden))
+            for cls, below, width in zip(classes, (folded, *hidden), hidden)
         )
         self.interfaces = nn.ModuleList(
             MotionGRU(
@@ -213,8 +214,8 @@ class MotionRNN(nn.Module):
     ) -> MotionRNNState:
         """The state before the first of `batch_size` sequences of height x width images.
 
-        By `options.init_state` zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)), drawn in the official
-        program's order with the draws it never uses, so that one seed gives its numbers. H and C of a layer
+        By `options.init_state` zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)) of (B, C, h, w), drawn in the
+        official program's order with the draws it never uses, so that one seed gives its numbers. H and C of a layer
         are one tensor, F and D of an interface another (with trend=False D is 0).
         """
         weight = self.conv_last.weight
@@ -298,7 +299,8 @@ class MotionRNN(nn.Module):
         batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
-        found = len(state.layers), len(state.motion), tuple(state.layers[0].hidden.shape)
+        hidden_shape = tuple(state.layers[0].hidden.shape) if state.layers else ()
+        found = len(state.layers), len(state.motion), hidden_shape
         map_size = height // self.patch_size, width // self.patch_size
         map_shape = self._cells()[0].hidden_shape(batch_size, *map_size)
         wanted = len(self.cells), len(self.interfaces), map_shape
@@ -324,35 +326,9 @@ class MotionRNN(nn.Module):
             raise ValueError(f"frames are {height}x{width}; both should be divisible by {divisor} ({rule})")
 
 
-def _check_widths(hidden: tuple[int, ...], predictor: str, has_memory: bool, highway: bool) -> None:
-    if not hidden or min(hidden) < 1:
-        raise ValueError(f"hidden_channels is {hidden}; it should name at least one layer, each of 1 or more")
-    if len(set(hidden)) > 1 and (highway or has_memory):
-        why = "a highway" if highway else f"the memory of {predictor!r}"
-        raise ValueError(f"hidden_channels is {hidden}; with {why} all layers should be equal")
-
-
 def _each_slice(layer: nn.Module, x: Tensor) -> Tensor:
     """A 2-D layer on (B, C, h, w), or on every slice of (B, C, W, h, w)."""
     if x.dim() == 4:
         return cast("Tensor", layer(x))
     out = layer(x.transpose(1, 2).flatten(0, 1))
     return cast("Tensor", out.unflatten(0, (len(x), x.shape[2])).transpose(1, 2))
-
-
-def _checked_cell_options(predictor: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    known = known_cell_options(predictor)
-    for name in options:
-        if name not in known:
-            has = f"; known: {', '.join(known)}" if known else ", which has none of its own"
-            raise TypeError(f"unknown option {name!r} of predictor {predictor!r}{has}")
-    return options
-
-
-def _per_position_size(image_size: tuple[int, int] | None, patch_size: int, who: str) -> tuple[int, int]:
-    if image_size is None:
-        raise ValueError(f"image_size is None; {who} needs (H, W), as its parameters are per position")
-    height, width = image_size
-    if height % patch_size or width % patch_size:
-        raise ValueError(f"image_size is {height}x{width}; it should be divisible by patch_size {patch_size}")
-    return height, width

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,10 +38,8 @@ def load_checkpoint(
     """A MotionRNN, or bare predictor, with the weights of a public checkpoint.
 
     Args:
-        source: a file written by torch.save (read with weights_only=True) or a dict: the state dict itself,
-        or
-            one that holds it as "net_param" or "state_dict". A common prefix "module." or "model." is
-            dropped.
+        source: a file written by torch.save (read with weights_only=True) or a dict: the state dict itself, or
+            one that holds it as "net_param" or "state_dict". Common prefixes "module." and "model." are dropped.
         in_channels, patch_size: of the frames. A checkpoint holds P*P*C alone; give one of them unless frames
             are grey (C = 1) or RGB (C = 3).
         map_location: where a file's tensors go.
@@ -66,7 +65,7 @@ def load_checkpoint(
     state = to_ours(live, predictor)
     with torch.device("meta"):
         model = MotionRNN(**{**_architecture(state, predictor, in_channels, patch_size), **overrides})
-    _check(model, state)
+    _check(model, state, partial(official_name, predictor=predictor))
     model.load_state_dict(state, assign=True)
     return model
 
@@ -84,25 +83,39 @@ def load_conv_tt_lstm_cell(
         ValueError: unreadable or truncated file; a missing, unexpected or misshapen tensor, by name.
     """
     tensors = _read(source, map_location)
-    order = sum(re.fullmatch(r"layers\.\d+\.weight", name) is not None for name in tensors)
-    wanted = [f"{part}.{i}.{kind}" for part in ("layers", "layers_") for i in range(max(order, 1))
-              for kind in ("weight", "bias")]  # fmt: skip
+    order = sum(re.fullmatch(r"layers_\.\d+\.weight", name) is not None for name in tensors)
+    names = [f"{part}.{level}" for part in ("layers_", "layers") for level in range(max(order, 1))]
+    wanted = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in wanted]
     if problems:
         raise ValueError(f"no cell of Conv-TT-LSTM: {_some(problems)}")
-    state = conv_tt_lstm_to_ours(tensors)
-    hidden, (rank, lagged, kernel, _) = state["conv_v.weight"].shape[0] // 4, state["factors.0.weight"].shape
-    with torch.device("meta"):
-        cell = ConvTTLSTMCell(
-            state["conv_x.weight"].shape[1],
-            hidden,
-            kernel,
-            order=order,
-            steps=order - 1 + max(lagged // hidden, 1),
-            rank=rank,
+    factor, gates = tensors["layers_.0.weight"], tensors[f"layers.{order - 1}.weight"]
+    hidden = gates.shape[0] // 4 if gates.dim() == 4 else 0
+    lags = (
+        factor.shape[4]
+        if factor.dim() == 5
+        else factor.shape[1] // max(hidden, 1)
+        if factor.dim() == 4
+        else 0
+    )
+    if hidden < 1 or lags < 1 or gates.shape[1] <= factor.shape[0]:
+        shapes = f"layers_.0.weight has shape {tuple(factor.shape)}, {names[-1]}.weight {tuple(gates.shape)}"
+        raise ValueError(
+            f"{shapes}; they should be (R, C, k, k, lags) or (R, lags*C, k, k), and (4C, C_in + R, k, k)"
         )
-    _check(cell, state)
+    rank, kernel = factor.shape[0], gates.shape[2]
+    with torch.device("meta"):
+        options = {"order": order, "steps": order - 1 + lags, "rank": rank}
+        cell = ConvTTLSTMCell(gates.shape[1] - rank, hidden, kernel, **options)
+    state = conv_tt_lstm_to_ours(tensors)
+
+    def official(name: str) -> str:
+        part, *rest = name.split(".")
+        here = {"factors": "layers_", "cores": "layers"}.get(part)
+        return f"layers.{order - 1}.{rest[0]}" if here is None else ".".join([here, *rest])
+
+    _check(cell, state, official)
     cell.load_state_dict(state, assign=True)
     return cell
 
@@ -121,17 +134,24 @@ def _read(
         except Exception as error:  # a damaged pickle can raise anything, struct.error included
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{where} is truncated or no file of weights: {reason}") from None
-    for wrapper in ("net_param", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    while isinstance(content, Mapping):
+        wrapped = [w for w in ("net_param", "state_dict") if isinstance(content.get(w), Mapping)]
+        if not wrapped:
+            break
+        content = content[wrapped[0]]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{where} holds no state dict but a {type(content).__name__}")
-    for prefix in ("module.", "model."):
-        if all(name.startswith(prefix) for name in content):
-            content = {name[len(prefix) :]: tensor for name, tensor in content.items()}
-    other = [name for name, tensor in content.items() if not isinstance(tensor, Tensor)]
+    other = [
+        str(n) for n, tensor in content.items() if not (isinstance(n, str) and isinstance(tensor, Tensor))
+    ]
     if other:
         raise ValueError(f"{where} has entries that are not tensors: {_some(other)}")
+    while prefix := next((p for p in ("module.", "model.") if all(n.startswith(p) for n in content)), None):
+        content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    dtypes = {tensor.dtype for tensor in content.values()}
+    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"{where} has tensors of {found}; they should be of one floating-point dtype")
     # Copies, because the model is going to own and train them.
     return {name: tensor.detach().clone() for name, tensor in content.items()}
 
@@ -141,18 +161,21 @@ def _architecture(
 ) -> dict[str, Any]:
     """The arguments of MotionRNN that names and shapes tell."""
     levels = [int(match[1]) for match in (re.match(r"cells\.(\d+)\.", name) for name in state) if match]
-    gates = [f"cells.{level}.conv_{c}.0.weight" for level in range(max(levels, default=0) + 1) for c in "xh"]
-    absent = [official_name(name, predictor) for name in (*gates, "conv_last.weight") if name not in state]
-    if absent:
-        raise ValueError(f"no checkpoint of MotionRNN or of a predictor it knows: missing {_some(absent)}")
+    n_layers = max(levels, default=0) + 1
+    gates = [f"cells.{level}.conv_{c}.0.weight" for level in range(n_layers) for c in "xh"]
+    layer_norm = any(re.fullmatch(r"cells\.\d+\.conv_\w+\.1\.weight", name) for name in state)
+    per_position = "cells.0.conv_x.1.weight" if layer_norm else None  # (..., h, w)
+    if predictor == "e3d_lstm" or (predictor == "mim" and n_layers > 1):
+        per_position = "cells.0.norm.weight" if predictor == "e3d_lstm" else "cells.1.stationary.peephole"
+    _check_readable(state, predictor, [*gates, "conv_last.weight"], per_position)
     in_channels, patch_size = _frame_layout(state["conv_last.weight"].shape[0], in_channels, patch_size)
-    layer_norm = "cells.0.conv_x.1.weight" in state
-    per_position = {"mim": "cells.1.stationary.peephole", "e3d_lstm": "cells.0.norm.weight"}.get(predictor)
-    per_position = "cells.0.conv_x.1.weight" if layer_norm else per_position  # (..., h, w)
     image_size = None
-    if per_position in state:
+    if per_position is not None:
         image_size = tuple(size * patch_size for size in state[per_position].shape[-2:])
     motion = any(name.startswith(("interfaces.", "conv_first.")) for name in state)
+    own: dict[str, Any] = {}
+    if predictor == "e3d_lstm":
+        own = {"compat": "openstl", "cell_options": {"window": state[gates[0]].shape[2]}}
     sizes = {
         "filter_size": gates[0],
         "encoder_kernel_size": "interfaces.0.encoder.weight",
@@ -171,9 +194,28 @@ def _architecture(
         "image_size": image_size,
         "motion_gru": motion,
         "highway": motion,
-        "compat": "openstl" if predictor == "e3d_lstm" else None,
+        **own,
         **{option: state[name].shape[-1] for option, name in sizes.items() if name in state},
     }
+
+
+def _check_readable(
+    state: dict[str, Tensor], predictor: str, convolutions: list[str], per_position: str | None
+) -> None:
+    """Whether the tensors that tell the architecture are there, and have the axes that tell it."""
+    wanted = [*convolutions, *([] if per_position is None else [per_position])]
+    absent = [official_name(name, predictor) for name in wanted if name not in state]
+    if absent:
+        raise ValueError(f"no checkpoint of MotionRNN or of a predictor it knows: missing {_some(absent)}")
+    for name in wanted:
+        axes = (
+            3 if name == per_position else 5 if predictor == "e3d_lstm" and name in convolutions[:-1] else 4
+        )
+        if state[name].dim() < axes or 0 in state[name].shape:
+            shape = tuple(state[name].shape)
+            raise ValueError(
+                f"{official_name(name, predictor)} has shape {shape}; it should have {axes} axes"
+            )
 
 
 def _frame_layout(folded: int, in_channels: int | None, patch_size: int | None) -> tuple[int, int]:
@@ -192,22 +234,17 @@ def _frame_layout(folded: int, in_channels: int | None, patch_size: int | None) 
     )
 
 
-def _check(model: nn.Module, state: dict[str, Tensor]) -> None:
+def _check(model: nn.Module, state: dict[str, Tensor], official: Callable[[str], str]) -> None:
     expected = model.state_dict()
-    predictor = getattr(model, "predictor", "")
-
-    def named(name: str) -> str:
-        return official_name(name, predictor) if predictor else name
-
     problems = []
     for kind, names in (
         ("missing", expected.keys() - state.keys()),
         ("unexpected", state.keys() - expected.keys()),
     ):
         if names:
-            problems.append(f"{kind} {_some(sorted((named(name) for name in names), key=_natural))}")
+            problems.append(f"{kind} {_some(sorted(map(official, names), key=_natural))}")
     problems += [
-        f"{named(name)} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        f"{official(name)} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]

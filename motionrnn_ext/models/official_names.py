@@ -21,13 +21,14 @@ class _Part(NamedTuple):
     gates: tuple[str, str] | None = None  # their order along the first axis there, and here
 
 
+_OUTPUT = _Part("conv_last.", "conv_last.")
 _MOTION_RNN = (
     _Part("enc_list.#.", "interfaces.#.encoder."),
     _Part("motion_list.#.", "interfaces.#.cell."),
     _Part("dec_list.#.", "interfaces.#.decoder."),
     _Part("gate_list.#.", "interfaces.#.gate."),
     _Part("conv_first_v.", "conv_first."),
-    _Part("conv_last.", "conv_last."),
+    _OUTPUT,
 )
 _LSTM = (_Part("cell_list.#.", "cells.#."), *_MOTION_RNN)
 
@@ -52,7 +53,7 @@ _PARTS = {
         _Part("stlstm_layer.#.conv_last.", "cells.#.conv_last."),
         *_peephole_lstm("stlstm_layer.#.", "cells.#.stationary."),
         *_peephole_lstm("stlstm_layer_diff.@.", "cells.#.nonstationary."),
-        *_MOTION_RNN,
+        _OUTPUT,
     ),
     "e3d_lstm": (
         _Part("cell_list.#.conv_x.0.conv3d.", "cells.#.conv_x.0.", ("igroIGF", "IFGirgo")),
@@ -67,7 +68,7 @@ _PARTS = {
         _Part("cell_list.#.conv_new_gm.", "cells.#.conv_o_memory."),
         _Part("cell_list.#.conv_last.conv3d.", "cells.#.conv_last."),
         _Part("cell_list.#._norm_c_t.", "cells.#.norm."),
-        *_MOTION_RNN,
+        _OUTPUT,
     ),
 }
 # Registered there, never read by a prediction.
@@ -95,7 +96,11 @@ def without_dead(tensors: Mapping[str, Tensor], predictor: str) -> tuple[dict[st
 
 
 def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
-    """The state dict of a `MotionRNN` from a public program's; differentiable. Unknown names stay as they are."""
+    """The state dict of a `MotionRNN` from a public program's; differentiable. Unknown names stay as they are.
+
+    Raises:
+        ValueError: a tensor whose first axis does not hold its gates.
+    """
     found = {}
     for name, tensor in tensors.items():
         new, gates = name, None
@@ -104,6 +109,10 @@ def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
                 new, gates = _with_index(part.ours, match[0]) + match[1], part.gates
                 break
         if gates is not None:
+            if tensor.dim() == 0 or tensor.shape[0] % len(gates[0]):
+                raise ValueError(
+                    f"{name} has shape {tuple(tensor.shape)}; its first axis should hold {len(gates[0])} gates"
+                )
             parts = dict(zip(gates[0], tensor.chunk(len(gates[0]))))
             tensor = torch.cat([parts[gate] for gate in gates[1]])
         if new == "conv_last.weight" and tensor.dim() == 5:  # E3D-LSTM folds the depth into the channels
@@ -129,10 +138,10 @@ def conv_tt_lstm_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif int(index) < order - 1:
             found[f"cores.{index}.{kind}"] = tensor
         else:
-            i, f, o, g = tensor.chunk(4)
+            i, f, o, g = tensor.reshape(-1, *tensor.shape[1:]).tensor_split(4)
             tensor = torch.cat([i, f, g, o])
             if kind == "weight":
-                rank = len(tensors["layers_.0.bias"])
+                rank = len(tensors["layers_.0.weight"])
                 tensor, found["conv_v.weight"] = tensor[:, :-rank], tensor[:, -rank:]
             found[f"conv_x.{kind}"] = tensor
     return found

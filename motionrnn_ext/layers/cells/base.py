@@ -27,7 +27,7 @@ class RecurrentCell(nn.Module):
     OpenSTL's does where that deviates from its paper.
 
     A predictor of your own overrides `__init__` and `forward`, `initial_state` if its state is no `LSTMState`,
-    and is made known by `register_predictor`.
+    and is made known by `register_predictor`. Its `__init__` hands the options on that every cell takes.
     """
 
     has_memory = False
@@ -56,9 +56,9 @@ class RecurrentCell(nn.Module):
         self.layer_norm, self.map_size, self.compat = layer_norm, map_size, compat
 
     @classmethod
-    def for_level(cls, level: int, *sizes: int, **options: Any) -> RecurrentCell:
-        """The cell of layer `level`, from 0; sizes and options are the constructor's."""
-        return cls(*sizes, **options)
+    def of_layer(cls, level: int) -> type[RecurrentCell]:
+        """The class of layer `level`, from 0."""
+        return cls
 
     def hidden_shape(self, batch_size: int, height: int, width: int) -> tuple[int, ...]:
         """The shape of H for maps of height x width."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ... import ops
@@ -15,24 +17,8 @@ class ConvLSTMCell(RecurrentCell):
     the common reference, declares one and never adds it. Errors: see `RecurrentCell`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        filter_size: int = 5,
-        *,
-        layer_norm: bool = False,
-        map_size: tuple[int, int] | None = None,
-        compat: str | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            filter_size,
-            layer_norm=layer_norm,
-            map_size=map_size,
-            compat=compat,
-        )
+    def __init__(self, in_channels: int, hidden_channels: int, filter_size: int = 5, **options: Any) -> None:
+        super().__init__(in_channels, hidden_channels, filter_size, **options)
         self.conv_x = self.convolution(in_channels, 4 * hidden_channels)
         self.conv_h = self.convolution(hidden_channels, 4 * hidden_channels)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,20 +42,18 @@ class ConvTTLSTMCell(RecurrentCell):
         hidden_channels: int,
         filter_size: int = 5,
         *,
-        layer_norm: bool = False,
-        map_size: tuple[int, int] | None = None,
-        compat: str | None = None,
         order: int = 3,
         steps: int = 3,
         rank: int = 8,
+        **options: Any,
     ) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, map_size=map_size, compat=compat)
-        if layer_norm:
+        super().__init__(in_channels, hidden_channels, filter_size, **options)
+        if self.layer_norm:
             raise ValueError("layer_norm is True; it should be False, Conv-TT-LSTM has none")
-        if not 1 <= order <= steps or rank < 1:
-            raise ValueError(
-                f"order is {order}, steps {steps}, rank {rank}; they should be 1 <= order <= steps, 1 <= rank"
-            )
+        whole = all(isinstance(number, int) for number in (order, steps, rank))
+        if not (whole and 1 <= order <= steps and rank >= 1):
+            given = f"order is {order!r}, steps {steps!r}, rank {rank!r}"
+            raise ValueError(f"{given}; they should be whole, 1 <= order <= steps and 1 <= rank")
         self.order, self.steps, self.lags = order, steps, steps - order + 1
 
         def conv(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:

@@ -5,7 +5,8 @@ W is the window, the number of last frames in depth; maps are (B, C, W, h, w).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class E3DLSTMState(NamedTuple):
 
 
 class DepthConv(nn.Module):
-    """A convolution of W x k x k without bias on (B, C, W, h, w), "same", zeros behind the last slice.
+    """A convolution of W x k x k without bias on (B, C, W, h, w) to the same size, with zeros behind the last slice.
 
     The slices of the output are 2-D convolutions over as much depth as there is: for W = 2 three quarters of
     the multiply-adds of a padded 3-D convolution, 141 ms instead of 199 forward and backward (CPU, 4x64x2x16x16
@@ -40,6 +41,10 @@ class DepthConv(nn.Module):
         kernel = (depth, filter_size, filter_size)
         self.weight = nn.Conv3d(in_channels, out_channels, kernel, bias=False).weight
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
+
+    def extra_repr(self) -> str:
+        outputs, inputs, *kernel = self.weight.shape
+        return f"{inputs}, {outputs}, kernel_size={tuple(kernel)}, repeat={self.repeat}"
 
     def forward(self, x: Tensor) -> Tensor:
         slices = [
@@ -62,9 +67,9 @@ class E3DLSTMCell(RecurrentCell):
         H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y,   o = tanh(o_x + o_h + W_c * C' + W_m * M')
 
     Keys and values of the attention are the same W h w positions of every earlier C, queries those of R; C
-    is the width of its head, and nothing is scaled. `conv_x` gives 7C channels (i', f', g', i, r, g, o), `conv_h`
-    4C (i, r, g, o), `conv_m` 4C (i, f, g, m). The first layer reads the last W frames. LN has an affine
-    per position whether or not the convolutions have theirs, so `map_size` is needed.
+    is the width of its head, and nothing is scaled. A step costs more the longer the sequence. `conv_x` gives 7C
+    channels (i', f', g', i, r, g, o), `conv_h` 4C (i, r, g, o), `conv_m` 4C (i, f, g, m). The first layer reads the
+    last W frames. LN has an affine per position whether or not the convolutions have theirs, so `map_size` is needed.
 
     compat="openstl": M is returned as it came (its convolution never learns), depth is not padded but the
     first slice repeated, and the attention's rows are C numbers in memory order (channels and positions mixed).
@@ -85,21 +90,12 @@ class E3DLSTMCell(RecurrentCell):
         hidden_channels: int,
         filter_size: int = 5,
         *,
-        layer_norm: bool = False,
-        map_size: tuple[int, int] | None = None,
-        compat: str | None = None,
         window: int = 2,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            filter_size,
-            layer_norm=layer_norm,
-            map_size=map_size,
-            compat=compat,
-        )
-        if window < 2:
-            raise ValueError(f"window is {window}; it should be at least 2")
+        super().__init__(in_channels, hidden_channels, filter_size, **options)
+        if not isinstance(window, int) or window < 2:
+            raise ValueError(f"window is {window!r}; it should be a whole number of at least 2")
         c, self.depth = hidden_channels, window
         self.conv_x = self._depth_convolution(in_channels, 7 * c)
         self.conv_h = self._depth_convolution(c, 4 * c)
@@ -135,17 +131,21 @@ class E3DLSTMCell(RecurrentCell):
         recalled = self._recall(torch.sigmoid(recall), state.history)
         cell = torch.addcmul(self.norm(state.cell + recalled), torch.sigmoid(input_), torch.tanh(candidate))
         memory_m, content_m = self.conv_m(memory).split((3 * c, c), dim=1)
-        after = ops.memory_update(memory_x, memory_m, torch.tanh(content_m))
+        content = torch.tanh(content_m.to(memory.dtype))  # float32 under autocast, as the other memories
+        after = ops.memory_update(memory_x, memory_m, content)
         logits = torch.tanh(output_x + output_h + self.conv_o_cell(cell) + self.conv_o_memory(after))
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
         carried = memory if self.compat else after
         return hidden, E3DLSTMState(hidden, cell, (*state.history, cell), x[:, :, 1:]), carried
 
     def _recall(self, query: Tensor, history: tuple[Tensor, ...]) -> Tensor:
-        keys = torch.cat([self._rows(cell) for cell in history], dim=1)  # (B, n W h w, C)
-        rows = F.scaled_dot_product_attention(self._rows(query), keys, keys, scale=1.0)  # (B, W h w, C)
+        # One head, contiguous: else torch takes no fused kernel, is three times slower and keeps all weights (CPU).
+        queries = self._rows(query)[:, None].contiguous()  # (B, 1, W h w, C)
+        keys = torch.cat([self._rows(cell) for cell in history], dim=1)[:, None]  # (B, 1, n W h w, C)
+        rows = F.scaled_dot_product_attention(queries, keys, keys, scale=1.0)[:, 0]
         return (rows if self.compat else rows.mT).reshape(query.shape)
 
     def _rows(self, maps: Tensor) -> Tensor:
         """(B, C, W, h, w) -> (B, W h w, C), a row per position; with compat C numbers in memory order."""
-        return maps.reshape(len(maps), -1, maps.shape[1]) if self.compat else maps.flatten(2).mT
+        rows = math.prod(maps.shape[2:]), maps.shape[1]
+        return maps.reshape(len(maps), *rows) if self.compat else maps.flatten(2).mT

@@ -28,7 +28,7 @@ class MIMState(NamedTuple):
 
 
 class MIMMemory(NamedTuple):
-    """What travels up the stack: M and on to the next step, D within a step alone."""
+    """What travels up the stack. M goes on to the next step, D does not."""
 
     memory: Tensor  # M (B, C, h, w)
     difference: Tensor | None  # D of the layer below; None from the first layer
@@ -64,7 +64,7 @@ class PeepholeLSTM(nn.Module):
 
 
 class _FirstCell(SpatioTemporalLSTMCell):
-    """The ST-LSTM of the first layer; a difference of its own inputs there is none."""
+    """The ST-LSTM of the first layer, which hands on M alone: layer 2 takes the difference of what it reads."""
 
     def initial_memory(self, memory: Tensor) -> MIMMemory:
         return MIMMemory(memory, None)
@@ -90,7 +90,7 @@ class MIMCell(RecurrentCell):
     and gradients flow through all of its steps.
 
     compat="openstl": S is kept by the module and cut from the graph at every step; it goes from one sequence
-    to the next until `reset()`, so that equal calls give unequal results.
+    to the next, whatever `state` says, until `reset()`, so that equal calls give unequal results.
 
     Source: Wang et al., 2019, in the form of the released programs (OpenSTL's MIMBlock).
     """
@@ -98,24 +98,8 @@ class MIMCell(RecurrentCell):
     has_memory = True
     needs_map_size = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        filter_size: int = 5,
-        *,
-        layer_norm: bool = False,
-        map_size: tuple[int, int] | None = None,
-        compat: str | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            filter_size,
-            layer_norm=layer_norm,
-            map_size=map_size,
-            compat=compat,
-        )
+    def __init__(self, in_channels: int, hidden_channels: int, filter_size: int = 5, **options: Any) -> None:
+        super().__init__(in_channels, hidden_channels, filter_size, **options)
         c = hidden_channels
         if in_channels != c:
             raise ValueError(f"in_channels is {in_channels}; it should be hidden_channels, {c}")
@@ -128,8 +112,8 @@ class MIMCell(RecurrentCell):
         self.carried: Tensor | None = None  # S between calls, with compat="openstl"
 
     @classmethod
-    def for_level(cls, level: int, *sizes: int, **options: Any) -> RecurrentCell:
-        return cls(*sizes, **options) if level else _FirstCell(*sizes, **options)
+    def of_layer(cls, level: int) -> type[RecurrentCell]:
+        return cls if level else _FirstCell
 
     def initial_state(self, hidden: Tensor) -> MIMState:
         zeros = torch.zeros_like(hidden)
@@ -148,13 +132,14 @@ class MIMCell(RecurrentCell):
             difference, nonstationary = self.nonstationary(change, difference, nonstationary)
         kept, stationary = self.stationary(difference, state.cell, self._stationary(state))
         if self.compat:
-            self.carried = stationary
+            self.carried = stationary.detach()
 
         gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
         input_h, candidate_h, output_h = self.conv_h(state.hidden).split(c, dim=1)
         gates_m, output_m = self.conv_m(memory.memory).split((3 * c, c), dim=1)
         input_x, _, candidate_x = gates_x.split(c, dim=1)
-        cell = torch.addcmul(kept, torch.sigmoid(input_x + input_h), torch.tanh(candidate_x + candidate_h))
+        written = torch.sigmoid(input_x + input_h) * torch.tanh(candidate_x + candidate_h)
+        cell = kept.to(state.cell.dtype) + written  # float32 under autocast, as the other memories
         travelling = ops.memory_update(gates_x, gates_m, memory.memory)
         content = self.conv_last(torch.cat([cell, travelling], dim=1))
         hidden = ops.highway_output(output_x + output_h + output_m, content, highway)
@@ -170,4 +155,4 @@ class MIMCell(RecurrentCell):
                 f"the state kept from the last sequence has shape {found}; it should be {wanted}: with "
                 "compat='openstl', call reset() before sequences of another size"
             )
-        return self.carried.detach()
+        return self.carried.detach().to(state.stationary, copy=True)  # a copy, as it may come from inference mode

@@ -20,6 +20,7 @@ CELLS: dict[str, type[RecurrentCell]] = {
     "e3d_lstm": E3DLSTMCell,
     "conv_tt_lstm": ConvTTLSTMCell,
 }
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 Cell = TypeVar("Cell", bound=type[RecurrentCell])
 
 
@@ -36,8 +37,11 @@ def register_predictor(name: str) -> Callable[[Cell], Cell]:
     def register(cell: Cell) -> Cell:
         if not (isinstance(cell, type) and issubclass(cell, RecurrentCell)):
             raise TypeError(f"predictor {name!r} is {cell!r}; it should be a subclass of RecurrentCell")
-        if CELLS.setdefault(name, cell) is not cell:
-            raise ValueError(f"the name {name!r} is taken by {CELLS[name].__name__}; it should be a new one")
+        taken = CELLS.get(name, cell)
+        # A class of the same place is the same predictor, defined again (a notebook's cell, a module reloaded).
+        if (taken.__module__, taken.__qualname__) != (cell.__module__, cell.__qualname__):
+            raise ValueError(f"the name {name!r} is taken by {taken.__name__}; it should be a new one")
+        CELLS[name] = cell
         return cell
 
     return register
@@ -51,7 +55,12 @@ def cell_class(predictor: str) -> type[RecurrentCell]:
 
 
 def cell_options(predictor: str) -> list[str]:
-    """Names of the keyword arguments that only this predictor's cell takes."""
+    """Names of the arguments that only this predictor's cell takes, its base classes' included."""
     shared = inspect.signature(RecurrentCell.__init__).parameters
-    own = inspect.signature(cell_class(predictor).__init__).parameters.values()
-    return [p.name for p in own if p.kind is p.KEYWORD_ONLY and p.name not in shared]
+    names: dict[str, None] = {}
+    for cls in cell_class(predictor).__mro__:
+        if cls is RecurrentCell:
+            break
+        own = inspect.signature(vars(cls)["__init__"]).parameters.values() if "__init__" in vars(cls) else ()
+        names |= dict.fromkeys(p.name for p in own if p.kind in _NAMED and p.name not in shared)
+    return list(names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,24 +22,8 @@ class SpatioTemporalLSTMCell(RecurrentCell):
 
     has_memory = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        filter_size: int = 5,
-        *,
-        layer_norm: bool = False,
-        map_size: tuple[int, int] | None = None,
-        compat: str | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            filter_size,
-            layer_norm=layer_norm,
-            map_size=map_size,
-            compat=compat,
-        )
+    def __init__(self, in_channels: int, hidden_channels: int, filter_size: int = 5, **options: Any) -> None:
+        super().__init__(in_channels, hidden_channels, filter_size, **options)
         self.conv_x = self.convolution(in_channels, 7 * hidden_channels)
         self.conv_h = self.convolution(hidden_channels, 4 * hidden_channels)
         self.conv_m = self.convolution(hidden_channels, 3 * hidden_channels)
