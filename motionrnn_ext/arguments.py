@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .config import Config
 
+DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max")  # of `clips.other_data`
 _GROUPS = {"predictor": "model", "dataset": "data", "batch_size": "training"}  # first field -> heading
 
 
@@ -125,6 +126,7 @@ def _add_evaluate(commands: Any) -> None:
         "motionrnn evaluate runs/mine",
         "motionrnn evaluate runs/base runs/mine --clips 1000 --out runs/compared",
         "motionrnn evaluate runs/radar --thresholds 20 30 40 --value-scale 70 --value-offset -10",
+        "motionrnn evaluate runs/radar --dataset shanghai_h5 --root path/to/shanghai.h5 --values shanghai",
     ]
     parser = _add(commands, "evaluate", help, examples)
     parser.add_argument(
@@ -202,7 +204,7 @@ def _add_visualize(commands: Any) -> None:
     _add_clip(parser, "frames that the model goes on by itself (default: as trained)")
     help = "the MotionGRU above this layer alone, from 1 on (default: all)"
     parser.add_argument("--interface", type=_count, metavar="L", help=help)
-    help = "frames to show in the PNGs, from 1 on (default: six, evenly spread)"
+    help = "frames to show in the PNGs, from 1 on (default: evenly spread, six of arrows and four of taps)"
     parser.add_argument("--times", type=_count, nargs="+", metavar="T", help=help)
     help = "places per frame to show the taps of, where most moves (default: 3)"
     parser.add_argument("--positions", type=_count, default=3, metavar="N", help=help)
@@ -248,7 +250,8 @@ def _add_compare(commands: Any) -> None:
 
 
 def _add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -> None:
-    help = "settings to start from: quick takes minutes, full hours (default: quick)"
+    help = "settings to start from: quick takes minutes, full hours (default: quick); another --dataset than theirs "
+    help += "brings its own image size, n_input and n_output, where these are not given"
     parser.add_argument("--preset", choices=("quick", "full"), default="quick", help=help)
     help = "start from the settings of this config.json instead"
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)
@@ -266,11 +269,16 @@ def _add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) 
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
+    """The `DATA_OPTIONS`."""
     parser.add_argument(
         "--dataset", metavar="NAME", help="another data set, with --root (default: as trained)"
     )
     help = "where the data set's files are now (default: as trained)"
     parser.add_argument("--root", metavar="PATH", help=help)
+    help = "shanghai_*: take every stride-th frame (default: as trained)"
+    parser.add_argument("--stride", type=_count, metavar="N", help=help)
+    help = "shanghai_*: the stored value that counts as 1 (default: as trained)"
+    parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
 
 
 def _count(text: str) -> int:

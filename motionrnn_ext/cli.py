@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .arguments import make_parser
+from .arguments import DATA_OPTIONS, make_parser
 from .config import Config
 
 
@@ -83,13 +83,15 @@ def _train(arguments: argparse.Namespace) -> None:
     config = _config(arguments)
     from .data import DATASETS
     from .evaluate import count_parameters, model_name
+    from .metrics import counted
     from .runs import load_run
     from .train import train
 
     size = f"{config.image_size[0]}x{config.image_size[1]}"
     title = DATASETS[config.dataset].title
     print(f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out")
-    print(f"{config.steps:,} steps of {config.batch_size} clips; everything goes to {arguments.out}")
+    steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
+    print(f"{steps} of {batch}; everything goes to {arguments.out}")
     try:
         best = train(config, arguments.out, resume=arguments.resume, progress=arguments.progress)
     except KeyboardInterrupt:
@@ -116,7 +118,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         return config
     if arguments.config is None:
         return Config(**given)
-    return Config(**{**Config.read(arguments.config).to_dict(), **given})
+    return Config.read(arguments.config).changed(given)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from .runs import checkpoint_home
 
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoints[0]) / "evaluation")
-    names = ("clips", "n_output", "dataset", "root", "digits", "split", "batch_size", "pictures", "device")
+    names = ("clips", "n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
     options = {name: getattr(arguments, name) for name in names}
     results, paths = evaluate(arguments.checkpoints, folder, protocol=_protocol(arguments), **options)
     print_results(results, per_lead=True)
@@ -178,41 +180,43 @@ def _protocol(arguments: argparse.Namespace) -> Any:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from .clips import held_out_clip, other_data, read_frames
-    from .data import DATASETS
     from .evaluate import predict_frames
     from .report import print_paths
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint)
-    n_input, n_output = arguments.n_input or run.config.n_input, arguments.n_output or run.config.n_output
-    if arguments.frames is None:
-        changes = other_data(arguments.dataset, arguments.root)
-        frames = held_out_clip(run.config, arguments.clip, n_input + n_output, **changes)
-    else:
-        frames = read_frames(arguments.frames, DATASETS[run.config.dataset].colours)
-        n_input = arguments.n_input or min(n_input, len(frames))
+    frames, n_input, n_output = _clip(arguments, run.config)
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction")
     print_paths(predict_frames(run, frames, n_input, n_output, folder, arguments.device))
 
 
-def _visualize(arguments: argparse.Namespace) -> None:
+def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
+    """The user's own frames or a test clip, (T, C, H, W), how many of it a model is given, and how many it predicts."""
     from .clips import held_out_clip, other_data, read_frames
     from .data import DATASETS
+
+    n_input, n_output = arguments.n_input or config.n_input, arguments.n_output or config.n_output
+    options = {name: getattr(arguments, name) for name in DATA_OPTIONS}
+    if arguments.frames is None:
+        changes = other_data(**options)
+        return held_out_clip(config, arguments.clip, n_input + n_output, **changes), n_input, n_output
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
+            )
+    frames = read_frames(arguments.frames, DATASETS[config.dataset].colours)
+    return frames, arguments.n_input or min(n_input, len(frames)), n_output
+
+
+def _visualize(arguments: argparse.Namespace) -> None:
     from .motion_pictures import draw_motion
     from .report import print_paths
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint)
-    n_input = arguments.n_input or run.config.n_input
-    if arguments.frames is None:
-        n_frames = n_input + (arguments.n_output or run.config.n_output)
-        changes = other_data(arguments.dataset, arguments.root)
-        frames = held_out_clip(run.config, arguments.clip, n_frames, **changes)
-    else:
-        frames = read_frames(arguments.frames, DATASETS[run.config.dataset].colours)
+    frames, n_input, n_output = _clip(arguments, run.config)
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
-    n_output = arguments.n_output or run.config.n_output
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "motion")
     print_paths(draw_motion(run, frames, n_input, n_output, folder, **options))
 
@@ -237,7 +241,7 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     start = preset.config
     if arguments.config is not None:
         start, name = Config.read(arguments.config), arguments.command
-    config = Config(**{**start.to_dict(), **_given(arguments)})
+    config = start.changed(_given(arguments))
     seeds, test_clips = arguments.seeds or preset.seeds, arguments.test_clips or preset.test_clips
     planned = plan(config, seeds, test_clips, protocol=_protocol(arguments))
     try:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .config import Config
-from .data.images import image_files, read_image
-from .data.registry import ClipDataset, find, open_clips
+from .data.files import because
+from .data.images import image_files, read_images
+from .data.registry import DATASETS, ClipDataset, find, open_clips
 from .runs import PathLike, RunError
 
 
@@ -26,12 +27,24 @@ def held_out(
 ) -> ClipDataset:
     """Test clips as a run's settings describe them, which no training has seen: see the data set for its splits.
 
+    Of another data set they are as the run's model knows them: RGB or BGR, whichever its own data set has.
+
     Args:
         clips: how many; None is all there are.
-        changes: settings to change, such as root.
+        changes: settings to change, such as root or dataset.
+
+    Raises:
+        RunError: a change to what the data set does not take.
     """
-    settings = replace(config, **changes).data()
-    return open_clips(split=split, length=clips, **{**settings, "n_frames": n_frames or config.n_frames})
+    changed = replace(config, **changes)
+    for name in changes:
+        takers = [other for other, entry in DATASETS.items() if name in entry.settings]
+        if takers and changed.dataset not in takers:
+            raise RunError(
+                f"{name} (--{name.replace('_', '-')}) is for {', '.join(takers)}; {changed.dataset} has none"
+            )
+    settings = {**changed.data(), "n_frames": n_frames or config.n_frames}
+    return open_clips(split=split, length=clips, colours=DATASETS[config.dataset].colours, **settings)
 
 
 def held_out_clip(config: Config, index: int, n_frames: int, **changes: Any) -> Tensor:
@@ -45,12 +58,13 @@ def held_out_clip(config: Config, index: int, n_frames: int, **changes: Any) -> 
     return clips[index]
 
 
-def other_data(dataset: str | None, root: PathLike | None) -> dict[str, Any]:
-    """The settings that a user's choice of other data changes."""
+def other_data(dataset: str | None = None, root: PathLike | None = None, **settings: Any) -> dict[str, Any]:
+    """The settings that a user's choice of other data changes; None in `settings` changes nothing."""
+    changes = {name: value for name, value in settings.items() if value is not None}
     root = None if root is None else os.fspath(root)
     if dataset is not None:
-        return {"dataset": dataset, "root": root}
-    return {} if root is None else {"root": root}
+        return {"dataset": dataset, "root": root, **changes}
+    return changes if root is None else {"root": root, **changes}
 
 
 def in_rgb(frames: Tensor, colours: str) -> Tensor:
@@ -67,7 +81,8 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
         colours: of the model's frames, as in `DataSet`; images are converted, the channels of a .npy file are not.
 
     Raises:
-        RunError: no such file, no plain array of numbers, or another shape or range; images of several sizes.
+        RunError: no such file, no plain array of numbers, or another shape or range.
+        ValueError: an image that cannot be read; images of several sizes.
     """
     if path.is_dir():
         return _read_images(path, colours)
@@ -78,7 +93,7 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
-        raise RunError(f"{path} is no .npy file of numbers: {' '.join(str(error).split())}") from None
+        raise RunError(f"{path} is no .npy file of numbers{because(error)}") from None
     if (
         not isinstance(array, np.ndarray)
         or array.dtype.kind not in "uf"
@@ -104,9 +119,5 @@ def _read_images(folder: Path, colours: str) -> Tensor:
     paths = image_files(folder)
     if not paths:
         raise RunError(f"{folder}: no png or jpg image is in this folder")
-    images = [read_image(path, 1 if colours == "grey" else 3) for path in paths]
-    for path, image in zip(paths, images):
-        if image.shape != images[0].shape:
-            sizes = [f"{image.shape[1]}x{image.shape[2]}" for image in (image, images[0])]
-            raise RunError(f"{path} is {sizes[0]}, the first frame {sizes[1]}; all must have one size")
-    return in_rgb(torch.stack(images).float() / 255, colours)  # to BGR is the same exchange
+    images = read_images(paths, 1 if colours == "grey" else 3)
+    return in_rgb(images.float() / 255, colours)  # to BGR is the same exchange

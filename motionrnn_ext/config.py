@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,10 @@ class Config:
     dataset: str = _option("moving_digits", f"what to learn from: {', '.join(DATASETS)}, or one of --import")
     root: str | None = _option(None, "where the data set's files are", unset="none, for generated data")
     stride: int = _option(1, "shanghai_*: take every stride-th frame")
-    pixel_max: float = _option(255.0, "shanghai_*: stored value that counts as 1; 90 for bytes in dBZ")
+    pixel_max: float = _option(
+        255.0,
+        "shanghai_*: the stored value that counts as 1; below 255 for bytes that are physical values themselves",
+    )
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
     plain: bool = _option(False, "plain Moving MNIST: no rotation, no change of size")
     image_size: tuple[int, ...] = _option(
@@ -183,6 +187,13 @@ class Config:
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
+    def changed(self, given: Mapping[str, Any]) -> Config:
+        """With the settings that a user gives; another data set brings its own protocol and no files of this one."""
+        kept = self.to_dict()
+        if given.get("dataset", self.dataset) != self.dataset:
+            kept = {name: value for name, value in kept.items() if name not in (*_PROTOCOL, "root")}
+        return Config(**{**kept, **given})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as JSON and a checkpoint keep them."""
         return {
@@ -203,7 +214,9 @@ class Config:
     def read(cls, path: Path) -> Config:
         try:
             return cls.from_dict(json.loads(path.read_text()), str(path))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except OSError as error:
+            raise ValueError(f"{path} is no readable JSON file: {error.strerror or error}") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no readable JSON file: {error}") from None
 
     def write(self, path: Path) -> None:

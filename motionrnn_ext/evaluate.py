@@ -18,11 +18,12 @@ from . import visualize
 from .clips import held_out, in_rgb, other_data
 from .config import Config
 from .data.registry import DATASETS, ClipDataset
-from .metrics import LABELS, Meter, Protocol, heading, repeat_last_frame
+from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
 from .runs import PathLike, Run, RunError, load_run
 
 BASELINE = "repeat last frame"
+_READING = ("digits", "stride", "pixel_max")  # settings that say how a data set is read
 _NAMES = {
     "convlstm": "ConvLSTM",
     "predrnn": "PredRNN",
@@ -124,6 +125,8 @@ def evaluate(
     dataset: str | None = None,
     root: PathLike | None = None,
     digits: str | None = None,
+    stride: int | None = None,
+    pixel_max: float | None = None,
     split: str = "test",
     protocol: Protocol | None = None,
     batch_size: int = 16,
@@ -133,46 +136,60 @@ def evaluate(
     """Score the models of runs or checkpoints on the same held-out clips, write metrics.json and pictures to `folder`.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
-    `root` or `digits`, or another `dataset` of the same kind of frames.
+    `root`, `digits`, `stride` or `pixel_max`, or another `dataset` of the same kind of frames.
 
     Raises:
-        RunError: a checkpoint that cannot be read; runs whose clips have other sizes or inputs.
+        RunError: a checkpoint that cannot be read, or is given twice; runs whose clips have other sizes or inputs.
     """
     runs = labelled([load_run(path) for path in paths])
-    changes = other_data(dataset, root)
+    changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max)
+    trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)
-    entry = DATASETS[config.dataset]
-    if digits is not None:
-        if "digits" not in entry.settings:
-            raise RunError(f"digits (--digits) is for generated digits; {config.dataset} has none")
-        changes["digits"] = digits
+    entry, colours = DATASETS[config.dataset], DATASETS[trained.dataset].colours
     if clips is None and split in entry.generated:
         clips = 200
     n_frames = config.n_input + (n_output or config.n_output)
-    data = held_out(config, clips, split=split, n_frames=n_frames, **changes)
+    data = held_out(trained, clips, split=split, n_frames=n_frames, **changes)
     models = {label: on_device(run.model, device) for label, run in runs.items()}
-    how: Any = {"protocol": protocol, "batch_size": batch_size, "colours": entry.colours}
+    how: Any = {"protocol": protocol, "batch_size": batch_size, "colours": colours}
     results = score(models, data, config.n_input, **how)
+    about = _about_data(config, split, data)
+    about |= {"n_input": config.n_input, "n_output": n_frames - config.n_input}
+    for result in results.values():
+        result["protocol"]["data"] = _in_words(about)
     for label, run in runs.items():
         results[label] |= {
             "parameters": count_parameters(run.model),
             "step": run.step,
             "checkpoint": str(run.path),
         }
+    written = [write_json(folder / "metrics.json", {**about, "models": results})]
+    written += draw_lead_times(folder, results)
+    written += draw(folder, models, data, config.n_input, range(min(pictures, len(data))), colours)
+    return results, written
+
+
+def _about_data(config: Config, split: str, data: ClipDataset) -> dict[str, Any]:
+    """What a model is scored on, for metrics.json."""
     about = {"dataset": config.dataset, "root": config.root, "split": split, "clips": len(data)}
     if isinstance(data, Subset):
         about["of_clips"] = len(data.dataset)  # type: ignore[arg-type]
-    if "digits" in entry.settings:
-        about["digits"] = digits or config.digits
-    about |= {"n_input": config.n_input, "n_output": n_frames - config.n_input}
-    written = [write_json(folder / "metrics.json", {**about, "models": results})]
-    written += draw_lead_times(folder, results)
-    written += draw(folder, models, data, config.n_input, range(min(pictures, len(data))), entry.colours)
-    return results, written
+    entry = DATASETS[config.dataset]
+    known = entry.settings if split in entry.generated else set(entry.settings) - {"digits"}
+    return about | {name: getattr(config, name) for name in _READING if name in known}
+
+
+def _in_words(about: Mapping[str, Any]) -> str:
+    settings = "".join(f", {name} {about[name]}" for name in _READING if name in about)
+    return (
+        f"data: {about['dataset']}, {about['split']}, {counted(about['clips'], 'clip')} of "
+        f"{counted(about['n_input'], 'given frame')} and {about['n_output']} to predict{settings}"
+    )
 
 
 def _common_config(runs: Mapping[str, Run], changes: Mapping[str, Any]) -> Config:
     """The first run's settings, changed. RunError where its clips are not what all these models take."""
+    trained_on = DATASETS[next(iter(runs.values())).config.dataset]
     config = replace(next(iter(runs.values())).config, **changes)
 
     def frames(config: Config) -> tuple[Any, ...]:
@@ -188,6 +205,11 @@ def _common_config(runs: Mapping[str, Run], changes: Mapping[str, Any]) -> Confi
             raise RunError(
                 f"{label} has (channels, image_size, n_input) {frames(run.config)}, the clips of {config.dataset} "
                 f"{frames(config)}; evaluate them apart"
+            )
+        colours = DATASETS[run.config.dataset].colours
+        if colours != trained_on.colours:
+            raise RunError(
+                f"{label} was trained on {colours} frames, the first run on {trained_on.colours}; evaluate them apart"
             )
     return config
 
@@ -250,7 +272,12 @@ def model_name(config: Config) -> str:
 
 
 def labelled(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by their models' names, or by their folders' where names repeat."""
+    """Runs by their models' names, or by their folders' where names repeat. RunError for a run given twice."""
+    seen: set[Path] = set()
+    for run in runs:
+        if run.path.resolve() in seen:
+            raise RunError(f"{run.path} is given twice; name each run once")
+        seen.add(run.path.resolve())
     names = [model_name(run.config) for run in runs]
     if len(set(names)) < len(names):
         names = [run.path.parent.parent.name or str(run.path) for run in runs]

@@ -80,7 +80,7 @@ def draw_motion(
         )
     _check_range("interface", [interface or 1], len(run.model.interfaces))
     _check_range("n_input", [n_given], len(frames))
-    shown = [t - 1 for t in times] if times else None
+    shown = [t - 1 for t in sorted(set(times))] if times else None
     _check_range("times", times or [], n_given + n_output - 1)
 
     model, given = on_device(run.model, device), frames[:n_given].to(device)
@@ -91,12 +91,15 @@ def draw_motion(
     read = in_rgb(torch.cat([given, future])[:-1].cpu(), DATASETS[run.config.dataset].colours)
     offsets = {name: motion.offset for name, motion in found.items()}
     masks = {name: motion.mask.cpu() for name, motion in found.items()}
-    # Without a trend D stays 0; the arrows are then the filter's.
-    trends = {name: motion.trend for name, motion in found.items()} if model.trend else offsets
+    # Without a trend D stays 0; the arrows are then those of the offsets.
+    moves, what = {name: motion.trend for name, motion in found.items()}, "motion trend"
+    if not model.trend:
+        moves, what = offsets, "offset"
+    options: Any = {"masks": masks, "positions": positions}
     return [
-        visualize.arrows(folder / "arrows.png", read, trends, shown),
-        visualize.taps(folder / "taps.png", read, offsets, shown, masks=masks, positions=positions),
-        visualize.motion_gif(folder / "motion.gif", read, trends, offsets, masks=masks, positions=positions),
+        visualize.arrows(folder / "arrows.png", read, moves, shown, what=what),
+        visualize.taps(folder / "taps.png", read, offsets, shown, **options),
+        visualize.motion_gif(folder / "motion.gif", read, moves, offsets, what=what, **options),
     ]
 
 

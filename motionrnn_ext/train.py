@@ -268,6 +268,8 @@ def _quiet() -> Iterator[None]:
             ".*dataloader is not resumable.*",
             ".*exists and is not empty.*",
             ".*LeafSpec.*",
+            ".*smaller than the logging interval.*",
+            ".*This DataLoader will create.*",
         ):
             warnings.filterwarnings("ignore", message=text)
         log.setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +27,17 @@ from layouts import (
     write_pngs,
 )
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from motionrnn_ext import cli
+from motionrnn_ext.arguments import make_parser
 from motionrnn_ext.clips import held_out, read_frames
 from motionrnn_ext.config import Config
-from motionrnn_ext.data import DATASETS, DataSet
+from motionrnn_ext.data import DATASETS, DataSet, open_clips
 from motionrnn_ext.evaluate import predict
 from motionrnn_ext.loading import Clips
 from motionrnn_ext.runs import load_run
+from motionrnn_ext.train import _quiet
 
 Writer = Callable[[Path], object]
 LAYOUTS: dict[str, tuple[Writer | None, int, tuple[str, ...]]] = {
@@ -155,7 +159,8 @@ def test_files_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run("predict", out, "--root", there, "--clip", 2) == 0
     assert "is generated" in fails(capsys, "evaluate", out, "--dataset", "radar_like", "--root", there)
     assert "needs root (--root)" in fails(capsys, "evaluate", out, "--dataset", "shanghai_png")
-    assert "--digits) is for generated digits" in fails(capsys, "evaluate", out, "--digits", "sklearn")
+    line = fails(capsys, "evaluate", out, "--digits", "sklearn")
+    assert "digits (--digits) is for moving_digits, moving_mnist_npy; shanghai_h5 has none" in line
 
 
 def test_a_model_of_digits_is_scored_on_the_test_file(
@@ -176,6 +181,96 @@ def test_a_model_of_digits_is_scored_on_the_test_file(
     line = fails(capsys, "evaluate", out, other)
     assert "was trained on radar_like, the first run on moving_digits" in line and "--dataset" in line
     assert run("evaluate", out, other, "--dataset", "radar_like", "--clips", 2, "--pictures", 0) == 0
+
+
+def test_a_model_of_generated_radar_is_scored_on_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run("train", "--out", out, "--dataset", "radar_like", *SMALL) == 0
+    options = [*written(tmp_path, "shanghai_h5")[:4], "--stride", 3, "--pixel-max", 200]
+    capsys.readouterr()
+    assert run("evaluate", out, *options, "--pictures", 0, "--values", "shanghai") == 0
+    shown = capsys.readouterr().out
+    words = "data: shanghai_h5, test, 3 clips of 4 given frames and 4 to predict, stride 3, pixel_max 200.0\n"
+    assert shown.count(words) == 1 and "warning" not in shown
+    results = json.loads((out / "evaluation/metrics.json").read_text())
+    assert (results["dataset"], results["stride"], results["pixel_max"]) == ("shanghai_h5", 3, 200)
+    own = open_clips(
+        "shanghai_h5",
+        "test",
+        root=tmp_path / "data",
+        n_frames=8,
+        image_size=(16, 16),
+        stride=3,
+        pixel_max=200,
+    )
+    frames = torch.stack([own[i] for i in range(3)])
+    error = predict(load_run(out).model, frames[:, :4], 4) - frames[:, 4:]
+    mine = next(result for result in results["models"].values() if "checkpoint" in result)
+    assert mine["mse"] == pytest.approx(float(error.double().square().sum((2, 3, 4)).mean()), rel=1e-4)
+    assert run("predict", out, *options, "--clip", 2) == 0
+    found = torch.from_numpy(np.load(out / "prediction/prediction.npy"))
+    torch.testing.assert_close(found, predict(load_run(out).model, own[2][None, :4], 4)[0])
+
+    for command in (("evaluate", out), ("predict", out), ("visualize", out)):
+        line = fails(capsys, *command, "--stride", 2)
+        assert "stride (--stride) is for shanghai_h5, shanghai_png; radar_like has none" in line
+    assert "pixel_max must be above 0" in fails(capsys, "evaluate", out, *options[:4], "--pixel-max", 0)
+    np.save(tmp_path / "frames.npy", noise(4, 16, 16))
+    for option in (("--root", "x"), ("--dataset", "shanghai_h5"), ("--stride", 2), ("--pixel-max", 9)):
+        for command in ("predict", "visualize"):
+            line = fails(capsys, command, out, "--frames", tmp_path / "frames.npy", *option)
+            assert f"{option[0]} is for clips of a data set; leave it out with --frames" in line
+    again = out / "checkpoints" / ".." / "checkpoints" / "best.ckpt"
+    assert "best.ckpt is given twice; name each run once" in fails(capsys, "evaluate", out, again)
+
+
+def test_a_model_of_rgb_frames_gets_rgb_of_bgr_files_and_the_reverse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from motionrnn_ext import visualize
+
+    shown: list[torch.Tensor] = []
+    strip = visualize.strip
+    monkeypatch.setattr(
+        visualize, "strip", lambda path, frames, *rest: shown.append(frames) or strip(path, frames, *rest)
+    )
+    data = {}
+    for name in ("human36m", "human36m_openstl"):
+        (tmp_path / name).mkdir()
+        data[name] = written(tmp_path / name, name)
+        assert run("train", "--out", tmp_path / name / "run", *data[name], *SMALL) == 0
+    for name, other in (("human36m", "human36m_openstl"), ("human36m_openstl", "human36m")):
+        out, root = tmp_path / name / "run", tmp_path / other / "data"
+        clip = open_clips(other, "test", root=root, n_frames=8, image_size=(16, 16))[0]
+        model = load_run(out).model
+        wanted, swapped = predict(model, clip.flip(1)[None, :4], 4)[0], predict(model, clip[None, :4], 4)[0]
+        assert not torch.allclose(wanted, swapped.flip(1), atol=1e-3)
+        assert run("predict", out, *data[other]) == 0
+        found = torch.from_numpy(np.load(out / "prediction/prediction.npy"))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+        assert run("evaluate", out, *data[other], "--clips", 1, "--pictures", 1) == 0
+        results = json.loads((out / "evaluation/metrics.json").read_text())["models"]
+        mine = next(result for result in results.values() if "checkpoint" in result)
+        error = (wanted - clip.flip(1)[4:]).double().square().sum((1, 2, 3)).mean()
+        assert mine["mse"] == pytest.approx(float(error), rel=1e-4)
+        red_first = clip if other == "human36m" else clip.flip(1)
+        assert all(torch.equal(frames, red_first) for frames in shown) and len(shown) == 2
+        shown.clear()
+    runs = [tmp_path / name / "run" for name in data]
+    line = fails(capsys, "evaluate", *runs, *data["human36m"])
+    assert "was trained on BGR frames, the first run on RGB; evaluate them apart" in line
+
+
+def test_grey_frames_for_a_model_of_colours_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run("train", "--out", out, *written(tmp_path, "human36m"), *SMALL) == 0
+    for command in ("predict", "visualize"):
+        line = fails(capsys, command, out, "--dataset", "radar_like")
+        assert "radar_like has clips in grey; clips in RGB are wanted" in line
 
 
 def test_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,6 +458,35 @@ def test_protocols_of_the_data_sets_hold_where_nothing_is_given() -> None:
     assert (config.image_size, config.n_input, config.n_output) == ((64, 32), 3, 4)
     with pytest.raises(ValueError, match="dataset must be one of moving_digits"):
         Config(dataset="kth")
+
+
+def test_another_data_set_than_the_files_brings_its_own_protocol(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    Config(dataset="human36m", root="there", n_input=3, n_output=2, lr=0.5).write(path)
+
+    def config(*options: object) -> Config:
+        words = ["train", "--config", str(path), *map(str, options)]
+        return cli._config(make_parser().parse_args(words))
+
+    other = config("--dataset", "shanghai_h5", "--root", "here")
+    assert (other.image_size, other.n_input, other.n_output) == ((64, 64), 5, 10)
+    assert (other.lr, other.root) == (0.5, "here")
+    assert config("--dataset", "radar_like").root is None
+    chosen = config("--dataset", "shanghai_h5", "--image-size", 32, 48, "--n-input", 7)
+    assert (chosen.image_size, chosen.n_input, chosen.n_output) == ((32, 48), 7, 10)
+    same = config("--dataset", "human36m", "--n-output", 6)
+    assert (same.image_size, same.n_input, same.n_output, same.root) == ((128, 128), 3, 6, "there")
+
+
+@pytest.mark.filterwarnings("error:.*smaller than the logging interval")
+def test_advice_of_the_training_program_is_left_out(tmp_path: Path) -> None:
+    assert run("train", "--out", tmp_path / "run", *SMALL, "--digit-size", 8, "--log-every", 50) == 0
+    advice = "This DataLoader will create 5000 worker processes"
+    with pytest.warns(UserWarning, match=advice):
+        DataLoader(torch.zeros(3), num_workers=5000)  # type: ignore[arg-type]
+    with warnings.catch_warnings(record=True) as seen, _quiet():
+        DataLoader(torch.zeros(3), num_workers=5000)  # type: ignore[arg-type]
+    assert not seen
 
 
 def test_settings_of_before_there_were_data_sets_still_load(tmp_path: Path) -> None:

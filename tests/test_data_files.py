@@ -51,6 +51,7 @@ def refusal(make: Callable[[], Any], *words: object) -> None:
         make()
     text = str(error.value)
     assert "\n" not in text
+    assert "allow_pickle" not in text and "trust" not in text, text  # no library's advice to read it unsafely
     for word in words:
         assert str(word) in text, text
 
@@ -215,6 +216,12 @@ def test_openstl_says_what_is_wrong(tmp_path: Path) -> None:
     refusal(lambda: Human36MOpenSTL("train", tmp_path), lost, "train.txt names this image")
     assert len(Human36MOpenSTL("train", tmp_path, n_frames=5)) == 2  # that frame is the sixth
     refusal(lambda: Human36MOpenSTL("test", tmp_path, n_frames=9), "S9_Eating_1.55011271_000266.jpg")
+    for last, count in ((256, 7), (260, 7), (221, 0), (0, 0)):
+        (tmp_path / "test.txt").write_text(f"\nimages/S9_Eating_1.55011271_,226,{last}\n")
+        words = f"line 2: n_frames 8 (n_input and n_output together) is too long for this clip, which has {count} "
+        refusal(lambda: Human36MOpenSTL("test", tmp_path), tmp_path / "test.txt", words, f"226 to {last}")
+        if count:
+            assert len(Human36MOpenSTL("test", tmp_path, n_frames=count)) == 1
     (tmp_path / "train.txt").write_text("images/S1_Directions.54138969_,226,296\nimages/S5_Walking,x,1\n")
     refusal(lambda: Human36MOpenSTL("train", tmp_path), "train.txt, line 2", "images/S5_Walking,x,1")
     (tmp_path / "test.txt").write_text("\n")
@@ -317,7 +324,7 @@ def test_pngs_of_every_kind_become_grey(tmp_path: Path) -> None:
     Image.fromarray(colour).save(folder / "2.png")
     Image.fromarray(np.dstack([colour, grey])).save(folder / "3.png")
     Image.fromarray(grey > 127).save(folder / "4.png")
-    Image.fromarray(np.full((33, 50), 200, np.uint8)).save(folder / "5.png")
+    Image.fromarray(np.full((16, 16), 200, np.uint8)).save(folder / "5.png")
     luma = colour @ np.array([0.299, 0.587, 0.114])
     item = RadarImages("test", tmp_path, n_frames=6, image_size=(16, 16))[0][:, 0].numpy() * 255
     for t, wanted in enumerate([grey, 255 - grey, luma, luma, 255.0 * (grey > 127), np.full((16, 16), 200)]):
@@ -363,6 +370,11 @@ def test_pngs_say_what_is_wrong(tmp_path: Path) -> None:
     refusal(lambda: open_("", "val")[0], deep, "8 bits a channel", "I;16")
     deep.write_bytes(deep.read_bytes()[:40])
     refusal(lambda: open_("", "val")[0], deep, "damaged, or no jpg or png image")
+    Image.fromarray(noise(16, 18)).save(deep)
+    refusal(
+        lambda: open_("", "val")[0], deep, "is 16x18, the first frame 16x16 (0.png); all must have one size"
+    )
+    assert open_("", "val", 3)[0].shape == (3, 1, 16, 16)  # without that frame
 
 
 # ---- Moving MNIST
@@ -403,6 +415,9 @@ def test_npz_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return MovingMNISTNpz("test", tmp_path, n_frames=n, image_size=(8, 8))
 
     refusal(open_, path, "there is no such file; root must be the folder with moving-mnist-train.npz")
+    path.touch()
+    root_rule = "this is a file; root must be the folder with moving-mnist-train.npz"
+    refusal(lambda: MovingMNISTNpz("test", path, n_frames=4), f"{path}: {root_rule}")
     path.write_bytes(b"PK no archive")
     refusal(open_, path, "damaged, or no .npz file of numbers")
     clips, raw = np.array([[(0, 2)], [(2, 2)]]), np.zeros((4, 1, 8, 8), np.float32)
@@ -456,6 +471,8 @@ def test_npy_says_what_is_wrong(tmp_path: Path) -> None:
         refusal(lambda: MovingMNISTNpy(path), path, "must hold uint8 (frames, clips, h, w)", found)
     np.save(path, np.array([Hostile()]), allow_pickle=True)
     refusal(lambda: MovingMNISTNpy(path), path, "damaged, or no .npy file of numbers")
+    path.write_bytes(b"text")
+    refusal(lambda: MovingMNISTNpy(path), path, "damaged, or no .npy file of numbers")
 
 
 # ---- By name
@@ -481,6 +498,27 @@ def test_open_clips_spreads_what_is_left_of_files(tmp_path: Path) -> None:
     for i, wanted in enumerate((0, 2, 4)):
         assert torch.equal(three[i], whole[wanted])
     assert len(open_clips("shanghai_h5", "train", 50, **options)) == 7
+
+
+def test_open_clips_brings_channels_into_the_wanted_order(tmp_path: Path) -> None:
+    write_openstl(tmp_path)
+    opened = partial(open_clips, "human36m_openstl", root=tmp_path, n_frames=4, image_size=(16, 16))
+    own = opened("train")
+    for colours, wanted in (("BGR", own[1]), ("RGB", own[1].flip(1))):
+        for length, index in ((None, 1), (1, 0)):
+            clips = opened("train", length, colours=colours)
+            assert len(clips) == (length or 2)
+            assert torch.equal(
+                clips[index], wanted if index else {"BGR": own[0], "RGB": own[0].flip(1)}[colours]
+            )
+    assert not torch.equal(own[1], own[1].flip(1))
+    refusal(
+        lambda: opened("train", colours="grey"), "human36m_openstl has clips in BGR; clips in grey are wanted"
+    )
+    refusal(
+        lambda: open_clips("radar_like", "test", n_frames=4, image_size=(16, 16), colours="RGB"),
+        "radar_like has clips in grey; clips in RGB are wanted",
+    )
 
 
 def test_open_clips_says_what_is_wrong() -> None:

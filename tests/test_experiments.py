@@ -31,6 +31,7 @@ from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, table
 from motionrnn_ext.experiments import run as runner
 from motionrnn_ext.experiments.costs import costs
 from motionrnn_ext.layers.cells import CELLS
+from motionrnn_ext.metrics import Protocol, Values
 from motionrnn_ext.models import MotionRNN
 from motionrnn_ext.runs import RunError, load_run
 
@@ -165,6 +166,14 @@ def test_motionrnn_costs_a_little_more(predictor: str) -> None:
     assert base["macs"] < ours["macs"] < 1.6 * base["macs"]
 
 
+def test_macs_of_e3d_lstms_attention_by_hand() -> None:
+    """What one more step adds to a step, everything else being the same: one more C to attend to."""
+    config = replace(TINY, predictor="e3d_lstm", n_output=1)
+    two, three, four = (costs(replace(config, n_input=n))["macs"] for n in (1, 2, 3))
+    positions = 2 * config.image_size[0] * config.image_size[1] // config.patch_size**2
+    assert four - 2 * three + two == len(config.hidden) * 2 * positions**2 * config.hidden[0]
+
+
 def test_macs_of_a_motion_gru_by_hand() -> None:
     """Encoder 3x3, gates and mask 1x1 of features, gates of the motion, warp, decoder 4x4, output gate 1x1 of both."""
     config = replace(QUICK, highway=False, hidden=(8, 8), patch_size=2)
@@ -258,6 +267,10 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
         (plan(replace(QUICK, hidden=(8, 8, 8))), "was started with hidden [8, 8], this is hidden [8, 8, 8]"),
         (replace(plan(), test_clips=4), "was started with test_clips 3, this is test_clips 4"),
         (comparison(QUICK, [0], 3), "was started with command ablate, this is command compare"),
+        (
+            plan(replace(QUICK, overrides={"init_state": "xavier"})),
+            "was started with overrides.init_state none, this is overrides.init_state xavier;",
+        ),
     ],
 )
 def test_changed_settings_are_named_and_nothing_is_touched(
@@ -284,6 +297,106 @@ def test_a_damaged_cell_is_named(finished: Path, tmp_path: Path) -> None:
     (folder / "cells" / "base_seed_0.json").write_text('{"row": "ba')
     with pytest.raises(RunError, match="base_seed_0.json is no readable JSON file"):
         runner.run(plan(), folder, command="")
+
+
+@pytest.mark.parametrize("lacking", ["metrics", "metrics.per_lead", "metrics.gdl", "baseline", "machine"])
+def test_a_cell_that_lacks_an_entry_is_named(lacking: str, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    path = folder / "cells" / "both_seed_1.json"
+    kept = json.loads(path.read_text())
+    *outer, last = lacking.split(".")
+    del (kept[outer[0]] if outer else kept)[last]
+    path.write_text(json.dumps(kept))
+    with pytest.raises(RunError) as error:
+        runner.run(plan(), folder, command="")
+    assert f"both_seed_1.json lacks {lacking}" in str(error.value)
+    assert str(error.value).endswith("; remove that file to have the cell scored again")
+
+
+@pytest.mark.parametrize("damaged", ["checkpoints/last.ckpt", "config.json"])
+def test_a_damaged_training_says_what_to_remove(
+    damaged: str, finished: Path, tmp_path: Path, trainings: list[tuple[int, bool]]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    (folder / "cells" / "both_seed_1.json").unlink()
+    (folder / "cells" / "base_seed_0.json").unlink()  # comes first, and waits for the other to be put right
+    home = folder / "runs" / "both_seed_1"
+    path = home / damaged
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(RunError) as error:
+        runner.run(plan(), folder, command="")
+    assert str(path) in str(error.value)
+    assert str(error.value).endswith(f"; remove {home} to have that training made again")
+    assert len(str(error.value).splitlines()) == 1 and trainings == []
+    shutil.rmtree(home)
+    again = runner.run(plan(), folder, command="")
+    assert trainings == [(0, False), (1, True)]
+    assert numbers(again) == numbers(json.loads((finished / "results.json").read_text()))
+
+
+# ---- What is wrong comes to light before anything is written
+
+
+def broken_network(path: Path) -> Path:
+    path.write_bytes(b"no network")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("protocol", "config", "message"),
+    [
+        ({"lpips": Path("no/such.pth")}, {}, "LPIPS weights no/such.pth cannot be read"),
+        ({"lpips": "BROKEN"}, {}, "is no file of weights"),
+        ({"fvd": Path("no/such.pt")}, {}, "FVD network no/such.pt cannot be read"),
+        ({"fvd": "BROKEN"}, {}, "is no TorchScript file"),
+        ({"fvd": "LONG"}, {}, "cannot take clips of 2 frames"),
+        (
+            {"ssim": "gaussian"},
+            {"image_size": (8, 8), "plain": True, "digit_size": 4},
+            "needs frames of at least 11x11",
+        ),
+        ({}, {"accelerator": "abacus"}, "accelerator 'abacus' cannot be used"),
+    ],
+)
+def test_bad_metrics_and_machines_come_first(
+    protocol: dict[str, Any],
+    config: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    trainings: list[tuple[int, bool]],
+) -> None:
+    made = {"BROKEN": broken_network, "LONG": long_network}
+    options = {
+        name: made[value](tmp_path / "file") if value in made else value for name, value in protocol.items()
+    }
+    planned = replace(plan(replace(QUICK, **config)), protocol=Protocol(**options))
+    with pytest.raises(ValueError) as error:
+        runner.run(planned, tmp_path / "out", command="")
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists() and trainings == []
+
+
+class Mean(torch.nn.Module):
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        assert video.shape[2] >= self.least
+        return video.mean((3, 4)).flatten(1)
+
+
+def long_network(path: Path) -> Path:
+    torch.jit.script(Mean(9)).save(str(path))
+    return path
+
+
+def test_fvd_is_a_column(tmp_path: Path) -> None:
+    torch.jit.script(Mean(2)).save(str(tmp_path / "net.pt"))
+    planned = replace(plan(seeds=(0,), labels=("base",)), protocol=Protocol(fvd=tmp_path / "net.pt"))
+    results = runner.run(planned, tmp_path / "out", command="")
+    assert results["rows"]["base"]["metrics"]["fvd"]["mean"] > 0
+    assert "| FVD \u2193 |" in (tmp_path / "out" / "table.md").read_text()
 
 
 # ---- The rule
@@ -367,6 +480,41 @@ def test_a_training_that_diverged_is_said_to_be_no_number(finished: Path, tmp_pa
     assert "not finite" in (folder / "table.md").read_text()
 
 
+def test_a_metric_without_any_event_says_so(finished: Path, tmp_path: Path) -> None:
+    planned = replace(plan(), protocol=Protocol(thresholds=(2.0,), values=Values(1.0)))
+    runner.run(planned, tmp_path / "out", command="")
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "no event" in text and "not finite" not in text
+    # A changed metric is named alone.
+    with pytest.raises(RunError) as error:
+        changed = replace(planned, protocol=Protocol(thresholds=(3.0,), values=Values(1.0)))
+        runner.run(changed, tmp_path / "out", command="")
+    assert "was started with metrics.thresholds [2.0], this is metrics.thresholds [3.0];" in str(error.value)
+
+
+def test_one_is_no_plural(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    for path in (folder / "cells").glob("*_1.json"):
+        path.unlink()
+    kept = json.loads((folder / "cells" / "base_seed_0.json").read_text())
+    (folder / "cells" / "base_seed_0.json").write_text(json.dumps({**kept, "resumed": True}))
+    runner.run(plan(seeds=(0,)), folder, command="")
+    assert "2 rows with 1 seed, 2 trainings of 2 steps each" in " ".join(capsys.readouterr().out.split())
+    assert "without what 1 interrupted training took before" in (folder / "table.md").read_text()
+
+
+def test_the_terminal_cuts_no_name(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    results = runner.run(plan(), shutil.copytree(finished, tmp_path / "copy"), command="")
+    shown = capsys.readouterr().out
+    mse = results["rows"]["both"]["metrics"]["mse"]
+    assert f"{mse['mean']:.2f} ± {mse['spread']:.2f}" in shown and "\u2026" not in shown
+    (line,) = [line for line in shown.splitlines() if "both against base" in line]
+    assert ", spread " in line
+
+
 def test_one_seed_shows_no_difference(
     tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,6 +584,25 @@ def test_bad_commands(words: str, message: str, tmp_path: Path, capsys: pytest.C
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("", ((32, 32), 4, 4)),
+        ("--dataset moving_digits", ((32, 32), 4, 4)),  # the preset's own
+        ("--dataset radar_like", ((64, 64), 5, 10)),
+        ("--dataset radar_like --n-output 3 --image-size 16 16", ((16, 16), 5, 3)),
+    ],
+)
+def test_another_data_set_brings_its_protocol(
+    words: str, wanted: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Plan] = []
+    monkeypatch.setattr(runner, "run", lambda planned, *_, **__: seen.append(planned))
+    assert cli.main(["ablate", *words.split(), "--out", str(tmp_path / "out")]) == 0
+    config = seen[0].config
+    assert (config.image_size, config.n_input, config.n_output) == wanted
 
 
 def test_what_the_table_varies_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:

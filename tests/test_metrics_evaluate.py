@@ -29,6 +29,7 @@ from motionrnn_ext.metrics import (
     Meter,
     Protocol,
     Values,
+    counted,
     frame_lpips,
     load_lpips,
     load_video_network,
@@ -158,7 +159,7 @@ def test_without_options_frames_alone_are_measured(
     assert cli.main(["evaluate", str(trained), "--clips", "2", "--pictures", "0", "--out", str(out)]) == 0
     result = json.loads((out / "metrics.json").read_text())["models"][BASELINE]
     assert set(result["per_lead"]) == {"mse", "mae", "psnr", "ssim", "gdl"}
-    assert set(result["protocol"]) == {"frames"}
+    assert set(result["protocol"]) == {"frames", "data"}
     assert (result["convention"], result["ssim_convention"]) == ("float", "float")
     assert not (out / "lead_time_events.png").exists()
     shown = capsys.readouterr().out
@@ -184,6 +185,7 @@ def test_a_preset_brings_its_thresholds(trained: Path, tmp_path: Path) -> None:
         ("--values echo --value-scale 2", "--values names scale and offset; leave out --value-scale"),
         ("--value-scale -1 --thresholds 1", "scale must be a positive number; got -1.0"),
         ("--value-scale 1 --thresholds 1 1", "thresholds must be one or more different, finite numbers"),
+        ("--fvd-context", "fvd_context (--fvd-context) is for FVD, which needs a network: give --fvd too"),
         ("--lpips no.pth", "LPIPS weights no.pth cannot be read: No such file or directory"),
         ("--fvd no.pt", "FVD network no.pt cannot be read: there is no such file"),
     ],
@@ -247,6 +249,25 @@ def test_colours_reach_the_networks_red_first(weights: Path) -> None:  # noqa: F
     ]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
     assert found[0] != pytest.approx(found[2], rel=1e-3)
+
+
+def test_thresholds_that_no_pixel_reaches_are_said_once(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = "--clips 1 --n-output 1 --pictures 0 --value-scale 90 --thresholds"
+    for name, thresholds, warned in (("a", "200 95", True), ("b", "95 10", False)):
+        command = f"evaluate {trained} --out {tmp_path / name} {values} {thresholds}"
+        assert cli.main(command.split()) == 0
+        shown = capsys.readouterr().out
+        warning = "warning: no true pixel of the scored clips reaches the lowest threshold, 95: "
+        assert shown.count(warning) == shown.count("warning") == int(warned)
+    assert "1 clip, 1 lead time\n" in shown and "per batch: of the one batch, 0 without events" in shown
+    assert "data: moving_digits, test, 1 clip of 2 given frames and 1 to predict, digits sklearn\n" in shown
+
+
+def test_counted() -> None:
+    assert [counted(n, "clip") for n in (0, 1, 1000)] == ["0 clips", "1 clip", "1,000 clips"]
+    assert [counted(n, "batch", "batches") for n in (1, 2)] == ["1 batch", "2 batches"]
 
 
 def test_bad_protocols_are_named() -> None:

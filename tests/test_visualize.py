@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -38,7 +39,7 @@ def test_strip_shows_every_frame_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "strip.png"
     assert visualize.strip(path, frames, {"model-a": flat_frames(0.1, 0.3)}, n_input=2) == path
     image = iio.imread(path)
-    assert image.shape[1] == pytest.approx(150 * (1.1 + 2 * 2.1), abs=1)
+    assert image.shape[1] == pytest.approx(150 * (1.3 + 2 * 2.1), abs=1)
     counts = cells(image, [51, 102, 153, 204, 26, 76])  # round(255 x)
     sizes = list(counts.values())
     assert min(sizes) > 10000
@@ -180,6 +181,39 @@ def test_curves_have_a_hue_per_run(tmp_path: Path) -> None:
     image = iio.imread(path)
     assert all(hue_pixels(image, hue) > 300 for hue in (*HUES[:2], FAINT))
     assert hue_pixels(image, HUES[2]) == 0
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures of curves, beside their files."""
+    from motionrnn_ext.visualize import curves
+
+    seen: list[Any] = []
+    true_saved = curves.saved
+    monkeypatch.setattr(curves, "saved", lambda figure, path: seen.append(figure) or true_saved(figure, path))
+    return seen
+
+
+def test_events_have_one_scale_and_say_where_there_was_none(tmp_path: Path, figures: list[Any]) -> None:
+    nan = float("nan")
+    curves = {"CSI 20 \u2191": [0.2, 0.1], "csi_30": [nan, None], "FAR 20": [nan, 0.5], "mse": [3.0, 4.0]}
+    visualize.lead_time_curves(tmp_path / "lead.png", {"a": {"per_lead": curves}})
+    panels = figures[0].axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["CSI 20 ↑", "CSI 30 ↑", "FAR 20", "MSE ↓"]
+    for axes in panels[:3]:
+        assert axes.get_ylim() == pytest.approx((0, 1), abs=0.03)
+    assert panels[3].get_ylim()[0] > 1
+    assert [[text.get_text() for text in axes.texts] for axes in panels] == [[], ["no event"], [], []]
+
+
+@pytest.mark.parametrize("label", ["MotionGRU 1", "MotionRNN-Conv-TT-LSTM"])
+def test_labels_keep_away_from_the_edge(label: str, tmp_path: Path) -> None:
+    zero = torch.zeros(1, 18, 4, 4)
+    for draw in (visualize.arrows, visualize.taps):
+        image = iio.imread(draw(tmp_path / "a.png", torch.zeros(1, 1, 32, 32), {label: zero}))
+        upper = image[: image.shape[0] * 2 // 3]  # without the footer
+        inked = np.flatnonzero((upper[..., :3] < 200).any((0, 2)))
+        assert inked[0] > 8
 
 
 def test_bad_arguments_are_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from motionrnn_ext.evaluate import predict
 from motionrnn_ext.motion_pictures import motions
 from motionrnn_ext.runs import load_run
 from motionrnn_ext.train import train
-from motionrnn_ext.visualize.taps import busiest, tap_colours
+from motionrnn_ext.visualize.taps import busiest, outside, tap_colours
 
 
 def test_without_motion_the_taps_lie_on_the_grid() -> None:
@@ -78,6 +78,9 @@ def test_busiest_is_where_the_frames_change() -> None:
     assert busiest(frames, (8, 8), 5)[:2] == [[(2, 6), (6, 1)]] * 2
     assert busiest(frames, (8, 8), 1)[1] == [(2, 6)]
     assert len(busiest(frames, (8, 8), 5)[2]) == 1  # nothing moves: one place all the same
+    moving = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for side in (4, 8, 16):
+        assert [len(places) for places in busiest(moving, (side, side), 3)] == [3, 3], side
     close = torch.zeros(2, 1, 8, 8)
     close[1, 0, 3, 3:5] = torch.tensor([1.0, 0.9])
     assert busiest(close, (8, 8), 2, apart=1)[1] == [(3, 3), (3, 4)]
@@ -135,6 +138,26 @@ def test_what_is_far_or_not_finite_is_not_drawn(tmp_path: Path) -> None:
     assert drawn == [False] * 4 + [True] * 5
 
 
+@pytest.fixture
+def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All that stands on the pictures."""
+    from matplotlib.text import Text
+
+    seen: list[str] = []
+    true_set = Text.set_text
+    monkeypatch.setattr(Text, "set_text", lambda self, text: seen.append(str(text)) or true_set(self, text))
+    return seen
+
+
+def test_taps_outside_are_counted(tmp_path: Path, texts: list[str]) -> None:
+    offset = torch.zeros(18, 8, 8)
+    offset[0], offset[1], offset[2], offset[3] = math.nan, math.inf, 1e30, -50.0
+    picture(tmp_path, offset)
+    assert any(" ".join(text.split()).endswith("; 2 of 7 taps lie outside the frame") for text in texts)
+    points = visualize.sampling_points(torch.zeros(18, 4, 4), (16, 16))
+    assert outside(points, [(0, 0), (1, 2)], (16, 16)).tolist() == [5, 18]  # the corner's upper and left taps
+
+
 def test_a_dot_is_as_large_as_its_weight(tmp_path: Path) -> None:
     mask = torch.ones(1, 9, 8, 8)
     mask[:, 0] = 0.0
@@ -149,6 +172,16 @@ def test_taps_of_other_shapes_are_refused(tmp_path: Path) -> None:
         visualize.taps(tmp_path / "x.png", frames, {"m": torch.zeros(3, 18, 4, 4)})
     with pytest.raises(ValueError, match="positions must lie on the map of 4x4; got \\(4, 0\\)"):
         visualize.taps(tmp_path / "x.png", frames, {"m": torch.zeros(2, 18, 4, 4)}, positions=[(4, 0)])
+
+
+def test_colours_survive_over_colours(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    frames = torch.rand(2, 3, 64, 64)
+    zero = torch.zeros(2, 18, 4, 4)
+    trend = torch.full((2, 18, 4, 4), 0.5)
+    shots = iio.imread(visualize.motion_gif(tmp_path / "m.gif", frames, {"m": trend}, {"m": zero}))
+    for colour in (*tap_colours(9), (1.0, 0x9F / 255, 0x43 / 255)):
+        assert (np.abs(shots[1].astype(int) - np.array(colour) * 255).max(-1) < 8).sum() > 20, colour
 
 
 def test_colours_survive_in_a_gif(tmp_path: Path) -> None:
@@ -236,6 +269,36 @@ def test_visualize_a_users_frames(trained: Path, tmp_path: Path) -> None:
     assert len(iio.imread(tmp_path / "out" / "motion.gif")) == 6
     assert cli.main(words) == 0
     assert (trained / "motion" / "taps.png").is_file()
+
+
+def test_of_a_short_clip_all_is_taken(trained: Path, tmp_path: Path) -> None:
+    clip = held_out(load_run(trained).config, 1)[0]
+    np.save(tmp_path / "clip.npy", clip[:2].numpy())  # trained with three
+    for command, count in (("visualize", "motion.gif"), ("predict", "clip.gif")):
+        out = tmp_path / command
+        assert (
+            cli.main([command, str(trained), "--frames", str(tmp_path / "clip.npy"), "--out", str(out)]) == 0
+        )
+        assert len(iio.imread(out / count)) == 2 + 3 - (command == "visualize")
+
+
+def test_times_are_sorted_and_shown_once(trained: Path, tmp_path: Path, texts: list[str]) -> None:
+    words = ["visualize", str(trained), "--out", str(tmp_path / "out"), "--times", "3", "3", "1"]
+    assert cli.main(words) == 0
+    assert [text for text in texts if text in ("frame 1", "frame 3")] == ["frame 1", "frame 3"]
+
+
+def test_arrows_are_called_what_they_are(trained: Path, tmp_path: Path, texts: list[str]) -> None:
+    train(replace(TINY, steps=1, trend=False), tmp_path / "run", progress=False)
+    for path, here, elsewhere in (
+        (trained, "motion trend", "offset"),
+        (tmp_path / "run", "offset", "motion trend"),
+    ):
+        texts.clear()
+        assert cli.main(["visualize", str(path), "--out", str(tmp_path / here)]) == 0
+        assert here in texts  # above the GIF's column
+        assert any(text.startswith(f"arrows: {here} in frame pixels") for text in texts)
+        assert not any(elsewhere in text for text in texts)
 
 
 @pytest.mark.parametrize(

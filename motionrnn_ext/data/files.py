@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -44,6 +45,13 @@ def file_at(root: PathLike, name: str) -> Path:
     if not (path / name).is_file():
         raise ValueError(f"{path}: neither a file nor a folder with {name}")
     return path / name
+
+
+def because(error: Exception) -> str:
+    """Of a library that could not read a file: " (its reason)", or "" where that would be no help: a library that takes
+    what it does not know for a pickle recommends to load it unsafely."""
+    text = (str(error).strip() or " ").splitlines()[0].strip()
+    return f" ({text})" if text and not re.search("pickle|weights_only|Python objects", text) else ""
 
 
 class PerProcess(Generic[T]):

@@ -138,14 +138,15 @@ class Human36MOpenSTL(Dataset[Tensor]):
     """OpenSTL's clips of all 17 actions: item i is float32 (T, 3, H, W), *BGR* in [0, 1] as its models read them.
 
     Layout: `root` holds `train.txt`, `test.txt` and the images. A line `images/S1_Directions.54138969_,226,296` is
-    a clip: what comes before the six digits of a frame's number, the first number, and one that is not used; frame t
-    is `images/S1_Directions.54138969_<226 + 5 t>.jpg`. Validation is the test list, as in OpenSTL. All subjects are
-    in both lists.
+    a clip: what comes before the six digits of a frame's number, the first number, and the last one; frame t is
+    `images/S1_Directions.54138969_<226 + 5 t>.jpg`. Validation is the test list, as in OpenSTL. All subjects are in
+    both lists.
 
     The whole image is resized to `image_size` as cv2.resize does with INTER_CUBIC, in bytes. OpenSTL's random crops
     and turns in training are left out.
 
-    Args and Raises: as `Human36M`; a line that names a file which is not there is a ValueError at once.
+    Args and Raises: as `Human36M`; a clip with fewer than n_frames frames, or with a file that is not there, is a
+    ValueError at once.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Human36MOpenSTL(Dataset[Tensor]):
         self.root, self.n_frames = Path(root), n_frames
         path = self.root / ("train.txt" if split == "train" else "test.txt")
         self.clips = [
-            _clip_of_list(path, number, line) for number, line in enumerate(_lines(path), 1) if line
+            _clip_of_list(path, number, line, n_frames) for number, line in enumerate(_lines(path), 1) if line
         ]
         if not self.clips:
             raise ValueError(f"{path}: no clip is in this list")
@@ -186,13 +187,21 @@ class Human36MOpenSTL(Dataset[Tensor]):
                     raise ValueError(f"{self.root / name}: {path} names this image, and it is not there")
 
 
-def _clip_of_list(path: Path, number: int, line: str) -> tuple[str, int]:
+def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[str, int]:
+    """What comes before a frame's number, and the first number."""
     parts = line.split(",")
     if len(parts) != 3 or not (parts[0] and parts[1].isdecimal() and parts[2].isdecimal()):
         raise ValueError(
             f"{path}, line {number}: a clip is images/S1_Directions.54138969_,226,296; got {line[:80]!r}"
         )
-    return parts[0], int(parts[1])
+    first, last = int(parts[1]), int(parts[2])
+    n_listed = (last - first) // _ID_STEP + 1
+    if n_listed < n_frames:
+        raise ValueError(
+            f"{path}, line {number}: n_frames {n_frames} (n_input and n_output together) is too long for this clip, "
+            f"which has {max(0, n_listed)} frames, {first} to {last} in steps of {_ID_STEP}"
+        )
+    return parts[0], first
 
 
 def _lines(path: Path) -> list[str]:

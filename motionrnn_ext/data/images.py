@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .files import because
+
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 _BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 
@@ -33,11 +35,22 @@ def read_image(path: str | os.PathLike[str], channels: int) -> Tensor:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such image") from None
     except Exception as error:  # a damaged file can raise anything, SyntaxError and struct.error included
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: damaged, or no jpg or png image ({reason})") from None
+        raise ValueError(f"{path}: damaged, or no jpg or png image{because(error)}") from None
     if pixels is None:
         raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {mode!r}")
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
+
+
+def read_images(paths: Sequence[Path], channels: int) -> Tensor:
+    """Images of one size, one or more, as uint8 (T, channels, H, W); a ValueError names the first of another size."""
+    images = [read_image(path, channels) for path in paths]
+    for path, image in zip(paths, images):
+        if image.shape != images[0].shape:
+            sizes = [f"{found.shape[1]}x{found.shape[2]}" for found in (image, images[0])]
+            raise ValueError(
+                f"{path} is {sizes[0]}, the first frame {sizes[1]} ({paths[0].name}); all must have one size"
+            )
+    return torch.stack(images)
 
 
 def resized(

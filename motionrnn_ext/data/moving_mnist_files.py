@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .files import PathLike, PerProcess, check_clips, file_at
+from .files import PathLike, PerProcess, because, check_clips, file_at
 from .images import resized
 
 _NPZ = {
@@ -57,8 +57,10 @@ class MovingMNISTNpz(Dataset[Tensor]):
         self.image_size = check_clips(split, n_frames, image_size)
         self.n_frames, self.path = n_frames, Path(root) / _NPZ[split]
         if not self.path.is_file():
-            names = ", ".join(_NPZ.values())
-            raise ValueError(f"{self.path}: there is no such file; root must be the folder with {names}")
+            fault = (
+                f"{root}: this is a file" if Path(root).is_file() else f"{self.path}: there is no such file"
+            )
+            raise ValueError(f"{fault}; root must be the folder with {', '.join(_NPZ.values())}")
         clips = _member(self.path, "clips")
         in_place = _mapped_member(self.path, "input_raw_data")
         frames = _member(self.path, "input_raw_data") if in_place is None else in_place
@@ -168,7 +170,7 @@ def _mapped(path: Path) -> Any:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # ValueError, EOFError, OSError: whatever a damaged header leads to
-        raise ValueError(f"{path}: damaged, or no .npy file of numbers ({_reason(error)})") from None
+        raise ValueError(f"{path}: damaged, or no .npy file of numbers{because(error)}") from None
 
 
 def _member(path: Path, name: str) -> Any:
@@ -211,8 +213,4 @@ def _mapped_member(path: Path, name: str) -> Any:
 def _damaged(path: Path, name: str, error: Exception) -> ValueError:
     if isinstance(error, KeyError):
         return ValueError(f"{path}: it must hold input_raw_data and clips; there is no {name}")
-    return ValueError(f"{path}: damaged, or no .npz file of numbers ({_reason(error)})")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(f"{path}: damaged, or no .npz file of numbers{because(error)}")

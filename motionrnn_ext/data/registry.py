@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from .digits import SPLITS
 from .files import PathLike
@@ -59,8 +59,27 @@ class DataSet:
         return 1 if self.colours == "grey" else 3
 
 
+class _Reversed(Dataset[Tensor]):
+    """Clips with their channels in the other order: BGR of RGB, or the reverse."""
+
+    def __init__(self, clips: ClipDataset) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.clips[index].flip(-3)
+
+
 def open_clips(
-    dataset: str, split: str, length: int | None = None, *, root: PathLike | None = None, **settings: Any
+    dataset: str,
+    split: str,
+    length: int | None = None,
+    *,
+    root: PathLike | None = None,
+    colours: str | None = None,
+    **settings: Any,
 ) -> ClipDataset:
     """The clips of a split. Generated ones are `length` many, or 10000; of files all, or `length` spread evenly.
 
@@ -68,10 +87,12 @@ def open_clips(
         dataset: a name in `DATASETS`.
         split: "train", "val" or "test".
         root: where the files are.
+        colours: the wanted order of channels, "RGB" or "BGR", or "grey", which the data set must have; None is its own.
         settings: n_frames, image_size and what else the data set takes.
 
     Raises:
-        ValueError: an unknown name, files without a root or the reverse, and what the data set itself finds wrong.
+        ValueError: an unknown name, files without a root or the reverse, grey for colours or the reverse, and what the
+            data set itself finds wrong.
         ModuleNotFoundError: a package that the files need is not installed.
     """
     entry = find(dataset)
@@ -83,11 +104,20 @@ def open_clips(
         raise ValueError(
             f"{dataset} is generated and reads no files; root (--root) is for the other data sets"
         )
-    if split in entry.generated:
-        return entry.open(split, **settings, **({} if length is None else {"length": length}))
+    colours = colours or entry.colours
+    if (colours == "grey") != (entry.colours == "grey"):
+        raise ValueError(f"{dataset} has clips in {entry.colours}; clips in {colours} are wanted")
+    generated = split in entry.generated
+    if generated and length is not None:
+        settings["length"] = length
     clips = entry.open(split, **settings)
+    if not generated:
+        _check_first(dataset, clips, (settings["n_frames"], entry.channels, *settings["image_size"]))
+    if colours != entry.colours:
+        clips = _Reversed(clips)
+    if generated:
+        return clips
     n = len(clips)
-    _check_first(dataset, clips, (settings["n_frames"], entry.channels, *settings["image_size"]))
     if length is None or length >= n:
         return clips
     return Subset(clips, [i * n // length for i in range(length)])  # type: ignore[arg-type]

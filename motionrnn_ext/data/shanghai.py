@@ -4,8 +4,9 @@
 `RadarImages`   folders of PNG frames
 
 Frames of other sizes are brought to `image_size` bilinearly and smoothed before, so that no echo falls between the
-pixels. `pixel_max` is the stored value that counts as 1: 255 for greys; where the bytes are dBZ themselves (up to 70,
-as in the file that DiffCast's program divides by 90), 90.
+pixels. `pixel_max` is the stored value that counts as 1: 255 for greys; for files whose bytes are the physical values
+themselves, the value that is to count as 1. Which of the two a file holds, it does not say: look at its values before
+CSI and FAR at thresholds in dBZ are believed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 
 from .digits import SPLITS
 from .files import PathLike, PerProcess, check_clips, file_at, names_in
-from .images import image_files, read_image, resized
+from .images import image_files, read_images, resized
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -148,7 +149,8 @@ class RadarImages(_Radar):
     A sequence gives as many clips as fit into it one after the other, and what is left over is not used.
     jpg files, colours and palettes are taken too, as luma.
 
-    Args and Raises: as `RadarH5`; a folder without frames or with too few is a ValueError at once.
+    Args and Raises: as `RadarH5`; a folder without frames or with too few is a ValueError at once, frames of several
+    sizes in a clip are one when it is read.
     """
 
     def _open(self, split: str, root: PathLike) -> None:
@@ -167,7 +169,7 @@ class RadarImages(_Radar):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.cat([self._clip(read_image(path, 1)) for path in self.clips[index]])
+        return self._clip(read_images(self.clips[index], 1)[:, 0])
 
 
 def _sequences(root: Path, split: str) -> list[Path]:

@@ -1,7 +1,9 @@
 """`motionrnn ablate` and `motionrnn compare`: tables of trainings that differ in one thing, over several seeds.
 
     plan     the rows of a table, what is compared with what, presets
+    folder   what an experiment's folder holds, and whether it is whole
     run      trains and scores the cells of a table (a row with a seed) that are not finished yet
+    checks   finds what is wrong before anything is written
     costs    parameters and multiply-adds of a row's model
     table    mean and spread over seeds, the rule for "no difference shown", Markdown and terminal
 

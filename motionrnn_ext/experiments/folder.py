@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import Config
 from ..evaluate import write_json
-from ..runs import RunError
+from ..runs import RunError, read_checkpoint, resumable_config
 from .plan import Cell, Plan
+
+# What `table.results` reads of a cell's file, besides the metrics themselves.
+_KEPT = ("row", "metrics.per_lead", "metrics.samples", "metrics.protocol", "baseline", "seconds_per_step", "seconds",
+         "resumed", "finished", "machine", "version", "commit")  # fmt: skip
 
 
 def open_folder(folder: Path, plan: Plan) -> None:
@@ -33,28 +38,42 @@ def _defaults(plan: Plan) -> dict[str, Any]:
 
 
 def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for name in (*now, *(before.keys() - now.keys())):
-        old, new = before.get(name, "unknown"), now.get(name, "unknown")
-        if old != new:
-            raise RunError(
-                f"{place} was started with {name} {_shown(old)}, this is {name} {_shown(new)}; "
-                "a table has one: name another folder with --out"
-            )
+    found = _first_difference(before, now)
+    if found:
+        name, old, new = found
+        raise RunError(
+            f"{place} was started with {name} {_shown(old)}, this is {name} {_shown(new)}; "
+            "a table has one: name another folder with --out"
+        )
+
+
+def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first entry that differs, named as "metrics.ssim" where one dictionary is in another, and its values."""
+    if before == now:
+        return None
+    if not all(isinstance(value, (dict, type(None))) for value in (before, now)):
+        return name, before, now
+    before, now = before or {}, now or {}
+    for key in (*now, *sorted(before.keys() - now.keys())):
+        path = f"{name}.{key}" if name else key
+        if found := _first_difference(before.get(key), now.get(key), path):
+            return found
+    return None
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value).strip('"')
+    return "none" if value is None else json.dumps(value).strip('"')
 
 
 def cell_file(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / f"{cell.name}.json"
 
 
-def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
+def read_cell(folder: Path, cell: Cell, metrics: Sequence[str]) -> dict[str, Any] | None:
     """What is kept of a finished cell; None if it is not finished.
 
     Raises:
-        RunError: the file is damaged, or of other settings.
+        RunError: the file is damaged, lacks one of `metrics` or what else a table needs, or is of other settings.
     """
     path = cell_file(folder, cell)
     if not path.is_file():
@@ -65,7 +84,29 @@ def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
     except ValueError as error:
         raise RunError(f"{error}; remove that file to train the cell again") from None
     _check_same(path, config.to_dict(), cell.config.to_dict())
+    scores = [f"{part}.{name}" for part in ("metrics", "baseline") for name in metrics]
+    for name in (*_KEPT, *scores):
+        if not _has(found, name.split(".", 1)):
+            raise RunError(f"{path} lacks {name}; remove that file to have the cell scored again")
     return found
+
+
+def _has(content: Any, keys: Sequence[str]) -> bool:
+    if not keys:
+        return True
+    return isinstance(content, dict) and keys[0] in content and _has(content[keys[0]], keys[1:])
+
+
+def check_training(home: Path, config: Config) -> None:
+    """Can a training that was begun go on? RunError says what to remove."""
+    last = home / "checkpoints" / "last.ckpt"
+    try:
+        if (home / "config.json").exists() and resumable_config(home) != config:
+            raise RunError(f"{home} was started with other settings, see {home / 'config.json'}")
+        if last.exists():
+            read_checkpoint(last)
+    except ValueError as error:
+        raise RunError(f"{error}; remove {home} to have that training made again") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

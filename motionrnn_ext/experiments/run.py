@@ -7,7 +7,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
@@ -26,20 +25,16 @@ from rich.progress import (
 )
 
 from .. import __version__, visualize
-from ..clips import held_out
 from ..config import Config
-from ..data.registry import ClipDataset
-from ..evaluate import BASELINE, score, write_json
-from ..loading import Clips
+from ..evaluate import BASELINE, write_json
+from ..metrics import counted
 from ..report import print_paths
 from ..runs import load_run
 from ..train import train
 from . import table
-from .costs import costs
-from .folder import cell_file, open_folder, read_cell
+from .checks import Checked, check
+from .folder import cell_file, check_training, open_folder, read_cell
 from .plan import Cell, Plan
-
-TEST_SEED = 0  # of the test clips: the same for every cell, whatever seed it was trained with
 
 
 def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> dict[str, Any]:
@@ -50,34 +45,41 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
         docs: a folder that gets the table and the figure as well, as NAME.md and images/NAME.png.
 
     Raises:
-        RunError: a folder of something else, or of other settings. KeyboardInterrupt: the same call goes on.
+        ValueError: see `check`. RunError: a folder of something else, or of other settings; a damaged file.
+        KeyboardInterrupt: the same call goes on.
     """
     console = Console(highlight=False)
-    # What is wrong with settings or data comes to light before a folder is made.
-    counts = {row.label: costs(replace(plan.config, **row.switches)) for row in plan.rows}
-    Clips(plan.config)
-    clips = held_out(replace(plan.config, seed=TEST_SEED), plan.test_clips)
+    checked = check(plan)
     open_folder(folder, plan)
-    cells = plan.cells()
-    finished = {cell.name: kept for cell in cells if (kept := read_cell(folder, cell)) is not None}
+    cells, finished = plan.cells(), {}
+    for cell in cells:
+        kept = read_cell(folder, cell, checked.metrics)
+        if kept is None:
+            check_training(folder / "runs" / cell.name, cell.config)
+        else:
+            finished[cell.name] = kept
     _introduce(console, plan, folder, len(finished))
     with _Display(console, plan, len(finished)) as display:
         for number, cell in enumerate(cells, start=1):
             if cell.name not in finished:
                 display.start(cell)
-                kept = finished[cell.name] = _finish(cell, folder, clips, plan.protocol, display)
+                kept = finished[cell.name] = _finish(cell, folder, checked, display)
                 display.line(f"[{number}/{len(cells)}] {cell.label}: {table.cell_text(kept)}")
-    results = table.results(plan, [finished[cell.name] for cell in cells], counts, command)
+    results = table.results(plan, [finished[cell.name] for cell in cells], checked.costs, command)
     paths = _write(plan, folder, results)
     if docs is not None:
         paths += _write_docs(plan, docs, results)
-    for part in table.terminal(results):
-        console.print(part)
+    *tables, reading = table.terminal(results)
+    # Never narrower than a table: a line that the terminal wraps is better than numbers cut short.
+    wide = Console(width=max(console.width, 240), highlight=False)
+    for part in tables:
+        wide.print(part)
+    console.print(reading)
     print_paths(paths)
     return results
 
 
-def _finish(cell: Cell, folder: Path, clips: ClipDataset, protocol: Any, display: _Display) -> dict[str, Any]:
+def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> dict[str, Any]:
     """Train a cell, or go on with its training; the model after the last step, so that all had the same budget."""
     began, home, config = time.perf_counter(), folder / "runs" / cell.name, cell.config
     resumed = home.exists()
@@ -87,7 +89,7 @@ def _finish(cell: Cell, folder: Path, clips: ClipDataset, protocol: Any, display
     train(config, home, resume=True, progress=False, watch=display)
     trained = load_run(home / "checkpoints" / "last.ckpt")
     model = trained.model.to(_device(config))
-    scores = score({cell.row.label: model}, clips, config.n_input, protocol=protocol)
+    scores = checked.score({cell.row.label: model})
     kept = {
         "row": cell.row.label,
         "seed": config.seed,
@@ -152,13 +154,12 @@ def _write_docs(plan: Plan, docs: Path, results: Mapping[str, Any]) -> list[Path
 
 
 def _introduce(console: Console, plan: Plan, folder: Path, finished: int) -> None:
-    n_cells, config = len(plan.rows) * len(plan.seeds), plan.config
-    console.print(
-        f"[bold]{plan.title}[/]: {len(plan.rows)} rows with {len(plan.seeds)} seeds, {n_cells} trainings of "
-        f"{config.steps:,} steps each"
-    )
+    n_rows, n_seeds = len(plan.rows), len(plan.seeds)
+    sizes = [counted(n_rows, "row"), counted(n_seeds, "seed"), counted(n_rows * n_seeds, "training")]
+    steps = counted(plan.config.steps, "step")
+    console.print(f"[bold]{plan.title}[/]: {sizes[0]} with {sizes[1]}, {sizes[2]} of {steps} each")
     if finished:
-        console.print(f"{finished} of them are finished and not run again.")
+        console.print(f"{finished} of them {'is' if finished == 1 else 'are'} finished and not run again.")
     console.print(f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there.")
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from .. import visualize
 from ..evaluate import BASELINE
-from ..metrics import BETTER, heading
+from ..metrics import BETTER, counted, heading
+from .checks import names_of
 from .costs import COUNTED
 from .plan import Plan
 
@@ -53,7 +54,7 @@ def results(
 ) -> dict[str, Any]:
     """What results.json holds, of all cells of the plan."""
     by_row = {row.label: [cell for cell in cells if cell["row"] == row.label] for row in plan.rows}
-    names = [name for name in cells[0]["metrics"]["per_lead"] if name in cells[0]["metrics"]]
+    names = names_of(cells[0]["metrics"])
     rows = {
         label: {
             "metrics": {name: _over_seeds(members, name) for name in names},
@@ -112,16 +113,16 @@ def _differences(plan: Plan, rows: Mapping[str, Any], names: Sequence[str]) -> l
 
 def cell_text(kept: Mapping[str, Any]) -> str:
     """A finished cell in a line."""
-    scores = [f"{heading(name)[:-2]} {_text(_number(kept['metrics'].get(name)))}" for name in HEADLINE]
+    scores = [f"{heading(name)[:-2]} {_text(name, _number(kept['metrics'].get(name)))}" for name in HEADLINE]
     return ", ".join([*scores, f"{kept['seconds']:.0f} s"])
 
 
 def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     """The table as text, a heading first."""
     lines = [["model", *map(heading, names), "parameters", "MACs", "s/step"]]
-    lines.append([BASELINE, *(_text(results[BASELINE][name]) for name in names), "", "", ""])
+    lines.append([BASELINE, *(_text(name, results[BASELINE][name]) for name in names), "", "", ""])
     for label, row in results["rows"].items():
-        scores = [_with_spread(row["metrics"][name]) for name in names]
+        scores = [_with_spread(name, row["metrics"][name]) for name in names]
         seconds = row["seconds_per_step"]
         step = "-" if seconds is None else f"{seconds:.3g}"
         lines.append([label, *scores, f"{row['parameters']:,}", _short(row["macs"]), step])
@@ -144,13 +145,15 @@ def difference_rows(results: Mapping[str, Any], between: str = ": ") -> list[lis
     return lines
 
 
-def _with_spread(score: Mapping[str, Any]) -> str:
+def _with_spread(name: str, score: Mapping[str, Any]) -> str:
     mean, spread = score["mean"], score["spread"]
-    return f"{_text(mean)} ± {spread:.{_digits(mean)}f}" if math.isfinite(spread) else _text(mean)
+    return f"{_text(name, mean)} ± {spread:.{_digits(mean)}f}" if math.isfinite(spread) else _text(name, mean)
 
 
-def _text(value: float) -> str:
-    return f"{value:.{_digits(value)}f}" if math.isfinite(value) else "not finite"
+def _text(name: str, value: float) -> str:
+    if math.isfinite(value):
+        return f"{value:.{_digits(value)}f}"
+    return "no event" if name.startswith(("csi", "far")) else "not finite"
 
 
 def _digits(value: float) -> int:
@@ -175,7 +178,7 @@ def terminal(results: Mapping[str, Any]) -> list[Any]:
 def _rich(title: str, lines: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, name in enumerate(lines[0]):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for line in lines[1:]:
         styles = {"better": "[green]", "worse": "[red]", NO_DIFFERENCE: "[dim]"}
         marks = [next((s for end, s in styles.items() if text.endswith(f"\n{end}")), "") for text in line]
@@ -200,12 +203,14 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
     n_in, n_out = settings["n_input"], settings["n_output"]
     duration = f"{results['seconds'] / 60:.1f} minutes of training and scoring"
     if results["resumed"]:
-        duration += f", without what {results['resumed']} interrupted trainings took before"
+        duration += f", without what {counted(results['resumed'], 'interrupted training')} took before"
+    budget = f"{counted(settings['steps'], 'step')} of {counted(settings['batch_size'], 'clip')}"
     notes = [
         f"{_spread_text(seeds)} The exact rule: motionrnn_ext/experiments/table.py.",
-        f"Each model is the one after its last step: {settings['steps']:,} steps of {settings['batch_size']} clips. "
+        f"Each model is the one after its last step: {budget}. "
         "What is small or trained briefly says little about an architecture.",
-        f"Scored on {results['test_clips']:,} held-out clips, the same for all rows and seeds: {n_in} frames in, "
+        f"Scored on {counted(results['test_clips'], 'held-out clip')}, the same for all rows and seeds: "
+        f"{counted(n_in, 'frame')} in, "
         f"{n_out} predicted.",
         *(f"{text[:1].upper()}{text[1:]}." for text in results["protocol"]),
         f"{COUNTED} s/step: median of a training step, other load of the machine included.",

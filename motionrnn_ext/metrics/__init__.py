@@ -48,7 +48,7 @@ from .frames import (
 from .fvd import FVD, frechet_distance, load_video_network
 from .lpips import LPIPS, frame_lpips, load_lpips
 from .protocol import Meter, Protocol
-from .tables import BETTER, LABELS, heading, plain_table, table_rows
+from .tables import BETTER, LABELS, counted, heading, plain_table, table_rows
 
 __all__ = [
     "BETTER",
@@ -65,6 +65,7 @@ __all__ = [
     "Meter",
     "Protocol",
     "Values",
+    "counted",
     "csi",
     "event_counts",
     "far",

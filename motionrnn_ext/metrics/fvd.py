@@ -125,8 +125,8 @@ def load_video_network(path: str | os.PathLike[str], device: str | torch.device 
         raise ValueError(f"FVD network {path} cannot be read: there is no such file")
     try:
         return torch.jit.load(str(path), map_location=device).eval()
-    except RuntimeError as error:
-        raise ValueError(f"{path} is no TorchScript file: {str(error).splitlines()[0]}") from None
+    except RuntimeError:
+        raise ValueError(f"{path} is no TorchScript file (by torch.jit.save), or damaged") from None
 
 
 def _options(network: Any) -> dict[str, bool]:

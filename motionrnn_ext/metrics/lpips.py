@@ -120,8 +120,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"LPIPS weights {path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # whatever the unpickler makes of foreign bytes
-        raise ValueError(f"{path} is no file of weights: {type(error).__name__}") from None
+    except Exception:  # whatever the unpickler makes of foreign bytes
+        raise ValueError(f"{path} is no file of weights (a state dict by torch.save), or damaged") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} must hold a state dict: names and tensors; it holds {type(found).__name__}")
     return found

@@ -14,6 +14,7 @@ from .events import EventMetrics, Values, checked_thresholds
 from .frames import CONVENTIONS, SSIM_CONVENTIONS, FrameMetrics
 from .fvd import FVD, load_video_network
 from .lpips import LPIPS, load_lpips
+from .tables import counted
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Protocol:
         device: where the networks of LPIPS and FVD run.
 
     Raises:
-        ValueError: an unknown name, thresholds without values, a file that cannot be read.
+        ValueError: an unknown name, thresholds without values, fvd_context without fvd, a file that cannot be read.
     """
 
     convention: str = "float"
@@ -52,6 +53,8 @@ class Protocol:
             checked_thresholds(self.thresholds)
             if self.values is None:
                 raise ValueError("thresholds need values: what a pixel stands for")
+        if self.fvd_context and not self.fvd:
+            raise ValueError("fvd_context (--fvd-context) is for FVD, which needs a network: give --fvd too")
 
     def frame_options(self) -> dict[str, Any]:
         options = CONVENTIONS[self.convention]
@@ -112,6 +115,12 @@ class Meter:
             result["per_lead"] |= events.pop("per_lead")
             result |= events
             result["protocol"]["events"] = self._about_events(events["batches"])
+            lowest = f"{min(self.protocol.thresholds):g}"
+            if not any(events["counts"][lowest]["tp"] + events["counts"][lowest]["fn"]):
+                result["protocol"]["no events"] = (
+                    f"warning: no true pixel of the scored clips reaches the lowest threshold, {lowest}: do the values"
+                    " (--values, --value-scale) and the data's pixel_max fit together?"
+                )
         if self.video is not None:
             video = self.video.compute()
             result["fvd"] = video["fvd"]
@@ -123,7 +132,7 @@ class Meter:
         return (
             f"convention {self.protocol.convention!r}: MSE and MAE are sums over a frame of predictions {clipped};"
             f" PSNR {result['psnr_convention']!r}, SSIM {result['ssim_convention']!r}, GDL a sum over a frame;"
-            f" {result['samples']} clips, {self.frames.n_lead} lead times"
+            f" {counted(result['samples'], 'clip')}, {counted(self.frames.n_lead, 'lead time')}"
         )
 
     def _about_lpips(self, samples: int) -> str:
@@ -131,21 +140,23 @@ class Meter:
         assert network is not None
         return (
             f"LPIPS by AlexNet, weights {network.source}; [0, 1] mapped to [-1, 1], grey repeated to 3 channels, not"
-            f" resized; {samples} clips x {self.frames.n_lead} frames"
+            f" resized; {counted(samples, 'clip')} x {counted(self.frames.n_lead, 'frame')}"
         )
 
     def _about_events(self, batches: int) -> str:
         values = self.protocol.values
         assert values is not None
+        averaged = f"the mean over {batches} batches" if batches != 1 else "of the one batch"
         pixel = "floor(255 p) / 255" if values.bytes else "p"
         return (
             f"CSI and FAR of {values.scale:g} {pixel} {values.offset:+g} >= threshold; pooled: counts of all clips per"
-            f" lead time, then the mean over lead times; per batch: the mean over {batches} batches, 0 without events"
+            f" lead time, then the mean over lead times; per batch: {averaged}, 0 without events"
         )
 
     def _about_video(self, protocol: dict[str, Any]) -> str:
         given = "the given frames included" if self.protocol.fvd_context else "predicted frames only"
         return (
-            f"FVD by {protocol['network']} ({protocol['features']} features); {protocol['clips']} clips of"
-            f" {protocol['frames']} frames, {given}; {protocol['input']}"
+            f"FVD by {protocol['network']} ({counted(protocol['features'], 'feature')});"
+            f" {counted(protocol['clips'], 'clip')} of {counted(protocol['frames'], 'frame')}, {given};"
+            f" {protocol['input']}"
         )

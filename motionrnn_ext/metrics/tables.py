@@ -28,6 +28,11 @@ def heading(name: str) -> str:
     return " ".join(part for part in (LABELS[kind], threshold, BETTER[kind]) if part)
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """ "1 clip", "1,000 clips"; `many` where that is not `one` with an s."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def table_rows(
     results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] | None = None
 ) -> list[list[str]]:

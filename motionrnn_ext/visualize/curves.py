@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,12 @@ def lead_time_curves(
 
     Args:
         results: label -> what `FrameMetrics.compute` gave. A label that starts with "repeat" is a baseline.
-        metrics: names under "per_lead"; by default all that the first entry has.
+        metrics: names under "per_lead"; by default all that the first entry has. CSI and FAR without any event at
+            any lead time say so.
     """
     from matplotlib.figure import Figure
 
-    from ..metrics import BETTER, LABELS
+    from ..metrics import heading
 
     metrics = list(metrics or next(iter(results.values()))["per_lead"])
     models = [label for label in results if not label.startswith("repeat")]
@@ -91,13 +93,23 @@ def lead_time_curves(
         panels = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
             for label, result in results.items():
-                values = result["per_lead"][metric]
+                values = [math.nan if value is None else value for value in result["per_lead"][metric]]
                 colour, look = (hue_of[label], "o-") if label in hue_of else (FAINT, "--")
                 axes.plot(range(1, len(values) + 1), values, look, color=colour, label=label)
-            axes.set_title(f"{LABELS.get(metric, metric)} {BETTER.get(metric, '')}")
+            axes.set_title(heading(metric))
             axes.set_xlabel("lead time (frames)")
             axes.xaxis.get_major_locator().set_params(integer=True)
+            if metric.lower().startswith(("csi", "far")):
+                _finish_shares(axes)
         fit = int(width / (0.6 + 0.085 * max(map(len, results))))
         lines, names = panels[0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower center", ncols=max(1, min(fit, len(names))))
         return saved(figure, path)
+
+
+def _finish_shares(axes: Any) -> None:
+    """Of panels of CSI and FAR: one scale for all; without a value there was no event."""
+    axes.set_ylim(-0.02, 1.02)
+    if not any(math.isfinite(value) for line in axes.lines for value in line.get_ydata()):
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, "no event", transform=axes.transAxes, ha="center", va="center", color=FAINT)

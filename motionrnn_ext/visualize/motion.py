@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .page import ARROW, PathLike, Sheet, pixels, recorded, saved, style
-from .taps import busiest, draw_taps, sampling_points, tap_key
+from .taps import busiest, draw_taps, outside, sampling_points, tap_colours, tap_key
 
 
 def trend_field(trend: Tensor, frame_size: tuple[int, int]) -> Tensor:
@@ -42,6 +42,7 @@ def arrows(
     trends: Mapping[str, Tensor],
     times: Sequence[int] | None = None,
     magnify: float | None = None,
+    what: str = "motion trend",
 ) -> Path:
     """A PNG of motion trends as arrows over the frames they belong to: a row per entry, a column per time.
 
@@ -55,6 +56,7 @@ def arrows(
         magnify: drawn length over true length; by default, for each column, the power of two that brings its
             longest arrows to about one map pixel (trends grow by orders of magnitude along a sequence). It
             stands above each column.
+        what: the arrows' name in the footer; entries may be offset maps too.
     """
     if frames.ndim != 4 or not trends:
         raise ValueError(f"frames must be (T, C, H, W) with one trend at least; got {tuple(frames.shape)}")
@@ -69,13 +71,13 @@ def arrows(
     fields = {name: trend_field(trend[times], (height, width)) for name, trend in trends.items()}
     factors = [magnify or _factor([field[i] for field in fields.values()], width) for i in range(len(times))]
     with style():
-        sheet = Sheet(len(times), len(fields), frames, n_heads=1, foot=0.28)
+        sheet = Sheet(len(times), len(fields), frames, n_heads=1, foot=0.42, narrowest=3.1)
         sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in zip(times, factors, strict=True)])
         for name, field in fields.items():
             cells = sheet.row(frames[times].detach().float().cpu() * 0.7, name, weight="bold")
             for axes, displacement, factor in zip(cells, field, factors, strict=True):
                 _quiver(axes, displacement * factor, height, width)
-        sheet.foot("arrows: motion trend in frame pixels, scaled as stated above each column")
+        sheet.foot(f"arrows: {what} in frame pixels, scaled as stated above each column")
         return saved(sheet.figure, path)
 
 
@@ -88,10 +90,12 @@ def motion_gif(
     masks: Mapping[str, Tensor] | None = None,
     positions: int = 3,
     fps: float = 3,
+    what: str = "motion trend",
 ) -> Path:
     """A looping GIF of frames (T, C, H, W): a row per entry, plain, with the trend's arrows and with the taps.
 
-    Arguments as of `arrows` and `taps`; the arrows' factor is each frame's own and stands below.
+    Arguments as of `arrows` and `taps`; the arrows' factor is each frame's own and stands below, as does how many of
+    the taps lie outside of the frame.
     """
     size, n_times = (frames.shape[-2], frames.shape[-1]), min(map(len, offsets.values()))
     frames = frames[:n_times].detach().float().cpu()
@@ -101,25 +105,29 @@ def motion_gif(
     places = {name: busiest(frames, maps[name], positions) for name in points}
     with style(dots_per_inch=100):
         sheet = Sheet(3, len(fields), frames, n_heads=1, foot=0.45)
-        sheet.heads(["frame", "trend", "taps"], size=10, weight="bold")
+        sheet.heads(["frame", what, "taps"], size=10, weight="bold")
         rows = {name: sheet.row([frames[0]] * 3, name, weight="bold") for name in fields}
         caption = sheet.foot()
         artists: list[Any] = []
-        tap_key(sheet, len(next(iter(points.values()))[0]))
+        n_taps = len(next(iter(points.values()))[0])
+        tap_key(sheet, n_taps)
 
         def draw(t: int) -> None:
             while artists:
                 artists.pop().remove()
             factor = _factor([field[t] for field in fields.values()], size[1])
+            beyond = torch.zeros(2, dtype=torch.int64)
             for name, (plain, left, right) in rows.items():
                 for axes, light in ((plain, 1.0), (left, 0.7), (right, 0.6)):
                     axes.images[0].set_data(pixels(frames[t] * light))
                 artists.append(_quiver(left, fields[name][t] * factor, *size))
                 weights = None if masks is None else masks[name][t]
                 artists.extend(draw_taps(right, points[name][t], places[name][t], size, weights))
-            caption.set_text(f"frame {t + 1} of {n_times}, arrows {_times(factor)}")
+                beyond += outside(points[name][t], places[name][t], size)
+            text = f"frame {t + 1} of {n_times}, arrows {_times(factor)}"
+            caption.set_text(f"{text}, {beyond[0]} of {beyond[1]} taps outside the frame")
 
-        return recorded(path, sheet.figure, draw, n_times, fps)
+        return recorded(path, sheet.figure, draw, n_times, fps, keep=[*tap_colours(n_taps), ARROW])
 
 
 def _factor(fields: list[Tensor], width: int) -> float:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -46,13 +47,20 @@ class Sheet:
     GAP, HEAD, WIDEST, LARGEST_CELL = 0.045, 0.27, 7.9, 2.1
 
     def __init__(
-        self, n_columns: int, n_rows: int, frames: Tensor, n_heads: int, label: float = 1.1, foot: float = 0.0
+        self,
+        n_columns: int,
+        n_rows: int,
+        frames: Tensor,
+        n_heads: int,
+        label: float = 1.3,
+        foot: float = 0.0,
+        narrowest: float = 0.0,  # right of the labels
     ) -> None:
         from matplotlib.figure import Figure
 
         self.label, self.foot_height = label, foot
         self.cell = min(self.WIDEST / n_columns, self.LARGEST_CELL)
-        self.width = label + n_columns * self.cell
+        self.width = label + max(n_columns * self.cell, narrowest)
         self.cell_height = (self.cell - self.GAP) * frames.shape[-2] / frames.shape[-1] + self.GAP
         self.height = n_heads * self.HEAD + n_rows * self.cell_height + foot
         self.figure = Figure(figsize=(self.width, self.height))
@@ -83,6 +91,8 @@ class Sheet:
         return cells
 
     def foot(self, text: str = "") -> Any:
+        """A text below the rows, on as many lines as it takes."""
+        text = fill(text, int((self.width - self.label) / 0.07))  # inches per character
         x = (self.label + self.width - self.GAP) / 2 / self.width
         y = self.foot_height / 2 / self.height
         return self.figure.text(x, y, text, size=9, ha="center", va="center", color=FAINT)
@@ -104,8 +114,16 @@ def pixels(image: Tensor) -> Any:
     return image.expand(-1, -1, 3).numpy()
 
 
-def recorded(path: PathLike, figure: Any, draw: Callable[[int], object], n_frames: int, fps: float) -> Path:
-    """A looping GIF of a figure; `draw(t)` brings it to frame t."""
+def recorded(
+    path: PathLike,
+    figure: Any,
+    draw: Callable[[int], object],
+    n_frames: int,
+    fps: float,
+    keep: Sequence[Any] = (),
+) -> Path:
+    """A looping GIF of a figure; `draw(t)` brings it to frame t. A GIF has 256 colours: those of `keep`, at most 64,
+    are among them."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -115,24 +133,25 @@ def recorded(path: PathLike, figure: Any, draw: Callable[[int], object], n_frame
         canvas.draw()
         shots.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     path = prepared(path)
-    first, *others = _with_palettes(shots)
+    first, *others = _with_palettes(shots, keep)
     options = {"duration": 1000 / fps, "loop": 0, "optimize": False, "disposal": 1}
     first.save(path, "GIF", save_all=True, append_images=others, **options)
     return path
 
 
-def _with_palettes(shots: Sequence[Any]) -> list[Any]:
+def _with_palettes(shots: Sequence[Any], keep: Sequence[Any]) -> list[Any]:
     """uint8 arrays (H, W, 3) as images of 256 colours. Where few pixels have a colour, a palette by population would
     have greys alone: then 160 of the colours are greys, and the others are for those pixels."""
     import numpy as np
+    from matplotlib.colors import to_rgb
     from PIL import Image
 
-    images = [Image.fromarray(shot) for shot in shots]
+    kept = (np.array([to_rgb(colour) for colour in keep[:64]]).reshape(-1, 3) * 255).round().astype(int)
     has_colour = [np.ptp(shot.astype(np.int16), axis=-1) > 16 for shot in shots]
     coloured = np.concatenate([shot[where] for shot, where in zip(shots, has_colour)])
     if not 0 < len(coloured) < 0.2 * sum(where.size for where in has_colour):
-        return [image.quantize(256) for image in images]
-    few = np.array(Image.fromarray(coloured[None]).quantize(96).getpalette()).reshape(-1, 3)
+        return [_quantized(Image.fromarray(shot), kept) for shot in shots]
+    few = np.concatenate([kept, _palette(Image.fromarray(coloured[None]), 96 - len(kept))])
     greys = np.linspace(0, 255, 160).round().astype(int)
     palette = [*greys.repeat(3).tolist(), *few.ravel().tolist()]
     images = []
@@ -143,6 +162,25 @@ def _with_palettes(shots: Sequence[Any]) -> list[Any]:
         images.append(Image.fromarray(index))
         images[-1].putpalette(palette)
     return images
+
+
+def _quantized(image: Any, kept: Any) -> Any:
+    """With its own palette, which has the `kept` colours (N, 3) first."""
+    import numpy as np
+    from PIL import Image
+
+    if not len(kept):
+        return image.quantize(256)
+    colours = Image.new("P", (1, 1))
+    colours.putpalette(np.concatenate([kept, _palette(image, 256 - len(kept))]).ravel().tolist())
+    return image.quantize(palette=colours, dither=Image.Dither.NONE)
+
+
+def _palette(image: Any, count: int) -> Any:
+    """(up to `count`, 3): the colours that stand for an image's best."""
+    import numpy as np
+
+    return np.array(image.quantize(count).getpalette()).reshape(-1, 3)[:count]
 
 
 def prepared(path: PathLike) -> Path:

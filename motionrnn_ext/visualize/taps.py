@@ -41,10 +41,11 @@ def sampling_points(offset: Tensor, frame_size: tuple[int, int]) -> Tensor:
 
 
 def busiest(
-    frames: Tensor, map_size: tuple[int, int], count: int, apart: int = 3
+    frames: Tensor, map_size: tuple[int, int], count: int, apart: int | None = None
 ) -> list[list[tuple[int, int]]]:
     """For each of frames (T, C, H, W) up to `count` map positions (row, column) where it differs most from the one
-    before (the first: from the next), `apart` map pixels or more from each other."""
+    before (the first: from the next), `apart` map pixels (by default a fifth of the map) or more from each other."""
+    apart = max(1, round(min(map_size) / 5)) if apart is None else apart
     change = frames.diff(dim=0).abs()
     change = torch.cat([change[:1], change]) if len(frames) > 1 else frames
     energy = F.adaptive_avg_pool2d(change.detach().float().cpu().nan_to_num().mean(1, keepdim=True), map_size)
@@ -76,7 +77,7 @@ def taps(
 
     A dot is where a tap reads, in the tap's colour (see the key), and a line comes from where the tap would be without
     motion; with masks a dot's area is the tap's weight. What is read outside of the frame counts as 0 and is not
-    drawn, but for the line that leads there; offsets that are not finite are left out.
+    drawn, but for the line that leads there, and the footer counts it; offsets that are not finite are left out.
 
     Args:
         frames: (T, C, H, W).
@@ -95,17 +96,20 @@ def taps(
     n_times = min(map(len, offsets.values()))
     times = sorted({round(i * (n_times - 1) / 3) for i in range(4)}) if times is None else list(times)
     with style():
-        sheet = Sheet(len(times), len(offsets), frames, n_heads=1, foot=0.5)
+        sheet = Sheet(len(times), len(offsets), frames, n_heads=1, foot=0.56, narrowest=3.1)
         sheet.heads([f"frame {t + 1}" for t in times])
+        size, beyond = (frames.shape[-2], frames.shape[-1]), torch.zeros(2, dtype=torch.int64)
         for name, offset in offsets.items():
             images = sheet.row(frames[times].detach().float().cpu() * 0.6, name, weight="bold")
             places = _places(frames, offset, positions)
-            points = sampling_points(offset[times], (frames.shape[-2], frames.shape[-1]))
+            points = sampling_points(offset[times], size)
             for i, (axes, t) in enumerate(zip(images, times, strict=True)):
                 weights = None if masks is None else masks[name][t]
-                draw_taps(axes, points[i], places[t], (frames.shape[-2], frames.shape[-1]), weights)
+                draw_taps(axes, points[i], places[t], size, weights)
+                beyond += outside(points[i], places[t], size)
         text = "dots: where the taps read; lines: from where they would without motion"
-        sheet.foot(text if masks is None else f"{text}; dot size: weight")
+        text += "" if masks is None else "; dot size: weight"
+        sheet.foot(f"{text}; {beyond[0]} of {beyond[1]} taps lie outside the frame")
         tap_key(sheet, next(iter(offsets.values())).shape[1] // 2)
         return saved(sheet.figure, path)
 
@@ -153,6 +157,16 @@ def draw_taps(
             )
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return drawn
+
+
+def outside(points: Tensor, places: Sequence[tuple[int, int]], frame_size: tuple[int, int]) -> Tensor:
+    """Of sampling points (K, 2, h', w') at some places: how many are not in the frame, and how many are finite."""
+    rows, columns = torch.tensor(places, dtype=torch.int64).view(-1, 2).T
+    found = points[:, :, rows, columns]  # (K, 2, places)
+    highest = torch.tensor(frame_size).view(2, 1) - 0.5
+    finite = found.isfinite().all(1)
+    beyond = ((found < -0.5) | (found > highest)).any(1) & finite
+    return torch.stack([beyond.sum(), finite.sum()])
 
 
 def tap_colours(count: int) -> list[Any]:
