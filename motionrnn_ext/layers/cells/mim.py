@@ -155,4 +155,6 @@ class MIMCell(RecurrentCell):
                 f"the state kept from the last sequence has shape {found}; it should be {wanted}: with "
                 "compat='openstl', call reset() before sequences of another size"
             )
-        return self.carried.detach().to(state.stationary, copy=True)  # a copy, as it may come from inference mode
+        return self.carried.detach().to(
+            state.stationary, copy=True
+        )  # a copy, as it may come from inference mode
