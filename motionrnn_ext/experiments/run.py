@@ -124,7 +124,7 @@ def _seconds_per_step(home: Path) -> float | None:
 
 def machine(config: Config) -> str:
     device = torch.cuda.get_device_name() if _device(config) == "cuda" else f"CPU ({platform.machine()})"
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{device}, {counted(torch.get_num_threads(), 'thread')}, torch {torch.__version__}"
 
 
 def commit() -> str | None:
