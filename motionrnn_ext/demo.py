@@ -143,7 +143,7 @@ def _introduce(console: Console, config: Config, folder: Path, quick: bool) -> N
         "a MotionGRU between the layers and a highway past them. Both take the same",
         f"{config.steps:,} steps on the same clips,",
         f"{config.batch_size} at a time.",
-        "This takes a minute." if quick else "On two cores this takes about nine minutes.",
+        "This takes a minute." if quick else "On two cores this takes ten minutes to half an hour.",
     )
     console.print("\n" + " ".join(text))
     console.print(f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there.")
