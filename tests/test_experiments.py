@@ -458,7 +458,7 @@ def test_table_and_figure(finished: Path, tmp_path: Path) -> None:
         "`motionrnn ablate --seeds 0 1`",
         "seeds: 0, 1",
         "commit: ",
-        "1 threads",
+        "1 thread, torch",
         "2 steps of 2 clips",
     ):
         assert fact in text, fact
