@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from . import visualize
 from .config import SMALL, Config
 from .evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
 from .report import print_paths, print_results
-from .runs import RunError, load_run
+from .runs import RunError, load_run, seconds_per_step
 from .train import train
 
 DEFAULT_FOLDER = Path("runs/demo")
@@ -59,7 +58,8 @@ def demo(folder: Path | None = None, *, quick: bool = False) -> Path:
     results = score(models, clips, config.n_input)
     for label, model in models.items():
         results[label]["parameters"] = count_parameters(model)
-        results[label]["seconds_per_step"] = _seconds_per_step(_home(folder, label))
+        seconds = seconds_per_step(_home(folder, label))
+        results[label]["seconds_per_step"] = None if seconds is None else round(seconds, 4)
     paths = draw(folder, models, clips, config.n_input, range(PICTURES))
     logs = {label: _home(folder, label) / "metrics.csv" for label in models}
     paths.append(visualize.loss_curves(folder / "loss.png", logs, ["val/loss"]))
@@ -124,11 +124,6 @@ def _trained(config: Config, folder: Path) -> Path:
     """Train, or go on with what was stopped; the model after the last step, so that both had the same budget."""
     train(config, folder, resume=(folder / "config.json").exists())
     return folder / "checkpoints" / "last.ckpt"
-
-
-def _seconds_per_step(folder: Path) -> float:
-    _, seconds = visualize.read_log(folder / "metrics.csv", ["train/seconds"])["train/seconds"]
-    return round(median(seconds), 4)
 
 
 def _minutes(began: float) -> float:

@@ -18,6 +18,7 @@ from . import visualize
 from .clips import held_out, in_rgb, other_data
 from .config import Config
 from .data.registry import DATASETS, ClipDataset
+from .layers import MotionState
 from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
 from .runs import PathLike, Run, RunError, load_run
@@ -102,18 +103,25 @@ def draw(
 
 
 @torch.no_grad()
-def motion_trends(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Interface -> trend (T-1, 2K, h', w') after each frame that the model reads, its own future included."""
+def motion_states(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, MotionState]:
+    """ "MotionGRU l" -> offset and trend, (T-1, 2K, h', w') each, after each frame that the model reads, its own future
+    (from `predict`) included; of maps with a depth, the newest slice's."""
     model.reset()
     frames = torch.cat([given, future])[None]
     generator = torch.Generator(frames.device).manual_seed(seed)
     _, motion = model(frames, len(given), return_motion=True, generator=generator)
-    return {f"MotionGRU {level}": newest_slice(state.trend[0]) for level, state in enumerate(motion, start=1)}
+
+    def of_clip(motion: Tensor) -> Tensor:  # (1, T-1, 2K, h', w') or (1, T-1, W, 2K, h', w')
+        return motion[0] if motion.dim() == 5 else motion[0, :, -1]
+
+    return {
+        f"MotionGRU {level}": MotionState(*map(of_clip, state)) for level, state in enumerate(motion, start=1)
+    }
 
 
-def newest_slice(motion: Tensor) -> Tensor:
-    """(T, 2K, h', w'); of motion with a depth axis, (T, W, 2K, h', w'), the newest slice."""
-    return motion[:, -1] if motion.dim() == 5 else motion
+def motion_trends(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """The trends of `motion_states`."""
+    return {name: state.trend for name, state in motion_states(model, given, future, seed).items()}
 
 
 def evaluate(
@@ -189,8 +197,8 @@ def _in_words(about: Mapping[str, Any]) -> str:
 
 def _common_config(runs: Mapping[str, Run], changes: Mapping[str, Any]) -> Config:
     """The first run's settings, changed. RunError where its clips are not what all these models take."""
-    trained_on = DATASETS[next(iter(runs.values())).config.dataset]
-    config = replace(next(iter(runs.values())).config, **changes)
+    first = next(iter(runs.values())).config
+    trained_on, config = DATASETS[first.dataset], replace(first, **changes)
 
     def frames(config: Config) -> tuple[Any, ...]:
         return config.channels, config.image_size, config.n_input

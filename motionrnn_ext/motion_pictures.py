@@ -12,7 +12,7 @@ from torch import Tensor
 from . import visualize
 from .clips import in_rgb
 from .data.registry import DATASETS
-from .evaluate import newest_slice, on_device, predict
+from .evaluate import motion_states, on_device, predict
 from .layers.motion_gru import MotionGRU
 from .models import MotionRNN
 from .runs import Run, RunError
@@ -28,8 +28,7 @@ class Motion(NamedTuple):
 
 @torch.no_grad()
 def motions(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, Motion]:
-    """ "MotionGRU l" -> its motion after each of the T-1 frames that the model reads, its own future (from `predict`)
-    included; of maps with a depth, the newest slice's."""
+    """What `motion_states` gives, and the taps' weights."""
     masks: list[list[Tensor]] = [[] for _ in model.interfaces]
 
     def watch(cell: Any, inputs: tuple[Any, ...], seen: list[Tensor]) -> None:
@@ -40,18 +39,13 @@ def motions(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> d
         for gru, seen in zip(model.interfaces, masks)
     ]
     try:
-        model.reset()
-        generator = torch.Generator(given.device).manual_seed(seed)
-        frames = torch.cat([given, future])[None]
-        _, found = model(frames, len(given), return_motion=True, generator=generator)
+        found = motion_states(model, given, future, seed)
     finally:
         for handle in handles:
             handle.remove()
     return {
-        f"MotionGRU {level}": Motion(
-            newest_slice(state.offset[0]), newest_slice(state.trend[0]), torch.stack(seen)
-        )
-        for level, (state, seen) in enumerate(zip(found, masks), start=1)
+        name: Motion(state.offset, state.trend, torch.stack(seen))
+        for (name, state), seen in zip(found.items(), masks)
     }
 
 

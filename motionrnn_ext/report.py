@@ -34,10 +34,13 @@ def print_results(
         events = {name: values for name, values in result["per_lead"].items() if name not in LABELS}
         if events:
             tables.append(_table(f"{label}: events, pooled", _lead_rows(events)))
-    # Never narrower than a table: a line that the terminal wraps is better than numbers cut short.
-    console = Console(width=max(Console().width, 240))
     for table in tables:
-        console.print(table)
+        wide_console().print(table)
+
+
+def wide_console() -> Console:
+    """For tables; never narrower than one: a line that the terminal wraps is better than numbers cut short."""
+    return Console(width=max(Console().width, 240), highlight=False)
 
 
 def print_protocol(results: Mapping[str, Mapping[str, Any]]) -> None:

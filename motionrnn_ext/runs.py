@@ -13,12 +13,14 @@ import csv
 import os
 import warnings
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
 from .config import Config
 from .models import MotionRNN
+from .visualize import read_log
 
 PathLike = str | os.PathLike[str]
 CONFIG_KEY = "motionrnn_config"
@@ -138,6 +140,15 @@ def log_versions(folder: Path) -> list[Path]:
     """The folders logs/version_N, in order."""
     found = (folder / "logs").glob("version_*")
     return sorted((path for path in found if path.name[8:].isdigit()), key=lambda path: int(path.name[8:]))
+
+
+def seconds_per_step(folder: Path) -> float | None:
+    """The median over a run's logged steps; None where none was logged, for a run shorter than log_every."""
+    try:
+        _, seconds = read_log(folder / "metrics.csv", ["train/seconds"])["train/seconds"]
+    except ValueError:
+        return None
+    return median(seconds)
 
 
 def join_logs(folder: Path) -> Path:

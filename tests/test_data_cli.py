@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from layouts import (
     write_pngs,
 )
 from PIL import Image
+from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 from torch.utils.data import DataLoader
 
 from motionrnn_ext import cli
@@ -72,14 +73,6 @@ SMALL = [
     *("--n-output", "4", "--batch-size", "2", "--steps", "2", "--val-every", "2", "--val-clips", "2"),
     *("--train-clips", "3", "--log-every", "1", "--accelerator", "cpu", "--no-progress"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(*command: object) -> int:

@@ -18,14 +18,14 @@ def check_clips(split: str, n_frames: int, image_size: Sequence[int]) -> tuple[i
     """The image size, (H, W), where all three are what every data set takes; ValueError otherwise."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    if not _is_count(n_frames):
+    if not is_count(n_frames):
         raise ValueError(f"n_frames must be a positive integer; got {n_frames!r}")
-    if len(image_size) != 2 or not all(map(_is_count, image_size)):
+    if len(image_size) != 2 or not all(map(is_count, image_size)):
         raise ValueError(f"image_size must be two positive integers (H, W); got {image_size!r}")
     return image_size[0], image_size[1]
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .digits import DIGIT_SIZE, SPLITS, load_digits
-
-Range = tuple[float, float]
+from .digits import DIGIT_SIZE, load_digits
+from .files import is_count
+from .generated import Range, between, check_generated, item_stream
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class MotionRanges:
 
     def __post_init__(self) -> None:
         size = self.image_size
-        if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(map(_is_count, size))):
+        if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(map(is_count, size))):
             raise ValueError(f"image_size must be two positive integers (H, W); got {size!r}")
         object.__setattr__(self, "image_size", tuple(size))
         for name in ("n_digits", "digit_size"):
-            if not _is_count(getattr(self, name)):
+            if not is_count(getattr(self, name)):
                 raise ValueError(f"{name} must be a positive integer; got {getattr(self, name)!r}")
         for name in ("speed", "angle", "rotation", "scale", "scale_rate"):
             object.__setattr__(self, name, _as_range(name, getattr(self, name)))
@@ -113,11 +113,9 @@ class VariedMovingMNIST(Dataset[Tensor]):
         plain: bool = False,
         **ranges: Any,
     ) -> None:
-        for name, value in (("length", length), ("n_frames", n_frames)):
-            if not _is_count(value):
-                raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed must be an integer >= 0; got {seed!r}")
+        check_generated(seed, length)
+        if not is_count(n_frames):
+            raise ValueError(f"n_frames must be a positive integer; got {n_frames!r}")
         known = [field.name for field in fields(MotionRanges)]
         for name in ranges:
             if name not in known:
@@ -146,12 +144,12 @@ class VariedMovingMNIST(Dataset[Tensor]):
         which, angle_0, rotation, scale_0, scale_rate, speed, direction, *start = drawn  # (N, 1) each
         digit = (which[:, 0] * len(self.images)).long()  # (N,)
 
-        rotation = _between(ranges.rotation, rotation)  # (N, 1)
-        angle = _between(ranges.angle, angle_0) + rotation * t  # (N, T)
+        rotation = between(ranges.rotation, rotation)  # (N, 1)
+        angle = between(ranges.angle, angle_0) + rotation * t  # (N, T)
         low, high = ranges.scale
         span = high - low or 1.0
-        change = _between(ranges.scale_rate, scale_rate) * t
-        grown = _between(ranges.scale, scale_0) + change
+        change = between(ranges.scale_rate, scale_rate) * t
+        grown = between(ranges.scale, scale_0) + change
         scale = low + (high - low) * fold((grown - low) / span)  # (N, T)
 
         upright = (rotation == 0) & (angle[:, :1] == 0)
@@ -160,17 +158,14 @@ class VariedMovingMNIST(Dataset[Tensor]):
         room = torch.tensor(ranges.image_size[::-1]) - 2 * extent
         turn = 2 * math.pi * direction
         heading = torch.cat([turn.cos(), turn.sin()], -1)  # (N, 2)
-        step = (_between(ranges.speed, speed) * heading)[:, None] / room
+        step = (between(ranges.speed, speed) * heading)[:, None] / room
         path = torch.cat(start, -1)[:, None] + step.cumsum(1) - step
         return Motion(digit, extent + room * fold(path), angle, scale)
 
     def _draw(self, index: int) -> Tensor:
         """Nine uniform numbers per digit, (9, N, 1): as many whatever the ranges are, so that a seed's plain
         and varied clips show the same digits and headings."""
-        import numpy as np
-
-        # SeedSequence hashes every word of its key; torch's CPU generator would keep 32 bits of a seed
-        stream = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        stream = item_stream(self.seed, self.split, index)
         return torch.from_numpy(stream.random((self.ranges.n_digits, 9))).T[..., None]
 
     def _check_fit(self) -> None:
@@ -214,14 +209,6 @@ def render(images: Tensor, middle: Tensor, motion: Motion, image_size: tuple[int
 def fold(x: Tensor) -> Tensor:
     """The triangle wave of period 2, fold(0) = 0 and fold(1) = 1: a line reflected at 0 and at 1."""
     return 1 - (1 - x.remainder(2)).abs()
-
-
-def _between(ends: Range, unit: Tensor) -> Tensor:
-    return ends[0] + (ends[1] - ends[0]) * unit
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _as_range(name: str, value: Any) -> Range:

@@ -32,10 +32,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .digits import SPLITS
 from .files import check_clips
+from .generated import Range, between, check_generated, item_stream
 
-Range = tuple[float, float]
 N_WAVES = 8
 
 
@@ -96,10 +95,7 @@ class RadarLike(Dataset[Tensor]):
         ranges: RadarRanges | None = None,
     ) -> None:
         self.image_size = check_clips(split, n_frames, image_size)
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed must be an integer >= 0; got {seed!r}")
-        if not isinstance(length, int) or length < 1:
-            raise ValueError(f"length must be a positive integer; got {length!r}")
+        check_generated(seed, length)
         self.split, self.seed, self.length, self.n_frames = split, seed, length, n_frames
         self.ranges = ranges or RadarRanges()
 
@@ -118,9 +114,9 @@ class RadarLike(Dataset[Tensor]):
         t = torch.arange(self.n_frames, dtype=torch.float64)
 
         speed, heading, rotation, way, *pivot = flow
-        turn = _between(ranges.rotation, rotation) * (1 if way < 0.5 else -1) * t  # (T,)
+        turn = between(ranges.rotation, rotation) * (1 if way < 0.5 else -1) * t  # (T,)
         heading = 2 * math.pi * heading
-        velocity = side * _between(ranges.speed, speed) * torch.stack([heading.cos(), heading.sin()])  # (2,)
+        velocity = side * between(ranges.speed, speed) * torch.stack([heading.cos(), heading.sin()])  # (2,)
         middle = torch.tensor(self.image_size[::-1]) / 2
         first = middle + side * (torch.stack(pivot) - 0.5) / 2
         path = first + velocity * t[:, None]  # (T, 2)
@@ -128,24 +124,22 @@ class RadarLike(Dataset[Tensor]):
         x, y, direction, spin, length, roundness, strength, period, phase = cells  # (N, 1) each
         start = middle + side * ranges.spread * (torch.cat([x, y], -1) - 0.5)  # (N, 2)
         centre = path + turned((start - first)[:, None], turn)  # (N, T, 2)
-        angle = 360 * direction + turn + _between(ranges.spin, spin) * t  # (N, T)
-        wave = (math.pi * (t / _between(ranges.period, period) + phase)).sin() ** 2
+        angle = 360 * direction + turn + between(ranges.spin, spin) * t  # (N, T)
+        wave = (math.pi * (t / between(ranges.period, period) + phase)).sin() ** 2
         growth = ranges.floor + (1 - ranges.floor) * wave  # (N, T)
-        long = side * _between(ranges.length, length) * growth
-        axes = torch.stack([long, long * _between(ranges.roundness, roundness)], -1)  # (N, T, 2)
-        strength = _between(ranges.strength, strength) * growth
+        long = side * between(ranges.length, length) * growth
+        axes = torch.stack([long, long * between(ranges.roundness, roundness)], -1)  # (N, T, 2)
+        strength = between(ranges.strength, strength) * growth
 
         direction, length, phase = waves  # (N_WAVES,) each
-        number = 2 * math.pi / (side * _between(ranges.wavelength, length))
+        number = 2 * math.pi / (side * between(ranges.wavelength, length))
         direction = 2 * math.pi * direction
         waves = torch.stack([number * direction.cos(), number * direction.sin(), 2 * math.pi * phase], -1)
         return RadarMotion(centre, angle, axes, strength, path, turn, waves)
 
     def _draw(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Uniform numbers of the flow (6,), the cells (9, N, 1) and the texture (3, N_WAVES)."""
-        import numpy as np
-
-        stream = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        stream = item_stream(self.seed, self.split, index)
         drawn = [stream.random(shape) for shape in ((6,), (3, N_WAVES), (self.ranges.n_cells, 9))]
         flow, waves, cells = map(torch.from_numpy, drawn)
         return flow, cells.T[..., None], waves
@@ -178,7 +172,3 @@ def turned(vector: Tensor, angle: Tensor) -> Tensor:
     cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
     x, y = vector.unbind(-1)
     return torch.stack([cos * x - sin * y, sin * x + cos * y], -1)
-
-
-def _between(ends: Range, unit: Tensor) -> Tensor:
-    return ends[0] + (ends[1] - ends[0]) * unit

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import lightning as L
@@ -24,12 +23,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .. import __version__, visualize
+from .. import __version__
 from ..config import Config
 from ..evaluate import BASELINE, write_json
 from ..metrics import counted
-from ..report import print_paths
-from ..runs import load_run
+from ..report import print_paths, wide_console
+from ..runs import load_run, seconds_per_step
 from ..train import train
 from . import table
 from .checks import Checked, check
@@ -70,10 +69,8 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
     if docs is not None:
         paths += _write_docs(plan, docs, results)
     *tables, reading = table.terminal(results)
-    # Never narrower than a table: a line that the terminal wraps is better than numbers cut short.
-    wide = Console(width=max(console.width, 240), highlight=False)
     for part in tables:
-        wide.print(part)
+        wide_console().print(part)
     console.print(reading)
     print_paths(paths)
     return results
@@ -89,14 +86,14 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
     train(config, home, resume=True, progress=False, watch=display)
     trained = load_run(home / "checkpoints" / "last.ckpt")
     model = trained.model.to(_device(config))
-    scores = checked.score({cell.row.label: model})
+    scores, per_step = checked.score({cell.row.label: model}), seconds_per_step(home)
     kept = {
         "row": cell.row.label,
         "seed": config.seed,
         "metrics": scores[cell.row.label],
         "baseline": scores[BASELINE],
         "step": trained.step,
-        "seconds_per_step": _seconds_per_step(home),
+        "seconds_per_step": None if per_step is None else round(per_step, 5),
         "seconds": round(time.perf_counter() - began, 1),
         "resumed": resumed,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -112,14 +109,6 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
 def _device(config: Config) -> str:
     on_gpu = config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "cuda" if on_gpu else "cpu"
-
-
-def _seconds_per_step(home: Path) -> float | None:
-    try:
-        _, seconds = visualize.read_log(home / "metrics.csv", ["train/seconds"])["train/seconds"]
-    except ValueError:  # fewer steps than log_every: none was logged
-        return None
-    return round(median(seconds), 5)
 
 
 def machine(config: Config) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import backends, ops
 from ..backends.reference import memory_format
+from .depth import fold_depth, unfold_depth
 
 
 class MotionState(NamedTuple):
@@ -261,9 +262,8 @@ class MotionGRU(nn.Module):
         self, hidden: Tensor, state: MotionState | None = None, packed: PackedGates | None = None
     ) -> tuple[Tensor, MotionState]:
         if hidden.dim() == 5:
-            batch, _, depth = hidden.shape[:3]
-            x, state = self(hidden.transpose(1, 2).flatten(0, 1), state, packed)
-            return x.unflatten(0, (batch, depth)).transpose(1, 2), state
+            x, state = self(fold_depth(hidden), state, packed)
+            return unfold_depth(x, hidden), state
         if hidden.dim() != 4 or hidden.shape[1] != self.hidden_channels:
             raise ValueError(
                 f"hidden has shape {tuple(hidden.shape)}; it should be (B, {self.hidden_channels}, h, w)"

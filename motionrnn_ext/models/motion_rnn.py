@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.cells import RecurrentCell, cell_class
+from ..layers.depth import fold_depth, unfold_depth
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from .arguments import check_widths, checked_cell_options, per_position_size
 from .patches import fold_mask, fold_patches, unfold_patches
@@ -266,7 +267,7 @@ class MotionRNN(nn.Module):
         """One time step: x (B, P*P*C, h, w) -> the prediction, of x's shape, and the state after it."""
         layers, motion, memory = [], [], state.memory
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
-        highway = None if self.conv_first is None else _each_slice(self.conv_first, x)
+        highway = None if self.conv_first is None else unfold_depth(self.conv_first(fold_depth(x)), x)
         for level, cell in enumerate(self.cells):
             x, layer, memory = cell(x, state.layers[level], memory, highway)
             if self.highway:
@@ -324,11 +325,3 @@ class MotionRNN(nn.Module):
             divisor, rule = 2 * divisor, "2*patch_size, as MotionGRU halves the map"
         if height % divisor or width % divisor:
             raise ValueError(f"frames are {height}x{width}; both should be divisible by {divisor} ({rule})")
-
-
-def _each_slice(layer: nn.Module, x: Tensor) -> Tensor:
-    """A 2-D layer on (B, C, h, w), or on every slice of (B, C, W, h, w)."""
-    if x.dim() == 4:
-        return cast("Tensor", layer(x))
-    out = layer(x.transpose(1, 2).flatten(0, 1))
-    return cast("Tensor", out.unflatten(0, (len(x), x.shape[2])).transpose(1, 2))

@@ -138,7 +138,9 @@ def conv_tt_lstm_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif int(index) < order - 1:
             found[f"cores.{index}.{kind}"] = tensor
         else:
-            i, f, o, g = tensor.reshape(-1, *tensor.shape[1:]).tensor_split(4)
+            i, f, o, g = torch.atleast_1d(tensor).tensor_split(
+                4
+            )  # of any size: whose it is not is told later
             tensor = torch.cat([i, f, g, o])
             if kind == "weight":
                 rank = len(tensors["layers_.0.weight"])
