@@ -6,8 +6,8 @@
     triton      Triton kernels
 
 `auto`, the default, takes the fastest that fits the tensor's device and dtype (cuda, triton, cpu, reference) and warns
-once when that is `reference` for want of kernels. Forward-mode differentiation and torch.func's transforms, which
-the kernels do not know, run on reference. A name chosen by `backend`, `set_backend` or the environment
+once when that is `reference` for want of kernels. Forward-mode differentiation and torch.func's transforms other than
+vmap, which the kernels do not know, run on reference. A name chosen by `backend`, `set_backend` or the environment
 variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the backend of its forward.
 """
 
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import native, reference, triton
+from .transforms import is_transformed
 
 NAMES = ("reference", "cpu", "cuda", "triton")
 
@@ -104,18 +104,11 @@ def _in_force(first: Tensor) -> str:
     return _automatic(first) if name == "auto" else name
 
 
-def _is_transformed() -> bool:
-    """Inside of forward-mode differentiation, where a kernel would drop the tangent silently, or of torch.func."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
-
-
 def _automatic(first: Tensor) -> str:
     device = first.device.type
     if device not in ("cpu", "cuda") or (device == "cuda" and first.dtype == torch.float64):
         return "reference"
-    if _is_transformed():
+    if is_transformed():
         return "reference"
     if native.unavailable_reason(device) is None:
         return device
@@ -141,10 +134,10 @@ def _check_fits(name: str, first: Tensor) -> None:
         raise ValueError(
             f"backend '{name}' was chosen, but the tensors are on {first.device}; move them or choose 'auto'"
         )
-    if _is_transformed():
+    if is_transformed():
         raise RuntimeError(
-            f"backend '{name}' was chosen, but it has no forward-mode derivatives and no torch.func transforms; "
-            "choose 'auto' or 'reference'"
+            f"backend '{name}' was chosen, but it has no forward-mode derivatives, and of torch.func's transforms "
+            "vmap alone; choose 'auto' or 'reference'"
         )
     if first.device.type == "cuda" and first.dtype == torch.float64:
         raise TypeError(f"backend '{name}' was chosen, but it has no float64; choose 'auto' or 'reference'")

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .reference import memory_format
+from .transforms import is_mapped
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last where x is that and not contiguous; contiguous otherwise, and inside of vmap."""
+    if x.is_contiguous() or is_mapped():
+        return torch.contiguous_format
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def format_after(t: Tensor) -> torch.memory_format:

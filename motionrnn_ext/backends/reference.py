@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .layouts import memory_format
+
 
 def state_dtype(feature: torch.dtype) -> torch.dtype:
     """The dtype of motion state, coordinates and arithmetic beside features of dtype `feature`."""
@@ -62,12 +64,6 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
     masked = samples * mask_logits.to(dtype).sigmoid().unsqueeze(1)
     out = torch.einsum("ocn,bcnhw->bohw", weight.to(dtype).flatten(2), masked)
     return out.to(x.dtype).contiguous(memory_format=memory_format(x))
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last where x is that and not contiguous; contiguous otherwise."""
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _taps(k: int, device: torch.device) -> Tensor:

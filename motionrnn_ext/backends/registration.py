@@ -1,7 +1,7 @@
-"""What torch must know of the kernels' ops, whoever compiles them: shapes, gradients, second gradients.
+"""What torch must know of the kernels' ops, whoever compiles them: shapes, gradients, second gradients, vmap, FLOPs.
 
 An op saves nothing but inputs for backward; its backward is an op of its own, `<op>_backward`. Second derivatives go
-through the reference's formulas.
+through the reference's formulas, and so do tangents that reach a backward.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from . import reference
+from . import flops, reference
 from .layouts import format_after, new_image
+from .vmap import register_vmap
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,14 @@ class _Registration:
         self.namespace = namespace
         self.keeps_channels_last = keeps_channels_last
 
-    def run(self, op: str, *arguments: Any) -> tuple[Any, ...]:
-        return _tuple(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
+    def op(self, name: str) -> Any:
+        return getattr(getattr(torch.ops, self.namespace), name)
+
+    def run_backward(self, op: str, by_reference: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
+        if forward_ad._current_level >= 0:  # the kernel would drop the gradients' tangents
+            with torch.enable_grad():
+                return by_reference(*arguments)
+        return _tuple(self.op(f"{op}_backward")(*arguments))
 
     def new(self, like: Tensor, dtype: torch.dtype | None = None, layout: Tensor | None = None) -> Tensor:
         """An output of the shape of `like`, in the memory format that follows `layout` (`like` by default)."""
@@ -97,7 +105,8 @@ class _Registration:
             ctx.parameters = inputs[op.tensors :]
 
         def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-            results = self.run(f"{op.name}_backward", *grads, *ctx.saved_tensors, *ctx.parameters)
+            arguments = (*grads, *ctx.saved_tensors, *ctx.parameters)
+            results = self.run_backward(op.name, reference_backward, *arguments)
             if op.addends:
                 results = (results[0], *results)
             wanted = [r if want else None for r, want in zip(results, ctx.needs_input_grad)]
@@ -125,6 +134,9 @@ class _Registration:
         torch.library.register_autograd(name, backward, setup_context=setup_context)
         torch.library.register_fake(backward_name, fake_backward)
         _register_second_derivative(backward_name, reference_backward)
+        register_vmap(name)
+        register_vmap(backward_name)
+        flops.register(self.op(op), self.op(f"{op}_backward"))
 
     # The warps keep the memory format of x, and make gradients only where they are wanted.
 
@@ -149,7 +161,8 @@ class _Registration:
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             wanted = sum(1 << i for i, want in enumerate(ctx.needs_input_grad) if want)
             deterministic = torch.are_deterministic_algorithms_enabled()
-            grads = self.run("offset_warp_backward", grad, *ctx.saved_tensors, wanted, deterministic)
+            arguments = (grad, *ctx.saved_tensors, wanted, deterministic)
+            grads = self.run_backward("offset_warp", _offset_warp_reference_backward, *arguments)
             return tuple(g if want else None for g, want in zip(grads, ctx.needs_input_grad))
 
         self.declare(
@@ -186,9 +199,8 @@ class _Registration:
             needs = ctx.needs_input_grad
             wanted = needs[0] | any(needs[1:5]) << 1 | needs[5] << 2 | needs[6] << 3
             deterministic = torch.are_deterministic_algorithms_enabled()
-            found = self.run(
-                "motion_warp_backward", *grads, *ctx.saved_tensors, ctx.alpha, wanted, deterministic
-            )
+            arguments = (*grads, *ctx.saved_tensors, ctx.alpha, wanted, deterministic)
+            found = self.run_backward("motion_warp", _motion_warp_reference_backward, *arguments)
             return (*[g if want else None for g, want in zip(found, needs)], None)
 
         self.declare(

@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..layouts import is_dense
-from ..reference import memory_format
+from ..layouts import is_dense, memory_format
 from .scalar import narrow
 
 

@@ -1,0 +1,51 @@
+"""How many FLOPs `torch.utils.flop_counter.FlopCounterMode` counts for an op: as ever those of its matrix products.
+
+    offset_warp     2 B H W C_out C K, the sum over channels and taps
+    its backward    as many for the samples' gradients (x, offset, mask logits), as many again for weight's
+
+These are the reference's own, whose contraction is one product. Sampling and the pointwise ops count nothing, as
+elementwise ops do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.flop_counter import register_flop_formula
+
+
+def _contraction(x: Any, weight: Any) -> int:
+    """Of shapes (B, C, H, W) and (C_out, C, k, k)."""
+    batch, channels, height, width = x
+    return 2 * batch * height * width * channels * weight[0] * weight[2] * weight[3]
+
+
+def _offset_warp(x: Any, offset: Any, mask_logits: Any, weight: Any, **_: Any) -> int:
+    return _contraction(x, weight)
+
+
+def _offset_warp_backward(
+    grad: Any, x: Any, offset: Any, mask_logits: Any, weight: Any, wanted: int, deterministic: bool, **_: Any
+) -> int:
+    return _contraction(x, weight) * (bool(wanted & 7) + bool(wanted & 8))
+
+
+def _motion_warp(x: Any, *arguments: Any, **_: Any) -> int:
+    return _contraction(x, arguments[5])
+
+
+def _motion_warp_backward(*arguments: Any, **_: Any) -> int:
+    x, weight, wanted = arguments[3], arguments[9], arguments[11]
+    return _contraction(x, weight) * (bool(wanted & 7) + bool(wanted & 8))
+
+
+_FORMULAS = {
+    "offset_warp": (_offset_warp, _offset_warp_backward),
+    "motion_warp": (_motion_warp, _motion_warp_backward),
+}
+
+
+def register(op: Any, backward: Any) -> None:
+    """Of an op and its backward, as `torch.ops` has them."""
+    for target, formula in zip((op, backward), _FORMULAS.get(op.__name__, ())):
+        register_flop_formula(target)(formula)

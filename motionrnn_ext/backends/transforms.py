@@ -1,0 +1,29 @@
+"""Which of PyTorch's function transforms are in force: forward-mode differentiation, and those of torch.func."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+
+def is_transformed() -> bool:
+    """Inside of forward-mode differentiation, where a kernel would drop the tangent silently, or of a transform of
+    torch.func other than vmap."""
+    return forward_ad._current_level >= 0 or _has_more_than_vmap()  # Dynamo guards the first, as any global
+
+
+@torch.compiler.assume_constant_result  # of a trace: Dynamo itself guards the stack of transforms
+def is_mapped() -> bool:
+    """Inside of vmap: tensors do not tell their layout, and one that is not mapped takes nothing mapped in place."""
+    return any(key == torch._C._functorch.TransformType.Vmap for key in _stack())
+
+
+@torch.compiler.assume_constant_result
+def _has_more_than_vmap() -> bool:
+    return any(key != torch._C._functorch.TransformType.Vmap for key in _stack())
+
+
+def _stack() -> list[object]:
+    if not torch._C._are_functorch_transforms_active():
+        return []
+    return [layer.key() for layer in torch._C._functorch.get_interpreter_stack()]

@@ -1,0 +1,59 @@
+"""`torch.vmap` of the kernels' ops, forward and backward: the mapped dimension becomes part of the batch, one call.
+
+Where what is summed over the batch is mapped as well, weight or its gradient, there is a call per slice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Of an op with a weight: where that stands among its arguments; its gradient is wanted where `wanted` has bit 8.
+_WEIGHT = {"offset_warp": 3, "motion_warp": 6, "offset_warp_backward": 4, "motion_warp_backward": 9}
+_WANTED = {"offset_warp_backward": 5, "motion_warp_backward": 11}
+
+
+def register_vmap(name: str) -> None:
+    """Of the op `namespace::op`."""
+    namespace, op = name.split("::")
+    call = getattr(getattr(torch.ops, namespace), op)
+    weight, wanted = _WEIGHT.get(op), _WANTED.get(op)
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        n = info.batch_size
+        apart = weight is not None and (
+            in_dims[weight] is not None or (wanted is not None and arguments[wanted] & 8)
+        )
+        if apart:
+            slices = [call(*[_slice(a, d, i) for a, d in zip(arguments, in_dims)]) for i in range(n)]
+            return _results([torch.stack(r) for r in zip(*map(_tuple, slices))], [0] * len(_tuple(slices[0])))
+        folded = [
+            _fold(a, d, n) if isinstance(a, Tensor) and i != weight else a
+            for i, (a, d) in enumerate(zip(arguments, in_dims))
+        ]
+        results = _tuple(call(*folded))
+        mapped = [r.dim() > 1 for r in results]  # what was not wanted is an empty vector, also of a batch
+        unfolded = [r.unflatten(0, (n, r.shape[0] // n)) if m else r for r, m in zip(results, mapped)]
+        return _results(unfolded, [0 if m else None for m in mapped])
+
+    torch.library.register_vmap(name, rule)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _results(values: list[Any], out_dims: list[int | None]) -> tuple[Any, Any]:
+    return (values[0], out_dims[0]) if len(values) == 1 else (tuple(values), tuple(out_dims))
+
+
+def _slice(argument: Any, dim: int | None, i: int) -> Any:
+    return argument if dim is None else argument.select(dim, i)
+
+
+def _fold(t: Tensor, dim: int | None, n: int) -> Tensor:
+    """The mapped dimension, or n times the same, into the batch."""
+    mapped = t.expand(n, *t.shape) if dim is None else t.movedim(dim, 0)
+    return mapped.flatten(0, 1)

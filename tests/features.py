@@ -1,0 +1,139 @@
+"""The compatibility table of the README: which feature has been tested on which backend, and what came of it.
+
+A test of a feature carries `@feature("vmap")`, or `@feature("vmap", refused=True)` where what it asserts is a refusal.
+Its backend is its argument `on` (see under_test.py) or `backend`, or is named: `@feature("ddp", on=["cpu"])`. Every
+pytest process of a run, those that a test starts included, notes what passed; the run's last test
+(test_features.py) compares that with `features.json`, from which the README's table is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+FEATURES = {
+    "values": "the ops and their gradients, against float64",
+    "half": "bfloat16 and float16, motion state in float32",
+    "autocast": "autocast to bfloat16 or float16",
+    "channels_last": "channels_last through the layer, without copies",
+    "compile": "`torch.compile(fullgraph=True)`, forward and backward",
+    "compile_model": "the same of a whole training step of `MotionRNN`",
+    "dynamic": "the same with dynamic shapes",
+    "export": "`torch.export` with dynamic dimensions",
+    "aoti": "AOTInductor, packed and loaded",
+    "onnx": "ONNX, run by onnxruntime",
+    "deterministic": "bitwise equal under `use_deterministic_algorithms(True)`",
+    "second": "second derivatives, and higher ones",
+    "forward_mode": "forward-mode derivatives, `torch.func.jvp`",
+    "func": "`torch.func.grad` and its kin",
+    "vmap": "`torch.vmap`, also of gradients (`is_grads_batched`)",
+    "flops": "counted by `FlopCounterMode`",
+    "checkpoint": "activation checkpointing, also selective",
+    "cuda_graphs": "CUDA graphs: `make_graphed_callables`, `reduce-overhead`",
+    "ddp": "`DistributedDataParallel` on two processes",
+    "fsdp": "FSDP2 (`fully_shard`) on two processes",
+    "copies": "pickle, deepcopy, state dicts",
+    "fuzz": "random shapes, strides, dtypes and offsets, against float64",
+    "threads": "many threads at once",
+}
+COLUMNS = ("reference", "cpu", "cuda", "triton")
+_COLUMN_OF = {"emulated": "cuda", "auto": None}
+_HOW = {"emulated": "emulated", "triton": "interpreted"}  # without a GPU
+WORKS, REFUSED = "works", "refused"
+
+TESTS = Path(__file__).resolve().parent
+RECORD = TESTS / "features.json"
+README = TESTS.parent / "README.md"
+START, END = "<!-- compatibility: made by tests/test_features.py -->\n", "<!-- end of compatibility -->\n"
+FOLDER = "MOTIONRNN_EXT_FEATURES"  # where the processes of a run leave their notes
+
+Cells = dict[str, dict[str, str]]  # of a feature: of a column: what came of it
+_noted: Cells = {}
+
+
+def feature(name: str, *, refused: bool = False, on: Sequence[str] = ()) -> pytest.MarkDecorator:
+    assert name in FEATURES, name
+    return pytest.mark.feature(name, refused=refused, on=tuple(on))
+
+
+# ---- Called by conftest.py
+
+
+def begin() -> None:
+    """The first process of a run makes the folder for those it starts."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="motionrnn_ext-features-")
+
+
+def note(item: pytest.Item, passed: bool) -> None:
+    for mark in item.iter_markers("feature"):
+        backends, gpu = _backends(item, mark)
+        outcome = REFUSED if mark.kwargs["refused"] else WORKS
+        for backend in backends:
+            column = _COLUMN_OF.get(backend, backend)
+            how = _HOW.get(backend) if not gpu else None
+            if column is not None:
+                said = f"{outcome}, {how}" if how and outcome == WORKS else outcome
+                _put(_noted, mark.args[0], column, said if passed else "fails")
+
+
+def end() -> None:
+    if _noted:
+        path = Path(os.environ[FOLDER]) / f"{os.getpid()}.json"
+        path.write_text(json.dumps(_noted))
+
+
+def _backends(item: pytest.Item, mark: pytest.Mark) -> tuple[Sequence[str], bool]:
+    """Their names, and whether a GPU ran them."""
+    if mark.kwargs["on"]:
+        return mark.kwargs["on"], False
+    parameters = item.callspec.params  # type: ignore[attr-defined]
+    if "on" in parameters:
+        return [parameters["on"].name], parameters["on"].device == "cuda"
+    return [parameters["backend"]], False
+
+
+def _put(cells: Cells, name: str, column: str, said: str) -> None:
+    """Of several tests' outcomes a failure counts most, then what works."""
+    row = cells.setdefault(name, {})
+    rank = ["fails", WORKS, REFUSED]
+    row[column] = min(row.get(column, said), said, key=lambda s: rank.index(s.partition(",")[0]))
+
+
+# ---- The table
+
+
+def noted() -> Cells:
+    """By this process and by those it started."""
+    cells: Cells = {}
+    found = [json.loads(path.read_text()) for path in Path(os.environ[FOLDER]).glob("*.json")]
+    for part in [*found, _noted]:
+        for name, row in part.items():
+            for column, said in row.items():
+                _put(cells, name, column, said)
+    return cells
+
+
+def recorded() -> Cells:
+    return json.loads(RECORD.read_text())
+
+
+def write(cells: Cells) -> None:
+    ordered = {n: {c: cells[n][c] for c in COLUMNS if c in cells[n]} for n in FEATURES if n in cells}
+    RECORD.write_text(json.dumps(ordered, indent=2) + "\n")
+    before, _, rest = README.read_text().partition(START)
+    _, _, after = rest.partition(END)
+    README.write_text(before + START + "\n".join(table(ordered)) + "\n" + END + after)
+
+
+def table(cells: Cells) -> Iterator[str]:
+    yield f"| | {' | '.join(f'`{c}`' for c in COLUMNS)} |"
+    yield "|---" * (1 + len(COLUMNS)) + "|"
+    for name, title in FEATURES.items():
+        row = cells.get(name, {})
+        yield f"| {title} | {' | '.join(row.get(c, '-') for c in COLUMNS)} |"
