@@ -64,7 +64,7 @@ inline bool is_rows(const Tensor& t) {
   return (t.size(2) == 1 || t.stride(2) == row) && (t.size(0) == 1 || t.stride(0) == row * t.size(2));
 }
 
-// The memory format of what follows t, as motionrnn_ext/backends/native.py's `_format` has it.
+// The memory format of what follows t, as motionrnn_ext/backends/layouts.py's `format_after` has it.
 inline bool wants_rows(const Tensor& t) { return !is_dense_from(t, 1) && is_rows(t); }
 
 // (B, C, H, W) in channels_last with `rows`, else contiguous.

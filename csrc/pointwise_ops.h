@@ -1,5 +1,4 @@
 // The pointwise ops in terms of math/'s maps, for the bindings of every native backend. A Backend has
-//   keeps_channels_last           whether its outputs follow a channels_last input, instead of being contiguous
 //   is_here(tensor)               whether the tensor is on its device
 //   run(map, types, arguments, tensor)   run a map; `tensor` tells the device
 #pragma once
@@ -74,7 +73,7 @@ struct PointwiseOps {
   // leader: the input whose memory format the outputs follow, the op's first.
   template <class MapOf>
   static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, double parameter = 0) {
-    const bool rows = Backend::keeps_channels_last && wants_rows(in[leader]);
+    const bool rows = wants_rows(in[leader]);
     std::optional<ScalarType> feature, state;
     for (size_t i = 0; i < in.size(); ++i) {
       auto& role_type = MapOf::inputs[i].role == math::Role::feature ? feature : state;

@@ -3,6 +3,7 @@
     ops         six fused, differentiable ops: `motionrnn_ext.ops.offset_warp` and its kin
     layers      `MotionGRUCell`, `MotionGRU`, the recurrent cells, `convert` and `revert`
     models      `MotionRNN`, checkpoints of the official program
+    warmup      run a module before a CUDA graph is captured or a clock starts
 
 Importing needs torch alone, compiles nothing, and never fails for the lack of a native library.
 """
@@ -11,6 +12,7 @@ from . import layers, models, ops
 from .backends import available_backends, backend, set_backend
 from .layers import MotionGRU, MotionGRUCell, convert, revert
 from .models import MotionRNN
+from .warmup import warmup
 
 __version__ = "0.1.0"
 
@@ -26,4 +28,5 @@ __all__ = [
     "ops",
     "revert",
     "set_backend",
+    "warmup",
 ]

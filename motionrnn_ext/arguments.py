@@ -36,8 +36,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_visualize(commands)
     _add_ablate(commands)
     _add_compare(commands)
-    info = _add(commands, "info", "versions, backends and why one is absent, build flags (needs torch alone)")
-    info.add_argument("--json", action="store_true", help="as JSON")
+    info = _add(commands, "info", "what a report of a defect needs: versions, backends, a check of each, build flags")
+    form = info.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="as a block to paste into an issue")
     help = "train ConvLSTM and MotionRNN-ConvLSTM alike, compare them, draw what they predict"
     demo = _add(commands, "demo", help, ["motionrnn demo", "motionrnn demo --out runs/mine"])
     help = "folder (default: runs/demo, or the next free runs/demo-N once that is finished)"

@@ -14,20 +14,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .arguments import DATA_OPTIONS, make_parser
 from .config import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code: 0, 2 for what the user can put right, 130 when interrupted."""
+    """Run the program; returns its exit code: 0, 2 for what the user can put right, 3 where one of several processes
+    of a training was lost, 130 when interrupted."""
     arguments = make_parser().parse_args(argv)
-    arguments.command_line = shlex.join(["motionrnn", *(sys.argv[1:] if argv is None else argv)])
+    arguments.argv = sys.argv[1:] if argv is None else list(argv)
+    if processes.is_started():
+        processes.end_with_parent()
     try:
         _import(arguments.imports)
         _COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        if not processes.is_started():
+            print("\nstopped", file=sys.stderr)
         return 130
+    except processes.LostProcess as error:
+        if not processes.is_started():
+            _fail(arguments, str(error))
+        return processes.LOST
     except ModuleNotFoundError as error:
         return _fail(arguments, _missing_package(error))
     except Exception as error:
@@ -84,29 +93,51 @@ def _train(arguments: argparse.Namespace) -> None:
     from .data import DATASETS
     from .evaluate import count_parameters, model_name
     from .metrics import counted
-    from .runs import load_run
+    from .runs import last_step, load_run
     from .train import train
 
-    size = f"{config.image_size[0]}x{config.image_size[1]}"
-    title = DATASETS[config.dataset].title
-    print(f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out")
-    steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
-    print(f"{steps} of {batch}; everything goes to {arguments.out}")
+    shows = processes.is_first()
+    if shows:
+        size, title = f"{config.image_size[0]}x{config.image_size[1]}", DATASETS[config.dataset].title
+        print(
+            f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out"
+        )
+        steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
+        each = f" in each of {config.n_processes} processes" if config.n_processes > 1 else ""
+        print(f"{steps} of {batch}{each}; everything goes to {arguments.out}")
+    again = [sys.executable, "-m", "motionrnn_ext.cli", *arguments.argv]
     try:
-        best = train(config, arguments.out, resume=arguments.resume, progress=arguments.progress)
+        best = train(
+            config, arguments.out, resume=arguments.resume, progress=arguments.progress, command=again
+        )
     except KeyboardInterrupt:
-        print(f"\ngo on with: motionrnn train --out {arguments.out} --resume", file=sys.stderr)
+        if shows:
+            print(f"\ngo on with: {_go_on(arguments, config)}", file=sys.stderr)
         raise
-    run = load_run(best)
-    print(f"best of {count_parameters(run.model):,} parameters after step {run.step:,}: {best}")
-    print(f"next: motionrnn evaluate {arguments.out}")
+    except processes.LostProcess as error:
+        step = last_step(arguments.out)
+        kept = "there is no checkpoint yet" if step is None else f"the last checkpoint is of step {step:,}"
+        raise processes.LostProcess(f"{error}; {kept}; go on with: {_go_on(arguments, config)}") from None
+    if shows:
+        run = load_run(best)
+        print(f"best of {count_parameters(run.model):,} parameters after step {run.step:,}: {best}")
+        print(f"next: motionrnn evaluate {arguments.out}")
+
+
+def _go_on(arguments: argparse.Namespace, config: Config) -> str:
+    """The command that resumes a training."""
+    if processes.of_torchrun():
+        return "the same torchrun command and --resume"
+    imports = [word for name in arguments.imports for word in ("--import", name)]
+    command = shlex.join(["motionrnn", "train", *imports, "--out", str(arguments.out), "--resume"])
+    return command if config.nodes == 1 else f"{command} (on every machine)"
 
 
 def _config(arguments: argparse.Namespace) -> Config:
     """The settings of `train`: of the run to resume, or of --config, or the defaults; then the options given."""
     from .runs import RunError, resumable_config
 
-    given = _given(arguments)
+    given = {**_given(arguments), **_of_torchrun(arguments)}
     if arguments.resume:
         config = resumable_config(arguments.out)
         for name, value in Config(**{**config.to_dict(), **given}).to_dict().items():
@@ -119,6 +150,17 @@ def _config(arguments: argparse.Namespace) -> Config:
     if arguments.config is None:
         return Config(**given)
     return Config.read(arguments.config).changed(given)
+
+
+def _of_torchrun(arguments: argparse.Namespace) -> dict[str, int]:
+    """`devices` and `nodes` as torchrun has them, which need not be given a second time."""
+    found = processes.of_torchrun()
+    for name, value in found.items():
+        if getattr(arguments, name, value) != value:
+            raise ValueError(
+                f"--{name} is {getattr(arguments, name)}, and torchrun has started {value}; leave it out"
+            )
+    return found
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -246,7 +288,7 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     planned = plan(config, seeds, test_clips, protocol=_protocol(arguments))
     try:
         folder = arguments.out or Path("runs") / name
-        run(planned, folder, command=arguments.command_line, docs=arguments.docs)
+        run(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)
     except KeyboardInterrupt:
         print("\ngo on with the same command", file=sys.stderr)
         raise
@@ -267,7 +309,10 @@ def _info(arguments: argparse.Namespace) -> None:
     from . import info
 
     facts = info.collect()
-    print(json.dumps(facts, indent=2) if arguments.json else info.text(facts))
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(info.markdown(facts) if arguments.markdown else info.text(facts))
 
 
 def _demo(arguments: argparse.Namespace) -> None:

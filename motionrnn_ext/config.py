@@ -83,7 +83,9 @@ class Config:
     val_clips: int = _option(200, "clips of every validation, at most")
 
     # the training
-    batch_size: int = _option(8, "clips per step and device")
+    batch_size: int = _option(
+        8, "clips per step and device: a step learns from devices x nodes times as many"
+    )
     steps: int = _option(20000, "optimiser steps")
     lr: float = _option(1e-3, "learning rate of Adam, the highest one of the schedule")
     lr_schedule: str = _option("constant", "course of the learning rate", ("constant", "one-cycle"))
@@ -99,7 +101,8 @@ class Config:
     seed: int = _option(0, "of weights, clips, their order and the sampling masks")
     precision: str = _option("32", "arithmetic of the features", ("32", "bf16-mixed"))
     accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, ...")
-    devices: int = _option(1, "how many")
+    devices: int = _option(1, "a process for each of so many on this machine")
+    nodes: int = _option(1, "machines with as many devices, on each of which the same command is started")
     workers: int = _option(0, "processes that draw clips; 0 draws in the training process")
     val_every: int = _option(500, "steps between validations; a checkpoint follows each")
     log_every: int = _option(10, "steps between rows of the logs")
@@ -116,8 +119,9 @@ class Config:
             choices = entry.metadata.get("choices")
             if choices and value not in choices:
                 raise ValueError(f"{entry.name} must be one of {', '.join(choices)}; got {value!r}")
-        for name in ("devices", "log_every", "val_every", "steps", "batch_size", "val_clips", "train_clips", "n_output",
-                     "n_input", "stride", "digit_size", "n_digits", "filter_size", "patch_size"):  # fmt: skip
+        for name in ("devices", "nodes", "log_every", "val_every", "steps", "batch_size", "val_clips",
+                     "train_clips", "n_output", "n_input", "stride", "digit_size", "n_digits", "filter_size",
+                     "patch_size"):  # fmt: skip
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(
             bool(self.hidden) and min(self.hidden) >= 1,
@@ -153,6 +157,10 @@ class Config:
     @property
     def n_frames(self) -> int:
         return self.n_input + self.n_output
+
+    @property
+    def n_processes(self) -> int:
+        return self.devices * self.nodes
 
     @property
     def channels(self) -> int:

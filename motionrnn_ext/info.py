@@ -1,37 +1,55 @@
-"""What `motionrnn info` prints: versions, backends and why one is absent, build flags, threads. Needs torch alone."""
+"""What `motionrnn info` prints, and a report of a defect needs: versions, devices, backends (why one is absent, whether
+one that is there agrees with the reference), build flags, environment. Needs torch alone."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import __version__, backends
+from . import __version__, backends, ops
 from .backends import native, triton
 
+# Variables that change what runs, none of which holds a secret.
+_VARIABLES = re.compile(
+    "(MOTIONRNN_EXT|TRITON|PYTORCH|TORCH|CUDA|CUBLAS|CUDNN|NCCL|MALLOC|OMP|KMP|GOMP|MKL|ONEDNN|DNNL)_[A-Z0-9_]+"
+    "|CC|CXX|LD_PRELOAD|GLIBC_TUNABLES"
+)
+_TOLERANCE = 5e-5  # of float32
+_DRIVER = Path("/proc/driver/nvidia/version")
 _PACKAGES = ("triton", "lightning", "torchmetrics", "scikit-image", "scikit-learn", "matplotlib", "rich")
 
 
 def collect() -> dict[str, Any]:
     """Plain types only, as `motionrnn info --json` prints them."""
     reasons = {name: backends.unavailable_reason(name) for name in backends.NAMES}
-    return {
+    facts = {
         "motionrnn_ext": __version__,
+        "installed": _installed(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": {
             "version": torch.__version__,
             "cuda": torch.version.cuda,
+            "hip": torch.version.hip,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": _driver(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
             "devices": [_device(i) for i in range(torch.cuda.device_count())],
         },
         "packages": {name: _version(name) for name in _PACKAGES},
         "backends": {name: {"available": why is None, "why_not": why} for name, why in reasons.items()},
+        "smoke_runs": {name: smoke_run(name) for name, why in reasons.items() if why is None},
         "backend_in_force": backends.current_backend(),
         "cpu_instruction_set": None if reasons["cpu"] else native.cpu_instruction_set(),
+        "cpu_capability_of_torch": torch.backends.cpu.get_cpu_capability(),
         "load_errors": {name: _line(error) for name, error in native.load_errors.items()},
         "build": {key: _value(value) for key, value in native.build_info().items()},
         "compiler": _compiler(),
@@ -42,26 +60,51 @@ def collect() -> dict[str, Any]:
         },
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
+        "environment": {n: v for n, v in sorted(os.environ.items()) if _VARIABLES.fullmatch(n)},
     }
+    return _without_home(facts)
+
+
+def smoke_run(name: str) -> dict[str, Any]:
+    """One op on a backend, forward and backward in float32, against the reference in float64: the largest `error`, of
+    each tensor relative to its largest value, or what is `raised`."""
+    device = "cuda" if name == "cuda" or (name == "triton" and not triton.INTERPRETED) else "cpu"
+    try:
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((1, 8, 5, 6), (1, 18, 5, 6), (1, 9, 5, 6), (8, 8, 3, 3))
+        drawn = [torch.randn(shape, generator=generator) for shape in shapes]
+        with backends.backend(name):
+            found = _warp_and_gradients([t.to(device) for t in drawn])
+        with backends.backend("reference"):
+            expected = _warp_and_gradients([t.double() for t in drawn])
+        errors = [float((f.cpu() - e).abs().max() / e.abs().max()) for f, e in zip(found, expected)]
+    except Exception as error:
+        return {"raised": f"{type(error).__name__}: {_line(error)}"}
+    return {"error": max(errors)}
+
+
+def _warp_and_gradients(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    leaves = [t.requires_grad_() for t in tensors]
+    out = ops.offset_warp(*leaves)
+    return [out.detach(), *torch.autograd.grad(out.square().sum(), leaves)]
 
 
 def text(facts: dict[str, Any]) -> str:
     torch_facts = facts["torch"]
-    cuda = f"CUDA {torch_facts['cuda']}" if torch_facts["cuda"] else "without CUDA"
     lines = [
-        f"motionrnn_ext  {facts['motionrnn_ext']}",
+        f"motionrnn_ext  {facts['motionrnn_ext']}, {facts['installed']}",
         f"python         {facts['python']}, {facts['platform']}",
-        f"torch          {torch_facts['version']}, {cuda}",
+        f"torch          {torch_facts['version']}, {_toolkit(torch_facts)}",
+        f"deterministic  {'yes' if torch_facts['deterministic'] else 'no'}",
         f"GPUs           {', '.join(torch_facts['devices']) or 'none'}",
         f"threads        {facts['threads']} on {facts['processors']} processors",
+        f"instructions   {facts['cpu_instruction_set'] or 'none'} here, {facts['cpu_capability_of_torch']} in torch",
         "",
         f"backends       (in force: {facts['backend_in_force']})",
     ]
     for name, state in facts["backends"].items():
-        detail = f" ({facts['cpu_instruction_set']})" if name == "cpu" and state["available"] else ""
-        lines.append(
-            f"  {name:<12} {'yes' + detail if state['available'] else 'no: ' + _line(state['why_not'])}"
-        )
+        said = _result(facts["smoke_runs"][name]) if state["available"] else f"no: {_line(state['why_not'])}"
+        lines.append(f"  {name:<12} {said}")
     lines += [f"  {name} library: {error}" for name, error in facts["load_errors"].items()]
     lines += ["", "build" if facts["build"] else "build          pure Python, nothing compiled"]
     lines += [f"  {key:<18} {value}" for key, value in facts["build"].items()]
@@ -72,7 +115,55 @@ def text(facts: dict[str, Any]) -> str:
     ]
     lines += ["", "packages"]
     lines += [f"  {name:<12} {version or 'not installed'}" for name, version in facts["packages"].items()]
+    lines += ["", "environment" if facts["environment"] else "environment    nothing set that matters"]
+    lines += [f"  {name}={value}" for name, value in facts["environment"].items()]
     return "\n".join(lines)
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    """The text as a block that an issue shows as it is."""
+    return f"```\n{text(facts)}\n```"
+
+
+def _result(run: dict[str, Any]) -> str:
+    if "raised" in run:
+        return f"FAILS: {run['raised']}"
+    return f"{'yes' if run['error'] <= _TOLERANCE else 'WRONG'}, error {run['error']:.0e}"
+
+
+def _toolkit(facts: dict[str, Any]) -> str:
+    if facts["hip"]:
+        return f"HIP {facts['hip']}"
+    if not facts["cuda"]:
+        return "without CUDA"
+    return f"CUDA {facts['cuda']}, cuDNN {facts['cudnn'] or 'none'}, driver {facts['driver'] or 'none'}"
+
+
+def _driver() -> str | None:
+    """NVIDIA's, as the kernel module says."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER.read_text())
+    except OSError:
+        return None
+    return found and found[0]
+
+
+def _installed() -> str:
+    try:
+        distribution = importlib.metadata.distribution("motionrnn-ext")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed, run from its folder"
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    return "editable" if origin.get("dir_info", {}).get("editable") else "installed"
+
+
+def _without_home(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_home(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_home(entry) for entry in value]
+    home = str(Path.home())
+    return value.replace(home, "~") if isinstance(value, str) and home != "/" else value
 
 
 def _device(index: int) -> str:

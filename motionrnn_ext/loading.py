@@ -58,6 +58,12 @@ class Clips(L.LightningDataModule):
         )
         self.validation = open_clips(split="val", length=config.val_clips, **config.data())
 
+    def check(self, n_ranks: int) -> None:
+        """A ValueError where the clips are too few for every process to have one to validate on."""
+        if len(self.validation) < n_ranks:
+            found = f"there are {len(self.validation)} clips to validate on"
+            raise ValueError(f"{found}, and {n_ranks} processes; there should be a clip for each (val_clips)")
+
     def train_dataloader(self) -> DataLoader[Tensor]:
         trainer = self.trainer
         batches = StepBatches(

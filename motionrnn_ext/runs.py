@@ -119,6 +119,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def last_step(folder: Path) -> int | None:
+    """That the last checkpoint of a run is of; None where there is none yet."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return int(read_checkpoint(last)["global_step"]) if last.exists() else None
+
+
 def _checkpoint_file(path: Path) -> Path:
     if path.is_file():
         return path

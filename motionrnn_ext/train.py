@@ -12,8 +12,9 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,20 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torchmetrics import MeanMetric
 
+from . import processes
 from .config import Config
 from .loading import Clips
 from .metrics import FrameMetrics
 from .models import MotionRNN
 from .runs import CONFIG_KEY, PathLike, join_logs, log_versions, read_checkpoint, start_folder
 
-_SAMPLING, _STATE = (
-    4,
-    5,
-)  # second words of the random streams' keys; the clips and their order have 0 to 3 there
+# Second words of the random streams' keys; the clips and their order have 0 to 3 there.
+_SAMPLING, _STATE = 4, 5
+_UNREACHABLE = timedelta(minutes=10)  # a process that does not answer for so long is lost
 
 
 def sampling_probabilities(config: Config, step: int) -> tuple[float, float]:
@@ -58,15 +60,19 @@ def sampling_probabilities(config: Config, step: int) -> tuple[float, float]:
     return (0.5, 0.5) if p < 0.5 else (1 - 0.5 * math.exp(-10 * (p - 0.5)), 1 - p)
 
 
-def sampling_mask(config: Config, step: int, batch_size: int, rank: int = 0) -> Tensor | None:
-    """1 where the true frame is read: (B, n_output-1, 1, 1, 1), or (B, T-2, 1, 1, 1) if inputs are sampled too."""
+def sampling_mask(
+    config: Config, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1
+) -> Tensor | None:
+    """1 where the true frame is read: (B, n_output-1, 1, 1, 1), or (B, T-2, 1, 1, 1) if inputs are sampled too. Of
+    several ranks each has its rows of what one has with the joined batch, as `StepBatches` gives out the clips."""
     given, generated = sampling_probabilities(config, step)
     if config.sampling == "none":
         return None
     chances = [generated] * (config.n_output - 1)
     if config.sampling == "reverse":
         chances = [given] * (config.n_input - 1) + chances
-    drawn = np.random.default_rng([config.seed, _SAMPLING, step, rank]).random((batch_size, len(chances)))
+    stream = np.random.default_rng([config.seed, _SAMPLING, step, 0])
+    drawn = stream.random((batch_size * n_ranks, len(chances)))[rank::n_ranks]
     return torch.from_numpy(drawn < np.array(chances)).float()[..., None, None, None]
 
 
@@ -77,12 +83,13 @@ class Training(L.LightningModule):
         super().__init__()
         self.config = config
         self.model = MotionRNN(**config.model())
-        self.metrics = FrameMetrics(config.n_output)
+        # Of validations; both join the processes. Lightning's own mean is wrong where their clips differ in number.
+        self.metrics, self.loss = FrameMetrics(config.n_output), MeanMetric()
 
     def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
         config, step = self.config, self.global_step
         self.model.reset()  # with compat="openstl" a step would depend on the last, and a resumed run differ
-        mask = sampling_mask(config, step, len(frames), self.global_rank)
+        mask = sampling_mask(config, step, len(frames), self.global_rank, config.n_processes)
         if config.time_reversal:  # the same mask for both directions, as in the official program
             frames = torch.cat([frames, frames.flip(1)])
             mask = None if mask is None else torch.cat([mask, mask])
@@ -111,13 +118,13 @@ class Training(L.LightningModule):
         n_input, generator = self.config.n_input, self._generator(batch_index)
         prediction = self.model.predict(frames[:, :n_input], self.config.n_output, generator=generator)
         self.metrics.update(prediction.float(), frames[:, n_input:])
-        loss = self._loss(prediction, frames[:, n_input:])
-        self.log("val/loss", loss, batch_size=len(frames), sync_dist=True)
+        self.loss.update(self._loss(prediction, frames[:, n_input:]), len(frames))
 
     def on_validation_epoch_end(self) -> None:
-        result = self.metrics.compute()
+        result = {**self.metrics.compute(), "loss": self.loss.compute()}
         self.metrics.reset()
-        for name in self.metrics.names:
+        self.loss.reset()
+        for name in (*self.metrics.names, "loss"):
             self.log(f"val/{name}", result[name], prog_bar=name == "mse", rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
@@ -185,37 +192,67 @@ def train(
     resume: bool = False,
     progress: bool = True,
     watch: callbacks.Callback | None = None,
+    command: Sequence[str] = (),
 ) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
     `watch` is told of every step, say to show progress in the caller's way. Returns the checkpoint with the lowest
     validation MSE.
 
+    On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
+    and this process watches over them. Without it, Lightning starts the running script anew for every further device.
+    Processes that torchrun or SLURM has started are taken as they are.
+
     Raises:
         ValueError: settings that do not work out; RunError: an existing folder, an unreadable checkpoint.
+        LostProcess: one of several processes was lost; the run is ready to be resumed.
         KeyboardInterrupt: stopped by the user, ready to be resumed.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module, clips = Training(config), Clips(config)
-    is_first = getattr(rank_zero_only, "rank", 0) == 0  # the others find the folder made
-    checkpoint = start_folder(folder, config, resume or not is_first)
-    if checkpoint is not None:
-        read_checkpoint(checkpoint)
     with _quiet():
         trainer = _trainer(config, folder, progress, [watch] if watch else [])
+        clips.check(config.n_processes)
+        checkpoint = _checkpoint(config, folder, resume)
         try:
-            trainer.fit(module, datamodule=clips, ckpt_path=None if checkpoint is None else str(checkpoint))
+            if command and config.n_processes > 1 and not _is_launched(trainer.strategy):
+                del module, clips  # the processes have their own
+                processes.run(command, config.devices, config.nodes)
+            else:
+                trainer.fit(
+                    module, datamodule=clips, ckpt_path=None if checkpoint is None else str(checkpoint)
+                )
         except SystemExit:
             if not trainer.interrupted:
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
             raise KeyboardInterrupt from None
+        except RuntimeError as error:
+            if config.n_processes == 1 or not processes.is_lost_contact(error):
+                raise
+            raise processes.LostProcess("another process of the training was lost") from None
         finally:
-            if is_first:
+            if processes.is_first():
                 join_logs(folder)
     return folder / "checkpoints" / "best.ckpt"
+
+
+def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
+    """What to go on from. The first process makes or checks the folder; the others need its first step for theirs."""
+    if processes.is_first():
+        checkpoint = start_folder(folder, config, resume)
+        if checkpoint is not None:
+            read_checkpoint(checkpoint)
+        return checkpoint
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if resume and last.exists() else None
+
+
+def _is_launched(strategy: Any) -> bool:
+    """Whether something has started a process for every device already: `processes.run`, torchrun, SLURM, MPI."""
+    return strategy.cluster_environment.creates_processes_externally
 
 
 def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callbacks.Callback]) -> L.Trainer:
@@ -231,6 +268,8 @@ def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callba
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=_strategy(config),
         precision=config.precision,  # type: ignore[arg-type]
         max_epochs=1,  # the run; StepBatches knows of epochs
         max_steps=config.steps,
@@ -257,11 +296,17 @@ def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callba
     )
 
 
+def _strategy(config: Config) -> DDPStrategy | str:
+    if config.n_processes == 1:
+        return "auto"
+    # static_graph: parameters that get no gradient, as MIM's have of two frames, are found in the first step.
+    return DDPStrategy(static_graph=True, timeout=_UNREACHABLE)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's advice on things that are settled here."""
-    log = logging.getLogger("lightning.pytorch")
-    before = log.level
+    levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
     with warnings.catch_warnings():
         for text in (
             ".*does not have many workers.*",
@@ -270,10 +315,13 @@ def _quiet() -> Iterator[None]:
             ".*LeafSpec.*",
             ".*smaller than the logging interval.*",
             ".*This DataLoader will create.*",
+            ".*recommended to use .*sync_dist=True.*",  # FrameMetrics joins the processes itself
         ):
             warnings.filterwarnings("ignore", message=text)
-        log.setLevel(logging.WARNING)
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             yield
         finally:
-            log.setLevel(before)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,38 +65,42 @@ def feature(name: str, *, refused: bool = False, on: Sequence[str] = ()) -> pyte
 # ---- Called by conftest.py
 
 
+_made: list[str] = []
+
+
 def begin() -> None:
-    """The first process of a run makes the folder for those it starts."""
+    """The first process of a run makes the folder for those it starts, and removes it."""
     if FOLDER not in os.environ:
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="motionrnn_ext-features-")
+        _made.append(os.environ[FOLDER])
 
 
 def note(item: pytest.Item, passed: bool) -> None:
+    on_gpu = item.get_closest_marker("cuda") is not None
     for mark in item.iter_markers("feature"):
-        backends, gpu = _backends(item, mark)
-        outcome = REFUSED if mark.kwargs["refused"] else WORKS
-        for backend in backends:
+        for backend in _backends(item, mark):
+            said = "fails" if not passed else REFUSED if mark.kwargs["refused"] else WORKS
+            if said == WORKS and backend in _HOW and not on_gpu:
+                said += f", {_HOW[backend]}"
             column = _COLUMN_OF.get(backend, backend)
-            how = _HOW.get(backend) if not gpu else None
             if column is not None:
-                said = f"{outcome}, {how}" if how and outcome == WORKS else outcome
-                _put(_noted, mark.args[0], column, said if passed else "fails")
+                _put(_noted, mark.args[0], column, said)
 
 
 def end() -> None:
-    if _noted:
+    if _made:
+        shutil.rmtree(_made.pop())
+        del os.environ[FOLDER]
+    elif _noted:
         path = Path(os.environ[FOLDER]) / f"{os.getpid()}.json"
         path.write_text(json.dumps(_noted))
 
 
-def _backends(item: pytest.Item, mark: pytest.Mark) -> tuple[Sequence[str], bool]:
-    """Their names, and whether a GPU ran them."""
+def _backends(item: pytest.Item, mark: pytest.Mark) -> Sequence[str]:
     if mark.kwargs["on"]:
-        return mark.kwargs["on"], False
+        return mark.kwargs["on"]
     parameters = item.callspec.params  # type: ignore[attr-defined]
-    if "on" in parameters:
-        return [parameters["on"].name], parameters["on"].device == "cuda"
-    return [parameters["backend"]], False
+    return [parameters["on"].name] if "on" in parameters else [parameters["backend"]]
 
 
 def _put(cells: Cells, name: str, column: str, said: str) -> None:

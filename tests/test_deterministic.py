@@ -72,12 +72,15 @@ def test_deterministic_gradients_show_what_is_not_finite(
         assert_close(f[f.isfinite()], o[o.isfinite()], 1e-6)
 
 
+def set_seed(value: int) -> None:
+    """Sets the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
+    ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
+
+
 @pytest.fixture
 def seed() -> Iterator[Callable[[int], None]]:
-    """Sets the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
-    set_seed = ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed
-    yield lambda value: set_seed(ctypes.c_uint64(value))
-    set_seed(ctypes.c_uint64(0))
+    yield set_seed
+    set_seed(0)
 
 
 def run_backward(on: UnderTest, dtype: torch.dtype, fused: bool, deterministic: bool) -> tuple[Tensor, ...]:

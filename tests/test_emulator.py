@@ -1,5 +1,6 @@
 """The CUDA kernels on the CPU: the emulator reports what it should, and the tests of the ops pass on it, also when
-AddressSanitizer with UndefinedBehaviorSanitizer watches, or ThreadSanitizer."""
+AddressSanitizer with UndefinedBehaviorSanitizer watches, or ThreadSanitizer. The former two
+watch the CPU kernels, too."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,10 @@ RUNTIMES = {"plain": (), "address": ("libasan.so", "libstdc++.so"), "thread": ("
 # ---- Building
 
 
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -51,14 +52,14 @@ def tool(name: str) -> str:
 
 
 @cache
-def configure(mode: str) -> tuple[Path | None, str]:
-    """The build folder of a mode, or None and why it cannot be built here."""
+def configure(mode: str, kernels: str = "emulator") -> tuple[Path | None, str]:
+    """The build folder of a mode, or None and why it cannot be built here; kernels "emulator" or "cpu"."""
     pybind11 = pytest.importorskip("pybind11")
-    folder = ROOT / "build" / f"emulator-{mode}"
+    folder, emulator = ROOT / "build" / f"{kernels}-{mode}", "ON" if kernels == "emulator" else "OFF"
     result = run(
         tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
         f"-DMOTIONRNN_EXT_TORCH_DIR={Path(torch.__file__).parent}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DPython_EXECUTABLE={sys.executable}", "-DMOTIONRNN_EXT_CUDA=0", "-DMOTIONRNN_EXT_EMULATOR=ON",
+        f"-DPython_EXECUTABLE={sys.executable}", "-DMOTIONRNN_EXT_CUDA=0", f"-DMOTIONRNN_EXT_EMULATOR={emulator}",
         f"-DMOTIONRNN_EXT_SANITIZE={SANITIZERS[mode]}",
     )  # fmt: skip
     if result.returncode == 0:
@@ -69,8 +70,8 @@ def configure(mode: str) -> tuple[Path | None, str]:
 
 
 @cache
-def build(mode: str, target: str) -> Path:
-    folder, missing = configure(mode)
+def build(mode: str, target: str, kernels: str = "emulator") -> Path:
+    folder, missing = configure(mode, kernels)
     if folder is None:
         pytest.skip(f"the emulator is not built: {missing}")
     result = run(tool("cmake"), "--build", folder, "--target", target)
@@ -78,9 +79,9 @@ def build(mode: str, target: str) -> Path:
     return folder / (f"lib{target}.so" if target.startswith("motionrnn_ext") else target)
 
 
-def runtime(mode: str) -> str:
+def runtime(mode: str, kernels: str = "emulator") -> str:
     """The sanitizer's libraries, which have to come first in a Python that was built without them."""
-    folder, _ = configure(mode)
+    folder, _ = configure(mode, kernels)
     assert folder is not None
     compiler = re.search(r"CMAKE_CXX_COMPILER:\w+=(.*)", (folder / "CMakeCache.txt").read_text())
     assert compiler
@@ -201,6 +202,7 @@ FILES = [
     "test_deterministic.py",
     "test_cuda_kernels.py",
     "test_cuda_layers.py",
+    "test_fuzz.py",
 ]
 ALSO = {"plain": ["test_golden.py"]}  # whole models
 
@@ -224,3 +226,34 @@ def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
 @pytest.mark.parametrize("mode", SANITIZERS)
 def test_kernels(running: Runs, mode: str):
     check_passed(mode, running[mode].result(), at_least=501)
+
+
+# ---- The CPU kernels
+
+
+def package_with(library: Path, folder: Path) -> Path:
+    """`folder`, to import the package from: as it is here, with another CPU library."""
+    package = folder / "motionrnn_ext"
+    (package / "lib").mkdir(parents=True)
+    for entry in (ROOT / "motionrnn_ext").iterdir():
+        if entry.name != "lib":
+            (package / entry.name).symlink_to(entry)
+    (package / "lib" / "libmotionrnn_ext_cpu.so").symlink_to(library)
+    return folder
+
+
+@pytest.mark.slow
+def test_cpu_kernels_with_sanitizers(tmp_path: Path):
+    """Every case of the table, and two thousand random ones."""
+    library = build("address", "motionrnn_ext_cpu", "cpu")
+    assert b"__asan_report_load" in library.read_bytes() and b"__ubsan_handle" in library.read_bytes()
+    run_there = partial(
+        run, sys.executable, cwd=tmp_path,  # `python -m` looks there first
+        **ENVIRONMENT["address"], LD_PRELOAD=runtime("address", "cpu"), MOTIONRNN_EXT_EMULATOR="",
+        PYTHONPATH=str(package_with(library, tmp_path / "package")),
+    )  # fmt: skip
+    loaded = run_there("-c", "from motionrnn_ext.backends import native; print(native._LIBRARIES['cpu'])")
+    assert str(tmp_path) in loaded.stdout, loaded.stdout
+    files = [ROOT / "tests" / name for name in ("test_ops.py", "test_fuzz.py")]
+    result = run_there("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu", *files)
+    check_passed("cpu", result, at_least=900)

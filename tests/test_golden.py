@@ -144,7 +144,7 @@ def e3d_lstm(case, parameters, inputs):
         window=k["window_length"],
     )
     weights = renamed(parameters, "e3d_lstm", "cell_list.0.", "cells.0.")
-    history = inputs["eidetic_cell"].split(k["num_hidden"], dim=1)
+    history = torch.cat([cell.rows(c) for c in inputs["eidetic_cell"].split(k["num_hidden"], dim=1)], dim=1)
     state = E3DLSTMState(inputs["h"], inputs["c"], history, inputs["x"][:, :, 1:])
     h, state, memory = call(cell, weights, inputs["x"], state, inputs["global_memory"])
     return {"h": h, "c": state.cell, "global_memory": memory}, parameters

@@ -10,6 +10,7 @@ from case import Case, channels_last, generator
 from cases import ALL_OPS, CASES, small_case
 from checking import check, exactly, gradients
 from comparing import TOLERANCE, assert_close
+from features import feature
 from under_test import ALL, CPU, DTYPES, GPU_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
 from warp_cases import warp_inputs
 
@@ -22,9 +23,17 @@ def test_the_backend_is_tested(name: str):
         pytest.skip(f"{name} is not tested here: {NOT_TESTED[name]}")
 
 
-@on(ALL, dtypes=DTYPES)
+@feature("values")
+@on(ALL, dtypes=DTYPES[:2])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(on: UnderTest, case: Case, dtype: torch.dtype):
+    check(on, case, dtype)
+
+
+@feature("half")
+@on(ALL, dtypes=DTYPES[2:])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients_in_half(on: UnderTest, case: Case, dtype: torch.dtype):
     check(on, case, dtype)
 
 
@@ -89,7 +98,7 @@ def test_warp_keeps_the_memory_format(on: UnderTest):
     assert_close(last, plain, 1e-14 if dtype == torch.float64 else 1e-6)
 
 
-@on(GPU_KERNELS)
+@on(KERNELS)
 @pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("channels_last")], ids=str)
 def test_pointwise_keeps_channels_last(on: UnderTest, case: Case):
     """Also of a part of a channels_last tensor, and in the gradients."""

@@ -7,6 +7,7 @@ import torch
 from case import Case, channels_last, generator
 from cases import ALL_OPS, OPS, PARAMETERS, small_case
 from comparing import TOLERANCE, assert_close
+from features import feature
 from under_test import ALL, AUTO, CPU, CUDA_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES, warp_inputs
 
@@ -35,6 +36,7 @@ def test_gradcheck(op: str, on: UnderTest):
         assert torch.autograd.gradcheck(function, inputs, fast_mode=on.is_slow)
 
 
+@feature("second")
 @on(IN_DOUBLE)
 @pytest.mark.parametrize("op", OPS)
 def test_gradgradcheck(op: str, on: UnderTest):
@@ -57,6 +59,7 @@ def one_tap() -> list[torch.Tensor]:
     return [t.requires_grad_() for t in made.values()]
 
 
+@feature("second")
 @on(ALL)
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_third_derivatives(op: str, on: UnderTest):
@@ -76,6 +79,8 @@ def test_third_derivatives(op: str, on: UnderTest):
         assert_close(a, e, 1e-12 if dtype == torch.float64 else TOLERANCE[dtype])
 
 
+@feature("forward_mode", on=["reference"])
+@feature("func", on=["reference"])
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_forward_mode_and_functional_transforms(op: str):
     """By default they run on the reference; a kernel would drop the tangent without a word."""
@@ -104,13 +109,18 @@ def test_forward_mode_and_functional_transforms(op: str):
         assert_close(s[1], o, 1e-12)
 
 
+@feature("forward_mode", refused=True)
+@feature("func", refused=True)
 @on(KERNELS)
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_a_kernel_by_name_refuses_forward_mode(op: str, on: UnderTest):
     function, inputs = function_of(op, on.device, on.dtypes[0])
     inputs = tuple(t.detach() for t in inputs)
-    with on.chosen(), pytest.raises(RuntimeError, match="choose 'auto' or 'reference'"):
-        torch.func.jvp(function, inputs, inputs)
+    with on.chosen():
+        with pytest.raises(RuntimeError, match="choose 'auto' or 'reference'"):
+            torch.func.jvp(function, inputs, inputs)
+        with pytest.raises(RuntimeError, match="choose 'auto' or 'reference'"):
+            torch.func.grad(lambda *t: sum(o.sum() for o in function(*t)))(*inputs)
 
 
 @on(KERNELS)

@@ -134,9 +134,10 @@ def test_e3d_lstm_is_its_equations(highway: bool, window: int, backend: str) -> 
     both = F.conv3d(torch.cat([c_new, m_new], 1), cell.conv_last.weight)
     h_new = o * torch.tanh(both) + (1 - o) * (y if highway else 0)
     with motionrnn_ext.backend(backend):
-        state = E3DLSTMState(h, c, (c_0, c_1), x[:, :, 1:])
+        state = E3DLSTMState(h, c, torch.cat([cell.rows(c_0), cell.rows(c_1)], dim=1), x[:, :, 1:])
         found, state, memory = cell(x, state, m, y if highway else None)
-        assert len(state.history) == 3 and state.history[-1] is state.cell
+        assert state.history.shape[1] == 3 * window * 4 * 5
+        assert state.history[:, -window * 4 * 5 :].equal(cell.rows(state.cell))
         wrt = [x, h, c, m, c_0, c_1, *([y] if highway else []), *cell.parameters()]
         assert_same((found, state.cell, memory), (h_new, c_new, m_new), wrt)
 

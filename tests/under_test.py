@@ -81,7 +81,7 @@ EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' lib
 
 def _load_emulator() -> None:
     torch.ops.load_library(EMULATOR)
-    native.register(EMULATED.namespace, keeps_channels_last=lambda _: True)
+    native.register(EMULATED.namespace)
 
 
 def _hasten_the_interpreter() -> None:

@@ -49,7 +49,6 @@ std::string cpu_instruction_set() { return instruction_set().name; }
 constexpr int64_t kGrain = 8192;
 
 struct Backend {
-  static constexpr bool keeps_channels_last = false;
   static bool is_here(const Tensor& t) { return t.is_cpu(); }
   static void run(Map map, Types types, const PointwiseArguments& a, const Tensor&) {
     const PointwiseKernel kernel = instruction_set().pointwise(map, types);
@@ -60,16 +59,19 @@ struct Backend {
 
 // ---- Offset warp
 
-Image image_of(const Tensor& t) {
-  const bool planes = is_dense_from(t, 1);
-  STD_TORCH_CHECK(planes || is_channels_last(t), "motionrnn_ext: an image is neither contiguous nor channels_last");
-  if (planes) return {t.const_data_ptr(), t.stride(0), t.size(2) * t.size(3), 1};
-  return {t.const_data_ptr(), t.stride(0), 1, t.size(1)};
+// Pixels of contiguous channels, all at one distance; the batch stride may be anything.
+bool has_rows(const Tensor& t) {
+  return t.stride(1) == 1 && (t.size(2) == 1 || t.stride(2) == t.stride(3) * t.size(3));
 }
 
-Tensor readable_image(const Tensor& t) {
-  return is_dense_from(t, 1) || is_channels_last(t) ? t : torch::stable::contiguous(t);
+Image image_of(const Tensor& t) {
+  const bool planes = is_dense_from(t, 1);
+  STD_TORCH_CHECK(planes || has_rows(t), "motionrnn_ext: an image is neither contiguous nor channels_last");
+  if (planes) return {t.const_data_ptr(), t.stride(0), t.size(2) * t.size(3), 1};
+  return {t.const_data_ptr(), t.stride(0), 1, t.stride(3)};
 }
+
+Tensor readable_image(const Tensor& t) { return is_dense_from(t, 1) || has_rows(t) ? t : torch::stable::contiguous(t); }
 
 struct Warp {
   Tensor x, offset, mask_logits, weight, packed_weight;
@@ -78,8 +80,8 @@ struct Warp {
 
   Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_)
       : x(readable_image(x_)),
-        offset(dense_planes(offset_)),
-        mask_logits(dense_planes(mask_logits_)),
+        offset(readable_image(offset_)),
+        mask_logits(readable_image(mask_logits_)),
         weight(torch::stable::contiguous(weight_)) {
     STD_TORCH_CHECK(
         mask_logits.scalar_type() == x.scalar_type() && weight.scalar_type() == x.scalar_type() &&
@@ -94,9 +96,7 @@ struct Warp {
                     "motionrnn_ext: mismatched sizes");
     a.batch = x.size(0), a.channels = x.size(1), a.out_channels = weight.size(0);
     a.height = x.size(2), a.width = x.size(3), a.k = static_cast<int>(weight.size(2));
-    a.x = image_of(x);
-    a.offset = offset.const_data_ptr(), a.offset_batch = offset.stride(0);
-    a.mask_logits = mask_logits.const_data_ptr(), a.mask_batch = mask_logits.stride(0);
+    a.x = image_of(x), a.offset = image_of(offset), a.mask_logits = image_of(mask_logits);
     a.weight = weight.const_data_ptr();
     // Few images are cut into bands so that every thread gets the same number of items.
     const int64_t threads = torch::stable::get_num_threads();
@@ -134,13 +134,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
                       grad.size(1) == a.out_channels && grad.size(2) == a.height && grad.size(3) == a.width,
                   "motionrnn_ext: mismatched gradient");
   const auto like = [&](bool want, const Tensor& t) {
-    if (!want) return torch::stable::new_empty(t, std::array<int64_t, 1>{0});
-    return torch::stable::new_empty(t, t.sizes());
+    return want ? new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), wants_rows(t)) : nothing(t);
   };
   const bool want_x = wanted & 1, want_weight = wanted & 8;
-  Tensor grad_x = want_x ? new_image(x, a.channels) : like(false, x);
+  Tensor grad_x = want_x ? new_image(x, a.channels) : nothing(x);
   Tensor grad_offset = like(wanted & 2, offset), grad_mask = like(wanted & 4, mask_logits);
-  Tensor grad_weight = like(want_weight, weight);
+  Tensor grad_weight = want_weight ? torch::stable::new_empty(weight, weight.sizes()) : nothing(weight);
   const int64_t items = a.batch * a.bands;
   if (items == 0 || grad.numel() == 0) {
     for (Tensor& t : {std::ref(grad_x), std::ref(grad_offset), std::ref(grad_mask), std::ref(grad_weight)})
@@ -157,8 +156,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
     images = warp.workspace(items * sizes.grad_image_per_item);
     a.grad_image = images.mutable_data_ptr();
   }
-  if (wanted & 2) a.grad_offset = grad_offset.mutable_data_ptr();
-  if (wanted & 4) a.grad_mask_logits = grad_mask.mutable_data_ptr();
+  if (wanted & 2) a.grad_offset = image_of(grad_offset);
+  if (wanted & 4) a.grad_mask_logits = image_of(grad_mask);
   if (want_weight) {
     a.grad_weight = grad_weight.mutable_data_ptr();
     matrices = warp.workspace(a.groups * sizes.grad_matrix_per_group);

@@ -14,7 +14,8 @@ using math::Types;
 // Runs elements [begin, end) of the rows * inner elements of each stream.
 using PointwiseKernel = void (*)(const PointwiseArguments&, int64_t begin, int64_t end);
 
-// A map (B, C, H, W) whose pixels lie at one distance: contiguous has channel = H*W, pixel = 1; channels_last 1 and C.
+// A map (B, C, H, W) whose pixels lie at one distance: contiguous has channel = H*W, pixel = 1; channels_last 1 and C,
+// or more if it was split from other channels.
 struct Image {
   const void* data;
   int64_t batch, channel, pixel;  // strides in elements
@@ -26,18 +27,13 @@ struct WarpArguments {
   int bands;   // an item of work is one band of one image's pixels; items = batch * bands
   int groups;  // backward: items in groups of nearly one size, each with one partial grad_weight; at most items
   Image x;
-  const void* offset;  // (B, 2K, H, W), planes contiguous
-  int64_t offset_batch;
-  const void* mask_logits;  // (B, K, H, W), planes contiguous
-  int64_t mask_batch;
-  const void* weight;  // (C_out, C, k, k) contiguous
-  Image out;           // forward: written; backward: the gradient of out
+  Image offset, mask_logits;  // (B, 2K, H, W), (B, K, H, W)
+  const void* weight;         // (C_out, C, k, k) contiguous
+  Image out;                  // forward: written; backward: the gradient of out
 
   // Backward. Null means not wanted.
-  Image grad_x;
-  void* grad_offset;       // contiguous
-  void* grad_mask_logits;  // contiguous
-  void* grad_weight;       // contiguous
+  Image grad_x, grad_offset, grad_mask_logits;
+  void* grad_weight;  // contiguous
 
   // Workspace in the arithmetic type, sizes by WarpKernels::sizes.
   void* packed_weight;

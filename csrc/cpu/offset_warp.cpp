@@ -114,6 +114,28 @@ struct Tap {
   alignas(kAlignment) T products[kTile][4];  // backward: <grad_column, corner sample>
 };
 
+// n values of one channel of a motion map from pixel `first` on: in place where pixels are neighbours, else copied.
+template <class T>
+MOTIONRNN_EXT_INLINE const T* read_channel(const Image& map, int64_t b, int64_t channel, int64_t first, int64_t n,
+                                           T* buffer) {
+  const T* source = static_cast<const T*>(map.data) + b * map.batch + channel * map.channel + first * map.pixel;
+  if (map.pixel == 1) return source;
+  for (int64_t p = 0; p < n; ++p) buffer[p] = source[p * map.pixel];
+  return buffer;
+}
+
+template <class T, class F>
+MOTIONRNN_EXT_INLINE void write_channel(const T* values, const Image& map, int64_t b, int64_t channel, int64_t first,
+                                        int64_t n) {
+  F* target = const_cast<F*>(static_cast<const F*>(map.data)) + b * map.batch + channel * map.channel;
+  if (map.pixel == 1) {
+#pragma GCC ivdep
+    for (int64_t p = 0; p < n; ++p) store(target + first + p, values[p]);
+  } else {
+    for (int64_t p = 0; p < n; ++p) store(target + (first + p) * map.pixel, values[p]);
+  }
+}
+
 MOTIONRNN_EXT_INLINE int64_t framed(int32_t at, int64_t size) {
   const int32_t clamped = at < -1 ? -1 : (at > size ? static_cast<int32_t>(size) : at);
   return clamped + 1;
@@ -126,14 +148,14 @@ void find_taps(const Geometry<T>& g, const WarpArguments& a, int64_t b, int64_t 
     place_row[p] = static_cast<int32_t>((first + p) / g.width);
     place_col[p] = static_cast<int32_t>((first + p) % g.width);
   }
-  const T* offset = static_cast<const T*>(a.offset) + b * a.offset_batch + first;
-  const F* mask = static_cast<const F*>(a.mask_logits) + b * a.mask_batch + first;
+  T row_buffer[kTile], col_buffer[kTile];
+  F mask_buffer[kTile];
   for (int64_t i = 0; i < g.taps; ++i) {
     const int32_t tap_row = static_cast<int32_t>(i / a.k) - g.radius;
     const int32_t tap_col = static_cast<int32_t>(i % a.k) - g.radius;
-    const T* row_offset = offset + i * g.pixels;
-    const T* col_offset = offset + (g.taps + i) * g.pixels;
-    const F* mask_logits = mask + i * g.pixels;
+    const T* row_offset = read_channel(a.offset, b, i, first, n, row_buffer);
+    const T* col_offset = read_channel(a.offset, b, g.taps + i, first, n, col_buffer);
+    const F* mask_logits = read_channel(a.mask_logits, b, i, first, n, mask_buffer);
     Tap<T>& tap = taps[i];
 #pragma GCC ivdep
     for (int64_t p = 0; p < n; ++p) {
@@ -207,27 +229,26 @@ void sample_backward(const Geometry<T>& g, Tap<T>* taps, int64_t n, const T* ima
 template <class T, class F>
 void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const Tap<T>* taps, int64_t b, int64_t first,
                             int64_t n) {
-  T* grad_offset = static_cast<T*>(a.grad_offset);
-  F* grad_mask = static_cast<F*>(a.grad_mask_logits);
+  T row_grad[kTile], col_grad[kTile], mask_grad[kTile];
   for (int64_t i = 0; i < g.taps; ++i) {
     const Tap<T>& tap = taps[i];
-    if (grad_offset != nullptr) {
-      T* row_plane = grad_offset + (b * 2 * g.taps + i) * g.pixels + first;
-      T* col_plane = row_plane + g.taps * g.pixels;
+    if (a.grad_offset.data != nullptr) {
 #pragma GCC ivdep
       for (int64_t p = 0; p < n; ++p) {
         const math::Corners<T> products{tap.products[p][0], tap.products[p][1], tap.products[p][2], tap.products[p][3]};
-        row_plane[p] = tap.mask[p] * math::bilinear_row_derivative<T>(tap.col_fraction[p], products);
-        col_plane[p] = tap.mask[p] * math::bilinear_col_derivative<T>(tap.row_fraction[p], products);
+        row_grad[p] = tap.mask[p] * math::bilinear_row_derivative<T>(tap.col_fraction[p], products);
+        col_grad[p] = tap.mask[p] * math::bilinear_col_derivative<T>(tap.row_fraction[p], products);
       }
+      write_channel<T, T>(row_grad, a.grad_offset, b, i, first, n);
+      write_channel<T, T>(col_grad, a.grad_offset, b, g.taps + i, first, n);
     }
-    if (grad_mask != nullptr) {
-      F* plane = grad_mask + (b * g.taps + i) * g.pixels + first;
+    if (a.grad_mask_logits.data != nullptr) {
 #pragma GCC ivdep
       for (int64_t p = 0; p < n; ++p)  // the weights hold the mask already
-        store(plane + p,
-              (T(1) - tap.mask[p]) * (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +
-                                      tap.weights[2][p] * tap.products[p][2] + tap.weights[3][p] * tap.products[p][3]));
+        mask_grad[p] =
+            (T(1) - tap.mask[p]) * (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +
+                                    tap.weights[2][p] * tap.products[p][2] + tap.weights[3][p] * tap.products[p][3]);
+      write_channel<T, F>(mask_grad, a.grad_mask_logits, b, i, first, n);
     }
   }
 }

@@ -34,7 +34,6 @@ struct OnDevice {
 #endif
 
 struct Backend {
-  static constexpr bool keeps_channels_last = true;
   static bool is_here(const Tensor& t) { return cuda::is_here(t); }
   static void run(Map map, Types types, const PointwiseArguments& a, const Tensor& t) {
     const OnDevice device(t);

@@ -9,6 +9,7 @@ elementwise ops do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.flop_counter import register_flop_formula
@@ -39,7 +40,7 @@ def _motion_warp_backward(*arguments: Any, **_: Any) -> int:
     return _contraction(x, weight) * (bool(wanted & 7) + bool(wanted & 8))
 
 
-_FORMULAS = {
+_FORMULAS: dict[str, tuple[Callable[..., int], ...]] = {
     "offset_warp": (_offset_warp, _offset_warp_backward),
     "motion_warp": (_motion_warp, _motion_warp_backward),
 }

@@ -64,7 +64,7 @@ def _load(name: str) -> None:
 
 _load("cpu")
 if "cpu" not in _missing:
-    register(NAMESPACE, keeps_channels_last=lambda t: t.device.type == "cuda")
+    register(NAMESPACE)
 if torch.version.cuda is None:
     _missing["cuda"] = "this PyTorch was built without CUDA"
 elif "cpu" in _missing:

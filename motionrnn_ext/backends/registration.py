@@ -55,9 +55,8 @@ def _single(values: Sequence[Any]) -> Any:
 class _Registration:
     """What torch must know of the ops of one library's namespace."""
 
-    def __init__(self, namespace: str, keeps_channels_last: Callable[[Tensor], bool]) -> None:
+    def __init__(self, namespace: str) -> None:
         self.namespace = namespace
-        self.keeps_channels_last = keeps_channels_last
 
     def op(self, name: str) -> Any:
         return getattr(getattr(torch.ops, self.namespace), name)
@@ -70,9 +69,7 @@ class _Registration:
 
     def new(self, like: Tensor, dtype: torch.dtype | None = None, layout: Tensor | None = None) -> Tensor:
         """An output of the shape of `like`, in the memory format that follows `layout` (`like` by default)."""
-        layout = like if layout is None else layout
-        keeps = self.keeps_channels_last(layout)
-        memory_format = format_after(layout) if keeps else torch.contiguous_format
+        memory_format = format_after(like if layout is None else layout)
         return torch.empty(
             like.shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format
         )
@@ -288,14 +285,9 @@ def _motion_warp_reference_backward(
     return grad_x, *grads, grad_mask, grad_weight
 
 
-def register(
-    namespace: str, keeps_channels_last: Callable[[Tensor], bool], *, has_motion_warp: bool = True
-) -> None:
-    """Register fakes, gradients and second derivatives of a namespace's ops.
-
-    `keeps_channels_last` says of a tensor whether its device's pointwise kernels keep that memory format.
-    """
-    registration = _Registration(namespace, keeps_channels_last)
+def register(namespace: str, *, has_motion_warp: bool = True) -> None:
+    """Register what torch must know of a namespace's ops, forward and backward."""
+    registration = _Registration(namespace)
     for op in _POINTWISE:
         registration.pointwise(op)
     registration.offset_warp()

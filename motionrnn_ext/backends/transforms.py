@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.autograd import forward_ad
+
+
+def _constant_in_a_trace(function: Callable[[], bool]) -> Callable[[], bool]:
+    """torch.compiler.assume_constant_result, which imports Dynamo (1.3 s). Dynamo guards the stack of transforms."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def is_transformed() -> bool:
@@ -12,13 +20,13 @@ def is_transformed() -> bool:
     return forward_ad._current_level >= 0 or _has_more_than_vmap()  # Dynamo guards the first, as any global
 
 
-@torch.compiler.assume_constant_result  # of a trace: Dynamo itself guards the stack of transforms
+@_constant_in_a_trace
 def is_mapped() -> bool:
     """Inside of vmap: tensors do not tell their layout, and one that is not mapped takes nothing mapped in place."""
     return any(key == torch._C._functorch.TransformType.Vmap for key in _stack())
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_a_trace
 def _has_more_than_vmap() -> bool:
     return any(key != torch._C._functorch.TransformType.Vmap for key in _stack())
 

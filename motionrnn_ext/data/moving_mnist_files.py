@@ -168,7 +168,10 @@ def _mapped(path: Path) -> Any:
     import numpy as np
 
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays")
+        return array
     except Exception as error:  # ValueError, EOFError, OSError: whatever a damaged header leads to
         raise ValueError(f"{path}: damaged, or no .npy file of numbers{because(error)}") from None
 

@@ -6,7 +6,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import backends
 from ..config import Config
 from ..models import MotionRNN
 
@@ -17,7 +16,7 @@ COUNTED = (
 
 
 def costs(config: Config) -> dict[str, int]:
-    """`parameters`, and `macs` as `COUNTED` says: half of what torch's FlopCounterMode counts on the reference backend.
+    """`parameters`, and `macs` as `COUNTED` says: half of what torch's FlopCounterMode counts.
 
     Building and running the model here also brings a mistake in the settings to light before hours of training.
     """
@@ -26,7 +25,7 @@ def costs(config: Config) -> dict[str, int]:
     frames = torch.zeros(1, config.n_frames, model.in_channels, *config.image_size)
     counter = FlopCounterMode(display=False)
     # Of attention torch counts the plain form alone, on the CPU.
-    with backends.backend("reference"), sdpa_kernel(SDPBackend.MATH), counter:
+    with sdpa_kernel(SDPBackend.MATH), counter:
         model(frames, config.n_input)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, "macs": counter.get_total_flops() // 2}

@@ -57,10 +57,10 @@ class Plan:
             raise ValueError(
                 f"hidden must have two layers or more, MotionGRUs lie between them; got {hidden}"
             )
-        if self.config.devices > 1:
-            raise ValueError(
-                f"devices must be 1, trainings run one after the other; got {self.config.devices}"
-            )
+        for name in ("devices", "nodes"):
+            value = getattr(self.config, name)
+            if value > 1:
+                raise ValueError(f"{name} must be 1, trainings run one after the other; got {value}")
 
     def cells(self) -> list[Cell]:
         """Seed by seed, so that whatever is finished when it stops has all rows of a seed."""

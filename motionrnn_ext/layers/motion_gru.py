@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import backends, ops
-from ..backends.reference import memory_format
+from ..backends.layouts import memory_format
+from .addition import add_to
 from .depth import fold_depth, unfold_depth
+from .states import exportable
 
 
+@exportable
 class MotionState(NamedTuple):
     """Motion between time steps: filter F and trend D, (B, M, H, W) float32 (float64 beside float64)."""
 
@@ -145,8 +148,7 @@ class MotionGRUCell(nn.Module):
         """Zero motion for features x (B, C, H, W)."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         zeros = x.new_zeros((x.shape[0], self.motion_channels, *x.shape[2:]), dtype=dtype)
-        if backends.runs_gpu_kernels(x):
-            zeros = zeros.contiguous(memory_format=memory_format(x))
+        zeros = zeros.contiguous(memory_format=memory_format(x))
         return MotionState(zeros, zeros)
 
     def forward(
@@ -163,13 +165,12 @@ class MotionGRUCell(nn.Module):
             gates_x, candidate_x = from_x.split((2 * motion, motion), dim=1)
             mask = self.warp.warp_gate(x)
 
-        # add_ changes the fresh convolution, never from_x: its views are still to be read.
-        gates = F.conv2d(offset.to(packed.state_weight.dtype), packed.state_weight, padding=padding).add_(
-            gates_x
-        )
+        # Added to the fresh convolution, never to from_x: its views are still to be read.
+        gates = F.conv2d(offset.to(packed.state_weight.dtype), packed.state_weight, padding=padding)
+        gates = add_to(gates, gates_x)
         update, reset = gates.split(motion, dim=1)  # (B, M, H, W) each
         candidate = F.conv2d(ops.motion_reset(reset, offset), packed.candidate_weight, padding=padding)
-        candidate.add_(candidate_x)
+        candidate = add_to(candidate, candidate_x)
 
         weight = self.warp.conv.weight
         if self.transient and self.trend:
@@ -288,7 +289,7 @@ class MotionGRU(nn.Module):
         # pixels on that should be worth the two copies that a contiguous model then makes (an estimate from the
         # instruction counts in docs/kernels.md). A channels_last model is left as it is.
         batch, _, height, width = features.shape
-        return batch * height * width >= 2**15 and backends.runs_gpu_kernels(features)
+        return backends.runs_gpu_kernels(features) and batch * height * width >= 2**15
 
     def _blend_logits(self, decoded: Tensor, hidden: Tensor) -> Tensor:
         # W_g * [Q, H] as two convolutions: Q and H are kept anyway, their concatenation would be 2C channels
@@ -296,4 +297,4 @@ class MotionGRU(nn.Module):
         decoded_weight, hidden_weight = self.gate.weight.split(self.hidden_channels, dim=1)
         padding = self.gate.padding
         logits = F.conv2d(decoded, decoded_weight, self.gate.bias, padding=padding)
-        return logits.add_(F.conv2d(hidden, hidden_weight, padding=padding))
+        return add_to(logits, F.conv2d(hidden, hidden_weight, padding=padding))

@@ -115,8 +115,8 @@ class FVD:
 def load_video_network(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:
     """A network in a TorchScript file, for `FVD`, in evaluation mode.
 
-    A TorchScript file holds a program as well as weights, and calling the network runs it: take files only from
-    where you would take code.
+    A TorchScript file holds a program as well as weights, and loading and calling the network run it: take files only
+    from where you would take code. Any other file, a pickle above all, is refused and runs nothing.
 
     Raises:
         ValueError: no such file, or no TorchScript file.

@@ -10,6 +10,7 @@ repeats grey three times.
 from __future__ import annotations
 
 import os
+import warnings
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -117,7 +118,9 @@ def load_lpips(path: str | os.PathLike[str], device: str | torch.device = "cpu")
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles, which the error says better
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"LPIPS weights {path} cannot be read: {error.strerror or error}") from None
     except Exception:  # whatever the unpickler makes of foreign bytes

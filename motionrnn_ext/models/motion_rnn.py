@@ -21,14 +21,17 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from ..backends.layouts import memory_format
 from ..layers.cells import RecurrentCell, cell_class
 from ..layers.depth import fold_depth, unfold_depth
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
+from ..layers.states import exportable
 from .arguments import check_widths, checked_cell_options, per_position_size
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
 
 
+@exportable
 class MotionRNNState(NamedTuple):
     """All that a MotionRNN carries from one frame to the next; entries may be one and the same tensor."""
 
@@ -222,12 +225,13 @@ class MotionRNN(nn.Module):
         weight = self.conv_last.weight
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
+        layout = self._memory_format()
 
         def draw(shape: tuple[int, ...], dtype: torch.dtype = weight.dtype) -> Tensor:
             tensor = torch.zeros(shape, dtype=dtype, device=weight.device)
             if self.options.init_state == "xavier":
                 nn.init.xavier_normal_(tensor, generator=generator)
-            return tensor
+            return tensor.contiguous(memory_format=layout) if len(shape) == 4 else tensor
 
         cells, layers, motion, memory = self._cells(), [], [], None
         for cell in cells:
@@ -262,7 +266,7 @@ class MotionRNN(nn.Module):
         return predictions, motion
 
     def _advance(
-        self, x: Tensor, state: MotionRNNState, packed: list[PackedGates]
+        self, x: Tensor, state: MotionRNNState, packed: Sequence[PackedGates | None]
     ) -> tuple[Tensor, MotionRNNState]:
         """One time step: x (B, P*P*C, h, w) -> the prediction, of x's shape, and the state after it."""
         layers, motion, memory = [], [], state.memory
@@ -291,8 +295,15 @@ class MotionRNN(nn.Module):
     def _motion_grus(self) -> list[MotionGRU]:
         return cast("list[MotionGRU]", list(self.interfaces))
 
-    def _pack(self) -> list[PackedGates]:
-        return [gru.cell.pack() for gru in self._motion_grus()]
+    def _memory_format(self) -> torch.memory_format:
+        """channels_last where the weights are; most of 1x1 are both."""
+        formats = (memory_format(weight) for weight in self.parameters() if weight.dim() == 4)
+        return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
+
+    def _pack(self) -> Sequence[PackedGates | None]:
+        # None where FSDP has sharded an interface by itself: its weights are whole within its own forward alone.
+        grus = self._motion_grus()
+        return [None if hasattr(gru.cell.update.weight, "placements") else gru.cell.pack() for gru in grus]
 
     def _start(
         self, frames: Tensor, state: MotionRNNState | None, generator: torch.Generator | None

@@ -52,7 +52,8 @@ def load_checkpoint(
     its MIM-N, the adapter of PredRNN-V2's loss) are left out, with a warning that names them.
 
     Raises:
-        ValueError: unreadable or truncated file; a missing, unexpected or misshapen tensor, by name.
+        OSError: no such file. ValueError: a truncated file, or one that holds more than tensors, of which no code is
+            run; a missing, unexpected or misshapen tensor, by name.
     """
     tensors = _read(source, map_location)
     predictor = recognised(tensors)
@@ -80,7 +81,7 @@ def load_conv_tt_lstm_cell(
             size, order, steps and rank are read off the tensors.
 
     Raises:
-        ValueError: unreadable or truncated file; a missing, unexpected or misshapen tensor, by name.
+        OSError, ValueError: as `load_checkpoint`.
     """
     tensors = _read(source, map_location)
     order = sum(re.fullmatch(r"layers_\.\d+\.weight", name) is not None for name in tensors)
@@ -126,14 +127,7 @@ def _read(
     if isinstance(source, Mapping):
         content, where = source, "state dict"
     else:
-        where = f"checkpoint {os.fspath(source)!r}"
-        try:
-            content = torch.load(source, map_location=map_location, weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle can raise anything, struct.error included
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{where} is truncated or no file of weights: {reason}") from None
+        content, where = _load(source, map_location), f"checkpoint {os.fspath(source)!r}"
     while isinstance(content, Mapping):
         wrapped = [w for w in ("net_param", "state_dict") if isinstance(content.get(w), Mapping)]
         if not wrapped:
@@ -154,6 +148,25 @@ def _read(
         raise ValueError(f"{where} has tensors of {found}; they should be of one floating-point dtype")
     # Copies, because the model is going to own and train them.
     return {name: tensor.detach().clone() for name, tensor in content.items()}
+
+
+def _load(path: str | os.PathLike[str], map_location: str | torch.device) -> Any:
+    """What is in a file of torch.save, by torch's unpickler that runs no code of it."""
+    torch.empty(0, device=map_location)  # an error of the device is not the file's
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about foreign pickles, which the error says better
+        try:
+            return torch.load(file, map_location=map_location, weights_only=True)
+        except (
+            Exception
+        ) as error:  # a damaged file can raise anything; torch's texts recommend to load it unsafely
+            asked = re.search(r"GLOBAL (\S+)", str(error))
+    where = f"checkpoint {os.fspath(path)!r}"
+    if asked:
+        raise ValueError(
+            f"{where} is no file of weights alone: it asks for {asked[1]}, and such a file could run code"
+        )
+    raise ValueError(f"{where} is truncated or no file of weights")
 
 
 def _architecture(

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from ..states import exportable
 
+
+@exportable
 class LSTMState(NamedTuple):
     """Temporal state of one layer: hidden H and memory cell C, (B, C, h, w) each."""
 

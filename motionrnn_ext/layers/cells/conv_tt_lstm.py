@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
+from ..addition import add_to
+from ..states import exportable
 from .base import RecurrentCell
 
 
+@exportable
 class ConvTTLSTMState(NamedTuple):
     """Temporal state of one layer, (B, C, h, w) each."""
 
@@ -65,7 +68,8 @@ class ConvTTLSTMCell(RecurrentCell):
         self.conv_v = conv(rank, 4 * hidden_channels, bias=False)
 
     def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
-        return ConvTTLSTMState(hidden, hidden, (hidden,) * (self.steps - 1))
+        # Tensors of their own: where two are one, torch.compile compiles for that.
+        return ConvTTLSTMState(hidden, hidden, tuple(hidden.clone() for _ in range(self.steps - 1)))
 
     def forward(
         self, x: Tensor, state: ConvTTLSTMState, memory: None = None, highway: Tensor | None = None
@@ -74,7 +78,7 @@ class ConvTTLSTMCell(RecurrentCell):
         train = self.factors[0](self._lagged(ring, 0))  # (B, rank, h, w)
         for level, core in enumerate(self.cores, start=1):
             # In place into the fresh convolution: nothing keeps it.
-            train = self.factors[level](self._lagged(ring, level)).add_(core(train))
+            train = add_to(self.factors[level](self._lagged(ring, level)), core(train))
         channels = (3 * self.hidden_channels, self.hidden_channels)
         gates_x, output_x = self.conv_x(x).split(channels, dim=1)
         gates_v, output_v = self.conv_v(train).split(channels, dim=1)

@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import ops
+from ..states import exportable
 from .base import RecurrentCell
 
 
+@exportable
 class E3DLSTMState(NamedTuple):
     """Temporal state of one layer."""
 
     hidden: Tensor  # H (B, C, W, h, w)
     cell: Tensor  # C (B, C, W, h, w)
-    history: tuple[Tensor, ...]  # every C so far, oldest first, `cell` the last
+    history: Tensor  # every C so far as rows of C numbers (B, n W h w, C), oldest first, `cell` the last
     inputs: Tensor  # the last W-1 slices of x (B, C_in, W-1, h, w)
 
 
@@ -116,7 +118,7 @@ class E3DLSTMCell(RecurrentCell):
 
     def initial_state(self, hidden: Tensor) -> E3DLSTMState:
         shape = (hidden.shape[0], self.in_channels, self.depth - 1, *hidden.shape[3:])
-        return E3DLSTMState(hidden, hidden, (hidden,), hidden.new_zeros(shape))
+        return E3DLSTMState(hidden, hidden, self.rows(hidden).contiguous(), hidden.new_zeros(shape))
 
     def embed(self, x: Tensor, state: E3DLSTMState) -> Tensor:
         return torch.cat([state.inputs, x[:, :, None]], dim=2)
@@ -136,16 +138,16 @@ class E3DLSTMCell(RecurrentCell):
         logits = torch.tanh(output_x + output_h + self.conv_o_cell(cell) + self.conv_o_memory(after))
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
         carried = memory if self.compat else after
-        return hidden, E3DLSTMState(hidden, cell, (*state.history, cell), x[:, :, 1:]), carried
+        history = torch.cat([state.history, self.rows(cell)], dim=1)
+        return hidden, E3DLSTMState(hidden, cell, history, x[:, :, 1:]), carried
 
-    def _recall(self, query: Tensor, history: tuple[Tensor, ...]) -> Tensor:
+    def _recall(self, query: Tensor, history: Tensor) -> Tensor:
         # One head, contiguous: else torch takes no fused kernel, is three times slower and keeps all weights (CPU).
-        queries = self._rows(query)[:, None].contiguous()  # (B, 1, W h w, C)
-        keys = torch.cat([self._rows(cell) for cell in history], dim=1)[:, None]  # (B, 1, n W h w, C)
+        queries, keys = self.rows(query)[:, None].contiguous(), history[:, None]  # (B, 1, [n] W h w, C)
         rows = F.scaled_dot_product_attention(queries, keys, keys, scale=1.0)[:, 0]
         return (rows if self.compat else rows.mT).reshape(query.shape)
 
-    def _rows(self, maps: Tensor) -> Tensor:
+    def rows(self, maps: Tensor) -> Tensor:
         """(B, C, W, h, w) -> (B, W h w, C), a row per position; with compat C numbers in memory order."""
         rows = math.prod(maps.shape[2:]), maps.shape[1]
         return maps.reshape(len(maps), *rows) if self.compat else maps.flatten(2).mT

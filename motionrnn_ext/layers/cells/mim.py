@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
+from ..states import exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
 
 
+@exportable
 class MIMState(NamedTuple):
     """Temporal state of a layer above the first, (B, C, h, w) each."""
 
@@ -27,6 +29,7 @@ class MIMState(NamedTuple):
     input: Tensor | None  # x of the previous step; None at a sequence's start
 
 
+@exportable
 class MIMMemory(NamedTuple):
     """What travels up the stack. M goes on to the next step, D does not."""
 
@@ -116,8 +119,9 @@ class MIMCell(RecurrentCell):
         return cls if level else _FirstCell
 
     def initial_state(self, hidden: Tensor) -> MIMState:
-        zeros = torch.zeros_like(hidden)
-        return MIMState(hidden, hidden, zeros, zeros, zeros, None)
+        # Tensors of their own: where two are one, torch.compile compiles for that.
+        stationary, difference, nonstationary = (torch.zeros_like(hidden) for _ in range(3))
+        return MIMState(hidden, hidden, stationary, difference, nonstationary, None)
 
     def reset(self) -> None:
         self.carried = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
+from ..addition import add_to
 from .base import LSTMState, RecurrentCell
 
 
@@ -40,6 +41,6 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         memory = ops.memory_update(memory_x, self.conv_m(memory), memory)
         memories = torch.cat([cell, memory], dim=1)  # (B, 2C, h, w)
         # In place into the fresh convolution: three addends, one of them kept.
-        output = self.conv_o(memories).add_(output_x).add_(output_h)
+        output = add_to(add_to(self.conv_o(memories), output_x), output_h)
         hidden = ops.highway_output(output, self.conv_last(memories), highway)
         return hidden, LSTMState(hidden, cell), memory

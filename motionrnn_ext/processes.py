@@ -1,0 +1,151 @@
+"""The processes of a training: where this one stands among them, and `run`, which starts and watches this machine's.
+
+`run` is the parent of all that it starts. Lightning's own launcher is one of the processes itself: when that one is
+lost nobody is left to say so, and the others are orphans.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+
+LOST = 3  # exit code of a process that lost another, and of the program then
+_STARTED_BY_RUN = "MOTIONRNN_EXT_PARENT"
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+_SECONDS_TO_STOP = 10  # after Ctrl-C, before a process is killed
+
+
+class LostProcess(ConnectionError):
+    """A process of the training ended by itself or cannot be reached any more."""
+
+
+def is_first() -> bool:
+    """Whether this is the process that makes the run's folder and tells the user how it goes."""
+    one = [name for name in ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK") if name in os.environ][:1]
+    ranks = [int(os.environ.get(name, 0)) for name in one or ("NODE_RANK", "LOCAL_RANK")]
+    return not any(ranks) and not is_started()
+
+
+def is_started() -> bool:
+    """Whether `run` of another process started this one."""
+    return _STARTED_BY_RUN in os.environ
+
+
+def of_torchrun() -> dict[str, int]:
+    """The settings `devices` and `nodes` of processes that torchrun started; empty in others."""
+    if not (torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()):
+        return {}
+    here, all_of_them = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return {"devices": here, "nodes": all_of_them // here}
+
+
+def is_lost_contact(error: RuntimeError) -> bool:
+    """Whether torch.distributed raised this because of another process; gloo's errors have no type of their own."""
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+
+
+def run(command: Sequence[str], devices: int, nodes: int) -> None:
+    """Run `command` in `devices` processes, with the environment that Lightning reads its ranks from, to the end.
+
+    With several nodes each has a `run` of its own, and MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment. A
+    process that fails ends them all; each is in a session of its own, and ends when this process does.
+
+    Raises:
+        ValueError: several nodes, and no address of the first.
+        LostProcess: one was killed, or another node's cannot be reached.
+        SystemExit: one failed, and has said why.
+        KeyboardInterrupt: when all have stopped.
+    """
+    first_rank, address = _place(devices, nodes)
+    processes = []
+    try:
+        for local_rank in range(devices):
+            place = {
+                **address, "WORLD_SIZE": devices * nodes, "RANK": first_rank + local_rank, "LOCAL_RANK": local_rank,
+                _STARTED_BY_RUN: os.getpid(),
+            }  # fmt: skip
+            environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+            processes.append(
+                subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+            )
+        codes = _wait(processes)
+    except KeyboardInterrupt:
+        _stop(processes)
+        raise
+    finally:
+        _kill(processes)
+    for rank, code in enumerate(codes, first_rank):
+        if code < 0:
+            name = signal.Signals(-code).name
+            raise LostProcess(f"the process of rank {rank} was lost (killed by {name})")
+    failed = [code for code in codes if code]
+    if failed and set(failed) == {LOST}:
+        where = "a process" if nodes == 1 else "a process on another machine"
+        raise LostProcess(f"{where} was lost or cannot be reached")
+    if failed:
+        raise SystemExit(next(code for code in failed if code != LOST))
+
+
+def end_with_parent() -> None:
+    """In a process that `run` started: end when the parent does, however that ended; DataLoader's processes too."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
+    """The rank of this machine's first process, and how all find each other."""
+    if nodes == 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return 0, dict(zip(_ADDRESS, ("127.0.0.1", str(free.getsockname()[1]), "0")))
+    missing = [name for name in _ADDRESS if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"nodes is {nodes}, and {', '.join(missing)} not in the environment: the first machine's address, a "
+            f"free port of it, and this machine's number from 0 to {nodes - 1} (or start it with torchrun)"
+        )
+    address = {name: os.environ[name] for name in _ADDRESS}
+    return devices * int(address["NODE_RANK"]), address
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Until all have ended or one has failed; exit codes, 0 of those that are still running."""
+    while True:
+        codes = [process.poll() for process in processes]
+        if any(codes):
+            time.sleep(0.5)  # what failed because of another failed with it
+            return [process.poll() or 0 for process in processes]
+        if None not in codes:
+            return [0] * len(processes)
+        time.sleep(0.1)
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    until = time.monotonic() + _SECONDS_TO_STOP
+    while time.monotonic() < until and None in [process.poll() for process in processes]:
+        time.sleep(0.1)
+
+
+def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
+    """With what they started; SIGTERM would not end one that waits for another."""
+    for process in processes:
+        if process.returncode != 0:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,462 @@
+"""How to provoke every message of docs/errors.md: the page's words, `...` for what varies, and a way to get them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import small_case
+from test_convert import StandIn
+from test_official import conv_tt_dict, edited, net, official_dict
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+import motionrnn_ext
+from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, backends, cli, ops, warmup
+from motionrnn_ext.backends import native, triton
+from motionrnn_ext.config import Config
+from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
+from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell
+from motionrnn_ext.models.official_names import to_ours
+from motionrnn_ext.runs import load_run, read_checkpoint, start_folder
+
+
+class Place:
+    """Where a provocation happens: a fresh folder, patches that end with it, what the command line said."""
+
+    def __init__(self, path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.path, self.patch, self.capsys = path, patch, capsys
+
+    def run(self, *command: object) -> str:
+        """The error of the program `motionrnn`."""
+        try:
+            assert cli.main([str(word) for word in command]) == 2
+        except SystemExit as error:  # of the parser
+            assert error.code == 2
+        return self.capsys.readouterr().err.partition("error: ")[2].strip()
+
+    def file(self, content: object) -> Path:
+        torch.save(content, self.path / "file.ckpt")
+        return self.path / "file.ckpt"
+
+
+Provocation = Callable[[Place], object]  # raises, warns with an error filter, or returns the message
+
+
+def op(name: str, **changes: Any) -> Provocation:
+    def provoke(_: Place) -> None:
+        inputs = small_case(name).inputs(torch.float32, grad=False)
+        getattr(ops, name)(**{**inputs, **{n: change(inputs[n]) for n, change in changes.items()}})
+
+    return provoke
+
+
+def rnn(
+    predictor: str = "convlstm", hidden: tuple[int, ...] = (4, 4), *rest: Any, **options: Any
+) -> MotionRNN:
+    return MotionRNN(predictor, 1, hidden, 2, *rest, filter_size=3, **options)
+
+
+def frames(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape or (1, 4, 1, 8, 8))
+
+
+OPS: dict[str, Provocation] = {
+    "...: ... is a ...; it should be a torch.Tensor": op("gated_blend", a=lambda t: [1.0]),
+    "...: ... has dtype ...; it should be ...": op("gated_blend", a=torch.Tensor.half),
+    "...: ... is on ...; it should be on ..., the device of ...": op("gated_blend", a=lambda t: t.to("meta")),
+    "...: ... has rank ...; it should have rank ...": op("offset_warp", x=lambda t: t[0]),
+    "...: ... has shape ...; it should be ...": op("gated_blend", a=lambda t: t[:1]),
+    "...: weight has a ...x... neighbourhood; it should be k x k with k odd": op(
+        "offset_warp", weight=lambda t: t[..., :2]
+    ),
+    "...: weight takes ... channels; it should take ..., the channels of x": op(
+        "offset_warp", weight=lambda t: t[:, :1]
+    ),
+    "...: gates_x has ... channels; it should have 3C, packed (i, f, g)": op(
+        "memory_update", gates_x=lambda t: t[:, :4]
+    ),
+    "motionrnn_ext: mixed ...": lambda _: torch.ops.motionrnn_ext.gated_blend(
+        torch.ones(2, 2), torch.ones(2, 2).half(), torch.ones(2, 2)
+    ),
+    "motionrnn_ext: mismatched ...": lambda _: torch.ops.motionrnn_ext.gated_blend(*[torch.ones(())] * 3),
+}
+
+
+# ---- Backends
+
+
+def missing(p: Place, name: str, reason: str) -> None:
+    p.patch.setitem(native._missing, name, reason)
+    motionrnn_ext.set_backend(name)
+
+
+def fallback(p: Place) -> None:
+    p.patch.setitem(native._missing, "cpu", "the library is missing")
+    p.patch.setattr(backends, "_warned", set())
+    op("gated_blend")(p)
+
+
+def no_file(p: Place) -> None:
+    p.patch.setitem(native._missing, "cpu", "")
+    p.patch.setitem(native._LIBRARIES, "cpu", p.path / "none.so")
+    p.patch.setattr(native, "_SKIPPED", p.path / "none.txt")
+    p.patch.setattr(native, "build_info", dict)
+    native._load("cpu")
+    motionrnn_ext.set_backend("cpu")
+
+
+def no_library(p: Place) -> None:
+    (p.path / "libbroken.so").write_text("no library")
+    p.patch.setitem(native._missing, "cpu", "")
+    p.patch.setattr(native, "load_errors", {})
+    p.patch.setitem(native._LIBRARIES, "cpu", p.path / "libbroken.so")
+    native._load("cpu")
+    motionrnn_ext.set_backend("cpu")
+
+
+def triton_without(p: Place, **environment: str | None) -> None:
+    p.patch.setattr(triton, "INTERPRETED", False)
+    p.patch.setattr(triton, "_IS_INSTALLED", True)
+    p.patch.setattr(torch.cuda, "is_available", lambda: bool(environment))
+    for name, value in environment.items():
+        p.patch.delenv(name, raising=False) if value is None else p.patch.setenv(name, value)
+    p.patch.setattr(triton, "_MISSING_TOOL", triton._missing_tool())
+    motionrnn_ext.set_backend("triton")
+
+
+def without_headers(p: Place) -> None:
+    p.patch.setattr(triton, "python_headers", lambda: None)
+    triton_without(p, CC="gcc")
+
+
+def not_installed(p: Place) -> None:
+    p.patch.setattr(triton, "_IS_INSTALLED", False)
+    motionrnn_ext.set_backend("triton")
+
+
+def chosen(name: str, call: Callable[[], object]) -> Provocation:
+    def provoke(p: Place) -> None:
+        p.patch.setattr(backends, "unavailable_reason", lambda _: None)
+        with motionrnn_ext.backend(name):
+            call()
+
+    return provoke
+
+
+def blend(device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return ops.gated_blend(*(torch.ones(1, 2, device=device, dtype=dtype) for _ in range(3)))
+
+
+def double_on_a_gpu() -> None:
+    with FakeTensorMode():
+        blend("cuda", torch.float64)
+
+
+def tangent() -> None:
+    x = torch.ones(1, 2)
+    torch.func.jvp(ops.gated_blend, (x, x, x), (x, x, x))
+
+
+def instruction_set(_: Place) -> str:
+    code = "import torch; from motionrnn_ext import ops; ops.gated_blend(*[torch.ones(1, 2)] * 3)"
+    environment = {**os.environ, "MOTIONRNN_EXT_CPU_ISA": "avx2", "MOTIONRNN_EXT_BACKEND": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    return done.stderr
+
+
+BACKENDS: dict[str, Provocation] = {
+    "unknown backend '...'; known are: ...": lambda _: motionrnn_ext.set_backend("gpu"),
+    "backend '...' is not available: ...; available are: ...": lambda p: missing(p, "cpu", "why"),
+    "motionrnn_ext: tensors on ... run on the slow 'reference' backend, because ...": fallback,
+    "backend '...' was chosen, but the tensors are on ...; move them or choose 'auto'": chosen(
+        "cpu", lambda: blend("meta")
+    ),
+    "backend '...' was chosen, but it has no forward-mode derivatives, and of torch.func's transforms vmap alone; "
+    "choose 'auto' or 'reference'": chosen("cpu", tangent),
+    "backend '...' was chosen, but it has no float64; choose 'auto' or 'reference'": chosen(
+        "cuda", double_on_a_gpu
+    ),
+    "this install has no native library for it": no_file,
+    "its library ... does not load: ...": no_library,
+    "this PyTorch was built without CUDA": lambda p: missing(
+        p, "cuda", "this PyTorch was built without CUDA"
+    ),
+    "PyTorch finds no CUDA device": lambda p: missing(p, "cuda", "PyTorch finds no CUDA device"),
+    "the package triton is not installed": not_installed,
+    "PyTorch finds no GPU (TRITON_INTERPRET=1 runs Triton's kernels on the CPU, slowly)": triton_without,
+    "Triton needs a C compiler at its first launch: ...": lambda p: triton_without(p, CC=None, PATH=""),
+    "Triton needs Python.h at its first launch: ...": without_headers,
+    "MOTIONRNN_EXT_CPU_ISA is '...'; it should be baseline, x86_64_v3 or x86_64_v4": instruction_set,
+}
+
+
+# ---- Layers and models
+
+
+def twice(p: Place) -> None:
+    model = nn.ModuleList([StandIn(4)])
+    convert(model)
+    revert(model[0])
+
+
+def predictor(name: str, cell: Any) -> Provocation:
+    return lambda _: register_predictor(name)(cell)
+
+
+def other_size(_: Place) -> None:
+    model = rnn("mim", image_size=(8, 8), compat="openstl", motion_gru=False, highway=False)
+    model(frames(1, 4, 1, 8, 8), 2)
+    model(frames(2, 4, 1, 8, 8), 2)
+
+
+def state_of_another_size(_: Place) -> None:
+    rnn()(frames(), 2, state=rnn().initial_state(2, 8, 8))
+
+
+def near_official() -> nn.Module:
+    module = StandIn(4)
+    module.reset = nn.Conv2d(22, 18, 3)
+    return module
+
+
+LAYERS: dict[str, Provocation] = {
+    "... is ...; it should be odd": lambda _: MotionGRUCell(4, 2),
+    "transient and trend are both False; one should be True, or no motion is left": lambda _: MotionGRUCell(
+        4, transient=False, trend=False
+    ),
+    "hidden_channels is ...; it should be at least 4, a quarter is encoded": lambda _: MotionGRU(3),
+    "gate_side is ...; it should be 'hidden' or 'decoded'": lambda _: MotionGRU(8, gate_side="left"),
+    "... has shape ...; it should be ...": lambda _: MotionGRU(8)(torch.ones(1, 4, 6, 6)),
+    "hidden is ...x...; height and width should be even": lambda _: MotionGRU(8)(torch.ones(1, 8, 5, 6)),
+    "map_size is None; ... it should be (h, w), as parameters are per position": lambda _: ConvLSTMCell(
+        4, 4, layer_norm=True
+    ),
+    "compat is ...; it should be None or 'openstl'": lambda _: ConvLSTMCell(4, 4, compat="mine"),
+    "layer_norm is True; it should be False, Conv-TT-LSTM has none": lambda _: rnn(
+        "conv_tt_lstm", layer_norm=True, image_size=(8, 8)
+    ),
+    "order is ..., steps ..., rank ...; they should be whole, 1 <= order <= steps and 1 <= rank": lambda _: (
+        rnn("conv_tt_lstm", cell_options={"order": 4})
+    ),
+    "window is ...; it should be a whole number of at least 2": lambda _: rnn(
+        "e3d_lstm", image_size=(8, 8), cell_options={"window": 1}
+    ),
+    "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
+    "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
+    "before sequences of another size": other_size,
+    "predictor ... is ...; it should be a subclass of RecurrentCell": predictor("mine", nn.Module),
+    "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
+    "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
+    "model is itself a MotionGRU, which cannot be swapped in place; ...": lambda _: convert(StandIn(4)),
+    "model is itself a converted MotionGRU; revert the model that holds it": twice,
+    "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (
+        from_official(nn.Linear(1, 1))
+    ),
+    "module is not the official MotionGRU: ...": lambda _: from_official(near_official()),
+    "warmup: module is ...; it should be a torch.nn.Module or a method of one, such as model.step": lambda _: (
+        warmup(len, [])
+    ),
+}
+MODELS: dict[str, Provocation] = {
+    "hidden_channels is ...; it should name at least one layer, each of 1 or more": lambda _: rnn(hidden=()),
+    "hidden_channels is ...; with ... all layers should be equal": lambda _: rnn(hidden=(4, 8)),
+    "unknown option ... of predictor ...": lambda _: rnn(cell_options={"order": 2}),
+    "image_size is None; ... needs (H, W), as its parameters are per position": lambda _: rnn("mim"),
+    "image_size is ...x...; it should be divisible by patch_size ...": lambda _: rnn(
+        "mim", image_size=(7, 8)
+    ),
+    "variant is ...; known: ...": lambda _: rnn("convlstm", (4, 4), "mine"),
+    "unknown option ...; known: ...": lambda _: rnn(cary="block"),
+    "... is ...; it should be ... or ...": lambda _: rnn(carry="both"),
+    "frames has shape ...; it should be (...)": lambda _: rnn()(frames(1, 4, 3, 8, 8), 2),
+    "frames has dtype ...; it should be floating point, in [0, 1]": lambda _: rnn()(frames().byte(), 2),
+    "frames are ...x...; parameters per position were made for image_size ... only": lambda _: rnn(
+        "mim", image_size=(8, 12)
+    )(frames(), 2),
+    "frames are ...x...; both should be divisible by ...": lambda _: rnn()(frames(1, 4, 1, 6, 8), 2),
+    "n_input is ... and T ...; they should be 1 <= n_input <= T, 2 <= T": lambda _: rnn()(frames(), 5),
+    "frames has T = ..., n_future is ...; both should be at least 1": lambda _: rnn().predict(frames(), 0),
+    "sampling_mask has shape ...; it should broadcast to ...": lambda _: rnn()(
+        frames(), 2, torch.ones(1, 2, 1, 8, 8)
+    ),
+    "state has (layers, motions, shape of H^1) ...; it should have ...": state_of_another_size,
+}
+
+
+def text(p: Place) -> None:
+    (p.path / "weights.ckpt").write_text("text")
+    load_checkpoint(p.path / "weights.ckpt")
+
+
+CHECKPOINTS: dict[str, Provocation] = {
+    "checkpoint ... is truncated or no file of weights": text,
+    "checkpoint ... is no file of weights alone: it asks for ..., and such a file could run code": lambda p: (
+        load_checkpoint(p.file({"state_dict": subprocess.Popen}))
+    ),
+    "... holds no state dict but a ...": lambda _: load_checkpoint({}),
+    "... has entries that are not tensors: ...": lambda _: load_checkpoint({"epoch": 3}),
+    "... has tensors of ...; they should be of one floating-point dtype": lambda _: load_checkpoint(
+        {"conv_last.weight": torch.ones(1, dtype=torch.int64)}
+    ),
+    "no checkpoint of MotionRNN or of a predictor it knows: missing ...": lambda _: load_checkpoint(
+        edited(["conv_last.weight"])
+    ),
+    "... has shape ...; it should have ... axes": lambda _: load_checkpoint(
+        edited(**{"conv_last.weight": torch.ones(48)})
+    ),
+    "... has shape ...; its first axis should hold ... gates": lambda _: to_ours(
+        {"stlstm_layer.1.conv_x_cc.0.weight": torch.ones(5, 4, 3, 3)}, "mim"
+    ),
+    "frames fold to ... channels in this checkpoint, which in_channels=... and patch_size=... do not give "
+    "(patch_size**2 * in_channels)": lambda _: load_checkpoint(edited(), patch_size=5),
+    "checkpoint does not fit: ...": lambda _: load_checkpoint(edited(extra=torch.ones(2))),
+    "load_checkpoint: left out ... tensors that prediction never reads: ...": lambda _: load_checkpoint(
+        official_dict(net()) | {"adapter.weight": torch.ones(8, 8, 1, 1)}
+    ),
+    "no cell of Conv-TT-LSTM: ...": lambda _: load_conv_tt_lstm_cell({"layers_.0.weight": torch.ones(2)}),
+    "layers_.0.weight has shape ..., ... ...; they should be (R, C, k, k, lags) or (R, lags*C, k, k), and (4C, "
+    "C_in + R, k, k)": lambda _: load_conv_tt_lstm_cell(
+        {**conv_tt_dict(), "layers_.0.weight": torch.ones(7)}
+    ),
+}
+
+
+# ---- The program
+
+
+def started(p: Place, **changes: Any) -> Path:
+    """A run's folder as `train` makes it before its first step."""
+    start_folder(p.path / "run", Config(**changes), resume=False)
+    return p.path / "run"
+
+
+def misfit(p: Place) -> None:
+    config = Config().to_dict()
+    load_run(p.file({"motionrnn_config": config, "state_dict": {"model.x": torch.ones(1)}}))
+
+
+def written(p: Place, content: str) -> Path:
+    (p.path / "config.json").write_text(content)
+    return p.path / "config.json"
+
+
+def trained(p: Place) -> Path:
+    config = Config(hidden=(4, 4))
+    weights = {f"model.{name}": t for name, t in MotionRNN(**config.model()).state_dict().items()}
+    return p.file({"motionrnn_config": config.to_dict(), "state_dict": weights, "global_step": 1})
+
+
+PROGRAM: dict[str, Provocation] = {
+    "... exists: go on with that run with --resume, or name another folder with --out": lambda p: (
+        start_folder(started(p), Config(), resume=False)
+    ),
+    "... was started with other settings, see ...": lambda p: start_folder(
+        started(p), Config(seed=1), resume=True
+    ),
+    "... was started with ...; --resume cannot change it to ...": lambda p: p.run(
+        "train", "--out", started(p), "--resume", "--seed", 7
+    ),
+    "there is no run to resume in ...: it has no config.json": lambda p: p.run(
+        "train", "--out", p.path / "none", "--resume"
+    ),
+    "... exists; name another folder with --out": lambda p: p.run(
+        "evaluate", trained(p), "--out", started(p), "--clips", 1
+    ),
+    "... cannot be read: ...": lambda p: read_checkpoint(p.path / "none.ckpt"),
+    "... is truncated or no checkpoint of `motionrnn train`": lambda p: p.run("evaluate", written(p, "text")),
+    "... is no checkpoint of `motionrnn train` (for one of the official program: "
+    "motionrnn_ext.models.load_checkpoint)": lambda p: p.run("evaluate", p.file(official_dict(net()))),
+    "... does not fit its own settings: ...": misfit,
+    "...; it should be a run's folder or a .ckpt file": lambda p: p.run("evaluate", p.path / "none"),
+    "device ... cannot be used: ...": lambda p: p.run("predict", trained(p), "--device", "nowhere"),
+    "... is given twice; name each run once": lambda p: p.run(
+        "evaluate", trained(p), trained(p), "--clips", 1
+    ),
+    "... must be ...; got ...": lambda _: Config(steps=0),
+    "overrides: ...": lambda _: Config(overrides={"cary": "block"}),
+    "... holds no settings of `motionrnn train`": lambda p: Config.read(written(p, "[]")),
+    "...: unknown settings ...": lambda p: Config.read(written(p, '{"stpes": 3}')),
+    "... is no readable JSON file: ...": lambda p: Config.read(written(p, "{")),
+    "--override and --cell-option must be NAME=VALUE; got ...": lambda p: p.run(
+        "train", "--override", "carry"
+    ),
+    "--import: no module ... in the working directory or on sys.path": lambda p: p.run(
+        "train", "--import", "no_such_module_here"
+    ),
+    "... needs root (--root): ...": lambda p: p.run(
+        "train", "--out", p.path / "run", "--dataset", "human36m"
+    ),
+    "... is generated and reads no files; root (--root) is for the other data sets": lambda p: p.run(
+        "train", "--out", p.path / "run", "--root", p.path
+    ),
+    "--values names scale and offset; leave out --value-scale, --value-offset, --value-bytes": lambda p: (
+        p.run("evaluate", trained(p), "--values", "shanghai", "--value-scale", 2)
+    ),
+    "--thresholds needs what a pixel stands for: --values NAME, or --value-scale S": lambda p: p.run(
+        "evaluate", trained(p), "--thresholds", 30
+    ),
+    "values are for CSI and FAR: give --thresholds too": lambda p: p.run(
+        "evaluate", trained(p), "--value-scale", 2
+    ),
+    "--... is for clips of a data set; leave it out with --frames": lambda p: p.run(
+        "predict", trained(p), "--frames", p.path, "--dataset", "radar_like"
+    ),
+    "... (see motionrnn... --help)": lambda p: p.run("train", "--stpes", 3),
+}
+
+
+GROUPS = {
+    "Ops": OPS,
+    "Backends": BACKENDS,
+    "Layers, `convert` and `warmup`": LAYERS,
+    "Models": MODELS,
+    "Checkpoints": CHECKPOINTS,
+    "The program": PROGRAM,
+}
+
+# Of a message: the test, elsewhere, that provokes it.
+ELSEWHERE = {
+    "no PyTorch >= 2.10 was found to build against. ...": "test_build.py::test_none",
+    "PyTorch ... in ... is too old: PyTorch >= 2.10 is needed": "test_build.py::test_too_old",
+    "MOTIONRNN_EXT_... is set but no C++ compiler was found ...": "test_build.py::test_no_compiler_but_demanded",
+    "CXX is ..., which is not an executable file": "test_build.py::test_cxx_that_is_not_there",
+    "MOTIONRNN_EXT_CUDA=1 needs the native library that MOTIONRNN_EXT_NATIVE=0 leaves out": (
+        "test_build.py::test_contradiction"
+    ),
+    "... is ...; it should be 1, 0 or unset": "test_build.py::test_unknown_value",
+    "... was not found (pip install ...)": "test_build.py::test_no_build_tools",
+    "MOTIONRNN_EXT_CUDA=1 is set but ...": "test_build.py::test_cuda_demanded_without_nvcc",
+    "TORCH_CUDA_ARCH_LIST...": "test_build.py::test_mistakes",
+    "CMAKE_CUDA_ARCHITECTURES...": "test_build.py::test_mistakes",
+    "the build failed: ...": "test_build.py::test_broken_source_is_an_error",
+    "motionrnn_ext: this build has CUDA kernels for the architectures ..., not for this GPU; ...": (
+        "test_cuda_library.py::test_architectures_are_those_of_the_build_information"
+    ),
+    "warmup: a CUDA graph is being captured; warmup should come before": (
+        "test_warmup.py::test_within_a_capture_it_is_refused"
+    ),
+    "... does not have a deterministic implementation, ...": (
+        "test_deterministic_steps.py::test_what_pytorch_refuses_is_refused"
+    ),
+    "the package ... is missing: pip install 'motionrnn-ext[train]'": (
+        "test_cli.py::test_a_missing_package_is_named_with_the_way_to_get_it"
+    ),
+    "the process of rank ... was lost (killed by ...); ...": (
+        "test_train_processes.py::test_a_lost_process_ends_the_training_in_one_line_and_it_resumes_to_the_same_bits"
+    ),
+    "... was lost or cannot be reached; ...": (
+        "test_train_processes.py::test_two_machines_and_one_loses_its_process"
+    ),
+    "nodes is ..., and ... not in the environment: ...": "test_train_processes.py::test_several_nodes_need_an_address",
+    "--... is ..., and torchrun has started ...; leave it out": (
+        "test_train_processes.py::test_torchrun_is_not_contradicted"
+    ),
+    "accelerator ... cannot be used: ...": "test_experiments.py::test_bad_metrics_and_machines_come_first",
+}

@@ -1,0 +1,272 @@
+"""Copies of models and states: pickle, deepcopy, other dtypes, torch.save and load, other processes, other variants."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from features import feature
+from test_convert import UserModel
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from under_test import ALL, CPU, REFERENCE, UnderTest, on
+
+import motionrnn_ext
+from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN
+from motionrnn_ext.layers.cells import CELLS
+
+HERE = [t for t in ALL if t.device == "cpu" and not t.is_slow]
+
+
+def small(predictor: str = "predrnn", variant: str = "paper", seed: int = 0, **options: Any) -> MotionRNN:
+    """Every parameter drawn, so that all of them show."""
+    torch.manual_seed(seed)
+    made = MotionRNN(predictor, 1, (8, 8), 2, variant, filter_size=3, image_size=(8, 12), **options)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return made
+
+
+def clip(seed: int = 1) -> Tensor:
+    return torch.rand(2, 4, 1, 8, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def saved(thing: Any, weights_only: bool = True) -> Any:
+    file = io.BytesIO()
+    torch.save(thing, file)
+    file.seek(0)
+    return torch.load(file, weights_only=weights_only)
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
+    "deepcopy": copy.deepcopy,
+    "torch.save": lambda thing: saved(thing, weights_only=False),  # a module is code: nobody else's file
+}
+
+
+@feature("copies")
+@on(HERE)
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_copied_model_is_the_same_and_apart(on: UnderTest, predictor: str, how: str):
+    """Also of one that has run, trained and kept gradients."""
+    with on.chosen():
+        model = small(predictor)
+        model(clip(), 2).sum().backward()
+        twin = COPIES[how](model)
+        assert twin(clip(), 2).equal(model(clip(), 2))
+        assert twin.options == model.options and repr(twin) == repr(model) and twin.training == model.training
+        before = model(clip(), 2)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.zero_()
+        assert model(clip(), 2).equal(before) and not twin(clip(), 2).any()
+
+
+@feature("copies")
+@on(HERE)
+@pytest.mark.parametrize("how", COPIES)
+def test_what_mim_keeps_between_sequences_is_copied(on: UnderTest, how: str):
+    with on.chosen():
+        model = small("mim", compat="openstl")
+        model(clip(), 2)
+        twin = COPIES[how](model)
+        assert twin(clip(2), 2).equal(model(clip(2), 2))
+        twin.reset()
+        assert not twin(clip(2), 2).equal(model(clip(2), 2))
+
+
+@feature("copies", on=["reference"])
+@pytest.mark.parametrize(
+    "module", [MotionGRU(8), MotionGRUCell(4, kernel_size=5, alpha=0.3, trend=False)], ids=repr
+)
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copied_layer(module: nn.Module, how: str):
+    twin = COPIES[how](module)
+    x = torch.randn(2, 8, 4, 6) if isinstance(module, MotionGRU) else torch.randn(2, 4, 4, 6)
+    state = () if isinstance(module, MotionGRU) else (torch.randn(2, 50, 4, 6), torch.randn(2, 50, 4, 6))
+    with REFERENCE.chosen():
+        found, expected = (tree_leaves(m(x, *state)) for m in (twin, module))
+    assert all(f.equal(e) for f, e in zip(found, expected)) and repr(twin) == repr(module)
+
+
+@feature("copies")
+@on(HERE)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_a_copy_in_another_dtype(on: UnderTest, dtype: torch.dtype):
+    """The original stays; motion state is float32 beside halves."""
+    if dtype not in on.dtypes:
+        pytest.skip(f"{on} has no {dtype}")
+    model = small()
+    weights = copy.deepcopy(model.state_dict())
+    with on.chosen():
+        expected = model(clip(), 2)
+        twin = copy.deepcopy(model).to(dtype)
+        found, motion = twin(clip().to(dtype), 2, return_motion=True)
+        assert model(clip(), 2).equal(expected)
+    assert {p.dtype for p in twin.parameters()} == {found.dtype} == {dtype}
+    assert motion[0].offset.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert all(t.equal(weights[name]) for name, t in model.state_dict().items())
+    # Of halves the convolutions of a whole rollout are rounded; measured 7e-3 and 1e-3.
+    tolerance = {torch.float64: 2e-6, torch.bfloat16: 4e-2, torch.float16: 5e-3}[dtype]
+    assert (found.double() - expected.double()).abs().max() <= tolerance * expected.abs().max()
+
+
+# ---- States
+
+
+def after_two_frames(model: MotionRNN) -> Any:
+    with torch.no_grad():
+        _, state = model.step(clip()[:, 0])
+        return model.step(clip()[:, 1], state)[1]
+
+
+@feature("copies")
+@on(HERE)
+@pytest.mark.parametrize("how", [*COPIES, "torch.save of weights alone"])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_stream_goes_on_from_a_copied_state(on: UnderTest, predictor: str, how: str):
+    """weights_only=True as well: named tuples of tensors are known to be harmless."""
+    with on.chosen(), torch.no_grad():
+        model = small(predictor)
+        state = after_two_frames(model)
+        twin = COPIES.get(how, saved)(state)
+        assert [type(t) for t in tree_nodes(twin)] == [type(t) for t in tree_nodes(state)]
+        expected, further = model.step(clip()[:, 2], state)
+        found, twins = model.step(clip()[:, 2], twin)
+        assert found.equal(expected)
+        assert all(t.equal(s) for t, s in zip(tree_leaves(twins), tree_leaves(further)) if s is not None)
+
+
+def tree_nodes(thing: Any) -> list[Any]:
+    """Tuples and what is in them."""
+    inner = [node for part in thing for node in tree_nodes(part)] if isinstance(thing, tuple) else []
+    return [thing, *inner]
+
+
+@feature("copies", on=["reference", "cpu"] if CPU in ALL else ["reference"])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_state_that_is_one_tensor_stays_one(predictor: str):
+    """H and C start as one: a saved state is not twice as large."""
+    state = small(predictor).initial_state(2, 8, 12)
+    twin = saved(state)
+    tensors, twins = ([t for t in tree_leaves(s) if t is not None] for s in (state, twin))
+    assert len({t.data_ptr() for t in twins}) == len({t.data_ptr() for t in tensors}) < len(tensors)
+
+
+# ---- Other processes
+
+
+def _predict(model: MotionRNN, frames: Tensor, state: Any, queue: Any) -> None:
+    with torch.no_grad():
+        prediction, state = model.step(frames, state)
+    queue.put((prediction.numpy(), [t.numpy() for t in tree_leaves(state) if t is not None]))
+
+
+@pytest.mark.slow
+@feature("copies", on=["cpu"] if CPU in ALL else ["reference"])
+def test_a_model_and_its_state_in_another_process():
+    """Started anew (spawn), so that all of it is pickled, or shared by torch.multiprocessing."""
+    model = small("mim").share_memory()
+    state = after_two_frames(model)
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_predict, args=(model, clip()[:, 2], state, queue))
+    process.start()
+    try:
+        found, tensors = queue.get(timeout=300)
+    finally:
+        process.join(60)
+    with torch.no_grad():
+        expected, further = model.step(clip()[:, 2], state)
+    assert torch.from_numpy(found).equal(expected)
+    assert all(
+        torch.from_numpy(t).equal(e)
+        for t, e in zip(tensors, (t for t in tree_leaves(further) if t is not None))
+    )
+
+
+# ---- State dicts
+
+
+@feature("copies", on=["reference", "cpu"] if CPU in ALL else ["reference"])
+@pytest.mark.parametrize("predictor", CELLS)
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_a_state_dict_is_tensors_alone_and_loads_into_any_dtype(predictor: str, variant: str):
+    model = small(predictor, variant)
+    weights = saved(model.state_dict())
+    assert not any(
+        p.equal(q) for p, q in zip(model.parameters(), small(predictor, variant, seed=1).parameters())
+    )
+    for other in (small(predictor, variant, seed=1), small(predictor, variant, seed=1).double()):
+        result = other.load_state_dict(weights)
+        assert not result.missing_keys and not result.unexpected_keys
+        assert all(t.to(weights[name]).equal(weights[name]) for name, t in other.state_dict().items())
+    assert other(clip().double(), 2).dtype == torch.float64
+    with torch.device("meta"):
+        empty = small(predictor, variant)
+    empty.load_state_dict(weights, assign=True)
+    assert empty(clip(), 2).equal(model(clip(), 2))
+
+
+SAME_SIZES = {  # the official program's kernels in the paper's form
+    "gate_kernel_size": 3, "mask_kernel_size": 3, "encoder_kernel_size": 3, "blend_kernel_size": 3,
+    "highway_first": True,
+}  # fmt: skip
+
+
+@feature("copies", on=["reference", "cpu"] if CPU in ALL else ["reference"])
+def test_weights_go_between_variants_of_one_size():
+    """carry and gate_side have no tensors: one state dict, two functions."""
+    official, paper = small(variant="official"), small(seed=1, **SAME_SIZES)
+    paper.load_state_dict(official.state_dict())
+    assert not paper(clip(), 2).equal(official(clip(), 2))
+    made_official = small(variant="paper", seed=1, **SAME_SIZES, carry="motion", gate_side="decoded")
+    made_official.load_state_dict(official.state_dict())
+    assert made_official(clip(), 2).equal(official(clip(), 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, ["Unexpected key", '"conv_first.weight"', "interfaces.0.cell.update.weight", "[18, 20, 1, 1]"]),
+        ({"variant": "official", "highway_first": False}, ["Unexpected key", '"conv_first.weight"']),
+        ({"variant": "official", "motion_gru": False}, ["Unexpected key", '"interfaces.0.encoder.weight"']),
+        ({"variant": "official", "layer_norm": True}, ["Missing key", '"cells.0.conv_x.1.weight"']),
+        ({"variant": "official", "predictor": "convlstm"}, ["Unexpected key", '"cells.0.conv_m.0.weight"']),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_by_name(options: dict[str, Any], named: list[str]):
+    """And change nothing where no name is shared. It is torch's error."""
+    model = small(**options)
+    with pytest.raises(RuntimeError, match="Error.*in loading state_dict for MotionRNN") as error:
+        model.load_state_dict(small(variant="official").state_dict())
+    text = str(error.value)
+    for words in named:
+        assert words in text, text
+
+
+@feature("copies", on=["reference", "cpu"] if CPU in ALL else ["reference"])
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_of_a_converted_model(how: str):
+    """They go on, have the official names, and can be reverted."""
+    model = UserModel()
+    x = torch.randn(2, 1, 6, 5)
+    official = model(x)
+    names = list(model.state_dict())
+    motionrnn_ext.convert(model)
+    converted = model(x)
+    twin = COPIES[how](model)
+    assert twin(x).equal(converted) and list(twin.state_dict()) == names
+    assert twin.again is twin.motion_list[0]
+    motionrnn_ext.revert(twin)
+    assert twin(x).equal(official) and isinstance(model.again, MotionGRUCell)
+    fresh = UserModel()
+    fresh.load_state_dict(saved(model.state_dict()))
+    assert fresh(x).equal(official)

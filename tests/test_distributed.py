@@ -1,0 +1,147 @@
+"""Do several processes, each with its share of a batch, have the gradients of one with all of it?
+
+Every case is run by distributed_worker.py on two processes, all of them at one start; the tests look at what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from comparing import TOLERANCE
+from features import feature
+from under_test import ALL, UnderTest, on
+
+from motionrnn_ext.layers.cells import CELLS
+
+if not torch.distributed.is_available():
+    pytest.skip("this PyTorch has no torch.distributed", allow_module_level=True)
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+HERE = [test for test in ALL if test.device == "cpu"]
+WAYS = ("ddp", "fsdp", "fsdp_apart")
+ONCE = {  # on the CPU's kernels
+    "ddp_checkpointed": "predrnn",
+    "ddp_openstl": "e3d_lstm",
+    "ddp_two_frames": "mim",
+    "ddp_two_frames_find_unused": "mim",
+    "ddp_two_frames_static_graph": "mim",
+    "fsdp_bfloat16": "predrnn",
+    "fsdp_apart_bfloat16": "predrnn",
+    "fsdp_apart_bfloat16_inputs_kept": "predrnn",
+    "fsdp_predict": "predrnn",
+    "fsdp_saved": "predrnn",
+}
+
+
+def predictors(test: UnderTest) -> list[str]:
+    return ["convlstm"] if test.runs_gpu_kernels else list(CELLS)  # emulated or interpreted here, and slow
+
+
+def two_processes(folder: Path, cases: list[str]) -> dict[str, float | str]:
+    """Case -> its error, or the traceback of rank 0."""
+    out = folder / "results.json"
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*start, str(WORKER), str(out), *cases],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=550,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.fixture(scope="module")
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, float | str]:
+    """Of all that the selected tests look at."""
+    items = [item for item in request.session.items if "results" in item.fixturenames]
+    selected = {item.callspec.params.get("on") if hasattr(item, "callspec") else None for item in items}
+    cases = [
+        f"{test}:{name}:{way}"
+        for test in HERE
+        if test in selected
+        for name in predictors(test)
+        for way in WAYS
+    ]
+    if None in selected:
+        cases += [f"cpu:{name}:{way}" for way, name in ONCE.items()]
+    return two_processes(tmp_path_factory.mktemp("distributed"), cases)
+
+
+def assert_error(results: dict[str, float | str], case: str, tolerance: float) -> None:
+    error = results[case]
+    assert isinstance(error, float), error
+    assert error <= tolerance, case
+
+
+def check(results: dict[str, float | str], test: UnderTest, way: str) -> None:
+    for name in predictors(test):
+        assert_error(
+            results, f"{test}:{name}:{way}", TOLERANCE[test.dtypes[0]]
+        )  # 2e-15 is measured in float64
+
+
+@feature("ddp")
+@on(HERE)
+def test_ddp_has_the_gradients_of_one_process(on: UnderTest, results: dict[str, float | str]) -> None:
+    check(results, on, "ddp")
+
+
+@feature("fsdp")
+@on(HERE)
+@pytest.mark.parametrize("way", ["fsdp", "fsdp_apart"])
+def test_fsdp_has_the_gradients_of_one_process(
+    way: str, on: UnderTest, results: dict[str, float | str]
+) -> None:
+    """The whole model sharded as one, and every cell and MotionGRU by itself."""
+    check(results, on, way)
+
+
+@feature("ddp", on=["cpu"])
+@pytest.mark.parametrize("way", ["ddp_checkpointed", "ddp_openstl"])
+def test_ddp_of_a_checkpointed_model_and_of_openstl_cells(way: str, results: dict[str, float | str]) -> None:
+    assert_error(results, f"cpu:{ONCE[way]}:{way}", TOLERANCE[torch.float64])
+
+
+@feature("ddp", on=["cpu"])
+def test_mim_has_parameters_that_two_frames_do_not_reach(results: dict[str, float | str]) -> None:
+    """No gradient where no change can be seen yet: DDP says so in the second step, unless it is told."""
+    message = results["cpu:mim:ddp_two_frames"]
+    assert isinstance(message, str)
+    assert "parameters that were not used" in message and "find_unused_parameters=True" in message
+    for how in ("find_unused", "static_graph"):
+        assert_error(results, f"cpu:mim:ddp_two_frames_{how}", TOLERANCE[torch.float64])
+
+
+@feature("fsdp", on=["cpu"])
+@pytest.mark.parametrize("way", ["fsdp_bfloat16", "fsdp_apart_bfloat16_inputs_kept"])
+def test_motion_stays_float32_where_fsdp_computes_in_bfloat16(
+    way: str, results: dict[str, float | str]
+) -> None:
+    """Gradients after four steps through three layers are within 0.05 of float32's; 0.02 is measured."""
+    assert_error(results, f"cpu:{ONCE[way]}:{way}", 0.05)
+
+
+def test_a_policy_that_would_round_the_motion_is_refused(results: dict[str, float | str]) -> None:
+    message = results["cpu:predrnn:fsdp_apart_bfloat16"]
+    assert isinstance(message, str)
+    assert "offset has dtype torch.bfloat16; it should be torch.float32" in message
+
+
+@feature("fsdp", on=["cpu"])
+@pytest.mark.parametrize("way", ["fsdp_predict", "fsdp_saved"])
+def test_a_sharded_model_predicts_and_is_saved(way: str, results: dict[str, float | str]) -> None:
+    assert_error(results, f"cpu:{ONCE[way]}:{way}", 0.0)
+
+
+@pytest.mark.slow
+@feature("ddp", on=["cpu"])
+def test_compiled_ddp(tmp_path: Path) -> None:
+    case = "cpu:convlstm:ddp_compiled"
+    assert_error(two_processes(tmp_path, [case]), case, TOLERANCE[torch.float64])

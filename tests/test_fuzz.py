@@ -1,0 +1,103 @@
+"""Random cases of every op and module on every backend, against the reference in float64."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cases import ALL_OPS
+from features import feature
+from fuzzing import drawn
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+from judging import check
+from module_fuzzing import MODULES, DrawnModule, check_module, drawn_module
+from under_test import ALL, KERNELS, UnderTest, on
+
+# MOTIONRNN_EXT_FUZZ=5000 runs so many new cases per test; otherwise each test has its own, the same in every run.
+NEW = os.environ.get("MOTIONRNN_EXT_FUZZ")
+OF_AN_OP, OF_A_MODULE = {"few": 40, "many": 250}, {"few": 10, "many": 62}
+OF_THE_SLOW = 6  # backends
+ran = Counter[str]()  # cases, by backend
+compared = Counter[str]()  # modules whose gradients were compared, too
+
+
+def fuzz(
+    on: UnderTest,
+    part: str,
+    cases: dict[str, int],
+    strategy: SearchStrategy[Any],
+    check: Callable[[Any], None],
+) -> None:
+    wanted = int(NEW) if NEW else OF_THE_SLOW if on.is_slow else cases[part]
+    passed = 0
+
+    @settings(max_examples=wanted, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def every(case: Any) -> None:
+        nonlocal passed
+        check(case)
+        passed += 1
+
+    if not NEW:
+        every = seed(list(cases).index(part))(every)
+    every()
+    assert passed >= wanted, f"{passed} cases instead of {wanted}"
+    ran[on.name] += passed
+
+
+def fuzz_op(on: UnderTest, op: str, part: str) -> None:
+    fuzz(on, part, OF_AN_OP, drawn(op, on.dtypes), lambda case: check(on, case))
+
+
+def fuzz_module(on: UnderTest, kind: str, part: str) -> None:
+    def check(case: DrawnModule) -> None:
+        compared[on.name] += check_module(on, case)
+
+    fuzz(on, part, OF_A_MODULE, drawn_module(kind, on.dtypes), check)
+
+
+@feature("fuzz")
+@on(ALL)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_ops(on: UnderTest, op: str):
+    fuzz_op(on, op, "few")
+
+
+@feature("fuzz")
+@on(ALL)
+@pytest.mark.parametrize("kind", MODULES)
+def test_modules(on: UnderTest, kind: str):
+    fuzz_module(on, kind, "few")
+
+
+@pytest.mark.slow
+@feature("fuzz")
+@on(KERNELS)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_many_of_an_op(on: UnderTest, op: str):
+    fuzz_op(on, op, "many")
+
+
+@pytest.mark.slow
+@feature("fuzz")
+@on(KERNELS)
+@pytest.mark.parametrize("kind", MODULES)
+def test_many_of_a_module(on: UnderTest, kind: str):
+    fuzz_module(on, kind, "many")
+
+
+def test_there_are_thousands(capsys: pytest.CaptureFixture[str]):
+    """Every test counts that it has run its number; these are the numbers."""
+    on_each_backend = sum(
+        len(ALL_OPS) * OF_AN_OP[part] + len(MODULES) * OF_A_MODULE[part] for part in OF_AN_OP
+    )
+    assert on_each_backend >= 2000
+    modules = len(MODULES) * OF_A_MODULE["few"]
+    for name, n in compared.items():  # gradients are left out near integers only
+        assert n >= 0.5 * modules * (ran[name] > 0), f"{n} of {name}'s modules"
+    with capsys.disabled():
+        print(f"\nrandom cases that ran: {dict(ran)}; with gradients of modules: {dict(compared)}")

@@ -1,0 +1,125 @@
+"""`motionrnn info`: what a report of a defect needs, and nothing that should not be in one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import motionrnn_ext
+from motionrnn_ext import backends, cli, info
+
+
+def shown(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert cli.main(["info", *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_backend_is_tried(capsys: pytest.CaptureFixture[str]):
+    facts = json.loads(shown(capsys, "--json"))
+    assert tuple(facts["smoke_runs"]) == motionrnn_ext.available_backends()
+    for run in facts["smoke_runs"].values():
+        assert 0 < run["error"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda out: out * 1.001, "WRONG, error 2e-03"),
+        (lambda out: out * math.nan, "WRONG, error nan"),
+        (lambda out: (_ for _ in ()).throw(OSError("two\nlines")), "FAILS: OSError: two lines"),
+    ],
+    ids=["wrong", "nan", "raises"],
+)
+def test_a_backend_that_is_wrong_or_fails(change: Any, said: str, monkeypatch: pytest.MonkeyPatch):
+    run = backends.run
+
+    def changed(op: str, *arguments: Any) -> Any:
+        out = run(op, *arguments)
+        return change(out) if out.dtype == torch.float32 else out
+
+    monkeypatch.setattr(backends, "run", changed)
+    lines = info.text(info.collect()).splitlines()
+    assert f"  reference    {said}" in lines
+
+
+def test_environment_without_secrets_and_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    told = {
+        "MOTIONRNN_EXT_CPU_ISA": "baseline",
+        "TRITON_CACHE_DIR": f"{tmp_path}/triton",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "MALLOC_ARENA_MAX": "2",
+    }
+    untold = {
+        "MY_OMP_TOKEN": "t0ken",
+        "HF_TOKEN": "t0ken",
+        "AWS_SECRET_ACCESS_KEY": "t0ken",
+        "COMP_WORDS": "t0ken",
+    }
+    for name, value in {**told, **untold}.items():
+        monkeypatch.setenv(name, value)
+    facts = info.collect()
+    assert {n: facts["environment"][n] for n in told} == {**told, "TRITON_CACHE_DIR": "~/triton"}
+    text = info.text(facts)
+    assert "  TRITON_CACHE_DIR=~/triton" in text.splitlines()
+    assert "t0ken" not in text and str(tmp_path) not in text + json.dumps(facts)
+
+
+@pytest.mark.parametrize(
+    "origin, said",
+    [
+        (json.dumps({"url": "file:///x", "dir_info": {"editable": True}}), "editable"),
+        (json.dumps({"url": "file:///x", "dir_info": {}}), "installed"),
+        (None, "installed"),
+        (importlib.metadata.PackageNotFoundError(), "not installed, run from its folder"),
+    ],
+)
+def test_how_it_was_installed(origin: Any, said: str, monkeypatch: pytest.MonkeyPatch):
+    class Distribution:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return origin
+
+    def distribution(name: str) -> Distribution:
+        if isinstance(origin, Exception):
+            raise origin
+        return Distribution()
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    assert info._installed() == said
+
+
+def test_cuda_of_a_machine_that_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(info, "_DRIVER", tmp_path / "version")
+    assert info._driver() is None
+    (tmp_path / "version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23\n"
+    )
+    assert info._driver() == "570.86.15"
+    facts = {"hip": None, "cuda": "13.0", "cudnn": 91300, "driver": "570.86.15"}
+    assert info._toolkit(facts) == "CUDA 13.0, cuDNN 91300, driver 570.86.15"
+    assert info._toolkit({**facts, "hip": "6.4"}) == "HIP 6.4"
+    assert info._toolkit({**facts, "cuda": None}) == "without CUDA"
+
+
+def test_the_deterministic_flag():
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert "deterministic  yes" in info.text(info.collect())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_markdown_is_the_text_as_a_block(capsys: pytest.CaptureFixture[str]):
+    text, block = shown(capsys), shown(capsys, "--markdown")
+    assert block == f"```\n{text}```\n"
+    assert text.startswith(f"motionrnn_ext  {motionrnn_ext.__version__}, ")
+    with pytest.raises(SystemExit):
+        cli.main(["info", "--json", "--markdown"])
