@@ -36,7 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_visualize(commands)
     _add_ablate(commands)
     _add_compare(commands)
-    info = _add(commands, "info", "what a report of a defect needs: versions, backends, a check of each, build flags")
+    info = _add(
+        commands, "info", "what a report of a defect needs: versions, backends, a check of each, build flags"
+    )
     form = info.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--markdown", action="store_true", help="as a block to paste into an issue")

@@ -97,6 +97,9 @@ class Config:
         ("linear", "reverse", "none"),
     )  # fmt: skip
     sampling_until: float = _option(0.625, "share of the run after which no true frame is read any more")
+    checkpoint_steps: bool = _option(
+        False, "compute every step again in backward: 7 to 10 times less memory, 1.3 to 1.4 times the time"
+    )
     time_reversal: bool = _option(False, "train on every clip backwards as well, in the same step")
     seed: int = _option(0, "of weights, clips, their order and the sampling masks")
     precision: str = _option("32", "arithmetic of the features", ("32", "bf16-mixed"))
@@ -137,7 +140,13 @@ class Config:
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")
         _check(0 < self.pixel_max <= 255, "pixel_max", self.pixel_max, "above 0, at most 255")
         self._check_image_size()
-        cell_class(self.predictor)
+        cells = cell_class(self.predictor)
+        _check(
+            not (self.checkpoint_steps and self.compat == "openstl" and cells.keeps_state),
+            "checkpoint_steps",
+            self.checkpoint_steps,
+            f"off for {self.predictor} with compat=openstl, whose cells keep a state from call to call",
+        )
         for name in self.cell_options:
             known = cell_options(self.predictor)
             _check(

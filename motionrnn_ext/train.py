@@ -99,6 +99,7 @@ class Training(L.LightningModule):
             None if mask is None else mask.to(frames.device),
             reverse_sampling=config.sampling == "reverse",
             generator=self._generator(step),
+            checkpoint=config.checkpoint_steps,
         )
         loss = self._loss(predictions, frames[:, 1:])
         self.log("train/loss", loss, prog_bar=True)

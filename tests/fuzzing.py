@@ -49,6 +49,7 @@ def layouts(rank: int) -> st.SearchStrategy[Layout]:
         Layout(dims, repeated=dims[:1]),
         Layout(dims, repeated=dims),
         Layout(last),
+        Layout(last, gaps=(40, *[0] * (rank - 1))),  # every other entry of the batch
         Layout(last, gaps=(*[0] * (rank - 2), 8, 0)),  # a part of a split
         Layout(last, gaps=(*[0] * (rank - 2), 3, 0), first=1),
         Layout((*dims[:-2], dims[-1], dims[-2])),  # transposed

@@ -5,8 +5,8 @@ Beside the stated tolerances (comparing.py) there are five rules:
     cancelling   A sum may be much smaller than its terms, and these are rounded: 16 roundings of the terms are allowed,
                  in float32, or in float64 beside float64. Tensor cores first round the warp's samples to the features'
                  dtype: there one such rounding more.
-    one tensor   The gradient of one that is several inputs is a sum of gradients, each stored in its dtype: the tolerance
-                 counts from the terms.
+    one tensor   The gradient of one that is several inputs is a sum of gradients, each stored in its dtype: the
+                 tolerance counts from the terms.
     overflow     Half dtypes end early: what lies beyond their last number must be that number or inf.
     not finite   must meet not finite. It is not compared which: inf * s is nan instead of inf where float32 has s = 0.
                  Where one coordinate of a tap is nan, the other's gradient is not compared at all: the reference gives

@@ -1,7 +1,7 @@
 """Random cases of the modules: what hypothesis draws, and the check against the reference in float64.
 
-Convolutions stand between the ops of a module; they are torch's, in the module's dtype, and round as well. So a module is
-also run in its own dtype on the reference ops, and may be four times as far from float64 as that, beside the stated
+Convolutions stand between the ops of a module; they are torch's, in the module's dtype, and round as well. So a module
+is also run in its own dtype on the reference ops, and may be four times as far from float64 as that, beside the stated
 tolerance. Where a sampling coordinate of the float64 run is nearer to an integer than rounding may move it, the
 gradients are not compared: they jump there.
 """

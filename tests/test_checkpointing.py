@@ -17,13 +17,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from under_test import ALL, KERNELS, UnderTest, on
+from under_test import ALL, CPU, KERNELS, NOT_TESTED, UnderTest, on
 
 from motionrnn_ext import MotionGRU, MotionRNN
+from motionrnn_ext.config import Config
 from motionrnn_ext.layers.cells import CELLS
 
 Step = Callable[..., tuple[Tensor, Any]]
 MODELS = [t for t in ALL if not t.is_slow]
+NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
 MODEL_KERNELS = [t for t in KERNELS if not t.is_slow]
 PREDICTORS = pytest.mark.parametrize(
     "predictor", [pytest.param(name, marks=[] if name == "predrnn" else pytest.mark.slow) for name in CELLS]
@@ -256,3 +258,44 @@ def test_under_autocast(on: UnderTest):
             found.append(gradients(model, loss))
     for a, e in zip(*found, strict=True):
         assert_close(a, e, 2e-2)  # a cached cast of a weight adds its parts in bfloat16
+
+
+# ---- forward(checkpoint=True)
+
+
+@feature("checkpoint")
+@on(MODELS)
+@PREDICTORS
+def test_the_option_of_a_model(on: UnderTest, predictor: str):
+    """The same loss and gradients to the bit."""
+    model, frames = small(on, predictor)
+    kept, found = [], []
+    for option in (False, True):
+        with on.chosen():
+            with Watch() as watch:
+                loss = model(frames, 2, checkpoint=option).square().mean()
+            kept.append(watch.alive())
+            found.append([loss.detach(), *gradients(model, loss)])
+    assert_equal(found[1], found[0], on)
+    assert kept[1] <= kept[0] / 3  # measured 0.16 to 0.28
+
+
+@NEEDS_CPU
+def test_the_option_compiles_without_a_graph_break():
+    torch._dynamo.reset()
+    model, frames = small(CPU, "convlstm")
+    expected = gradients(model, model(frames, 2, checkpoint=True).square().mean())
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = gradients(model, compiled(frames, 2, checkpoint=True).square().mean())
+    for a, e in zip(found, expected, strict=True):
+        assert_close(a, e, 1e-12)
+
+
+def test_a_step_that_would_be_another_is_refused():
+    model = MotionRNN("mim", 1, (4, 4), 2, filter_size=3, image_size=(8, 8), compat="openstl")
+    with pytest.raises(
+        ValueError, match="checkpoint is True; it should be False for 'mim' with compat='openstl'"
+    ):
+        model(torch.rand(1, 3, 1, 8, 8), 2, checkpoint=True)
+    with pytest.raises(ValueError, match="checkpoint_steps must be off for mim with compat=openstl"):
+        Config(predictor="mim", compat="openstl", checkpoint_steps=True)

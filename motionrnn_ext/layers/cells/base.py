@@ -35,6 +35,7 @@ class RecurrentCell(nn.Module):
 
     has_memory = False
     needs_map_size = False  # whether it has parameters per position without layer norm, too
+    keeps_state = False  # whether with compat="openstl" it keeps one from call to call, until `reset`
     depth = 1  # more than 1 where maps have a depth axis
 
     def __init__(

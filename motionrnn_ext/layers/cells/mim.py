@@ -100,6 +100,7 @@ class MIMCell(RecurrentCell):
 
     has_memory = True
     needs_map_size = True
+    keeps_state = True
 
     def __init__(self, in_channels: int, hidden_channels: int, filter_size: int = 5, **options: Any) -> None:
         super().__init__(in_channels, hidden_channels, filter_size, **options)

@@ -1,0 +1,281 @@
+"""torch.export, AOTInductor and ONNX of the layer and the models: other sizes than the exported ones, results of eager."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comparing import assert_close
+from features import feature
+from torch import Tensor, nn
+from torch.export import Dim
+from under_test import ALL, CPU, NOT_TESTED, REFERENCE, TRITON, UnderTest, on
+
+import motionrnn_ext
+from motionrnn_ext import MotionGRU, MotionRNN, ops
+from motionrnn_ext.layers import MotionState
+from motionrnn_ext.layers.cells import CELLS
+
+NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
+# On a GPU, Triton's kernels stand in the graph themselves.
+EXPORTED = [t for t in ALL if t is not TRITON or t.is_slow]
+BY_INDUCTOR = 1e-5  # relative to the largest value; measured: 1e-7
+BY_ONNXRUNTIME = 2e-6  # measured: up to 5e-7
+slow = pytest.mark.slow
+B, h, w = Dim("B"), Dim("h"), Dim("w")
+# Convolutions of every size: these have no parameters per position.
+ANY_SIZE = [p for p, cell in CELLS.items() if not cell.of_layer(1).needs_map_size]
+GRU_OPS = {"motion_reset", "motion_update", "offset_warp", "gated_blend"}
+
+
+def model_of(predictor: str, device: str = "cpu") -> MotionRNN:
+    torch.manual_seed(0)
+    model = MotionRNN(predictor, 1, (8, 8), 2, filter_size=3, image_size=(16, 16)).to(device).eval()
+    for parameter in model.parameters():  # offsets of pixels, so that samples leave the image
+        parameter.data *= 2
+    return model
+
+
+def layer_of(device: str = "cpu") -> MotionGRU:
+    torch.manual_seed(0)
+    layer = MotionGRU(8).to(device).eval()
+    for parameter in layer.cell.parameters():
+        parameter.data *= 4
+    return layer
+
+
+def ops_in(program: torch.export.ExportedProgram) -> set[str]:
+    targets = [n.target for n in program.graph.nodes if n.op == "call_function"]
+    return {t._opname for t in targets if getattr(t, "namespace", "").startswith("motionrnn_ext")}
+
+
+def tensors(out: Any) -> list[Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, Tensor)]
+
+
+@torch.no_grad()
+def check(found: Any, expected: Any, tolerance: float = 0.0) -> None:
+    for f, e in zip(tensors(found), tensors(expected), strict=True):
+        assert_close(f, e, tolerance)
+
+
+def saved_and_loaded(program: torch.export.ExportedProgram, folder: Path) -> nn.Module:
+    torch.export.save(program, folder / "program.pt2")
+    return torch.export.load(folder / "program.pt2").module()
+
+
+# ---- torch.export
+
+
+@feature("export")
+@on(EXPORTED)
+def test_motion_gru_of_any_size(on: UnderTest, tmp_path: Path):
+    """With the state of a step before; the ops stay what they are, also where torch takes others apart."""
+    layer = layer_of(on.device)
+
+    def inputs(batch: int, height: int, width: int) -> tuple[Tensor, MotionState]:
+        hidden = torch.randn(2, batch, 8, height, width, device=on.device)
+        return hidden[0], MotionState(*(t.detach() for t in layer(hidden[1])[1]))
+
+    motion = {0: B, 2: h, 3: w}
+    shapes = ({0: B, 2: 2 * h, 3: 2 * w}, MotionState(motion, motion))
+    with on.chosen():
+        program = torch.export.export(layer, inputs(2, 8, 12), dynamic_shapes=shapes)
+        expected = set() if on is REFERENCE else {"motion_reset", "motion_warp", "gated_blend"}
+        assert ops_in(program) == (expected if on.runs_cuda_kernels or on is REFERENCE else GRU_OPS)
+        assert ops_in(program.run_decompositions()) == ops_in(program)
+        loaded = saved_and_loaded(program, tmp_path)
+        for size in ((3, 12, 6), (1, 4, 14), (0, 4, 4)):
+            arguments = inputs(*size)
+            check(loaded(*arguments), layer(*arguments))
+
+
+@feature("export")
+@on(EXPORTED)
+@pytest.mark.parametrize("predictor", [p if p == "convlstm" else pytest.param(p, marks=slow) for p in CELLS])
+def test_motion_rnn(predictor: str, on: UnderTest, tmp_path: Path):
+    """T and n_input are fixed; H and W are multiples of 2P, where the predictor takes any."""
+    if on is REFERENCE and predictor != "convlstm":
+        pytest.skip("of the reference, one predictor shows it")
+    model = model_of(predictor, on.device)
+    size = {3: 4 * h, 4: 4 * w} if predictor in ANY_SIZE else {}
+    shapes = {"frames": {0: B, **size}, "n_input": None, "return_motion": None}
+    clip = torch.rand(2, 3, 1, 16, 16, device=on.device)
+    with on.chosen():
+        program = torch.export.export(model, (clip, 1), {"return_motion": True}, dynamic_shapes=shapes)
+        loaded = saved_and_loaded(program, tmp_path)
+        for batch, height, width in ((3, 8, 20), (1, 16, 12)):
+            clip = torch.rand(batch, 3, 1, *((height, width) if size else (16, 16)), device=on.device)
+            check(loaded(clip, 1, return_motion=True), model(clip, 1, return_motion=True))
+
+
+class Step(nn.Module):
+    """`MotionRNN.step` as a module, which torch.export takes."""
+
+    def __init__(self, model: MotionRNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frame: Tensor, state: Any) -> Any:
+        return self.model.step(frame, state)
+
+
+@NEEDS_CPU
+@feature("export", on=["cpu"])
+@pytest.mark.parametrize(
+    "predictor", [p if p in ("convlstm", "e3d_lstm") else pytest.param(p, marks=slow) for p in CELLS]
+)
+def test_a_stream_of_any_length(predictor: str, tmp_path: Path):
+    """A step whose state is its argument and its result. E3D-LSTM's past grows."""
+    model = model_of(predictor)
+    clip = torch.rand(3, 6, 1, 16, 16)
+
+    def dynamic(path: Any, leaf: Any) -> dict[int, Any] | None:
+        grows = {1: Dim.DYNAMIC} if path[-1] == torch.utils._pytree.GetAttrKey("history") else {}
+        return {0: Dim.DYNAMIC, **grows} if isinstance(leaf, Tensor) else None
+
+    with torch.no_grad(), motionrnn_ext.backend("cpu"):
+        example = None
+        for frame in clip[:2, :2].unbind(1):
+            _, example = model.step(frame, example)
+        shapes = torch.utils._pytree.tree_map_with_path(dynamic, example)
+        step = torch.export.export(
+            Step(model), (clip[:2, 0], example), dynamic_shapes=({0: Dim.DYNAMIC}, shapes)
+        )
+        step = saved_and_loaded(step, tmp_path)
+        states = [model.step(clip[:, 1], model.step(clip[:, 0])[1])[1]] * 2
+        for frame in clip[:, 2:].unbind(1):
+            found, expected = step(frame, states[0]), model.step(frame, states[1])
+            check(found, expected)
+            states = [found[1], expected[1]]
+
+
+@NEEDS_CPU
+@feature("export", on=["cpu"])
+def test_a_program_loads_where_the_package_is_imported(tmp_path: Path):
+    with motionrnn_ext.backend("cpu"):
+        program = torch.export.export(layer_of(), (torch.randn(2, 8, 4, 6),), dynamic_shapes=({0: B},))
+    torch.export.save(program, tmp_path / "layer.pt2")
+    for imports, loads in (("torch, motionrnn_ext", True), ("torch", False)):
+        script = f"import {imports}; torch.export.load({str(tmp_path / 'layer.pt2')!r}).module()(torch.randn(3, 8, 4, 6))"
+        assert (subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0) is loads
+
+
+@NEEDS_CPU
+def test_what_an_exported_program_does_not_take():
+    """Another T, odd maps, maps of one pixel: torch names the guard."""
+    model = model_of("convlstm")
+    shapes = {"frames": {0: B, 3: 4 * h, 4: 4 * w}, "n_input": None}
+    with motionrnn_ext.backend("cpu"):
+        program = torch.export.export(model, (torch.rand(2, 3, 1, 16, 12), 1), dynamic_shapes=shapes).module()
+        for shape in ((2, 4, 1, 16, 12), (2, 3, 1, 16, 14), (2, 3, 1, 16, 4)):
+            with pytest.raises(AssertionError, match=r"Guard failed: .*frames\.size\(\)"):
+                program(torch.rand(shape), 1)
+
+
+# ---- AOTInductor
+
+
+def packed(module: nn.Module, arguments: tuple[Any, ...], shapes: Any, folder: Path) -> Any:
+    program = torch.export.export(module, arguments, dynamic_shapes=shapes)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "model.pt2"))
+    return torch._inductor.aoti_load_package(path)
+
+
+@NEEDS_CPU
+@slow
+@feature("aoti", on=["cpu"])
+@torch.no_grad()
+def test_motion_gru_by_aotinductor(tmp_path: Path):
+    layer = layer_of()
+    with motionrnn_ext.backend("cpu"):
+        shapes = ({0: B, 2: 2 * h, 3: 2 * w},)
+        compiled = packed(layer, (torch.randn(2, 8, 8, 12),), shapes, tmp_path)
+    for size in ((5, 8, 12), (3, 6, 10)):
+        hidden = torch.randn(size[0], 8, *size[1:])
+        check(compiled(hidden), layer(hidden), BY_INDUCTOR)
+
+
+@NEEDS_CPU
+@slow
+@feature("aoti", on=["cpu"])
+@torch.no_grad()
+def test_motion_rnn_by_aotinductor(tmp_path: Path):
+    model = model_of("predrnn")
+    with motionrnn_ext.backend("cpu"):
+        compiled = packed(model, (torch.rand(2, 3, 1, 16, 16), 1), ({0: B}, None), tmp_path)
+    clip = torch.rand(5, 3, 1, 16, 16)
+    check(compiled(clip, 1), model(clip, 1), BY_INDUCTOR)
+
+
+# ---- ONNX
+
+
+def by_onnxruntime(
+    module: nn.Module, arguments: tuple[Any, ...], shapes: Any, folder: Path, **options: Any
+) -> Any:
+    """The module as a function of its tensors that onnxruntime runs."""
+    pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    with motionrnn_ext.backend("reference"):
+        program = torch.onnx.export(
+            module, arguments, dynamo=True, dynamic_shapes=shapes, verbose=False, **options
+        )
+    program.save(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    return lambda *inputs: [
+        torch.from_numpy(o)
+        for o in session.run(None, dict(zip(names, (t.numpy() for t in inputs), strict=True)))
+    ]
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:# ONNX model has different number of inputs:UserWarning"),
+]
+
+
+@feature("onnx", on=["reference"])
+def test_motion_gru_in_onnx(tmp_path: Path):
+    layer = layer_of()
+    hidden = torch.randn(2, 8, 8, 12)
+    found = by_onnxruntime(layer, (hidden,), ({0: B, 2: 2 * h, 3: 2 * w},), tmp_path)
+    for size in ((3, 12, 6), (1, 4, 8)):
+        hidden = torch.randn(size[0], 8, *size[1:])
+        check(found(hidden), layer(hidden), BY_ONNXRUNTIME)
+
+
+class Warp(nn.Module):
+    def forward(self, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
+        return ops.offset_warp(x, offset, mask_logits, weight)
+
+
+@feature("onnx", on=["reference"])
+def test_offsets_without_bounds_in_onnx(tmp_path: Path):
+    """Far ones and inf sample 0, nan gives nan, as everywhere."""
+    x, offset = torch.randn(1, 4, 5, 6), 2 * torch.randn(1, 18, 5, 6)
+    mask, weight = torch.randn(1, 9, 5, 6), torch.randn(3, 4, 3, 3)
+    found = by_onnxruntime(Warp(), (x, offset, mask, weight), None, tmp_path)
+    absurd = torch.tensor([1e4, -1e7, 1e30, float("inf"), -float("inf"), 0.0, -1.0])
+    offset.view(-1)[::7] = absurd.repeat(12)[:78]
+    offset[0, 3, 2, 4] = float("nan")
+    expected = ops.offset_warp(x, offset, mask, weight)
+    assert expected.isnan().sum() == 3
+    check(found(x, offset, mask, weight), expected, BY_ONNXRUNTIME)
+
+
+@feature("onnx", on=["reference"])
+@slow
+@pytest.mark.parametrize("predictor", ["convlstm", "predrnn"])
+def test_motion_rnn_in_onnx(predictor: str, tmp_path: Path):
+    model = model_of(predictor)
+    clip = torch.rand(2, 3, 1, 16, 16)
+    found = by_onnxruntime(model, (clip, 1), ({0: B, 3: 4 * h, 4: 4 * w}, None), tmp_path)
+    for batch, height, width in ((3, 8, 12), (1, 16, 20)):
+        clip = torch.rand(batch, 3, 1, height, width)
+        check(found(clip), model(clip, 1), BY_ONNXRUNTIME)
