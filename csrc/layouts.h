@@ -57,11 +57,22 @@ inline bool is_channels_last(const Tensor& t) {
   return true;
 }
 
+// From one pixel to the next, where channels are last. The stride of a dimension of one element may be anything.
+inline int64_t pixel_distance(const Tensor& t) {
+  for (int d : {3, 2, 0})
+    if (t.size(d) != 1) return t.stride(d);
+  return t.size(1);
+}
+
 // Pixels of channels_last, or of channels split from it: C contiguous elements each, all at one distance.
 inline bool is_rows(const Tensor& t) {
-  if (t.dim() != 4 || t.numel() == 0 || t.stride(1) != 1) return false;
-  const int64_t row = t.stride(3) * t.size(3);
-  return (t.size(2) == 1 || t.stride(2) == row) && (t.size(0) == 1 || t.stride(0) == row * t.size(2));
+  if (t.dim() != 4 || t.numel() == 0 || (t.size(1) != 1 && t.stride(1) != 1)) return false;
+  int64_t expected = pixel_distance(t);
+  for (int d : {3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
 }
 
 // The memory format of what follows t, as motionrnn_ext/backends/layouts.py's `format_after` has it.

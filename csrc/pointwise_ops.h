@@ -99,7 +99,7 @@ struct PointwiseOps {
     const auto add = [&](auto* pointers, int64_t* strides, auto* data, const Tensor& t, int streams, size_t& stream) {
       for (int s = 0; s < streams; ++s, ++stream) {
         pointers[stream] = data + s * a.inner * bytes_of(t.scalar_type());
-        strides[stream] = rows ? t.stride(3) : t.stride(0);
+        strides[stream] = rows ? pixel_distance(t) : t.stride(0);
         dense = dense && strides[stream] == a.inner;
       }
     };

@@ -8,6 +8,8 @@
 Importing needs torch alone, compiles nothing, and never fails for the lack of a native library.
 """
 
+import torch
+
 from . import layers, models, ops
 from .backends import available_backends, backend, set_backend
 from .layers import MotionGRU, MotionGRUCell, convert, revert
@@ -15,6 +17,11 @@ from .models import MotionRNN
 from .warmup import warmup
 
 __version__ = "0.1.0"
+
+# torch.compile keeps graphs on disk, backward functions included, and does not look into this package: without its
+# version in their keys, a compiled program would go on with those of the version before.
+if "motionrnn_ext" not in torch.compiler.config.cache_key_tag:
+    torch.compiler.config.cache_key_tag += f" motionrnn_ext {__version__}"
 
 __all__ = [
     "MotionGRU",

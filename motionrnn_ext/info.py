@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -48,7 +49,7 @@ def collect() -> dict[str, Any]:
         "backends": {name: {"available": why is None, "why_not": why} for name, why in reasons.items()},
         "smoke_runs": {name: smoke_run(name) for name, why in reasons.items() if why is None},
         "backend_in_force": backends.current_backend(),
-        "cpu_instruction_set": None if reasons["cpu"] else native.cpu_instruction_set(),
+        "cpu_instruction_set": _instruction_set() if reasons["cpu"] is None else None,
         "cpu_capability_of_torch": torch.backends.cpu.get_cpu_capability(),
         "load_errors": {name: _line(error) for name, error in native.load_errors.items()},
         "build": {key: _value(value) for key, value in native.build_info().items()},
@@ -80,6 +81,8 @@ def smoke_run(name: str) -> dict[str, Any]:
         errors = [float((f.cpu() - e).abs().max() / e.abs().max()) for f, e in zip(found, expected)]
     except Exception as error:
         return {"raised": f"{type(error).__name__}: {_line(error)}"}
+    if not all(map(math.isfinite, errors)):
+        return {"raised": "the result is not finite"}
     return {"error": max(errors)}
 
 
@@ -87,6 +90,14 @@ def _warp_and_gradients(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     leaves = [t.requires_grad_() for t in tensors]
     out = ops.offset_warp(*leaves)
     return [out.detach(), *torch.autograd.grad(out.square().sum(), leaves)]
+
+
+def _instruction_set() -> str | None:
+    """None where MOTIONRNN_EXT_CPU_ISA names none, which `smoke_run` says in words."""
+    try:
+        return native.cpu_instruction_set()
+    except RuntimeError:
+        return None
 
 
 def text(facts: dict[str, Any]) -> str:

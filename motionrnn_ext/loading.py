@@ -61,8 +61,9 @@ class Clips(L.LightningDataModule):
     def check(self, n_ranks: int) -> None:
         """A ValueError where the clips are too few for every process to have one to validate on."""
         if len(self.validation) < n_ranks:
-            found = f"there are {len(self.validation)} clips to validate on"
-            raise ValueError(f"{found}, and {n_ranks} processes; there should be a clip for each (val_clips)")
+            raise ValueError(
+                f"val_clips gives {len(self.validation)} to validate on; {n_ranks} processes should have one each"
+            )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         trainer = self.trainer

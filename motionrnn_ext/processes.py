@@ -30,9 +30,29 @@ class LostProcess(ConnectionError):
 
 def is_first() -> bool:
     """Whether this is the process that makes the run's folder and tells the user how it goes."""
+    return not any(_ranks().values()) and not is_started()
+
+
+def check_alone() -> None:
+    """A ValueError where the environment says that this is a later one of several: it would train in silence."""
+    for name, rank in _ranks().items():
+        if rank:
+            raise ValueError(
+                f"{name} is {rank} in the environment, as in one of several processes, and the run has one; unset it, "
+                "or give --devices and --nodes"
+            )
+
+
+def _ranks() -> dict[str, int]:
+    """What the environment says of this process, by variable."""
     one = [name for name in ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK") if name in os.environ][:1]
-    ranks = [int(os.environ.get(name, 0)) for name in one or ("NODE_RANK", "LOCAL_RANK")]
-    return not any(ranks) and not is_started()
+    return {name: _whole(name, os.environ.get(name, "0")) for name in one or ("NODE_RANK", "LOCAL_RANK")}
+
+
+def _whole(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError(f"{name} is {value!r} in the environment; it should be a whole number from 0 on")
+    return int(value)
 
 
 def is_started() -> bool:
@@ -56,24 +76,24 @@ def is_lost_contact(error: RuntimeError) -> bool:
 def run(command: Sequence[str], devices: int, nodes: int) -> None:
     """Run `command` in `devices` processes, with the environment that Lightning reads its ranks from, to the end.
 
-    With several nodes each has a `run` of its own, and MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment. A
-    process that fails ends them all; each is in a session of its own, and ends when this process does.
+    With several nodes each has a `run` of its own. A process that fails ends them all; each is in a session of its own,
+    and ends when this process does.
 
     Raises:
-        ValueError: several nodes, and no address of the first.
+        ValueError: `find_place` does not find this machine's.
         LostProcess: one was killed, or another node's cannot be reached.
         SystemExit: one failed, and has said why.
         KeyboardInterrupt: when all have stopped.
     """
-    first_rank, address = _place(devices, nodes)
+    first_rank, address = find_place(devices, nodes)
     processes = []
     try:
         for local_rank in range(devices):
-            place = {
+            variables = {
                 **address, "WORLD_SIZE": devices * nodes, "RANK": first_rank + local_rank, "LOCAL_RANK": local_rank,
                 _STARTED_BY_RUN: os.getpid(),
             }  # fmt: skip
-            environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+            environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
             processes.append(
                 subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
             )
@@ -106,8 +126,9 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
-    """The rank of this machine's first process, and how all find each other."""
+def find_place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
+    """The rank of this machine's first process, and how all find each other: of several nodes from MASTER_ADDR,
+    MASTER_PORT and NODE_RANK in the environment. A ValueError where these are missing or do not fit."""
     if nodes == 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -119,7 +140,12 @@ def _place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
             f"free port of it, and this machine's number from 0 to {nodes - 1} (or start it with torchrun)"
         )
     address = {name: os.environ[name] for name in _ADDRESS}
-    return devices * int(address["NODE_RANK"]), address
+    number = _whole("NODE_RANK", address["NODE_RANK"])
+    if number >= nodes:
+        raise ValueError(
+            f"NODE_RANK is {number} in the environment; it should be from 0 to {nodes - 1} with {nodes} nodes"
+        )
+    return devices * number, address
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:

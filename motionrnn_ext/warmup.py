@@ -40,7 +40,8 @@ def warmup(module: nn.Module | Callable[..., Any], /, *args: Any, **kwargs: Any)
         TypeError: neither a module nor a method of one.
         RuntimeError: a CUDA graph is being captured. Besides, whatever the call raises.
     """
-    owner = module if isinstance(module, nn.Module) else getattr(module, "__self__", None)
+    method = getattr(module, "_torchdynamo_orig_callable", module)  # of torch.compile(model.step)
+    owner = module if isinstance(module, nn.Module) else getattr(method, "__self__", None)
     if not isinstance(owner, nn.Module):
         raise TypeError(
             f"warmup: module is {module!r}; it should be a torch.nn.Module or a method of one, such as model.step"
@@ -71,11 +72,10 @@ def _copy(value: Any) -> Any:
 def _unchanged(owner: nn.Module) -> Iterator[None]:
     """Puts back what a call may change in a module."""
     parameters = list(owner.parameters())
-    tensors = [t for t in (*parameters, *owner.buffers()) if not t.is_inference()]
-    values = [(t, t._version, t.detach().clone()) for t in tensors]
+    values = [(t, t._version, t.detach().clone()) for t in parameters if not t.is_inference()]
+    statistics = [(t, t.detach().clone()) for t in owner.buffers() if not t.is_inference()]
     gradients = [p.grad for p in parameters]
-    # Its flag, and a state that it keeps from one call to the next.
-    kept = [(part, part.training, _tensors_kept_by(part)) for part in owner.modules()]
+    kept = [(part, part.training, _tensors_of(part), dict(part._buffers)) for part in owner.modules()]
     for p in parameters:
         p.grad = None
     try:
@@ -83,19 +83,25 @@ def _unchanged(owner: nn.Module) -> Iterator[None]:
     finally:
         for p, gradient in zip(parameters, gradients):
             p.grad = gradient
-        for part, training, attributes in kept:
-            part.training = training
+        for part, training, attributes, buffers in kept:
+            for name in _tensors_of(part).keys() - attributes.keys():
+                del vars(part)[name]
             vars(part).update(attributes)
+            part._buffers.clear()
+            part._buffers.update(buffers)
+            part.training = training
+        # A copy for nothing would spoil a graph that still waits for its backward. Batch norm raises no version.
+        changed: list[tuple[Tensor, Tensor]]
+        changed = [(t, value) for t, version, value in values if t._version != version]
+        changed += [(t, value) for t, value in statistics if not t.equal(value)]
         with torch.no_grad():
-            for t, version, value in values:
-                if (
-                    t._version != version
-                ):  # a copy for nothing would spoil a graph that still waits for its backward
-                    t.copy_(value)
+            for t, value in changed:
+                t.copy_(value)
         torch.clear_autocast_cache()  # casts of weights that know no gradient, or that a side stream made
 
 
-def _tensors_kept_by(part: nn.Module) -> dict[str, Tensor | None]:
+def _tensors_of(part: nn.Module) -> dict[str, Tensor | None]:
+    """Attributes that are no parameters or buffers, such as a state that is kept from one call to the next."""
     return {name: value for name, value in vars(part).items() if value is None or isinstance(value, Tensor)}
 
 

@@ -77,6 +77,29 @@ def _mixed(names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator) -
     return {name: t if i % 2 or t is None else channels_last(t) for i, (name, t) in enumerate(made.items())}
 
 
+def _idle_strides(
+    names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator
+) -> dict[str, Tensor | None]:
+    """channels_last, but dimensions of one element have strides that mean nothing."""
+    made = _laid_out(names, shape, channels_last, g)
+    for name, t in made.items():
+        assert t is not None
+        strides = [1000 + d if n == 1 else s for d, (n, s) in enumerate(zip(t.shape, t.stride()))]
+        made[name] = t.as_strided(t.shape, strides)
+    return made
+
+
+def _one_column(
+    names: tuple[str, ...], shape: tuple[int, ...], g: torch.Generator
+) -> dict[str, Tensor | None]:
+    """channels_last maps of one column: but for the first they are transposed rows, with any stride where W is 1."""
+    batch, channels, size = shape
+    made = _dense(names, (batch, channels, 1, size), g)
+    turned = {name: channels_last(t).transpose(2, 3) for name, t in made.items() if t is not None}
+    first = names[0].partition(":")[0]
+    return {**turned, first: turned[first].contiguous().contiguous(memory_format=torch.channels_last)}
+
+
 def _extreme(names: tuple[str, ...], g: torch.Generator) -> dict[str, Tensor | None]:
     """Saturated gates and tiny values."""
     made = _dense(names, (1, 1, 8, 8), g)
@@ -101,8 +124,12 @@ def _pointwise_cases() -> list[Case]:
             )
             split = partial(_split, names, shape, layout=channels_last)
             cases.append(Case(op, f"channels_last_split_c{channels}", split))
+        for shape in ((2, 3, 6, 1), (2, 1, 4, 5), (3, 4, 1, 1)):
+            name = "x".join(map(str, shape))
+            cases.append(Case(op, f"idle_strides_{name}", partial(_idle_strides, names, shape)))
         cases.append(Case(op, "mixed_layouts", partial(_mixed, names, (2, 8, 4, 5))))
         cases.append(Case(op, "misaligned", partial(_laid_out, names, (2, 4, 4, 6), misaligned)))
+        cases += [Case(op, f"one_column_b{b}", partial(_one_column, names, (b, 3, 5))) for b in (1, 2)]
         cases.append(Case(op, "extreme", partial(_extreme, names)))
     cases.append(
         Case(

@@ -1,5 +1,5 @@
-"""`pytest --share 2/8` runs the second of eight parts of the tests, so that several processes can share them. Notes what
-passed for the compatibility table (features.py), and puts the test that looks at it last."""
+"""`pytest --share 2/8` runs the second of eight parts of the tests, so that several processes can share them. What
+passed is noted for the compatibility table (features.py); the test that looks at it comes last."""
 
 from __future__ import annotations
 

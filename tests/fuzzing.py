@@ -61,7 +61,7 @@ def layouts(rank: int) -> st.SearchStrategy[Layout]:
         st.sets(st.sampled_from(dims), max_size=1).map(tuple),
         st.integers(0, 3),
     )
-    return st.sampled_from(named) | anyhow
+    return st.sampled_from(named) | st.sampled_from(named) | anyhow
 
 
 # ---- What is drawn
@@ -147,6 +147,7 @@ def drawn(draw: Callable[..., Any], op: str, dtypes: Sequence[torch.dtype]) -> D
     some = draw(st.booleans())
     n_outputs = {"motion_update": 2, "motion_warp": 3}.get(op, 1)
     rank = len(next(iter(shapes.values())))
+    every = draw(st.none() | layouts(rank))  # one layout for all, as in a model
     special = draw(st.sampled_from([0, 0, 7, 1]))
     if is_warp and 0 in shapes["weight"]:
         special = 0  # the reference takes 0 times nan there, kernels have nothing to do
@@ -159,7 +160,7 @@ def drawn(draw: Callable[..., Any], op: str, dtypes: Sequence[torch.dtype]) -> D
         {parameters[op]: draw(st.sampled_from([0.5, 0.0, 1.0, 0.2]))} if some and op in parameters else {},
         draw(st.sampled_from(dtypes)),
         draw(st.booleans()),
-        {name: draw(layouts(len(shape))) for name, shape in shapes.items()},
+        {name: every or draw(layouts(len(shape))) for name, shape in shapes.items()},
         draw(st.sampled_from([False] * 7 + [True])),
         draw(st.sampled_from([1.0, 1e-3, 8.0, 200.0])),
         draw(st.sampled_from([1.0, 1e-3, 30.0])),
@@ -177,7 +178,8 @@ def drawn(draw: Callable[..., Any], op: str, dtypes: Sequence[torch.dtype]) -> D
 @st.composite
 def _pointwise_shapes(draw: Callable[..., Any], op: str) -> dict[str, tuple[int, ...]]:
     batch, channels = draw(st.sampled_from([0, 1, 2, 3])), draw(st.sampled_from(CHANNELS))
-    rest = draw(st.lists(st.sampled_from(SIZES), max_size=3) | st.just([331]) | st.just([32, 33]))
+    sizes = st.sampled_from(SIZES)
+    rest = draw(st.tuples(sizes, sizes) | st.lists(sizes, max_size=3) | st.sampled_from([[331], [32, 33]]))
     names = POINTWISE[op]
     if op == "highway_output" and draw(st.booleans()):
         names = names[:-1]

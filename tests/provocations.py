@@ -220,6 +220,10 @@ def state_of_another_size(_: Place) -> None:
     rnn()(frames(), 2, state=rnn().initial_state(2, 8, 8))
 
 
+def checkpoint_of_kept_state(_: Place) -> None:
+    rnn("mim", image_size=(8, 8), compat="openstl")(frames(), 2, checkpoint=True)
+
+
 def near_official() -> nn.Module:
     module = StandIn(4)
     module.reset = nn.Conv2d(22, 18, 3)
@@ -286,6 +290,7 @@ MODELS: dict[str, Provocation] = {
     "sampling_mask has shape ...; it should broadcast to ...": lambda _: rnn()(
         frames(), 2, torch.ones(1, 2, 1, 8, 8)
     ),
+    "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
     "state has (layers, motions, shape of H^1) ...; it should have ...": state_of_another_size,
 }
 
@@ -442,6 +447,7 @@ ELSEWHERE = {
     "warmup: a CUDA graph is being captured; warmup should come before": (
         "test_warmup.py::test_within_a_capture_it_is_refused"
     ),
+    "No ONNX function found for ...motionrnn_ext...": "test_export.py::test_a_kernel_by_name_is_unknown_to_onnx",
     "... does not have a deterministic implementation, ...": (
         "test_deterministic_steps.py::test_what_pytorch_refuses_is_refused"
     ),
@@ -455,6 +461,15 @@ ELSEWHERE = {
         "test_train_processes.py::test_two_machines_and_one_loses_its_process"
     ),
     "nodes is ..., and ... not in the environment: ...": "test_train_processes.py::test_several_nodes_need_an_address",
+    "NODE_RANK is ... in the environment; it should be ...": (
+        "test_train_processes.py::test_a_machines_number_is_checked"
+    ),
+    "... is ... in the environment, as in one of several processes, and the run has one; ...": (
+        "test_train_processes.py::test_what_would_fail_leaves_no_folder"
+    ),
+    "val_clips gives ... to validate on; ... processes should have one each": (
+        "test_train.py::test_what_is_refused_leaves_no_folder"
+    ),
     "--... is ..., and torchrun has started ...; leave it out": (
         "test_train_processes.py::test_torchrun_is_not_contradicted"
     ),

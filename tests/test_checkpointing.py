@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from under_test import ALL, CPU, KERNELS, NOT_TESTED, UnderTest, on
 
+import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionRNN
 from motionrnn_ext.config import Config
 from motionrnn_ext.layers.cells import CELLS
@@ -289,6 +290,30 @@ def test_the_option_compiles_without_a_graph_break():
     found = gradients(model, compiled(frames, 2, checkpoint=True).square().mean())
     for a, e in zip(found, expected, strict=True):
         assert_close(a, e, 1e-12)
+
+
+@NEEDS_CPU
+@pytest.mark.parametrize("forward, backward", [("reference", "auto"), ("auto", "reference")])
+def test_a_step_is_computed_again_on_the_backend_of_its_forward(forward: str, backward: str):
+    model, frames = small(CPU, "convlstm")
+    grads = []
+    for option in (False, True):
+        with motionrnn_ext.backend(forward):
+            loss = model(frames, 2, checkpoint=option).square().mean()
+        with motionrnn_ext.backend(backward):
+            grads.append(gradients(model, loss))
+    assert_equal(*grads, CPU)
+
+
+def test_random_numbers_of_a_cell_are_drawn_again(monkeypatch: pytest.MonkeyPatch):
+    model, frames = small(CPU, "convlstm")
+    for cell in model.cells:
+        cell.conv_x.append(torch.nn.Dropout(0.5))
+    grads = []
+    for option in (False, True):
+        torch.manual_seed(1)
+        grads.append(gradients(model, model(frames, 2, checkpoint=option).square().mean()))
+    assert_equal(*grads, CPU)
 
 
 def test_a_step_that_would_be_another_is_refused():

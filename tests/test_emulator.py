@@ -251,6 +251,7 @@ def test_cpu_kernels_with_sanitizers(tmp_path: Path):
         run, sys.executable, cwd=tmp_path,  # `python -m` looks there first
         **ENVIRONMENT["address"], LD_PRELOAD=runtime("address", "cpu"), MOTIONRNN_EXT_EMULATOR="",
         PYTHONPATH=str(package_with(library, tmp_path / "package")),
+        OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive",  # images are cut into bands; whoever waits leaves the core
     )  # fmt: skip
     loaded = run_there("-c", "from motionrnn_ext.backends import native; print(native._LIBRARIES['cpu'])")
     assert str(tmp_path) in loaded.stdout, loaded.stdout

@@ -1,4 +1,4 @@
-"""torch.export, AOTInductor and ONNX of the layer and the models: other sizes than the exported ones, results of eager."""
+"""torch.export, AOTInductor and ONNX of the layer and the models: for other sizes, with the results of eager."""
 
 from __future__ import annotations
 
@@ -10,37 +10,28 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_close
+from compiling import BY_INDUCTOR, NEEDS_CPU, model_of, on_slowly_on_reference, slow, tensors
 from features import feature
 from torch import Tensor, nn
 from torch.export import Dim
-from under_test import ALL, CPU, NOT_TESTED, REFERENCE, TRITON, UnderTest, on
+from under_test import ALL, REFERENCE, TRITON, UnderTest
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionRNN, ops
 from motionrnn_ext.layers import MotionState
 from motionrnn_ext.layers.cells import CELLS
 
-NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
 # On a GPU, Triton's kernels stand in the graph themselves.
 EXPORTED = [t for t in ALL if t is not TRITON or t.is_slow]
-BY_INDUCTOR = 1e-5  # relative to the largest value; measured: 1e-7
-BY_ONNXRUNTIME = 2e-6  # measured: up to 5e-7
-slow = pytest.mark.slow
+BY_ONNXRUNTIME = 2e-6  # relative to the largest value; measured: up to 5e-7
 B, h, w = Dim("B"), Dim("h"), Dim("w")
 # Convolutions of every size: these have no parameters per position.
 ANY_SIZE = [p for p, cell in CELLS.items() if not cell.of_layer(1).needs_map_size]
 GRU_OPS = {"motion_reset", "motion_update", "offset_warp", "gated_blend"}
 
 
-def model_of(predictor: str, device: str = "cpu") -> MotionRNN:
-    torch.manual_seed(0)
-    model = MotionRNN(predictor, 1, (8, 8), 2, filter_size=3, image_size=(16, 16)).to(device).eval()
-    for parameter in model.parameters():  # offsets of pixels, so that samples leave the image
-        parameter.data *= 2
-    return model
-
-
 def layer_of(device: str = "cpu") -> MotionGRU:
+    """With offsets of pixels, so that samples leave the image."""
     torch.manual_seed(0)
     layer = MotionGRU(8).to(device).eval()
     for parameter in layer.cell.parameters():
@@ -51,10 +42,6 @@ def layer_of(device: str = "cpu") -> MotionGRU:
 def ops_in(program: torch.export.ExportedProgram) -> set[str]:
     targets = [n.target for n in program.graph.nodes if n.op == "call_function"]
     return {t._opname for t in targets if getattr(t, "namespace", "").startswith("motionrnn_ext")}
-
-
-def tensors(out: Any) -> list[Tensor]:
-    return [t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, Tensor)]
 
 
 @torch.no_grad()
@@ -72,7 +59,7 @@ def saved_and_loaded(program: torch.export.ExportedProgram, folder: Path) -> nn.
 
 
 @feature("export")
-@on(EXPORTED)
+@on_slowly_on_reference(EXPORTED)
 def test_motion_gru_of_any_size(on: UnderTest, tmp_path: Path):
     """With the state of a step before; the ops stay what they are, also where torch takes others apart."""
     layer = layer_of(on.device)
@@ -95,13 +82,13 @@ def test_motion_gru_of_any_size(on: UnderTest, tmp_path: Path):
 
 
 @feature("export")
-@on(EXPORTED)
+@on_slowly_on_reference(EXPORTED)
 @pytest.mark.parametrize("predictor", [p if p == "convlstm" else pytest.param(p, marks=slow) for p in CELLS])
 def test_motion_rnn(predictor: str, on: UnderTest, tmp_path: Path):
     """T and n_input are fixed; H and W are multiples of 2P, where the predictor takes any."""
     if on is REFERENCE and predictor != "convlstm":
         pytest.skip("of the reference, one predictor shows it")
-    model = model_of(predictor, on.device)
+    model = model_of(predictor, on.device).eval()
     size = {3: 4 * h, 4: 4 * w} if predictor in ANY_SIZE else {}
     shapes = {"frames": {0: B, **size}, "n_input": None, "return_motion": None}
     clip = torch.rand(2, 3, 1, 16, 16, device=on.device)
@@ -131,7 +118,7 @@ class Step(nn.Module):
 )
 def test_a_stream_of_any_length(predictor: str, tmp_path: Path):
     """A step whose state is its argument and its result. E3D-LSTM's past grows."""
-    model = model_of(predictor)
+    model = model_of(predictor).eval()
     clip = torch.rand(3, 6, 1, 16, 16)
 
     def dynamic(path: Any, leaf: Any) -> dict[int, Any] | None:
@@ -155,25 +142,29 @@ def test_a_stream_of_any_length(predictor: str, tmp_path: Path):
 
 
 @NEEDS_CPU
+@slow
 @feature("export", on=["cpu"])
 def test_a_program_loads_where_the_package_is_imported(tmp_path: Path):
     with motionrnn_ext.backend("cpu"):
         program = torch.export.export(layer_of(), (torch.randn(2, 8, 4, 6),), dynamic_shapes=({0: B},))
-    torch.export.save(program, tmp_path / "layer.pt2")
+    path = tmp_path / "layer.pt2"
+    torch.export.save(program, path)
     for imports, loads in (("torch, motionrnn_ext", True), ("torch", False)):
-        script = f"import {imports}; torch.export.load({str(tmp_path / 'layer.pt2')!r}).module()(torch.randn(3, 8, 4, 6))"
+        script = f"import {imports}; torch.export.load({str(path)!r}).module()(torch.randn(3, 8, 4, 6))"
         assert (subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0) is loads
 
 
 @NEEDS_CPU
 def test_what_an_exported_program_does_not_take():
     """Another T, odd maps, maps of one pixel: torch names the guard."""
-    model = model_of("convlstm")
+    model = model_of("convlstm").eval()
     shapes = {"frames": {0: B, 3: 4 * h, 4: 4 * w}, "n_input": None}
     with motionrnn_ext.backend("cpu"):
-        program = torch.export.export(model, (torch.rand(2, 3, 1, 16, 12), 1), dynamic_shapes=shapes).module()
-        for shape in ((2, 4, 1, 16, 12), (2, 3, 1, 16, 14), (2, 3, 1, 16, 4)):
-            with pytest.raises(AssertionError, match=r"Guard failed: .*frames\.size\(\)"):
+        program = torch.export.export(model, (torch.rand(2, 2, 1, 16, 12), 1), dynamic_shapes=shapes).module()
+        for shape in ((2, 3, 1, 16, 12), (2, 2, 1, 16, 14), (2, 2, 1, 16, 4)):
+            with pytest.raises(
+                (AssertionError, RuntimeError), match=r"Guard failed: .*frames\.size|Expected input"
+            ):
                 program(torch.rand(shape), 1)
 
 
@@ -205,7 +196,7 @@ def test_motion_gru_by_aotinductor(tmp_path: Path):
 @feature("aoti", on=["cpu"])
 @torch.no_grad()
 def test_motion_rnn_by_aotinductor(tmp_path: Path):
-    model = model_of("predrnn")
+    model = model_of("predrnn").eval()
     with motionrnn_ext.backend("cpu"):
         compiled = packed(model, (torch.rand(2, 3, 1, 16, 16), 1), ({0: B}, None), tmp_path)
     clip = torch.rand(5, 3, 1, 16, 16)
@@ -221,10 +212,9 @@ def by_onnxruntime(
     """The module as a function of its tensors that onnxruntime runs."""
     pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
-    with motionrnn_ext.backend("reference"):
-        program = torch.onnx.export(
-            module, arguments, dynamo=True, dynamic_shapes=shapes, verbose=False, **options
-        )
+    program = torch.onnx.export(
+        module, arguments, dynamo=True, dynamic_shapes=shapes, verbose=False, **options
+    )
     program.save(folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
@@ -250,6 +240,15 @@ def test_motion_gru_in_onnx(tmp_path: Path):
         check(found(hidden), layer(hidden), BY_ONNXRUNTIME)
 
 
+@NEEDS_CPU
+@feature("onnx", on=["cpu"], refused=True)
+def test_a_kernel_by_name_is_unknown_to_onnx():
+    pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
+    message = "No ONNX function found for .*motionrnn_ext.motion_reset"
+    with motionrnn_ext.backend("cpu"), pytest.raises(RuntimeError, match=message):
+        torch.onnx.export(layer_of(), (torch.randn(2, 8, 8, 12),), dynamo=True, verbose=False)
+
+
 class Warp(nn.Module):
     def forward(self, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
         return ops.offset_warp(x, offset, mask_logits, weight)
@@ -260,7 +259,7 @@ def test_offsets_without_bounds_in_onnx(tmp_path: Path):
     """Far ones and inf sample 0, nan gives nan, as everywhere."""
     x, offset = torch.randn(1, 4, 5, 6), 2 * torch.randn(1, 18, 5, 6)
     mask, weight = torch.randn(1, 9, 5, 6), torch.randn(3, 4, 3, 3)
-    found = by_onnxruntime(Warp(), (x, offset, mask, weight), None, tmp_path)
+    found = by_onnxruntime(Warp().eval(), (x, offset, mask, weight), None, tmp_path)
     absurd = torch.tensor([1e4, -1e7, 1e30, float("inf"), -float("inf"), 0.0, -1.0])
     offset.view(-1)[::7] = absurd.repeat(12)[:78]
     offset[0, 3, 2, 4] = float("nan")
@@ -271,11 +270,11 @@ def test_offsets_without_bounds_in_onnx(tmp_path: Path):
 
 @feature("onnx", on=["reference"])
 @slow
-@pytest.mark.parametrize("predictor", ["convlstm", "predrnn"])
-def test_motion_rnn_in_onnx(predictor: str, tmp_path: Path):
-    model = model_of(predictor)
+@pytest.mark.parametrize("predictor, size", [("convlstm", {3: 4 * h, 4: 4 * w}), ("predrnn", {})])
+def test_motion_rnn_in_onnx(predictor: str, size: dict[int, Any], tmp_path: Path):
+    model = model_of(predictor).eval()
     clip = torch.rand(2, 3, 1, 16, 16)
-    found = by_onnxruntime(model, (clip, 1), ({0: B, 3: 4 * h, 4: 4 * w}, None), tmp_path)
+    found = by_onnxruntime(model, (clip, 1), ({0: B, **size}, None), tmp_path)
     for batch, height, width in ((3, 8, 12), (1, 16, 20)):
-        clip = torch.rand(batch, 3, 1, height, width)
+        clip = torch.rand(batch, 3, 1, *((height, width) if size else (16, 16)))
         check(found(clip), model(clip, 1), BY_ONNXRUNTIME)

@@ -7,15 +7,15 @@ import torch
 from case import Case, channels_last, generator
 from cases import ALL_OPS, OPS, PARAMETERS, small_case
 from comparing import TOLERANCE, assert_close
+from compiling import nothing_compiled  # noqa: F401
 from features import feature
-from under_test import ALL, AUTO, CPU, CUDA_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
+from under_test import ALL, AUTO, CUDA_KERNELS, KERNELS, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES, warp_inputs
 
 from motionrnn_ext import ops
 
 # gradcheck's finite differences need float64; the CUDA kernels have none, and their gradients are compared in test_ops.
 IN_DOUBLE = [t for t in ALL if torch.float64 in t.dtypes]
-NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
 
 
 def function_of(op: str, device: str = "cpu", dtype: torch.dtype = torch.float64):
@@ -164,11 +164,12 @@ def test_opcheck_of_motion_warp(on: UnderTest, case: Case):
     torch.library.opcheck(on.op("motion_warp_backward").default, (*tensors, 0.5, 15, False))
 
 
+@feature("compile")
+@pytest.mark.usefixtures("nothing_compiled")
 @on([AUTO, *ALL])
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_compiles_without_a_graph_break(op: str, compiler: str, on: UnderTest):
-    torch._dynamo.reset()  # the ops share this test's code, and Dynamo recompiles one code object 8 times at most
     case = small_case(op)
     inputs = case.inputs(torch.float32, on.device)
 
@@ -182,17 +183,3 @@ def test_compiles_without_a_graph_break(op: str, compiler: str, on: UnderTest):
         found = torch.autograd.grad(sum(o.sum() for o in compiled), list(inputs.values()))
     for a, e in zip((*compiled, *found), (*expected, *expected_gradients)):
         assert_close(a, e, 1e-6)
-
-
-@NEEDS_CPU
-def test_the_backend_is_chosen_at_trace_time():
-    """Another choice is another graph, without a graph break."""
-    case = small_case("gated_blend")
-    inputs = case.inputs(torch.float32, grad=False)
-    compiled = torch.compile(lambda tensors: case.run(tensors)[0], fullgraph=True, backend="eager")
-    results = []
-    for test in (CPU, REFERENCE, CPU):
-        with test.chosen():
-            results.append(compiled(inputs))
-    assert results[0].equal(results[2])
-    assert_close(results[1], results[0], 1e-6)

@@ -296,7 +296,7 @@ def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
         ({"accelerator": "abacus"}, "abacus"),
         (
             {"devices": 4},
-            "there are 3 clips to validate on, and 4 processes; there should be a clip for each",
+            "val_clips gives 3 to validate on; 4 processes should have one each",
         ),
     ):
         with pytest.raises(

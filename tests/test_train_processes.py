@@ -102,6 +102,26 @@ def test_several_nodes_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
         processes.run(["true"], 1, 2)
 
 
+@pytest.mark.parametrize(
+    "number, message", [("2", "it should be from 0 to 1 with 2 nodes"), ("x", "a whole number")]
+)
+def test_a_machines_number_is_checked(number: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_ADDR": "first", "MASTER_PORT": "1", "NODE_RANK": number}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        processes.run(["true"], 1, 2)
+
+
+def test_what_would_fail_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No address of the other machine; the rank of another process, which would train in silence."""
+    with pytest.raises(ValueError, match="nodes is 2"):
+        train(replace(TINY, nodes=2), tmp_path / "run", command=["true"])
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match="RANK is 1 in the environment, as in one of several processes"):
+        train(TINY, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_processes_end_with_their_parent_and_so_do_theirs(tmp_path: Path) -> None:
     code = (

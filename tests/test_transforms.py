@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -116,6 +118,13 @@ def test_without_a_highway_vmap_leaves_its_gradient_out(no_warning: None):
         )
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_vmap_over_nothing_is_nothing(op: str):
+    function, inputs = function_and_inputs(op, torch.float64, "cpu")
+    nothing = [torch.stack([t])[:0] for t in inputs]
+    assert [o.shape for o in vmap(function)(*nothing)] == [(0, *o.shape) for o in function(*inputs)]
+
+
 @feature("vmap", on=["cpu"])
 @NEEDS_CPU
 def test_an_ensemble_of_layers_and_clips_each_by_itself(no_warning: None):
@@ -167,6 +176,7 @@ def test_tangents_of_gradients_are_not_dropped(op: str):
         found = torch.autograd.grad(outputs, leaves, duals, retain_graph=True)
         parts = [forward_ad.unpack_dual(f) for f in found]
     same([p.primal for p in parts], torch.autograd.grad(outputs, leaves, grads, retain_graph=True), EXACT)
+    assert not any(f.requires_grad for f in found)
     same([p.tangent for p in parts], torch.autograd.grad(outputs, leaves, tangents), EXACT)  # it is linear
 
 
@@ -215,6 +225,21 @@ def test_forward_mode_around_a_compiled_function_compiles_it_for_that():
 
 
 # ---- FLOPs
+
+
+def test_the_counter_knows_the_ops_whenever_it_is_imported():
+    """Importing it imports Triton; this package does not wait for that."""
+    code = """
+import sys, torch, motionrnn_ext
+assert "torch.utils.flop_counter" not in sys.modules
+x, offset, mask, weight = (torch.zeros(s) for s in ((1, 2, 3, 4), (1, 18, 3, 4), (1, 9, 3, 4), (5, 2, 3, 3)))
+from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counter:
+    motionrnn_ext.ops.offset_warp(x, offset, mask, weight)
+print(counter.get_total_flops())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout.strip() == str(2 * 12 * 2 * 5 * 9), said.stderr
 
 
 def flops(test: UnderTest, op: str, inputs: Sequence[torch.Tensor], wanted: Sequence[int]) -> tuple[int, int]:

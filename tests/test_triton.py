@@ -29,6 +29,19 @@ FILES = [
     "test_triton_kernels.py",
     "test_golden.py",
 ]
+FEATURES = [
+    "test_autocast.py",
+    "test_channels_last.py",
+    "test_checkpointing.py",
+    "test_compile.py",
+    "test_deterministic_steps.py",
+    "test_distributed.py",
+    "test_export.py",
+    "test_fuzz.py",
+    "test_recompile.py",
+    "test_transforms.py",
+    "test_warmup.py",
+]
 TABLE = "((values and float32) or gradcheck or opcheck or (golden and float64 and (warp or motiongru)))"
 REST = [
     "not golden",
@@ -39,12 +52,14 @@ REST = [
 SHARES = {
     "table": f"triton and {TABLE} and not motion_warp",  # which is two ops here
     "rest": " and ".join(["triton", f"not {TABLE}", *(f"({part})" for part in REST)]),
+    "features": "triton",
 }
 
 
 def run_interpreted(share: str) -> subprocess.CompletedProcess[str]:
+    files = FEATURES if share == "features" else FILES
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", SHARES[share],
-               "--durations=25", *(str(TESTS / name) for name in FILES)]  # fmt: skip
+               "--durations=25", *(str(TESTS / name) for name in files)]  # fmt: skip
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("MOTIONRNN_EXT_EMULATOR", None)
     return subprocess.run(
@@ -63,7 +78,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
 def test_interpreted(running: Runs, share: str):
-    check_passed(share, running[share].result(), at_least={"table": 190, "rest": 430}[share])
+    check_passed(share, running[share].result(), at_least={"table": 190, "rest": 430, "features": 130}[share])
 
 
 # ---- Ahead of time

@@ -27,6 +27,7 @@ class Changing(nn.Module):
         super().__init__()
         self.norm, self.weight = nn.BatchNorm1d(3), nn.Parameter(torch.ones(3))
         self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("replaced", torch.zeros(()))
         self.kept: Tensor | None = None
         self.calls: list[tuple[bool, bool]] = []
         self.fails_at = 0
@@ -34,7 +35,9 @@ class Changing(nn.Module):
     def forward(self, x: Tensor, *, nested: dict[str, tuple[Tensor, ...]], generator: torch.Generator) -> Any:
         self.calls.append((self.training, torch.is_grad_enabled()))
         self.kept = x.detach()
+        self.new, self.replaced = x.detach(), self.replaced + 1
         self.count.add_(1)
+        self.norm(x)  # whose statistics change without a new version
         self.norm.eval()
         with torch.no_grad():
             self.weight.add_(1)
@@ -79,6 +82,7 @@ def test_everything_is_as_before(fails_at: int | str):
         assert fails_at
     assert_same(everything(module, x, source, *pair, generator.get_state()), expected)
     assert module.norm.bias.grad is before and before.eq(5).all()
+    assert not hasattr(module, "new")
     assert module.weight.grad is None and source.grad is None and pair[1].grad is None
     assert [t._version for t in (x, *pair)] == versions
     if not fails_at:

@@ -61,14 +61,15 @@ struct Backend {
 
 // Pixels of contiguous channels, all at one distance; the batch stride may be anything.
 bool has_rows(const Tensor& t) {
-  return t.stride(1) == 1 && (t.size(2) == 1 || t.stride(2) == t.stride(3) * t.size(3));
+  return (t.size(1) == 1 || t.stride(1) == 1) &&
+         (t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.stride(3) * t.size(3));
 }
 
 Image image_of(const Tensor& t) {
   const bool planes = is_dense_from(t, 1);
   STD_TORCH_CHECK(planes || has_rows(t), "motionrnn_ext: an image is neither contiguous nor channels_last");
   if (planes) return {t.const_data_ptr(), t.stride(0), t.size(2) * t.size(3), 1};
-  return {t.const_data_ptr(), t.stride(0), 1, t.stride(3)};
+  return {t.const_data_ptr(), t.stride(0), 1, t.size(3) == 1 ? t.stride(2) : t.stride(3)};
 }
 
 Tensor readable_image(const Tensor& t) { return is_dense_from(t, 1) || has_rows(t) ? t : torch::stable::contiguous(t); }

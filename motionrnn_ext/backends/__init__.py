@@ -6,9 +6,9 @@
     triton      Triton kernels
 
 `auto`, the default, takes the fastest that fits the tensor's device and dtype (cuda, triton, cpu, reference) and warns
-once when that is `reference` for want of kernels. Forward-mode differentiation and torch.func's transforms other than
-vmap, which the kernels do not know, run on reference. A name chosen by `backend`, `set_backend` or the environment
-variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the backend of its forward.
+once when that is `reference` for want of kernels. What the kernels do not know runs on reference: forward-mode
+differentiation, torch.func's transforms other than vmap, an export to ONNX. A name chosen by `backend`, `set_backend`
+or the environment variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the backend of its forward.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import native, reference, triton
-from .transforms import is_transformed
+from .transforms import is_for_onnx, is_transformed
 
 NAMES = ("reference", "cpu", "cuda", "triton")
 
@@ -108,7 +108,7 @@ def _automatic(first: Tensor) -> str:
     device = first.device.type
     if device not in ("cpu", "cuda") or (device == "cuda" and first.dtype == torch.float64):
         return "reference"
-    if is_transformed():
+    if is_transformed() or is_for_onnx():
         return "reference"
     if native.unavailable_reason(device) is None:
         return device

@@ -9,10 +9,14 @@ elementwise ops do.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from typing import Any
 
-from torch.utils.flop_counter import register_flop_formula
+_COUNTER = "torch.utils.flop_counter"
 
 
 def _contraction(x: Any, weight: Any) -> int:
@@ -46,7 +50,38 @@ _FORMULAS: dict[str, tuple[Callable[..., int], ...]] = {
 }
 
 
+_later: list[tuple[Any, Callable[..., int]]] = []
+
+
 def register(op: Any, backward: Any) -> None:
-    """Of an op and its backward, as `torch.ops` has them."""
-    for target, formula in zip((op, backward), _FORMULAS.get(op.__name__, ())):
-        register_flop_formula(target)(formula)
+    """Of an op and its backward, as `torch.ops` has them: now, or when the counter is imported."""
+    _later.extend(zip((op, backward), _FORMULAS.get(op.__name__, ())))
+    if _COUNTER in sys.modules:
+        _register_all()
+    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhenImported())
+
+
+def _register_all() -> None:
+    while _later:
+        target, formula = _later.pop()
+        sys.modules[_COUNTER].register_flop_formula(target)(formula)
+
+
+class _WhenImported(MetaPathFinder):
+    """Registers the formulas after torch.utils.flop_counter, which imports Triton (0.2 s), has been loaded."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name != _COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                load(module)
+                _register_all()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

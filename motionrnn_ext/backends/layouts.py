@@ -22,8 +22,17 @@ def format_after(t: Tensor) -> torch.memory_format:
     """Of a pointwise result that follows t: channels_last where t, or a tensor it was split from, is that."""
     if t.dim() != 4 or t.numel() == 0 or is_dense(t, (3, 2, 1)):
         return torch.contiguous_format
-    rows = t.stride(1) == 1 and is_dense(t, (2, 0), t.stride(3) * t.shape[3])
-    return torch.channels_last if rows else torch.contiguous_format
+    return torch.channels_last if is_rows(t) else torch.contiguous_format
+
+
+def is_rows(t: Tensor) -> bool:
+    """Whether channels are last, C contiguous elements a pixel and all pixels at one distance."""
+    return (t.shape[1] == 1 or t.stride(1) == 1) and is_dense(t, (3, 2, 0), pixel_distance(t))
+
+
+def pixel_distance(t: Tensor) -> int:
+    """From one pixel to the next, where channels are last. The stride of a dimension of one element may be anything."""
+    return next((t.stride(d) for d in (3, 2, 0) if t.shape[d] != 1), t.shape[1])
 
 
 def is_dense(t: Tensor, dimensions: Sequence[int], expected: int = 1) -> bool:

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from . import flops, reference
 from .layouts import format_after, new_image
-from .vmap import register_vmap
+from .vmap import as_tuple, register_vmap
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,6 @@ _POINTWISE = (
 )
 
 
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
 def _single(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -63,9 +59,8 @@ class _Registration:
 
     def run_backward(self, op: str, by_reference: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
         if forward_ad._current_level >= 0:  # the kernel would drop the gradients' tangents
-            with torch.enable_grad():
-                return by_reference(*arguments)
-        return _tuple(self.op(f"{op}_backward")(*arguments))
+            return by_reference(*arguments)
+        return as_tuple(self.op(f"{op}_backward")(*arguments))
 
     def new(self, like: Tensor, dtype: torch.dtype | None = None, layout: Tensor | None = None) -> Tensor:
         """An output of the shape of `like`, in the memory format that follows `layout` (`like` by default)."""
@@ -208,11 +203,13 @@ class _Registration:
 def _reference_gradients(
     function: Callable[..., Any], tensors: Sequence[Any], parameters: Sequence[Any], grads: Sequence[Tensor]
 ) -> tuple[Any, ...]:
-    """The gradients of a reference op, differentiable in `tensors` and `grads`."""
+    """The gradients of a reference op; differentiable in `tensors` and `grads` where gradients are enabled."""
     leaves = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in tensors]
-    outputs = _tuple(function(*leaves, *parameters))
+    higher = torch.is_grad_enabled()
+    with torch.enable_grad():
+        outputs = as_tuple(function(*leaves, *parameters))
     wanted = [t for t in leaves if t is not None]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, materialize_grads=True))
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=higher, materialize_grads=True))
     return tuple(next(found) if t is not None else None for t in leaves)
 
 

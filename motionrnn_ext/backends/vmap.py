@@ -26,14 +26,15 @@ def register_vmap(name: str) -> None:
         apart = weight is not None and (
             in_dims[weight] is not None or (wanted is not None and arguments[wanted] & 8)
         )
-        if apart:
-            slices = [call(*[_slice(a, d, i) for a, d in zip(arguments, in_dims)]) for i in range(n)]
-            return _results([torch.stack(r) for r in zip(*map(_tuple, slices))], [0] * len(_tuple(slices[0])))
+        if apart or n == 0:  # of nothing, shapes are those of a slice of zeros
+            calls = [call(*[_slice(a, d, i) for a, d in zip(arguments, in_dims)]) for i in range(max(n, 1))]
+            stacked = [torch.stack(r)[:n] for r in zip(*map(as_tuple, calls))]
+            return _results(stacked, [0] * len(stacked))
         folded = [
             _fold(a, d, n) if isinstance(a, Tensor) and i != weight else a
             for i, (a, d) in enumerate(zip(arguments, in_dims))
         ]
-        results = _tuple(call(*folded))
+        results = as_tuple(call(*folded))
         mapped = [r.dim() > 1 for r in results]  # what was not wanted is an empty vector, also of a batch
         unfolded = [r.unflatten(0, (n, r.shape[0] // n)) if m else r for r, m in zip(results, mapped)]
         return _results(unfolded, [0 if m else None for m in mapped])
@@ -41,7 +42,7 @@ def register_vmap(name: str) -> None:
     torch.library.register_vmap(name, rule)
 
 
-def _tuple(value: Any) -> tuple[Any, ...]:
+def as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
@@ -50,7 +51,9 @@ def _results(values: list[Any], out_dims: list[int | None]) -> tuple[Any, Any]:
 
 
 def _slice(argument: Any, dim: int | None, i: int) -> Any:
-    return argument if dim is None else argument.select(dim, i)
+    if dim is None:
+        return argument
+    return argument.select(dim, i) if argument.shape[dim] else argument.sum(dim)
 
 
 def _fold(t: Tensor, dim: int | None, n: int) -> Tensor:

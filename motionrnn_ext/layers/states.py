@@ -12,8 +12,8 @@ State = TypeVar("State", bound=type)
 
 
 def exportable(cls: State) -> State:
-    """Class decorator of a named tuple of tensors: it can be saved and loaded, and so can exported programs that take or
-    return it."""
+    """Class decorator of a named tuple of tensors: it can be saved and loaded, and so can exported programs that take
+    or return it."""
     pytree._register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
     torch.serialization.add_safe_globals([cls])
     return cls

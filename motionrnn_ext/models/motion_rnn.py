@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as recomputing
 
+from .. import backends
 from ..backends.layouts import memory_format
 from ..layers.cells import RecurrentCell, cell_class
 from ..layers.depth import fold_depth, unfold_depth
@@ -301,7 +302,17 @@ class MotionRNN(nn.Module):
                 f"checkpoint is True; it should be False for {self.predictor!r} with compat='openstl', whose cells "
                 "keep a state from call to call: a step computed again would be another"
             )
-        return checkpoint(self._advance, *inputs, use_reentrant=False, preserve_rng_state=False)
+        if torch.compiler.is_compiling():  # the choice of a backend is part of the graph
+            return recomputing(self._advance, *inputs, use_reentrant=False)
+        name = backends.current_backend()
+
+        def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
+            with backends.backend(
+                name
+            ):  # backward may be another thread's, or outside of the block that chose it
+                return self._advance(*inputs)
+
+        return recomputing(advance, *inputs, use_reentrant=False)
 
     def _over_time(self, steps: tuple[Tensor, ...]) -> Tensor:
         """T-1 times (B, ...) or (B*W, ...) -> (B, T-1, ...) or (B, T-1, W, ...)."""

@@ -157,9 +157,8 @@ def _load(path: str | os.PathLike[str], map_location: str | torch.device) -> Any
         warnings.simplefilter("ignore")  # about foreign pickles, which the error says better
         try:
             return torch.load(file, map_location=map_location, weights_only=True)
-        except (
-            Exception
-        ) as error:  # a damaged file can raise anything; torch's texts recommend to load it unsafely
+        except Exception as error:
+            # A damaged file can raise anything; torch's texts recommend to load it unsafely.
             asked = re.search(r"GLOBAL (\S+)", str(error))
     where = f"checkpoint {os.fspath(path)!r}"
     if asked:

@@ -26,9 +26,9 @@ class Image(NamedTuple):
     def of(cls, t: Tensor) -> Image:
         """t where it can be read in place, else a copy in its memory format."""
         if not is_dense(t, (3, 2, 1)):
-            rows = t.stride(1) == 1 and is_dense(t, (2,), t.stride(3) * t.shape[3])
-            if rows and t.stride(3) >= t.shape[1]:
-                return cls(t, t.stride(0), t.stride(3))
+            pixel = t.stride(2 if t.shape[3] == 1 else 3)
+            if t.stride(1) == 1 and is_dense(t, (3, 2), pixel) and pixel >= t.shape[1]:
+                return cls(t, t.stride(0), pixel)
             t = t.contiguous(memory_format=memory_format(t))
         if memory_format(t) is torch.channels_last:
             return cls(t, t.stride(0), t.shape[1])

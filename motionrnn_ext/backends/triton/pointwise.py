@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..layouts import format_after, is_dense
+from ..layouts import format_after, is_dense, is_rows, pixel_distance
 from .launch import Block, in_blocks, launch, log2_ceil
 from .scalar import narrow, widen
 
@@ -71,7 +71,7 @@ def run(
         return made
     inner = channels if rows_of_pixels else total // first.shape[0]
     rows = total // inner
-    strides = [t.stride(3 if rows_of_pixels else 0) for t in inputs]
+    strides = [pixel_distance(t) if rows_of_pixels else t.stride(0) for t in inputs]
     if all(stride == inner for stride in strides) and all(streams == 1 for streams, _ in outputs):
         rows, inner = 1, total  # no gap anywhere: one long row
     farthest = max([3 * total, *[(rows - 1) * stride + inner for stride in strides]])
@@ -93,5 +93,4 @@ def _as_rows(t: Tensor, rows_of_pixels: bool) -> Tensor:
     """t where it can be read in place, else a copy."""
     if not rows_of_pixels:
         return t if is_dense(t, range(t.dim() - 1, 0, -1)) else t.contiguous()
-    rows = t.stride(1) == 1 and is_dense(t, (2, 0), t.stride(3) * t.shape[3])
-    return t if rows else t.contiguous(memory_format=torch.channels_last)
+    return t if is_rows(t) else t.contiguous(memory_format=torch.channels_last)
