@@ -204,7 +204,21 @@ FILES = [
     "test_cuda_layers.py",
     "test_fuzz.py",
 ]
-ALSO = {"plain": ["test_golden.py"]}  # whole models
+ALSO = {  # whole models, and what PyTorch does around them
+    "plain": [
+        "test_golden.py",
+        "test_autocast.py",
+        "test_channels_last.py",
+        "test_checkpointing.py",
+        "test_compile.py",
+        "test_deterministic_steps.py",
+        "test_distributed.py",
+        "test_export.py",
+        "test_recompile.py",
+        "test_transforms.py",
+        "test_warmup.py",
+    ]
+}
 
 
 def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
