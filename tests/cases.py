@@ -110,6 +110,14 @@ def _extreme(names: tuple[str, ...], g: torch.Generator) -> dict[str, Tensor | N
     }
 
 
+def _nan(names: tuple[str, ...], g: torch.Generator) -> dict[str, Tensor | None]:
+    """nan of the largest number as bits, in every other element of the first."""
+    made = _dense(names, (1, 2, 4, 8), g)
+    first = next(t for t in made.values() if t is not None)
+    first.view(torch.int64)[..., ::2] = 2**63 - 1
+    return made
+
+
 def _pointwise_cases() -> list[Case]:
     cases = []
     for op, names in POINTWISE.items():
@@ -130,6 +138,7 @@ def _pointwise_cases() -> list[Case]:
         cases.append(Case(op, "mixed_layouts", partial(_mixed, names, (2, 8, 4, 5))))
         cases.append(Case(op, "misaligned", partial(_laid_out, names, (2, 4, 4, 6), misaligned)))
         cases += [Case(op, f"one_column_b{b}", partial(_one_column, names, (b, 3, 5))) for b in (1, 2)]
+        cases.append(Case(op, "nan", partial(_nan, names)))
         cases.append(Case(op, "extreme", partial(_extreme, names)))
     cases.append(
         Case(

@@ -35,7 +35,7 @@ MOTIONRNN_EXT_MATH Exponential exponential(float y) {
   p = p * r + 0.0416665544377f;
   p = p * r + 0.16666576846f;
   p = p * r + 0.5f;
-  const int32_t bits = (__builtin_bit_cast(int32_t, shifted) + 127) << 23;
+  const uint32_t bits = (__builtin_bit_cast(uint32_t, shifted) + 127) << 23;  // of nan any
   return {__builtin_bit_cast(float, bits), r + r * r * p};
 }
 #endif
