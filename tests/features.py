@@ -42,6 +42,18 @@ FEATURES = {
     "fuzz": "random shapes, strides, dtypes and offsets, against float64",
     "threads": "many threads at once",
 }
+FILES = [  # whose tests run emulated and interpreted kernels, too
+    "test_autocast.py",
+    "test_channels_last.py",
+    "test_checkpointing.py",
+    "test_compile.py",
+    "test_deterministic_steps.py",
+    "test_distributed.py",
+    "test_export.py",
+    "test_recompile.py",
+    "test_transforms.py",
+    "test_warmup.py",
+]
 COLUMNS = ("reference", "cpu", "cuda", "triton")
 _COLUMN_OF = {"emulated": "cuda", "auto": None}
 _HOW = {"emulated": "emulated", "triton": "interpreted"}  # without a GPU

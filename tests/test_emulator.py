@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 
+import features
 import pytest
 import torch
 from side_by_side import Runs, check_passed, side_by_side
@@ -204,21 +205,7 @@ FILES = [
     "test_cuda_layers.py",
     "test_fuzz.py",
 ]
-ALSO = {  # whole models, and what PyTorch does around them
-    "plain": [
-        "test_golden.py",
-        "test_autocast.py",
-        "test_channels_last.py",
-        "test_checkpointing.py",
-        "test_compile.py",
-        "test_deterministic_steps.py",
-        "test_distributed.py",
-        "test_export.py",
-        "test_recompile.py",
-        "test_transforms.py",
-        "test_warmup.py",
-    ]
-}
+ALSO = {"plain": ["test_golden.py", *features.FILES]}  # whole models, and what PyTorch does around them
 
 
 def run_tests(mode: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import features
 import pytest
 from cuda_binary import ToolMissing, find_tool
 from side_by_side import Runs, check_passed, side_by_side
@@ -29,19 +30,6 @@ FILES = [
     "test_triton_kernels.py",
     "test_golden.py",
 ]
-FEATURES = [
-    "test_autocast.py",
-    "test_channels_last.py",
-    "test_checkpointing.py",
-    "test_compile.py",
-    "test_deterministic_steps.py",
-    "test_distributed.py",
-    "test_export.py",
-    "test_fuzz.py",
-    "test_recompile.py",
-    "test_transforms.py",
-    "test_warmup.py",
-]
 TABLE = "((values and float32) or gradcheck or opcheck or (golden and float64 and (warp or motiongru)))"
 REST = [
     "not golden",
@@ -57,7 +45,7 @@ SHARES = {
 
 
 def run_interpreted(share: str) -> subprocess.CompletedProcess[str]:
-    files = FEATURES if share == "features" else FILES
+    files = ["test_fuzz.py", *features.FILES] if share == "features" else FILES
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", SHARES[share],
                "--durations=25", *(str(TESTS / name) for name in files)]  # fmt: skip
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
