@@ -41,6 +41,10 @@ def nothing_compiled() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+# As torch 2.10, whose compiler cannot run in two threads at once, and whose export does not load a size that grows.
+OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
+
+
 def model_of(predictor: str, device: str = "cpu", **options: Any) -> MotionRNN:
     torch.manual_seed(0)
     options.setdefault("image_size", (16, 16))

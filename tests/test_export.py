@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_close
-from compiling import BY_INDUCTOR, NEEDS_CPU, model_of, on_slowly_on_reference, slow, tensors
+from compiling import BY_INDUCTOR, NEEDS_CPU, OLD_TORCH, model_of, on_slowly_on_reference, slow, tensors
 from features import feature
 from torch import Tensor, nn
 from torch.export import Dim
@@ -118,6 +118,8 @@ class Step(nn.Module):
 )
 def test_a_stream_of_any_length(predictor: str, tmp_path: Path):
     """A step whose state is its argument and its result. E3D-LSTM's past grows."""
+    if predictor == "e3d_lstm" and OLD_TORCH:
+        pytest.skip(f"torch {torch.__version__} does not load an exported size that grows")
     model = model_of(predictor).eval()
     clip = torch.rand(3, 6, 1, 16, 16)
 
