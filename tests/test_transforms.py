@@ -84,6 +84,15 @@ def test_vmap_is_one_call(op: str, mapped: str, on: UnderTest, no_warning: None)
             same([f[i] for f in found], expected, EXACT if on.dtypes[0] == torch.float64 else 1e-6)
 
 
+@feature("vmap", on=["reference"])
+@pytest.mark.parametrize("op", OPS)
+def test_vmap_of_the_reference(op: str):
+    function, inputs = function_and_inputs(op, torch.float64, "cpu")
+    with REFERENCE.chosen():
+        found = vmap(function)(*[torch.stack([t, t + 0.1]) for t in inputs])
+        same([f[1] for f in found], function(*[t + 0.1 for t in inputs]), EXACT)
+
+
 @feature("vmap")
 @on(KERNELS)
 @pytest.mark.parametrize("wanted", ["all", "but the last"])
