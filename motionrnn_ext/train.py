@@ -216,14 +216,14 @@ def train(
     with _quiet():
         trainer = _trainer(config, folder, progress, [watch] if watch else [])
         clips.check(config.n_processes)
-        starts_others = command and config.n_processes > 1 and not _is_launched(trainer.strategy)
+        starts_others = bool(command) and config.n_processes > 1 and not _is_launched(trainer.strategy)
         if config.n_processes == 1:
             processes.check_alone()
         elif starts_others:
             processes.find_place(config.devices, config.nodes)  # or fail before there is a folder
         checkpoint = _checkpoint(config, folder, resume)
         try:
-            if command and starts_others:
+            if starts_others:
                 del module, clips  # the processes have their own
                 processes.run(command, config.devices, config.nodes)
             else:

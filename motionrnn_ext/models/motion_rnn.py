@@ -307,9 +307,8 @@ class MotionRNN(nn.Module):
         name = backends.current_backend()
 
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
-            with backends.backend(
-                name
-            ):  # backward may be another thread's, or outside of the block that chose it
+            # Backward may be another thread's, or outside of the block that chose the backend.
+            with backends.backend(name):
                 return self._advance(*inputs)
 
         return recomputing(advance, *inputs, use_reentrant=False)
