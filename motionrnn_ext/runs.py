@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import csv
 import os
-import warnings
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import torch
-
 from .config import Config
 from .models import MotionRNN
+from .untrusted import load_tensors
 from .visualize import read_log
 
 PathLike = str | os.PathLike[str]
@@ -105,10 +103,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
-        with file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles, which the error says better
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file can raise anything; torch's texts recommend to load it unsafely
+        with file:
+            content = load_tensors(file)
+    except Exception:
         raise RunError(f"{path} is truncated or no checkpoint of `motionrnn train`") from None
     good = isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and CONFIG_KEY in content
     if not good:

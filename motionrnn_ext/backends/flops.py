@@ -10,52 +10,36 @@ elementwise ops do.
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
+from .warps import PLACES, Places
+
 _COUNTER = "torch.utils.flop_counter"
-
-
-def _contraction(x: Any, weight: Any) -> int:
-    """Of shapes (B, C, H, W) and (C_out, C, k, k)."""
-    batch, channels, height, width = x
-    return 2 * batch * height * width * channels * weight[0] * weight[2] * weight[3]
-
-
-def _offset_warp(x: Any, offset: Any, mask_logits: Any, weight: Any, **_: Any) -> int:
-    return _contraction(x, weight)
-
-
-def _offset_warp_backward(
-    grad: Any, x: Any, offset: Any, mask_logits: Any, weight: Any, wanted: int, deterministic: bool, **_: Any
-) -> int:
-    return _contraction(x, weight) * (bool(wanted & 7) + bool(wanted & 8))
-
-
-def _motion_warp(x: Any, *arguments: Any, **_: Any) -> int:
-    return _contraction(x, arguments[5])
-
-
-def _motion_warp_backward(*arguments: Any, **_: Any) -> int:
-    x, weight, wanted = arguments[3], arguments[9], arguments[11]
-    return _contraction(x, weight) * (bool(wanted & 7) + bool(wanted & 8))
-
-
-_FORMULAS: dict[str, tuple[Callable[..., int], ...]] = {
-    "offset_warp": (_offset_warp, _offset_warp_backward),
-    "motion_warp": (_motion_warp, _motion_warp_backward),
-}
-
-
 _later: list[tuple[Any, Callable[..., int]]] = []
+
+
+def _formula(places: Places) -> Callable[..., int]:
+    def count(*arguments: Any, **unused: Any) -> int:
+        """The counter hands over shapes in place of tensors."""
+        batch, _, height, width = arguments[places.x]
+        product = 2 * batch * height * width * math.prod(arguments[places.weight])
+        if places.wanted is None:
+            return product
+        return product * (places.wants_samples(arguments) + places.wants_weight(arguments))
+
+    return count
 
 
 def register(op: Any, backward: Any) -> None:
     """Of an op and its backward, as `torch.ops` has them: now, or when the counter is imported."""
-    _later.extend(zip((op, backward), _FORMULAS.get(op.__name__, ())))
+    for target in (op, backward):
+        if places := PLACES.get(target.__name__):
+            _later.append((target, _formula(places)))
     if _COUNTER in sys.modules:
         _register_all()
     elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):

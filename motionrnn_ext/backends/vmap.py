@@ -10,28 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of an op with a weight: where that stands among its arguments; its gradient is wanted where `wanted` has bit 8.
-_WEIGHT = {"offset_warp": 3, "motion_warp": 6, "offset_warp_backward": 4, "motion_warp_backward": 9}
-_WANTED = {"offset_warp_backward": 5, "motion_warp_backward": 11}
+from .warps import PLACES
 
 
 def register_vmap(name: str) -> None:
     """Of the op `namespace::op`."""
     namespace, op = name.split("::")
     call = getattr(getattr(torch.ops, namespace), op)
-    weight, wanted = _WEIGHT.get(op), _WANTED.get(op)
+    places = PLACES.get(op)  # None of an op without a weight
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         n = info.batch_size
-        apart = weight is not None and (
-            in_dims[weight] is not None or (wanted is not None and arguments[wanted] & 8)
-        )
+        apart = places and (in_dims[places.weight] is not None or places.wants_weight(arguments))
         if apart or n == 0:  # of nothing, shapes are those of a slice of zeros
             calls = [call(*[_slice(a, d, i) for a, d in zip(arguments, in_dims)]) for i in range(max(n, 1))]
             stacked = [torch.stack(r)[:n] for r in zip(*map(as_tuple, calls))]
             return _results(stacked, [0] * len(stacked))
         folded = [
-            _fold(a, d, n) if isinstance(a, Tensor) and i != weight else a
+            _fold(a, d, n) if isinstance(a, Tensor) and not (places and i == places.weight) else a
             for i, (a, d) in enumerate(zip(arguments, in_dims))
         ]
         results = as_tuple(call(*folded))

@@ -10,12 +10,13 @@ repeats grey three times.
 from __future__ import annotations
 
 import os
-import warnings
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ..untrusted import load_tensors
 
 _SMALLEST = 31  # the smallest height and width that both poolings leave something of
 _TAPS = (1, 4, 7, 9, 11)  # the ReLUs whose outputs are compared
@@ -118,9 +119,7 @@ def load_lpips(path: str | os.PathLike[str], device: str | torch.device = "cpu")
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles, which the error says better
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path)
     except OSError as error:
         raise ValueError(f"LPIPS weights {path} cannot be read: {error.strerror or error}") from None
     except Exception:  # whatever the unpickler makes of foreign bytes

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.cells import ConvTTLSTMCell
+from ..untrusted import load_tensors
 from .motion_rnn import MotionRNN
 from .official_names import (
     conv_tt_lstm_to_ours,
@@ -151,14 +152,11 @@ def _read(
 
 
 def _load(path: str | os.PathLike[str], map_location: str | torch.device) -> Any:
-    """What is in a file of torch.save, by torch's unpickler that runs no code of it."""
     torch.empty(0, device=map_location)  # an error of the device is not the file's
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about foreign pickles, which the error says better
+    with open(path, "rb") as file:
         try:
-            return torch.load(file, map_location=map_location, weights_only=True)
+            return load_tensors(file, map_location)
         except Exception as error:
-            # A damaged file can raise anything; torch's texts recommend to load it unsafely.
             asked = re.search(r"GLOBAL (\S+)", str(error))
     where = f"checkpoint {os.fspath(path)!r}"
     if asked:
