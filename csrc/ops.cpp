@@ -19,6 +19,18 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "motion_update_backward(Tensor grad_offset, Tensor grad_trend, Tensor update_logits, Tensor candidate_logits, "
       "Tensor offset, float alpha) -> (Tensor, Tensor, Tensor, Tensor)");
 
+  // a MotionGRU step up to its warp, where one kernel does it: the convolutions of x, F and s(r) F, and motion_update;
+  // returns F_t, D', the mask's logits, and the logits of u, r and z, which backward reads
+  m.def(
+      "motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight, "
+      "Tensor candidate_weight, float alpha) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // wanted: a bit per gradient, x 1, offset and trend 2, weights and bias 8; the others come back empty
+  m.def(
+      "motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset, "
+      "Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight, Tensor update_logits, "
+      "Tensor reset_logits, Tensor candidate_logits, float alpha, int wanted) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   m.def("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor");
   // wanted: a bit per gradient, x 1, offset 2, mask_logits 4, weight 8; the others come back empty
   m.def(

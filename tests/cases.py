@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from case import Case, channels_last, misaligned, normal
+from gates_cases import GATES_CASES, gates_inputs
 from torch import Tensor
 from warp_cases import MOTION_CASES, WARP_CASES, motion_inputs, warp_inputs
 
@@ -164,9 +165,11 @@ def _pointwise_cases() -> list[Case]:
     return cases
 
 
-CASES = _pointwise_cases() + WARP_CASES + MOTION_CASES
+CASES = _pointwise_cases() + WARP_CASES + MOTION_CASES + GATES_CASES
 OPS = (*POINTWISE, "offset_warp")
-ALL_OPS = (*OPS, "motion_warp")  # with the one that only the CUDA kernels have; the other backends run two
+# With those that only the CUDA kernels or only the CPU kernels have; the other backends run what they are made of.
+ALL_OPS = (*OPS, "motion_warp", "motion_gates")
+FUZZED_OPS = ALL_OPS[:-1]  # motion_gates has draws of its own, in test_motion_gates.py
 
 
 SMALL_WARP = {"batch": 2, "channels": 2, "out_channels": 3, "height": 3, "width": 4}
@@ -178,6 +181,8 @@ def small_case(op: str) -> Case:
         return Case(op, "small", partial(warp_inputs, **SMALL_WARP))
     if op == "motion_warp":
         return Case(op, "small", partial(motion_inputs, **SMALL_WARP))
+    if op == "motion_gates":
+        return Case(op, "small", partial(gates_inputs, channels=2, motion=2, masks=1, height=3, width=4))
     return dense_case(op, (2, 2, 2, 3))
 
 

@@ -67,6 +67,11 @@ def frames(*shape: int) -> torch.Tensor:
     return torch.zeros(shape or (1, 4, 1, 8, 8))
 
 
+def logits_of_gates(_: Place) -> None:
+    inputs = small_case("motion_gates").inputs(torch.float32).values()
+    torch.ops.motionrnn_ext.motion_gates(*inputs, 0.5)[3].sum().backward()
+
+
 OPS: dict[str, Provocation] = {
     "...: ... is a ...; it should be a torch.Tensor": op("gated_blend", a=lambda t: [1.0]),
     "...: ... has dtype ...; it should be ...": op("gated_blend", a=torch.Tensor.half),
@@ -82,6 +87,13 @@ OPS: dict[str, Provocation] = {
     "...: gates_x has ... channels; it should have 3C, packed (i, f, g)": op(
         "memory_update", gates_x=lambda t: t[:, :4]
     ),
+    "...: x_weight has a ...x... kernel; it should be g x g with g odd": op(
+        "motion_gates", x_weight=lambda t: t[..., :2]
+    ),
+    "...: x_weight has ... rows; it should have at least ..., 3M for M = ... of offset": op(
+        "motion_gates", x_weight=lambda t: t[:3]
+    ),
+    "motion_gates: its logits have no gradient; they are there for its backward": logits_of_gates,
     "motionrnn_ext: mixed ...": lambda _: torch.ops.motionrnn_ext.gated_blend(
         torch.ones(2, 2), torch.ones(2, 2).half(), torch.ones(2, 2)
     ),

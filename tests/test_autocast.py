@@ -21,6 +21,7 @@ from motionrnn_ext.layers.cells import CELLS
 HALF = (torch.bfloat16, torch.float16)
 STATE_OUTPUTS = {
     "motion_update": (0, 1),
+    "motion_gates": (0, 1),
     "motion_warp": (1, 2),
     "memory_update": (0,),
 }  # float32 beside half features

@@ -23,6 +23,7 @@ from compiling import (
     slow,
 )
 from features import feature
+from gates_cases import gates_inputs
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from under_test import ALL, CUDA_KERNELS, KERNELS, REFERENCE, UnderTest, on
@@ -103,7 +104,7 @@ SIZES = [(2, 6, 5), (3, 8, 7), (5, 4, 10)]  # B, H, W
 def sized_case(op: str, batch: int, height: int, width: int) -> Case:
     if op in POINTWISE:
         return dense_case(op, (batch, 4, height, width))
-    make = motion_inputs if op == "motion_warp" else warp_inputs
+    make = {"motion_warp": motion_inputs, "motion_gates": gates_inputs}.get(op, warp_inputs)
     return Case(op, "sized", partial(make, batch=batch, height=height, width=width))
 
 

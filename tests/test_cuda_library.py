@@ -160,7 +160,8 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     defined = set(re.findall(r'"(\w+)\(', OPS_SOURCE.read_text()))
     assert len(defined) > 12 and set(registered) == defined
     lacking = {name for name, (_, cuda) in registered.items() if not cuda}
-    assert lacking == {"cpu_instruction_set"}
+    # The convolutions of gates are cuDNN's there; only the CPU's kernels join them.
+    assert lacking == {"cpu_instruction_set", "motion_gates", "motion_gates_backward"}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
     assert unfused == {"motion_warp", "motion_warp_backward"}  # the CPU runs motion_update and offset_warp
 
@@ -191,6 +192,8 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
     weight = torch.empty(OUT, C, 3, 3, device="cuda", dtype=torch.bfloat16)
     motion = (feature(18), feature(18), state(), state())
     warp = (feature(), state(), feature(9), weight)
+    gates = [torch.empty(*s, device="cuda", dtype=torch.bfloat16) for s in ((63, C, 3, 3), (63,))]
+    gates += [torch.empty(rows, 18, 3, 3, device="cuda", dtype=torch.bfloat16) for rows in (36, 18)]
     return {
         "motion_reset": ((feature(18), state()), [feature(18)]),
         "motion_reset_backward": ((feature(18), feature(18), state()), [feature(18), state()]),
@@ -209,6 +212,14 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
         "offset_warp_backward": (
             (feature(OUT), *warp, 0b1011, False),
             [feature(), state(), None, weight],
+        ),
+        "motion_gates": (
+            (feature(), state(), state(), *gates, 0.5),
+            [state(), state(), feature(9), feature(18), feature(18), feature(18)],
+        ),
+        "motion_gates_backward": (
+            (state(), state(), feature(9), feature(), state(), *gates, *[feature(18)] * 3, 0.5, 0b1001),
+            [feature(), None, None, *gates],
         ),
         "motion_warp": ((feature(), *motion, feature(9), weight, 0.5), [feature(OUT), state(), state()]),
         "motion_warp_backward": (

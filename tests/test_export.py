@@ -27,7 +27,13 @@ BY_ONNXRUNTIME = 2e-6  # relative to the largest value; measured: up to 5e-7
 B, h, w = Dim("B"), Dim("h"), Dim("w")
 # Convolutions of every size: these have no parameters per position.
 ANY_SIZE = [p for p, cell in CELLS.items() if not cell.of_layer(1).needs_map_size]
-GRU_OPS = {"motion_reset", "motion_update", "offset_warp", "gated_blend"}
+OPS_OF_THE_LAYER = {
+    "reference": set(),
+    "cpu": {"motion_gates", "offset_warp", "gated_blend"},
+    "triton": {"motion_reset", "motion_update", "offset_warp", "gated_blend"},
+    "cuda": {"motion_reset", "motion_warp", "gated_blend"},
+    "emulated": {"motion_reset", "motion_warp", "gated_blend"},
+}
 
 
 def layer_of(device: str = "cpu") -> MotionGRU:
@@ -72,8 +78,7 @@ def test_motion_gru_of_any_size(on: UnderTest, tmp_path: Path):
     shapes = ({0: B, 2: 2 * h, 3: 2 * w}, MotionState(motion, motion))
     with on.chosen():
         program = torch.export.export(layer, inputs(2, 8, 12), dynamic_shapes=shapes)
-        expected = set() if on is REFERENCE else {"motion_reset", "motion_warp", "gated_blend"}
-        assert ops_in(program) == (expected if on.runs_cuda_kernels or on is REFERENCE else GRU_OPS)
+        assert ops_in(program) == OPS_OF_THE_LAYER[on.name]
         assert ops_in(program.run_decompositions()) == ops_in(program)
         loaded = saved_and_loaded(program, tmp_path)
         for size in ((3, 12, 6), (1, 4, 14), (0, 4, 4)):
@@ -246,7 +251,7 @@ def test_motion_gru_in_onnx(tmp_path: Path):
 @feature("onnx", on=["cpu"], refused=True)
 def test_a_kernel_by_name_is_unknown_to_onnx():
     pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
-    message = "No ONNX function found for .*motionrnn_ext.motion_reset"
+    message = "No ONNX function found for .*motionrnn_ext.motion_gates"
     with motionrnn_ext.backend("cpu"), pytest.raises(RuntimeError, match=message):
         torch.onnx.export(layer_of(), (torch.randn(2, 8, 8, 12),), dynamo=True, verbose=False)
 

@@ -197,7 +197,13 @@ def test_autocast_casts_features_and_keeps_motion_in_float32(on: UnderTest, op: 
     with on.chosen(), torch.autocast(on.device, dtype=torch.bfloat16):
         outputs = case.run(inputs)
         sum(o.float().sum() for o in outputs).backward()
-    in_float32 = {"motion_update": (0, 1), "motion_warp": (1, 2), "memory_update": (0,)}.get(op, ())
+    in_float32 = {
+        "motion_update": (0, 1),
+        "motion_gates": (0, 1),
+        "motion_warp": (1, 2),
+        "memory_update": (0,),
+    }
+    in_float32 = in_float32.get(op, ())
     for i, o in enumerate(outputs):
         assert o.dtype == (torch.float32 if i in in_float32 else torch.bfloat16)
     with REFERENCE.chosen():

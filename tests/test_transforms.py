@@ -75,9 +75,13 @@ def test_vmap_is_one_call(op: str, mapped: str, on: UnderTest, no_warning: None)
     stacked = tuple(t if d is None else torch.stack([t, -t, t + 0.1], d) for t, d in zip(inputs, dims))
     with on.chosen(), Calls(on.namespace) as calls:
         found = vmap(function, dims)(*stacked)
-    names = ["motion_update", "offset_warp"] if op == "motion_warp" and not on.runs_cuda_kernels else [op]
+    names = [op]
+    if op == "motion_warp" and not on.runs_cuda_kernels:
+        names = ["motion_update", "offset_warp"]
+    if op == "motion_gates" and on is not CPU:
+        names = ["motion_reset", "motion_update"]
     slices = 3 if dims[-1] is not None else 1
-    assert calls.names == [name for name in names for _ in range(slices if "warp" in name else 1)]
+    assert calls.names == [n for n in names for _ in range(slices if n.endswith(("warp", "gates")) else 1)]
     with on.chosen():
         for i in range(3):
             expected = function(*[t if d is None else t.select(d, i) for t, d in zip(stacked, dims)])
@@ -274,6 +278,14 @@ def test_flops_of_the_warp_are_those_of_its_contraction(wanted: tuple[int, ...],
     contraction = 2 * 2 * 5 * 7 * 3 * 4 * 9
     products = (wanted != (3,)) + (3 in wanted)
     assert flops(on, "offset_warp", inputs, wanted) == (contraction, products * contraction)
+
+
+@pytest.mark.skipif(CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}")
+@pytest.mark.parametrize("wanted", [(0, 1, 2, 3, 4, 5, 6), (0, 1), (1,), (3, 4, 5, 6)])
+def test_flops_of_motion_gates_are_those_of_its_convolutions(wanted: tuple[int, ...]):
+    inputs = list(small_case("motion_gates").inputs(torch.float32, grad=False).values())
+    expected = flops(REFERENCE, "motion_gates", inputs, wanted)
+    assert expected[0] > 0 and flops(CPU, "motion_gates", inputs, wanted) == expected
 
 
 @on(CUDA_KERNELS)

@@ -17,6 +17,7 @@ struct InstructionSet {
   const char* name;
   PointwiseKernel (*pointwise)(Map, Types);
   WarpKernels (*warp)(Types);
+  GatesKernels (*gates)(Types);
 };
 
 // The best this machine runs, at most the one that MOTIONRNN_EXT_CPU_ISA names.
@@ -29,14 +30,17 @@ const InstructionSet& instruction_set() {
 #if defined(MOTIONRNN_EXT_HAVE_V4)
     if (at_most == "x86_64_v4" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
-      return InstructionSet{"x86_64_v4", x86_64_v4::pointwise_kernel, x86_64_v4::warp_kernels};
+      return InstructionSet{"x86_64_v4", x86_64_v4::pointwise_kernel, x86_64_v4::warp_kernels,
+                            x86_64_v4::gates_kernels};
 #endif
 #if defined(MOTIONRNN_EXT_HAVE_V3)
     if (at_most != "baseline" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
-      return InstructionSet{"x86_64_v3", x86_64_v3::pointwise_kernel, x86_64_v3::warp_kernels};
+      return InstructionSet{"x86_64_v3", x86_64_v3::pointwise_kernel, x86_64_v3::warp_kernels,
+                            x86_64_v3::gates_kernels};
 #endif
-    return InstructionSet{"baseline", baseline::pointwise_kernel, baseline::warp_kernels};
+    return InstructionSet{"baseline", baseline::pointwise_kernel, baseline::warp_kernels,
+                            baseline::gates_kernels};
   }();
   return chosen;
 }
@@ -173,6 +177,145 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
   return {grad_x, grad_offset, grad_mask, grad_weight};
 }
 
+// ---- Motion gates
+
+// An image's rows are cut into bands where there are fewer images than threads, and so that what a band convolves, some
+// 115 planes of 16 channels' maps, stays near the second-level cache.
+constexpr int64_t kBandPixels = 4608;
+
+struct Gates {
+  Tensor x, offset, x_weight, x_bias, state_weight, candidate_weight, packed;
+  GatesArguments a{};
+  GatesKernels kernels;
+
+  Gates(const Tensor& x_, const Tensor& offset_, const Tensor& x_weight_, const Tensor& x_bias_,
+        const Tensor& state_weight_, const Tensor& candidate_weight_, double alpha, bool backward)
+      : x(readable_image(x_)),
+        offset(readable_image(offset_)),
+        x_weight(torch::stable::contiguous(x_weight_)),
+        x_bias(torch::stable::contiguous(x_bias_)),
+        state_weight(torch::stable::contiguous(state_weight_)),
+        candidate_weight(torch::stable::contiguous(candidate_weight_)) {
+    const ScalarType feature = x.scalar_type();
+    STD_TORCH_CHECK(
+        x_weight.scalar_type() == feature && x_bias.scalar_type() == feature && state_weight.scalar_type() == feature &&
+            candidate_weight.scalar_type() == feature &&
+            offset.scalar_type() == (feature == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
+        "motionrnn_ext: mixed dtypes");
+    STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 4 && x_weight.dim() == 4 && x_bias.dim() == 1 &&
+                        state_weight.dim() == 4 && candidate_weight.dim() == 4,
+                    "motionrnn_ext: mismatched ranks");
+    a.batch = x.size(0), a.channels = x.size(1), a.motion = offset.size(1), a.height = x.size(2), a.width = x.size(3);
+    a.masks = x_weight.size(0) - 3 * a.motion, a.k = static_cast<int>(x_weight.size(2));
+    const auto is_weight = [&](const Tensor& w, int64_t out, int64_t in) {
+      return w.size(0) == out && w.size(1) == in && w.size(2) == a.k && w.size(3) == a.k;
+    };
+    STD_TORCH_CHECK(a.k % 2 == 1 && a.masks >= 0 && x_bias.size(0) == x_weight.size(0) &&
+                        is_weight(x_weight, x_weight.size(0), a.channels) &&
+                        is_weight(state_weight, 2 * a.motion, a.motion) &&
+                        is_weight(candidate_weight, a.motion, a.motion) && is_map(offset, a.motion),
+                    "motionrnn_ext: mismatched sizes");
+    a.alpha = alpha;
+    a.x = image_of(x), a.offset = image_of(offset);
+    a.x_weight = x_weight.const_data_ptr(), a.x_bias = x_bias.const_data_ptr();
+    a.state_weight = state_weight.const_data_ptr(), a.candidate_weight = candidate_weight.const_data_ptr();
+    kernels = instruction_set().gates(types_of(feature, offset.scalar_type()));
+    if (is_empty()) return;
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t for_threads = a.batch >= 4 * threads ? 1 : threads / std::gcd(a.batch, threads);
+    const int64_t for_cache = (a.height * (a.width + a.k - 1) + kBandPixels - 1) / kBandPixels;
+    a.bands = static_cast<int>(std::min(a.height, std::max(for_threads, for_cache)));
+    packed = workspace(kernels.sizes(a).packed);
+    a.packed = packed.mutable_data_ptr();
+    kernels.pack(a, backward);
+  }
+
+  bool is_empty() const { return a.batch == 0 || a.height == 0 || a.width == 0; }
+
+  bool is_map(const Tensor& t, int64_t channels) const {
+    return t.dim() == 4 && t.size(0) == a.batch && t.size(1) == channels && t.size(2) == a.height &&
+           t.size(3) == a.width;
+  }
+
+  Image read(const Tensor& t, int64_t channels, ScalarType type) const {
+    STD_TORCH_CHECK(is_map(t, channels) && t.scalar_type() == type, "motionrnn_ext: mismatched map");
+    return image_of(t);
+  }
+
+  Tensor workspace(int64_t bytes) const {
+    return torch::stable::new_empty(x, std::array<int64_t, 1>{bytes}, ScalarType::Byte);
+  }
+
+  Tensor new_map(int64_t channels, ScalarType type) const {
+    return new_tensor(x, {a.batch, channels, a.height, a.width}, type, wants_rows(x));
+  }
+};
+
+using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight,
+                        Tensor candidate_weight, double alpha) {
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, false);
+  GatesArguments& a = gates.a;
+  const ScalarType feature = gates.x.scalar_type(), state = gates.offset.scalar_type();
+  const Tensor readable_trend = readable_image(trend);
+  a.trend = gates.read(readable_trend, a.motion, state);
+  Tensor new_offset = gates.new_map(a.motion, state), new_trend = gates.new_map(a.motion, state);
+  Tensor mask = gates.new_map(a.masks, feature), update = gates.new_map(a.motion, feature);
+  Tensor reset = gates.new_map(a.motion, feature), candidate = gates.new_map(a.motion, feature);
+  if (!gates.is_empty()) {
+    a.new_offset = image_of(new_offset), a.new_trend = image_of(new_trend), a.mask = image_of(mask);
+    a.update = image_of(update), a.reset = image_of(reset), a.candidate = image_of(candidate);
+    torch::stable::parallel_for(0, a.batch * a.bands, 1,
+                                [&](int64_t begin, int64_t end) { gates.kernels.forward(a, begin, end); });
+  }
+  return {new_offset, new_trend, mask, update, reset, candidate};
+}
+
+// Sums are taken in a fixed order.
+SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset,
+                                   Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight,
+                                   Tensor update, Tensor reset, Tensor candidate, double alpha, int64_t wanted) {
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, true);
+  GatesArguments& a = gates.a;
+  const ScalarType feature = gates.x.scalar_type(), state = gates.offset.scalar_type();
+  const Tensor read[] = {readable_image(grad_offset), readable_image(grad_trend), readable_image(grad_mask),
+                         readable_image(update),      readable_image(reset),      readable_image(candidate)};
+  a.grad_new_offset = gates.read(read[0], a.motion, state), a.grad_new_trend = gates.read(read[1], a.motion, state);
+  a.grad_mask = gates.read(read[2], a.masks, feature);
+  a.update = gates.read(read[3], a.motion, feature), a.reset = gates.read(read[4], a.motion, feature);
+  a.candidate = gates.read(read[5], a.motion, feature);
+  const bool want_x = wanted & 1, want_motion = wanted & 2, want_weights = wanted & 8;
+  const auto map = [&](bool want, int64_t channels, ScalarType type) {
+    return want ? gates.new_map(channels, type) : nothing(x);
+  };
+  const auto like = [&](const Tensor& t) {
+    return want_weights ? torch::stable::new_empty(t, t.sizes()) : nothing(x);
+  };
+  Tensor to_x = map(want_x, a.channels, feature), to_offset = map(want_motion, a.motion, state);
+  Tensor to_trend = map(want_motion, a.motion, state);
+  Tensor weights[] = {like(gates.x_weight), like(gates.x_bias), like(gates.state_weight), like(gates.candidate_weight)};
+  if (gates.is_empty()) {
+    for (Tensor& t : weights) torch::stable::zero_(t);
+    return {to_x, to_offset, to_trend, weights[0], weights[1], weights[2], weights[3]};
+  }
+  if (want_x) a.grad_x = image_of(to_x);
+  if (want_motion) a.grad_offset = image_of(to_offset), a.grad_trend = image_of(to_trend);
+  a.groups = static_cast<int>(std::min<int64_t>(a.batch * a.bands, torch::stable::get_num_threads()));
+  Tensor sums;
+  if (want_weights) {
+    a.grad_x_weight = weights[0].mutable_data_ptr(), a.grad_x_bias = weights[1].mutable_data_ptr();
+    a.grad_state_weight = weights[2].mutable_data_ptr(), a.grad_candidate_weight = weights[3].mutable_data_ptr();
+    sums = gates.workspace(a.groups * gates.kernels.sizes(a).sums_per_group);
+    a.sums = sums.mutable_data_ptr();
+  }
+  torch::stable::parallel_for(0, a.groups, 1,
+                              [&](int64_t begin, int64_t end) { gates.kernels.backward(a, begin, end); });
+  if (want_weights) gates.kernels.sum_weights(a);
+  return {to_x, to_offset, to_trend, weights[0], weights[1], weights[2], weights[3]};
+}
+
 }  // namespace
 }  // namespace motionrnn_ext::cpu
 
@@ -186,4 +329,6 @@ STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CPU, m) {
   MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, PointwiseOps);
   m.impl("offset_warp", TORCH_BOX(&cpu::offset_warp));
   m.impl("offset_warp_backward", TORCH_BOX(&cpu::offset_warp_backward));
+  m.impl("motion_gates", TORCH_BOX(&cpu::motion_gates));
+  m.impl("motion_gates_backward", TORCH_BOX(&cpu::motion_gates_backward));
 }

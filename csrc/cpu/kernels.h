@@ -54,10 +54,49 @@ struct WarpKernels {
   void (*sum_matrices)(const WarpArguments&);                            // grad_matrix -> grad_weight
 };
 
+struct GatesArguments {
+  int64_t batch, channels, motion, masks, height, width;
+  int k;
+  double alpha;
+  int bands;   // an item of work is one band of one image's rows, at most one a row; items = batch * bands
+  int groups;  // backward: items in groups of nearly one size, each with sums of its own; at most items
+
+  Image x, offset;                      // (B, C, H, W), (B, M, H, W)
+  Image update, reset, candidate;       // (B, M, H, W) logits; forward: written
+  const void *x_weight, *x_bias;        // (3M + masks, C, k, k) for u, r, z, m, and (3M + masks), contiguous like ...
+  const void* state_weight;             // ... (2M, M, k, k)
+  const void* candidate_weight;         // ... and (M, M, k, k)
+
+  // Forward.
+  Image trend, new_offset, new_trend, mask;
+
+  // Backward. Null means not wanted; weights and bias go together.
+  Image grad_new_offset, grad_new_trend, grad_mask;
+  Image grad_x, grad_offset, grad_trend;
+  void *grad_x_weight, *grad_x_bias, *grad_state_weight, *grad_candidate_weight;
+
+  // Workspace in the arithmetic type, sizes by GatesKernels::sizes.
+  void* packed;
+  void* sums;  // partial gradients of the weights, per group
+};
+
+struct GatesSizes {  // bytes
+  int64_t packed, sums_per_group;
+};
+
+struct GatesKernels {
+  GatesSizes (*sizes)(const GatesArguments&);
+  void (*pack)(const GatesArguments&, bool backward);                  // weights -> packed, for one direction
+  void (*forward)(const GatesArguments&, int64_t begin, int64_t end);   // items
+  void (*backward)(const GatesArguments&, int64_t begin, int64_t end);  // groups
+  void (*sum_weights)(const GatesArguments&);                          // sums -> gradients of weights and bias
+};
+
 #define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                \
   namespace isa {                                         \
   PointwiseKernel pointwise_kernel(Map map, Types types); \
   WarpKernels warp_kernels(Types types);                  \
+  GatesKernels gates_kernels(Types types);                \
   }
 MOTIONRNN_EXT_DECLARE_KERNELS(baseline)
 MOTIONRNN_EXT_DECLARE_KERNELS(x86_64_v3)

@@ -7,10 +7,7 @@
 //
 // and three matrix products: out = columns W; grad_columns = grad_out W^T; grad_W = columns^T grad_out.
 // Nothing is kept from forward: backward samples again. Compiled once per instruction set.
-#include <cstdlib>
-#include <memory>
-#include <new>
-
+#include "cpu/allocate.h"
 #include "cpu/kernels.h"
 #include "cpu/vector.h"
 #include "math/bilinear.h"
@@ -19,22 +16,6 @@ namespace motionrnn_ext::cpu {
 namespace {
 
 constexpr int kTile = 48;  // pixels; a multiple of kRows. At C16 its columns (27 KB) stay in the first-level cache.
-
-template <class T>
-struct Free {
-  void operator()(T* p) const { std::free(p); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], Free<T>>;
-
-template <class T>
-Buffer<T> allocate(int64_t count, bool zero) {
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kAlignment) / kAlignment * kAlignment;
-  T* p = static_cast<T*>(std::aligned_alloc(kAlignment, bytes));
-  if (p == nullptr) throw std::bad_alloc();  // parallel_for carries it to the caller
-  if (zero) std::memset(p, 0, bytes);
-  return Buffer<T>(p);
-}
 
 template <class T>
 struct Geometry {

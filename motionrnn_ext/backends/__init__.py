@@ -94,6 +94,11 @@ def runs_cuda_kernels(first: Tensor) -> bool:
     return first.device.type in native.CUDA_KERNELS_ON and name not in ("reference", "triton")
 
 
+def runs_cpu_kernels(first: Tensor) -> bool:
+    """Whether the CPU kernels are in force: they join the gates' convolutions and motion_update."""
+    return _in_force(first) == "cpu" and not runs_cuda_kernels(first)
+
+
 def runs_gpu_kernels(first: Tensor) -> bool:
     """Whether CUDA or Triton kernels are in force: they keep channels_last, and like it best."""
     return runs_cuda_kernels(first) or _in_force(first) == "triton"

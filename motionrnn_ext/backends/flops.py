@@ -1,7 +1,8 @@
 """How many FLOPs `torch.utils.flop_counter.FlopCounterMode` counts for an op: as ever those of its matrix products.
 
     offset_warp     2 B H W C_out C K, the sum over channels and taps
-    its backward    as many for the samples' gradients (x, offset, mask logits), as many again for weight's
+    motion_gates    2 B H W for each element of its convolutions' weights
+    their backward  as many for the gradients of samples and maps, as many again for the weights'
 
 These are the reference's own, whose contraction is one product. Sampling and the pointwise ops count nothing, as
 elementwise ops do.
@@ -17,7 +18,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from .warps import PLACES, Places
+from .places import PLACES, Places
 
 _COUNTER = "torch.utils.flop_counter"
 _later: list[tuple[Any, Callable[..., int]]] = []
@@ -27,10 +28,11 @@ def _formula(places: Places) -> Callable[..., int]:
     def count(*arguments: Any, **unused: Any) -> int:
         """The counter hands over shapes in place of tensors."""
         batch, _, height, width = arguments[places.x]
-        product = 2 * batch * height * width * math.prod(arguments[places.weight])
-        if places.wanted is None:
-            return product
-        return product * (places.wants_samples(arguments) + places.wants_weight(arguments))
+        total = 0
+        for weight, products in zip(places.weights, places.products(arguments)):
+            shape = arguments[weight]
+            total += products * math.prod(shape) if len(shape) == 4 else 0  # a bias is only added
+        return 2 * batch * height * width * total
 
     return count
 

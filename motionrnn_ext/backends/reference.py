@@ -1,4 +1,4 @@
-"""The specification of the six ops in plain, differentiable PyTorch: any device, any layout, any order of derivative.
+"""The specification of the ops in plain, differentiable PyTorch: any device, any layout, any order of derivative.
 
 Arguments are those of `motionrnn_ext.ops`, already checked there. The other backends are tested against this file.
 """
@@ -6,6 +6,7 @@ Arguments are those of `motionrnn_ext.ops`, already checked there. The other bac
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .layouts import memory_format
@@ -27,6 +28,25 @@ def motion_update(
     transient = offset + update * (candidate - offset)
     trend = trend + alpha * (offset - trend)
     return transient + trend, trend
+
+
+def motion_gates(
+    x: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    x_weight: Tensor,
+    x_bias: Tensor,
+    state_weight: Tensor,
+    candidate_weight: Tensor,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    padding, motion = x_weight.shape[-1] // 2, offset.shape[1]
+    from_x = F.conv2d(x, x_weight, x_bias, padding=padding)
+    gates_x, candidate_x, mask = from_x.split((2 * motion, motion, from_x.shape[1] - 3 * motion), dim=1)
+    gates = gates_x + F.conv2d(offset.to(x.dtype), state_weight, padding=padding)
+    update, reset = gates.chunk(2, dim=1)
+    candidate = candidate_x + F.conv2d(motion_reset(reset, offset), candidate_weight, padding=padding)
+    return (*motion_update(update, candidate, offset, trend, alpha), mask)
 
 
 def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float) -> Tensor:

@@ -130,7 +130,7 @@ class _Registration:
         register_vmap(backward_name)
         flops.register(self.op(op), self.op(f"{op}_backward"))
 
-    # The warps keep the memory format of x, and make gradients only where they are wanted.
+    # The ops with weights keep the memory format of x, and make gradients only where they are wanted.
 
     def offset_warp(self) -> None:
         def fake(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
@@ -199,6 +199,57 @@ class _Registration:
             "motion_warp", fake, setup_context, backward, fake_backward, _motion_warp_reference_backward
         )
 
+    def motion_gates(self) -> None:
+        """Also returned, for backward alone: the logits of u, r and z."""
+
+        def fake(x: Tensor, offset: Tensor, trend: Tensor, x_weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
+            motion = offset.shape[1]
+            states = [self.new(offset, layout=x), self.new(offset, layout=x)]
+            channels = (x_weight.shape[0] - 3 * motion, motion, motion, motion)
+            return (
+                *states,
+                *[
+                    torch.empty(
+                        (x.shape[0], c, *x.shape[2:]),
+                        dtype=x.dtype,
+                        device=x.device,
+                        memory_format=format_after(x),
+                    )
+                    for c in channels
+                ],
+            )
+
+        def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+            x, offset, *weights = arguments[3:9]
+            maps = [self.new(t, layout=x) for t in (x, offset, offset)]
+            made = (*maps, *map(_contiguous, weights))
+            bits = (1, 2, 2, 8, 8, 8, 8)
+            return tuple(t if arguments[13] & bit else t.new_empty(0) for t, bit in zip(made, bits))
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            x, offset, _, *weights, ctx.alpha = inputs
+            ctx.save_for_backward(x, offset, *weights, *output[3:])
+            ctx.set_materialize_grads(False)
+
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved, needs = ctx.saved_tensors, ctx.needs_input_grad
+            if any(g is not None for g in grads[3:]):
+                raise RuntimeError(
+                    "motion_gates: its logits have no gradient; they are there for its backward"
+                )
+            offset, mask_channels = saved[1], saved[2].shape[0] - 3 * saved[1].shape[1]
+            missing = (offset, offset, saved[0][:, :1].expand(-1, mask_channels, -1, -1))
+            given = [torch.zeros_like(m) if g is None else g for g, m in zip(grads, missing)]
+            wanted = needs[0] | any(needs[1:3]) << 1 | any(needs[3:7]) << 3
+            found = self.run_backward(
+                "motion_gates", _motion_gates_reference_backward, *given, *saved, ctx.alpha, wanted
+            )
+            return (*[g if want else None for g, want in zip(found, needs)], None)
+
+        self.declare(
+            "motion_gates", fake, setup_context, backward, fake_backward, _motion_gates_reference_backward
+        )
+
 
 def _reference_gradients(
     function: Callable[..., Any], tensors: Sequence[Any], parameters: Sequence[Any], grads: Sequence[Tensor]
@@ -257,7 +308,7 @@ def _register_second_derivative(
     torch.library.register_autograd(backward_name, backward, setup_context=setup_context)
 
 
-# ---- The warps
+# ---- The ops with weights
 
 
 def _contiguous(like: Tensor) -> Tensor:
@@ -282,11 +333,18 @@ def _motion_warp_reference_backward(
     return grad_x, *grads, grad_mask, grad_weight
 
 
-def register(namespace: str, *, has_motion_warp: bool = True) -> None:
-    """Register what torch must know of a namespace's ops, forward and backward."""
+def _motion_gates_reference_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    grads, (x, offset, *weights), alpha = arguments[:3], arguments[3:9], arguments[12]
+    tensors = (x, offset, torch.zeros_like(offset), *weights)  # linear in the trend: any will do
+    return _reference_gradients(reference.motion_gates, tensors, (alpha,), grads)
+
+
+def register(namespace: str, *, is_native: bool = True) -> None:
+    """Register what torch must know of a namespace's ops, forward and backward; the native ones are more."""
     registration = _Registration(namespace)
     for op in _POINTWISE:
         registration.pointwise(op)
     registration.offset_warp()
-    if has_motion_warp:
+    if is_native:
         registration.motion_warp()
+        registration.motion_gates()

@@ -1,6 +1,6 @@
 """`torch.vmap` of the kernels' ops, forward and backward: the mapped dimension becomes part of the batch, one call.
 
-Where what is summed over the batch is mapped as well, weight or its gradient, there is a call per slice.
+Where what is summed over the batch is mapped as well, weights or their gradients, there is a call per slice.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .warps import PLACES
+from .places import PLACES
 
 
 def register_vmap(name: str) -> None:
     """Of the op `namespace::op`."""
     namespace, op = name.split("::")
     call = getattr(getattr(torch.ops, namespace), op)
-    places = PLACES.get(op)  # None of an op without a weight
+    places = PLACES.get(op)  # None of an op without weights
+    weights = places.weights if places else ()
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         n = info.batch_size
-        apart = places and (in_dims[places.weight] is not None or places.wants_weight(arguments))
+        apart = places and (any(in_dims[w] is not None for w in weights) or places.wants_weights(arguments))
         if apart or n == 0:  # of nothing, shapes are those of a slice of zeros
             calls = [call(*[_slice(a, d, i) for a, d in zip(arguments, in_dims)]) for i in range(max(n, 1))]
             stacked = [torch.stack(r)[:n] for r in zip(*map(as_tuple, calls))]
             return _results(stacked, [0] * len(stacked))
         folded = [
-            _fold(a, d, n) if isinstance(a, Tensor) and not (places and i == places.weight) else a
+            _fold(a, d, n) if isinstance(a, Tensor) and i not in weights else a
             for i, (a, d) in enumerate(zip(arguments, in_dims))
         ]
         results = as_tuple(call(*folded))

@@ -84,8 +84,9 @@ class MotionGRUCell(nn.Module):
     Ablations: `trend=False` leaves D alone, and F_t = F'; `transient=False` has D_t = D + alpha (u.z - D),
     and F_t = D_t. The paper's formulas for them are not known; these are this package's.
 
-    Backward keeps, besides inputs and parameters, 11K channels of the map: logits of u, r and z, r.F and F_t
-    (2K each), logits of the mask (K); 24.75 MiB at 16x16x64x64 in float32. All that reads x is one
+    Backward keeps, besides inputs and parameters, 9K channels of the map on the backend `cpu`: logits of u, r
+    and z, and F_t (2K each), logits of the mask (K); 20.25 MiB at 16x16x64x64 in float32. There `motion_gates`
+    and `offset_warp` are all that runs. Elsewhere r.F is kept as well, 24.75 MiB; all that reads x is one
     convolution, whose parts are added in place into the fresh convolutions of the state.
 
     Raises:
@@ -156,6 +157,9 @@ class MotionGRUCell(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         self._check(x, offset, trend)
         packed = self.pack() if packed is None else packed
+        if self.mask_with_gates and self.transient and self.trend and backends.runs_cpu_kernels(x):
+            offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha)
+            return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
         motion, padding = self.motion_channels, self.update.padding
         from_x = F.conv2d(x, packed.x_weight, packed.x_bias, padding=padding)  # (B, 3M [+ K], H, W)
         if self.mask_with_gates:

@@ -1,4 +1,5 @@
-"""The functional API: six differentiable ops, one file per stem, and `motion_warp`, two of them in one.
+"""The functional API: six differentiable ops, one file per stem, and two that join them: `motion_gates`, with the
+convolutions between, and `motion_warp`.
 
 Notation, used in every docstring and shape comment of the package:
 
@@ -19,6 +20,7 @@ Wrong ranks, sizes and devices raise ValueError, wrong dtypes TypeError; the mes
 what it should be.
 """
 
+from .motion_gates import motion_gates
 from .motion_gru import motion_reset, motion_update
 from .motion_warp import motion_warp
 from .offset_warp import offset_warp
@@ -28,6 +30,7 @@ __all__ = [
     "gated_blend",
     "highway_output",
     "memory_update",
+    "motion_gates",
     "motion_reset",
     "motion_update",
     "motion_warp",

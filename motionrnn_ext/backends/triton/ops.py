@@ -5,6 +5,6 @@ from __future__ import annotations
 from ..registration import register
 from . import NAMESPACE, motion_gru, offset_warp, offset_warp_backward, recurrent_gates
 
-register(NAMESPACE, has_motion_warp=False)
+register(NAMESPACE, is_native=False)
 
 __all__ = ["motion_gru", "offset_warp", "offset_warp_backward", "recurrent_gates"]

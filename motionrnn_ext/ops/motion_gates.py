@@ -1,0 +1,99 @@
+"""A MotionGRU step up to its warp: the convolutional gates, and the new motion."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import backends
+from . import _arguments as arguments
+from .motion_gru import motion_reset, motion_update
+
+
+def motion_gates(
+    x: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    x_weight: Tensor,
+    x_bias: Tensor,
+    state_weight: Tensor,
+    candidate_weight: Tensor,
+    alpha: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gates of x and F by "same" convolutions, the motion they make, and the logits of the warp's mask.
+
+        [u, r, z_x, m] = W_x * x + b;   [u, r] += W_F * F;   z = z_x + W_z * (s(r) . F)
+        F_t, D_t = motion_update(u, z, F, D, alpha)
+
+    One kernel each way on the backend `cpu`, which keeps of it the logits of u, r and z for backward; PyTorch's
+    convolutions between that backend's own ops on the others.
+
+    Args:
+        x: (B, C, H, W), features.
+        offset: F_{t-1}, (B, M, H, W), motion state, in pixels.
+        trend: D_{t-1}, (B, M, H, W), motion state, in pixels.
+        x_weight: W_x, (3M + K, C, g, g), features: rows for u, r, z, then the mask's; g odd.
+        x_bias: b, (3M + K,), features.
+        state_weight: W_F, (2M, M, g, g), features: rows for u, then r.
+        candidate_weight: W_z, (M, M, g, g), features.
+        alpha: the momentum's step, in [0, 1].
+
+    Returns:
+        (F_t, D_t, m): twice (B, M, H, W) motion state, and (B, K, H, W) features, K what W_x has more rows than 3M.
+
+    Source: MotionRNN, section 3.2: the MotionGRU's gates, transient variation and trending momentum.
+    """
+    op = "motion_gates"
+    dtype = arguments.autocast_dtype(x)
+    if dtype is not None:
+        features = [x, x_weight, x_bias, state_weight, candidate_weight]
+        x, x_weight, x_bias, state_weight, candidate_weight = arguments.cast(features, dtype)
+        offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
+    _check(op, x, offset, trend, x_weight, x_bias, state_weight, candidate_weight)
+    weights = (x_weight, x_bias, state_weight, candidate_weight)
+    if backends.runs_cpu_kernels(x):
+        return backends.run(op, x, offset, trend, *weights, float(alpha))[:3]
+    padding, motion = x_weight.shape[-1] // 2, offset.shape[1]
+    from_x = F.conv2d(x, x_weight, x_bias, padding=padding)
+    gates_x, candidate_x, mask = from_x.split((2 * motion, motion, from_x.shape[1] - 3 * motion), dim=1)
+    gates = gates_x + F.conv2d(offset.to(x.dtype), state_weight, padding=padding)
+    update, reset = gates.chunk(2, dim=1)  # (B, M, H, W) each
+    candidate = candidate_x + F.conv2d(motion_reset(reset, offset), candidate_weight, padding=padding)
+    return (*motion_update(update, candidate, offset, trend, alpha), mask)
+
+
+def _check(
+    op: str,
+    x: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    x_weight: Tensor,
+    x_bias: Tensor,
+    state_weight: Tensor,
+    candidate_weight: Tensor,
+) -> None:
+    weights = {"x_weight": x_weight, "state_weight": state_weight, "candidate_weight": candidate_weight}
+    arguments.check_features(op, x=x, **weights, x_bias=x_bias)
+    arguments.check_state(op, "x", x, offset=offset, trend=trend)
+    arguments.check_rank(op, "x", x, 4, "(B, C, H, W)")
+    arguments.check_rank(op, "offset", offset, 4, "(B, M, H, W)")
+    for name, weight in weights.items():
+        arguments.check_rank(op, name, weight, 4, "(C_out, C_in, g, g)")
+    (batch, channels, height, width), motion = x.shape, offset.shape[1]
+    size, rows = x_weight.shape[2], x_weight.shape[0]
+    if x_weight.shape[3] != size or size % 2 == 0:
+        raise ValueError(
+            f"{op}: x_weight has a {size}x{x_weight.shape[3]} kernel; it should be g x g with g odd"
+        )
+    if rows < 3 * motion:
+        raise ValueError(
+            f"{op}: x_weight has {rows} rows; it should have at least {3 * motion}, 3M for M = {motion} of offset"
+        )
+    maps = (batch, motion, height, width)
+    arguments.check_shape(op, "offset", offset, maps, "(B, M, H, W) of x")
+    arguments.check_shape(op, "trend", trend, maps, "the shape of offset")
+    arguments.check_shape(op, "x_weight", x_weight, (rows, channels, size, size), "(3M + K, C, g, g)")
+    arguments.check_shape(op, "x_bias", x_bias, (rows,), "a number per row of x_weight")
+    of_state, of_candidate = (2 * motion, motion, size, size), (motion, motion, size, size)
+    arguments.check_shape(op, "state_weight", state_weight, of_state, "(2M, M, g, g)")
+    arguments.check_shape(op, "candidate_weight", candidate_weight, of_candidate, "(M, M, g, g)")
