@@ -20,12 +20,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "motionrnn_ext"
+BENCHMARKS = f"{PACKAGE}.benchmarks"  # the folder benchmarks/ of the repository
 SKIPPED = "_build_skipped.txt"  # why there is no native library; `motionrnn info` shows it
 MIN_TORCH = (2, 10)
 NEEDED = "PyTorch >= {}.{}".format(*MIN_TORCH)
@@ -241,6 +242,10 @@ class FreshBuildPy(build_py):
 
 if __name__ == "__main__":
     setup(
+        packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), BENCHMARKS],
+        package_dir={BENCHMARKS: "benchmarks"},
+        include_package_data=False,  # of benchmarks/, the sources alone
+        package_data={PACKAGE: ["py.typed"], BENCHMARKS: ["*.cpp", "*.cu", "*.sh"]},
         ext_modules=[Extension(f"{PACKAGE}._build", sources=[])],
         cmdclass={"build_ext": CMakeBuild, "build_py": FreshBuildPy},
     )

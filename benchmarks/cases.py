@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -37,3 +37,37 @@ class GpuMaps(NamedTuple):
 
 GPU_MAPS = GpuMaps(*MAPS, MapShape(32, 32, 128))
 DRY_RUN_MAPS = GpuMaps(*[MapShape(batch, 4, 6) for batch in (1, 2, 3, 4)])  # to try the programs, not to time
+COUNTED_MAP = MapShape(2, 16, 16)  # of tests/test_counts.py
+
+
+@dataclass(frozen=True)
+class ModelSetting:
+    """A MotionRNN-PredRNN and its clips: `given` frames (B, C, size, size), then `predicted` ones."""
+
+    name: str
+    channels: int
+    size: int
+    given: int
+    predicted: int
+    batch: int = 1
+    patch: int = 4
+    hidden: tuple[int, ...] = (64, 64, 64, 64)
+    filter_size: int = 5
+
+    def __str__(self) -> str:
+        return f"B{self.batch} T{self.total} {self.channels}x{self.size}x{self.size}"
+
+    @property
+    def total(self) -> int:
+        return self.given + self.predicted
+
+    def of_batch(self, batch: int) -> ModelSetting:
+        return replace(self, batch=batch)
+
+
+HUMAN36M = ModelSetting("human36m", 3, 128, given=4, predicted=4)  # of the official program's script
+VMNIST = ModelSetting("vmnist", 1, 64, given=10, predicted=10)
+QUICK = ModelSetting("quick", 1, 64, given=2, predicted=2, hidden=(32, 32, 32))
+DRY_RUN = ModelSetting("dry run", 1, 16, given=2, predicted=2, patch=2, hidden=(8, 8), filter_size=3)
+SETTINGS = {setting.name: setting for setting in (HUMAN36M, VMNIST, QUICK)}
+GPU_BATCH = 8  # of the official program's script

@@ -1,7 +1,7 @@
 """The card's ceilings, measured: what the shares of the roofline are shares of.
 
     nvcc -O3 -std=c++20 -arch=native -shared -Xcompiler -fPIC -o libceilings.so benchmarks/ceilings.cu
-    python benchmarks/ceilings.py --library libceilings.so --json CEILINGS
+    python -m motionrnn_ext.benchmarks.ceilings --library libceilings.so --json CEILINGS
 
     copy_bytes_per_s                 a device-to-device copy of 1 GiB, bytes read plus bytes written
     gather_l1_16_bytes_per_s         four lanes read a row of 4 x 16 bytes, rows scattered over 16 KiB (8: 4 x 8 bytes)
@@ -23,10 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gpu_timing as timing
 import torch
-from cases import GPU_MAPS, MapShape
-from roofline import K, M
+
+from . import timing
+from .cases import GPU_MAPS, MapShape
+from .roofline import K, M
 
 L1_WINDOW, L2_WINDOW = 16 << 10, 16 << 20
 GRAPH_LAUNCHES = 256
@@ -154,7 +155,7 @@ def corners_inside(offset: torch.Tensor) -> int:
     tap = torch.arange(K).view(1, K, 1, 1)
     top = offset[:, :K].floor() + tap // 3 - 1 + torch.arange(height).view(-1, 1)
     left = offset[:, K:].floor() + tap % 3 - 1 + torch.arange(width)
-    rows = sum(((top + i >= 0) & (top + i < height)).long() for i in (0, 1))
+    rows: Any = sum(((top + i >= 0) & (top + i < height)).long() for i in (0, 1))
     cols = sum(((left + i >= 0) & (left + i < width)).long() for i in (0, 1))
     return int((rows * cols).sum())
 

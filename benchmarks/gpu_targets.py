@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cases import GpuMaps
-from roofline import POINTWISE, Work, floors, share
+from .cases import GpuMaps
+from .roofline import POINTWISE, Work, floors, share
 
 Row = dict[str, Any]
 POINTWISE_SHARE = 0.85  # of the measured copy bandwidth, full shape
@@ -59,7 +59,7 @@ class Rows:
 
     def share(self, row: Row) -> tuple[float, str] | None:
         """Of the roofline, and its term that bounds."""
-        if not self.ceilings or row["graph_us"] is None or "work" not in row:
+        if not self.ceilings or row["graph_us"] is None or not row.get("work"):
             return None
         terms = floors(Work(**row["work"]), self.ceilings, row["dtype"], row["lane_bytes"])
         return share(terms, row["graph_us"])
@@ -211,7 +211,14 @@ def _as_part(value: float) -> str:
     return f"1/{1 / value:.1f}" if value else "0"
 
 
-def _worst(what: str, measured: Iterable[tuple[float, Row]], limit: float, *, at_least: bool, form) -> Target:
+def _worst(
+    what: str,
+    measured: Iterable[tuple[float, Row]],
+    limit: float,
+    *,
+    at_least: bool,
+    form: Callable[[float], str],
+) -> Target:
     """A target that every row has to meet, by the row that is farthest from it."""
     measured = sorted(measured, key=lambda pair: pair[0], reverse=not at_least)
     if not measured:

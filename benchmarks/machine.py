@@ -22,9 +22,8 @@ def with_tuned_malloc() -> None:
     64 MB takes 20 times as long as with warm memory.
     """
     if any(os.environ.get(name) != value for name, value in TUNED_MALLOC.items()):
-        os.execve(
-            sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED_MALLOC}
-        )  # read once, at start
+        # It is read once, at start. orig_argv has the options of Python as well, such as -m.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **TUNED_MALLOC})
 
 
 def description() -> dict[str, object]:
@@ -41,7 +40,7 @@ def description() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": _commit(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *map(_without_folders, sys.argv)]),
     }
 
 
@@ -70,6 +69,11 @@ def gpu_description() -> dict[str, object]:
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         **packages,
     }
+
+
+def _without_folders(word: str) -> str:
+    """A word of the command line, less where things lie on this machine."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _output(*command: str) -> str:

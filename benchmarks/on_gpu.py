@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from steps import Runner, stop
+from .steps import Runner, stop
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -39,7 +39,9 @@ SOURCES = (
     "setup.py",
     "csrc",
     "motionrnn_ext",
+    "benchmarks",
 )
+BUILT = "motionrnn_ext.benchmarks"  # where modules of this folder are in the built package
 LEFT_IN_OUT = ("summary.md", "rows.json", "ceilings.json", "steps.tsv", "build.log", "tests.log", "sanitizer.log",
                "rows.log")  # fmt: skip
 SECONDS_IN_ALL = 520
@@ -174,7 +176,8 @@ def compiling_peers(runner: Runner, enabled: bool) -> Iterator[None]:
     for i in range(COMPILING_PROCESSES if enabled else 0):
         command = [
             sys.executable,
-            HERE / "gpu_rows.py",
+            "-m",
+            "benchmarks.rows",
             "--fill-compile-cache",
             "--part",
             f"{i}/{COMPILING_PROCESSES}",
@@ -214,7 +217,7 @@ def run_triton_tests(runner: Runner, share: int, python_path: dict[str, str]) ->
 
 def sanitize(runner: Runner, tool: str, python_path: dict[str, str]) -> bool:
     """A sanitizer over every kernel on small inputs; "none" tries those inputs on the CPU."""
-    log, program = runner.work / f"sanitizer.{tool}.log", [sys.executable, HERE / "sanitizer_set.py"]
+    log, program = runner.work / f"sanitizer.{tool}.log", [sys.executable, "-m", f"{BUILT}.sanitizer_set"]
     if tool == "none":
         for name in SANITIZERS:
             runner.record(name, NO_GPU)
@@ -227,7 +230,8 @@ def sanitize(runner: Runner, tool: str, python_path: dict[str, str]) -> bool:
 def measure_ceilings(runner: Runner, library: Path, python_path: dict[str, str]) -> bool:
     command = [
         sys.executable,
-        HERE / "ceilings.py",
+        "-m",
+        f"{BUILT}.ceilings",
         "--library",
         library,
         "--json",
@@ -241,7 +245,8 @@ def measure_rows(runner: Runner, options: argparse.Namespace, python_path: dict[
     seconds = max(runner.left() - 30, 0)
     command = [
         sys.executable,
-        HERE / "gpu_rows.py",
+        "-m",
+        f"{BUILT}.rows",
         "--json",
         runner.out / "rows.json",
         "--seconds",
@@ -257,10 +262,12 @@ def measure_rows(runner: Runner, options: argparse.Namespace, python_path: dict[
 
 def summarise(runner: Runner) -> None:
     out = runner.out
-    command = [sys.executable, HERE / "gpu_summary.py", out / "rows.json", "--markdown", out / "summary.md",
+    command = [sys.executable, "-m", "benchmarks.gpu_summary", out / "rows.json", "--markdown", out / "summary.md",
                "--steps", out / "steps.tsv", "--ceilings", out / "ceilings.json"]  # fmt: skip
     print(flush=True)
-    status = subprocess.run([str(part) for part in command]).returncode
+    status = subprocess.run(
+        [str(part) for part in command], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ).returncode
     if status:
         runner.record("summary", f"failed with {status}")
 

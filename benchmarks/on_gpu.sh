@@ -5,4 +5,7 @@
 #
 # on_gpu.py says what is needed, what is left in OUT, and what the options do. PYTHON names another python3.
 set -euo pipefail
-exec "${PYTHON:-python3}" "$(dirname "${BASH_SOURCE[0]}")/on_gpu.py" "$@"
+# As the module of a package that need not be installed, which no program that it starts sees.
+exec "${PYTHON:-python3}" -c 'import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module("benchmarks.on_gpu", run_name="__main__", alter_sys=True)' "$(dirname "${BASH_SOURCE[0]}")/.." "$@"

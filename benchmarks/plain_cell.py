@@ -9,6 +9,8 @@ this launch about 100 kernels forward. Parameter names are those of `motionrnn_e
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class PlainWarp(nn.Module):
         )  # (B, H, W, 2K), rows then columns
         near = place.detach().floor()
         near, far, place = (_inside(t, padded) for t in (near, near + 1, place))
-        samples = 0
+        samples: Tensor | int = 0
         for row in (near, far):
             for col in (near, far):
                 corner = torch.cat([row.chunk(2, dim=-1)[0], col.chunk(2, dim=-1)[1]], dim=-1)
@@ -45,7 +47,7 @@ class PlainWarp(nn.Module):
         """Where each tap of each pixel stands in the padded map: (1, 2K, H, W), rows then columns."""
         height, width = like.shape[-2:]
         k, reach = self.k, (self.k - 1) // 2
-        options = {"dtype": like.dtype, "device": like.device}
+        options: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
         taps = torch.arange(-reach, reach + 1, **options)
         tap_rows, tap_cols = torch.meshgrid(taps, taps, indexing="ij")
         rows, cols = torch.meshgrid(

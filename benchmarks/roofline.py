@@ -1,4 +1,4 @@
-"""What one call has to do at the least, counted by formula, and how long the card's ceilings make that take.
+"""What one call has to do at the least, counted by formula, and how long the machine's ceilings make that take.
 
 C channels, K = 9 taps, M = 2K motion channels, e bytes per feature, 4 per motion state.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cases import MapShape
+from .cases import MapShape
 
 K = 9
 M = 2 * K
@@ -51,7 +51,7 @@ POINTWISE = {
     "highway_output": Pointwise(False, (4, 0), (7, 0), (24, 30)),
     "gated_blend": Pointwise(False, (4, 0), (7, 0), (14, 18)),
 }
-OPS = (*POINTWISE, "offset_warp", "motion_warp")
+OPS = (*POINTWISE, "offset_warp", "motion_warp", "motion_gates")
 
 
 def work(op: str, shape: MapShape, dtype: str, direction: str) -> Work:
@@ -67,6 +67,8 @@ def _one_way(op: str, shape: MapShape, e: int, direction: str) -> Work:
         return _offset_warp(shape, e, forward)
     if op == "motion_warp":
         return _motion_warp(shape, e, forward)
+    if op == "motion_gates":
+        return _motion_gates(shape, e, forward)
     if op == "MotionGRUCell":
         return _cell(shape, e, forward)
     raise ValueError(f"no formula for {op!r}; there is one for {', '.join(OPS)} and MotionGRUCell")
@@ -105,18 +107,34 @@ def _motion_warp(shape: MapShape, e: int, forward: bool) -> Work:
     return both + Work(bytes=-saved)
 
 
-def _cell(shape: MapShape, e: int, forward: bool) -> Work:
-    """Convolutions 3x3 of [x, F] or [x, r.F] to u, r, z and of x to the mask; backward is twice their products.
+def _gates_weights(c: int) -> int:
+    """Convolutions 3x3 of [x, F] or [x, r.F] to u, r, z and of x to the mask."""
+    return 9 * ((c + M) * 3 * M + c * K)
 
-    Bytes are those of a step that keeps everything else on the chip.
-    """
+
+def _gates(shape: MapShape, e: int, forward: bool) -> Work:
+    """The convolutions, backward twice their products, and what is computed between them; no bytes."""
+    matrix = 2 * shape.pixels * _gates_weights(shape.channels) * (1 if forward else 2)
+    between = (_pointwise(POINTWISE[op], shape, e, forward) for op in ("motion_reset", "motion_update"))
+    return Work(matrix=matrix, vector=sum(op.vector for op in between))
+
+
+def _motion_gates(shape: MapShape, e: int, forward: bool) -> Work:
+    """Bytes are those of a step that keeps everything else on the chip, but for the logits of u, r and z."""
     c, pixels = shape.channels, shape.pixels
-    weights = 9 * ((c + M) * 3 * M + c * K)
-    convolutions = Work(matrix=2 * pixels * weights * (1 if forward else 2))
-    warp, update = _offset_warp(shape, e, forward), _pointwise(POINTWISE["motion_update"], shape, e, forward)
-    reset = _pointwise(POINTWISE["motion_reset"], shape, e, forward)
-    step = convolutions + warp + update + reset
-    parameters = (weights + 3 * M + K + c * c * K) * e
+    parameters = (_gates_weights(c) + 3 * M + K) * e
+    maps = pixels * (c * e + 2 * M * STATE_BYTES)  # x, F, D, or their gradients
+    made = pixels * (K * e + 2 * M * STATE_BYTES)  # m, F_t, D', or their gradients
+    logits = pixels * 3 * M * e
+    again = 0 if forward else pixels * (c * e + M * STATE_BYTES) + parameters  # x and F
+    return Work(bytes=parameters + maps + made + logits + again) + _gates(shape, e, forward)
+
+
+def _cell(shape: MapShape, e: int, forward: bool) -> Work:
+    """Bytes are those of a step that keeps everything else on the chip."""
+    c, pixels = shape.channels, shape.pixels
+    step = _gates(shape, e, forward) + _offset_warp(shape, e, forward)
+    parameters = (_gates_weights(c) + 3 * M + K + c * c * K) * e
     outside = pixels * (2 * c * e + 4 * M * STATE_BYTES) + parameters  # x, out, F and D in and out
     if not forward:  # gradients of the same, and x and F again
         outside += pixels * (c * e + M * STATE_BYTES) + parameters
@@ -145,7 +163,27 @@ def floors(counted: Work, ceilings: dict[str, Any], dtype: str, lane: int) -> di
     }
 
 
+def cpu_floors(counted: Work, ceilings: dict[str, Any]) -> dict[str, float]:
+    """Microseconds of a processor's memory and matrix terms alone, in float32 whatever the dtype.
+
+    Memory at the rate of a copy that moves as much as the call: what fits into a cache is not held to what memory can.
+    """
+    sizes = sorted(ceilings["copies"], key=lambda copy: copy["bytes"])
+    copy = next((c for c in sizes if c["bytes"] >= counted.bytes), sizes[-1])
+    return {
+        "memory": 1e6 * counted.bytes / copy["bytes_per_s"],
+        "matrix": 1e6 * counted.matrix / matrix_rate(ceilings, "float32"),
+    }
+
+
+def matrix_rate(ceilings: dict[str, Any], dtype: str) -> float:
+    """FLOP/s of a library's matrix products and convolutions at the most: of the CPU, or of the GPU's tensor cores."""
+    if "matmul_flops" in ceilings:
+        return max(ceilings["matmul_flops"], ceilings["convolution_flops"])
+    return ceilings["mma_tf32_flops" if dtype == "float32" else "mma_bf16_flops"]
+
+
 def share(floors_us: dict[str, float], microseconds: float) -> tuple[float, str]:
-    """The roofline's share of a time, and the term that bounds: memory, gather, matrix or vector."""
+    """The roofline's share of a time, and the term that bounds it, such as memory or matrix."""
     bound = max((name for name in floors_us if name != "scatter"), key=lambda name: floors_us[name])
     return floors_us[bound] / microseconds, bound

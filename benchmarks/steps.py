@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Runner:
                 stop(process)
         return self.record(name, outcome, time.monotonic() - began, log)
 
-    def start(self, command: Sequence[object], output, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, command: Sequence[object], output: BinaryIO, **env: str) -> subprocess.Popen[bytes]:
         caches = {
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
             "TRITON_CACHE_DIR": str(self.work / "triton"),

@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_visualize(commands)
     _add_ablate(commands)
     _add_compare(commands)
+    _add_bench(commands)
     info = _add(
         commands, "info", "what a report of a defect needs: versions, backends, a check of each, build flags"
     )
@@ -270,6 +271,41 @@ def _add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) 
     _add_settings(parser, left_out, "as `motionrnn train --help` says; by default the preset's")
     parser.set_defaults(device="cpu")  # of the metrics' networks
     _add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
+
+
+def _add_bench(commands: Any) -> None:
+    help = "time the ops, the cell and whole models on this machine, beside what they replace"
+    examples = [
+        "motionrnn bench --quick",
+        "motionrnn bench --threads 2 --official path/to/MotionRNN --json benchmarks/results/bench_cpu.json",
+        "motionrnn bench --only MotionGRUCell",
+        "motionrnn bench --report     # docs/benchmarks.md and README's table, from the rows that are kept",
+    ]
+    parser = _add(commands, "bench", help, examples)
+    parser.add_argument("--quick", action="store_true", help="a few minutes: small shapes, a small model")
+    choices = ("cpu", "cuda")
+    parser.add_argument("--device", choices=choices, default="cpu", help="where to run (default: cpu)")
+    help = "threads of PyTorch (default: PyTorch's choice)"
+    parser.add_argument("--threads", type=_count, metavar="N", help=help)
+    help = "a checkout of thuml/MotionRNN, whose modules are compared as well"
+    parser.add_argument("--official", type=Path, metavar="PATH", help=help)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows to this file, as they come")
+    help = "start no comparison after this time (default: no limit)"
+    parser.add_argument("--seconds", type=float, default=float("inf"), metavar="X", help=help)
+    help = "only comparisons with this in their name, such as 'offset_warp forward', 'B8 C16 16x16' or 'human36m'"
+    parser.add_argument("--only", metavar="TEXT", help=help)
+    help = "leave malloc as it is; otherwise glibc's keeps large blocks, which favours what allocates more"
+    parser.add_argument("--default-malloc", action="store_true", help=help)
+    instead = parser.add_mutually_exclusive_group()
+    help = "measure nothing: write docs/benchmarks.md and README's table from benchmarks/results"
+    instead.add_argument("--report", action="store_true", help=help)
+    help = "measure nothing: profile a training step of a model into this folder (default: runs/profile)"
+    instead.add_argument(
+        "--profile", type=Path, nargs="?", const=Path("runs/profile"), metavar="DIR", help=help
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help=argparse.SUPPRESS
+    )  # tiny shapes, nothing compiled
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -294,6 +294,14 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
         raise
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    from .benchmarks import bench
+
+    if arguments.argv == sys.argv[1:]:  # this process is the program, not one that calls `main`
+        bench.start_again_tuned(arguments)
+    bench.bench(arguments)
+
+
 def _output(chosen: Path | None, default: Path) -> Path:
     """The folder that the user chose, which must be new, or the next free one."""
     from .runs import RunError, fresh_folder
@@ -328,6 +336,7 @@ _COMMANDS = {
     "visualize": _visualize,
     "ablate": _ablate,
     "compare": _compare,
+    "bench": _bench,
     "info": _info,
     "demo": _demo,
 }

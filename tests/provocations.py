@@ -370,6 +370,18 @@ def trained(p: Place) -> Path:
     return p.file({"motionrnn_config": config.to_dict(), "state_dict": weights, "global_step": 1})
 
 
+def without_gpu(place: Place) -> str:
+    place.patch.setattr(torch.cuda, "is_available", lambda: False)
+    return place.run("bench", "--device", "cuda")
+
+
+def report_of_an_installation(place: Place) -> str:
+    from motionrnn_ext.benchmarks import bench
+
+    place.patch.setattr(bench, "HERE", place.path / "motionrnn_ext" / "benchmarks")
+    return place.run("bench", "--report")
+
+
 PROGRAM: dict[str, Provocation] = {
     "... exists: go on with that run with --resume, or name another folder with --out": lambda p: (
         start_folder(started(p), Config(), resume=False)
@@ -424,6 +436,15 @@ PROGRAM: dict[str, Provocation] = {
     ),
     "--... is for clips of a data set; leave it out with --frames": lambda p: p.run(
         "predict", trained(p), "--frames", p.path, "--dataset", "radar_like"
+    ),
+    "--official: ... holds no core/layers/MotionGRU.py; it should be a checkout of thuml/MotionRNN": (
+        lambda p: p.run("bench", "--official", p.path)
+    ),
+    "--device cuda: PyTorch finds no GPU": without_gpu,
+    "--only ...: no comparison has this in its name": lambda p: p.run("bench", "--only", "nothing"),
+    "--json: ... is no folder": lambda p: p.run("bench", "--json", p.path / "none" / "rows.json"),
+    "--report writes docs/ and README.md of the repository; run it from an editable installation": (
+        report_of_an_installation
     ),
     "... (see motionrnn... --help)": lambda p: p.run("train", "--stpes", 3),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import subprocess
@@ -14,30 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import assert_close
+from motionrnn_ext.benchmarks import (
+    cases,
+    ceilings,
+    counting,
+    gpu_summary,
+    gpu_targets,
+    implementations,
+    op_cases,
+    plain_cell,
+    plan,
+    roofline,
+    rows,
+    steps,
+    timing,
+)
 
 import motionrnn_ext
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-
-
-def _import(*names: str) -> list[types.ModuleType]:
-    """Modules of benchmarks/, whose cases.py has the name of the one beside this file."""
-    own = sys.modules.pop("cases", None)
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return [importlib.import_module(name) for name in names]
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        del sys.modules["cases"]
-        if own is not None:
-            sys.modules["cases"] = own
-
-
-(cases, ceilings, plain_cell, roofline, steps, gpu_cases, gpu_implementations, gpu_plan, gpu_rows, gpu_summary,
- gpu_targets, gpu_timing) = _import(
-    "cases", "ceilings", "plain_cell", "roofline", "steps", "gpu_cases", "gpu_implementations", "gpu_plan", "gpu_rows",
-    "gpu_summary", "gpu_targets", "gpu_timing",
-)  # fmt: skip
 
 
 # ---- What is counted
@@ -104,8 +98,8 @@ def test_what_backward_keeps_beside_its_inputs():
         gate = x.sigmoid()  # keeps itself, and once more for the product: one storage
         return (gate * x) @ weight  # keeps the product
 
-    assert gpu_timing.kept_bytes(call, [x, weight]) == 2 * 5 * 8 * 4
-    assert gpu_timing.kept_bytes(lambda: x * 2, [x, weight]) == 0
+    assert counting.kept_bytes(call, [x, weight]) == 2 * 5 * 8 * 4
+    assert counting.kept_bytes(lambda: x * 2, [x, weight]) == 0
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.5])
@@ -151,32 +145,34 @@ def test_torchvision_gets_its_own_order_and_gives_back_ours(monkeypatch: pytest.
     fake.deform_conv2d = deform_conv2d
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.ops", fake)
-    case = gpu_cases.Case("offset_warp", cases.DRY_RUN_MAPS.full, "float32", gpu_cases.BOTH)
+    case = op_cases.Case("offset_warp", cases.DRY_RUN_MAPS.full, "float32", op_cases.BOTH)
     inputs = case.inputs("cpu", 0)
-    made = gpu_implementations.implementation("torchvision", "NCHW", case, "cpu")
+    made = implementations.implementation("torchvision", "NCHW", case, "cpu")
     call, leaves = made.call(case, inputs)
-    off = gpu_rows.deviation(case, made, call, leaves, gpu_cases.exact_results(case, inputs))
+    results = made.results(case, call, leaves)
+    off = rows.deviation(case, made, results, op_cases.exact_results(case, inputs))
     assert off < 1e-5
 
 
 def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
-    case = gpu_cases.Case("gated_blend", cases.DRY_RUN_MAPS.small, "float32", gpu_cases.FORWARD)
-    wrong = gpu_implementations.Implementation("ours", "NCHW", lambda g, a, b: g.sigmoid() * a)
-    monkeypatch.setattr(gpu_rows, "implementation", lambda *_: wrong)
-    (row,) = gpu_rows.compared(gpu_plan.Comparison(case, (("ours", "NCHW"),)), "cpu", 0, 0)
+    case = op_cases.Case("gated_blend", cases.DRY_RUN_MAPS.small, "float32", op_cases.FORWARD)
+    wrong = implementations.Implementation("ours", "NCHW", lambda g, a, b: g.sigmoid() * a)
+    monkeypatch.setattr(rows, "implementation", lambda *_: wrong)
+    (row,) = rows.compared(plan.Comparison(case, (("ours", "NCHW"),)), "cpu", timing.DRY_RUN)
     assert "differs from float64" in row["error"] and "eager_us" not in row
 
 
 def test_the_plan_has_every_row():
     shapes, dtypes, directions = cases.GPU_MAPS, ("float32", "bfloat16"), ("forward", "forward+backward")
     planned = {}
-    for comparison in gpu_plan.plan():
+    for comparison in plan.gpu_plan():
         planned.setdefault(comparison.case, set()).update(comparison.implementations)
-    for op in (*roofline.OPS, "MotionGRUCell"):
+    gpu_ops = [op for op in roofline.OPS if op != "motion_gates"]  # which is no kernel there
+    for op in (*gpu_ops, "MotionGRUCell"):
         for shape in shapes:
             for dtype in dtypes:
                 for direction in directions:
-                    names = planned[gpu_cases.Case(op, shape, dtype, direction)]
+                    names = planned[op_cases.Case(op, shape, dtype, direction)]
                     assert {("ours", "NCHW"), ("ours", "channels_last"), ("reference", "NCHW"),
                             ("triton", "NCHW"), ("triton", "channels_last"),
                             ("reference, compiled", "NCHW")} <= names  # fmt: skip
@@ -194,14 +190,15 @@ def _report(ours_us: float, peer_us: float) -> dict:
     rates |= dict.fromkeys(("ffma_flops", "mma_bf16_flops", "mma_tf32_flops"), 1e12)
     red = [{"shape": "B1", "offset_scale": 1.0, "kind": "float4", "us": 2.0, "bytes_per_s": 3e12}]
     rows = []
-    for i, comparison in enumerate(gpu_plan.plan()):
+    for i, comparison in enumerate(plan.gpu_plan()):
         case = comparison.case
-        counted = roofline.work(case.op, case.shape, case.dtype, case.direction)
+        of_op = isinstance(case, op_cases.Case)
+        work = vars(roofline.work(case.op, case.shape, case.dtype, case.direction)) if of_op else None
         for name, layout in comparison.implementations:
             mine = name.startswith(("ours", "triton"))
             rows.append({
                 "comparison": i, **comparison.identity(), "implementation": name, "layout": layout, "sets": 2,
-                "cold": True, "lane_bytes": 16, "work": vars(counted), "nodes": {"kernel": 1.0},
+                "cold": True, "lane_bytes": 16, "work": work, "nodes": {"kernel": 1.0},
                 "graph_us": ours_us if mine else peer_us, "eager_us": ours_us if mine else peer_us,
                 "kept_bytes": 10 if mine else 1000, "peak_bytes": 2**20, "difference": 0.0,
             })  # fmt: skip
@@ -286,31 +283,22 @@ def test_the_script_is_bash_and_says_that_there_is_no_gpu(tmp_path: Path):
 
 def test_rows_of_tiny_shapes_on_the_cpu(tmp_path: Path):
     """The row part of a dry run, cut short: it starts with the cell and what the targets need."""
-    rows = tmp_path / "rows.json"
-    command = [
-        sys.executable,
-        BENCHMARKS / "gpu_rows.py",
-        "--device",
-        "cpu",
-        "--dry-run",
-        "--seconds",
-        "8",
-        "--json",
-        rows,
-    ]
+    path = tmp_path / "rows.json"
+    program = [sys.executable, "-m", "motionrnn_ext.benchmarks.rows"]
+    command = [*program, "--device", "cpu", "--dry-run", "--seconds", "8", "--json", path]
     started = time.monotonic()
     made = _run(*command, cwd=tmp_path, timeout=240)
     assert made.returncode == 0, (
         f"after {time.monotonic() - started:.0f} s: {made.stdout[-2000:]}{made.stderr[-2000:]}"
     )
-    report = json.loads(rows.read_text())
+    report = json.loads(path.read_text())
     assert report["rows"] and {"torch", "commit", "command", "threads"} <= set(report)
     timed = [row for row in report["rows"] if "unavailable" not in row]
     assert {row["implementation"] for row in timed} >= {"ours", "plain"}
     for row in timed:
         assert row["eager_us"] > 0 and row["graph_us"] is None and row["difference"] < 0.15, row
     page = tmp_path / "summary.md"
-    made = _run(sys.executable, BENCHMARKS / "gpu_summary.py", rows, "--markdown", page)
+    made = _run(sys.executable, "-m", "motionrnn_ext.benchmarks.gpu_summary", path, "--markdown", page)
     assert made.returncode == 0 and "## Rows" in page.read_text(), made.stderr
 
 

@@ -1,37 +1,42 @@
-"""The implementations that a GPU row compares, each in the same form: prepared inputs, a function, its parameters.
+"""The implementations that a row of an op or the cell compares, each in the same form: prepared inputs, a function, its
+parameters.
 
 ours                    the package's kernels
 triton                  the package's Triton kernels
 ..., deterministic      under torch.use_deterministic_algorithms(True)
 reference               the package's plain PyTorch, eager
 reference, compiled     by torch.compile
+reference, CUDA graphs  by torch.compile(mode="reduce-overhead"), on a GPU
 plain                   the cell as one writes it from the equations (`plain_cell`), eager
 plain, compiled         by torch.compile
 torchvision             deform_conv2d for the warp, in its favour: offsets interleaved and the mask's sigmoid taken
                         beforehand, neither in its time
+official                the released program's Warp, its mask logits given, or MotionGRU (`official`)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
-from gpu_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
-from plain_cell import PlainCell
 from torch import Tensor
 
 from motionrnn_ext import MotionGRUCell, backend, backends, ops
 from motionrnn_ext.backends import native, triton
 from motionrnn_ext.backends.reference import memory_format
 
-Function = Callable[..., object]
+from .op_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
+from .plain_cell import PlainCell
+from .subjects import Unavailable
+
+if TYPE_CHECKING:
+    from .official import Program
+
+Function = Callable[..., Any]
 Results = tuple[list[Tensor], list[Tensor]]
 WITHOUT_X = 14  # bits of the wanted gradients: offset 2, mask 4, weight 8; x would be 1
-
-
-class Unavailable(Exception):
-    """What this machine lacks for an implementation."""
 
 
 @dataclass
@@ -44,8 +49,10 @@ class Implementation:
     restore: Callable[[list[Tensor], list[Tensor]], list[Tensor]] = lambda inputs, grads: grads
     deterministic: bool = False
     tolerance: float | None = None  # instead of the case's; inf: no limit
+    compiled: bool = False
+    can_be_captured: bool = True  # in a CUDA graph of our own
 
-    def call(self, case: Case, inputs: Sequence[Tensor]) -> tuple[Callable[[], object], list[Tensor]]:
+    def call(self, case: Case, inputs: Sequence[Tensor]) -> tuple[Callable[[], Any], list[Tensor]]:
         """One call of the case's direction on these inputs, and all the tensors that it starts from."""
         leaves = self.prepare([_laid_out(t, self.layout) for t in inputs])
         if case.direction == FORWARD:
@@ -66,7 +73,7 @@ class Implementation:
         """The forward pass of a call that started from `leaves`."""
         return self.function(*leaves[: len(leaves) - len(self.parameters)])
 
-    def results(self, case: Case, call: Callable[[], object], leaves: list[Tensor]) -> Results:
+    def results(self, case: Case, call: Callable[[], Any], leaves: list[Tensor]) -> Results:
         """Outputs and gradients of a call, as `exact_results` has them."""
         made = call()
         if case.direction == FORWARD:
@@ -76,7 +83,7 @@ class Implementation:
         outputs, grads = made
         return list(outputs), self.restore(leaves, list(grads))
 
-    def _switched(self, call: Callable[[], object]) -> Callable[[], object]:
+    def _switched(self, call: Callable[[], Any]) -> Callable[[], Any]:
         if not self.deterministic:
             return call
 
@@ -95,12 +102,18 @@ def _laid_out(t: Tensor, layout: str) -> Tensor:
     return t.contiguous(memory_format=LAYOUTS[layout]) if is_map else t
 
 
-def implementation(name: str, layout: str, case: Case, device: str) -> Implementation:
-    """One of the implementations in the docstring above, for a case."""
+def implementation(
+    name: str, layout: str, case: Case, device: str, program: Program | None = None
+) -> Implementation:
+    """One of the implementations in the docstring above, for a case; `program` is the official one."""
     base, _, variant = name.partition(", ")
     if base == "triton" and (why := backends.unavailable_reason(base)):
         raise Unavailable(why)
-    if case.op == "MotionGRUCell":
+    if variant == "CUDA graphs" and device != "cuda":
+        raise Unavailable("CUDA graphs need a GPU")
+    if base == "official":
+        made = _official(case, device, program)
+    elif case.op == "MotionGRUCell":
         made = _cell(base, layout, case, device)
     elif base == "torchvision":
         made = _torchvision(case)
@@ -111,10 +124,35 @@ def implementation(name: str, layout: str, case: Case, device: str) -> Implement
     else:
         made = Implementation(base, layout, _op(base, case.op))
     made.name = name
+    made.deterministic = variant == "deterministic"
     if variant == "compiled":
         made.function = torch.compile(made.function, dynamic=False, fullgraph=True)
-    made.deterministic = variant == "deterministic"
+    elif variant == "CUDA graphs":
+        made.function, made.can_be_captured = _graphed(made.function), False
+    made.compiled = variant in ("compiled", "CUDA graphs")
     return made
+
+
+def _graphed(function: Function) -> Function:
+    compiled = torch.compile(function, dynamic=False, fullgraph=True, mode="reduce-overhead")
+
+    def call(*inputs: Tensor) -> object:
+        torch.compiler.cudagraph_mark_step_begin()  # what the last call returned may be overwritten
+        return compiled(*inputs)
+
+    return call
+
+
+def _official(case: Case, device: str, program: Program | None) -> Implementation:
+    if program is None:
+        raise Unavailable("no checkout of the official program was named")
+    # It moves index grids to the device in every call, which no CUDA graph can hold.
+    if case.op == "offset_warp":
+        warp = program.offset_warp(case.shape.channels, device)
+        return Implementation("official", "NCHW", warp, can_be_captured=False)
+    cell = program.motion_gru(case.shape.channels, case.cell_weights(), device)
+    parameters: list[Tensor] = [p for _, p in sorted(cell.named_parameters())]
+    return Implementation("official", "NCHW", cell, parameters, can_be_captured=False)
 
 
 def _op(base: str, op: str) -> Function:
@@ -138,7 +176,7 @@ def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
     channels = case.shape.channels
     module = PlainCell(channels) if base == "plain" else MotionGRUCell(channels)
     module.load_state_dict(case.cell_weights(), strict=True)
-    module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])
+    module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
     parameters = [p for _, p in sorted(module.named_parameters())]
     return Implementation(base, layout, _on(base, module), parameters)
 

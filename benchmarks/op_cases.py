@@ -1,18 +1,20 @@
-"""What a GPU row measures: an op or the cell on maps of one shape; its inputs, and its results in float64."""
+"""What a row measures: an op or the cell on maps of one shape; its inputs, and its results in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from cases import MapShape
-from roofline import K, work
 from torch import Tensor
 
 from motionrnn_ext import MotionGRUCell, backend
 from motionrnn_ext.backends import reference
+
+from .cases import MapShape
+from .roofline import K, M, work
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -29,10 +31,19 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "offset_warp": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "mask_logits": (0, 1, "f")},
     "motion_warp": {"x": (1, 0, "f"), "update_logits": (0, 2, "f"), "candidate_logits": (0, 2, "f"),
                     "offset": (0, 2, "s"), "trend": (0, 2, "s"), "mask_logits": (0, 1, "f")},
+    "motion_gates": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "trend": (0, 2, "s")},
     "MotionGRUCell": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "trend": (0, 2, "s")},
 }  # fmt: skip
-NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,), "motion_warp": (0.5,)}
-WEIGHTED = ("offset_warp", "motion_warp")  # with a (C, C, 3, 3) weight after the maps
+NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,), "motion_warp": (0.5,), "motion_gates": (0.5,)}
+
+
+def weight_shapes(op: str, channels: int) -> list[tuple[int, ...]]:
+    """Of what follows the maps."""
+    if op in ("offset_warp", "motion_warp"):
+        return [(channels, channels, 3, 3)]
+    if op == "motion_gates":
+        return [(3 * M + K, channels, 3, 3), (3 * M + K,), (2 * M, M, 3, 3), (M, M, 3, 3)]
+    return []
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,9 @@ class Case:
 
     def identity(self) -> dict[str, Any]:
         """What the rows say of their case."""
-        return {"op": self.op, "shape": str(self.shape), "dtype": self.dtype, "direction": self.direction,
-                "offset_scale": self.offset_scale}  # fmt: skip
+        level = "cell" if self.op == "MotionGRUCell" else "op"
+        return {"level": level, "op": self.op, "setting": None, "shape": str(self.shape), "dtype": self.dtype,
+                "direction": self.direction, "offset_scale": self.offset_scale}  # fmt: skip
 
     def __str__(self) -> str:
         scale = "" if self.offset_scale == 1 else f" offsets x{self.offset_scale:g}"
@@ -76,7 +88,7 @@ class Case:
         return min(max(2 * l2_bytes // bytes_of_one + 1, SETS[0]), SETS[1])
 
     def inputs(self, device: str, seed: int) -> list[Tensor]:
-        """Standard normal values: maps, then the weight."""
+        """Standard normal values: maps, then the weights, N(0, 1/fan_in)."""
         generator = torch.Generator(device).manual_seed(seed)
         made = []
         for name, (of_channels, of_taps, kind) in INPUTS[self.op].items():
@@ -85,9 +97,8 @@ class Case:
             t = torch.randn(size, generator=generator, device=device)
             t = t * self.offset_scale if name == "offset" else t
             made.append(t if kind == "s" else t.to(self.torch_dtype))
-        if self.op in WEIGHTED:
-            c = self.shape.channels
-            weight = torch.randn((c, c, 3, 3), generator=generator, device=device) * (9 * c) ** -0.5
+        for shape in weight_shapes(self.op, self.shape.channels):
+            weight = torch.randn(shape, generator=generator, device=device) * math.prod(shape[1:]) ** -0.5
             made.append(weight.to(self.torch_dtype))
         return made
 
@@ -133,7 +144,7 @@ def exact_results(case: Case, inputs: Sequence[Tensor]) -> tuple[list[Tensor], l
     return [o.detach() for o in outputs], list(grads)
 
 
-def reference_function(op: str):
+def reference_function(op: str) -> Callable[..., Any]:
     """The op by the package's plain PyTorch, without the checks of its public face."""
     numbers = NUMBERS.get(op, ())
     if op == "motion_warp":

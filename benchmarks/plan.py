@@ -1,16 +1,17 @@
-"""Which comparisons the GPU rows make, the deciding ones first."""
+"""Which comparisons are made, the deciding ones first: on a GPU, on a CPU, and in a few minutes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from cases import DRY_RUN_MAPS, GPU_MAPS, GpuMaps
-from gpu_cases import BACKWARD, BOTH, FORWARD, LAYOUTS, Case
-from gpu_training_step import TrainingStep
-from roofline import OPS, POINTWISE
+from . import cases
+from .cases import DRY_RUN_MAPS, GPU_BATCH, GPU_MAPS, MAPS, GpuMaps, MapShape, ModelSetting
+from .model_cases import INFERENCE, TRAINING, ModelCase
+from .op_cases import BACKWARD, BOTH, FORWARD, LAYOUTS, Case
+from .roofline import OPS, POINTWISE
 
 DTYPES = ("float32", "bfloat16")
 DIRECTIONS = (FORWARD, BOTH)
@@ -22,13 +23,16 @@ REFERENCE: Implementations = (
     ("reference", "NCHW"),
 )  # its gathers take NCHW; channels_last would only be copied
 COMPILED: Implementations = (("reference, compiled", "NCHW"),)
+GRAPHED: Implementations = (("reference, CUDA graphs", "NCHW"),)
 PLAIN: Implementations = tuple(("plain", layout) for layout in LAYOUTS)  # convolutions may prefer either
 PLAIN_COMPILED: Implementations = tuple(("plain, compiled", layout) for layout in LAYOUTS)
+OFFICIAL: Implementations = (("official", "NCHW"),)
+PARTS: Implementations = (("ours, without MotionGRU", "NCHW"), ("base predictor", "NCHW"))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    case: Case
+    case: Case | ModelCase
     implementations: Implementations
 
     def __str__(self) -> str:
@@ -37,16 +41,81 @@ class Comparison:
     def identity(self) -> dict[str, Any]:
         return self.case.identity()
 
+    def without(self, unwanted: str) -> Comparison:
+        """Leaves out the implementations with this in their name."""
+        kept = tuple((name, layout) for name, layout in self.implementations if unwanted not in name)
+        return Comparison(self.case, kept)
 
-def plan(dry_run: bool = False, experiments: bool = False) -> list[Comparison | TrainingStep]:
+
+# ---- On a CPU
+
+CPU_OPS = ("offset_warp", "motion_gates", *POINTWISE)
+
+
+def cpu_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
+    """Every op and the cell, in float32; other layouts and dtypes at one shape; whole models. `motion_warp` is two ops
+    here, and has no rows of its own."""
+    maps = DRY_RUN_MAPS[:3] if dry_run else MAPS
+    settings = (cases.DRY_RUN,) if dry_run else (cases.HUMAN36M, cases.VMNIST)
+    planned = [*_models(settings, official), *_cpu_cells(maps, official), *_cpu_ops(maps, official)]
+    return [c.without("compiled") for c in planned] if dry_run else planned
+
+
+def quick_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
+    """Every op and the cell forward and backward at the smallest shape, and a small model."""
+    shape = DRY_RUN_MAPS.small if dry_run else MAPS[0]
+    cell = Comparison(Case("MotionGRUCell", shape, "float32", BOTH),
+                      (*OURS, *PLAIN[:1], *REFERENCE, *COMPILED, *_if(official, OFFICIAL)))  # fmt: skip
+    ops = [_cpu_op(Case(op, shape, "float32", BOTH), official) for op in CPU_OPS]
+    models = _models((cases.DRY_RUN if dry_run else cases.QUICK,), official)
+    planned = [cell, *ops, *models]
+    return [c.without("compiled") for c in planned] if dry_run else planned
+
+
+def _models(settings: Iterable[ModelSetting], official: bool, dtype: str = "float32") -> Iterator[Comparison]:
+    for setting, direction in product(settings, (TRAINING, INFERENCE)):
+        peers = (*REFERENCE, *_if(official, OFFICIAL))
+        yield Comparison(ModelCase(setting, dtype, direction), (*OURS, *PARTS, *peers))
+
+
+def _cpu_cells(maps: Sequence[MapShape], official: bool) -> Iterator[Comparison]:
+    for direction, shape in product(reversed(DIRECTIONS), maps):
+        layouts = OURS if shape == maps[1] else OURS[:1]
+        peers = (*PLAIN[: len(layouts)], *PLAIN_COMPILED[:1], *REFERENCE, *COMPILED, *_if(official, OFFICIAL))
+        yield Comparison(Case("MotionGRUCell", shape, "float32", direction), (*layouts, *peers))
+
+
+def _cpu_ops(maps: Sequence[MapShape], official: bool) -> Iterator[Comparison]:
+    for op, shape, direction in product(CPU_OPS, maps, DIRECTIONS):
+        compiled = _if((shape, direction) == (maps[1], BOTH), COMPILED)
+        yield _cpu_op(Case(op, shape, "float32", direction), official, compiled, both=shape == maps[1])
+    for op, direction in product(CPU_OPS, DIRECTIONS):
+        yield _cpu_op(Case(op, maps[1], "bfloat16", direction), official)
+
+
+def _cpu_op(case: Case, official: bool, compiled: Implementations = (), both: bool = False) -> Comparison:
+    has_official = official and case.op == "offset_warp" and case.dtype == "float32"
+    ours = OURS if both and case.op == "offset_warp" else OURS[:1]
+    return Comparison(case, (*ours, *peers(case), *compiled, *_if(has_official, OFFICIAL)))
+
+
+def _if(wanted: bool, implementations: Implementations) -> Implementations:
+    return implementations if wanted else ()
+
+
+# ---- On a GPU
+
+
+def gpu_plan(dry_run: bool = False, experiments: bool = False, official: bool = False) -> list[Comparison]:
     """What the targets need, then experiments if asked for, then every other case, then compiled peers."""
     maps = DRY_RUN_MAPS if dry_run else GPU_MAPS
-    first = list(_targets(maps)) + (list(_experiments(maps)) if experiments else [])
-    steps = [TrainingStep(maps.small, dtype) for dtype in DTYPES if experiments]
+    first = list(_targets(maps, official)) + (list(_experiments(maps)) if experiments else [])
+    settings = [s.of_batch(GPU_BATCH) for s in (cases.HUMAN36M, cases.VMNIST)]
+    models = _models([cases.DRY_RUN] if dry_run else settings, official)
     rest = _every_case(maps, {comparison.case for comparison in first})
     if dry_run:  # compiling takes half a minute each on a CPU
-        return [*map(_without_compiled, [*first, *rest]), *steps]
-    return [*first, *steps, *rest, *_compiled(maps, first)]
+        return [c.without("compiled").without("CUDA graphs") for c in [*first, *models, *rest]]
+    return [*first, *models, *rest, *_compiled(maps, first)]
 
 
 def peers(case: Case) -> Implementations:
@@ -59,15 +128,16 @@ def peers(case: Case) -> Implementations:
     return REFERENCE
 
 
-def _targets(maps: GpuMaps) -> Iterator[Comparison]:
+def _targets(maps: GpuMaps, official: bool) -> Iterator[Comparison]:
     for dtype in DTYPES:
         cell = Case("MotionGRUCell", maps.small, dtype, BOTH)
-        yield Comparison(cell, (*OURS, *TRITON, *PLAIN, *PLAIN_COMPILED, *REFERENCE))
+        programs = _if(official and dtype == "float32", OFFICIAL)
+        yield Comparison(cell, (*OURS, *TRITON, *PLAIN, *PLAIN_COMPILED, *REFERENCE, *programs))
     yield _usual(Case("offset_warp", maps.full, "bfloat16", FORWARD))
     for shape in (maps.full, maps.large):
         warp = Case("offset_warp", shape, "float32", BOTH)
         deterministic = ("ours, deterministic", "channels_last")
-        yield Comparison(warp, (*OURS, *TRITON, deterministic, *peers(warp)))
+        yield Comparison(warp, (*OURS, *TRITON, deterministic, *peers(warp), *_if(official, OFFICIAL)))
     for dtype, shape in product(DTYPES, (maps.full, maps.large, maps.small)):
         yield Comparison(Case("offset_warp", shape, dtype, BACKWARD), _both_modes())
     for shape, op, dtype, direction in product((maps.full, maps.small), POINTWISE, DTYPES, DIRECTIONS):
@@ -87,7 +157,7 @@ def _experiments(maps: GpuMaps) -> Iterator[Comparison]:
         yield Comparison(Case("offset_warp", shape, "bfloat16", BACKWARD, scale), _both_modes())
 
 
-def _every_case(maps: GpuMaps, done: set[Case]) -> Iterator[Comparison]:
+def _every_case(maps: GpuMaps, done: set[Case | ModelCase]) -> Iterator[Comparison]:
     for op, shape, dtype, direction in product(
         ("MotionGRUCell", "offset_warp", "motion_warp", *POINTWISE), maps, DTYPES, DIRECTIONS
     ):
@@ -113,7 +183,7 @@ def _compiled(maps: GpuMaps, planned: Sequence[Comparison]) -> Iterator[Comparis
     for op, direction, shape, dtype in product(others, reversed(DIRECTIONS), maps, DTYPES):
         yield Comparison(Case(op, shape, dtype, direction), (*OURS, *COMPILED))
     for shape, dtype, direction in product(maps, DTYPES, DIRECTIONS):
-        yield Comparison(Case(cell, shape, dtype, direction), (*OURS, *COMPILED))
+        yield Comparison(Case(cell, shape, dtype, direction), (*OURS, *COMPILED, *GRAPHED))
 
 
 def _usual(case: Case) -> Comparison:
@@ -126,10 +196,3 @@ def _both_modes() -> Implementations:
 
 def _is_compiled(comparison: Comparison) -> bool:
     return any(name.endswith("compiled") for name, _ in comparison.implementations)
-
-
-def _without_compiled(comparison: Comparison) -> Comparison:
-    kept = tuple(
-        (name, layout) for name, layout in comparison.implementations if not name.endswith("compiled")
-    )
-    return Comparison(comparison.case, kept)

@@ -1,4 +1,4 @@
-"""Times and memory of a call on a device: in a CUDA graph, eager, interleaved with the calls it is compared with.
+"""Times of a call on a device: in a CUDA graph, eager, interleaved with the calls it is compared with.
 
 Device time is that of a graph of many calls, divided by their number: launch gaps of the host do not count, and the
 graph's own start counts little. On a CPU there is wall time only.
@@ -20,10 +20,25 @@ Call = Callable[[], Any]
 GRAPH_US = 400.0  # a graph's start, some microseconds, is to be small beside its calls
 GRAPH_CALLS = 256
 BATCH_US = 3000.0  # of eager calls between two synchronisations
-SECONDS = 0.35  # for all rounds of one comparison
-ROUNDS = (7, 40)
 # CUgraphNodeType of the driver
 NODE_TYPES = {0: "kernel", 1: "memcpy", 2: "memset"}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the rounds of one comparison go on: `rounds` (at least, at most) of them, between the two for `seconds`
+    in all; what is so slow that `limit` seconds go by has to do with `few`."""
+
+    seconds: float
+    rounds: tuple[int, int] = (7, 40)
+    limit: float = 7.0
+    few: int = 1
+
+
+ON_GPU = Effort(0.35)
+ON_CPU = Effort(2.0, (15, 60), limit=25.0, few=5)
+QUICK = Effort(0.5, (7, 30), limit=5.0, few=3)
+DRY_RUN = Effort(0.0, (3, 3))
 
 
 @dataclass
@@ -31,6 +46,8 @@ class Subject:
     """One implementation's calls, each on inputs of its own, and what was measured of them."""
 
     calls: Sequence[Call]
+    on_gpu: bool
+    can_be_captured: bool = True
     graph: torch.cuda.CUDAGraph | None = None
     in_graph: int = 0
     batch: int = 1
@@ -39,11 +56,11 @@ class Subject:
 
     def prepare(self) -> None:
         started = time.perf_counter()
-        _timed(self.calls[0])  # the first compiles and loads
+        _timed(self.calls[0])  # the first loads what the counts did not
         first = time.perf_counter() - started
         once = first if first > 1 else 1e-6 * min(_timed(self.calls[i % len(self.calls)]) for i in range(3))
         self.batch = max(1, min(200, int(BATCH_US / (1e6 * once))))
-        if torch.cuda.is_available():
+        if self.on_gpu and self.can_be_captured:
             self.graph, self.in_graph = captured(self.calls)
 
     def round(self) -> None:
@@ -56,21 +73,37 @@ class Subject:
         self.eager_us.append(1e6 * (time.perf_counter() - started) / self.batch)
 
     def result(self) -> dict[str, Any]:
-        device = statistics.median(self.graph_us) if self.graph_us else None
-        eager = statistics.median(self.eager_us)
-        return {"graph_us": device, "eager_us": eager, "rounds": len(self.eager_us)}
+        """Medians, and the times that a tenth and nine tenths of the rounds stay below."""
+        return {
+            **_summary("eager", self.eager_us),
+            **_summary("graph", self.graph_us),
+            "rounds": len(self.eager_us),
+        }
 
 
-def interleave(subjects: Sequence[Subject], seconds: float = SECONDS) -> None:
-    """Rounds over all subjects, one after the other, as many as there is time for."""
+def _summary(clock: str, times: Sequence[float]) -> dict[str, float | None]:
+    shares = {"us": 0.5, "p10_us": 0.1, "p90_us": 0.9}
+    return {f"{clock}_{name}": quantile(times, share) if times else None for name, share in shares.items()}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Between the two nearest values, in proportion."""
+    place = share * (len(values) - 1)
+    low, ordered = int(place), sorted(values)
+    high = min(low + 1, len(values) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def interleave(subjects: Sequence[Subject], effort: Effort) -> None:
+    """Rounds over all subjects, one after the other."""
     took, rounds = 0.0, 0
-    while rounds < ROUNDS[0] or (took < seconds and rounds < ROUNDS[1]):
+    while rounds < effort.rounds[0] or (took < effort.seconds and rounds < effort.rounds[1]):
         started = time.perf_counter()
         for subject in subjects:
             subject.round()
         took += time.perf_counter() - started
         rounds += 1
-        if took > 20 * SECONDS:  # so slow that a few rounds have to do
+        if took > effort.limit and rounds >= effort.few:
             break
 
 
@@ -123,36 +156,6 @@ def nodes(graph: torch.cuda.CUDAGraph) -> dict[str, int]:
 def _driver(status: int) -> None:
     if status:
         raise RuntimeError(f"the CUDA driver answered {status}")
-
-
-def kept_bytes(call: Call, known: Sequence[torch.Tensor]) -> int:
-    """Bytes that backward keeps alive, beside inputs and parameters: the storages of what autograd saves."""
-    inputs = {t.untyped_storage().data_ptr() for t in known}
-    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
-
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in inputs:
-            saved[storage.data_ptr()] = storage
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        outputs = call()
-    total = sum(storage.nbytes() for storage in saved.values())
-    del outputs
-    return total
-
-
-def peak_bytes(call: Call) -> int | None:
-    """The most memory that one call takes beside what is there already."""
-    if not torch.cuda.is_available():
-        return None
-    _synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    _synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def device_us(call: Call, repeats: int = 5) -> float:

@@ -1,0 +1,223 @@
+"""What `motionrnn bench` does: measure on this machine, write the pages about what was measured, or profile a model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import motionrnn_ext
+from motionrnn_ext import backends
+
+from . import cpu_ceilings, plan, rows, timing, wording
+from .machine import with_tuned_malloc
+
+if TYPE_CHECKING:
+    from .official import Program
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+Row = dict[str, Any]
+
+
+def bench(options: argparse.Namespace) -> None:
+    """`options` are those of `motionrnn bench`; a mistake in them is a ValueError."""
+    if options.report:
+        report()
+        return
+    check_device(options.device)
+    program = official_program(options.official)
+    comparisons = chosen(options, official=program is not None)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if options.profile is not None:
+        profile(options)
+        return
+    if options.json is not None and not options.json.resolve().parent.is_dir():
+        raise ValueError(f"--json: {options.json.parent} is no folder")
+    motionrnn_ext.set_backend(options.device)
+    measure(options, comparisons, program)
+
+
+def start_again_tuned(options: argparse.Namespace) -> None:
+    """Once at the start of a program that measures, for the reason that `machine.with_tuned_malloc` gives."""
+    if not (options.report or options.default_malloc):
+        with_tuned_malloc()
+
+
+def check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch finds no GPU")
+    if why := backends.unavailable_reason(device):
+        raise ValueError(f"--device {device}: {why}")
+
+
+def official_program(checkout: Path | None) -> Program | None:
+    if checkout is None:
+        return None
+    from .official import Program
+
+    return Program(checkout)
+
+
+def chosen(options: argparse.Namespace, official: bool) -> list[plan.Comparison]:
+    """The comparisons that the options ask for."""
+    if options.quick:
+        planned = plan.quick_plan(official, options.dry_run)
+    elif options.device == "cuda":
+        planned = plan.gpu_plan(options.dry_run, official=official)
+    else:
+        planned = plan.cpu_plan(official, options.dry_run)
+    if options.only is not None:
+        planned = [c for c in planned if options.only in str(c)]
+        if not planned:
+            raise ValueError(f"--only {options.only!r}: no comparison has this in its name")
+    return planned
+
+
+def measure(
+    options: argparse.Namespace, comparisons: Sequence[plan.Comparison], program: Program | None
+) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    found = gpu_ceilings() if options.device == "cuda" else cpu_ceilings.measure()
+    report = rows.empty_report(options.device, found, options.quick)
+    report["command"] = command(options)
+    console.print(headline(report, len(comparisons), program is not None), highlight=False)
+    rows.measure(
+        comparisons, report, effort(options), options.json, options.seconds,
+        lambda measured: console.print(table(measured)), program,
+    )  # fmt: skip
+    failed = sum("error" in row for row in report["rows"])
+    console.print(f"{len(report['rows'])} rows, {failed} failed", highlight=False)
+    if report["not_run"]:
+        console.print(f"not run for lack of time (--seconds): {len(report['not_run'])}", highlight=False)
+    if options.json is not None:
+        console.print(f"rows: {options.json}", highlight=False, soft_wrap=True)
+
+
+def effort(options: argparse.Namespace) -> timing.Effort:
+    if options.dry_run:
+        return timing.DRY_RUN
+    if options.quick:
+        return timing.QUICK
+    return timing.ON_GPU if options.device == "cuda" else timing.ON_CPU
+
+
+def gpu_ceilings() -> dict[str, Any] | None:
+    """Measured by kernels compiled now, or None where there is no nvcc."""
+    from .ceilings import Kernels
+    from .ceilings import measure as measure_gpu
+
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "libceilings.so"
+        build = ["nvcc", "-O3", "-std=c++20", "-arch=native", "-shared", "-Xcompiler", "-fPIC", "-o", str(library),
+                 str(HERE / "ceilings.cu")]  # fmt: skip
+        try:
+            subprocess.run(build, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return measure_gpu(Kernels(library))
+
+
+def command(options: argparse.Namespace) -> str:
+    """As it was given, but for where things lie on this machine."""
+    words = list(options.argv)
+    for flag, instead in (("--official", "PATH"), ("--json", options.json and options.json.name)):
+        if flag in words[:-1]:
+            words[words.index(flag) + 1] = instead
+    return shlex.join(["motionrnn", *words])
+
+
+# ---- On the console
+
+
+def headline(report: dict[str, Any], comparisons: int, official: bool) -> str:
+    where = "{cpu}, kernels for {instruction_set}, {threads} threads, malloc {malloc}".format(**report)
+    if report["gpu"]:
+        where = "{name}, driver {driver}, CUDA {torch_cuda}; ".format(**report["gpu"]) + where
+    versions = "torch {torch}, Python {python}, commit {commit}".format(**report)
+    peers = "" if official else "; --official PATH adds the released program"
+    return (
+        f"{where}\n{versions}\n{comparisons} comparisons, medians of rounds in turns; results are compared with "
+        f"float64 before anything is timed{peers}"
+    )
+
+
+def table(measured: Sequence[Row]) -> Table:
+    """One comparison; "of ours" says how many times as long as ours, as it was timed first, a row takes."""
+    first = measured[0]
+    name = " ".join(str(first[key]) for key in ("op", "setting", "direction", "shape", "dtype") if first[key])
+    missing = [f"{_name(r)}: {r[kind]}" for r in measured for kind in ("error", "unavailable") if kind in r]
+    made = Table(title=name, title_justify="left", title_style="bold", expand=False,
+                 caption=Text("\n".join(missing)), caption_justify="left")  # fmt: skip
+    made.add_column("implementation")
+    for heading in (
+        "median",
+        "p10 to p90",
+        "of ours",
+        "first call",
+        "kept",
+        "peak",
+        "ops",
+        "roofline",
+        "off by",
+    ):
+        made.add_column(heading, justify="right")
+    timed = [row for row in measured if "eager_us" in row]
+    baseline = next((row for row in timed if row["implementation"] == "ours"), None)
+    for row in timed:
+        made.add_row(_name(row), *_cells(row, baseline))
+    return made
+
+
+def _name(row: Row) -> str:
+    return row["implementation"] + ("" if row["layout"] == "NCHW" else f", {row['layout']}")
+
+
+def _cells(row: Row, baseline: Row | None) -> list[str | Text]:
+    clock = (
+        "eager" if row["graph_us"] is None or baseline is None or baseline["graph_us"] is None else "graph"
+    )
+    ratio = None if baseline is None else row[f"{clock}_us"] / baseline[f"{clock}_us"]
+    loses = ratio is not None and ratio < 1 and not row["implementation"].startswith(("ours", "base"))
+    share = row["roofline"]
+    return [
+        wording.duration(row[f"{clock}_us"]), wording.span(row[f"{clock}_p10_us"], row[f"{clock}_p90_us"]),
+        Text("-" if ratio is None else f"{ratio:.2f}x", style="bold red" if loses else ""),
+        f"{row['first_call_s']:.2f} s", wording.size(row["kept_bytes"]), wording.size(row["peak_bytes"]),
+        "-" if row["aten_ops"] is None else str(row["aten_ops"]),
+        "-" if share is None else f"{share:.0%} {row['bound']}", f"{row['difference']:.0e}",
+    ]  # fmt: skip
+
+
+# ---- Pages and profiles
+
+
+def report() -> None:
+    """The pages of the repository, from the rows that are kept in it."""
+    from .report import write
+
+    docs, readme = HERE.parent / "docs", HERE.parent / "README.md"
+    if not (RESULTS.is_dir() and docs.is_dir() and readme.is_file()):
+        raise ValueError(
+            "--report writes docs/ and README.md of the repository; run it from an editable installation"
+        )
+    for path in write(RESULTS, docs, readme):
+        print(os.path.relpath(path))
+
+
+def profile(options: argparse.Namespace) -> None:
+    from .profiles import write
+
+    print(write(options.profile, "quick" if options.quick or options.dry_run else "human36m", options.device))

@@ -1,0 +1,158 @@
+"""Runs as they lie in `results`, and what their rows say of each other.
+
+A peer's ratio is its time over ours in the same comparison and layout (ours in NCHW where it was not timed in the
+peer's layout): above 1 we are faster. Device time of a CUDA graph where both have it, else wall time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+OURS = "ours"
+NOT_PEERS = ("ours", "base predictor")  # how the names begin of what is no replacement for ours
+LEVELS = {"op": "Ops", "cell": "The cell", "model": "Whole models"}
+DIRECTIONS = ("forward+backward", "training step", "forward", "inference", "backward")
+WALL, DEVICE = "eager", "graph"  # how the names of their columns begin
+
+
+@dataclass(frozen=True)
+class Run:
+    """One JSON file of `motionrnn bench`, and its name without ending."""
+
+    name: str
+    report: dict[str, Any]
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.report["device"] == "cuda"
+
+    @property
+    def machine(self) -> str:
+        return self.report["gpu"]["name"] if self.on_gpu else self.report["cpu"]
+
+    @property
+    def title(self) -> str:
+        """Such as "GPU (NVIDIA H200)"; short enough for the head of a column."""
+        return (
+            f"{'GPU' if self.on_gpu else 'CPU'} ({self.machine}{', quick' if self.report['quick'] else ''})"
+        )
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Those with times, in the order of what they measure."""
+        measured = [row for row in self.report["rows"] if f"{WALL}_us" in row]
+        return sorted(measured, key=_place)
+
+    @cached_property
+    def comparisons(self) -> dict[int, list[Row]]:
+        found: dict[int, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row["comparison"], []).append(row)
+        return found
+
+    def where(self, **wanted: Any) -> list[Row]:
+        return [row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())]
+
+    def ours_beside(self, row: Row) -> Row | None:
+        own = {r["layout"]: r for r in self.comparisons[row["comparison"]] if r["implementation"] == OURS}
+        return own.get(row["layout"], own.get("NCHW"))
+
+    def ratio(self, row: Row) -> float | None:
+        ours = self.ours_beside(row)
+        if ours is None or row is ours:
+            return None
+        clock = self.clock(row)
+        return row[f"{clock}_us"] / ours[f"{clock}_us"]
+
+    def clock(self, row: Row) -> str:
+        """Which time of a row its ratio is of."""
+        ours = self.ours_beside(row) or row
+        has_device = all(r.get(f"{DEVICE}_us") is not None for r in (row, ours))
+        return DEVICE if has_device else WALL
+
+    def loses(self, row: Row) -> bool:
+        """Whether ours is slower than this row's peer."""
+        ratio = self.ratio(row)
+        return is_peer(row) and ratio is not None and ratio < 1
+
+    def within_spread(self, row: Row) -> bool:
+        """Whether the middle four fifths of the row's times and of ours overlap."""
+        ours, clock = self.ours_beside(row) or row, self.clock(row)
+        low, high = f"{clock}_p10_us", f"{clock}_p90_us"
+        return row[low] <= ours[high] and ours[low] <= row[high]
+
+
+def is_peer(row: Row) -> bool:
+    return not row["implementation"].startswith(NOT_PEERS)
+
+
+def read(results: Path) -> list[Run]:
+    """Every bench_*.json of a folder: those of CPUs first, quick ones last.
+
+    Raises:
+        ValueError: there is none, or one is no run of `motionrnn bench`.
+    """
+    runs = []
+    for path in sorted(results.glob("bench_*.json")):
+        report = json.loads(path.read_text())
+        if not isinstance(report, dict) or report.get("kind") != "bench":
+            raise ValueError(f'{path}: should be what `motionrnn bench` writes, with "kind": "bench"')
+        runs.append(Run(path.stem, report))
+    if not runs:
+        raise ValueError(f"{results}: there is no bench_*.json to report; `motionrnn bench` writes one")
+    return sorted(runs, key=lambda run: (run.report["quick"], run.on_gpu, run.name))
+
+
+def newest(runs: Iterable[Run]) -> list[Run]:
+    """One run per machine: the newest of its full ones, or of its quick ones where it has no other."""
+    chosen: dict[str, Run] = {}
+    for run in runs:
+        before = chosen.get(run.machine)
+        if before is None or _rank(run) > _rank(before):
+            chosen[run.machine] = run
+    return sorted(chosen.values(), key=lambda run: (run.on_gpu, run.name))
+
+
+def _rank(run: Run) -> tuple[bool, str]:
+    return not run.report["quick"], run.report["date"]
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """Level, then op or setting as planned, then size; comparisons stay together."""
+    return (
+        list(LEVELS).index(row["level"]), OPS.index(row["op"]) if row["op"] in OPS else len(OPS), row["op"],
+        row.get("setting") or "", row["dtype"] != "float32", row["dtype"], DIRECTIONS.index(row["direction"]),
+        row.get("offset_scale", 1.0), size(row), row["comparison"],
+    )  # fmt: skip
+
+
+OPS = ("offset_warp", "motion_warp", "motion_gates", "motion_reset", "motion_update", "memory_update", "highway_output",
+       "gated_blend", "MotionGRUCell")  # fmt: skip
+
+
+def size(row: Row) -> int:
+    """Elements of a shape such as "B8 C16 32x32"."""
+    product = 1
+    for number in re.findall(r"\d+", row["shape"]):
+        product *= int(number)
+    return product
+
+
+def operations(row: Row) -> int | None:
+    """FLOPs counted: all of an op's, those of a model's convolutions and matrix products."""
+    if row.get("flops") is not None:
+        return row["flops"]
+    work = row.get("work")
+    return None if work is None else work["matrix"] + work["vector"]
+
+
+def launches(row: Row) -> float | None:
+    """Kernels, copies and memsets of a call in a CUDA graph."""
+    return sum(row["nodes"].values()) if row.get("nodes") else None

@@ -1,0 +1,248 @@
+"""What a row of a whole MotionRNN-PredRNN measures: a training step or the prediction of the frames that follow a clip.
+
+ours                       the package's kernels
+ours, without MotionGRU    the Motion Highway alone
+base predictor             without either: PredRNN
+reference                  the package's plain PyTorch
+official                   the released program's network, its frames folded beforehand
+
+All have the same weights, N(0, 1/fan_in), and start from the official random states, drawn in every call. A training
+step is forward, the mean squared error of all predictions, and its gradients by all parameters; no optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from motionrnn_ext import MotionRNN, backend
+from motionrnn_ext.models import official_name
+from motionrnn_ext.models.patches import fold_patches, unfold_patches
+
+from . import counting, subjects, timing
+from .cases import ModelSetting
+from .op_cases import LAYOUTS, largest_difference
+from .subjects import Unavailable
+
+if TYPE_CHECKING:
+    from .official import Program
+
+TRAINING, INFERENCE = "training step", "inference"
+PARTS: dict[str, dict[str, Any]] = {
+    "ours, without MotionGRU": {"motion_gru": False},
+    "base predictor": {"motion_gru": False, "highway": False},
+}
+SEED = 7  # of the initial states where results are compared
+Exact = tuple[Tensor, list[Tensor]]  # predictions, and gradients in the order of our parameters
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    setting: ModelSetting
+    dtype: str
+    direction: str
+
+    def __str__(self) -> str:
+        return f"MotionRNN-PredRNN {self.setting.name} {self.direction} {self.setting} {self.dtype}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"level": "model", "op": "MotionRNN-PredRNN", "setting": self.setting.name,
+                "shape": str(self.setting), "dtype": self.dtype, "direction": self.direction,
+                "offset_scale": 1.0}  # fmt: skip
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def tolerance(self) -> float:
+        """Rounded at every step and layer; for the gradients see `op_cases.Case.tolerance`."""
+        return {"float32": 2e-2, "bfloat16": 0.3}[self.dtype]
+
+    def frames(self, device: str) -> Tensor:
+        """(B, T, C, H, W) in [0, 1]."""
+        s, generator = self.setting, torch.Generator().manual_seed(0)
+        frames = torch.rand((s.batch, s.total, s.channels, s.size, s.size), generator=generator)
+        return frames.to(device, self.torch_dtype)
+
+    def model(self, name: str) -> MotionRNN:
+        """Of an implementation's architecture, in float32 on the CPU."""
+        s = self.setting
+        model = MotionRNN("predrnn", s.channels, s.hidden, s.patch, "official", filter_size=s.filter_size,
+                          init_state="xavier", **PARTS.get(name, {}))  # fmt: skip
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                fan_in = parameter[0].numel() if parameter.dim() > 1 else 10
+                parameter.normal_(0, fan_in**-0.5, generator=generator)
+        return model
+
+
+@dataclass
+class Net:
+    """One implementation: `predictions` (B, T-1, C, H, W) and the loss of a clip, and `predict`, the frames that follow
+    its given ones."""
+
+    module: nn.Module
+    losses: Callable[[], tuple[Tensor, Tensor]]
+    predict: Callable[[], Tensor]
+    parameters: list[Tensor] = field(default_factory=list)  # in our order
+    can_be_captured: bool = True
+
+    def call(self, direction: str) -> Run:
+        if direction == TRAINING:
+            return self.step
+        self.module.requires_grad_(False)
+        return torch.no_grad()(self.predict)
+
+    def step(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        predictions, loss = self.losses()
+        return predictions, torch.autograd.grad(loss, self.parameters)
+
+
+def compared(
+    case: ModelCase,
+    implementations: Sequence[tuple[str, str]],
+    device: str,
+    effort: timing.Effort,
+    program: Program | None,
+) -> list[dict[str, Any]]:
+    """A row per implementation: with an `error` where it failed or differs, `unavailable` where it cannot run."""
+    frames = case.frames(device)
+    rows: list[dict[str, Any]] = []
+    ready: list[timing.Subject | None] = []
+    exact: dict[str, Exact] = {}  # per architecture
+    for name, layout in implementations:
+        row: dict[str, Any] = {**case.identity(), "sets": 1, "cold": True, "work": None, "implementation": name,
+                               "layout": layout}  # fmt: skip
+        rows.append(row)
+        ready.append(None)
+        try:
+            ready[-1] = _prepared(case, name, layout, frames, exact, row, program)
+        except Unavailable as why:
+            row["unavailable"] = str(why)
+        except Exception as error:
+            row["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    del exact
+    timing.interleave([s for s in ready if s is not None], effort)
+    for row, subject in zip(rows, ready):
+        row.update(subject.result() if subject is not None else {})
+    return rows
+
+
+def _prepared(
+    case: ModelCase,
+    name: str,
+    layout: str,
+    frames: Tensor,
+    exact: dict[str, Exact],
+    row: dict[str, Any],
+    program: Program | None,
+) -> timing.Subject:
+    net, call = checked(case, name, layout, frames, exact, row, program)
+    row["flops"] = counting.flops(call)
+    training = case.direction == TRAINING
+    return subjects.subject(
+        [call], row, forward=net.losses if training else None, known=[frames, *net.parameters],
+        on_gpu=frames.is_cuda, can_be_captured=net.can_be_captured,
+    )  # fmt: skip
+
+
+def checked(
+    case: ModelCase,
+    name: str,
+    layout: str,
+    frames: Tensor,
+    exact: dict[str, Exact],
+    row: dict[str, Any],
+    program: Program | None = None,
+) -> tuple[Net, Run]:
+    """An implementation and its call, not far from float64, which `exact` collects by architecture; `row` gets the
+    difference."""
+    model = case.model(name).to(frames.device, case.torch_dtype)
+    model = model.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+    net = _official(case, model, frames, program) if name == "official" else _ours(case, name, model, frames)
+    call = net.call(case.direction)
+    torch.manual_seed(SEED)
+    made = subjects.first(call, row)
+    architecture = name if name in PARTS else "MotionRNN"
+    if architecture not in exact:
+        exact[architecture] = _exact(case, name, model, frames)
+    row["difference"] = _difference(case, made, exact[architecture])
+    subjects.check(row, case.tolerance)
+    return net, call
+
+
+def _ours(case: ModelCase, name: str, model: MotionRNN, frames: Tensor) -> Net:
+    given, predicted = case.setting.given, case.setting.predicted
+    chosen = "reference" if name == "reference" else None
+
+    def losses() -> tuple[Tensor, Tensor]:
+        predictions = _on(chosen, lambda: model(frames, given))
+        return predictions, F.mse_loss(predictions, frames[:, 1:])
+
+    return Net(
+        model, losses, lambda: _on(chosen, lambda: model.predict(frames[:, :given], predicted)),
+        [p for _, p in model.named_parameters()],
+    )  # fmt: skip
+
+
+def _on(chosen: str | None, call: Run) -> Any:
+    if chosen is None:
+        return call()
+    with backend(chosen):
+        return call()
+
+
+def _official(case: ModelCase, model: MotionRNN, frames: Tensor, program: Program | None) -> Net:
+    if program is None:
+        raise Unavailable("no checkout of the official program was named")
+    from .official import mask_of
+
+    setting, device = case.setting, str(frames.device)
+    network = program.motion_rnn(setting, model.state_dict(), device)
+    folded = fold_patches(frames, setting.patch).movedim(2, -1).contiguous()  # (B, T, h, w, P*P*C)
+    mask = mask_of(setting, device)
+    named = dict(network.named_parameters())
+    return Net(
+        network, lambda: network(folded, mask), lambda: network(folded, mask)[0][:, -setting.predicted :],
+        [named[official_name(name)] for name, _ in model.named_parameters()], can_be_captured=False,
+    )  # fmt: skip
+
+
+def _exact(case: ModelCase, name: str, model: MotionRNN, frames: Tensor) -> Exact:
+    """In float64 by the reference, from the initial states that the model draws."""
+    setting = case.setting
+    torch.manual_seed(SEED)
+    state = _double(model.initial_state(setting.batch, setting.size, setting.size))
+    exact = case.model(name).to(frames.device, torch.float64)
+    exact.load_state_dict(model.state_dict())
+    wide = frames.double()
+    with backend("reference"):
+        if case.direction == INFERENCE:
+            return exact.predict(wide[:, : setting.given], setting.predicted, state), []
+        predictions = exact(wide, setting.given, state=state)
+        loss = F.mse_loss(predictions, wide[:, 1:])
+        return predictions.detach(), list(torch.autograd.grad(loss, list(exact.parameters())))
+
+
+def _double(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.double()
+    if isinstance(state, tuple):
+        parts = [_double(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+def _difference(case: ModelCase, made: Any, exact: Exact) -> float:
+    predictions, grads = (made, []) if case.direction == INFERENCE else made
+    if predictions.shape != exact[0].shape:  # the program's, folded, with channels last
+        predictions = unfold_patches(predictions.movedim(-1, 2), case.setting.patch)
+    return largest_difference([predictions, *grads], [exact[0], *exact[1]])

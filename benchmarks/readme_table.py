@@ -1,0 +1,109 @@
+"""README's table: the warp, the cell and a training step against the official program and PyTorch, one per machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from . import wording
+from .gpu_summary import table
+from .measured import OURS, WALL, Row, Run, newest, size
+
+START = "<!-- benchmarks: made by motionrnn bench --report -->"
+END = "<!-- end of benchmarks -->"
+COLUMNS = {  # the implementations of each; the one that takes the least time stands there
+    "official program": ("official",),
+    "eager PyTorch": ("reference", "plain"),
+    "torch.compile": ("reference, compiled", "plain, compiled", "reference, CUDA graphs"),
+}
+WHAT = {"offset_warp": "forward+backward", "MotionGRUCell": "forward+backward",
+        "MotionRNN-PredRNN": "training step"}  # fmt: skip
+HEADER = ("float32, forward and backward", OURS, *COLUMNS, "kept for backward, against")
+
+
+def page_with(page: str, runs: Sequence[Run], path: Path) -> str:
+    """README's text, `path`'s, with the tables of these runs between the markers."""
+    before, start, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(
+            f"{path}: should have the lines {START} and, below it, {END}; the table goes between them"
+        )
+    return before + START + "\n" + text(runs) + END + after
+
+
+def text(runs: Sequence[Run]) -> str:
+    """A sentence and a table per machine, and where the rest is."""
+    parts = [f"{_sentence(run)}\n\n{table(HEADER, _lines(run))}\n" for run in newest(runs)]
+    return "\n".join([*parts, REST])
+
+
+REST = """Medians of rounds in turns, results compared with float64 first. 3x: the other takes three times our time;
+below 1x we lose. Of eager and compiled PyTorch the faster form stands here. All rows, memory, FLOPs, rooflines and
+where we lose: [docs/benchmarks.md](docs/benchmarks.md).
+"""
+
+
+def _sentence(run: Run) -> str:
+    r = run.report
+    threads = f"{r['threads']} thread{'s' if r['threads'] != 1 else ''}"
+    where = f"{r['cpu']}, {r['instruction_set']}, {threads}, malloc {r['malloc']}"
+    if run.on_gpu:
+        where = f"{r['gpu']['name']}, driver {r['gpu']['driver']} (host: {where})"
+    quick = " A quick run: few rounds, the smallest shapes." if r["quick"] else ""
+    versions = f"torch {r['torch']}, commit {r['commit']}, {r['date']}"
+    return f"On a {'GPU' if run.on_gpu else 'CPU'}: {where}, {versions}.{quick}"
+
+
+def _lines(run: Run) -> Iterator[tuple[str, ...]]:
+    for op, direction in WHAT.items():
+        rows = [r for r in run.where(op=op, direction=direction, dtype="float32", implementation=OURS, layout="NCHW")
+                if r.get("offset_scale", 1.0) == 1.0]  # fmt: skip
+        cases: dict[tuple[str | None, str], list[Row]] = {}
+        for row in sorted(rows, key=lambda row: (row.get("setting") or "", size(row))):
+            cases.setdefault((row.get("setting"), row["shape"]), []).append(row)
+        for (setting, shape), same in cases.items():
+            peers = [_fastest(run, same, names) for names in COLUMNS.values()]
+            what = f"{direction} of {op}, {setting}" if setting else f"`{op}`"
+            yield (
+                f"{what}, {shape}",
+                _own(run, same[0], peers),
+                *[_peer(run, peer) for peer in peers],
+                _kept(same[0], peers),
+            )
+
+
+def _fastest(run: Run, ours: Sequence[Row], names: Sequence[str]) -> Row | None:
+    """Of these implementations in the comparisons of ours, the one with the smallest ratio."""
+    found = [
+        row for own in ours for row in run.comparisons[own["comparison"]] if row["implementation"] in names
+    ]
+    return min(found, key=lambda row: run.ratio(row) or 0.0, default=None)
+
+
+def _own(run: Run, row: Row, peers: Sequence[Row | None]) -> str:
+    """The times that the peers' are compared with: device time, and wall time for those that have no other."""
+    clocks = sorted({run.clock(peer) for peer in peers if peer is not None} or {run.clock(row)}, reverse=True)
+    return ", ".join(
+        wording.duration(row[f"{clock}_us"]) + (" wall" if run.on_gpu and clock == WALL else "")
+        for clock in clocks
+    )
+
+
+def _peer(run: Run, row: Row | None) -> str:
+    if row is None:
+        return wording.NONE
+    ratio = wording.times(run.ratio(row))
+    took = wording.duration(row[f"{run.clock(row)}_us"])
+    wall = " wall" if run.on_gpu and run.clock(row) == WALL else ""
+    return f"{took}{wall}, **{ratio}: we lose**" if run.loses(row) else f"{took}{wall}, {ratio}"
+
+
+def _kept(ours: Row, peers: Sequence[Row | None]) -> str:
+    """Beside the official program's, or else eager PyTorch's."""
+    own = ours.get("kept_bytes")
+    for peer in peers[:2]:
+        if own is not None and peer is not None and peer.get("kept_bytes") is not None:
+            name = "official" if peer["implementation"] == "official" else "PyTorch"
+            return f"{wording.size(own)}, {name} {wording.size(peer['kept_bytes'])}"
+    return wording.size(own)
