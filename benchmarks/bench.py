@@ -20,7 +20,7 @@ from rich.text import Text
 import motionrnn_ext
 from motionrnn_ext import backends
 
-from . import cpu_ceilings, plan, rows, timing, wording
+from . import cases, cpu_ceilings, plan, rows, timing, wording
 from .machine import with_tuned_malloc
 
 if TYPE_CHECKING:
@@ -220,4 +220,5 @@ def report() -> None:
 def profile(options: argparse.Namespace) -> None:
     from .profiles import write
 
-    print(write(options.profile, "quick" if options.quick or options.dry_run else "human36m", options.device))
+    setting = cases.DRY_RUN if options.dry_run else cases.QUICK if options.quick else cases.HUMAN36M
+    print(write(options.profile, setting.name, options.device))

@@ -149,7 +149,8 @@ def _official(case: Case, device: str, program: Program | None) -> Implementatio
     # It moves index grids to the device in every call, which no CUDA graph can hold.
     if case.op == "offset_warp":
         warp = program.offset_warp(case.shape.channels, device)
-        return Implementation("official", "NCHW", warp, can_be_captured=False)
+        # It rounds places on the map, not offsets: at 64x64 some taps cross an integer, where a gradient jumps (4e-3).
+        return Implementation("official", "NCHW", warp, tolerance=2e-2, can_be_captured=False)
     cell = program.motion_gru(case.shape.channels, case.cell_weights(), device)
     parameters: list[Tensor] = [p for _, p in sorted(cell.named_parameters())]
     return Implementation("official", "NCHW", cell, parameters, can_be_captured=False)
