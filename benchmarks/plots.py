@@ -184,13 +184,14 @@ def _ceilings(ceilings: dict[str, Any]) -> tuple[list[float], float]:
     copies = [ceilings["copy_bytes_per_s"]]
     if "matmul_flops" in ceilings:
         copies.append(max(copy["bytes_per_s"] for copy in ceilings["copies"]))
-        return copies, ceilings["matmul_flops"]
+        return copies, max(ceilings["matmul_flops"], ceilings["convolution_flops"])
     return copies, max(ceilings["ffma_flops"], ceilings["mma_tf32_flops"] / 3)
 
 
 def _op_colour(op: str) -> str:
     names = ["MotionGRUCell", *OPS]
-    return [*HUES, INK, FAINT][names.index(op) if op in names else -1]
+    colours = [*HUES, INK, "#6fb7c4", FAINT]
+    return colours[names.index(op) if op in names else -1]
 
 
 # ---- All of them: what they show, whether there is anything to show, and how

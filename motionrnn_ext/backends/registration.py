@@ -1,7 +1,7 @@
 """What torch must know of the kernels' ops, whoever compiles them: shapes, gradients, second gradients, vmap, FLOPs.
 
-An op saves nothing but inputs for backward; its backward is an op of its own, `<op>_backward`. Second derivatives go
-through the reference's formulas, and so do tangents that reach a backward.
+An op saves nothing but inputs for backward, and those that join ops what these hand on; its backward is an op of its
+own, `<op>_backward`. Second derivatives go through the reference's formulas, and so do tangents that reach a backward.
 """
 
 from __future__ import annotations
