@@ -184,7 +184,7 @@ def _ceilings(ceilings: dict[str, Any]) -> tuple[list[float], float]:
     copies = [ceilings["copy_bytes_per_s"]]
     if "matmul_flops" in ceilings:
         copies.append(max(copy["bytes_per_s"] for copy in ceilings["copies"]))
-        return copies, max(ceilings["matmul_flops"], ceilings["convolution_flops"])
+        return copies, max(ceilings["matmul_flops"], ceilings.get("convolution_flops", 0.0))
     return copies, max(ceilings["ffma_flops"], ceilings["mma_tf32_flops"] / 3)
 
 
