@@ -65,7 +65,7 @@ def _gates_cases() -> list[Case]:
         "one_entry": {"batch": 1, "height": 19, "width": 23},  # a band per thread
         "bands": {"batch": 1, "motion": 2, "masks": 1, "height": 129, "width": 70},  # more than threads
         "many": {"batch": 9, "channels": 3, "height": 4, "width": 5},  # some to a wave
-        "saturated": {"bias": 100.0},
+        "saturated": {"bias": 8.0},
         "cut": {"layout_of_all": _cut},
         "misaligned": {"layout_of_all": misaligned},
         "transposed": {"layout": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3)},

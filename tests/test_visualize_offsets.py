@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -233,13 +234,19 @@ def test_masks_are_those_that_the_warp_has(predictor: str, monkeypatch: pytest.M
     from motionrnn_ext.models import MotionRNN
 
     seen: list[Tensor] = []
-    true_warp = motion_gru.ops.motion_warp
 
-    def motion_warp(*arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        seen.append(arguments[5])
-        return true_warp(*arguments)
+    def record(op: str, mask: int) -> None:
+        """The layer's calls of a warp, whose argument `mask` has the logits."""
+        warp = getattr(motion_gru.ops, op)
 
-    monkeypatch.setattr(motion_gru.ops, "motion_warp", motion_warp)
+        def recorded(*arguments: Tensor) -> Any:
+            seen.append(arguments[mask])
+            return warp(*arguments)
+
+        monkeypatch.setattr(motion_gru.ops, op, recorded)
+
+    record("motion_warp", mask=5)
+    record("offset_warp", mask=2)  # on the CPU, after motion_gates
     torch.manual_seed(0)
     config = replace(TINY, predictor=predictor)  # one MotionGRU
     model = MotionRNN(**config.model()).eval()
