@@ -22,6 +22,7 @@ from motionrnn_ext import backends
 
 from . import cases, cpu_ceilings, plan, rows, timing, wording
 from .machine import with_tuned_malloc
+from .measured import operations
 
 if TYPE_CHECKING:
     from .official import Program
@@ -41,12 +42,14 @@ def bench(options: argparse.Namespace) -> None:
     comparisons = chosen(options, official=program is not None)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    motionrnn_ext.set_backend(options.device)
     if options.profile is not None:
         profile(options)
         return
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise ValueError(f"--json: {options.json.parent} is no folder")
-    motionrnn_ext.set_backend(options.device)
+    if options.json is not None and options.json.is_dir():
+        raise ValueError(f"--json: {options.json} is a folder; it should be a file")
     measure(options, comparisons, program)
 
 
@@ -91,7 +94,7 @@ def measure(
 ) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     found = gpu_ceilings() if options.device == "cuda" else cpu_ceilings.measure()
-    report = rows.empty_report(options.device, found, options.quick)
+    report = rows.empty_report(options.device, found, options.quick or options.dry_run)
     report["command"] = command(options)
     console.print(headline(report, len(comparisons), program is not None), highlight=False)
     rows.measure(
@@ -132,7 +135,7 @@ def gpu_ceilings() -> dict[str, Any] | None:
 
 def command(options: argparse.Namespace) -> str:
     """As it was given, but for where things lie on this machine."""
-    words = list(options.argv)
+    words = [part for word in options.argv for part in word.split("=", 1)]  # --flag=value as --flag value
     for flag, instead in (("--official", "PATH"), ("--json", options.json and options.json.name)):
         if flag in words[:-1]:
             words[words.index(flag) + 1] = instead
@@ -170,6 +173,7 @@ def table(measured: Sequence[Row]) -> Table:
         "kept",
         "peak",
         "ops",
+        "counted",
         "roofline",
         "off by",
     ):
@@ -197,8 +201,15 @@ def _cells(row: Row, baseline: Row | None) -> list[str | Text]:
         Text("-" if ratio is None else f"{ratio:.2f}x", style="bold red" if loses else ""),
         f"{row['first_call_s']:.2f} s", wording.size(row["kept_bytes"]), wording.size(row["peak_bytes"]),
         "-" if row["aten_ops"] is None else str(row["aten_ops"]),
-        "-" if share is None else f"{share:.0%} {row['bound']}", f"{row['difference']:.0e}",
+        _counted(row), "-" if share is None else f"{share:.0%} {row['bound']}", f"{row['difference']:.0e}",
     ]  # fmt: skip
+
+
+def _counted(row: Row) -> str:
+    """FLOPs and bytes, from the equations; of models FLOPs alone."""
+    flops, work = operations(row), row.get("work")
+    counted = [wording.amount(flops, "FLOP")] if flops else []
+    return ", ".join([*counted, *([wording.amount(work["bytes"], "B")] if work else [])]) or "-"
 
 
 # ---- Pages and profiles

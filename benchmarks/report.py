@@ -56,7 +56,7 @@ official program.
 
 HOW_TO_READ = """\
 - Every comparison has the same inputs and weights. Results, gradients included, are compared with float64 before
-  anything is timed (off by: the largest difference over the largest value); what is too far off is not timed and
+  anything is timed (off by: the norm of the difference over the norm); what is too far off is not timed and
   stands under Failed. Then all are timed in turns, round after round, so that a noisy minute hits all alike.
 - Time: the median over the rounds, and what a tenth and nine tenths of them stay below. On a GPU, device: of a call
   inside a CUDA graph; wall: of a call as Python makes it. On a CPU there is wall time alone.
@@ -64,14 +64,17 @@ HOW_TO_READ = """\
   lose**; such rows stay in their table, are marked, and stand together under Where we lose. On a GPU it is of device
   times, or of wall times where one of the two could not be captured (wall).
 - Kept: bytes that the forward pass keeps for backward, beside inputs and parameters. Peak: the most memory that a call
-  takes beside what is there already.
+  takes beside what is there already. On a CPU it is of what PyTorch's allocator hands out: what
+  libraries and our kernels take for a call and give back within it (up to some MB a thread) is not in it.
 - Ops: ATen ops and others that PyTorch dispatches in a call, views left out; compiled code has none to count.
   Launches: kernels, copies and memsets of a call.
 - FLOPs and bytes are counted from the equations, not measured: bytes are each input read and each output written once.
   Of models, FLOPs are those that FlopCounterMode counts: of convolutions and matrix products.
+  A sigmoid or tanh counts as ten.
 - Roofline: the least time at this machine's measured ceilings (copying those bytes, or multiplying so much) over the
   time taken; the word behind says which of the two bounds. Of models it is the multiplications' alone.
-- First: the first call, compiling included.
+- First: the first call, compiling included where no cache on disk had it.
+- The models "without MotionGRU" and the base predictor are others, with less to do: what a MotionGRU costs.
 - -: not measured, or nothing to measure. Layouts other than NCHW are named."""
 
 RATIOS_NOTE = """The median of all ratios, forward and backward, of every shape, dtype and layout that has the peer; the
@@ -123,22 +126,49 @@ def _ceilings(run: Run) -> str:
 
 def losses(runs: Sequence[Run]) -> str:
     """A line per run, op and peer."""
-    lines: dict[tuple[str, str, str], list[str]] = {}
+    lines: Losses = {}
     for run in runs:
         for row in run.rows:
             if run.loses(row):
                 close = " (within the spread)" if run.within_spread(row) else ""
                 key = (run.title, _subject(row), row["implementation"])
                 lines.setdefault(key, []).append(f"{_case(row)}, {wording.times(run.ratio(row))}{close}")
-    if not lines:
+    more = memory_losses(runs)
+    if not (lines or more):
         return "Nowhere in these rows."
-    return LOSSES_NOTE + "\n".join(
+    in_time = LOSSES_NOTE + _loss_lines(lines) if lines else ""
+    return "\n\n".join(part for part in (in_time, MEMORY_NOTE + _loss_lines(more) if more else "") if part)
+
+
+Losses = dict[tuple[str, str, str], list[str]]
+
+
+def memory_losses(runs: Sequence[Run]) -> Losses:
+    """Where a peer keeps less for backward than ours, or takes less at the peak."""
+    lines: Losses = {}
+    for run in runs:
+        for row in filter(is_peer, run.rows):
+            ours = run.ours_beside(row)
+            for kind in ("kept", "peak"):
+                own, theirs = (ours or {}).get(f"{kind}_bytes"), row.get(f"{kind}_bytes")
+                if own is not None and theirs is not None and theirs < own:
+                    key = (run.title, _subject(row), row["implementation"])
+                    said = f"{_case(row)}, {kind} {wording.size(theirs)} to our {wording.size(own)}"
+                    lines.setdefault(key, []).append(said)
+    return lines
+
+
+def _loss_lines(lines: Losses) -> str:
+    return "\n".join(
         f"- {title}, {subject} against {peer}: {'; '.join(cases)}"
         for (title, subject, peer), cases in lines.items()
     )
 
 
 LOSSES_NOTE = """Peers that take less time than ours, and how much of it. Within the spread: p10 to p90 of both overlap.
+
+"""
+MEMORY_NOTE = """Peers that need less memory than ours.
 
 """
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import sys
 import time
 import warnings
@@ -114,9 +115,9 @@ def measure(
     """Measure in order, show and write after each, and start none after `seconds`."""
     started, on_gpu = time.monotonic(), report["device"] == "cuda"
     l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if on_gpu else 0
+    report["not_run"] = [str(c) for c in comparisons]
     for i, comparison in enumerate(comparisons):
         if time.monotonic() - started > seconds:
-            report["not_run"] = [str(c) for c in comparisons[i:]]
             break
         try:
             rows = compared(comparison, report["device"], effort, l2_bytes, program)
@@ -124,6 +125,7 @@ def measure(
             rows = [{**comparison.identity(), "implementation": "all", "layout": "all", "error": told(error)}]
         rows = [{"comparison": i, **row, **_roofline(row, report["ceilings"])} for row in rows]
         report["rows"] += rows
+        report["not_run"] = [str(c) for c in comparisons[i + 1 :]]  # also of a run that is interrupted
         write(report, json_path)
         show(rows)
         if on_gpu:
@@ -138,7 +140,9 @@ def write(report: dict[str, Any], json_path: Path | None) -> None:
 
 
 def told(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    """In one line, and without the folders of this machine."""
+    words = f"{type(error).__name__}: {error}".split()
+    return " ".join(re.sub(r"/\S*/", "", word) for word in words)[:300]
 
 
 def compared(
@@ -158,7 +162,7 @@ def compared(
     expected = exact_results(case, sets[0])
     least = work(case.op, case.shape, case.dtype, case.direction)
     common = {
-        **case.identity(), "sets": count, "cold": count * least.bytes > 2 * l2_bytes,
+        **case.identity(), "sets": count, "cold": count * least.bytes > 2 * l2_bytes if l2_bytes else None,
         "lane_bytes": lane_bytes(case.shape, case.dtype), "work": asdict(least), "flops": None,
     }  # fmt: skip
     rows: list[Row] = []

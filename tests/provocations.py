@@ -442,6 +442,7 @@ PROGRAM: dict[str, Provocation] = {
     ),
     "--device cuda: PyTorch finds no GPU": without_gpu,
     "--only ...: no comparison has this in its name": lambda p: p.run("bench", "--only", "nothing"),
+    "--json: ... is a folder; it should be a file": lambda p: p.run("bench", "--json", p.path),
     "--json: ... is no folder": lambda p: p.run("bench", "--json", p.path / "none" / "rows.json"),
     "--report writes docs/ and README.md of the repository; run it from an editable installation": (
         report_of_an_installation

@@ -127,7 +127,8 @@ def test_one_pixel_that_is_nan_stays_in_reach():
     x, offset, *rest = made(height=12, width=13)
     with torch.no_grad():
         x[:, :, 5, 6] = float("nan")
-        outputs = ops.motion_gates(x, offset, *rest)
+        with CPU.chosen():
+            outputs = ops.motion_gates(x, offset, *rest)
     for o, radius in zip(
         outputs, (2, 0, 1)
     ):  # z reads s(r).F beside pixels whose r read it; D nothing; the mask x

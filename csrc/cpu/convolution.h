@@ -2,10 +2,11 @@
 //
 // A plane is one channel of some rows of a map with r = (k-1)/2 zeros to the left and the right of each row, and lies
 // flat: a step of one row is `pitch` = W + 2r elements. Seen so, tap (i, j) of pixel p is the element p + i pitch + j,
-// whatever the row p is in: vectors run over pixels across the ends of rows, and what they compute for the 2r elements
-// between two rows is not used. A `row` is the flat plane that one (channel, tap) reads.
+// whatever the row p is in: vectors run over pixels across the ends of rows. What a convolution computes for the 2r
+// elements between two rows is not used; in the sums of the weights gradients are zero there (so that inf in a border
+// pixel of x makes nan of more taps than those that read it). A `row` is the flat plane that one (channel, tap) reads.
 //
-// Beside oneDNN on one core of an AMD EPYC with AVX-512, at 34 -> 36 channels of 64x64, k 3, float32: 257 GFLOP/s to 105.
+// Beside oneDNN on one core of an AMD EPYC with AVX-512, 34 -> 36 channels of 64x64, k 3, float32: 257 GFLOP/s to 105.
 #pragma once
 
 #include "cpu/vector.h"

@@ -332,7 +332,7 @@ struct Backward {
   const int64_t of_update = grad_planes, of_reset = of_update + g.motion, of_candidate = of_reset + g.motion;
   const int64_t of_mask = of_candidate + g.motion, ones = of_mask + g.masks;
   const int64_t band_size = (ones + 1) * g.plane;
-  const int64_t in_group = (a.batch * a.bands + a.groups - 1) / a.groups;
+  const int64_t in_group = a.grad_x_weight == nullptr ? 1 : (a.batch * a.bands + a.groups - 1) / a.groups;
   const int64_t wave = std::min(in_group, std::max<int64_t>(1, kWavePixels / (g.band_rows * g.pitch)));
   const Buffer<T> memory = allocate<T>(wave * band_size, true);
   const Buffer<T> results = allocate<T>(std::max(plan.to_x.outs, plan.to_offset.outs) * g.tile, false);
@@ -485,8 +485,8 @@ void backward(const GatesArguments& a, int64_t begin, int64_t end) {
   Backward<T, F> step(a);
   const int64_t items = a.batch * a.bands;
   for (int64_t group = begin; group < end; ++group) {
-    T* sums = static_cast<T*>(a.sums) + group * step.weights.size;
-    if (a.grad_x_weight != nullptr) std::memset(sums, 0, step.weights.size * sizeof(T));
+    T* sums = a.sums == nullptr ? nullptr : static_cast<T*>(a.sums) + group * step.weights.size;
+    if (sums != nullptr) std::memset(sums, 0, step.weights.size * sizeof(T));
     const int64_t first = items * group / a.groups, last = items * (group + 1) / a.groups;
     for (int64_t item = first; item < last; ++item) {
       const int64_t in_wave = (item - first) % step.wave;
@@ -495,7 +495,7 @@ void backward(const GatesArguments& a, int64_t begin, int64_t end) {
       step.differentiate_update();
       step.differentiate_reset();
       step.differentiate_inputs();
-      if (a.grad_x_weight != nullptr && (in_wave + 1 == step.wave || item + 1 == last)) step.sum_wave(sums);
+      if (sums != nullptr && (in_wave + 1 == step.wave || item + 1 == last)) step.sum_wave(sums);
     }
   }
 }

@@ -96,7 +96,7 @@ def runs_cuda_kernels(first: Tensor) -> bool:
 
 def runs_cpu_kernels(first: Tensor) -> bool:
     """Whether the CPU kernels are in force: they join the gates' convolutions and motion_update."""
-    return _in_force(first) == "cpu" and not runs_cuda_kernels(first)
+    return _in_force(first) == "cpu" and "cpu" not in native.CUDA_KERNELS_ON
 
 
 def runs_gpu_kernels(first: Tensor) -> bool:

@@ -237,9 +237,10 @@ class _Registration:
                 raise RuntimeError(
                     "motion_gates: its logits have no gradient; they are there for its backward"
                 )
-            offset, mask_channels = saved[1], saved[2].shape[0] - 3 * saved[1].shape[1]
-            missing = (offset, offset, saved[0][:, :1].expand(-1, mask_channels, -1, -1))
-            given = [torch.zeros_like(m) if g is None else g for g, m in zip(grads, missing)]
+            x, offset, x_weight = saved[:3]
+            masks = (x.shape[0], x_weight.shape[0] - 3 * offset.shape[1], *x.shape[2:])
+            missing = ((offset, offset.shape), (offset, offset.shape), (x, masks))
+            given = [t.new_zeros(size) if g is None else g for g, (t, size) in zip(grads, missing)]
             wanted = needs[0] | any(needs[1:3]) << 1 | any(needs[3:7]) << 3
             found = self.run_backward(
                 "motion_gates", _motion_gates_reference_backward, *given, *saved, ctx.alpha, wanted

@@ -86,8 +86,9 @@ class MotionGRUCell(nn.Module):
 
     Backward keeps, besides inputs and parameters, 9K channels of the map on the backend `cpu`: logits of u, r
     and z, and F_t (2K each), logits of the mask (K); 20.25 MiB at 16x16x64x64 in float32. There `motion_gates`
-    and `offset_warp` are all that runs. Elsewhere r.F is kept as well, 24.75 MiB; all that reads x is one
-    convolution, whose parts are added in place into the fresh convolutions of the state.
+    and `offset_warp` are all that runs. Elsewhere, in ablations and where the mask's kernel has
+    another size, r.F is kept as well, 24.75 MiB; all that reads x is one convolution, whose parts are added in
+    place into the fresh convolutions of the state.
 
     Raises:
         ValueError: an even kernel size; both ablations at once; x, offset or trend of another shape.
@@ -299,10 +300,9 @@ class MotionGRU(nn.Module):
         # W_g * [Q, H]. Joined, the maps are 2C channels more to keep; apart, two halves of the weight are to be laid
         # out each time, both ways. The smaller is chosen, where sizes are no symbols: at 1x64x16x16 on the CPU a 5x5
         # gate takes 1.0 ms with its backward joined and 1.26 ms apart, a 1x1 gate 0.23 and 0.15 ms.
-        weight = self.gate.weight
+        weight, bias, padding = self.gate.weight, self.gate.bias, self.gate.padding
         if not torch.compiler.is_compiling() and decoded.numel() + hidden.numel() < weight.numel():
-            return self.gate(torch.cat([decoded, hidden], dim=1))
+            return F.conv2d(torch.cat([decoded, hidden], dim=1), weight, bias, padding=padding)
         decoded_weight, hidden_weight = weight.split(self.hidden_channels, dim=1)
-        padding = self.gate.padding
-        logits = F.conv2d(decoded, decoded_weight, self.gate.bias, padding=padding)
+        logits = F.conv2d(decoded, decoded_weight, bias, padding=padding)
         return add_to(logits, F.conv2d(hidden, hidden_weight, padding=padding))
