@@ -22,7 +22,7 @@ from motionrnn_ext import backends
 
 from . import cases, cpu_ceilings, plan, rows, timing, wording
 from .machine import with_tuned_malloc
-from .measured import operations
+from .measured import is_peer, operations
 
 if TYPE_CHECKING:
     from .official import Program
@@ -194,7 +194,7 @@ def _cells(row: Row, baseline: Row | None) -> list[str | Text]:
         "eager" if row["graph_us"] is None or baseline is None or baseline["graph_us"] is None else "graph"
     )
     ratio = None if baseline is None else row[f"{clock}_us"] / baseline[f"{clock}_us"]
-    loses = ratio is not None and ratio < 1 and not row["implementation"].startswith(("ours", "base"))
+    loses = ratio is not None and ratio < 1 and is_peer(row)
     share = row["roofline"]
     return [
         wording.duration(row[f"{clock}_us"]), wording.span(row[f"{clock}_p10_us"], row[f"{clock}_p90_us"]),

@@ -25,7 +25,12 @@ Call = Callable[[], Any]
 
 
 def kept_bytes(call: Call, known: Sequence[torch.Tensor]) -> int:
-    """Bytes that backward keeps alive, beside inputs and parameters: the storages of what autograd saves."""
+    """Bytes that backward keeps alive, beside inputs and parameters."""
+    return sum(kept_storages(call, known))
+
+
+def kept_storages(call: Call, known: Sequence[torch.Tensor]) -> list[int]:
+    """The sizes of the storages of what autograd saves, those of `known` left out, in bytes."""
     inputs = {t.untyped_storage().data_ptr() for t in known}
     saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
@@ -37,9 +42,9 @@ def kept_bytes(call: Call, known: Sequence[torch.Tensor]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         outputs = call()
-    total = sum(storage.nbytes() for storage in saved.values())
+    sizes = [storage.nbytes() for storage in saved.values()]
     del outputs
-    return total
+    return sizes
 
 
 # ---- The most memory at one time

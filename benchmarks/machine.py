@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def description() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": _commit(),
-        "command": " ".join(["python", *map(_without_folders, sys.argv)]),
+        "command": " ".join(["python", *map(without_folders, sys.argv)]),
     }
 
 
@@ -71,9 +72,9 @@ def gpu_description() -> dict[str, object]:
     }
 
 
-def _without_folders(word: str) -> str:
-    """A word of the command line, less where things lie on this machine."""
-    return Path(word).name if Path(word).is_absolute() else word
+def without_folders(text: str) -> str:
+    """A text, less where things lie on this machine: of absolute paths the last part."""
+    return re.sub(r"(?<![\w.~-])/(?:\S*/)?(?=\S)", "", text)
 
 
 def _output(*command: str) -> str:

@@ -106,34 +106,16 @@ class Net:
         return predictions, torch.autograd.grad(loss, self.parameters)
 
 
-def compared(
-    case: ModelCase,
-    implementations: Sequence[tuple[str, str]],
-    device: str,
-    effort: timing.Effort,
-    program: Program | None,
-) -> list[dict[str, Any]]:
-    """A row per implementation: with an `error` where it failed or differs, `unavailable` where it cannot run."""
+def prepared(
+    case: ModelCase, implementations: Sequence[tuple[str, str]], device: str, program: Program | None
+) -> list[subjects.Prepared]:
+    """The rows of a case, and what is to be timed."""
     frames = case.frames(device)
-    rows: list[dict[str, Any]] = []
-    ready: list[timing.Subject | None] = []
     exact: dict[str, Exact] = {}  # per architecture
-    for name, layout in implementations:
-        row: dict[str, Any] = {**case.identity(), "sets": 1, "cold": True, "work": None, "implementation": name,
-                               "layout": layout}  # fmt: skip
-        rows.append(row)
-        ready.append(None)
-        try:
-            ready[-1] = _prepared(case, name, layout, frames, exact, row, program)
-        except Unavailable as why:
-            row["unavailable"] = str(why)
-        except Exception as error:
-            row["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    del exact
-    timing.interleave([s for s in ready if s is not None], effort)
-    for row, subject in zip(rows, ready):
-        row.update(subject.result() if subject is not None else {})
-    return rows
+    return subjects.prepared(
+        implementations, {**case.identity(), "sets": 1, "cold": True, "work": None},
+        lambda name, layout, row: _prepared(case, name, layout, frames, exact, row, program),
+    )  # fmt: skip
 
 
 def _prepared(

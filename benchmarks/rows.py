@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import re
 import sys
 import time
 import warnings
@@ -39,7 +38,6 @@ from .model_cases import ModelCase
 from .op_cases import BACKWARD, FORWARD, Case, exact_results, largest_difference
 from .plan import Comparison, gpu_plan
 from .roofline import Work, cpu_floors, floors, lane_bytes, matrix_rate, share, work
-from .subjects import Unavailable
 
 if TYPE_CHECKING:
     from .official import Program
@@ -115,34 +113,35 @@ def measure(
     """Measure in order, show and write after each, and start none after `seconds`."""
     started, on_gpu = time.monotonic(), report["device"] == "cuda"
     l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if on_gpu else 0
-    report["not_run"] = [str(c) for c in comparisons]
+    report["not_run"] = [str(c) for c in comparisons]  # as it is if the run is interrupted
+    write(report, json_path)
     for i, comparison in enumerate(comparisons):
         if time.monotonic() - started > seconds:
             break
         try:
             rows = compared(comparison, report["device"], effort, l2_bytes, program)
         except Exception as error:
-            rows = [{**comparison.identity(), "implementation": "all", "layout": "all", "error": told(error)}]
+            rows = [
+                {
+                    **comparison.identity(),
+                    "implementation": "all",
+                    "layout": "all",
+                    "error": subjects.told(error),
+                }
+            ]
         rows = [{"comparison": i, **row, **_roofline(row, report["ceilings"])} for row in rows]
         report["rows"] += rows
-        report["not_run"] = [str(c) for c in comparisons[i + 1 :]]  # also of a run that is interrupted
+        report["not_run"] = [str(c) for c in comparisons[i + 1 :]]
         write(report, json_path)
         show(rows)
         if on_gpu:
             torch.cuda.synchronize()  # after an illegal access nothing more can be measured: stop with its message
             torch.cuda.empty_cache()
-    write(report, json_path)
 
 
 def write(report: dict[str, Any], json_path: Path | None) -> None:
     if json_path is not None:
         json_path.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def told(error: Exception) -> str:
-    """In one line, and without the folders of this machine."""
-    words = f"{type(error).__name__}: {error}".split()
-    return " ".join(re.sub(r"/\S*/", "", word) for word in words)[:300]
 
 
 def compared(
@@ -154,9 +153,22 @@ def compared(
 ) -> list[Row]:
     """A row per implementation: with an `error` where it failed or differs, `unavailable` where it cannot run."""
     torch.compiler.reset()  # no case counts towards another's limit of recompilations
-    case = comparison.case
+    case, implementations = comparison.case, comparison.implementations
     if isinstance(case, ModelCase):
-        return model_cases.compared(case, comparison.implementations, device, effort, program)
+        made = model_cases.prepared(case, implementations, device, program)
+    else:
+        made = prepared(case, implementations, device, l2_bytes, program)
+    return subjects.timed(made, effort)
+
+
+def prepared(
+    case: Case,
+    implementations: Sequence[tuple[str, str]],
+    device: str,
+    l2_bytes: int,
+    program: Program | None,
+) -> list[subjects.Prepared]:
+    """The rows of an op or the cell, and what is to be timed."""
     count = case.sets(l2_bytes) if l2_bytes else 2
     sets = [case.inputs(device, seed) for seed in range(count)]
     expected = exact_results(case, sets[0])
@@ -165,24 +177,10 @@ def compared(
         **case.identity(), "sets": count, "cold": count * least.bytes > 2 * l2_bytes if l2_bytes else None,
         "lane_bytes": lane_bytes(case.shape, case.dtype), "work": asdict(least), "flops": None,
     }  # fmt: skip
-    rows: list[Row] = []
-    ready: list[timing.Subject | None] = []
-    for name, layout in comparison.implementations:
-        row: Row = {**common, "implementation": name, "layout": layout}
-        rows.append(row)
-        ready.append(None)
-        try:
-            ready[-1] = _prepared(case, name, layout, device, sets, expected, row, program)
-        except Unavailable as why:
-            row["unavailable"] = str(why)
-        except Exception as error:
-            row["error"] = told(error)
-    del expected
-    timing.interleave([s for s in ready if s is not None], effort)
-    for row, subject in zip(rows, ready):
-        if subject is not None:
-            row.update(subject.result())
-    return rows
+    return subjects.prepared(
+        implementations, common,
+        lambda name, layout, row: _prepared(case, name, layout, device, sets, expected, row, program),
+    )  # fmt: skip
 
 
 def _prepared(

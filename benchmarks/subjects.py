@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor
 
 from . import counting, timing
+from .machine import without_folders
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells of every peak that is counted
+Row = dict[str, Any]
 Call = Callable[[], Any]
+Prepared = tuple[Row, timing.Subject | None]  # nothing to time where the row has a reason
 Result = TypeVar("Result")
 
 
@@ -21,7 +22,40 @@ class Unavailable(Exception):
     """What this machine lacks for an implementation."""
 
 
-def first(call: Callable[[], Result], row: dict[str, Any]) -> Result:
+def prepared(
+    implementations: Sequence[tuple[str, str]],
+    common: Row,
+    prepare: Callable[[str, str, Row], timing.Subject],
+) -> list[Prepared]:
+    """A row per implementation and layout, and what is to be timed: with an `error` where `prepare` failed or results
+    differ, `unavailable` where it cannot run."""
+    made: list[Prepared] = []
+    for name, layout in implementations:
+        row, ready = {**common, "implementation": name, "layout": layout}, None
+        try:
+            ready = prepare(name, layout, row)
+        except Unavailable as why:
+            row["unavailable"] = str(why)
+        except Exception as error:
+            row["error"] = told(error)
+        made.append((row, ready))
+    return made
+
+
+def timed(made: Sequence[Prepared], effort: timing.Effort) -> list[Row]:
+    """The rows, with the times of what was prepared."""
+    timing.interleave([ready for _, ready in made if ready is not None], effort)
+    for row, ready in made:
+        row.update(ready.result() if ready is not None else {})
+    return [row for row, _ in made]
+
+
+def told(error: Exception) -> str:
+    """In one line, and without the folders of this machine."""
+    return without_folders(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+
+
+def first(call: Callable[[], Result], row: Row) -> Result:
     """Run what makes and calls an implementation for the first time, loading and compiling included, without tf32."""
     allow_tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -34,7 +68,7 @@ def first(call: Callable[[], Result], row: dict[str, Any]) -> Result:
     return made
 
 
-def check(row: dict[str, Any], limit: float) -> None:
+def check(row: Row, limit: float) -> None:
     """Stop, with what the row gets as its error, where results are too far from float64."""
     difference = row["difference"]
     if not difference <= limit:
@@ -43,7 +77,7 @@ def check(row: dict[str, Any], limit: float) -> None:
 
 def subject(
     calls: Sequence[Call],
-    row: dict[str, Any],
+    row: Row,
     *,
     forward: Call | None,
     known: Sequence[Tensor],

@@ -55,6 +55,15 @@ def channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
+def cut(t: Tensor) -> Tensor:
+    """The first channels of a tensor that has twice as many, in the same memory format."""
+    return as_format_of(t, torch.cat([t, t.neg()], dim=1))[:, : t.shape[1]]
+
+
+def as_format_of(x: Tensor, t: Tensor) -> Tensor:
+    return t.contiguous() if x.is_contiguous() else channels_last(t)
+
+
 def misaligned(t: Tensor) -> Tensor:
     """t one element past an address that a vector could be read from."""
     return torch.empty(1 + t.numel(), dtype=t.dtype).as_strided(t.shape, t.stride(), 1).copy_(t)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from motionrnn_ext.benchmarks import cases, counting
 from torch import Tensor
 
 from motionrnn_ext import MotionGRUCell, MotionRNN, backend
 from motionrnn_ext.backends import triton
+from motionrnn_ext.benchmarks import cases, counting
 
 # It is read when PyTorch and the kernels are loaded.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MOTIONRNN_EXT_CPU_ISA": "baseline", "TRITON_INTERPRET": "1"}

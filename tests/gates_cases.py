@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from case import Case, channels_last, misaligned, normal
+from case import Case, channels_last, cut, misaligned, normal
 from torch import Tensor
 
 
@@ -41,12 +41,6 @@ def gates_inputs(
     }
 
 
-def _cut(t: Tensor) -> Tensor:
-    """The first channels of a tensor that has twice as many, in the same memory format."""
-    joined = torch.cat([t, t.neg()], dim=1)
-    return (joined if t.is_contiguous() else channels_last(joined))[:, : t.shape[1]]
-
-
 def _gates_cases() -> list[Case]:
     variants: dict[str, dict[str, Any]] = {
         "usual": {},
@@ -66,12 +60,12 @@ def _gates_cases() -> list[Case]:
         "bands": {"batch": 1, "motion": 2, "masks": 1, "height": 129, "width": 70},  # more than threads
         "many": {"batch": 9, "channels": 3, "height": 4, "width": 5},  # some to a wave
         "saturated": {"bias": 8.0},
-        "cut": {"layout_of_all": _cut},
+        "cut": {"layout_of_all": cut},
         "misaligned": {"layout_of_all": misaligned},
         "transposed": {"layout": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3)},
         "of_channels_last": {"layout_of_all": channels_last},
         "x_of_channels_last": {"layout": channels_last},
-        "cut_of_channels_last": {"layout_of_all": lambda t: _cut(channels_last(t))},
+        "cut_of_channels_last": {"layout_of_all": lambda t: cut(channels_last(t))},
     }
     cases = [
         Case("motion_gates", name, partial(gates_inputs, **options)) for name, options in variants.items()

@@ -15,14 +15,14 @@ import torch
 
 pytest.importorskip("rich", reason="the console's package is not installed")
 
-from motionrnn_ext.benchmarks import bench, cases, cpu_ceilings, machine, model_cases, plan, rows, timing
-from motionrnn_ext.benchmarks.implementations import Implementation
-from motionrnn_ext.benchmarks.model_cases import INFERENCE, TRAINING, ModelCase
-from motionrnn_ext.benchmarks.op_cases import BOTH, Case
 from official_program import CHECKOUT, needs_checkout
 from under_test import CPU, NOT_TESTED
 
 from motionrnn_ext import backends, cli
+from motionrnn_ext.benchmarks import bench, cases, cpu_ceilings, machine, model_cases, plan, rows, timing
+from motionrnn_ext.benchmarks.implementations import Implementation
+from motionrnn_ext.benchmarks.model_cases import INFERENCE, TRAINING, ModelCase
+from motionrnn_ext.benchmarks.op_cases import BOTH, Case
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = cases.DRY_RUN_MAPS.small
@@ -157,7 +157,7 @@ def test_a_row_that_loses_is_kept(monkeypatch: pytest.MonkeyPatch):
 def test_a_model_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
     case = ModelCase(cases.DRY_RUN, "float32", TRAINING)
     monkeypatch.setattr(model_cases, "_on", lambda _, call: call() * 1.1)
-    (row,) = model_cases.compared(case, (("ours", "NCHW"),), "cpu", timing.DRY_RUN, None)
+    (row,) = rows.compared(plan.Comparison(case, (("ours", "NCHW"),)), "cpu", timing.DRY_RUN)
     assert "differs from float64" in row["error"] and "eager_us" not in row
 
 

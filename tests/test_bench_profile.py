@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from motionrnn_ext.benchmarks import profile_events, profiles
-from motionrnn_ext.benchmarks.profile_events import KINDS, PARTS, kind
 
 from motionrnn_ext import backends
+from motionrnn_ext.benchmarks import profile_events, profiles
+from motionrnn_ext.benchmarks.profile_events import KINDS, PARTS, kind
 
 EXAMPLES = {
     profile_events.CONVOLUTIONS: ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::addmm"),

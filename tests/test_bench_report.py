@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from motionrnn_ext.benchmarks import measured, readme_table, report, wording
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import assert_close
+
+import motionrnn_ext
 from motionrnn_ext.benchmarks import (
     cases,
     ceilings,
@@ -28,8 +30,6 @@ from motionrnn_ext.benchmarks import (
     steps,
     timing,
 )
-
-import motionrnn_ext
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -18,9 +18,9 @@ import counted
 import pytest
 import torch
 from counted import Count
-from motionrnn_ext.benchmarks import callgrind, counting
 
 from motionrnn_ext import backends
+from motionrnn_ext.benchmarks import callgrind, counting
 
 TABLE = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "counts.json"
 UPDATE = bool(os.environ.get("MOTIONRNN_EXT_COUNTS_UPDATE"))

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
+from calls import Calls
 from comparing import assert_close
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from under_test import CUDA_KERNELS, REFERENCE, UnderTest, on
 
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN
@@ -97,22 +97,11 @@ def test_motion_rnn(on: UnderTest, predictor: str):
     check(on, Rollout(), frames)
 
 
-class OpsOfTheExtension(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace.startswith("motionrnn_ext"):
-            self.names.append(func._opname)
-        return func(*args, **(kwargs or {}))
-
-
 @on(CUDA_KERNELS)
 def test_the_cell_takes_two_ops_each_way(on: UnderTest):
     cell = MotionGRUCell(8).to(on.device)
     inputs = [leaf(on, torch.contiguous_format, 1, n, 4, 4, seed=n) for n in (8, 18)]
-    with on.chosen(), OpsOfTheExtension() as ops:
+    with on.chosen(), Calls("motionrnn_ext") as ops:
         out, offset, trend = cell(*inputs, leaf(on, torch.contiguous_format, 1, 18, 4, 4, seed=3))
         (out.sum() + offset.sum() + trend.sum()).backward()
     assert ops.names == ["motion_reset", "motion_warp", "motion_warp_backward", "motion_reset_backward"]

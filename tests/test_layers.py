@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import relative_error
-from torch.autograd.graph import saved_tensors_hooks
 from under_test import ALL
 
 import motionrnn_ext
 from motionrnn_ext.backends import reference
+from motionrnn_ext.benchmarks import counting
 from motionrnn_ext.layers import ConvLSTMCell, LSTMState, MotionGRU, MotionGRUCell, SpatioTemporalLSTMCell
 from motionrnn_ext.layers.cells import CELLS, cell_class
 
@@ -113,41 +113,18 @@ def test_the_filter_grows_as_the_recurrence_says() -> None:
         assert torch.equal(offset, torch.full_like(offset, expected))
 
 
-class StoredBytes:
-    """Bytes of the unique storages that autograd keeps inside the `with` block, without those of `given`."""
-
-    def __init__(self, *given: torch.Tensor) -> None:
-        self.given = {t.untyped_storage().data_ptr() for t in given}
-        self.storages: dict[
-            int, torch.UntypedStorage
-        ] = {}  # alive until the end, so that no address is used twice
-
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.given:
-            self.storages[storage.data_ptr()] = storage
-        return tensor
-
-    def __enter__(self) -> StoredBytes:
-        self.hooks = saved_tensors_hooks(self._pack, lambda tensor: tensor)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.hooks.__exit__(*error)
-        self.total = sum(storage.nbytes() for storage in self.storages.values())
-
-
 @pytest.mark.skipif("cpu" not in motionrnn_ext.available_backends(), reason="the native library is not built")
 def test_one_step_keeps_nine_k_channels_of_the_map() -> None:
     """B16 C16 64x64 float32: 20.25 MiB of activations (81 channels), plus the packed weights and biases."""
     cell = MotionGRUCell(16)
     x, offset, trend = (torch.randn(16, c, 64, 64, requires_grad=True) for c in (16, 18, 18))
-    with motionrnn_ext.backend("cpu"), StoredBytes(x, offset, trend, *cell.parameters()) as stored:
-        outputs = cell(x, offset, trend)
+    outputs: list[torch.Tensor] = []
+    with motionrnn_ext.backend("cpu"):
+        known = [x, offset, trend, *cell.parameters()]
+        kept = counting.kept_bytes(lambda: outputs.extend(cell(x, offset, trend)), known)
     map_bytes = 16 * 64 * 64 * 4
     packed = sum(t.numel() for t in cell.pack()) * 4
-    assert 81 * map_bytes <= stored.total <= 81 * map_bytes + packed + 4096
+    assert 81 * map_bytes <= kept <= 81 * map_bytes + packed + 4096
     assert len(outputs) == 3
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from calls import Calls
 from case import Case, channels_last, generator
 from checking import check, exactly
 from comparing import TOLERANCE, assert_close
@@ -17,6 +18,7 @@ from under_test import ALL, CPU, DTYPES, NOT_TESTED, REFERENCE
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRUCell, ops
+from motionrnn_ext.benchmarks import counting
 
 pytestmark = pytest.mark.skipif(
     CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}"
@@ -65,18 +67,10 @@ def backward_arguments(inputs: list[Tensor]) -> tuple[Any, ...]:
 
 def test_it_keeps_three_logits_beside_its_inputs():
     inputs = made(channels=16, height=16, width=16)
-    known = {t.untyped_storage().data_ptr() for t in inputs}
-    saved: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), CPU.chosen():
-        outputs = ops.motion_gates(*inputs)
-    assert len(outputs) == 3 and sorted(saved.values()) == [2 * 18 * 16 * 16 * 4] * 3
+    outputs: list[Tensor] = []
+    with CPU.chosen():
+        kept = counting.kept_storages(lambda: outputs.extend(ops.motion_gates(*inputs)), inputs)
+    assert len(outputs) == 3 and kept == [2 * 18 * 16 * 16 * 4] * 3
 
 
 def test_it_makes_the_gradients_that_are_wanted():
@@ -164,20 +158,12 @@ def test_its_logits_have_no_gradient():
 
 
 def test_the_cell_runs_two_ops():
-    called = []
-
-    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            called.append(func)
-            return func(*args, **(kwargs or {}))
-
     cell = MotionGRUCell(16)
     x, motion = torch.randn(2, 16, 8, 8), torch.randn(2, 18, 8, 8)
     packed = cell.pack()
-    with motionrnn_ext.backend("cpu"), torch.no_grad(), Recorder():
+    with motionrnn_ext.backend("cpu"), torch.no_grad(), Calls() as calls:
         cell(x, motion, motion, packed)
-    assert [f._opname for f in called if f.namespace == "motionrnn_ext"] == ["motion_gates", "offset_warp"]
-    assert {f._opname for f in called} == {"motion_gates", "offset_warp"}
+    assert calls.names == ["motion_gates", "offset_warp"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

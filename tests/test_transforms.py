@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from calls import Calls
 from cases import ALL_OPS, OPS, small_case
 from comparing import assert_close
 from features import feature
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from under_test import ALL, CPU, CUDA_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
 from warp_cases import warp_inputs
@@ -23,19 +23,6 @@ from motionrnn_ext import MotionGRU, MotionRNN
 
 NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
 EXACT = 1e-12  # of float64, relative
-
-
-class Calls(TorchDispatchMode):
-    """The names of the extension's ops that were called."""
-
-    def __init__(self, namespace: str) -> None:
-        super().__init__()
-        self.namespace, self.names = namespace, []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.namespace == self.namespace:
-            self.names.append(function.__name__.partition(".")[0])
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from case import Case, channels_last, misaligned, normal
+from case import Case, as_format_of, channels_last, cut, misaligned, normal
 from torch import Tensor
 
 
@@ -78,17 +78,8 @@ def _absurd(normal: Tensor) -> Tensor:
     return normal
 
 
-def _cut(x: Tensor) -> Tensor:
-    """The first channels of a tensor that has twice as many, in the same memory format."""
-    return _as_format_of(x, torch.cat([x, x.neg()], dim=1))[:, : x.shape[1]]
-
-
 def _every_other_entry(x: Tensor) -> Tensor:
-    return _as_format_of(x, torch.stack([x, x.neg()], dim=1).flatten(0, 1))[::2]
-
-
-def _as_format_of(x: Tensor, t: Tensor) -> Tensor:
-    return t.contiguous() if x.is_contiguous() else channels_last(t)
+    return as_format_of(x, torch.stack([x, x.neg()], dim=1).flatten(0, 1))[::2]
 
 
 WARP_CHANNELS = (4, 8, 12, 16, 24, 32, 33, 40, 64, 72)  # every way that kernels divide them
@@ -118,9 +109,9 @@ def _warp_cases() -> list[Case]:
         "far": {"offset": lambda n: 15 * n},
         "absurd": {"offset": _absurd},
         "saturated_gates": {"mask": lambda n: 200 * n},
-        "cut": {"layout": _cut},
+        "cut": {"layout": cut},
         "every_other_entry": {"layout": _every_other_entry},
-        "all_cut": {"layout_of_all": _cut},
+        "all_cut": {"layout_of_all": cut},
         "misaligned": {"channels": 8, "layout_of_all": misaligned},
     }
     small = {"height": 3, "width": 7}

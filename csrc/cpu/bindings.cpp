@@ -78,6 +78,16 @@ Image image_of(const Tensor& t) {
 
 Tensor readable_image(const Tensor& t) { return is_dense_from(t, 1) || has_rows(t) ? t : torch::stable::contiguous(t); }
 
+// How many bands each image is cut into, so that every thread gets the same number of items.
+int64_t bands_for_threads(int64_t batch) {
+  const int64_t threads = torch::stable::get_num_threads();
+  return batch >= 4 * threads ? 1 : threads / std::gcd(batch, threads);
+}
+
+Tensor workspace(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_empty(like, std::array<int64_t, 1>{bytes}, ScalarType::Byte);
+}
+
 struct Warp {
   Tensor x, offset, mask_logits, weight, packed_weight;
   WarpArguments a{};
@@ -103,18 +113,12 @@ struct Warp {
     a.height = x.size(2), a.width = x.size(3), a.k = static_cast<int>(weight.size(2));
     a.x = image_of(x), a.offset = image_of(offset), a.mask_logits = image_of(mask_logits);
     a.weight = weight.const_data_ptr();
-    // Few images are cut into bands so that every thread gets the same number of items.
-    const int64_t threads = torch::stable::get_num_threads();
-    a.bands = a.batch >= 4 * threads ? 1 : static_cast<int>(threads / std::gcd(a.batch, threads));
+    a.bands = static_cast<int>(bands_for_threads(a.batch));
     kernels = instruction_set().warp(types_of(x.scalar_type(), offset.scalar_type()));
     if (a.batch == 0 || a.height == 0 || a.width == 0) return;
-    packed_weight = workspace(kernels.sizes(a).packed_weight);
+    packed_weight = workspace(x, kernels.sizes(a).packed_weight);
     a.packed_weight = packed_weight.mutable_data_ptr();
     kernels.pack(a);
-  }
-
-  Tensor workspace(int64_t bytes) const {
-    return torch::stable::new_empty(x, std::array<int64_t, 1>{bytes}, ScalarType::Byte);
   }
 };
 
@@ -158,14 +162,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
   a.out = image_of(grad_image);
   if (want_x) a.grad_x = image_of(grad_x);
   if (want_x && a.bands > 1) {
-    images = warp.workspace(items * sizes.grad_image_per_item);
+    images = workspace(x, items * sizes.grad_image_per_item);
     a.grad_image = images.mutable_data_ptr();
   }
   if (wanted & 2) a.grad_offset = image_of(grad_offset);
   if (wanted & 4) a.grad_mask_logits = image_of(grad_mask);
   if (want_weight) {
     a.grad_weight = grad_weight.mutable_data_ptr();
-    matrices = warp.workspace(a.groups * sizes.grad_matrix_per_group);
+    matrices = workspace(x, a.groups * sizes.grad_matrix_per_group);
     a.grad_matrix = matrices.mutable_data_ptr();
   }
   torch::stable::parallel_for(0, a.groups, 1,
@@ -221,11 +225,9 @@ struct Gates {
     a.state_weight = state_weight.const_data_ptr(), a.candidate_weight = candidate_weight.const_data_ptr();
     kernels = instruction_set().gates(types_of(feature, offset.scalar_type()));
     if (is_empty()) return;
-    const int64_t threads = torch::stable::get_num_threads();
-    const int64_t for_threads = a.batch >= 4 * threads ? 1 : threads / std::gcd(a.batch, threads);
     const int64_t for_cache = (a.height * (a.width + a.k - 1) + kBandPixels - 1) / kBandPixels;
-    a.bands = static_cast<int>(std::min(a.height, std::max(for_threads, for_cache)));
-    packed = workspace(kernels.sizes(a).packed);
+    a.bands = static_cast<int>(std::min(a.height, std::max(bands_for_threads(a.batch), for_cache)));
+    packed = workspace(x, kernels.sizes(a).packed);
     a.packed = packed.mutable_data_ptr();
     kernels.pack(a, backward);
   }
@@ -240,10 +242,6 @@ struct Gates {
   Image read(const Tensor& t, int64_t channels, ScalarType type) const {
     STD_TORCH_CHECK(is_map(t, channels) && t.scalar_type() == type, "motionrnn_ext: mismatched map");
     return image_of(t);
-  }
-
-  Tensor workspace(int64_t bytes) const {
-    return torch::stable::new_empty(x, std::array<int64_t, 1>{bytes}, ScalarType::Byte);
   }
 
   Tensor new_map(int64_t channels, ScalarType type) const {
@@ -307,7 +305,7 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
   if (want_weights) {
     a.grad_x_weight = weights[0].mutable_data_ptr(), a.grad_x_bias = weights[1].mutable_data_ptr();
     a.grad_state_weight = weights[2].mutable_data_ptr(), a.grad_candidate_weight = weights[3].mutable_data_ptr();
-    sums = gates.workspace(a.groups * gates.kernels.sizes(a).sums_per_group);
+    sums = workspace(x, a.groups * gates.kernels.sizes(a).sums_per_group);
     a.sums = sums.mutable_data_ptr();
   }
   torch::stable::parallel_for(0, a.groups, 1,

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "cpu/allocate.h"
+#include "cpu/channels.h"
 #include "cpu/convolution.h"
-#include "cpu/kernels.h"
 #include "math/motion_gru.h"
 
 namespace motionrnn_ext::cpu {
@@ -69,23 +69,13 @@ Rows around(const Geometry<T>& g, const Band& band, int64_t more) {
 
 template <class T, class F>
 MOTIONRNN_EXT_INLINE void load_row(const Image& map, int64_t b, int64_t channel, int64_t y, int64_t width, T* to) {
-  const F* from = static_cast<const F*>(map.data) + b * map.batch + channel * map.channel + y * width * map.pixel;
-  if (map.pixel == 1) {
-    for (int64_t x = 0; x < width; ++x) to[x] = load(from[x]);
-  } else {
-    for (int64_t x = 0; x < width; ++x) to[x] = load(from[x * map.pixel]);
-  }
+  load_channel<T, F>(to, map, b, channel, y * width, width);
 }
 
 template <class T, class F>
 MOTIONRNN_EXT_INLINE void store_row(const T* from, const Image& map, int64_t b, int64_t channel, int64_t y,
                                     int64_t width) {
-  F* to = const_cast<F*>(static_cast<const F*>(map.data)) + b * map.batch + channel * map.channel + y * width * map.pixel;
-  if (map.pixel == 1) {
-    for (int64_t x = 0; x < width; ++x) store(to + x, from[x]);
-  } else {
-    for (int64_t x = 0; x < width; ++x) store(to + x * map.pixel, from[x]);
-  }
+  store_channel<T, F>(from, map, b, channel, y * width, width);
 }
 
 // Planes of the rows [band.first - 2r, band.last + 2r): zero beside the map's, above and below.
@@ -542,15 +532,7 @@ GatesKernels kernels_for() {
 }  // namespace
 
 GatesKernels MOTIONRNN_EXT_ISA::gates_kernels(Types types) {
-  switch (types) {
-    case Types::f64: return kernels_for<double>();
-    case Types::f32: return kernels_for<float>();
-    case Types::bf16:
-    case Types::bf16_f32: return kernels_for<bfloat16>();
-    case Types::f16:
-    case Types::f16_f32: return kernels_for<float16>();
-  }
-  return {};
+  return for_features(types, []<class F>() { return kernels_for<F>(); });
 }
 
 }  // namespace motionrnn_ext::cpu

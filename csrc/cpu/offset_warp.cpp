@@ -8,7 +8,7 @@
 // and three matrix products: out = columns W; grad_columns = grad_out W^T; grad_W = columns^T grad_out.
 // Nothing is kept from forward: backward samples again. Compiled once per instruction set.
 #include "cpu/allocate.h"
-#include "cpu/kernels.h"
+#include "cpu/channels.h"
 #include "cpu/vector.h"
 #include "math/bilinear.h"
 
@@ -103,18 +103,6 @@ MOTIONRNN_EXT_INLINE const T* read_channel(const Image& map, int64_t b, int64_t 
   if (map.pixel == 1) return source;
   for (int64_t p = 0; p < n; ++p) buffer[p] = source[p * map.pixel];
   return buffer;
-}
-
-template <class T, class F>
-MOTIONRNN_EXT_INLINE void write_channel(const T* values, const Image& map, int64_t b, int64_t channel, int64_t first,
-                                        int64_t n) {
-  F* target = const_cast<F*>(static_cast<const F*>(map.data)) + b * map.batch + channel * map.channel;
-  if (map.pixel == 1) {
-#pragma GCC ivdep
-    for (int64_t p = 0; p < n; ++p) store(target + first + p, values[p]);
-  } else {
-    for (int64_t p = 0; p < n; ++p) store(target + (first + p) * map.pixel, values[p]);
-  }
 }
 
 MOTIONRNN_EXT_INLINE int64_t framed(int32_t at, int64_t size) {
@@ -220,8 +208,8 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
         row_grad[p] = tap.mask[p] * math::bilinear_row_derivative<T>(tap.col_fraction[p], products);
         col_grad[p] = tap.mask[p] * math::bilinear_col_derivative<T>(tap.row_fraction[p], products);
       }
-      write_channel<T, T>(row_grad, a.grad_offset, b, i, first, n);
-      write_channel<T, T>(col_grad, a.grad_offset, b, g.taps + i, first, n);
+      store_channel<T, T>(row_grad, a.grad_offset, b, i, first, n);
+      store_channel<T, T>(col_grad, a.grad_offset, b, g.taps + i, first, n);
     }
     if (a.grad_mask_logits.data != nullptr) {
 #pragma GCC ivdep
@@ -229,7 +217,7 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
         mask_grad[p] =
             (T(1) - tap.mask[p]) * (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +
                                     tap.weights[2][p] * tap.products[p][2] + tap.weights[3][p] * tap.products[p][3]);
-      write_channel<T, F>(mask_grad, a.grad_mask_logits, b, i, first, n);
+      store_channel<T, F>(mask_grad, a.grad_mask_logits, b, i, first, n);
     }
   }
 }
@@ -378,15 +366,7 @@ WarpKernels kernels_for() {
 }  // namespace
 
 WarpKernels MOTIONRNN_EXT_ISA::warp_kernels(Types types) {
-  switch (types) {
-    case Types::f64: return kernels_for<double>();
-    case Types::f32: return kernels_for<float>();
-    case Types::bf16:
-    case Types::bf16_f32: return kernels_for<bfloat16>();
-    case Types::f16:
-    case Types::f16_f32: return kernels_for<float16>();
-  }
-  return {};
+  return for_features(types, []<class F>() { return kernels_for<F>(); });
 }
 
 }  // namespace motionrnn_ext::cpu

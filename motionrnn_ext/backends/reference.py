@@ -5,6 +5,8 @@ Arguments are those of `motionrnn_ext.ops`, already checked there. The other bac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,12 +41,15 @@ def motion_gates(
     state_weight: Tensor,
     candidate_weight: Tensor,
     alpha: float,
+    motion_reset: Callable[..., Tensor] = motion_reset,
+    motion_update: Callable[..., tuple[Tensor, Tensor]] = motion_update,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """With other backends' ops between the convolutions, what those without a kernel for all of it run."""
     padding, motion = x_weight.shape[-1] // 2, offset.shape[1]
     from_x = F.conv2d(x, x_weight, x_bias, padding=padding)
     gates_x, candidate_x, mask = from_x.split((2 * motion, motion, from_x.shape[1] - 3 * motion), dim=1)
     gates = gates_x + F.conv2d(offset.to(x.dtype), state_weight, padding=padding)
-    update, reset = gates.chunk(2, dim=1)
+    update, reset = gates.chunk(2, dim=1)  # (B, M, H, W) each
     candidate = candidate_x + F.conv2d(motion_reset(reset, offset), candidate_weight, padding=padding)
     return (*motion_update(update, candidate, offset, trend, alpha), mask)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..backends import reference
 from . import _arguments as arguments
 from .motion_gru import motion_reset, motion_update
 
@@ -53,13 +53,7 @@ def motion_gates(
     weights = (x_weight, x_bias, state_weight, candidate_weight)
     if backends.runs_cpu_kernels(x):
         return backends.run(op, x, offset, trend, *weights, float(alpha))[:3]
-    padding, motion = x_weight.shape[-1] // 2, offset.shape[1]
-    from_x = F.conv2d(x, x_weight, x_bias, padding=padding)
-    gates_x, candidate_x, mask = from_x.split((2 * motion, motion, from_x.shape[1] - 3 * motion), dim=1)
-    gates = gates_x + F.conv2d(offset.to(x.dtype), state_weight, padding=padding)
-    update, reset = gates.chunk(2, dim=1)  # (B, M, H, W) each
-    candidate = candidate_x + F.conv2d(motion_reset(reset, offset), candidate_weight, padding=padding)
-    return (*motion_update(update, candidate, offset, trend, alpha), mask)
+    return reference.motion_gates(x, offset, trend, *weights, alpha, motion_reset, motion_update)
 
 
 def _check(
