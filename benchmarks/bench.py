@@ -42,15 +42,15 @@ def bench(options: argparse.Namespace) -> None:
     comparisons = chosen(options, official=program is not None)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    motionrnn_ext.set_backend(options.device)
-    if options.profile is not None:
-        profile(options)
-        return
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise ValueError(f"--json: {options.json.parent} is no folder")
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json: {options.json} is a folder; it should be a file")
-    measure(options, comparisons, program)
+    with motionrnn_ext.backend(options.device):  # within: `main` may be a call of somebody's program
+        if options.profile is not None:
+            profile(options)
+        else:
+            measure(options, comparisons, program)
 
 
 def start_again_tuned(options: argparse.Namespace) -> None:

@@ -36,12 +36,12 @@ needs_kernels = pytest.mark.skipif(CPU.name in NOT_TESTED, reason=f"no kernels: 
 
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch: pytest.MonkeyPatch):
-    """The command chooses backend and threads for the process, and measures ceilings for seconds."""
+    """The command chooses threads for the process, and measures ceilings for seconds."""
     before, threads = backends.current_backend(), torch.get_num_threads()
     monkeypatch.setattr(cpu_ceilings, "SECONDS", 0.001)
     monkeypatch.setattr(cpu_ceilings, "COPIES", (1 << 16, 1 << 20))
     yield
-    backends.set_backend(before)
+    assert backends.current_backend() == before  # chosen for the command alone
     torch.set_num_threads(threads)
 
 
