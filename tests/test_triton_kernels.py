@@ -192,7 +192,11 @@ def test_a_candidate_that_does_not_fit_is_passed_over(on: UnderTest, monkeypatch
 
 @on(ONLY_TRITON)
 def test_sigmoid_and_tanh_near_and_far(on: UnderTest):
-    """Relative to each value, not to the largest: also the small ones have all their digits."""
+    """Relative to each value, not to the largest: also the small ones have all their digits.
+
+    The interpreter is within 4e-7. A GPU rounds x / ln 2 before it takes the power of 2, and its instructions are within
+    2 ulp: calculated, not measured.
+    """
     near = torch.logspace(-30, 0, 400)
     values = torch.cat([near, -near, torch.linspace(-110, 110, 200), torch.tensor([0.0, 0.25, -0.25, 1e30])])
     values = torch.cat([values, torch.tensor([float("inf"), -float("inf"), float("nan")])])
@@ -203,7 +207,8 @@ def test_sigmoid_and_tanh_near_and_far(on: UnderTest):
     exact = x.double()
     for f, e in zip(found, (exact.sigmoid(), exact.tanh())):
         f = f.cpu().double()
-        is_close = (f - e).abs() < 4e-7 * e.abs() + 2**-126  # subnormal numbers may be 0
+        bound = 4e-7 if on.device == "cpu" else 8e-7 + 8e-8 * exact.abs().clamp(max=120)
+        is_close = (f - e).abs() < bound * e.abs() + 2**-126  # subnormal numbers may be 0
         assert f[e.isnan()].isnan().all() and is_close[~e.isnan()].all()
 
 

@@ -46,6 +46,7 @@ TARGETS = {
 SHAPE = (16, 16, 64, 64)
 CHANNELS = (16, 32, 64)  # of a warp, one for each line of the table of blocks
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 OF_TORCH = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64",
 }  # fmt: skip
@@ -137,7 +138,7 @@ def _record(found: dict[str, Launch], form: str, call: Callable[[], None], preci
 
 
 def _entry(kernel: Any, form: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Launch:
-    options = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
+    options = {name: named.pop(name) for name in OPTIONS if name in named}
     values = dict(zip(kernel.arg_names, arguments)) | named
     signature, constants = {}, {}
     for name in kernel.arg_names:

@@ -5,6 +5,7 @@
 #include "cuda/division.h"
 #include "cuda/kernels.h"
 #include "cuda/storage.h"
+#include "math/coarse.h"
 
 namespace motionrnn_ext::cuda {
 namespace {
@@ -54,17 +55,18 @@ template <class MapOf, class Feature, class State, int width, size_t... i, size_
 __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, int64_t at, std::index_sequence<i...>,
                                     std::index_sequence<o...>) {
   constexpr int kIn = sizeof...(i), kOut = sizeof...(o);
-  const float parameter = static_cast<float>(a.parameter);
+  using Scalar = std::conditional_t<sizeof(Feature) == 2 && sizeof(State) == 2, math::Coarse, float>;
+  const Scalar parameter = static_cast<float>(a.parameter);
   float in[kIn][width], out[kOut][width];
   (load<width, Stored<math::role_of_stream(MapOf::inputs, i), Feature, State>>(a.in[i], row * a.in_stride[i] + at,
                                                                                in[i]),
    ...);
 #pragma unroll
   for (int e = 0; e < width; ++e) {
-    const float values[kIn] = {in[i][e]...};
-    float results[kOut];
-    MapOf::template apply<float>(values, results, parameter);
-    ((out[o][e] = results[o]), ...);
+    const Scalar values[kIn] = {in[i][e]...};
+    Scalar results[kOut];
+    MapOf::template apply<Scalar>(values, results, parameter);
+    ((out[o][e] = static_cast<float>(results[o])), ...);
   }
   (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(a.out[o], row * a.out_stride[o] + at,
                                                                                  out[o]),

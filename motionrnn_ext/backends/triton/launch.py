@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 # float32 matrix products: three of tf32, as exact as those of float32 and several times as fast on tensor cores. AMD's
 # compiler knows no such form. Never tf32 itself: its error is 1e-3.
 PRECISION = "ieee" if torch.version.hip else "tf32x3"
+# Products and sums in one instruction, as nvcc has it: Triton 3.9 warns where this is left out, later ones have it off.
+COMPILED = {} if INTERPRETED else {"enable_fp_fusion": True}
 
 
 def kernel_op(function: Callable[..., Any]) -> Any:
@@ -38,13 +40,21 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
     device."""
     if programs == 0:
         return
-    device = next(a.device for a in arguments if isinstance(a, Tensor))
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        _launchable(kernel)[(programs,)](*arguments, **constants)
+    first = next(a for a in arguments if isinstance(a, Tensor))
+    if not is_real(first):  # torch.compile looks: it takes the launch down, and compiles the kernel its own way
+        wrap_triton(kernel)[(programs,)](*arguments, **constants)
+        return
+    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+        _launchable(kernel)[(programs,)](*arguments, **constants, **COMPILED)
+
+
+def is_real(t: Tensor) -> bool:
+    """Whether t has elements: what torch.compile traces with has none."""
+    return type(t) in (Tensor, torch.nn.Parameter)
 
 
 def _launchable(kernel: Any) -> Any:
-    return kernel if INTERPRETED else wrap_triton(kernel)
+    return kernel  # what counts or records launches puts itself here
 
 
 def log2_ceil(n: int) -> int:
@@ -113,7 +123,7 @@ def in_blocks(
         may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not INTERPRETED
         if (
             not may_tune
-            or type(like) not in (Tensor, torch.nn.Parameter)
+            or not is_real(like)
             or torch.cuda.is_current_stream_capturing()
         ):
             return run(block(op, channels, like.dtype))

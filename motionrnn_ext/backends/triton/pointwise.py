@@ -18,14 +18,21 @@ from .scalar import narrow, widen
 
 @triton.jit
 def elements(rows, inner, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr):
-    """This program's part of the rows: (ROWS, 1) rows, (1, INNER) places in them, (ROWS, INNER) whether they exist."""
-    blocks = tl.cdiv(inner, INNER)
+    """This program's part of the rows: (ROWS, 1) rows, (1, INNER) places in them, (ROWS, INNER) whether they exist.
+
+    No ROWS: there is one row in all, and no division to find the program's, a tenth of a kernel's instructions.
+    """
     program = tl.program_id(0)
     if WIDE:
         program = program.to(tl.int64)
-    row = program // blocks * ROWS + tl.arange(0, ROWS)[:, None]
-    at = program % blocks * INNER + tl.arange(0, INNER)[None, :]
-    return row, at, (row < rows) & (at < inner)
+    if ROWS:
+        blocks = tl.cdiv(inner, INNER)
+        row = program // blocks * ROWS + tl.arange(0, ROWS)[:, None]
+        at = program % blocks * INNER + tl.arange(0, INNER)[None, :]
+        return row, at, (row < rows) & (at < inner)
+    else:
+        at = program * INNER + tl.arange(0, INNER)[None, :]
+        return 0, at, at < inner
 
 
 @triton.jit
@@ -78,11 +85,11 @@ def run(
 
     def in_block(block: Block) -> list[Tensor]:
         in_row = min(2 ** log2_ceil(inner), block.size)
-        n_rows = 1 if rows == 1 else block.size // in_row
-        programs = triton.cdiv(rows, n_rows) * triton.cdiv(inner, in_row)
+        rows_at_once = 0 if rows == 1 else block.size // in_row
+        programs = triton.cdiv(rows, rows_at_once or 1) * triton.cdiv(inner, in_row)
         launch(
             kernel, programs, *inputs, *made, *strides, rows, inner, *parameters,
-            ROWS=n_rows, INNER=in_row, WIDE=farthest >= 2**31, **constants, **block.options,
+            ROWS=rows_at_once, INNER=in_row, WIDE=farthest >= 2**31, **constants, **block.options,
         )  # fmt: skip
         return made
 
