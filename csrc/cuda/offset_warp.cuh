@@ -76,6 +76,18 @@ __device__ __forceinline__ float read(const Image& image, int b, int64_t channel
   return to_float(element<const T>(image, b, channel, pixel));
 }
 
+// The channels of one pixel. Their places take one multiplication of 32-bit numbers each, those of element() four.
+template <class T>
+struct Channels {
+  T* first;
+  uint32_t stride;
+
+  __device__ __forceinline__ Channels(const Image& image, int b, int pixel)
+      : first(&element<T>(image, b, 0, pixel)), stride(image.channel) {}
+  __device__ __forceinline__ T& operator[](int c) const { return first[uint64_t(uint32_t(c)) * stride]; }
+  __device__ __forceinline__ float read(int c) const { return to_float(__ldg(&(*this)[c])); }  // what no kernel writes
+};
+
 // Reads a lane's channels of pixels, 0 for channels from `end` on. With `vectors` they lie side by side and aligned.
 template <class T, class Layout, bool vectors>
 struct LaneReader {
@@ -141,31 +153,37 @@ __device__ __forceinline__ CornerIndices corner_indices(const WarpArguments& a, 
 }
 
 // The new offset of a tap, row and column, from the update's logits. One of the blocks at these pixels writes it, and
-// the new trend.
+// the new trend. Everything is loaded before anything is stored: one wait serves both axes.
 template <class T>
 __device__ __forceinline__ void update_motion(const WarpArguments& a, int b, int tap, int pixel, bool writes,
-                                              float* offset) {
-#pragma unroll 1
+                                              float (&offset)[2]) {
+  const Channels<T> update(a.motion.update_logits, b, pixel), candidate(a.motion.candidate_logits, b, pixel);
+  const Channels<float> previous(a.motion.offset, b, pixel), trend(a.motion.trend, b, pixel);
+  float in[2][4];
+#pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
-    const float in[4] = {
-        read<T>(a.motion.update_logits, b, channel, pixel), read<T>(a.motion.candidate_logits, b, channel, pixel),
-        read<float>(a.motion.offset, b, channel, pixel), read<float>(a.motion.trend, b, channel, pixel)};
+    in[axis][0] = update.read(channel), in[axis][1] = candidate.read(channel);
+    in[axis][2] = previous.read(channel), in[axis][3] = trend.read(channel);
+  }
+#pragma unroll
+  for (int axis = 0; axis < 2; ++axis) {
     float out[2];
-    math::MotionUpdate::apply<float>(in, out, a.motion.alpha);
+    math::MotionUpdate::apply<float>(in[axis], out, a.motion.alpha);
     offset[axis] = out[0];
     if (!writes) continue;
-    element<float>(a.offset, b, channel, pixel) = out[0];
-    element<float>(a.motion.new_trend, b, channel, pixel) = out[1];
+    const int channel = axis * a.k * a.k + tap;
+    Channels<float>(a.offset, b, pixel)[channel] = out[0];
+    Channels<float>(a.motion.new_trend, b, pixel)[channel] = out[1];
   }
 }
 
-__device__ __forceinline__ Place locate(const WarpArguments& a, int tap, int row, int col, float row_offset,
-                                        float col_offset, float mask_logit) {
+__device__ __forceinline__ Place locate(const WarpArguments& a, int tap_row, int tap_col, int row, int col,
+                                        float row_offset, float col_offset, float mask_logit) {
   const int32_t reach = std::max(a.height, a.width) + a.k;
-  const int tap_row = tap / a.k, radius = (a.k - 1) / 2;
+  const int radius = (a.k - 1) / 2;
   return {math::bilinear_cell<float>(row + tap_row - radius, row_offset, reach),
-          math::bilinear_cell<float>(col + tap - tap_row * a.k - radius, col_offset, reach), math::sigmoid(mask_logit)};
+          math::bilinear_cell<float>(col + tap_col - radius, col_offset, reach), math::sigmoid(mask_logit)};
 }
 
 // The sample of every slot from the words of its four corners.

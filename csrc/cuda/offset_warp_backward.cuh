@@ -80,13 +80,43 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
     const int tap = first_tap + i;
     BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0.0f, {}};
     if (pixel < a.height * a.width && tap < all_taps) {
+      const int tap_row = tap / a.k;
+      const Channels<float> offset(a.offset, b, pixel);
       const Place place =
-          locate(a, tap, row, col, read<float>(a.offset, b, tap, pixel),
-                 read<float>(a.offset, b, all_taps + tap, pixel), read<T>(a.mask_logits, b, tap, pixel));
+          locate(a, tap_row, tap - tap_row * a.k, row, col, offset.read(tap), offset.read(all_taps + tap),
+                 Channels<T>(a.mask_logits, b, pixel).read(tap));
       found.corner = corner_indices(a, place);
       found.row_fraction = place.row.fraction, found.col_fraction = place.col.fraction, found.mask = place.mask;
     }
     taps[i * kPixels + lane] = found;
+  }
+}
+
+// motion_update's backward, from the gradients that reach the new offset of a tap, row and column, by the warp.
+// Everything is loaded before anything is stored: one wait serves both axes.
+template <class T>
+__device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel, const float (&grad)[2]) {
+  const Motion& m = a.motion;
+  const Channels<float> by_offset(m.grad_offset, b, pixel), by_trend(m.grad_trend, b, pixel);
+  const Channels<float> previous(m.offset, b, pixel);
+  const Channels<T> update(m.update_logits, b, pixel), candidate(m.candidate_logits, b, pixel);
+  float in[2][5];
+#pragma unroll
+  for (int axis = 0; axis < 2; ++axis) {
+    const int channel = axis * a.k * a.k + tap;
+    in[axis][0] = grad[axis] + by_offset.read(channel), in[axis][1] = by_trend.read(channel);
+    in[axis][2] = update.read(channel), in[axis][3] = candidate.read(channel);
+    in[axis][4] = previous.read(channel);
+  }
+#pragma unroll
+  for (int axis = 0; axis < 2; ++axis) {
+    const int channel = axis * a.k * a.k + tap;
+    float out[4];
+    math::MotionUpdateBackward::apply<float>(in[axis], out, m.alpha);
+    Channels<T>(m.grad_update_logits, b, pixel)[channel] = from_float<T>(out[0]);
+    Channels<T>(m.grad_candidate_logits, b, pixel)[channel] = from_float<T>(out[1]);
+    Channels<float>(a.grad_offset, b, pixel)[channel] = out[2];
+    Channels<float>(m.grad_previous_trend, b, pixel)[channel] = out[3];
   }
 }
 
@@ -96,36 +126,24 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
                                              const BackwardTap* taps) {
   const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane, all_taps = a.k * a.k;
   if (pixel >= a.height * a.width) return;
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < Step<T, N>::kTaps; ++i) {
     const int tap = first_tap + i;
     if (tap >= all_taps) break;
     const BackwardTap& at = taps[i * kPixels + lane];
     if (a.grad_mask_logits.data != nullptr) {
       const auto weights = math::bilinear_weights<float>(at.row_fraction, at.col_fraction);
-      element<T>(a.grad_mask_logits, b, tap, pixel) =
+      Channels<T>(a.grad_mask_logits, b, pixel)[tap] =
           from_float<T>(math::d_sigmoid(at.mask) * math::bilinear_value(weights, at.product));
     }
     if (a.grad_offset.data == nullptr) continue;
     const float grad[2] = {at.mask * math::bilinear_row_derivative(at.col_fraction, at.product),
                            at.mask * math::bilinear_col_derivative(at.row_fraction, at.product)};
-#pragma unroll
-    for (int axis = 0; axis < 2; ++axis) {
-      const int channel = axis * all_taps + tap;
-      if (!a.motion.given()) {
-        element<float>(a.grad_offset, b, channel, pixel) = grad[axis];
-        continue;
-      }
-      const float in[5] = {
-          grad[axis] + read<float>(a.motion.grad_offset, b, channel, pixel),
-          read<float>(a.motion.grad_trend, b, channel, pixel), read<T>(a.motion.update_logits, b, channel, pixel),
-          read<T>(a.motion.candidate_logits, b, channel, pixel), read<float>(a.motion.offset, b, channel, pixel)};
-      float out[4];
-      math::MotionUpdateBackward::apply<float>(in, out, a.motion.alpha);
-      element<T>(a.motion.grad_update_logits, b, channel, pixel) = from_float<T>(out[0]);
-      element<T>(a.motion.grad_candidate_logits, b, channel, pixel) = from_float<T>(out[1]);
-      element<float>(a.grad_offset, b, channel, pixel) = out[2];
-      element<float>(a.motion.grad_previous_trend, b, channel, pixel) = out[3];
+    if (a.motion.given()) {
+      store_update<T>(a, b, tap, pixel, grad);
+    } else {
+      const Channels<float> grad_offset(a.grad_offset, b, pixel);
+      grad_offset[tap] = grad[0], grad_offset[all_taps + tap] = grad[1];
     }
   }
 }

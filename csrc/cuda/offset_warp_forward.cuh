@@ -55,7 +55,7 @@ __device__ void stage_weight(const WarpArguments& a, int first_tap, int first_in
 }
 
 // The warp's taps of a chunk at its 16 pixels: places [n][pixel] for taps first + n * stride; dead ones read nothing.
-// All loads come first, so that one wait serves them; what they bring waits in shared memory, not in registers.
+// All loads come first, without a branch, so that one wait serves them; what they bring waits in shared memory.
 template <class T>
 __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int first_pixel, int first_tap, int stride,
                                           int end_tap, int places, bool alive, Tap* taps) {
@@ -65,32 +65,47 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
   first_tap += lane / kTile * stride;
   taps += lane;
   stride *= kAtOnce;
-  const bool moves = a.motion.given();
-  if (moves) {
+  if (a.motion.given()) {
 #pragma unroll 1
-    for (int i = 0, tap = first_tap; tap < end_tap; ++i, tap += stride)
-      update_motion<T>(a, b, tap, pixel, blockIdx.y == 0, taps[i * kWarp].weight);
-  }
+    for (int i = 0, tap = first_tap; tap < end_tap; ++i, tap += stride) {
+      const float mask_logit = Channels<T>(a.mask_logits, b, pixel).read(tap);
+      float offset[2];
+      update_motion<T>(a, b, tap, pixel, blockIdx.y == 0, offset);
+      *reinterpret_cast<float4*>(taps[i * kWarp].weight) = make_float4(offset[0], offset[1], mask_logit, 0.0f);
+    }
+  } else {
+    const Channels<float> offset(a.offset, b, pixel);
+    const Channels<T> mask_logits(a.mask_logits, b, pixel);
+    float4 found[kRounds];
 #pragma unroll
-  for (int i = 0; i < kRounds; ++i) {
-    const int tap = first_tap + i * stride;
-    if (tap >= end_tap) continue;
-    if (!moves) taps[i * kWarp].weight[0] = read<float>(a.offset, b, tap, pixel);
-    if (!moves) taps[i * kWarp].weight[1] = read<float>(a.offset, b, all_taps + tap, pixel);
-    taps[i * kWarp].weight[2] = read<T>(a.mask_logits, b, tap, pixel);
+    for (int i = 0; i < kRounds; ++i) {
+      const int tap = first_tap + i * stride;
+      const bool exists = tap < end_tap;
+      found[i].x = exists ? offset.read(tap) : 0.0f;
+      found[i].y = exists ? offset.read(all_taps + tap) : 0.0f;
+      found[i].z = exists ? mask_logits.read(tap) : 0.0f;
+      found[i].w = 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) *reinterpret_cast<float4*>(taps[i * kWarp].weight) = found[i];
   }
   const int row = pixel / a.width, col = pixel - row * a.width;
+  int tap_row = first_tap / a.k, tap_col = first_tap - tap_row * a.k;
+  const int row_step = stride / a.k, col_step = stride - row_step * a.k;
 #pragma unroll 1
   for (int n = lane / kTile, tap = first_tap; n < places; n += kAtOnce, tap += stride, taps += kWarp) {
     Tap found{{{-1, -1, -1, -1}}, {0.0f, 0.0f, 0.0f, 0.0f}};
     if (tap < end_tap) {
-      const Place place = locate(a, tap, row, col, taps->weight[0], taps->weight[1], taps->weight[2]);
+      const float4 motion = *reinterpret_cast<const float4*>(taps->weight);
+      const Place place = locate(a, tap_row, tap_col, row, col, motion.x, motion.y, motion.z);
       const auto weights = math::bilinear_weights<float>(place.row.fraction, place.col.fraction);
       found.corner = corner_indices(a, place);
       found.weight[0] = place.mask * weights.v00, found.weight[1] = place.mask * weights.v01;
       found.weight[2] = place.mask * weights.v10, found.weight[3] = place.mask * weights.v11;
     }
     *taps = found;
+    tap_row += row_step, tap_col += col_step;
+    if (tap_col >= a.k) tap_row += 1, tap_col -= a.k;
   }
 }
 
