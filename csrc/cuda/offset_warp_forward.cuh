@@ -31,14 +31,18 @@ struct ForwardShape {
   static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapPlaces * kTile * sizeof(Tap);
 };
 
+constexpr int kStagedAtOnce = 2;
+
 // Part of the weight as mma's second operand: [tap][product][tile][column g][lane of the tap]. 0 beyond the channels.
-template <class T, int N>
+// at_once: rounds whose loads wait together.
+template <class T, int N, int at_once>
 __device__ void stage_weight(const WarpArguments& a, int first_tap, int first_in, int first_out, uint2* fragments) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;
   using Out = typename Shape::Out;
   const T* weight = static_cast<const T*>(a.weight);
   const int taps = a.k * a.k, count = std::min(taps - first_tap, +kTapChunk) * Shape::kFragments;
+#pragma unroll at_once
   for (int i = threadIdx.x; i < count; i += kForwardWarps * kWarp) {
     const int t = i % In::kLanes, g = i / In::kLanes % 8, tile = i / (In::kLanes * 8) % Out::kTiles;
     const int product = i / (In::kLanes * 8 * Out::kTiles) % In::kMmas, tap = first_tap + i / Shape::kFragments;
@@ -48,7 +52,7 @@ __device__ void stage_weight(const WarpArguments& a, int first_tap, int first_in
     for (int s = 0; s < In::kSlotsOfMma; ++s) {
       const int c = first_in + In::channel(t, product * In::kSlotsOfMma + s);
       const bool exists = o < a.out_channels && c < a.channels;
-      slot[s] = exists ? weight[(int64_t(o) * a.channels + c) * taps + tap] : from_float<T>(0.0f);
+      slot[s] = exists ? __ldg(weight + (int64_t(o) * a.channels + c) * taps + tap) : from_float<T>(0.0f);
     }
     memcpy(fragments + i, slot, sizeof(uint2));
   }
@@ -207,7 +211,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, kMayUseAllRegisters<!vec
   const int in_chunks = chunked ? (a.channels + N - 1) / N : 1;
   const Tiles tiles(a, kTile);
   if (!chunked) {
-    stage_weight<T, N>(a, 0, 0, first_out, fragments);
+    stage_weight<T, N, kStagedAtOnce>(a, 0, 0, first_out, fragments);
     __syncthreads();
   }
   for (int first = blockIdx.x * tiles_at_once; first < tiles.count; first += gridDim.x * tiles_at_once) {
@@ -223,7 +227,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, kMayUseAllRegisters<!vec
       for (int in_chunk = 0; in_chunk < in_chunks; ++in_chunk) {
         if (chunked) {
           __syncthreads();
-          stage_weight<T, N>(a, first_tap, in_chunk * N, first_out, fragments);
+          stage_weight<T, N, 1>(a, first_tap, in_chunk * N, first_out, fragments);
           __syncthreads();
         }
         const LaneReader<T, In, vectors> x(a.x, b, in_chunk * N, a.channels);
