@@ -1,7 +1,7 @@
 # make demo      set up, train ConvLSTM and MotionRNN-ConvLSTM on moving digits, print the table, draw what they predict
 # make test      set up, run the quick tests (a C++ compiler is all they need; an nvcc adds the CUDA kernels, no GPU)
 # make test-all  set up, run every test; what a missing tool leaves out is printed as a skip, with the reason
-# make lint      set up, check style (ruff) and types (mypy)
+# make lint      set up, check style (ruff, clang-format) and types (mypy)
 # make clean     remove what was built here; runs/ and .venv stay
 
 PYTHON ?= python3
@@ -50,6 +50,7 @@ test-all: setup
 lint: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc benchmarks tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 	$(RUN) mypy
 
 setup: $(VENV)/installed

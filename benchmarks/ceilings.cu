@@ -16,10 +16,12 @@ __global__ void empty_kernel() {}
 __device__ __forceinline__ unsigned fold(uint2 v) { return v.x ^ v.y; }
 __device__ __forceinline__ unsigned fold(uint4 v) { return v.x ^ v.y ^ v.z ^ v.w; }
 
-// Four lanes together read one row of 4 V, as they read a pixel's channels; rows are scattered over a window. row_mask has
-// the bits of a row's first byte in the window. An L1 wavefront lasts four issue slots: six instructions a load fit into the eight of a 64-bit load.
+// Four lanes together read one row of 4 V, as they read a pixel's channels; rows are scattered over a window. row_mask
+// has the bits of a row's first byte in the window. An L1 wavefront lasts four issue slots: six instructions a load fit
+// into the eight of a 64-bit load.
 template <class V>
-__global__ void __launch_bounds__(kThreads) gather_kernel(const V* window, unsigned row_mask, int repeats, unsigned* sink) {
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(const V* window, unsigned row_mask, int repeats, unsigned* sink) {
   const char* const base = reinterpret_cast<const char*>(window + threadIdx.x % 4);
   unsigned place = (blockIdx.x * kThreads + threadIdx.x) / 4 * 2654435761u, sum = 0;
   for (int i = 0; i < repeats; ++i) {
@@ -107,8 +109,8 @@ __device__ __forceinline__ void add_four(void* to, int64_t index, float value) {
   }
 }
 
-// The warp's backward, adds only: four lanes share a pixel, each adds a quarter of the channels at four corners per tap.
-// offset (B, 2K, H, W), to (B, H, W, C).
+// The warp's backward, adds only: four lanes share a pixel, each adds a quarter of the channels at four corners per
+// tap. offset (B, 2K, H, W), to (B, H, W, C).
 template <Red kind>
 __global__ void __launch_bounds__(kThreads)
     red_kernel(const float* offset, void* to, int pixels, int height, int width, int channels) {
@@ -167,7 +169,9 @@ int launch_mma(int tf32, int repeats, int blocks, void* sink, cudaStream_t strea
 int launch_red(int kind, const void* offset, void* to, int batch, int height, int width, int channels,
                cudaStream_t stream) {
   const int pixels = batch * height * width, blocks = (pixels * 4 + kThreads - 1) / kThreads;
-  const auto kernel = kind == 0 ? red_kernel<Red::kFloat> : kind == 1 ? red_kernel<Red::kFloat4> : red_kernel<Red::kFixed>;
+  const auto kernel = kind == 0   ? red_kernel<Red::kFloat>
+                      : kind == 1 ? red_kernel<Red::kFloat4>
+                                  : red_kernel<Red::kFixed>;
   kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(offset), to, pixels, height, width, channels);
   return cudaGetLastError();
 }

@@ -18,8 +18,8 @@ void print_backward(const char* type) {
   a.k = 3;
   const int warps = std::min(BackwardPlan<T, N, chunked>(a).steps, kBackwardWarps);
   for (const char* vectors : {"false", "true"})
-    std::printf("%d %zu warp_backward<%s, %d, %s, %s\n", warps * kWarp, backward_shared_bytes<T, N, chunked>(warps), type,
-                N, vectors, chunked ? "true" : "false");
+    std::printf("%d %zu warp_backward<%s, %d, %s, %s\n", warps * kWarp, backward_shared_bytes<T, N, chunked>(warps),
+                type, N, vectors, chunked ? "true" : "false");
 }
 
 template <class T>
@@ -31,6 +31,4 @@ void print_all(const char* type) {
   std::printf("%d %zu finish_backward<%s\n", kFinishThreads, kFinishThreads * sizeof(float), type);
 }
 
-int main() {
-  print_all<float>("float"), print_all<__nv_bfloat16>("bf16"), print_all<__half>("half");
-}
+int main() { print_all<float>("float"), print_all<__nv_bfloat16>("bf16"), print_all<__half>("half"); }

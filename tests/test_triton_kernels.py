@@ -194,8 +194,8 @@ def test_a_candidate_that_does_not_fit_is_passed_over(on: UnderTest, monkeypatch
 def test_sigmoid_and_tanh_near_and_far(on: UnderTest):
     """Relative to each value, not to the largest: also the small ones have all their digits.
 
-    The interpreter is within 4e-7. A GPU rounds x / ln 2 before it takes the power of 2, and its instructions are within
-    2 ulp: calculated, not measured.
+    The interpreter is within 4e-7. A GPU rounds x / ln 2 before it takes the power of 2, and its instructions are
+    within 2 ulp: calculated, not measured.
     """
     near = torch.logspace(-30, 0, 400)
     values = torch.cat([near, -near, torch.linspace(-110, 110, 200), torch.tensor([0.0, 0.25, -0.25, 1e30])])

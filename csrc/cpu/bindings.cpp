@@ -39,8 +39,7 @@ const InstructionSet& instruction_set() {
       return InstructionSet{"x86_64_v3", x86_64_v3::pointwise_kernel, x86_64_v3::warp_kernels,
                             x86_64_v3::gates_kernels};
 #endif
-    return InstructionSet{"baseline", baseline::pointwise_kernel, baseline::warp_kernels,
-                            baseline::gates_kernels};
+    return InstructionSet{"baseline", baseline::pointwise_kernel, baseline::warp_kernels, baseline::gates_kernels};
   }();
   return chosen;
 }
@@ -288,9 +287,7 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
   const auto map = [&](bool want, int64_t channels, ScalarType type) {
     return want ? gates.new_map(channels, type) : nothing(x);
   };
-  const auto like = [&](const Tensor& t) {
-    return want_weights ? torch::stable::new_empty(t, t.sizes()) : nothing(x);
-  };
+  const auto like = [&](const Tensor& t) { return want_weights ? torch::stable::new_empty(t, t.sizes()) : nothing(x); };
   Tensor to_x = map(want_x, a.channels, feature), to_offset = map(want_motion, a.motion, state);
   Tensor to_trend = map(want_motion, a.motion, state);
   Tensor weights[] = {like(gates.x_weight), like(gates.x_bias), like(gates.state_weight), like(gates.candidate_weight)};

@@ -66,8 +66,8 @@ void convolve(const T* const* rows, int64_t depth, const T* weights, const T* st
       convolve_block(rows, depth, weights + o * depth, start + o, out + o * out_stride + (p - begin), out_stride, p);
 }
 
-// Keeps a vector in a register. GCC would read it from memory again at each use, and these reads, rarely aligned, are what
-// the products below would wait for: 181 GFLOP/s instead of 93 (as above).
+// Keeps a vector in a register. GCC would read it from memory again at each use, and these reads, rarely aligned, are
+// what the products below would wait for: 181 GFLOP/s instead of 93 (as above).
 template <class V>
 MOTIONRNN_EXT_INLINE void keep_in_register(V& v) {
 #if defined(__AVX512F__)

@@ -61,11 +61,11 @@ struct GatesArguments {
   int bands;   // an item of work is one band of one image's rows, at most one a row; items = batch * bands
   int groups;  // backward: items in groups of nearly one size, each with sums of its own; at most items
 
-  Image x, offset;                      // (B, C, H, W), (B, M, H, W)
-  Image update, reset, candidate;       // (B, M, H, W) logits; forward: written
-  const void *x_weight, *x_bias;        // (3M + masks, C, k, k) for u, r, z, m, and (3M + masks), contiguous like ...
-  const void* state_weight;             // ... (2M, M, k, k)
-  const void* candidate_weight;         // ... and (M, M, k, k)
+  Image x, offset;                 // (B, C, H, W), (B, M, H, W)
+  Image update, reset, candidate;  // (B, M, H, W) logits; forward: written
+  const void *x_weight, *x_bias;   // (3M + masks, C, k, k) for u, r, z, m, and (3M + masks), contiguous like ...
+  const void* state_weight;        // ... (2M, M, k, k)
+  const void* candidate_weight;    // ... and (M, M, k, k)
 
   // Forward.
   Image trend, new_offset, new_trend, mask;
@@ -86,10 +86,10 @@ struct GatesSizes {  // bytes
 
 struct GatesKernels {
   GatesSizes (*sizes)(const GatesArguments&);
-  void (*pack)(const GatesArguments&, bool backward);                  // weights -> packed, for one direction
+  void (*pack)(const GatesArguments&, bool backward);                   // weights -> packed, for one direction
   void (*forward)(const GatesArguments&, int64_t begin, int64_t end);   // items
   void (*backward)(const GatesArguments&, int64_t begin, int64_t end);  // groups
-  void (*sum_weights)(const GatesArguments&);                          // sums -> gradients of weights and bias
+  void (*sum_weights)(const GatesArguments&);                           // sums -> gradients of weights and bias
 };
 
 #define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                \

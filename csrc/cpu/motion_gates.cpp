@@ -3,9 +3,9 @@
 //   [u, r] = W_s * [x, F],  m = W_m * x      over the band and r rows around it
 //   z = W_z * [x, s(r) F]                    over the band; then F_t and D' where z was made
 //
-// and backward in the opposite order. Whatever is convolved lies in framed planes (convolution.h), a band's with 2r rows
-// around it: what a band needs of its neighbours it computes again, so that no band waits for another. What maps do to
-// one element is math/motion_gru.h's. Compiled once per instruction set.
+// and backward in the opposite order. Whatever is convolved lies in framed planes (convolution.h), a band's with 2r
+// rows around it: what a band needs of its neighbours it computes again, so that no band waits for another. What maps
+// do to one element is math/motion_gru.h's. Compiled once per instruction set.
 #include <algorithm>
 #include <vector>
 
@@ -24,8 +24,8 @@ template <class T>
 struct Geometry {
   int64_t channels, motion, masks, width, height;
   int64_t taps, radius, pitch;
-  int64_t band_rows;  // at most, the own rows of a band
-  int64_t plane;      // elements, with room for a block that ends past the last row
+  int64_t band_rows;        // at most, the own rows of a band
+  int64_t plane;            // elements, with room for a block that ends past the last row
   int64_t tile_rows, tile;  // rows of a go, and elements of a channel of its results
 
   explicit Geometry(const GatesArguments& a)
@@ -61,8 +61,7 @@ struct Rows {
 // The band's rows and `more` on each side, as far as the map goes.
 template <class T>
 Rows around(const Geometry<T>& g, const Band& band, int64_t more) {
-  return {band.first > more ? band.first - more : 0,
-          band.last + more < g.height ? band.last + more : g.height};
+  return {band.first > more ? band.first - more : 0, band.last + more < g.height ? band.last + more : g.height};
 }
 
 // ---- Rows of maps, and planes
@@ -107,8 +106,7 @@ struct Planes {
         for (int64_t j = 0; j < k; ++j) rows.push_back(plane(c) + (g.radius + i) * g.pitch + j);
   }
   void append_centres(std::vector<const T*>& rows, int64_t channel, int64_t channels) const {
-    for (int64_t c = channel; c < channel + channels; ++c)
-      rows.push_back(plane(c) + 2 * g.radius * g.pitch + g.radius);
+    for (int64_t c = channel; c < channel + channels; ++c) rows.push_back(plane(c) + 2 * g.radius * g.pitch + g.radius);
   }
 };
 
@@ -119,7 +117,8 @@ int64_t place(const Geometry<T>& g, const Band& band, int64_t y) {
 }
 
 template <class T, class F>
-void load_planes(const Planes<T>& to, int64_t channel, const Image& map, int64_t channels, const Band& band, Rows rows) {
+void load_planes(const Planes<T>& to, int64_t channel, const Image& map, int64_t channels, const Band& band,
+                 Rows rows) {
   const Planes<T> own = to.from(channel);
   own.clear_outside(channels, band, rows);
   for (int64_t c = 0; c < channels; ++c)
@@ -144,8 +143,8 @@ struct Convolution {
 // Every convolution of a direction, and how much their weights take together.
 template <class T>
 struct Plan {
-  Convolution gates, mask, candidate;                 // forward
-  Convolution to_reset, to_offset, to_x;              // backward: of r F, F and x
+  Convolution gates, mask, candidate;     // forward
+  Convolution to_reset, to_offset, to_x;  // backward: of r F, F and x
   int64_t size = 0;
 
   explicit Plan(const Geometry<T>& g) {
@@ -165,8 +164,8 @@ struct Plan {
 
 // A weight (out, in, k, k), part of it: weight[o + first_out][i] for `in` channels, at channel `at` of the depth.
 template <class T, class F>
-void pack_weight(const Geometry<T>& g, T* packed, const Convolution& c, const F* weight, int64_t first_out, int64_t outs,
-                 int64_t in, int64_t at) {
+void pack_weight(const Geometry<T>& g, T* packed, const Convolution& c, const F* weight, int64_t first_out,
+                 int64_t outs, int64_t in, int64_t at) {
   for (int64_t o = 0; o < outs; ++o) {
     T* to = packed + c.weights + o / kOuts * c.depth * kOuts + at * g.taps * kOuts + o % kOuts;
     const F* from = weight + (first_out + o) * in * g.taps;
@@ -265,7 +264,8 @@ void forward(const GatesArguments& a, int64_t begin, int64_t end) {
 
     in_tiles(g, {band.first, band.last}, [&](int64_t first, int64_t last) {
       run(plan.candidate, candidate_rows, logits.get(), place(g, band, first), place(g, band, last));
-      T *update = buffer.get(), *trend = update + g.width, *new_offset = trend + g.width, *new_trend = new_offset + g.width;
+      T *update = buffer.get(), *trend = update + g.width, *new_offset = trend + g.width,
+        *new_trend = new_offset + g.width;
       for (int64_t y = first; y < last; ++y)
         for (int64_t m = 0; m < g.motion; ++m) {
           const T* candidate = logits.get() + m * g.tile + (y - first) * g.pitch;
@@ -451,8 +451,7 @@ struct Backward {
       if (a.grad_x.data != nullptr) {
         convolve_rows(plan.to_x, all_taps, first, last);
         for (int64_t c = 0; c < g.channels; ++c)
-          for (int64_t y = first; y < last; ++y)
-            store_row<T, F>(result(c, y), a.grad_x, band.image, c, y, g.width);
+          for (int64_t y = first; y < last; ++y) store_row<T, F>(result(c, y), a.grad_x, band.image, c, y, g.width);
       }
     });
   }
@@ -520,7 +519,8 @@ void sum_weights(const GatesArguments& a) {
 template <class T>
 GatesSizes sizes(const GatesArguments& a) {
   const Geometry<T> g(a);
-  return {Plan<T>(g).size * static_cast<int64_t>(sizeof(T)), WeightGradients<T>(g).size * static_cast<int64_t>(sizeof(T))};
+  return {Plan<T>(g).size * static_cast<int64_t>(sizeof(T)),
+          WeightGradients<T>(g).size * static_cast<int64_t>(sizeof(T))};
 }
 
 template <class F>

@@ -82,9 +82,8 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
     if (pixel < a.height * a.width && tap < all_taps) {
       const int tap_row = tap / a.k;
       const Channels<float> offset(a.offset, b, pixel);
-      const Place place =
-          locate(a, tap_row, tap - tap_row * a.k, row, col, offset.read(tap), offset.read(all_taps + tap),
-                 Channels<T>(a.mask_logits, b, pixel).read(tap));
+      const Place place = locate(a, tap_row, tap - tap_row * a.k, row, col, offset.read(tap),
+                                 offset.read(all_taps + tap), Channels<T>(a.mask_logits, b, pixel).read(tap));
       found.corner = corner_indices(a, place);
       found.row_fraction = place.row.fraction, found.col_fraction = place.col.fraction, found.mask = place.mask;
     }
@@ -95,7 +94,8 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
 // motion_update's backward, from the gradients that reach the new offset of a tap, row and column, by the warp.
 // Everything is loaded before anything is stored: one wait serves both axes.
 template <class T>
-__device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel, const float (&grad)[2]) {
+__device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel,
+                                             const float (&grad)[2]) {
   const Motion& m = a.motion;
   const Channels<float> by_offset(m.grad_offset, b, pixel), by_trend(m.grad_trend, b, pixel);
   const Channels<float> previous(m.offset, b, pixel);

@@ -31,30 +31,44 @@ struct ForwardShape {
   static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapPlaces * kTile * sizeof(Tap);
 };
 
-constexpr int kStagedAtOnce = 2;
-
 // Part of the weight as mma's second operand: [tap][product][tile][column g][lane of the tap]. 0 beyond the channels.
-// at_once: rounds whose loads wait together.
-template <class T, int N, int at_once>
-__device__ void stage_weight(const WarpArguments& a, int first_tap, int first_in, int first_out, uint2* fragments) {
+// A thread has the same place in each of its taps, which it loads together.
+template <class T, int N>
+__device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_tap, int first_in, int first_out,
+                                             uint2* fragments) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;
   using Out = typename Shape::Out;
-  const T* weight = static_cast<const T*>(a.weight);
-  const int taps = a.k * a.k, count = std::min(taps - first_tap, +kTapChunk) * Shape::kFragments;
-#pragma unroll at_once
-  for (int i = threadIdx.x; i < count; i += kForwardWarps * kWarp) {
+  static_assert(In::kVector % In::kSlotsOfMma == 0);  // the slots of a product are neighbouring channels
+  constexpr int kThreads = kForwardWarps * kWarp, kPerTap = Shape::kFragments;
+  constexpr int kTapsAtOnce = std::max(kThreads / kPerTap, 1), kRounds = (kTapChunk + kTapsAtOnce - 1) / kTapsAtOnce;
+  constexpr int kTogether = N <= 16 ? kRounds : 3;  // rounds whose loads wait together: registers hold what they bring
+  const int taps = a.k * a.k, count = std::min(taps - first_tap, +kTapChunk);
+#pragma unroll 1
+  for (int first = 0; first < kPerTap; first += kThreads) {
+    const int i = first + threadIdx.x % std::min(kThreads, kPerTap), first_of_mine = threadIdx.x / kPerTap;
     const int t = i % In::kLanes, g = i / In::kLanes % 8, tile = i / (In::kLanes * 8) % Out::kTiles;
-    const int product = i / (In::kLanes * 8 * Out::kTiles) % In::kMmas, tap = first_tap + i / Shape::kFragments;
+    const int product = i / (In::kLanes * 8 * Out::kTiles);
     const int o = first_out + Out::channel(g >> 1, 2 * tile + (g & 1));
-    T slot[In::kSlotsOfMma];
+    const int c = first_in + In::channel(t, product * In::kSlotsOfMma);
+    const int slots = o < a.out_channels ? a.channels - c : 0;
+    const T* from = static_cast<const T*>(a.weight) + (int64_t(o) * a.channels + c) * taps + first_tap;
+#pragma unroll 1
+    for (int tap = first_of_mine; tap < kTapChunk; tap += kTogether * kTapsAtOnce) {
+      T slot[kTogether][In::kSlotsOfMma];
 #pragma unroll
-    for (int s = 0; s < In::kSlotsOfMma; ++s) {
-      const int c = first_in + In::channel(t, product * In::kSlotsOfMma + s);
-      const bool exists = o < a.out_channels && c < a.channels;
-      slot[s] = exists ? __ldg(weight + (int64_t(o) * a.channels + c) * taps + tap) : from_float<T>(0.0f);
+      for (int j = 0; j < kTogether; ++j)
+#pragma unroll
+        for (int s = 0; s < In::kSlotsOfMma; ++s) {
+          const int place = tap + j * kTapsAtOnce;
+          slot[j][s] = s < slots && place < count ? __ldg(from + (s * taps + place)) : from_float<T>(0.0f);
+        }
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const int place = tap + j * kTapsAtOnce;
+        if (place < kTapChunk) memcpy(fragments + place * kPerTap + i, slot[j], sizeof(uint2));
+      }
     }
-    memcpy(fragments + i, slot, sizeof(uint2));
   }
 }
 
@@ -211,7 +225,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, kMayUseAllRegisters<!vec
   const int in_chunks = chunked ? (a.channels + N - 1) / N : 1;
   const Tiles tiles(a, kTile);
   if (!chunked) {
-    stage_weight<T, N, kStagedAtOnce>(a, 0, 0, first_out, fragments);
+    stage_weight<T, N>(a, 0, 0, first_out, fragments);
     __syncthreads();
   }
   for (int first = blockIdx.x * tiles_at_once; first < tiles.count; first += gridDim.x * tiles_at_once) {
@@ -227,7 +241,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, kMayUseAllRegisters<!vec
       for (int in_chunk = 0; in_chunk < in_chunks; ++in_chunk) {
         if (chunked) {
           __syncthreads();
-          stage_weight<T, N, 1>(a, first_tap, in_chunk * N, first_out, fragments);
+          stage_weight<T, N>(a, first_tap, in_chunk * N, first_out, fragments);
           __syncthreads();
         }
         const LaneReader<T, In, vectors> x(a.x, b, in_chunk * N, a.channels);

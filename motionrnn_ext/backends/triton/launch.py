@@ -41,7 +41,9 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
     if programs == 0:
         return
     first = next(a for a in arguments if isinstance(a, Tensor))
-    if not is_real(first):  # torch.compile looks: it takes the launch down, and compiles the kernel its own way
+    if not is_real(
+        first
+    ):  # torch.compile looks: it takes the launch down, and compiles the kernel its own way
         wrap_triton(kernel)[(programs,)](*arguments, **constants)
         return
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
@@ -121,11 +123,7 @@ def in_blocks(
     key = (op, kernel, channels, like.dtype, like.device)
     if key not in _tuned:
         may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not INTERPRETED
-        if (
-            not may_tune
-            or not is_real(like)
-            or torch.cuda.is_current_stream_capturing()
-        ):
+        if not may_tune or not is_real(like) or torch.cuda.is_current_stream_capturing():
             return run(block(op, channels, like.dtype))
         _tuned[key] = min(CANDIDATES[op], key=lambda candidate: _time(lambda: run(candidate)))
     return run(_tuned[key])
