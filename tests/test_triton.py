@@ -97,6 +97,15 @@ def test_every_kernel_compiles_and_stays_in_registers():
         )
 
 
+@NEEDS_TRITON
+def test_launches_ask_for_fused_multiply_add():
+    """Left out, it is on up to Triton 3.9, which warns, and off in later ones."""
+    import triton_static as report
+
+    launches = report.launches("ieee").values()
+    assert launches and all(launch.options["enable_fp_fusion"] for launch in launches)
+
+
 def all_kernels() -> list[Any]:
     """Every kernel of the backend's modules; helper functions have other names."""
     from motionrnn_ext.backends.triton import ops

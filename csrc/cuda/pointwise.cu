@@ -73,12 +73,16 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
    ...);
 }
 
+// Vectors beyond 2^32 fit no GPU: single elements may be more.
+template <int width>
+using IndexOf = std::conditional_t<width == 1, uint64_t, uint32_t>;
+
 template <class MapOf, class Feature, class State, int width>
-__global__ void __launch_bounds__(kBlock) pointwise_kernel(const PointwiseArguments a, const Division row_of) {
-  const uint64_t i = uint64_t(blockIdx.x) * kBlock + threadIdx.x;
-  const uint64_t row = row_of(i);
+__global__ void __launch_bounds__(kBlock)
+    pointwise_kernel(const PointwiseArguments a, const DivisionOf<IndexOf<width>> row_of) {
+  const auto i = IndexOf<width>(blockIdx.x) * kBlock + threadIdx.x, row = row_of(i);
   if (row >= uint64_t(a.rows)) return;
-  run<MapOf, Feature, State, width>(a, row, (i - row * row_of.divisor) * width,
+  run<MapOf, Feature, State, width>(a, row, int64_t(i - row * row_of.divisor) * width,
                                     std::make_index_sequence<math::count_streams(MapOf::inputs)>(),
                                     std::make_index_sequence<math::count_streams(MapOf::outputs)>());
 }
@@ -97,18 +101,22 @@ bool is_aligned(const PointwiseArguments& a, int width) {
   return true;
 }
 
+template <class MapOf, class Feature, class State, int width>
+void launch_map(const PointwiseArguments& a, Stream stream) {
+  const uint64_t in_row = a.inner / width, threads = a.rows * in_row, blocks = (threads + kBlock - 1) / kBlock;
+  if (blocks > 0x7fffffffu) throw std::runtime_error("motionrnn_ext: a tensor is too large for one launch");
+  launch(pointwise_kernel<MapOf, Feature, State, width>, dim3(static_cast<unsigned>(blocks)), kBlock, 0, stream, a,
+         DivisionOf<IndexOf<width>>(in_row));
+}
+
 template <class MapOf, class Feature, class State>
 void launch_map(const PointwiseArguments& a, Stream stream) {
   constexpr int kWidth = 16 / sizeof(Feature);  // the state is never narrower
-  const bool vectors = is_aligned<MapOf>(a, kWidth);
-  const Division row_of(a.inner / (vectors ? kWidth : 1));
-  const uint64_t blocks = (a.rows * row_of.divisor + kBlock - 1) / kBlock;
-  if (blocks > 0x7fffffffu) throw std::runtime_error("motionrnn_ext: a tensor is too large for one launch");
-  const dim3 grid(static_cast<unsigned>(blocks));
-  if (vectors)
-    launch(pointwise_kernel<MapOf, Feature, State, kWidth>, grid, kBlock, 0, stream, a, row_of);
+  const bool fits = uint64_t(a.rows) * a.inner / kWidth < (uint64_t(1) << 32) - kBlock;
+  if (fits && is_aligned<MapOf>(a, kWidth))
+    launch_map<MapOf, Feature, State, kWidth>(a, stream);
   else
-    launch(pointwise_kernel<MapOf, Feature, State, 1>, grid, kBlock, 0, stream, a, row_of);
+    launch_map<MapOf, Feature, State, 1>(a, stream);
 }
 
 // A map over features alone never sees a state of another dtype; motion state is always float.

@@ -114,6 +114,7 @@ inline long long __float2ll_rn(float value, std::source_location where = std::so
     motionrnn_ext::emulator::fail("__float2ll_rn of " + std::to_string(value) + ", which no long long holds", where);
   return std::llrint(value);
 }
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((uint64_t(a) * b) >> 32); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
 }
