@@ -35,6 +35,7 @@ Row = dict[str, Any]
 def bench(options: argparse.Namespace) -> None:
     """`options` are those of `motionrnn bench`; a mistake in them is a ValueError."""
     if options.report:
+        check_alone("--report", options.argv)
         report()
         return
     check_device(options.device)
@@ -57,6 +58,12 @@ def start_again_tuned(options: argparse.Namespace) -> None:
     """Once at the start of a program that measures, for the reason that `machine.with_tuned_malloc` gives."""
     if not (options.report or options.default_malloc):
         with_tuned_malloc()
+
+
+def check_alone(flag: str, words: Sequence[str]) -> None:
+    others = [w for w in words if w.startswith("-") and w not in (flag, "--debug", "--import")]
+    if others:
+        raise ValueError(f"{flag} measures nothing: {others[0]} has no meaning beside it")
 
 
 def check_device(device: str) -> None:
@@ -95,7 +102,7 @@ def measure(
     console = Console(width=None if sys.stdout.isatty() else 140)
     found = gpu_ceilings() if options.device == "cuda" else cpu_ceilings.measure()
     report = rows.empty_report(options.device, found, options.quick or options.dry_run)
-    report["command"] = command(options)
+    report |= {"command": command(options), "only": options.only}
     console.print(headline(report, len(comparisons), program is not None), highlight=False)
     rows.measure(
         comparisons, report, effort(options), options.json, options.seconds,

@@ -95,7 +95,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
-    """MOTIONRNN_EXT_COMMIT says it where the sources were copied without their history."""
+    """With "-dirty" where files were changed. MOTIONRNN_EXT_COMMIT says it where sources came without their history."""
     return os.environ.get("MOTIONRNN_EXT_COMMIT") or _output(
-        "git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"
+        "git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"
     )
