@@ -37,6 +37,14 @@ def offset_tap(n, row_offset, col_offset, logit, row, col, height, width, K: tl.
 
 
 @triton.jit
+def load_tap(n, at_offset, at_mask, offset_plane, mask_plane, exists, K: tl.constexpr):
+    """Of tap n at each pixel: its offset by rows and by columns, the mask's logit."""
+    row_offset = tl.load(at_offset + n * offset_plane, mask=exists, other=0)
+    col_offset = tl.load(at_offset + (n + K * K) * offset_plane, mask=exists, other=0)
+    return row_offset, col_offset, tl.load(at_mask + n * mask_plane, mask=exists, other=0)
+
+
+@triton.jit
 def load_weight(
     weight, c, n, o, C: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr,
     WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr, LAST: tl.constexpr,
@@ -65,13 +73,22 @@ def offset_warp_kernel(
     at_offset = offset + (b * offset_batch + place * OFFSET_PIXEL)
     offset_plane = channel_stride(OFFSET_PIXEL, size)
     at_mask = mask_logits + (b * mask_batch + place * MASK_PIXEL)
+    mask_plane = channel_stride(MASK_PIXEL, size)
+    if LAST:
+        row_offset, col_offset, logit = load_tap(0, at_offset, at_mask, offset_plane, mask_plane, exists, K)
     for n in range(K * K):
-        row_offset = tl.load(at_offset + n * offset_plane, mask=exists, other=0)
-        col_offset = tl.load(at_offset + (n + K * K) * offset_plane, mask=exists, other=0)
-        logit = tl.load(at_mask + n * channel_stride(MASK_PIXEL, size), mask=exists, other=0)
+        if not LAST:
+            row_offset, col_offset, logit = load_tap(
+                n, at_offset, at_mask, offset_plane, mask_plane, exists, K
+            )
         row, col, row_fraction, col_fraction, mask = offset_tap(
             n, row_offset, col_offset, logit, p_row, p_col, height, width, K
         )
+        if LAST:
+            # The next tap's, so that no gather waits for them. As planes they would take more registers than there are.
+            row_offset, col_offset, logit = load_tap(
+                n + 1, at_offset, at_mask, offset_plane, mask_plane, exists & (n + 1 < K * K), K
+            )
         at = b * x_batch + (row * width + col) * X_PIXEL
         for first in range(0, C, CHANNELS):
             c = first + tl.arange(0, CHANNELS)
