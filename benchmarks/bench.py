@@ -61,9 +61,10 @@ def start_again_tuned(options: argparse.Namespace) -> None:
 
 
 def check_alone(flag: str, words: Sequence[str]) -> None:
-    others = [w for w in words if w.startswith("-") and w not in (flag, "--debug", "--import")]
+    given = [word.split("=", 1)[0] for word in words if word.startswith("-")]
+    others = [word for word in given if word not in (flag, "--debug", "--import")]
     if others:
-        raise ValueError(f"{flag} measures nothing: {others[0]} has no meaning beside it")
+        raise ValueError(f"{flag} stands alone, and measures nothing: leave {others[0]} out")
 
 
 def check_device(device: str) -> None:

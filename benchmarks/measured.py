@@ -111,7 +111,7 @@ def read(results: Path) -> list[Run]:
 
 
 def newest(runs: Iterable[Run]) -> list[Run]:
-    """One run per machine: the newest of those that measured most, which a run of --only or cut short did not."""
+    """One run per machine, the newest of the best kind: full, or cut short, or quick, or only a part."""
     chosen: dict[str, Run] = {}
     for run in runs:
         before = chosen.get(run.machine)
@@ -120,9 +120,9 @@ def newest(runs: Iterable[Run]) -> list[Run]:
     return sorted(chosen.values(), key=lambda run: (run.on_gpu, run.name))
 
 
-def _rank(run: Run) -> tuple[bool, bool, str]:
-    is_whole = run.report.get("only") is None and not run.report["not_run"]
-    return is_whole, not run.report["quick"], run.report["date"]
+def _rank(run: Run) -> tuple[bool, bool, bool, str]:
+    r = run.report
+    return r.get("only") is None, not r["quick"], not r["not_run"], r["date"]
 
 
 def _place(row: Row) -> tuple[Any, ...]:

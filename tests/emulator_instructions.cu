@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "cuda/division.h"
 #include "cuda/launch.h"
 #include "cuda/ptx.h"
 
@@ -96,6 +97,17 @@ int main() {
   int wrong = 0;
   for (int i = 0; i < 64; ++i) wrong += transposed[i] != matrix[i % 8 * 8 + i / 8];
   std::printf("transpose %d\n", wrong);
+
+  const uint32_t largest = 0xffffffffu, divisors[] = {1, 2, 3, 7, 4096, 65537, 0x7fffffff, 0x80000001u, largest};
+  wrong = 0;
+  for (uint32_t divisor : divisors) {
+    const DivisionOf<uint32_t> quotient_of(divisor);
+    const Division wide(divisor);
+    for (uint32_t i : {0u, 1u, divisor - 1, divisor, 2 * divisor - 1, 1000003u, largest - largest % divisor, largest})
+      wrong += (quotient_of(i) != i / divisor) + (wide(i) != i / divisor);
+    wrong += wide(~uint64_t(0)) != ~uint64_t(0) / divisor;
+  }
+  std::printf("division %d\n", wrong);
 
   unsigned next = 0;
   std::vector<int> order(2 * 4 * 8);

@@ -107,6 +107,7 @@ def test_instructions_of_a_warp():
     for name in ("bf16", "f16", "tf32"):
         assert float(said[name]) < 2**-23, name  # cut to float, once
     assert said["transpose"] == "0"
+    assert said["division"] == "0"
 
 
 def test_order_of_blocks_and_threads():

@@ -171,14 +171,14 @@ def test_half_storage_is_exact(on: UnderTest, dtype: torch.dtype):
 @on(KERNELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_half_gates_are_rounded_once(on: UnderTest, dtype: torch.dtype):
-    """sigmoid and tanh of every half value: what their value within 2.5e-5 of itself rounds to. A rounding is 2e-4."""
+    """sigmoid and tanh of every half value: what their value within 4e-5 of itself rounds to. A rounding is 2e-4."""
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     every = every[~every.isnan()].view(1, -1).to(on.device)
     one, zero = torch.ones_like(every), torch.zeros_like(every)
     with on.chosen():
         gate, squashed = ops.gated_blend(every, one, zero), ops.highway_output(one * float("inf"), every)
     for found, exact in ((gate, every.double().sigmoid()), (squashed, every.double().tanh())):
-        nearer, farther = (exact * (1 + sign * 2.5e-5) for sign in (-1, 1))
+        nearer, farther = (exact * (1 + sign * 4e-5) for sign in (-1, 1))
         tiny = 2**-126  # float32 below that may be 0
         low, high = nearer.minimum(farther) - tiny, nearer.maximum(farther) + tiny
         assert (low.to(dtype) <= found).all() and (found <= high.to(dtype)).all()

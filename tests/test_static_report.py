@@ -58,9 +58,8 @@ def test_page_shows_the_committed_table() -> None:
 
 NAMES = {
     "void motionrnn_ext::cuda::(anonymous namespace)::pointwise_kernel<motionrnn_ext::math::GatedBlend, __half, "
-    "float, 8>(motionrnn_ext::cuda::PointwiseArguments, motionrnn_ext::cuda::(anonymous namespace)::Division)": Kernel(
-        "pointwise_kernel", ("GatedBlend", "half", "float", "8")
-    ),
+    "float, 8>(motionrnn_ext::math::PointwiseArguments, motionrnn_ext::cuda::DivisionOf<std::conditional<(8)==(1), "
+    "unsigned long, unsigned int>::type>)": Kernel("pointwise_kernel", ("GatedBlend", "half", "float", "8")),
     "void motionrnn_ext::cuda::(anonymous namespace)::warp_forward<__nv_bfloat16, 16, true>"
     "(motionrnn_ext::cuda::WarpArguments, int)": Kernel("warp_forward", ("bf16", "16", "true")),
     "motionrnn_ext::cuda::clear(float*)": Kernel("clear", ()),

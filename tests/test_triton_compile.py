@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ if INTERPRETED:
 import triton
 from triton.backends.compiler import GPUTarget
 
+from motionrnn_ext.backends.triton import launch  # isort: skip
 import motionrnn_ext.backends.triton.ops  # noqa: F401  # registers them, on a machine without a GPU as well
 
 KERNEL = "triton_kernel_wrapper_functional"
@@ -56,6 +57,27 @@ def traced(op: str, inputs: list[torch.Tensor]) -> Counter[str]:
     fakes = [mode.from_tensor(t.detach()).requires_grad_() for t in inputs]
     graph = aot_export_joint_simple(function, fakes, trace_joint=True).graph
     return Counter(str(n.target) for n in graph.nodes if n.op == "call_function")
+
+
+def test_what_has_elements_is_launched_and_what_is_traced_is_noted(monkeypatch: pytest.MonkeyPatch):
+    class Subclass(torch.Tensor):
+        pass
+
+    class Parameter(torch.nn.Parameter):
+        pass
+
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    def recorder(way: str) -> Callable[[str], dict[tuple[int], Callable[..., None]]]:
+        return lambda kernel: {(3,): lambda *tensors, **options: seen.append((way, options))}
+
+    monkeypatch.setattr(launch, "_launchable", recorder("launched"))
+    monkeypatch.setattr(launch, "wrap_triton", recorder("noted"))
+    real = torch.zeros(2)
+    for t in (real, torch.nn.Parameter(real), Parameter(real), real.as_subclass(Subclass)):
+        launch.launch("kernel", 3, t, 1)
+    launch.launch("kernel", 3, real, FakeTensorMode().from_tensor(real))
+    assert seen == [("launched", {"enable_fp_fusion": True})] * 4 + [("noted", {})]
 
 
 @pytest.mark.parametrize("layout", ["", "channels_last"])

@@ -71,10 +71,6 @@ template <class T>
 __device__ __forceinline__ T& element(const Image& image, int b, int64_t channel, int64_t pixel) {
   return static_cast<T*>(image.data)[b * image.batch + channel * image.channel + pixel * image.pixel];
 }
-template <class T>
-__device__ __forceinline__ float read(const Image& image, int b, int64_t channel, int64_t pixel) {
-  return to_float(element<const T>(image, b, channel, pixel));
-}
 
 // The channels of one pixel. Their places take one multiplication of 32-bit numbers each, those of element() four.
 template <class T>
@@ -85,7 +81,9 @@ struct Channels {
   __device__ __forceinline__ Channels(const Image& image, int b, int pixel)
       : first(&element<T>(image, b, 0, pixel)), stride(image.channel) {}
   __device__ __forceinline__ T& operator[](int c) const { return first[uint64_t(uint32_t(c)) * stride]; }
-  __device__ __forceinline__ float read(int c) const { return to_float(__ldg(&(*this)[c])); }  // what no kernel writes
+  __device__ __forceinline__ float read(int c) const {
+    return to_float(__ldg(&(*this)[c]));
+  }  // not what this kernel writes
 };
 
 // Reads a lane's channels of pixels, 0 for channels from `end` on. With `vectors` they lie side by side and aligned.

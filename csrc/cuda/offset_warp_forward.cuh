@@ -32,7 +32,7 @@ struct ForwardShape {
 };
 
 // Part of the weight as mma's second operand: [tap][product][tile][column g][lane of the tap]. 0 beyond the channels.
-// A thread has the same place in each of its taps, which it loads together.
+// A thread has the same place in each of its taps, and loads several of them before it waits.
 template <class T, int N>
 __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_tap, int first_in, int first_out,
                                              uint2* fragments) {
@@ -41,6 +41,7 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_t
   using Out = typename Shape::Out;
   static_assert(In::kVector % In::kSlotsOfMma == 0);  // the slots of a product are neighbouring channels
   constexpr int kThreads = kForwardWarps * kWarp, kPerTap = Shape::kFragments;
+  static_assert(kThreads % kPerTap == 0 || kPerTap % kThreads == 0);
   constexpr int kTapsAtOnce = std::max(kThreads / kPerTap, 1), kRounds = (kTapChunk + kTapsAtOnce - 1) / kTapsAtOnce;
   constexpr int kTogether = N <= 16 ? kRounds : 3;  // rounds whose loads wait together: registers hold what they bring
   const int taps = a.k * a.k, count = std::min(taps - first_tap, +kTapChunk);
@@ -73,11 +74,13 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_t
 }
 
 // The warp's taps of a chunk at its 16 pixels: places [n][pixel] for taps first + n * stride; dead ones read nothing.
-// All loads come first, without a branch, so that one wait serves them; what they bring waits in shared memory.
+// Where no motion is given all loads come first, without a branch, so that one wait serves them. What they bring waits
+// in shared memory.
 template <class T>
 __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int first_pixel, int first_tap, int stride,
                                           int end_tap, int places, bool alive, Tap* taps) {
   constexpr int kAtOnce = kWarp / kTile, kRounds = kTapPlaces / kAtOnce;
+  static_assert(kTapPlaces % kAtOnce == 0);
   const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane % kTile, all_taps = a.k * a.k;
   if (pixel >= a.height * a.width || !alive) end_tap = 0;
   first_tap += lane / kTile * stride;

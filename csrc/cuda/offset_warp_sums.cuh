@@ -108,7 +108,7 @@ struct Scan {
   template <class T>
   __device__ __forceinline__ float value(const Image& of, int64_t i) const {
     const int64_t b = image(i), rest = i - b * image.divisor, outer = line(rest), inner = rest - outer * line.divisor;
-    return read<T>(of, b, rows ? inner : outer, rows ? outer : inner);
+    return to_float(element<const T>(of, b, rows ? inner : outer, rows ? outer : inner));
   }
 };
 

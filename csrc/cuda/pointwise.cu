@@ -73,7 +73,7 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
    ...);
 }
 
-// Vectors beyond 2^32 fit no GPU: single elements may be more.
+// 2^32 vectors are 64 GiB: what has more of them goes element by element.
 template <int width>
 using IndexOf = std::conditional_t<width == 1, uint64_t, uint32_t>;
 

@@ -1,14 +1,14 @@
-// Arithmetic of a map whose every result is stored in half precision: float, but with a sigmoid and a tanh of half the
-// instructions. For bfloat16 the precise ones are most of a kernel: 40 of its instructions per element of s(o) tanh(c),
-// more than a GPU issues in the time that the element's 6 bytes take.
+// Arithmetic of a map whose every result is stored in half precision: float, but with a sigmoid and a tanh of a third
+// of the instructions. With the precise ones s(o) tanh(c) takes 37 per element in bfloat16, about as many as an H200
+// issues in the time that the element's 6 bytes take (docs/kernels.md), with these 20.
 #pragma once
 
 #include "scalar.h"
 
 namespace motionrnn_ext::math {
 
-// sigmoid and tanh are within 1e-6 of their value for |x| < 20, which half precision rounds to 2e-4 or more. Below
-// x = -87 a sigmoid is 0.
+// sigmoid is within 1.3e-6 of its value (|x| < 20), tanh within 4e-5, and within 4e-7 in all; half precision rounds to
+// 2e-4 of a value at the finest. Below x = -87 a sigmoid is 0.
 struct Coarse {
   float value;
 

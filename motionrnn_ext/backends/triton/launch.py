@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import triton
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.library import custom_op, triton_op, wrap_triton
 
 from . import INTERPRETED, NAMESPACE
@@ -37,22 +39,21 @@ def kernel_op(function: Callable[..., Any]) -> Any:
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
     """Run so many programs of a kernel, on the current stream of its tensors' device: Triton itself takes the current
-    device."""
+    device. torch.compile takes note of the launch instead, and later compiles the kernel its own way.
+    """
     if programs == 0:
         return
-    first = next(a for a in arguments if isinstance(a, Tensor))
-    if not is_real(
-        first
-    ):  # torch.compile looks: it takes the launch down, and compiles the kernel its own way
-        wrap_triton(kernel)[(programs,)](*arguments, **constants)
-        return
-    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
-        _launchable(kernel)[(programs,)](*arguments, **constants, **COMPILED)
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    with torch.cuda.device(tensors[0].device) if tensors[0].is_cuda else nullcontext():
+        if any(map(is_traced, tensors)):
+            wrap_triton(kernel)[(programs,)](*arguments, **constants)
+        else:
+            _launchable(kernel)[(programs,)](*arguments, **constants, **COMPILED)
 
 
-def is_real(t: Tensor) -> bool:
-    """Whether t has elements: what torch.compile traces with has none."""
-    return type(t) in (Tensor, torch.nn.Parameter)
+def is_traced(t: Tensor) -> bool:
+    """Whether t is one of those without elements that torch.compile runs a function on."""
+    return isinstance(t, (FakeTensor, FunctionalTensor))
 
 
 def _launchable(kernel: Any) -> Any:
@@ -123,7 +124,7 @@ def in_blocks(
     key = (op, kernel, channels, like.dtype, like.device)
     if key not in _tuned:
         may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not INTERPRETED
-        if not may_tune or not is_real(like) or torch.cuda.is_current_stream_capturing():
+        if not may_tune or is_traced(like) or torch.cuda.is_current_stream_capturing():
             return run(block(op, channels, like.dtype))
         _tuned[key] = min(CANDIDATES[op], key=lambda candidate: _time(lambda: run(candidate)))
     return run(_tuned[key])
