@@ -40,7 +40,7 @@ def description() -> dict[str, object]:
         "malloc": "tuned" if os.environ.items() >= TUNED_MALLOC.items() else "default",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "command": " ".join(["python", *map(without_folders, sys.argv)]),
     }
 
@@ -94,7 +94,7 @@ def _cpu_model() -> str:
     return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
-def _commit() -> str:
+def commit() -> str:
     """With "-dirty" where files were changed. MOTIONRNN_EXT_COMMIT says it where sources came without their history."""
     return os.environ.get("MOTIONRNN_EXT_COMMIT") or _output(
         "git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"

@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import machine
 from .steps import Runner, stop
 
 HERE = Path(__file__).resolve().parent
@@ -70,6 +71,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in LEFT_IN_OUT:
         (options.out / name).unlink(missing_ok=True)
+    os.environ["MOTIONRNN_EXT_COMMIT"] = machine.commit()  # what runs is a copy elsewhere
     seconds = 3600 if options.dry_run else SECONDS_IN_ALL
     with tempfile.TemporaryDirectory(prefix="motionrnn_ext-", ignore_cleanup_errors=True) as work:
         runner = Runner(options.out.resolve(), Path(work), seconds)
