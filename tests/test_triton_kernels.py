@@ -21,6 +21,7 @@ ONLY_TRITON = [TRITON] if TRITON in KERNELS else []
 if ONLY_TRITON:
     import triton
     import triton.language as tl
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     from motionrnn_ext.backends.triton import launch, offset_warp, offset_warp_backward, scalar
     from motionrnn_ext.backends.triton.launch import BLOCKS, MANY, Block
@@ -59,6 +60,19 @@ def test_a_warp_in_blocks_of_any_size(
     monkeypatch.setattr(offset_warp_backward, "MAX_PARTS", parts)
     options = {"channels": 33, "out_channels": 20, "k": 1, "height": 8, "width": 9, "layout": LAYOUTS[layout]}
     check(on, Case("offset_warp", "", partial(warp_inputs, **options)), torch.float32)
+
+
+@on(ONLY_TRITON)
+def test_little_work_is_spread_over_the_multiprocessors(on: UnderTest, blocks: None):
+    block = Block(64, 4, least=16)
+    assert [block.spread(work).size for work in (64 * 128, 64 * 128 - 1, 32 * 128 - 1, 1)] == [64, 32, 16, 16]
+    assert Block(64, 4).spread(1) == Block(64, 4)
+    of_unknown_size = ShapeEnv().create_unbacked_symint()
+    assert block.spread(of_unknown_size) == block
+    BLOCKS["offset_warp"] = [(MANY, block, block)]
+    used = []
+    launch.in_blocks("offset_warp", 16, torch.ones(1, device=on.device), 8 * 16 * 16, used.append)
+    assert used == [Block(16, 4, least=16)]
 
 
 @on(ONLY_TRITON)
@@ -163,19 +177,19 @@ def test_tuning_runs_whole_ops_once_per_channels_and_dtype(on: UnderTest, monkey
     x = torch.ones(1)
     capturing = False
     table = launch.block("offset_warp", 16, x.dtype)
-    assert launch.in_blocks("offset_warp", 16, x, run) == table and timed == []  # not asked for
+    assert launch.in_blocks("offset_warp", 16, x, MANY, run) == table and timed == []  # not asked for
     monkeypatch.setenv("MOTIONRNN_EXT_AUTOTUNE", "1")
     capturing = True
-    assert launch.in_blocks("offset_warp", 16, x, run) == table and timed == []
+    assert launch.in_blocks("offset_warp", 16, x, MANY, run) == table and timed == []
     capturing = False
-    assert launch.in_blocks("offset_warp", 16, x, run) == fastest
+    assert launch.in_blocks("offset_warp", 16, x, MANY, run) == fastest
     assert timed == launch.CANDIDATES["offset_warp"]
-    assert launch.in_blocks("offset_warp", 16, x, run) == fastest and len(timed) == len(milliseconds)
-    launch.in_blocks("offset_warp", 32, x, run)
-    launch.in_blocks("offset_warp", 16, x.bfloat16(), run)
+    assert launch.in_blocks("offset_warp", 16, x, MANY, run) == fastest and len(timed) == len(milliseconds)
+    launch.in_blocks("offset_warp", 32, x, MANY, run)
+    launch.in_blocks("offset_warp", 16, x.bfloat16(), MANY, run)
     assert len(timed) == 3 * len(milliseconds)
     capturing = True  # what is tuned stays so
-    assert launch.in_blocks("offset_warp", 16, x, run) == fastest
+    assert launch.in_blocks("offset_warp", 16, x, MANY, run) == fastest
 
 
 @on(ONLY_TRITON)

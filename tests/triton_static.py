@@ -45,6 +45,7 @@ TARGETS = {
 }
 SHAPE = (16, 16, 64, 64)
 CHANNELS = (16, 32, 64)  # of a warp, one for each line of the table of blocks
+SMALL_SHAPE = (8, 16, 16, 16)  # where a warp's work is spread
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 OF_TORCH = {
@@ -75,8 +76,10 @@ def launches(precision: str) -> dict[str, Launch]:
             _record(found, name, partial(_run_pointwise, op, dtype), precision)
         for channels in CHANNELS:
             for layout in ("", " channels_last"):
-                run_warp = partial(_run_warp, dtype, channels, bool(layout))
+                run_warp = partial(_run_warp, SHAPE, dtype, channels, bool(layout))
                 _record(found, f"{name} C{channels}{layout}", run_warp, precision)
+                run_warp = partial(_run_warp, SMALL_SHAPE, dtype, channels, bool(layout), backward=False)
+                _record(found, f"{name} C{channels}{layout} small", run_warp, precision)
     return found
 
 
@@ -99,18 +102,20 @@ def _run_pointwise(op: str, dtype: torch.dtype) -> None:
         backward(*grads, *(inputs[:3] if op == "motion_update" else inputs), *parameters)
 
 
-def _run_warp(dtype: torch.dtype, channels: int, last: bool) -> None:
+def _run_warp(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, channels: int, last: bool, backward: bool = True
+) -> None:
     from motionrnn_ext.backends.triton.offset_warp import offset_warp
     from motionrnn_ext.backends.triton.offset_warp_backward import offset_warp_backward
 
-    batch, _, height, width = SHAPE
+    batch, _, height, width = shape
     shapes = [(channels, dtype), (18, torch.float32), (9, dtype)]
     inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in shapes]
     if last:
         inputs = [channels_last(t) for t in inputs]
     inputs.append(torch.empty(channels, channels, 3, 3, dtype=dtype))
     out = offset_warp(*inputs)
-    for deterministic in (False, True):
+    for deterministic in (False, True) if backward else ():
         offset_warp_backward(out, *inputs, 15, deterministic)
 
 

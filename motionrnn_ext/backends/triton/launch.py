@@ -69,22 +69,36 @@ def log2_ceil(n: int) -> int:
 
 
 class Block(NamedTuple):
-    """What one program takes on, elements of a pointwise op or pixels of a warp; how many warps of threads it has."""
+    """What one program takes on, elements of a pointwise op or pixels of a warp; how many warps of threads it has; what
+    it takes on at the least, where there is too little to keep a GPU busy."""
 
     size: int
     warps: int
+    least: int | None = None  # the size itself
+
+    def spread(self, work: int) -> Block:
+        """For so many elements or pixels in all: half the size as often as there are fewer programs than a large GPU
+        has multiprocessors. A traced number, of which nothing is known yet, changes nothing."""
+        size = self.size
+        while isinstance(work, int) and size > (self.least or size) and work < size * MULTIPROCESSORS:
+            size //= 2
+        return self._replace(size=size)
 
     @property
     def options(self) -> dict[str, int]:
         return {"num_warps": self.warps, "num_stages": 1}
 
 
+MULTIPROCESSORS = 128
 MANY = 2**31
 # Of an op: up to so many channels, the block for float32, and for half precision. A table, not @triton.autotune, which
 # would time on a user's first step, and which Triton's interpreter cannot run ("0 active drivers").
 BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
-    "pointwise": [(MANY, Block(1024, 4), Block(1024, 4))],
-    "offset_warp": [(16, Block(64, 4), Block(64, 4)), (MANY, Block(64, 8), Block(64, 8))],
+    "pointwise": [(MANY, Block(1024, 4, least=512), Block(1024, 4, least=512))],
+    "offset_warp": [
+        (16, Block(64, 4, least=16), Block(64, 4, least=16)),
+        (MANY, Block(64, 8, least=16), Block(64, 8, least=16)),
+    ],
     "offset_warp_backward": [
         (16, Block(64, 4), Block(64, 4)),
         (32, Block(32, 4), Block(64, 8)),
@@ -100,7 +114,7 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
 # What MOTIONRNN_EXT_AUTOTUNE=1 tries on the first call of an op with new channels or dtype.
 CANDIDATES = {
     "pointwise": [Block(size, warps) for size in (512, 1024, 2048) for warps in (2, 4, 8)],
-    "offset_warp": [Block(size, warps) for size in (32, 64, 128) for warps in (2, 4, 8)],
+    "offset_warp": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "offset_warp_backward": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward_deterministic": [Block(size, warps) for size in (16, 32, 64) for warps in (4, 8)],
 }
@@ -114,9 +128,10 @@ def block(op: str, channels: int, dtype: torch.dtype) -> Block:
 
 
 def in_blocks(
-    op: str, channels: int, like: Tensor, run: Callable[[Block], Result], kernel: str = ""
+    op: str, channels: int, like: Tensor, work: int, run: Callable[[Block], Result], kernel: str = ""
 ) -> Result:
-    """run(block) with the table's block for `op`; with the fastest one for that and `kernel` if tuning is asked for.
+    """run(block) with the table's block for `op` and so much work, elements or pixels; with the fastest block for the
+    op, its `kernel`, channels and dtype if tuning is asked for.
 
     Tuning runs whole ops on their real inputs, each result apart, so that nothing is overwritten; never while a CUDA
     graph is captured or torch.compile traces, where time cannot be taken.
@@ -125,7 +140,7 @@ def in_blocks(
     if key not in _tuned:
         may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not INTERPRETED
         if not may_tune or is_traced(like) or torch.cuda.is_current_stream_capturing():
-            return run(block(op, channels, like.dtype))
+            return run(block(op, channels, like.dtype).spread(work))
         _tuned[key] = min(CANDIDATES[op], key=lambda candidate: _time(lambda: run(candidate)))
     return run(_tuned[key])
 

@@ -143,4 +143,4 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
         )  # fmt: skip
         return out
 
-    return in_blocks("offset_warp", channels, x, in_block)
+    return in_blocks("offset_warp", channels, x, pixels, in_block)

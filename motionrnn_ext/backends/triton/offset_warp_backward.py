@@ -219,7 +219,8 @@ def offset_warp_backward(
     in_float64 = x.dtype == torch.float64  # under the interpreter, whose order is fixed anyway
     deterministic = deterministic and bool(wanted & 1) and not in_float64
     op = "offset_warp_backward_deterministic" if deterministic else "offset_warp_backward"
-    return in_blocks(op, x.shape[1], x, in_block)
+    pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    return in_blocks(op, x.shape[1], x, pixels, in_block)
 
 
 def _backward(

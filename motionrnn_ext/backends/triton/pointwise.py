@@ -93,7 +93,7 @@ def run(
         )  # fmt: skip
         return made
 
-    return in_blocks("pointwise", 1, first, in_block, kernel.__name__)
+    return in_blocks("pointwise", 1, first, total, in_block, kernel.__name__)
 
 
 def _as_rows(t: Tensor, rows_of_pixels: bool) -> Tensor:
