@@ -26,6 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.argv = sys.argv[1:] if argv is None else list(argv)
     if processes.is_started():
         processes.end_with_parent()
+    code = _run(arguments)
+    if _is_the_program(arguments) and (processes.is_started() or processes.of_torchrun()):
+        processes.leave(code)
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         _import(arguments.imports)
         _COMMANDS[arguments.command](arguments)
@@ -48,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # a fault of the program: its traceback is wanted
         return _fail(arguments, _one_line(error))
     return 0
+
+
+def _is_the_program(arguments: argparse.Namespace) -> bool:
+    """Whether this process is, and not one that calls `main`."""
+    return bool(arguments.argv == sys.argv[1:])
 
 
 def _fail(arguments: argparse.Namespace, message: str) -> int:
@@ -297,7 +309,7 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
 def _bench(arguments: argparse.Namespace) -> None:
     from .benchmarks import bench
 
-    if arguments.argv == sys.argv[1:]:  # this process is the program, not one that calls `main`
+    if _is_the_program(arguments):
         bench.start_again_tuned(arguments)
     bench.bench(arguments)
 
