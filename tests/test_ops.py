@@ -150,11 +150,16 @@ def test_warp_makes_the_gradients_that_are_wanted(
                 assert some[i].numel() == 0, wanted
 
 
+def every_half(dtype: torch.dtype) -> torch.Tensor:
+    """Of all bit patterns the value, inf and nan too."""
+    return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
 @on(KERNELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_half_storage_is_exact(on: UnderTest, dtype: torch.dtype):
     """Every half value survives load and store; every float rounds to the nearest half, ties to even."""
-    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    every = every_half(dtype)
     every = every[every.isfinite()].view(1, -1).to(on.device)
     open_gate = torch.full_like(every, float("inf"))
     with on.chosen():
@@ -172,7 +177,7 @@ def test_half_storage_is_exact(on: UnderTest, dtype: torch.dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_half_gates_are_rounded_once(on: UnderTest, dtype: torch.dtype):
     """sigmoid and tanh of every half value: what their value within 4e-5 of itself rounds to. A rounding is 2e-4."""
-    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    every = every_half(dtype)
     every = every[~every.isnan()].view(1, -1).to(on.device)
     one, zero = torch.ones_like(every), torch.zeros_like(every)
     with on.chosen():

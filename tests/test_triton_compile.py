@@ -23,8 +23,8 @@ if INTERPRETED:
 import triton
 from triton.backends.compiler import GPUTarget
 
-from motionrnn_ext.backends.triton import launch  # isort: skip
 import motionrnn_ext.backends.triton.ops  # noqa: F401  # registers them, on a machine without a GPU as well
+from motionrnn_ext.backends.triton import launch
 
 KERNEL = "triton_kernel_wrapper_functional"
 

@@ -81,9 +81,8 @@ struct Channels {
   __device__ __forceinline__ Channels(const Image& image, int b, int pixel)
       : first(&element<T>(image, b, 0, pixel)), stride(image.channel) {}
   __device__ __forceinline__ T& operator[](int c) const { return first[uint64_t(uint32_t(c)) * stride]; }
-  __device__ __forceinline__ float read(int c) const {
-    return to_float(__ldg(&(*this)[c]));
-  }  // not what this kernel writes
+  // Only of what this kernel does not write.
+  __device__ __forceinline__ float read(int c) const { return to_float(__ldg(&(*this)[c])); }
 };
 
 // Reads a lane's channels of pixels, 0 for channels from `end` on. With `vectors` they lie side by side and aligned.

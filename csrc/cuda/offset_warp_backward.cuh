@@ -126,7 +126,7 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
                                              const BackwardTap* taps) {
   const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane, all_taps = a.k * a.k;
   if (pixel >= a.height * a.width) return;
-#pragma unroll 1
+#pragma unroll 1  // both taps of N = 8 at once take registers that a block's occupancy needs
   for (int i = 0; i < Step<T, N>::kTaps; ++i) {
     const int tap = first_tap + i;
     if (tap >= all_taps) break;

@@ -111,7 +111,7 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
     for (int i = 0; i < kRounds; ++i) *reinterpret_cast<float4*>(taps[i * kWarp].weight) = found[i];
   }
   const int row = pixel / a.width, col = pixel - row * a.width;
-  int tap_row = first_tap / a.k, tap_col = first_tap - tap_row * a.k;
+  int tap_row = first_tap / a.k, tap_col = first_tap - tap_row * a.k;  // stepped: a division takes 20 instructions
   const int row_step = stride / a.k, col_step = stride - row_step * a.k;
 #pragma unroll 1
   for (int n = lane / kTile, tap = first_tap; n < places; n += kAtOnce, tap += stride, taps += kWarp) {
