@@ -275,6 +275,7 @@ LAYERS: dict[str, Provocation] = {
     "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (
         from_official(nn.Linear(1, 1))
     ),
+    "model is ...; it should be a torch.nn.Module...": lambda _: convert([StandIn(4)]),  # type: ignore[arg-type]
     "module is not the official MotionGRU: ...": lambda _: from_official(near_official()),
     "warmup: module is ...; it should be a torch.nn.Module or a method of one, such as model.step": lambda _: (
         warmup(len, [])

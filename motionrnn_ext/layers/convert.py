@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .motion_gru import MotionGRUCell
-
-_CONVOLUTIONS = ("update", "reset", "output", "warp.conv", "warp.warp_gate")
-_ORIGINAL = "_official_module"
+from .motion_gru import MotionGRU, MotionGRUCell
+from .recognition import CONVOLUTIONS, convolution, hooks_of_the_user, is_candidate, mismatch
 
 
 @dataclass
@@ -19,144 +20,232 @@ class ConversionReport:
     """What `convert` or `revert` did, by module name."""
 
     converted: list[str] = field(default_factory=list)  # all names swapped; a shared module has several
-    skipped: dict[str, str] = field(default_factory=dict)  # named like a MotionGRU: why it was left alone
-    hooks: list[str] = field(default_factory=list)  # modules whose hooks no longer run, until `revert`
+    skipped: dict[str, str] = field(default_factory=dict)  # meant as a MotionGRU: why it was left alone
+    hooks: list[str] = field(
+        default_factory=list
+    )  # modules with hooks of the user's, for which one was left alone
+    verb: str = "converted"  # or "reverted"
+    looked_at: str = ""  # what there was where nothing was found
 
     def __str__(self) -> str:
-        lines = [f"converted {len(self.converted)}: {', '.join(self.converted) or 'none'}"]
+        names = ", ".join(self.converted) or "none"
+        lines = [f"{self.verb} {len(self.converted)}: {names}{self.looked_at and f'; {self.looked_at}'}"]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
-        if self.hooks:
-            lines.append(f"hooks that no longer run: {', '.join(self.hooks)}")
         return "\n".join(lines)
 
 
-def convert(model: nn.Module) -> ConversionReport:
-    """Replace, in place, every official MotionGRU in `model` by a `MotionGRUCell` with the same Parameter
-    objects.
+class ConvertedMotionGRU(MotionGRUCell):
+    """A `MotionGRUCell` that holds the convolutions of an official MotionGRU, and the module that they came from.
 
-    They are recognised by structure: convolutions `update`, `reset`, `output`, `warp.conv` and
-    `warp.warp_gate` of matching sizes. Optimisers, state dicts and training mode carry on as they were; an
-    instance used twice is swapped once. Hooks on a swapped module no longer run, which the report says; the
-    official program's own have no effect anyway.
+    `official` and `no_ops` lie in `__dict__`, past nn.Module's registration: state-dict keys stay as they are.
+    """
+
+    official: nn.Module
+    no_ops: dict[str, dict[int, Any]]  # hooks of the official convolutions, which do nothing
+    names: list[str]  # of the official forward's arguments
+
+    def forward(self, *args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """As `MotionGRUCell`; arguments may have their official names, and states half precision."""
+        args += tuple(named.pop(name) for name in self.names[len(args) :] if name in named)
+        # States of half precision, as a model under .half() makes them, are taken up to float32.
+        states = [s.float() if s.dtype in (torch.float16, torch.bfloat16) else s for s in args[1:]]
+        return super().forward(*args[:1], *states, **named)
+
+
+def convert(model: nn.Module) -> ConversionReport:
+    """Replace, in place, every official MotionGRU in `model` by a `MotionGRUCell` with the same convolutions.
+
+    One is recognised by exactly the known structure, submodules, parameters and buffers, without hooks of the user's,
+    and by what it computes: values and gradients of a few random steps, of a copy, agree to 1e-5 in float64. What is
+    meant as one and is not is skipped; the report says why. Everything is compared before anything is swapped.
+    Parameters, optimisers, state dicts and training mode carry on as they were; an instance used twice is swapped
+    once. The official program's own hooks do nothing, and wait for `revert`.
 
     Raises:
+        TypeError: `model` is no module; the message names one that it has.
         ValueError: `model` is itself a MotionGRU, which cannot be replaced in place.
     """
-    if _looks_official(model):
+    _check_module(model)
+    if is_candidate(model):
         raise ValueError(
             "model is itself a MotionGRU, which cannot be swapped in place; "
             "assign the result instead: layer = motionrnn_ext.layers.from_official(layer)"
         )
-    report, cells = ConversionReport(), dict[int, MotionGRUCell]()
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if not _looks_official(module):
+    report = ConversionReport()
+    reasons: dict[int, str | None] = {}
+    found = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if is_candidate(m)]
+    for name, module in found:
+        if name.rpartition(".")[2] == "_orig_mod":
+            report.skipped[name] = "it is compiled by itself (torch.compile); convert first, compile then"
             continue
-        reason = _mismatch(module)
-        if reason is not None:
-            report.skipped[name] = reason
+        if id(module) not in reasons:
+            reasons[id(module)] = mismatch(module, _build)
+        reason = reasons[id(module)]
+        if reason is None:
+            report.converted.append(name)
             continue
-        if id(module) not in cells:
-            cells[id(module)] = from_official(module)
-            report.hooks += [
-                f"{name}.{inner}".rstrip(".") for inner, m in module.named_modules() if _has_hooks(m)
-            ]
-        _replace(model, name, cells[id(module)])
-        report.converted.append(name)
+        report.skipped[name] = reason
+        report.hooks += [f"{name}.{part}".rstrip(".") for part in hooks_of_the_user(module)]
+    cells: dict[int, MotionGRUCell] = {}
+    for name, module in found:
+        if name in report.converted:
+            if id(module) not in cells:
+                cells[id(module)] = _take_over(module)
+            _replace(model, name, cells[id(module)])
+    if not found:
+        report.looked_at = _nothing_found(model)
     return report
 
 
 def revert(model: nn.Module) -> ConversionReport:
-    """Undo `convert`: the official modules come back, with the parameters and the training mode of now.
+    """Undo `convert`: the very official modules come back, with the convolutions, parameters and training mode of now.
+
+    A copy of a converted model, a pickled one too, holds copies of its official modules, and reverts to those.
 
     Raises:
+        TypeError: `model` is no module; the message names one that it has.
         ValueError: `model` is itself a converted MotionGRU, which cannot be replaced in place.
     """
-    if _ORIGINAL in model.__dict__:
+    _check_module(model)
+    if isinstance(model, ConvertedMotionGRU):
         raise ValueError("model is itself a converted MotionGRU; revert the model that holds it")
-    report = ConversionReport()
+    report = ConversionReport(verb="reverted")
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        original = module.__dict__.get(_ORIGINAL)
-        if original is not None:
-            _share_parameters(module, original)
-            _replace(model, name, original.train(module.training))
+        if isinstance(module, ConvertedMotionGRU):
+            _hand_back(module)
+            _replace(model, name, module.official)
             report.converted.append(name)
+    if not report.converted:
+        report.looked_at = f"no converted MotionGRU among the {_n_modules(model)} modules of this model"
     return report
 
 
 def from_official(module: nn.Module) -> MotionGRUCell:
-    """A `MotionGRUCell` with the Parameter objects of one official MotionGRU.
+    """A `MotionGRUCell` with the convolutions, and so the Parameter objects, of one official MotionGRU.
 
     Raises:
-        ValueError: the module has not the structure of one.
+        TypeError: no module.
+        ValueError: the module is not exactly an official one, in structure or in what it computes.
     """
-    if not _looks_official(module):
-        raise ValueError(f"module is a {type(module).__name__}; it should have {', '.join(_CONVOLUTIONS)}")
-    reason = _mismatch(module)
+    _check_module(module)
+    if not is_candidate(module):
+        raise ValueError(f"module is a {type(module).__name__}; it should have {', '.join(CONVOLUTIONS)}")
+    reason = mismatch(module, _build)
     if reason is not None:
         raise ValueError(f"module is not the official MotionGRU: {reason}")
-    warp = _convolution(module, "warp.conv")
-    with torch.device("meta"):  # its own parameters are about to be replaced
-        cell = MotionGRUCell(
+    return _take_over(module)
+
+
+# ---- The swap of one module
+
+
+def _build(module: nn.Module) -> ConvertedMotionGRU:
+    """The cell with the module's convolutions, which stay its own as well."""
+    warp = convolution(module, "warp.conv")
+    with torch.device("meta"):  # its own convolutions are about to be replaced
+        cell = ConvertedMotionGRU(
             warp.in_channels,
             warp.kernel_size[0],
-            gate_kernel_size=_convolution(module, "update").kernel_size[0],
-            mask_kernel_size=_convolution(module, "warp.warp_gate").kernel_size[0],
+            gate_kernel_size=convolution(module, "update").kernel_size[0],
+            mask_kernel_size=convolution(module, "warp.warp_gate").kernel_size[0],
             out_channels=warp.out_channels,
         )
-    _share_parameters(module, cell)
-    cell.__dict__[_ORIGINAL] = module  # past nn.Module's registration: state-dict keys stay as they are
-    return cell.train(module.training)
+    official_warp = cast(nn.Module, module.warp)
+    for ours, theirs in ((cell, module), (cell.warp, official_warp)):
+        ours.training = theirs.training
+        # Hooks registered on either from now on are there for both.
+        vars(ours).update({name: value for name, value in vars(theirs).items() if "hook" in name})
+    _share(module, cell)
+    for ours, theirs in ((cell, module), (cell.warp, official_warp)):  # parameters in the order of before
+        ours._modules = {name: ours._modules[name] for name in theirs._modules if name in ours._modules}
+    names = list(inspect.signature(module.forward).parameters)
+    vars(cell).update(official=module, no_ops={}, names=names)
+    return cell
 
 
-def _convolution(module: nn.Module, name: str) -> nn.Conv2d:
-    return cast(nn.Conv2d, module.get_submodule(name))
+def _take_over(module: nn.Module) -> ConvertedMotionGRU:
+    cell = _build(module)
+    for name in CONVOLUTIONS:
+        conv = convolution(module, name)
+        cell.no_ops[name] = dict(conv._backward_hooks)
+        conv._backward_hooks.clear()
+        conv._is_full_backward_hook = None
+    return cell
 
 
-def _looks_official(module: nn.Module) -> bool:
-    if isinstance(module, MotionGRUCell):
-        return False
-    names = dict(module.named_modules(remove_duplicate=False))
-    return all(name in names for name in _CONVOLUTIONS)
+def _hand_back(cell: ConvertedMotionGRU) -> None:
+    official = cell.official
+    _share(cell, official)
+    for name in CONVOLUTIONS:
+        conv, hooks = convolution(official, name), cell.no_ops.pop(name, None)
+        if hooks:
+            conv._backward_hooks.update(hooks)
+            conv._is_full_backward_hook = bool(conv._is_full_backward_hook)
+    for name, part in official.named_modules():
+        if name not in CONVOLUTIONS:
+            part.training = cell.warp.training if name else cell.training
 
 
-def _mismatch(module: nn.Module) -> str | None:
-    """Why a module with the right names is not the official MotionGRU; None if it is."""
-    for name in _CONVOLUTIONS:
-        if not isinstance(module.get_submodule(name), nn.Conv2d):
-            return f"{name} is a {type(module.get_submodule(name)).__name__}, not a Conv2d"
-    warp = _convolution(module, "warp.conv")
-    k = warp.kernel_size[0]
-    plain = (k, k), (k, k), (0, 0), (1, 1), 1
-    if k % 2 == 0 or _geometry(warp) != plain or warp.bias is not None:
-        return f"warp.conv is not an odd k x k convolution of stride k without bias: {warp}"
-    motion, gate_kernel = 2 * k * k, _convolution(module, "update").kernel_size[0]
-    for name in ("update", "reset", "output", "warp.warp_gate"):
-        conv, mask = _convolution(module, name), name == "warp.warp_gate"
-        sizes = (warp.in_channels, k * k) if mask else (warp.in_channels + motion, motion)
-        g = conv.kernel_size[0] if mask else gate_kernel
-        same = (g, g), (1, 1), (g // 2, g // 2), (1, 1), 1
-        fits = g % 2 == 1 and _geometry(conv) == same and (conv.in_channels, conv.out_channels) == sizes
-        if not fits or conv.bias is None or conv.padding_mode != "zeros":
-            return f"{name} is not a same-size convolution with bias from {sizes[0]} to {sizes[1]}: {conv}"
-    return None
-
-
-def _geometry(conv: nn.Conv2d) -> tuple[object, ...]:
-    return conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
-
-
-def _share_parameters(source: nn.Module, target: nn.Module) -> None:
-    for name, parameter in source.named_parameters(remove_duplicate=False):
-        owner, _, attribute = name.rpartition(".")
-        setattr(target.get_submodule(owner), attribute, parameter)
+def _share(source: nn.Module, target: nn.Module) -> None:
+    """Put the convolutions of one into the other."""
+    for name in CONVOLUTIONS:
+        _replace(target, name, source.get_submodule(name))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     owner, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(owner), attribute, module)
+    model.get_submodule(owner)._modules[attribute] = module
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any(
-        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+# ---- What to say
+
+
+def _check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {_title(model)}; it should be a torch.nn.Module{_instead(model)}")
+
+
+def _title(model: object) -> str:
+    return f"the class {model.__name__}" if isinstance(model, type) else f"of type {type(model).__name__}"
+
+
+def _instead(model: object) -> str:
+    """What to pass in place of what is no module, as far as that can be seen."""
+    if isinstance(model, type):
+        return ", an instance of it" if issubclass(model, nn.Module) else ""
+    if isinstance(getattr(model, "__self__", None), nn.Module):
+        return ": the one whose method this is"
+    if isinstance(model, Mapping) and any(isinstance(value, Tensor) for value in model.values()):
+        return ": load these tensors into one with load_state_dict, and pass that"
+    if isinstance(model, (Mapping, list, tuple, set)):
+        return ": the one that holds these"
+    names = [name for name in getattr(model, "__dict__", {}) if not name.startswith("_")]
+    names = list(dict.fromkeys([*names, *_USUAL_NAMES]))
+    held = [f"model.{name}" for name in names if isinstance(_attribute(model, name), nn.Module)]
+    return f": pass {' or '.join(held)}" if held else ""
+
+
+_USUAL_NAMES = ("model", "module", "network", "net")  # which may be properties
+
+
+def _attribute(owner: object, name: str) -> object:
+    try:
+        return getattr(owner, name, None)
+    except Exception:  # a property's own
+        return None
+
+
+def _n_modules(model: nn.Module) -> int:
+    return len(list(model.modules()))
+
+
+def _nothing_found(model: nn.Module) -> str:
+    ours = [name for name, m in model.named_modules() if isinstance(m, (MotionGRU, MotionGRUCell))]
+    if ours:
+        return f"its MotionGRUs are this package's already: {', '.join(name or 'itself' for name in ours)}"
+    kinds = Counter(type(m).__name__ for m in model.modules())
+    seen = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
+    return (
+        f"no module with the official MotionGRU's {', '.join(CONVOLUTIONS)} "
+        f"among the {_n_modules(model)} of this model ({seen})"
     )

@@ -1,0 +1,291 @@
+"""Whether a module is the official program's MotionGRU: by structure, by hooks, and by what it computes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .. import backends
+from .motion_gru import MotionGRU, MotionGRUCell
+
+CONVOLUTIONS = ("update", "reset", "output", "warp.conv", "warp.warp_gate")
+_STRUCTURE = {"", "warp", *CONVOLUTIONS}
+_PADDING = (
+    "warp.zero_padding"  # has no parameters: the official Warp's margin, which an equal one may do without
+)
+_TOLERANCE = 1e-5  # of the largest value, or of 1; float64, where equal formulas differ by some 1e-15
+
+
+def is_candidate(module: nn.Module) -> bool:
+    """Whether a module of somebody else's is meant as a MotionGRU: by its class's name, or by its submodules'."""
+    if isinstance(module, (MotionGRU, MotionGRUCell)):
+        return False
+    names = set(module._modules.keys())
+    return type(module).__name__ == "MotionGRU" or {"update", "reset", "output", "warp"} <= names
+
+
+def mismatch(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> str | None:
+    """Why a module is not exactly the official MotionGRU; None if it is. The module is left as it is.
+
+    Its structure is compared first, then values and gradients of a few random steps: those of a copy of the module and
+    those of the cell that `build` makes of another copy.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is a ScriptModule; convert the model before torch.jit"
+    return _structure(module) or _sizes(module) or _hooks(module) or _difference(module, build)
+
+
+def convolution(module: nn.Module, name: str) -> nn.Conv2d:
+    return cast(nn.Conv2d, module.get_submodule(name))
+
+
+# ---- Structure
+
+
+def _structure(module: nn.Module) -> str | None:
+    parts = dict(module.named_modules(remove_duplicate=False))
+    if missing := [name for name in CONVOLUTIONS if name not in parts]:
+        return f"it has no {', '.join(missing)}"
+    for name in CONVOLUTIONS:
+        part = parts[name]
+        if nn.utils.parametrize.is_parametrized(part):
+            return f"{name} is parametrised (torch.nn.utils.parametrize)"
+        if type(part) is not nn.Conv2d:
+            kind = type(part).__name__
+            return (
+                f"{name} is a {kind if kind != 'Conv2d' else type(part).__module__ + '.Conv2d'}, not a Conv2d"
+            )
+    if _PADDING in parts and type(parts[_PADDING]) is not nn.ZeroPad2d:
+        return f"{_PADDING} is a {type(parts[_PADDING]).__name__}, not a ZeroPad2d"
+    if extra := [name for name in parts if name not in _STRUCTURE and name != _PADDING]:
+        return f"it has more submodules: {', '.join(extra)}"
+    for name, part in parts.items():
+        title, wanted = name or "the module", {"weight", "bias"} if name in CONVOLUTIONS else set()
+        if set(part._parameters) != wanted:
+            why = " (pruned, sharded, or under the old weight_norm or spectral_norm?)" if wanted else ""
+            return f"{title} has the parameters {_listed(part._parameters)}, not {_listed(wanted)}{why}"
+        if part._buffers:
+            return f"{title} has the buffers {_listed(part._buffers)}, not none"
+        if "forward" in vars(part):
+            return f"forward of {title} is replaced on the instance"
+    signature = inspect.signature(module.forward)
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    if kinds != [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 3:
+        return f"its forward takes {signature}, not (x, offset, trend)"
+    return _tensors(module)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _tensors(module: nn.Module) -> str | None:
+    kinds = set()
+    for name, parameter in module.named_parameters():
+        if type(parameter) is not nn.Parameter:
+            return f"{name} is a {type(parameter).__name__}, not a plain Parameter"
+        if parameter.is_meta:
+            return (
+                "its parameters are on the meta device and have no numbers to compare; convert when they have"
+            )
+        kinds.add((parameter.dtype, parameter.device))
+    if len(kinds) > 1:
+        found = ", ".join(f"{dtype} on {device}" for dtype, device in sorted(kinds, key=str))
+        return f"its parameters are of several kinds: {found}"
+    return None
+
+
+def _sizes(module: nn.Module) -> str | None:
+    warp = convolution(module, "warp.conv")
+    k = warp.kernel_size[0]
+    plain = (k, k), (k, k), (0, 0), (1, 1), 1
+    if k % 2 == 0 or _geometry(warp) != plain or warp.bias is not None:
+        return f"warp.conv is not an odd k x k convolution of stride k without bias: {warp}"
+    motion, gate_kernel = 2 * k * k, convolution(module, "update").kernel_size[0]
+    for name in ("update", "reset", "output", "warp.warp_gate"):
+        conv, mask = convolution(module, name), name == "warp.warp_gate"
+        sizes = (warp.in_channels, k * k) if mask else (warp.in_channels + motion, motion)
+        g = conv.kernel_size[0] if mask else gate_kernel
+        same = (g, g), (1, 1), (g // 2, g // 2), (1, 1), 1
+        fits = g % 2 == 1 and _geometry(conv) == same and (conv.in_channels, conv.out_channels) == sizes
+        if not fits or conv.bias is None or conv.padding_mode != "zeros":
+            return f"{name} is not a same-size convolution with bias from {sizes[0]} to {sizes[1]}: {conv}"
+    for name in CONVOLUTIONS:
+        conv = convolution(module, name)
+        shape = (conv.out_channels, conv.in_channels, *conv.kernel_size)
+        if tuple(conv.weight.shape) != shape:
+            return f"{name}.weight has shape {tuple(conv.weight.shape)}; {conv} has {shape}"
+    return None
+
+
+def _geometry(conv: nn.Conv2d) -> tuple[object, ...]:
+    return conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+
+
+# ---- Hooks
+
+
+def hooks_of_the_user(module: nn.Module) -> dict[str, list[str]]:
+    """Name of a part -> what kinds of hooks it has and what they are called; the official no-ops are left out."""
+    classes = {type(module), type(dict(module.named_children()).get("warp"))}
+    found = {
+        name: [f"{kind} {_title(hook)}" for kind, hook in _all_hooks(part) if not _is_no_op(hook, classes)]
+        for name, part in module.named_modules()
+    }
+    return {name: hooks for name, hooks in found.items() if hooks}
+
+
+def _hooks(module: nn.Module) -> str | None:
+    if not (found := hooks_of_the_user(module)):
+        return None
+    titles = [f"{hook} of {name or 'the module'}" for name, hooks in found.items() for hook in hooks]
+    return f"it has hooks that would no longer run: {', '.join(titles)}"
+
+
+def _all_hooks(part: nn.Module) -> Iterator[tuple[str, object]]:
+    for kind, hooks in vars(part).items():
+        if kind.endswith("_hooks"):
+            yield from (
+                (kind.strip("_").removesuffix("s").replace("_", " "), hook) for hook in hooks.values()
+            )
+
+
+def _title(hook: object) -> str:
+    return repr(getattr(hook, "__qualname__", type(hook).__name__))
+
+
+def _is_no_op(hook: object, classes: set[type]) -> bool:
+    """Whether a hook is the official classes' own `_set_lr`, which means to scale gradients and returns nothing.
+
+    Defined in the class, it makes something of its arguments and keeps nothing. Had it been edited to return or to
+    change gradients, the comparison would show it; to do more, it would have to call something.
+    """
+    function = getattr(hook, "__func__", hook)
+    name = getattr(function, "__name__", "")
+    is_theirs = any(getattr(owner, name, None) is function for owner in classes)
+    if not (is_theirs and isinstance(function, FunctionType)):
+        return False
+    harmless = {"range", "len", "tuple", "list", "zip", "enumerate"}
+    return not function.__closure__ and _names(function.__code__) <= harmless
+
+
+def _names(code: CodeType) -> set[str]:
+    """Globals and attributes that a function reads or writes, comprehensions included."""
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+# ---- What it computes
+
+
+def _difference(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> str | None:
+    """What of a random rollout, forward and backward, is not that of the cell; None where all is.
+
+    In float64 on the module's device, with random weights (the official ones start at 0, which would hide much)
+    and with its own; in both training modes; offsets of some pixels, and of thousands.
+    """
+    device = next(module.parameters()).device
+    device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    devices = [device.index or 0] if device.type == "cuda" else []
+    finite = all(bool(p.detach().isfinite().all()) for p in module.parameters())
+    runs = [(True, 1.0, True), (True, 1.0, False), (True, 1000.0, False)]
+    if finite:
+        runs.append((False, 1.0, module.training))
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices),
+        torch.device(device),
+        torch.autocast(device.type, enabled=False),
+        backends.backend("reference"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        for randomised, scale, training in runs:
+            if reason := _compare(module, build, device, randomised, scale, training):
+                return reason
+    return None
+
+
+def _compare(
+    module: nn.Module,
+    build: Callable[[nn.Module], MotionGRUCell],
+    device: torch.device,
+    randomised: bool,
+    scale: float,
+    training: bool,
+) -> str | None:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int, std: float = 1.0) -> Tensor:
+        values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return (std * values).to(device)
+
+    memo: dict[int, object] = {}  # deepcopy takes these for the module's own
+    for p in module.parameters():
+        value = normal(*p.shape, std=0.2) if randomised else p.detach().to(device, torch.float64, copy=True)
+        memo[id(p)] = nn.Parameter(value)
+    channels = convolution(module, "warp.conv").in_channels
+    motion = convolution(module, "update").out_channels
+    inputs = {
+        "x": normal(2, channels, 5, 7),
+        "offset": normal(2, motion, 5, 7, std=2 * scale),
+        "trend": normal(2, motion, 5, 7, std=scale),
+    }
+    try:
+        theirs = copy.deepcopy(module, memo).train(training)
+        ours = build(copy.deepcopy(theirs))
+    except Exception as error:
+        return f"it cannot be copied to be compared: {_said(error)}"
+    if list(theirs.state_dict()) != list(ours.state_dict()):
+        return f"its state dict has other keys: {', '.join(theirs.state_dict())}"
+    try:
+        found = _rollout(theirs, inputs)
+    except Exception as error:
+        return f"it cannot be compared, its forward or backward raised {_said(error)}"
+    if isinstance(found, str):
+        return found
+    wanted = cast("dict[str, Tensor]", _rollout(ours, inputs))
+    for name, expected in wanted.items():
+        if found[name].shape != expected.shape:
+            shapes = f"{tuple(found[name].shape)}, not {tuple(expected.shape)}"
+            return f"it computes something else: {name} has shape {shapes}"
+        gap = float((found[name] - expected).abs().max())
+        if not gap <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+            mode = "training" if training else "eval"
+            return f"it computes something else: {name} differs by {gap:.2g} on random numbers ({mode} mode)"
+    return None
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] | str:
+    """Results of three steps, and gradients of their sum with fixed random factors; a reason where it has others."""
+    leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    x, offset, trend = leaves.values()
+    generator = torch.Generator().manual_seed(1)
+    results: dict[str, Tensor] = {}
+    loss = x.new_zeros(())
+    for step in range(3):
+        outputs = module(x, offset, trend)
+        if type(outputs) is not tuple or len(outputs) != 3:
+            return f"its forward returns a {type(outputs).__name__}, not a tuple (out, offset, trend)"
+        out, offset, trend = outputs
+        for name, value in (("trend", trend), ("offset", offset), ("out", out)):
+            results[f"{name} of step {step + 1}"] = value.detach()
+            factors = torch.randn(value.shape, generator=generator, dtype=torch.float64, device="cpu")
+            loss = loss + (factors.to(value) * value).sum()
+    leaves |= dict(module.named_parameters())
+    loss.backward()
+    for name, leaf in leaves.items():
+        results[f"the gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return results
