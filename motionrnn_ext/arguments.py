@@ -191,6 +191,7 @@ def _add_predict(commands: Any) -> None:
     examples = [
         "motionrnn predict runs/mine --clip 7",
         "motionrnn predict runs/mine --frames clip.npy --n-output 30",
+        "motionrnn predict runs/mine --frames film.mp4 --pad",
         "motionrnn predict runs/walk --clip 7 --root path/to/jpgs",
     ]
     parser = _add(commands, "predict", help, examples)
@@ -222,10 +223,11 @@ def _add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
     source = parser.add_mutually_exclusive_group()
     help = "index of a test clip of the data set (default: 0)"
     source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)
-    help = (
-        ".npy file of frames, (T, H, W) or (T, C, H, W), uint8 or floats in [0, 1], or a folder of png or jpg"
-    )
+    help = "your own frames, of which the last are given: a .npy file, (T, H, W), (T, C, H, W) or (T, H, W, C), uint8 "
+    help += "or floats in [0, 1]; a folder of png, jpg or bmp; a gif; a video (mp4, ...)"
     source.add_argument("--frames", type=Path, metavar="PATH", help=help)
+    help = "repeat the last row and column of frames up to a size that the model takes"
+    parser.add_argument("--pad", action="store_true", help=help)
     _add_data(parser)
     parser.add_argument("--n-input", type=_count, metavar="N", help="given frames (default: as trained)")
     parser.add_argument("--n-output", type=_count, metavar="N", help=n_output)

@@ -241,13 +241,16 @@ def _predict(arguments: argparse.Namespace) -> None:
     run = load_run(arguments.checkpoint)
     frames, n_input, n_output = _clip(arguments, run.config)
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction")
-    print_paths(predict_frames(run, frames, n_input, n_output, folder, arguments.device))
+    paths = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
+    print_paths(paths)
 
 
 def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
-    """The user's own frames or a test clip, (T, C, H, W), how many of it a model is given, and how many it predicts."""
+    """The last of the user's own frames or a test clip, (T, C, H, W), how many of it a model is given, and how many it
+    predicts."""
     from .clips import held_out_clip, other_data, read_frames
     from .data import DATASETS
+    from .metrics import counted
 
     n_input, n_output = arguments.n_input or config.n_input, arguments.n_output or config.n_output
     options = {name: getattr(arguments, name) for name in DATA_OPTIONS}
@@ -260,16 +263,31 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
                 f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
             )
     frames = read_frames(arguments.frames, DATASETS[config.dataset].colours)
-    return frames, arguments.n_input or min(n_input, len(frames)), n_output
+    n = len(frames)
+    if n < n_input:
+        needed = (
+            f"--n-input {n_input} needs"
+            if arguments.n_input
+            else f"the model was trained on {n_input} given ones: give"
+        )
+        less = "" if arguments.n_input else f", or name fewer with --n-input {n}"
+        raise ValueError(f"{arguments.frames} has {counted(n, 'frame')}; {needed} as many or more{less}")
+    first = n - n_input + 1
+    given = f"frame {n}" if n_input == 1 else f"frames {first} to {n}"
+    future = f"{n + 1}" if n_output == 1 else f"{n + 1} to {n + n_output}"
+    print(f"given {given} of {n}, predicts {future}")
+    return frames[-n_input:], n_input, n_output
 
 
 def _visualize(arguments: argparse.Namespace) -> None:
+    from .clips import fitting
     from .motion_pictures import draw_motion
     from .report import print_paths
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint)
     frames, n_input, n_output = _clip(arguments, run.config)
+    frames = fitting(run.model, frames, arguments.pad)
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "motion")
     print_paths(draw_motion(run, frames, n_input, n_output, folder, **options))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .config import Config
 from .data.files import because
-from .data.images import image_files, read_images
+from .data.images import IMAGE_ENDINGS, image_files, read_images
 from .data.registry import DATASETS, ClipDataset, find, open_clips
+from .data.videos import FILMS, VIDEOS, read_film
+from .models import MotionRNN
 from .runs import PathLike, RunError
 
 
@@ -76,15 +80,17 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
     """A user's own frames -> float32 (T, C, H, W) in [0, 1], at the size that they have.
 
     Args:
-        path: a .npy file, (T, H, W) or (T, C, H, W), uint8 or floats in [0, 1], or a folder of png and jpg images,
-            which are in the order of their names.
+        path: a .npy file, (T, H, W), (T, C, H, W) or (T, H, W, C), uint8 or floats in [0, 1]; a folder of png, jpg and
+            bmp images, which are in the order of their names; a gif or another moving image, or a video.
         colours: of the model's frames, as in `DataSet`; images are converted, the channels of a .npy file are not.
+            Images in colour for a model of grey frames are made grey, with a warning.
 
     Raises:
         RunError: no such file, no plain array of numbers, or another shape or range.
         ValueError: an image that cannot be read; images of several sizes.
+        ModuleNotFoundError: nothing is installed that reads a video.
     """
-    if path.is_dir():
+    if path.is_dir() or path.suffix.lower() in (*FILMS, *VIDEOS):
         return _read_images(path, colours)
     import numpy as np
 
@@ -102,8 +108,8 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
     ):
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise RunError(
-            f"{path} must hold frames (T, H, W) or (T, 1, H, W), for colours (T, 3, H, W), uint8 or float; "
-            f"it holds {found}"
+            f"{path} must hold frames (T, H, W) or (T, 1, H, W), for colours (T, 3, H, W) or (T, H, W, 3), uint8 or "
+            f"float; it holds {found}"
         )
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
@@ -112,12 +118,47 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
         raise RunError(
             f"{path} must have values in [0, 1]; they go from {frames.min():g} to {frames.max():g}"
         )
+    if frames.ndim == 4 and frames.shape[1] not in (1, 3) and frames.shape[3] in (1, 3):
+        frames = frames.permute(0, 3, 1, 2)
     return frames if frames.ndim == 4 else frames[:, None]
 
 
-def _read_images(folder: Path, colours: str) -> Tensor:
-    paths = image_files(folder)
-    if not paths:
-        raise RunError(f"{folder}: no png or jpg image is in this folder")
-    images = read_images(paths, 1 if colours == "grey" else 3)
+def _read_images(path: Path, colours: str) -> Tensor:
+    if path.is_dir():
+        paths = image_files(path, (*IMAGE_ENDINGS, ".bmp"))
+        if not paths:
+            raise RunError(f"{path}: no png or jpg image is in this folder")
+        images = read_images(paths, 3)
+    else:
+        images = read_film(path)
+    if colours == "grey":
+        images = _grey(images, path)
     return in_rgb(images.float() / 255, colours)  # to BGR is the same exchange
+
+
+def _grey(images: Tensor, path: Path) -> Tensor:
+    """Luma (T, 1, H, W) of uint8 RGB images, as pillow has it; a warning says so of images in colour."""
+    red, green, blue = images.int().unbind(1)
+    if not (red.equal(green) and green.equal(blue)):
+        warnings.warn(f"{path} is in colour; its frames are made grey, as the model's are", stacklevel=4)
+    luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return luma.to(torch.uint8)[:, None]
+
+
+def fitting(model: MotionRNN, frames: Tensor, pad: bool) -> Tensor:
+    """Frames (T, C, H, W) as they are, or with `pad` their last row and column repeated up to a size that a model has.
+
+    Raises:
+        RunError: without `pad`, of a size that patches and MotionGRUs do not divide.
+    """
+    divisor = model.patch_size * (2 if model.interfaces else 1)
+    height, width = frames.shape[-2:]
+    wanted = model.image_size or tuple(-(-size // divisor) * divisor for size in (height, width))
+    below, right = wanted[0] - height, wanted[1] - width
+    if not pad and model.image_size is None and (below or right):
+        raise RunError(
+            f"frames are {height}x{width}; both should be divisible by {divisor} (--pad repeats last row and column)"
+        )
+    if not pad or below < 0 or right < 0:
+        return frames
+    return F.pad(frames, (0, right, 0, below), mode="replicate")

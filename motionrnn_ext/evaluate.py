@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from . import visualize
-from .clips import held_out, in_rgb, other_data
+from .clips import fitting, held_out, in_rgb, other_data
 from .config import Config
 from .data.registry import DATASETS, ClipDataset
 from .layers import MotionState
@@ -238,24 +238,34 @@ def draw_lead_times(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> l
 
 
 def predict_frames(
-    run: Run, frames: Tensor, n_given: int, n_output: int, folder: Path, device: str = "cpu"
+    run: Run,
+    frames: Tensor,
+    n_given: int,
+    n_output: int,
+    folder: Path,
+    device: str = "cpu",
+    *,
+    pad: bool = False,
 ) -> list[Path]:
     """Predict what follows the first `n_given` of frames (T, C, H, W); later ones, if any, are shown as the truth.
 
-    Writes prediction.npy (n_output, C, H, W) float32, strip.png, clip.gif and, with MotionGRUs, arrows.png.
+    Writes prediction.npy (n_output, C, H, W) float32, strip.png, clip.gif and, with MotionGRUs, arrows.png. With `pad`
+    the model has `clips.fitting` frames, and predictions are cropped again, but for the arrows.
     """
     import numpy as np
 
     if not 1 <= n_given <= len(frames):
         raise RunError(f"n_input must be from 1 to the {len(frames)} frames that there are; got {n_given}")
+    height, width = frames.shape[-2:]
+    frames = fitting(run.model, frames, pad)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "prediction.npy", future.cpu().numpy())
+    np.save(folder / "prediction.npy", future[..., :height, :width].cpu().numpy())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]
     colours = DATASETS[run.config.dataset].colours
-    shown = in_rgb(shown[: n_given + n_output], colours)
-    futures = {model_name(run.config): in_rgb(future.cpu(), colours)}
+    shown = in_rgb(shown[: n_given + n_output, :, :height, :width], colours)
+    futures = {model_name(run.config): in_rgb(future[..., :height, :width].cpu(), colours)}
     paths = [folder / "prediction.npy"]
     paths.append(visualize.strip(folder / "strip.png", shown, futures, n_given))
     paths.append(visualize.gif(folder / "clip.gif", shown, futures, n_given))

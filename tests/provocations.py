@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cases import small_case
+from PIL import Image
 from test_convert import StandIn
 from test_official import conv_tt_dict, edited, net, official_dict
 from torch import nn
@@ -371,6 +372,19 @@ def trained(p: Place) -> Path:
     return p.file({"motionrnn_config": config.to_dict(), "state_dict": weights, "global_step": 1})
 
 
+def of_a_film(p: Place, n: int, *options: Any, colour: int = 0) -> str:
+    """Frames of a size that nothing divides, some of their pixels red."""
+    first, *others = [Image.new("RGB", (9, 7), (colour * (t % 2), 0, 0)) for t in range(n)]
+    first.save(p.path / "film.tiff", save_all=True, append_images=others)
+    return p.run("predict", trained(p), "--frames", p.path / "film.tiff", *options)
+
+
+def without_decoder(p: Place) -> str:
+    p.patch.setattr("importlib.util.find_spec", lambda _: None)
+    (p.path / "film.mp4").write_bytes(b"")
+    return p.run("predict", trained(p), "--frames", p.path / "film.mp4")
+
+
 def without_gpu(place: Place) -> str:
     place.patch.setattr(torch.cuda, "is_available", lambda: False)
     return place.run("bench", "--device", "cuda")
@@ -438,6 +452,17 @@ PROGRAM: dict[str, Provocation] = {
     "--... is for clips of a data set; leave it out with --frames": lambda p: p.run(
         "predict", trained(p), "--frames", p.path, "--dataset", "radar_like"
     ),
+    "... has ...; the model was trained on ... given ones: give as many or more, or name fewer with --n-input ...": (
+        lambda p: of_a_film(p, 2)
+    ),
+    "... has ...; --n-input ... needs as many or more": lambda p: of_a_film(p, 2, "--n-input", 3),
+    "frames are ...x...; both should be divisible by ... (--pad repeats last row and column)": lambda p: (
+        of_a_film(p, 12)
+    ),
+    "... is a video; reading it needs the package av: pip install av (or give its frames as a folder of images)": (
+        without_decoder
+    ),
+    "... is in colour; its frames are made grey, as the model's are": lambda p: of_a_film(p, 12, colour=200),
     "--official: ... holds no core/layers/MotionGRU.py; it should be a checkout of thuml/MotionRNN": (
         lambda p: p.run("bench", "--official", p.path)
     ),

@@ -149,7 +149,7 @@ def test_checkpoints_that_are_none(
         (np.zeros((5, 16, 16), np.int64), "it holds int64 (5, 16, 16)"),
         (np.full((5, 16, 16), 2.0), "must have values in [0, 1]; they go from 2 to 2"),
         (np.full((5, 16, 16), np.nan), "must have values in [0, 1]"),
-        (np.zeros((5, 18, 16)), "frames are 18x16; both should be divisible by 4"),
+        (np.zeros((5, 18, 16)), "frames are 18x16; both should be divisible by 4 (--pad repeats"),
         (np.zeros((5, 3, 16, 16)), "it should be (B, T, 1, H, W)"),
         (np.array([{}]), "clip.npy is no .npy file of numbers\n"),
     ],
@@ -318,8 +318,10 @@ def test_results_go_to_the_next_free_folder(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("n_frames", [3, 8])
-def test_predict_from_a_file(n_frames: int, trained: Path, tmp_path: Path) -> None:
-    """Three frames are all given, and the future is not known; of eight, the last three go unused."""
+def test_predict_from_a_file(
+    n_frames: int, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three frames are all given; of eight, the last three."""
     frames = (
         (held_out(load_run(trained).config, 1, n_frames=8)[0] * 255).round().to(torch.uint8)[:n_frames, 0]
     )
@@ -333,13 +335,55 @@ def test_predict_from_a_file(n_frames: int, trained: Path, tmp_path: Path) -> No
         == 0
     )
     n_output = int(options[1])
+    said = {
+        3: "given frames 1 to 3 of 3, predicts 4 to 8",
+        8: "given frames 6 to 8 of 8, predicts 9 to 10",
+    }
+    assert capsys.readouterr().out.startswith(f"{said[n_frames]}\n")
     prediction = torch.from_numpy(np.load(out / "prediction.npy"))
-    wanted = predict(load_run(trained).model, frames[None, :3, None] / 255, n_output)[0]
+    wanted = predict(load_run(trained).model, frames[None, -3:, None] / 255, n_output)[0]
     torch.testing.assert_close(prediction, wanted, rtol=1e-5, atol=1e-6)
     assert prediction.shape == (n_output, 1, 16, 16) and prediction.min() >= 0 and prediction.max() <= 1
     with Image.open(out / "clip.gif") as image:
         assert image.n_frames == 3 + n_output
     assert (out / "strip.png").is_file() and (out / "arrows.png").is_file()
+
+
+def test_too_few_frames_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "clip.npy", tmp_path / "out"
+    np.save(path, np.zeros((2, 16, 16), np.uint8))
+    for command in ("predict", "visualize"):
+        line = fails(capsys, command, trained, "--frames", path, "--out", out)
+        assert (
+            "has 2 frames; the model was trained on 3 given ones: give as many or more, or name fewer" in line
+        )
+        assert "with --n-input 2" in line and not out.exists()
+    line = fails(capsys, "predict", trained, "--frames", path, "--n-input", 4, "--out", out)
+    assert "has 2 frames; --n-input 4 needs as many or more" in line and not out.exists()
+    options = ["--n-input", "1", "--n-output", "1", "--out", str(out)]
+    assert cli.main(["predict", str(trained), "--frames", str(path), *options]) == 0
+    assert "given frame 2 of 2, predicts 3\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [(18, 16), (17, 21)])
+def test_frames_of_another_size_are_padded_and_cropped(
+    size: tuple[int, int], trained: Path, tmp_path: Path
+) -> None:
+    height, width = size
+    frames = np.random.default_rng(0).random((3, height, width), np.float32)
+    np.save(tmp_path / "clip.npy", frames)
+    out = tmp_path / "out"
+    given = ["--frames", str(tmp_path / "clip.npy"), "--pad"]
+    assert cli.main(["predict", str(trained), *given, "--out", str(out)]) == 0
+    padded = np.pad(frames, ((0, 0), (0, -height % 4), (0, -width % 4)), mode="edge")
+    wanted = predict(load_run(trained).model, torch.from_numpy(padded)[None, :, None], 3)[0]
+    prediction = torch.from_numpy(np.load(out / "prediction.npy"))
+    assert prediction.shape == (3, 1, height, width)
+    torch.testing.assert_close(prediction, wanted[..., :height, :width], rtol=1e-5, atol=1e-6)
+    assert (out / "strip.png").is_file() and (out / "arrows.png").is_file()
+    assert cli.main(["visualize", str(trained), *given, "--out", str(tmp_path / "motion")]) == 0
 
 
 def test_predict_a_generated_clip(trained: Path, tmp_path: Path) -> None:

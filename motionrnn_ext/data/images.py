@@ -15,7 +15,7 @@ from torch import Tensor
 from .files import because
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
-_BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def read_image(path: str | os.PathLike[str], channels: int) -> Tensor:
@@ -31,7 +31,7 @@ def read_image(path: str | os.PathLike[str], channels: int) -> Tensor:
     try:
         with Image.open(path) as image:
             mode = image.mode
-            pixels = np.array(image.convert("RGB" if channels == 3 else "L")) if mode in _BYTE_MODES else None
+            pixels = np.array(image.convert("RGB" if channels == 3 else "L")) if mode in BYTE_MODES else None
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such image") from None
     except Exception as error:  # a damaged file can raise anything, SyntaxError and struct.error included
@@ -70,9 +70,9 @@ def resized(
     return images.view(*frames.shape[:-2], *size)
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
     """The jpg and png files of a folder by name, numbers within names by their values; hidden files are left out."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+    found = (path for path in folder.iterdir() if path.suffix.lower() in endings)
     return sorted((path for path in found if path.name[0] != "."), key=by_name)
 
 

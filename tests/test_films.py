@@ -1,0 +1,143 @@
+"""A user's own frames, as files of several kinds."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from motionrnn_ext import MotionRNN
+from motionrnn_ext.clips import fitting, read_frames
+from motionrnn_ext.data import videos
+
+
+def moving(colours: bool) -> np.ndarray:
+    """uint8 (4, 6, 8, 3) in few colours, so that a palette holds them exactly."""
+    shape = (4, 6, 8, 3) if colours else (4, 6, 8, 1)
+    frames = 60 * np.random.default_rng(0).integers(0, 4, shape, np.uint8)
+    return frames if colours else np.repeat(frames, 3, axis=3)
+
+
+def write_film(path: Path, frames: np.ndarray) -> None:
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    first.save(path, save_all=True, append_images=others, **options)
+
+
+def as_floats(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "tiff"])
+@pytest.mark.parametrize("colours", [True, False])
+def test_moving_images(ending: str, colours: bool, tmp_path: Path) -> None:
+    frames, path = moving(colours), tmp_path / f"film.{ending}"
+    write_film(path, frames)
+    assert torch.equal(read_frames(path, "RGB"), as_floats(frames))
+    assert torch.equal(read_frames(path, "BGR"), as_floats(frames).flip(1))
+
+
+@pytest.mark.parametrize("ending", ["bmp", "png"])
+def test_images_in_colour_are_made_grey_and_it_is_said(ending: str, tmp_path: Path) -> None:
+    for name, colours in (("colour", True), ("grey", False)):
+        (tmp_path / name).mkdir()
+        for t, frame in enumerate(moving(colours)):
+            Image.fromarray(frame).save(tmp_path / name / f"{t}.{ending}")
+    with pytest.warns(UserWarning, match="colour is in colour; its frames are made grey, as the model's are"):
+        found = read_frames(tmp_path / "colour")
+    wanted = np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in moving(True)])
+    assert torch.equal(found, as_floats(wanted[..., None]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(read_frames(tmp_path / "grey"), as_floats(moving(False))[:, :1])
+        read_frames(tmp_path / "colour", "RGB")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_arrays_with_channels_last(channels: int, dtype: Any, tmp_path: Path) -> None:
+    frames = moving(True)[..., :channels]
+    stored = frames if dtype is np.uint8 else frames.astype(np.float32) / np.float32(255)
+    np.save(tmp_path / "last.npy", stored)
+    np.save(tmp_path / "first.npy", stored.transpose(0, 3, 1, 2))
+    for name in ("last.npy", "first.npy"):
+        assert torch.equal(read_frames(tmp_path / name), as_floats(frames))
+
+
+def test_a_video_without_a_decoder_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(videos.importlib.util, "find_spec", lambda _: None)
+    (tmp_path / "film.mp4").write_bytes(b"")
+    with pytest.raises(
+        ModuleNotFoundError, match=r"film.mp4 is a video; reading it needs the package av: pip install av"
+    ):
+        read_frames(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize(
+    ("package", "plugin", "options"), [("av", "pyav", {"format": "rgb24"}), ("imageio_ffmpeg", "FFMPEG", {})]
+)
+def test_a_video_is_decoded_by_what_is_installed(
+    package: str, plugin: str, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """imageio's part is played by a stand-in, as no decoder is among what the tests need."""
+
+    def imiter(path: Path, **given: str) -> Iterator[np.ndarray]:
+        assert given == {"plugin": plugin, **options} and path.name == "film.MP4"
+        yield from moving(True)
+
+    monkeypatch.setattr(videos.importlib.util, "find_spec", lambda name: name == package or None)
+    v3 = SimpleNamespace(imiter=imiter)
+    monkeypatch.setitem(sys.modules, "imageio", SimpleNamespace(v3=v3))
+    monkeypatch.setitem(sys.modules, "imageio.v3", v3)
+    (tmp_path / "film.MP4").write_bytes(b"")
+    assert torch.equal(read_frames(tmp_path / "film.MP4", "RGB"), as_floats(moving(True)))
+
+
+@pytest.mark.parametrize("package", ["av", "imageio_ffmpeg"])
+def test_a_real_video(package: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    import imageio.v3
+
+    frames = np.repeat(np.linspace(40, 200, 5).astype(np.uint8), 64 * 64 * 3).reshape(5, 64, 64, 3)
+    imageio.v3.imwrite(tmp_path / "film.mp4", frames, fps=10)
+    found = read_frames(tmp_path / "film.mp4", "RGB")
+    assert found.shape == (5, 3, 64, 64)
+    torch.testing.assert_close(found, as_floats(frames), rtol=0, atol=4 / 255)  # lossy
+
+
+def test_files_that_are_no_films(tmp_path: Path) -> None:
+    (tmp_path / "text.gif").write_text("text")
+    with pytest.raises(ValueError, match=r"text.gif: damaged, or no gif file"):
+        read_frames(tmp_path / "text.gif")
+    with pytest.raises(ValueError, match=r"none.gif cannot be read: there is no such file"):
+        read_frames(tmp_path / "none.gif")
+    write_film(tmp_path / "film.gif", moving(True))
+    whole = (tmp_path / "film.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut.gif: damaged"):
+        read_frames(tmp_path / "cut.gif")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.tiff")
+    with pytest.raises(ValueError, match=r"deep.tiff: frames must have 8 bits a channel; .* mode 'I;16'"):
+        read_frames(tmp_path / "deep.tiff")
+
+
+def test_what_is_padded_to_which_size() -> None:
+    model = MotionRNN("convlstm", in_channels=1, hidden_channels=(4, 4), patch_size=2)  # divisible by 4
+    frames = torch.rand(3, 1, 7, 8)
+    assert fitting(model, torch.rand(3, 1, 8, 12), False).shape == (3, 1, 8, 12)
+    padded = fitting(model, frames, True)
+    assert torch.equal(padded, torch.cat([frames, frames[..., -1:, :]], dim=-2))
+    plain = MotionRNN("convlstm", in_channels=1, hidden_channels=(4,), patch_size=2, motion_gru=False)
+    assert fitting(plain, torch.rand(3, 1, 6, 9), True).shape == (3, 1, 6, 10)
+    fixed = MotionRNN("mim", in_channels=1, hidden_channels=(4, 4), patch_size=2, image_size=(12, 16))
+    assert fitting(fixed, frames, True).shape == (3, 1, 12, 16)
+    too_large = torch.rand(3, 1, 16, 16)
+    assert fitting(fixed, too_large, True) is too_large  # the model says what size it has
