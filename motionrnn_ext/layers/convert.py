@@ -79,7 +79,7 @@ def convert(model: nn.Module) -> ConversionReport:
             report.skipped[name] = "it is compiled by itself (torch.compile); convert first, compile then"
             continue
         if id(module) not in reasons:
-            reasons[id(module)] = mismatch(module, _build)
+            reasons[id(module)] = mismatch(module, _take_over)
         reason = reasons[id(module)]
         if reason is None:
             report.converted.append(name)
@@ -130,7 +130,7 @@ def from_official(module: nn.Module) -> MotionGRUCell:
     _check_module(module)
     if not is_candidate(module):
         raise ValueError(f"module is a {type(module).__name__}; it should have {', '.join(CONVOLUTIONS)}")
-    reason = mismatch(module, _build)
+    reason = mismatch(module, _take_over)
     if reason is not None:
         raise ValueError(f"module is not the official MotionGRU: {reason}")
     return _take_over(module)
@@ -139,8 +139,8 @@ def from_official(module: nn.Module) -> MotionGRUCell:
 # ---- The swap of one module
 
 
-def _build(module: nn.Module) -> ConvertedMotionGRU:
-    """The cell with the module's convolutions, which stay its own as well."""
+def _take_over(module: nn.Module) -> ConvertedMotionGRU:
+    """The cell with the module's convolutions, which stay its own as well but for their hooks."""
     warp = convolution(module, "warp.conv")
     with torch.device("meta"):  # its own convolutions are about to be replaced
         cell = ConvertedMotionGRU(
@@ -160,11 +160,6 @@ def _build(module: nn.Module) -> ConvertedMotionGRU:
         ours._modules = {name: ours._modules[name] for name in theirs._modules if name in ours._modules}
     names = list(inspect.signature(module.forward).parameters)
     vars(cell).update(official=module, no_ops={}, names=names)
-    return cell
-
-
-def _take_over(module: nn.Module) -> ConvertedMotionGRU:
-    cell = _build(module)
     for name in CONVOLUTIONS:
         conv = convolution(module, name)
         cell.no_ops[name] = dict(conv._backward_hooks)

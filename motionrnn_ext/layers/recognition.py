@@ -35,7 +35,7 @@ def mismatch(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> 
     """Why a module is not exactly the official MotionGRU; None if it is. The module is left as it is.
 
     Its structure is compared first, then values and gradients of a few random steps: those of a copy of the module and
-    those of the cell that `build` makes of another copy.
+    those of the cell that `build` makes of another copy, without its hooks.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a ScriptModule; convert the model before torch.jit"
