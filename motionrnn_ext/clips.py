@@ -104,6 +104,7 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
         not isinstance(array, np.ndarray)
         or array.dtype.kind not in "uf"
         or array.ndim not in (3, 4)
+        or (array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] not in (1, 3))
         or not array.size
     ):
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
@@ -118,7 +119,7 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
         raise RunError(
             f"{path} must have values in [0, 1]; they go from {frames.min():g} to {frames.max():g}"
         )
-    if frames.ndim == 4 and frames.shape[1] not in (1, 3) and frames.shape[3] in (1, 3):
+    if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)
     return frames if frames.ndim == 4 else frames[:, None]
 

@@ -147,6 +147,7 @@ def test_checkpoints_that_are_none(
     [
         (np.zeros((5, 16)), "must hold frames (T, H, W) or (T, 1, H, W)"),
         (np.zeros((5, 16, 16), np.int64), "it holds int64 (5, 16, 16)"),
+        (np.zeros((5, 16, 16, 4), np.uint8), "it holds uint8 (5, 16, 16, 4)"),
         (np.full((5, 16, 16), 2.0), "must have values in [0, 1]; they go from 2 to 2"),
         (np.full((5, 16, 16), np.nan), "must have values in [0, 1]"),
         (np.zeros((5, 18, 16)), "frames are 18x16; both should be divisible by 4 (--pad repeats"),

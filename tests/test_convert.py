@@ -10,6 +10,8 @@ import torch
 from golden import relative_error
 from official_program import needs_checkout, official_module
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import motionrnn_ext
 from motionrnn_ext.backends import reference
@@ -401,23 +403,41 @@ def test_wrapped_models(wrap) -> None:
     assert not ours and after.equal(before)
 
 
-def test_a_distributed_model() -> None:
-    """Before and after the swap its gradients go through DDP's reducer."""
+@pytest.fixture
+def one_process():
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        model, x = UserModel(Idle), torch.randn(2, 1, 6, 8)
-        expected = loss_and_gradients(model, x)
-        parallel = nn.parallel.DistributedDataParallel(model)
-        loss_and_gradients(parallel, x)
-        for swap in (convert, revert):
-            assert swap(parallel).converted == [
-                f"module.{n}" for n in ("motion_list.0", "motion_list.1", "again")
-            ]
-            for ours, theirs in zip(loss_and_gradients(parallel, x), expected):
-                assert relative_error(ours, theirs) <= 1e-4
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_distributed_model(one_process) -> None:
+    """Before and after the swap its gradients go through DDP's reducer."""
+    model, x = UserModel(Idle), torch.randn(2, 1, 6, 8)
+    expected = loss_and_gradients(model, x)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    loss_and_gradients(parallel, x)
+    names = ["module.motion_list.0", "module.motion_list.1", "module.again"]
+    for swap in (convert, revert):
+        assert swap(parallel).converted == names
+        for ours, theirs in zip(loss_and_gradients(parallel, x), expected):
+            assert relative_error(ours, theirs) <= 1e-4
+
+
+def test_a_sharded_model(one_process) -> None:
+    """It is left alone; converted before, it can be sharded, and reverted."""
+    model, x = UserModel(Idle), torch.randn(2, 1, 6, 8)
+    expected, converted = model(x), copy.deepcopy(model)
+    convert(converted)
+    for each in (model, converted):
+        fully_shard(each, mesh=init_device_mesh("cpu", (1,)))
+    report = convert(model)
+    assert not report.converted
+    assert report.skipped["again"] == "update.weight is a DTensor, not a plain Parameter"
+    for each in (model, converted):
+        assert relative_error(each(x), expected) <= 1e-5
+    assert len(revert(converted).converted) == 3
+    assert relative_error(converted(x), expected) <= 1e-5
 
 
 @needs_checkout

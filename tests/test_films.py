@@ -124,6 +124,10 @@ def test_files_that_are_no_films(tmp_path: Path) -> None:
     (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cut.gif: damaged"):
         read_frames(tmp_path / "cut.gif")
+    sizes = [Image.new("RGB", (8, 6)), Image.new("RGB", (8, 8))]
+    sizes[0].save(tmp_path / "sizes.tiff", save_all=True, append_images=sizes[1:])
+    with pytest.raises(ValueError, match=r"sizes.tiff: frames are 6x8, 8x8; all must have one size"):
+        read_frames(tmp_path / "sizes.tiff")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.tiff")
     with pytest.raises(ValueError, match=r"deep.tiff: frames must have 8 bits a channel; .* mode 'I;16'"):
         read_frames(tmp_path / "deep.tiff")

@@ -21,7 +21,8 @@ def read_film(path: Path) -> Tensor:
     """All frames of a file of `FILMS` or `VIDEOS`, by the ending of its name, as uint8 RGB (T, 3, H, W).
 
     Raises:
-        ValueError: no such file, one that is damaged or has no frames, or more than 8 bits a channel.
+        ValueError: no such file, one that is damaged or has no frames, frames of several sizes or more than 8
+            bits a channel.
         ModuleNotFoundError: nothing is installed that reads it.
     """
     import numpy as np
@@ -37,6 +38,9 @@ def read_film(path: Path) -> Tensor:
         raise ValueError(f"{path}: damaged, or no {path.suffix[1:]} file{because(error)}") from None
     if not images:
         raise ValueError(f"{path}: there are no frames in this file")
+    sizes = {f"{image.shape[0]}x{image.shape[1]}" for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"{path}: frames are {', '.join(sorted(sizes))}; all must have one size")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
