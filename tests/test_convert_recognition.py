@@ -79,6 +79,14 @@ class Listening(Idle):
         seen.append(grad_output)
 
 
+class Keeping(Idle):
+    """The same without a name that says so."""
+
+    @staticmethod
+    def _set_lr(module, grad_input, grad_output, kept=[]):  # noqa: B006
+        kept += [grad_output]
+
+
 seen: list[object] = []
 
 
@@ -307,10 +315,10 @@ def test_the_official_hooks_are_told_from_the_users() -> None:
     """By what they do: one that keeps gradients is the user's, wherever it is defined."""
     model = UserModel(Idle)
     assert len(convert(model).converted) == 3
-    model = UserModel(Listening)
-    report = convert(model)
-    assert not report.converted
-    assert "backward hook 'Listening._set_lr' of warp.warp_gate" in report.skipped["again"]
+    for layer in (Listening, Keeping):
+        report = convert(UserModel(layer))
+        assert not report.converted
+        assert f"backward hook '{layer.__name__}._set_lr' of warp.warp_gate" in report.skipped["again"]
     model = UserModel(Idle)
     model.again.update.register_backward_hook(hook)
     report = convert(model)

@@ -17,10 +17,10 @@ from .motion_gru import MotionGRU, MotionGRUCell
 
 CONVOLUTIONS = ("update", "reset", "output", "warp.conv", "warp.warp_gate")
 _STRUCTURE = {"", "warp", *CONVOLUTIONS}
-_PADDING = (
-    "warp.zero_padding"  # has no parameters: the official Warp's margin, which an equal one may do without
-)
-_TOLERANCE = 1e-5  # of the largest value, or of 1; float64, where equal formulas differ by some 1e-15
+# The official Warp's margin has no parameters; an equal Warp may do without.
+_PADDING = "warp.zero_padding"
+# Of the largest value, or of 1, in float64, where equal formulas differ by some 1e-15.
+_TOLERANCE = 1e-5
 
 
 def is_candidate(module: nn.Module) -> bool:
@@ -58,10 +58,10 @@ def _structure(module: nn.Module) -> str | None:
         if nn.utils.parametrize.is_parametrized(part):
             return f"{name} is parametrised (torch.nn.utils.parametrize)"
         if type(part) is not nn.Conv2d:
-            kind = type(part).__name__
-            return (
-                f"{name} is a {kind if kind != 'Conv2d' else type(part).__module__ + '.Conv2d'}, not a Conv2d"
+            kind = (
+                type(part).__name__ if type(part).__name__ != "Conv2d" else f"{type(part).__module__}.Conv2d"
             )
+            return f"{name} is a {kind}, not a Conv2d"
     if _PADDING in parts and type(parts[_PADDING]) is not nn.ZeroPad2d:
         return f"{_PADDING} is a {type(parts[_PADDING]).__name__}, not a ZeroPad2d"
     if extra := [name for name in parts if name not in _STRUCTURE and name != _PADDING]:
@@ -92,9 +92,7 @@ def _tensors(module: nn.Module) -> str | None:
         if type(parameter) is not nn.Parameter:
             return f"{name} is a {type(parameter).__name__}, not a plain Parameter"
         if parameter.is_meta:
-            return (
-                "its parameters are on the meta device and have no numbers to compare; convert when they have"
-            )
+            return "its parameters are on the meta device, without numbers to compare; convert it when it has some"
         kinds.add((parameter.dtype, parameter.device))
     if len(kinds) > 1:
         found = ", ".join(f"{dtype} on {device}" for dtype, device in sorted(kinds, key=str))
@@ -165,7 +163,7 @@ def _is_no_op(hook: object, classes: set[type]) -> bool:
     """Whether a hook is the official classes' own `_set_lr`, which means to scale gradients and returns nothing.
 
     Defined in the class, it makes something of its arguments and keeps nothing. Had it been edited to return or to
-    change gradients, the comparison would show it; to do more, it would have to call something.
+    change gradients, the comparison would show it; to do more, it would have to call or to hold something.
     """
     function = getattr(hook, "__func__", hook)
     name = getattr(function, "__name__", "")
@@ -173,7 +171,8 @@ def _is_no_op(hook: object, classes: set[type]) -> bool:
     if not (is_theirs and isinstance(function, FunctionType)):
         return False
     harmless = {"range", "len", "tuple", "list", "zip", "enumerate"}
-    return not function.__closure__ and _names(function.__code__) <= harmless
+    keeps = function.__closure__ or function.__defaults__ or function.__kwdefaults__
+    return not keeps and _names(function.__code__) <= harmless
 
 
 def _names(code: CodeType) -> set[str]:
