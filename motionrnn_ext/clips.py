@@ -16,8 +16,8 @@ from .data.images import image_files, read_images
 from .data.registry import DATASETS, ClipDataset, find, open_clips
 from .runs import PathLike, RunError
 
-# Outside of [0, 1], of frames that were scaled to it in float32 or resized; a message with six digits shows more.
-_ROUNDING = 1e-5
+# What arithmetic in half precision may add to 1 or take from 0; a message of six digits shows what is more.
+_ROUNDING = 1e-3
 
 
 def held_out(

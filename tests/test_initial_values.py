@@ -335,6 +335,8 @@ def rnn(**options: Any) -> MotionRNN:
         ({"kernel_size": 2}, ValueError, "kernel_size is 2; it should be odd"),
         ({"kernel_size": 3.0, "motion_gru": False}, TypeError, "kernel_size is 3.0; it should be a whole number"),
         ({"encoder_kernel_size": 0}, ValueError, "encoder_kernel_size is 0; it should be a whole number"),
+        ({"in_channels": "1" * 999}, TypeError, r"in_channels is '1{74} \.\.\.; it should be a whole number"),
+        ({"trend": np.ones(2)}, TypeError, r"trend is array\(\[1., 1.\]\); it should be True or False"),
         ({"alpha": "half"}, TypeError, "alpha is 'half'; it should be a finite number"),
         ({"alpha": float("nan")}, ValueError, "alpha is nan; it should be a finite number"),
         ({"cell_options": ["order"]}, TypeError, r"cell_options is \['order'\]; it should be a dict"),
@@ -394,6 +396,8 @@ def test_a_layer_names_a_bad_argument(
         {"image_size": torch.Size((8, 12)), "layer_norm": np.True_},
         {"image_size": np.array([8, 12]), "layer_norm": True},
         {"image_size": [8, 12], "layer_norm": 1},
+        {"hidden_channels": range(8, 9)},
+        {"hidden_channels": {"first": 8, "last": 8}.values(), "alpha": np.float32(0.5)},
         {"predictor": "conv_tt_lstm", "cell_options": {"order": np.int64(2), "rank": np.int64(3)}},
         {"predictor": "e3d_lstm", "image_size": (8, 12), "cell_options": {"window": np.int64(2)}},
     ],
@@ -401,7 +405,7 @@ def test_a_layer_names_a_bad_argument(
 )
 def test_what_is_plain_is_taken(options: dict[str, Any]) -> None:
     made = rnn(**options)
-    assert made.hidden_channels == (8, 8) and all(type(width) is int for width in made.hidden_channels)
+    assert set(made.hidden_channels) == {8} and all(type(width) is int for width in made.hidden_channels)
     assert type(made.patch_size) is int and made.image_size in (None, (8, 12))
     assert made(clip(), 2).shape == (2, 3, 1, 8, 12)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import textwrap
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -15,7 +14,8 @@ from torch import Tensor
 
 def shown(value: object) -> str:
     """A value as a message has it: one line, and not a long one."""
-    return textwrap.shorten(repr(value), 80, placeholder=" [...]")
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:75]} ..."
 
 
 def is_whole(value: Any) -> bool:
@@ -65,19 +65,24 @@ def pair(name: str, value: Any, meaning: str) -> tuple[int, int]:
 
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool; 0 and 1 are. A TypeError for all else, such as the word "no", which is true in Python."""
-    if value not in (False, True):
+    if getattr(value, "ndim", 0) or value not in (False, True):
         raise TypeError(f"{name} is {shown(value)}; it should be True or False")
     return bool(value)
 
 
-def check_number(name: str, value: Any) -> None:
-    """Raise unless `value` is a finite number or a tensor: TypeError for another type, ValueError for nan or inf."""
+def number(name: str, value: Any) -> Any:
+    """`value` as a float; a tensor as it is.
+
+    Raises:
+        TypeError: it is neither. ValueError: it is nan or infinite.
+    """
     if isinstance(value, Tensor):
-        return
+        return value
     good = isinstance(value, Real) and not isinstance(value, bool)
     if not good or not math.isfinite(value):
         error = ValueError if good else TypeError
         raise error(f"{name} is {shown(value)}; it should be a finite number")
+    return float(value)
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -16,7 +16,7 @@ from torch.types import Device
 from .. import backends, ops
 from ..backends.layouts import memory_format
 from .addition import add_to
-from .arguments import check_number, check_tensor, flag, odd, whole
+from .arguments import check_tensor, flag, number, odd, whole
 from .depth import fold_depth, unfold_depth
 from .initial_values import Resettable, ZeroConv2d
 from .states import exportable
@@ -123,7 +123,7 @@ class MotionGRUCell(Resettable):
         transient, trend = flag("transient", transient), flag("trend", trend)
         if not (transient or trend):
             raise ValueError("transient and trend are both False; one should be True, or no motion is left")
-        check_number("alpha", alpha)
+        alpha = number("alpha", alpha)
         channels, kernel_size = whole("channels", channels), odd("kernel_size", kernel_size)
         gate_kernel_size = odd("gate_kernel_size", gate_kernel_size)
         motion, zero = 2 * kernel_size**2, flag("zero_init", zero_init)
@@ -240,6 +240,7 @@ class MotionGRU(Resettable):
 
     Raises:
         ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w.
+        TypeError: an argument of another type.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..layers.arguments import check_number, flag, odd, shown, whole
+from ..layers.arguments import flag, number, odd, shown, whole
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
         elif name.endswith("kernel_size"):
             changed[name] = whole(name, value) if name == "encoder_kernel_size" else odd(name, value)
         elif name == "alpha":
-            check_number(name, value)
+            changed[name] = number(name, value)
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"{name} is {value!r}; it should be {' or '.join(map(repr, _CHOICES[name]))}")
     return replace(presets[variant], **changed)

@@ -31,7 +31,7 @@ class RecurrentCell(Resettable):
 
     Convolutions are odd, of stride 1, "same" and without bias. Layer norm is over all but the batch with an
     affine per position, so it fixes the map: `map_size` = (h, w). With compat="openstl" a cell computes what
-    OpenSTL's does where that deviates from its paper.
+    OpenSTL's does where that deviates from its paper. `device` and `dtype` are those of the parameters.
 
     A predictor of your own overrides `__init__` and `forward`, `initial_state` if its state is no `LSTMState`,
     and is made known by `register_predictor`. Its `__init__` hands the options on that every cell takes. A cell with
