@@ -8,6 +8,8 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from . import __version__
 from .config import Config
 
@@ -28,7 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="MotionRNN video prediction: train on moving digits, people or radar echo, evaluate, predict.",
         epilog="`motionrnn COMMAND --help` shows a command's options. Start with: motionrnn demo",
     )
-    parser.add_argument("--version", action="version", version=f"motionrnn_ext {__version__}")
+    version = f"motionrnn_ext {__version__}, torch {torch.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_evaluate(commands)

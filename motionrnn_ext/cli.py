@@ -133,16 +133,28 @@ def _train(arguments: argparse.Namespace) -> None:
     if shows:
         run = load_run(best)
         print(f"best of {count_parameters(run.model):,} parameters after step {run.step:,}: {best}")
-        print(f"next: motionrnn evaluate {arguments.out}")
+        print(f"next: {_command('evaluate', arguments, _as_argument(arguments.out))}")
 
 
 def _go_on(arguments: argparse.Namespace, config: Config) -> str:
     """The command that resumes a training."""
     if processes.of_torchrun():
         return "the same torchrun command and --resume"
-    imports = [word for name in arguments.imports for word in ("--import", name)]
-    command = shlex.join(["motionrnn", "train", *imports, "--out", str(arguments.out), "--resume"])
+    command = _command("train", arguments, "--out", _as_argument(arguments.out), "--resume")
     return command if config.nodes == 1 else f"{command} (on every machine)"
+
+
+def _command(name: str, arguments: argparse.Namespace, *words: str) -> str:
+    """A command to paste into a shell, which knows the modules that this one has imported."""
+    by_module = Path(sys.argv[0]) == Path(__file__).with_name("__main__.py")
+    program = ["python", "-m", "motionrnn_ext"] if by_module else ["motionrnn"]
+    imports = [word for module in arguments.imports for word in ("--import", module)]
+    return shlex.join([*program, name, *imports, *words])
+
+
+def _as_argument(path: Path) -> str:
+    """A path that no parser takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _config(arguments: argparse.Namespace) -> Config:

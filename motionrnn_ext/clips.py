@@ -20,6 +20,9 @@ from .data.videos import FILMS, VIDEOS, read_film
 from .models import MotionRNN
 from .runs import PathLike, RunError
 
+# What arithmetic in half precision may add to 1 or take from 0; a message of six digits shows what is more.
+_ROUNDING = 1e-3
+
 
 def held_out(
     config: Config,
@@ -115,10 +118,15 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
     frames = torch.from_numpy(array.astype(np.float32)) / (255 if array.dtype == np.uint8 else 1)
-    if not (frames.isfinite().all() and frames.min() >= 0 and frames.max() <= 1):
+    unknown = int((~frames.isfinite()).sum())
+    if unknown:
         raise RunError(
-            f"{path} must have values in [0, 1]; they go from {frames.min():g} to {frames.max():g}"
+            f"{path} must have values in [0, 1]; {unknown:,} of {frames.numel():,} are nan or infinite"
         )
+    lowest, highest = frames.min().item(), frames.max().item()
+    if lowest < -_ROUNDING or highest > 1 + _ROUNDING:
+        raise RunError(f"{path} must have values in [0, 1]; they go from {lowest:.6g} to {highest:.6g}")
+    frames.clamp_(0, 1)
     if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)
     return frames if frames.ndim == 4 else frames[:, None]

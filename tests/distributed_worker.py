@@ -194,6 +194,27 @@ def fsdp_saved(case: Case) -> float:
     return max(relative_error(*pair) for pair in zip(read.parameters(), written.parameters()))
 
 
+def fsdp_from_meta(case: Case) -> float:
+    """Made without numbers, sharded, and then given its initial values, zeros included; the whole model with them
+    predicts the same."""
+    options = {"filter_size": 3, "image_size": SIZE, "dtype": case.dtype}
+    make = partial(MotionRNN, case.predictor, 1, (8, 8, 8), 2, "official", **options)
+    model = sharded_apart(make(device="meta")).to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    one = make()
+    one.load_state_dict({name: t.full_tensor() for name, t in model.state_dict().items()})
+    assert {n: p.any().item() for n, p in one.named_parameters()} == {
+        n: p.any().item() for n, p in make().named_parameters()
+    }
+    clips, _ = case.batch()
+    with torch.no_grad():
+        return relative_error(model(clips, N_INPUT), one(clips, N_INPUT))
+
+
 def main(out: str, cases: list[str]) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=100))
     results: dict[str, float | str] = {}

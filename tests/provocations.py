@@ -237,6 +237,19 @@ def checkpoint_of_kept_state(_: Place) -> None:
     rnn("mim", image_size=(8, 8), compat="openstl")(frames(), 2, checkpoint=True)
 
 
+def generator_of_another_device(_: Place) -> None:
+    model = rnn(init_state="xavier")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.conv_last.weight = nn.Parameter(torch.ones(1, device="cuda"))
+        model.initial_state(1, 8, 8, torch.Generator())
+
+
+def parameter_of_its_own(_: Place) -> None:
+    cell = ConvLSTMCell(4, 4)
+    cell.gain = nn.Parameter(torch.ones(()))
+    cell.reset_parameters()
+
+
 def near_official() -> nn.Module:
     module = StandIn(4)
     module.reset = nn.Conv2d(22, 18, 3)
@@ -262,9 +275,12 @@ LAYERS: dict[str, Provocation] = {
     "order is ..., steps ..., rank ...; they should be whole, 1 <= order <= steps and 1 <= rank": lambda _: (
         rnn("conv_tt_lstm", cell_options={"order": 4})
     ),
-    "window is ...; it should be a whole number of at least 2": lambda _: rnn(
-        "e3d_lstm", image_size=(8, 8), cell_options={"window": 1}
-    ),
+    "... is ...; it should be a whole number of at least ...": lambda _: MotionGRU("16"),
+    "... is ...; it should be (...), whole numbers of at least 1": lambda _: MIMCell(4, 4, map_size=8),
+    "... is ...; it should be True or False": lambda _: MotionGRU(8, trend="no"),
+    "... is ...; it should be a finite number": lambda _: MotionGRU(8, alpha="0.5"),
+    "... has parameters of its own (...); it should have a reset_parameters that sets them, and calls "
+    "super().reset_parameters()": parameter_of_its_own,
     "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
     "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
     "before sequences of another size": other_size,
@@ -283,8 +299,11 @@ LAYERS: dict[str, Provocation] = {
     ),
 }
 MODELS: dict[str, Provocation] = {
-    "hidden_channels is ...; it should name at least one layer, each of 1 or more": lambda _: rnn(hidden=()),
+    "hidden_channels is ...; it should be the width of every layer, such as (64, 64), whole numbers of at least 1": (
+        lambda _: rnn(hidden=64)
+    ),
     "hidden_channels is ...; with ... all layers should be equal": lambda _: rnn(hidden=(4, 8)),
+    "cell_options is ...; it should be a dict of names and values": lambda _: rnn(cell_options=["order"]),
     "unknown option ... of predictor ...": lambda _: rnn(cell_options={"order": 2}),
     "image_size is None; ... needs (H, W), as its parameters are per position": lambda _: rnn("mim"),
     "image_size is ...x...; it should be divisible by patch_size ...": lambda _: rnn(
@@ -293,18 +312,25 @@ MODELS: dict[str, Provocation] = {
     "variant is ...; known: ...": lambda _: rnn("convlstm", (4, 4), "mine"),
     "unknown option ...; known: ...": lambda _: rnn(cary="block"),
     "... is ...; it should be ... or ...": lambda _: rnn(carry="both"),
+    "... is a ...; it should be a torch.Tensor": lambda _: rnn()(frames().numpy(), 2),
     "frames has shape ...; it should be (...)": lambda _: rnn()(frames(1, 4, 3, 8, 8), 2),
     "frames has dtype ...; it should be floating point, in [0, 1]": lambda _: rnn()(frames().byte(), 2),
     "frames are ...x...; parameters per position were made for image_size ... only": lambda _: rnn(
         "mim", image_size=(8, 12)
     )(frames(), 2),
     "frames are ...x...; both should be divisible by ...": lambda _: rnn()(frames(1, 4, 1, 6, 8), 2),
+    "... is ...; it should be a whole number of frames": lambda _: rnn()(frames(), 2.0),
     "n_input is ... and T ...; they should be 1 <= n_input <= T, 2 <= T": lambda _: rnn()(frames(), 5),
     "frames has T = ..., n_future is ...; both should be at least 1": lambda _: rnn().predict(frames(), 0),
+    "generator is ...; it should be a torch.Generator, such as torch.Generator().manual_seed(0)": lambda _: (
+        rnn()(frames(), 2, generator=0)
+    ),
+    "generator is on ...; it should be on ..., the device of the weights": generator_of_another_device,
     "sampling_mask has shape ...; it should broadcast to ...": lambda _: rnn()(
         frames(), 2, torch.ones(1, 2, 1, 8, 8)
     ),
     "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
+    "state is a ...; it should be a MotionRNNState, as step returns": lambda _: rnn()(frames(), 2, state=()),
     "state has (layers, motions, shape of H^1) ...; it should have ...": state_of_another_size,
 }
 

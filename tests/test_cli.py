@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,8 @@ from test_train import BEST, LAST, TINY, one_thread  # noqa: F401  (the fixture 
 
 import motionrnn_ext
 from motionrnn_ext import cli
+from motionrnn_ext.arguments import make_parser
+from motionrnn_ext.clips import read_frames
 from motionrnn_ext.config import Config
 from motionrnn_ext.evaluate import held_out, predict
 from motionrnn_ext.layers.cells import CELLS
@@ -149,7 +152,9 @@ def test_checkpoints_that_are_none(
         (np.zeros((5, 16, 16), np.int64), "it holds int64 (5, 16, 16)"),
         (np.zeros((5, 16, 16, 4), np.uint8), "it holds uint8 (5, 16, 16, 4)"),
         (np.full((5, 16, 16), 2.0), "must have values in [0, 1]; they go from 2 to 2"),
-        (np.full((5, 16, 16), np.nan), "must have values in [0, 1]"),
+        (np.full((5, 16, 16), np.nan), "must have values in [0, 1]; 1,280 of 1,280 are nan"),
+        (np.linspace(0.5, 1.002, 1280).reshape(5, 16, 16), "they go from 0.5 to 1.002"),
+        (np.linspace(-0.002, 1, 1280).reshape(5, 16, 16), "they go from -0.002 to 1"),
         (np.zeros((5, 18, 16)), "frames are 18x16; both should be divisible by 4 (--pad repeats"),
         (np.zeros((5, 3, 16, 16)), "it should be (B, T, 1, H, W)"),
         (np.array([{}]), "clip.npy is no .npy file of numbers\n"),
@@ -478,3 +483,61 @@ def test_a_predictor_of_ones_own_by_import(
     assert "unknown predictor 'own_lstm'; known: convlstm" in fails(capsys, "evaluate", "run")
     message = "--import: no module 'no_cells' in the working directory or on sys.path"
     assert message in fails(capsys, "evaluate", "run", "--import", "no_cells")
+
+
+@pytest.mark.parametrize(
+    ("out", "as_module"), [("run", True), ("a run's folder; (1)", False), ("-run", False)]
+)
+def test_the_next_command_works_when_pasted(
+    out: str,
+    as_module: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "own_cells.py").write_text(OWN_PREDICTOR)
+    replace(TINY, steps=1).write(tmp_path / "settings.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "own_cells", raising=False)
+    if as_module:
+        monkeypatch.setattr(sys, "argv", [str(Path(cli.__file__).with_name("__main__.py"))])
+    known = dict(CELLS)
+    try:
+        options = ["--config", "settings.json", "--predictor", "own_lstm", "--no-progress", f"--out={out}"]
+        assert cli.main(["train", "--import", "own_cells", *options]) == 0
+        line = capsys.readouterr().out.strip().splitlines()[-1]
+        program = "python -m motionrnn_ext" if as_module else "motionrnn"
+        assert line.startswith(f"next: {program} evaluate --import own_cells ")
+        pasted = shlex.split(line.removeprefix(f"next: {program} "))
+        assert cli.main([*pasted, "--clips", "1", "--pictures", "0"]) == 0
+        arguments = make_parser().parse_args(["train", "--import", "own_cells", f"--out={out}"])
+        resumed = shlex.split(cli._go_on(arguments, replace(TINY, steps=1)).removeprefix(f"{program} "))
+        assert cli.main([*resumed, "--no-progress"]) == 0
+    finally:
+        CELLS.clear()
+        CELLS.update(known)
+
+
+def test_the_program_is_a_module_and_says_its_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    versions = f"motionrnn_ext {motionrnn_ext.__version__}, torch {torch.__version__}\n"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == versions
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for options, code, said in (
+        (["--version"], 0, versions),
+        (["evaluate", "none"], 2, "motionrnn evaluate: error: none does not exist"),
+    ):
+        command = [sys.executable, "-m", "motionrnn_ext", *options]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == code and (done.stdout + done.stderr).startswith(said)
+
+
+@pytest.mark.parametrize("scale", [1 + 1e-6, 1.0])
+def test_frames_that_rounding_has_moved_beyond_1_are_frames(scale: float, tmp_path: Path) -> None:
+    values = np.linspace(-1e-6, scale, 1280, dtype=np.float32).reshape(5, 16, 16)
+    np.save(tmp_path / "clip.npy", values)
+    frames = read_frames(tmp_path / "clip.npy")
+    assert frames.min() == 0 and frames.max() == 1
+    assert frames[:, 0].equal(torch.from_numpy(values).clamp(0, 1))

@@ -14,6 +14,7 @@ from compiling import BY_INDUCTOR, NEEDS_CPU, OLD_TORCH, model_of, on_slowly_on_
 from features import feature
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx.experimental.proxy_tensor import make_fx
 from under_test import ALL, REFERENCE, TRITON, UnderTest
 
 import motionrnn_ext
@@ -285,3 +286,58 @@ def test_motion_rnn_in_onnx(predictor: str, size: dict[int, Any], tmp_path: Path
     for batch, height, width in ((3, 8, 12), (1, 16, 20)):
         clip = torch.rand(batch, 3, 1, *((height, width) if size else (16, 16)))
         check(found(clip), model(clip, 1), BY_ONNXRUNTIME)
+
+
+# ---- TorchScript and fx: what docs/pytorch.md says of them
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Conv2d(8, 8, 1), layer_of()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.first(x))[0]
+
+
+class FromTwo(nn.Module):
+    def __init__(self, model: MotionRNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.model(frames, 2)
+
+
+def blended(gate: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.ops.motionrnn_ext.gated_blend(gate, a, b)
+
+
+@NEEDS_CPU
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_takes_ops_by_script_and_layers_and_models_by_trace():
+    x, other = torch.rand(2, 2, 8, 8, 8)
+    assert torch.jit.script(blended)(x, x, other).equal(ops.gated_blend(x, x, other))
+    model = MotionRNN("convlstm", 1, (8, 8), 2)
+    for module in (layer_of(), model):
+        with pytest.raises((RuntimeError, torch.jit.frontend.FrontendError)):
+            torch.jit.script(module)
+    assert torch.jit.trace(layer_of(), (x,))(other)[0].equal(layer_of()(other)[0])
+    frames = torch.rand(1, 4, 1, 8, 8)
+    assert torch.jit.trace(FromTwo(model), (frames / 2,))(frames).equal(model(frames, 2))
+
+
+def test_fx_keeps_a_layer_as_a_leaf():
+    class Leaves(torch.fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, MotionGRU) or super().is_leaf_module(module, name)
+
+    net, x = Around(), torch.rand(1, 8, 8, 8)
+    with pytest.raises(TypeError, match="hidden is a Proxy; it should be a torch.Tensor"):
+        torch.fx.symbolic_trace(net)
+    with pytest.raises(TypeError, match="frames is a Proxy; it should be a torch.Tensor"):
+        torch.fx.symbolic_trace(MotionRNN("convlstm", 1, (8, 8), 2), {"n_input": 2})
+    traced = torch.fx.GraphModule(net, Leaves().trace(net))
+    assert [n.target for n in traced.graph.nodes if n.op == "call_module"] == ["first", "layer"]
+    assert traced(x).equal(net(x))
+    assert make_fx(net)(x)(2 * x).equal(net(2 * x))

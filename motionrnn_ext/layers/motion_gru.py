@@ -6,16 +6,19 @@ offsets, in pixels of the map; F is the motion filter (`offset`), D its trend (`
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from .. import backends, ops
 from ..backends.layouts import memory_format
 from .addition import add_to
+from .arguments import check_tensor, flag, number, odd, whole
 from .depth import fold_depth, unfold_depth
+from .initial_values import Resettable, ZeroConv2d
 from .states import exportable
 
 
@@ -36,13 +39,19 @@ class PackedGates(NamedTuple):
     candidate_weight: Tensor  # (M, M, g, g)
 
 
-def _same_conv(in_channels: int, out_channels: int, kernel_size: int, name: str) -> nn.Conv2d:
-    if kernel_size % 2 == 0:
-        raise ValueError(f"{name} is {kernel_size}; it should be odd")
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+def _same_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    zero: bool = False,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Conv2d:
+    conv, padding = ZeroConv2d if zero else nn.Conv2d, kernel_size // 2
+    return conv(in_channels, out_channels, kernel_size, padding=padding, device=device, dtype=dtype)
 
 
-class OffsetWarp(nn.Module):
+class OffsetWarp(Resettable):
     """The masked neighbourhood warp with weights of its own: `offset_warp(x, offset, mask, conv.weight)`.
 
     x (B, C, H, W), offset (B, M, H, W) -> (B, C_out, H, W). The mask logits are the convolution `warp_gate`
@@ -58,20 +67,21 @@ class OffsetWarp(nn.Module):
         *,
         mask_kernel_size: int = 3,
         zero_init: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is {kernel_size}; it should be odd")
-        self.conv = nn.Conv2d(channels, out_channels or channels, kernel_size, stride=kernel_size, bias=False)
-        self.warp_gate = _same_conv(channels, kernel_size**2, mask_kernel_size, "mask_kernel_size")
-        if zero_init:
-            nn.init.zeros_(self.warp_gate.weight)
+        channels, k = whole("channels", channels), odd("kernel_size", kernel_size)
+        out_channels = channels if out_channels is None else whole("out_channels", out_channels)
+        mask_kernel_size, zero = odd("mask_kernel_size", mask_kernel_size), flag("zero_init", zero_init)
+        self.conv = nn.Conv2d(channels, out_channels, k, stride=k, bias=False, device=device, dtype=dtype)
+        self.warp_gate = _same_conv(channels, k * k, mask_kernel_size, zero, device, dtype)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         return ops.offset_warp(x, offset, self.warp_gate(x), self.conv.weight)
 
 
-class MotionGRUCell(nn.Module):
+class MotionGRUCell(Resettable):
     """One MotionGRU step on encoded features: `(x, offset, trend) -> (out, offset, trend)`.
 
         u = s(W_u * [x, F]),  r = s(W_r * [x, F]),  z = tanh(W_z * [x, r.F])
@@ -106,11 +116,17 @@ class MotionGRUCell(nn.Module):
         transient: bool = True,
         trend: bool = True,
         zero_init: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        transient, trend = flag("transient", transient), flag("trend", trend)
         if not (transient or trend):
             raise ValueError("transient and trend are both False; one should be True, or no motion is left")
-        motion = 2 * kernel_size**2
+        alpha = number("alpha", alpha)
+        channels, kernel_size = whole("channels", channels), odd("kernel_size", kernel_size)
+        gate_kernel_size = odd("gate_kernel_size", gate_kernel_size)
+        motion, zero = 2 * kernel_size**2, flag("zero_init", zero_init)
         self.channels, self.motion_channels, self.kernel_size, self.alpha = (
             channels,
             motion,
@@ -118,15 +134,18 @@ class MotionGRUCell(nn.Module):
             alpha,
         )
         self.transient, self.trend = transient, trend
-        self.update = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
-        self.reset = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
-        self.output = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
+        self.update = _same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
+        self.reset = _same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
+        self.output = _same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
         self.warp = OffsetWarp(
-            channels, out_channels, kernel_size, mask_kernel_size=mask_kernel_size, zero_init=zero_init
+            channels,
+            out_channels,
+            kernel_size,
+            mask_kernel_size=mask_kernel_size,
+            zero_init=zero,
+            device=device,
+            dtype=dtype,
         )
-        if zero_init:
-            for gate in (self.update, self.reset, self.output):
-                nn.init.zeros_(gate.weight)
         # One convolution of 7K channels takes 0.7 to 0.8 of the time of 6K and K apart (CPU, B8 C16, 16x16,
         # 32x32).
         self.mask_with_gates = gate_kernel_size == mask_kernel_size
@@ -194,6 +213,7 @@ class MotionGRUCell(nn.Module):
         return trend, trend
 
     def _check(self, x: Tensor, offset: Tensor, trend: Tensor) -> None:
+        check_tensor("x", x)
         if x.dim() != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x has shape {tuple(x.shape)}; it should be (B, {self.channels}, H, W)")
         wanted = (x.shape[0], self.motion_channels, *x.shape[2:])
@@ -204,7 +224,7 @@ class MotionGRUCell(nn.Module):
                 )
 
 
-class MotionGRU(nn.Module):
+class MotionGRU(Resettable):
     """The MotionGRU as MotionRNN puts it between two layers: encoder, cell, decoder, output gate.
 
         E = Enc(H) at half size and C/4 channels,   Q = Dec(cell(E)),   g = s(W_g * [Q, H])
@@ -220,6 +240,7 @@ class MotionGRU(nn.Module):
 
     Raises:
         ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w.
+        TypeError: an argument of another type.
     """
 
     def __init__(
@@ -236,18 +257,26 @@ class MotionGRU(nn.Module):
         transient: bool = True,
         trend: bool = True,
         zero_init: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        hidden_channels = whole("hidden_channels", hidden_channels)
         encoded = hidden_channels // 4
         if encoded < 1:
             raise ValueError(
                 f"hidden_channels is {hidden_channels}; it should be at least 4, a quarter is encoded"
             )
+        encoder_kernel_size = whole("encoder_kernel_size", encoder_kernel_size)
+        blend_kernel_size = odd("blend_kernel_size", blend_kernel_size)
         if gate_side not in ("hidden", "decoded"):
             raise ValueError(f"gate_side is {gate_side!r}; it should be 'hidden' or 'decoded'")
         self.hidden_channels, self.gate_side = hidden_channels, gate_side
         padding = (encoder_kernel_size - 1) // 2  # halves an even map for odd and even kernels alike
-        self.encoder = nn.Conv2d(hidden_channels, encoded, encoder_kernel_size, stride=2, padding=padding)
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.encoder = nn.Conv2d(
+            hidden_channels, encoded, encoder_kernel_size, stride=2, padding=padding, **made
+        )
         self.cell = MotionGRUCell(
             encoded,
             kernel_size,
@@ -257,9 +286,10 @@ class MotionGRU(nn.Module):
             transient=transient,
             trend=trend,
             zero_init=zero_init,
+            **made,
         )
-        self.decoder = nn.ConvTranspose2d(encoded, hidden_channels, 4, stride=2, padding=1)
-        self.gate = _same_conv(2 * hidden_channels, hidden_channels, blend_kernel_size, "blend_kernel_size")
+        self.decoder = nn.ConvTranspose2d(encoded, hidden_channels, 4, stride=2, padding=1, **made)
+        self.gate = _same_conv(2 * hidden_channels, hidden_channels, blend_kernel_size, **made)
 
     def extra_repr(self) -> str:
         return f"gate_side={self.gate_side!r}"
@@ -267,6 +297,7 @@ class MotionGRU(nn.Module):
     def forward(
         self, hidden: Tensor, state: MotionState | None = None, packed: PackedGates | None = None
     ) -> tuple[Tensor, MotionState]:
+        check_tensor("hidden", hidden)
         if hidden.dim() == 5:
             x, state = self(fold_depth(hidden), state, packed)
             return unfold_depth(x, hidden), state

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
+import torch
+
+from ..layers.arguments import is_whole, shown
 from ..layers.cells import cell_options
 
 
-def check_widths(hidden: tuple[int, ...], predictor: str, has_memory: bool, highway: bool) -> None:
-    if not hidden or min(hidden) < 1:
-        raise ValueError(f"hidden_channels is {hidden}; it should name at least one layer, each of 1 or more")
+def widths(given: Any, predictor: str, has_memory: bool, highway: bool) -> tuple[int, ...]:
+    """The width of every layer as ints, from a list, an array or another iterable with an order.
+
+    Raises:
+        TypeError: there is no order, or something is no integer. ValueError: there is none, one below 1, or not one
+            for all where all should be equal.
+    """
+    ordered = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Set, Mapping))
+    # An array without axes says that it can be iterated.
+    hidden = tuple(given) if ordered and getattr(given, "ndim", None) != 0 else (None,)
+    if isinstance(given, Iterator):
+        given = hidden  # which a message can show
+    whole = all(map(is_whole, hidden))
+    if not whole or not hidden or min(hidden) < 1:
+        raise (ValueError if whole else TypeError)(
+            f"hidden_channels is {shown(given)}; it should be the width of every layer, such as (64, 64), whole "
+            "numbers of at least 1"
+        )
+    hidden = tuple(map(operator.index, hidden))
     if len(set(hidden)) > 1 and (highway or has_memory):
         why = "a highway" if highway else f"the memory of {predictor!r}"
         raise ValueError(f"hidden_channels is {hidden}; with {why} all layers should be equal")
+    return hidden
 
 
 def checked_cell_options(predictor: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(options, Mapping):
+        raise TypeError(f"cell_options is {shown(options)}; it should be a dict of names and values")
     known = cell_options(predictor)
     for name in options:
         if name not in known:
@@ -32,3 +55,24 @@ def per_position_size(image_size: tuple[int, int] | None, patch_size: int, who: 
     if height % patch_size or width % patch_size:
         raise ValueError(f"image_size is {height}x{width}; it should be divisible by patch_size {patch_size}")
     return height, width
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise a TypeError unless `value`, a number of frames, is a whole number."""
+    if not is_whole(value):
+        raise TypeError(f"{name} is {shown(value)}; it should be a whole number of frames")
+
+
+def check_generator(generator: torch.Generator | None, device: torch.device | None) -> None:
+    """Raise unless the generator is one (TypeError), and draws on the device of the tensors that are drawn."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is {shown(generator)}; it should be a torch.Generator, such as "
+            "torch.Generator().manual_seed(0)"
+        )
+    if device is not None and device.type not in (generator.device.type, "meta"):
+        raise ValueError(
+            f"generator is on {generator.device}; it should be on {device}, the device of the weights"
+        )

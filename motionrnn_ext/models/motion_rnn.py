@@ -20,15 +20,18 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 from torch.utils.checkpoint import checkpoint as recomputing
 
 from .. import backends
 from ..backends.layouts import memory_format
-from ..layers.cells import RecurrentCell, cell_class
+from ..layers.arguments import check_tensor, flag, odd, pair, whole
+from ..layers.cells import RecurrentCell, cell_class, make_cell
 from ..layers.depth import fold_depth, unfold_depth
+from ..layers.initial_values import Resettable
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from ..layers.states import exportable
-from .arguments import check_widths, checked_cell_options, per_position_size
+from .arguments import check_count, check_generator, checked_cell_options, per_position_size, widths
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
 
@@ -42,7 +45,7 @@ class MotionRNNState(NamedTuple):
     memory: Any  # of predictors whose memory travels through the stack, else None
 
 
-class MotionRNN(nn.Module):
+class MotionRNN(Resettable):
     """MotionRNN on a predictor's cells; with `motion_gru` and `highway` off, exactly that predictor.
 
     Args:
@@ -61,6 +64,7 @@ class MotionRNN(nn.Module):
             `MIMCell` and `E3DLSTMCell`; "mim" then keeps a state between calls until `reset()`.
         cell_options: arguments that only this predictor's cell has, such as order, steps and rank of
             "conv_tt_lstm".
+        device, dtype: of the parameters, as in `nn.Conv2d`.
     """
 
     def __init__(
@@ -80,13 +84,21 @@ class MotionRNN(nn.Module):
         trend: bool = True,
         compat: str | None = None,
         cell_options: Mapping[str, Any] | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         **overrides: object,
     ) -> None:
         super().__init__()
-        cell_type, hidden = cell_class(predictor), tuple(hidden_channels)
-        check_widths(hidden, predictor, cell_type.has_memory, highway)
-        own_options = checked_cell_options(predictor, cell_options or {})
+        cell_type = cell_class(predictor)
+        highway, motion_gru = flag("highway", highway), flag("motion_gru", motion_gru)
+        hidden = widths(hidden_channels, predictor, cell_type.has_memory, highway)
+        in_channels, patch_size = whole("in_channels", in_channels), whole("patch_size", patch_size)
+        filter_size, layer_norm = odd("filter_size", filter_size), flag("layer_norm", layer_norm)
+        image_size = None if image_size is None else pair("image_size", image_size, "(H, W)")
+        transient, trend = flag("transient", transient), flag("trend", trend)
+        own_options = checked_cell_options(predictor, {} if cell_options is None else cell_options)
         self.options = options = variant_options(variant, filter_size, **overrides)
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.predictor, self.in_channels, self.hidden_channels = predictor, in_channels, hidden
         self.patch_size, self.highway, self.trend = patch_size, highway, trend
         classes = [cell_type.of_layer(level) for level in range(len(hidden))]
@@ -97,7 +109,8 @@ class MotionRNN(nn.Module):
 
         folded = in_channels * patch_size**2
         self.cells = nn.ModuleList(
-            cls(
+            make_cell(
+                cls,
                 below,
                 width,
                 filter_size,
@@ -105,6 +118,7 @@ class MotionRNN(nn.Module):
                 map_size=map_size,
                 compat=compat,
                 **own_options,
+                **made,
             )
             for cls, below, width in zip(classes, (folded, *hidden), hidden)
         )
@@ -121,12 +135,14 @@ class MotionRNN(nn.Module):
                 transient=transient,
                 trend=trend,
                 zero_init=options.zero_init,
+                **made,
             )
             for width in (hidden[:-1] if motion_gru else ())
         )
         project = highway and options.highway_first
-        self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False) if project else None
-        self.conv_last = nn.Conv2d(hidden[-1] * self._cells()[-1].depth, folded, 1, bias=False)
+        self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False, **made) if project else None
+        top_channels = hidden[-1] * self._cells()[-1].depth
+        self.conv_last = nn.Conv2d(top_channels, folded, 1, bias=False, **made)
 
     def extra_repr(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
@@ -164,12 +180,14 @@ class MotionRNN(nn.Module):
             are 2*patch_size pixels of the image; (B, T-1, W, 2K, h/2, w/2) where maps have a depth of W.
         """
         self._check_frames(frames, rank=5)
+        check_count("n_input", n_input)
         total = frames.shape[1]
         if total < 2 or not 1 <= n_input <= total:
             raise ValueError(f"n_input is {n_input} and T {total}; they should be 1 <= n_input <= T, 2 <= T")
         folded = fold_patches(frames, self.patch_size)  # (B, T, P*P*C, h, w)
         mask, start = None, n_input  # steps before `start` read the true frame
         if sampling_mask is not None:
+            check_tensor("sampling_mask", sampling_mask)
             start = 1 if reverse_sampling else n_input
             mask = fold_mask(sampling_mask, frames[:, start : total - 1], self.patch_size)
 
@@ -200,6 +218,7 @@ class MotionRNN(nn.Module):
     ) -> Tensor:
         """The n_future frames after frames (B, T, C, H, W): (B, n_future, C, H, W), without gradients."""
         self._check_frames(frames, rank=5)
+        check_count("n_future", n_future)
         given = frames.shape[1]
         if given < 1 or n_future < 1:
             raise ValueError(f"frames has T = {given}, n_future is {n_future}; both should be at least 1")
@@ -229,6 +248,7 @@ class MotionRNN(nn.Module):
         are one tensor, F and D of an interface another (with trend=False D is 0).
         """
         weight = self.conv_last.weight
+        check_generator(generator, weight.device if self.options.init_state == "xavier" else None)
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
         layout = self._memory_format()
@@ -340,6 +360,10 @@ class MotionRNN(nn.Module):
         batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
+        if not isinstance(state, MotionRNNState):
+            raise TypeError(
+                f"state is a {type(state).__name__}; it should be a MotionRNNState, as step returns"
+            )
         hidden_shape = tuple(state.layers[0].hidden.shape) if state.layers else ()
         found = len(state.layers), len(state.motion), hidden_shape
         map_size = height // self.patch_size, width // self.patch_size
@@ -350,6 +374,7 @@ class MotionRNN(nn.Module):
         return state
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
+        check_tensor("frames", frames)
         if frames.dim() != rank or frames.shape[-3] != self.in_channels:
             wanted = f"({'B, T' if rank == 5 else 'B'}, {self.in_channels}, H, W)"
             raise ValueError(f"frames has shape {tuple(frames.shape)}; it should be {wanted}")

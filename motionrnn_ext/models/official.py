@@ -56,6 +56,8 @@ def load_checkpoint(
         OSError: no such file. ValueError: a truncated file, or one that holds more than tensors, of which no code is
             run; a missing, unexpected or misshapen tensor, by name.
     """
+    for name in overrides.keys() & {"device", "dtype"}:
+        raise TypeError(f"unknown option {name!r}; known: map_location, and .to() of the model afterwards")
     tensors = _read(source, map_location)
     predictor = recognised(tensors)
     live, dead = without_dead(tensors, predictor)
@@ -108,7 +110,7 @@ def load_conv_tt_lstm_cell(
         )
     rank, kernel = factor.shape[0], gates.shape[2]
     with torch.device("meta"):
-        options = {"order": order, "steps": order - 1 + lags, "rank": rank}
+        options: dict[str, Any] = {"order": order, "steps": order - 1 + lags, "rank": rank}
         cell = ConvTTLSTMCell(gates.shape[1] - rank, hidden, kernel, **options)
     state = conv_tt_lstm_to_ours(tensors)
 

@@ -36,6 +36,9 @@ Every difference between the two, and where it is settled here:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..layers.arguments import flag, number, odd, shown, whole
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
     """The preset "paper" or "official", for cells of `filter_size`, with single options replaced.
 
     Raises:
-        ValueError: unknown variant or choice. TypeError: unknown option. Both list the known ones.
+        ValueError: unknown variant or choice. TypeError: unknown option. Both list the known ones. Either: a value of
+            another type or size.
     """
     presets = {
         "paper": Options(
@@ -90,12 +94,19 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
             zero_init=True,
         ),
     }
-    if variant not in presets:
-        raise ValueError(f"variant is {variant!r}; known: {', '.join(presets)}")
+    if not isinstance(variant, str) or variant not in presets:
+        raise ValueError(f"variant is {shown(variant)}; known: {', '.join(presets)}")
     known = asdict(presets[variant])
-    for name, value in overrides.items():
+    changed: dict[str, Any] = dict(overrides)
+    for name, value in changed.items():
         if name not in known:
             raise TypeError(f"unknown option {name!r}; known: {', '.join(known)}")
-        if name in _CHOICES and value not in _CHOICES[name]:
+        if name in ("highway_first", "zero_init"):
+            changed[name] = flag(name, value)
+        elif name.endswith("kernel_size"):
+            changed[name] = whole(name, value) if name == "encoder_kernel_size" else odd(name, value)
+        elif name == "alpha":
+            changed[name] = number(name, value)
+        elif name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"{name} is {value!r}; it should be {' or '.join(map(repr, _CHOICES[name]))}")
-    return replace(presets[variant], **overrides)  # type: ignore[arg-type]
+    return replace(presets[variant], **changed)

@@ -5,7 +5,7 @@ from .conv_lstm import ConvLSTMCell
 from .conv_tt_lstm import ConvTTLSTMCell, ConvTTLSTMState
 from .e3d_lstm import E3DLSTMCell, E3DLSTMState
 from .mim import MIMCell, MIMMemory, MIMState, PeepholeLSTM
-from .registry import CELLS, cell_class, cell_options, register_predictor
+from .registry import CELLS, cell_class, cell_options, make_cell, register_predictor
 from .st_lstm import SpatioTemporalLSTMCell
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "SpatioTemporalLSTMCell",
     "cell_class",
     "cell_options",
+    "make_cell",
     "register_predictor",
 ]

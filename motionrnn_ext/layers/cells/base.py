@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.types import Device
 
+from ..arguments import flag, odd, pair, whole
+from ..initial_values import Resettable
 from ..states import exportable
 
 
@@ -17,7 +21,7 @@ class LSTMState(NamedTuple):
     cell: Tensor
 
 
-class RecurrentCell(nn.Module):
+class RecurrentCell(Resettable):
     """One layer of a predictor: `cell(x, state, memory, highway=None) -> (h, state, memory)`.
 
     x (B, C_in, h, w) is the output of the layer below, `state` a named tuple whose field `hidden` is this
@@ -27,10 +31,11 @@ class RecurrentCell(nn.Module):
 
     Convolutions are odd, of stride 1, "same" and without bias. Layer norm is over all but the batch with an
     affine per position, so it fixes the map: `map_size` = (h, w). With compat="openstl" a cell computes what
-    OpenSTL's does where that deviates from its paper.
+    OpenSTL's does where that deviates from its paper. `device` and `dtype` are those of the parameters.
 
     A predictor of your own overrides `__init__` and `forward`, `initial_state` if its state is no `LSTMState`,
-    and is made known by `register_predictor`. Its `__init__` hands the options on that every cell takes.
+    and is made known by `register_predictor`. Its `__init__` hands the options on that every cell takes. A cell with
+    parameters of its own, beside those of its parts, overrides `reset_parameters` as well.
     """
 
     has_memory = False
@@ -47,10 +52,14 @@ class RecurrentCell(nn.Module):
         layer_norm: bool = False,
         map_size: tuple[int, int] | None = None,
         compat: str | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if filter_size % 2 == 0:
-            raise ValueError(f"filter_size is {filter_size}; it should be odd")
+        in_channels = whole("in_channels", in_channels)
+        hidden_channels = whole("hidden_channels", hidden_channels)
+        filter_size, layer_norm = odd("filter_size", filter_size), flag("layer_norm", layer_norm)
+        map_size = None if map_size is None else pair("map_size", map_size, "(h, w)")
         if (layer_norm or self.needs_map_size) and map_size is None:
             why = "with layer_norm" if layer_norm else f"for {type(self).__name__}"
             raise ValueError(f"map_size is None; {why} it should be (h, w), as parameters are per position")
@@ -84,12 +93,18 @@ class RecurrentCell(nn.Module):
     def reset(self) -> None:
         """Forget what a compat="openstl" cell keeps between sequences."""
 
-    def convolution(self, in_channels: int, out_channels: int) -> nn.Sequential:
+    def convolution(
+        self,
+        in_channels: int,
+        out_channels: int,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Sequential:
         """The convolution, then its layer norm if the cell has one; state-dict keys `0.*` and `1.*`."""
-        conv = nn.Conv2d(
-            in_channels, out_channels, self.filter_size, padding=self.filter_size // 2, bias=False
-        )
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        k = self.filter_size
+        conv = nn.Conv2d(in_channels, out_channels, k, padding=k // 2, bias=False, **made)
         if not self.layer_norm:
             return nn.Sequential(conv)
         assert self.map_size is not None
-        return nn.Sequential(conv, nn.LayerNorm([out_channels, *self.map_size]))
+        return nn.Sequential(conv, nn.LayerNorm([out_channels, *self.map_size], **made))

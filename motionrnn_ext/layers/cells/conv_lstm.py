@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.types import Device
 
 from ... import ops
 from .base import LSTMState, RecurrentCell
@@ -17,10 +19,21 @@ class ConvLSTMCell(RecurrentCell):
     the common reference, declares one and never adds it. Errors: see `RecurrentCell`.
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int, filter_size: int = 5, **options: Any) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, **options)
-        self.conv_x = self.convolution(in_channels, 4 * hidden_channels)
-        self.conv_h = self.convolution(hidden_channels, 4 * hidden_channels)
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        filter_size: int = 5,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(in_channels, hidden_channels, filter_size, **made, **options)
+        in_channels, c = self.in_channels, self.hidden_channels
+        self.conv_x = self.convolution(in_channels, 4 * c, **made)
+        self.conv_h = self.convolution(c, 4 * c, **made)
 
     def forward(
         self, x: Tensor, state: LSTMState, memory: Tensor | None = None, highway: Tensor | None = None

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from ... import ops
 from ..addition import add_to
+from ..arguments import is_whole
 from ..states import exportable
 from .base import RecurrentCell
 
@@ -48,24 +50,29 @@ class ConvTTLSTMCell(RecurrentCell):
         order: int = 3,
         steps: int = 3,
         rank: int = 8,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, **options)
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(in_channels, hidden_channels, filter_size, **made, **options)
+        in_channels, c, k = self.in_channels, self.hidden_channels, self.filter_size
         if self.layer_norm:
             raise ValueError("layer_norm is True; it should be False, Conv-TT-LSTM has none")
-        whole = all(isinstance(number, int) for number in (order, steps, rank))
+        whole = all(is_whole(number) for number in (order, steps, rank))
         if not (whole and 1 <= order <= steps and rank >= 1):
             given = f"order is {order!r}, steps {steps!r}, rank {rank!r}"
             raise ValueError(f"{given}; they should be whole, 1 <= order <= steps and 1 <= rank")
+        order, steps, rank = int(order), int(steps), int(rank)
         self.order, self.steps, self.lags = order, steps, steps - order + 1
 
         def conv(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
-            return nn.Conv2d(inputs, outputs, filter_size, padding=filter_size // 2, bias=bias)
+            return nn.Conv2d(inputs, outputs, k, padding=k // 2, bias=bias, **made)
 
-        self.factors = nn.ModuleList(conv(self.lags * hidden_channels, rank) for _ in range(order))  # A
+        self.factors = nn.ModuleList(conv(self.lags * c, rank) for _ in range(order))  # A
         self.cores = nn.ModuleList(conv(rank, rank) for _ in range(order - 1))  # K
-        self.conv_x = conv(in_channels, 4 * hidden_channels)
-        self.conv_v = conv(rank, 4 * hidden_channels, bias=False)
+        self.conv_x = conv(in_channels, 4 * c)
+        self.conv_v = conv(rank, 4 * c, bias=False)
 
     def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
         # Tensors of their own: where two are one, torch.compile compiles for that.

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from ... import ops
+from ..arguments import is_whole
 from ..states import exportable
 from .base import RecurrentCell
 
@@ -37,12 +39,23 @@ class DepthConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, depth: int, filter_size: int, repeat: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        depth: int,
+        filter_size: int,
+        repeat: bool,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        kernel = (depth, filter_size, filter_size)
-        self.weight = nn.Conv3d(in_channels, out_channels, kernel, bias=False).weight
+        shape = (out_channels, in_channels, depth, filter_size, filter_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as nn.Conv3d
 
     def extra_repr(self) -> str:
         outputs, inputs, *kernel = self.weight.shape
@@ -93,28 +106,31 @@ class E3DLSTMCell(RecurrentCell):
         filter_size: int = 5,
         *,
         window: int = 2,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, **options)
-        if not isinstance(window, int) or window < 2:
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(in_channels, hidden_channels, filter_size, **made, **options)
+        if not is_whole(window) or window < 2:
             raise ValueError(f"window is {window!r}; it should be a whole number of at least 2")
-        c, self.depth = hidden_channels, window
-        self.conv_x = self._depth_convolution(in_channels, 7 * c)
-        self.conv_h = self._depth_convolution(c, 4 * c)
-        self.conv_m = self._depth_convolution(c, 4 * c)
-        self.conv_o_cell = self._depth_convolution(c, c)
-        self.conv_o_memory = self._depth_convolution(c, c)
-        self.conv_last = nn.Conv3d(2 * c, c, 1, bias=False)
-        self.norm = self._norm(c)
+        in_channels, c, self.depth = self.in_channels, self.hidden_channels, int(window)
+        self.conv_x = self._depth_convolution(in_channels, 7 * c, **made)
+        self.conv_h = self._depth_convolution(c, 4 * c, **made)
+        self.conv_m = self._depth_convolution(c, 4 * c, **made)
+        self.conv_o_cell = self._depth_convolution(c, c, **made)
+        self.conv_o_memory = self._depth_convolution(c, c, **made)
+        self.conv_last = nn.Conv3d(2 * c, c, 1, bias=False, **made)
+        self.norm = self._norm(c, **made)
 
-    def _depth_convolution(self, in_channels: int, out_channels: int) -> nn.Sequential:
+    def _depth_convolution(self, in_channels: int, out_channels: int, **made: Any) -> nn.Sequential:
         repeat = self.compat == "openstl"
-        conv = DepthConv(in_channels, out_channels, self.depth, self.filter_size, repeat)
-        return nn.Sequential(conv, self._norm(out_channels)) if self.layer_norm else nn.Sequential(conv)
+        conv = DepthConv(in_channels, out_channels, self.depth, self.filter_size, repeat, **made)
+        return nn.Sequential(conv, *([self._norm(out_channels, **made)] if self.layer_norm else []))
 
-    def _norm(self, channels: int) -> nn.Module:
+    def _norm(self, channels: int, **made: Any) -> nn.Module:
         assert self.map_size is not None
-        return nn.LayerNorm([channels, self.depth, *self.map_size])
+        return nn.LayerNorm([channels, self.depth, *self.map_size], **made)
 
     def initial_state(self, hidden: Tensor) -> E3DLSTMState:
         shape = (hidden.shape[0], self.in_channels, self.depth - 1, *hidden.shape[3:])

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from ... import ops
+from ..initial_values import Resettable
 from ..states import exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
@@ -37,7 +39,7 @@ class MIMMemory(NamedTuple):
     difference: Tensor | None  # D of the layer below; None from the first layer
 
 
-class PeepholeLSTM(nn.Module):
+class PeepholeLSTM(Resettable):
     """A convolutional LSTM with peepholes per position: MIM-N and MIM-S.
 
         [i, f, g, o] = W_a * a + W_x * x;   i += p_i . b;   f += p_f . b
@@ -47,14 +49,24 @@ class PeepholeLSTM(nn.Module):
     (C, h, w) is q; both start at 0. Source: OpenSTL's MIMN.
     """
 
-    def __init__(self, cell: RecurrentCell) -> None:
+    def __init__(self, cell: RecurrentCell, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         c, map_size = cell.hidden_channels, cell.map_size
         assert map_size is not None
-        self.conv_a = cell.convolution(c, 4 * c)
-        self.conv_x = cell.convolution(c, 4 * c)
-        self.peephole = nn.Parameter(torch.zeros(2 * c, *map_size))
-        self.output_peephole = nn.Parameter(torch.zeros(c, *map_size))
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.conv_a = cell.convolution(c, 4 * c, **made)
+        self.conv_x = cell.convolution(c, 4 * c, **made)
+        self.peephole = nn.Parameter(torch.empty(2 * c, *map_size, **made))
+        self.output_peephole = nn.Parameter(torch.empty(c, *map_size, **made))
+        self._reset_peepholes()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self._reset_peepholes()
+
+    def _reset_peepholes(self) -> None:
+        nn.init.zeros_(self.peephole)
+        nn.init.zeros_(self.output_peephole)
 
     def forward(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         c = b.shape[1]
@@ -102,17 +114,27 @@ class MIMCell(RecurrentCell):
     needs_map_size = True
     keeps_state = True
 
-    def __init__(self, in_channels: int, hidden_channels: int, filter_size: int = 5, **options: Any) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, **options)
-        c = hidden_channels
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        filter_size: int = 5,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(in_channels, hidden_channels, filter_size, **made, **options)
+        in_channels, c = self.in_channels, self.hidden_channels
         if in_channels != c:
             raise ValueError(f"in_channels is {in_channels}; it should be hidden_channels, {c}")
-        self.conv_x = self.convolution(c, 4 * c)
-        self.conv_h = self.convolution(c, 3 * c)
-        self.conv_m = self.convolution(c, 4 * c)
-        self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False)
-        self.nonstationary = PeepholeLSTM(self)  # MIM-N
-        self.stationary = PeepholeLSTM(self)  # MIM-S
+        self.conv_x = self.convolution(c, 4 * c, **made)
+        self.conv_h = self.convolution(c, 3 * c, **made)
+        self.conv_m = self.convolution(c, 4 * c, **made)
+        self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False, **made)
+        self.nonstationary = PeepholeLSTM(self, **made)  # MIM-N
+        self.stationary = PeepholeLSTM(self, **made)  # MIM-S
         self.carried: Tensor | None = None  # S between calls, with compat="openstl"
 
     @classmethod
@@ -126,6 +148,10 @@ class MIMCell(RecurrentCell):
 
     def reset(self) -> None:
         self.carried = None
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.reset()  # what other weights have computed
 
     def forward(
         self, x: Tensor, state: MIMState, memory: MIMMemory, highway: Tensor | None = None
@@ -152,7 +178,8 @@ class MIMCell(RecurrentCell):
         return hidden, after, MIMMemory(travelling, difference)
 
     def _stationary(self, state: MIMState) -> Tensor:
-        if not self.compat or self.carried is None:
+        # One of the device "meta" holds nothing that `to_empty` could have moved.
+        if not self.compat or self.carried is None or self.carried.is_meta:
             return state.stationary
         if self.carried.shape != state.stationary.shape:
             found, wanted = tuple(self.carried.shape), tuple(state.stationary.shape)

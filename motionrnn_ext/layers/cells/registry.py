@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
+import torch
+from torch.types import Device
+
+from ..arguments import shown
 from .base import RecurrentCell
 from .conv_lstm import ConvLSTMCell
 from .conv_tt_lstm import ConvTTLSTMCell
@@ -28,7 +33,8 @@ def register_predictor(name: str) -> Callable[[Cell], Cell]:
     """Class decorator: `MotionRNN(name, ...)` and the command line know the cell from then on.
 
     The class is called as `cell(in_channels, hidden_channels, filter_size, layer_norm=, map_size=, compat=)`;
-    keyword arguments of its own are `MotionRNN`'s `cell_options`.
+    keyword arguments of its own are `MotionRNN`'s `cell_options`. One that names `device` and `dtype` gets them; any
+    other is made on the device, and then cast to the dtype.
 
     Raises:
         ValueError: the name is taken. TypeError: no `RecurrentCell`.
@@ -49,9 +55,20 @@ def register_predictor(name: str) -> Callable[[Cell], Cell]:
 
 def cell_class(predictor: str) -> type[RecurrentCell]:
     """The cell of the predictor of that name; an unknown name is a ValueError that lists the known ones."""
-    if predictor not in CELLS:
-        raise ValueError(f"unknown predictor {predictor!r}; known: {', '.join(CELLS)}")
+    if not isinstance(predictor, str) or predictor not in CELLS:
+        raise ValueError(f"unknown predictor {shown(predictor)}; known: {', '.join(CELLS)}")
     return CELLS[predictor]
+
+
+def make_cell(
+    cls: type[RecurrentCell], *sizes: int, device: Device, dtype: torch.dtype | None, **options: Any
+) -> RecurrentCell:
+    """A cell of the class, which need not know `device` and `dtype`, on that device and of that dtype."""
+    if {"device", "dtype"} <= inspect.signature(cls).parameters.keys():
+        return cls(*sizes, device=device, dtype=dtype, **options)
+    with torch.device(device) if device is not None else nullcontext():
+        cell = cls(*sizes, **options)
+    return cell if dtype is None else cell.to(dtype)
 
 
 def cell_options(predictor: str) -> list[str]:

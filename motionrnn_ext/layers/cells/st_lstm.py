@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from ... import ops
 from ..addition import add_to
@@ -23,13 +24,24 @@ class SpatioTemporalLSTMCell(RecurrentCell):
 
     has_memory = True
 
-    def __init__(self, in_channels: int, hidden_channels: int, filter_size: int = 5, **options: Any) -> None:
-        super().__init__(in_channels, hidden_channels, filter_size, **options)
-        self.conv_x = self.convolution(in_channels, 7 * hidden_channels)
-        self.conv_h = self.convolution(hidden_channels, 4 * hidden_channels)
-        self.conv_m = self.convolution(hidden_channels, 3 * hidden_channels)
-        self.conv_o = self.convolution(2 * hidden_channels, hidden_channels)
-        self.conv_last = nn.Conv2d(2 * hidden_channels, hidden_channels, 1, bias=False)
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        filter_size: int = 5,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(in_channels, hidden_channels, filter_size, **made, **options)
+        in_channels, c = self.in_channels, self.hidden_channels
+        self.conv_x = self.convolution(in_channels, 7 * c, **made)
+        self.conv_h = self.convolution(c, 4 * c, **made)
+        self.conv_m = self.convolution(c, 3 * c, **made)
+        self.conv_o = self.convolution(2 * c, c, **made)
+        self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False, **made)
 
     def forward(
         self, x: Tensor, state: LSTMState, memory: Tensor, highway: Tensor | None = None

@@ -1,0 +1,47 @@
+"""Initial values of parameters: each is stated once, in the `reset_parameters` of the module that holds it, and the
+constructor calls that.
+
+So a module can be made without numbers (on the device "meta", or by `torch.nn.utils.skip_init`) and get them later, by
+its own `reset_parameters`, or by that of every module in it, in any order.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class Resettable(nn.Module):
+    """A module made of others, which hold its parameters."""
+
+    def reset_parameters(self) -> None:
+        """Give all parameters new initial values, drawn as the constructor draws them: for one seed they are the same.
+
+        Raises:
+            TypeError: there are parameters beside those of the parts; a subclass that has some should say here what
+                they are at the start.
+        """
+        own = [name for name, parameter in self._parameters.items() if parameter is not None]
+        if own and type(self).reset_parameters is Resettable.reset_parameters:
+            raise TypeError(
+                f"{type(self).__name__} has parameters of its own ({', '.join(own)}); it should have a "
+                "reset_parameters that sets them, and calls super().reset_parameters()"
+            )
+        _reset_parts(self)
+
+
+class ZeroConv2d(nn.Conv2d):
+    """An `nn.Conv2d` whose weight starts at 0. The numbers that an `nn.Conv2d` draws are drawn, and dropped: for one
+    seed all other parameters of a model are the same with and without `zero_init`."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+
+def _reset_parts(module: nn.Module) -> None:
+    for part in module.children():
+        reset = getattr(part, "reset_parameters", None)
+        if reset is None:
+            _reset_parts(part)  # a list, or a module of someone else's
+        else:
+            reset()
