@@ -29,7 +29,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from . import processes
+from . import launchers, processes
 from .config import Config
 from .loading import Clips
 from .metrics import FrameMetrics
@@ -202,7 +202,7 @@ def train(
 
     On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
     and this process watches over them. Without it, Lightning starts the running script anew for every further device.
-    Processes that torchrun or SLURM has started are taken as they are.
+    Processes that torchrun, srun, jsrun or mpirun has started are taken as they are, see launchers.py.
 
     Raises:
         ValueError: settings that do not work out; RunError: an existing folder, an unreadable checkpoint.
@@ -213,13 +213,14 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module, clips = Training(config), Clips(config)
+    place = launchers.launched(config.devices, config.nodes)
     with _quiet():
-        trainer = _trainer(config, folder, progress, [watch] if watch else [])
+        trainer = _trainer(config, folder, progress, [watch] if watch else [], place)
         clips.check(config.n_processes)
-        starts_others = bool(command) and config.n_processes > 1 and not _is_launched(trainer.strategy)
-        if config.n_processes == 1:
-            processes.check_alone()
-        elif starts_others:
+        starts_others = bool(command) and config.n_processes > 1 and place is None
+        if config.n_processes == 1 or (starts_others and config.nodes == 1):
+            processes.check_first(config.n_processes)
+        if starts_others:
             processes.find_place(config.devices, config.nodes)  # or fail before there is a folder
         checkpoint = _checkpoint(config, folder, resume)
         try:
@@ -256,12 +257,13 @@ def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
     return last if resume and last.exists() else None
 
 
-def _is_launched(strategy: Any) -> bool:
-    """Whether something has started a process for every device already: `processes.run`, torchrun, SLURM, MPI."""
-    return strategy.cluster_environment.creates_processes_externally
-
-
-def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callbacks.Callback]) -> L.Trainer:
+def _trainer(
+    config: Config,
+    folder: Path,
+    progress: bool,
+    watchers: list[callbacks.Callback],
+    place: launchers.Place | None,
+) -> L.Trainer:
     version = len(log_versions(folder))
     kept = partial(
         callbacks.ModelCheckpoint,
@@ -287,7 +289,8 @@ def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callba
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=progress,
-        plugins=[WholeCheckpointIO()],
+        plugins=[WholeCheckpointIO(), launchers.environment(place)],
+        default_root_dir=folder,  # else Lightning looks for another run's checkpoint in the working directory
         logger=[
             loggers.CSVLogger(folder, "logs", version, flush_logs_every_n_steps=config.log_every),
             loggers.TensorBoardLogger(folder, "logs", version),
@@ -321,6 +324,7 @@ def _quiet() -> Iterator[None]:
             ".*LeafSpec.*",
             ".*smaller than the logging interval.*",
             ".*This DataLoader will create.*",
+            ".*`srun` command is available.*",  # see launchers.py
             ".*recommended to use .*sync_dist=True.*",  # FrameMetrics joins the processes itself
         ):
             warnings.filterwarnings("ignore", message=text)
