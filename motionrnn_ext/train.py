@@ -31,10 +31,13 @@ from torchmetrics import MeanMetric
 
 from . import launchers, processes
 from .config import Config
+from .console import is_animated
 from .loading import Clips
 from .metrics import FrameMetrics
 from .models import MotionRNN
+from .progress import ProgressLines
 from .runs import CONFIG_KEY, PathLike, join_logs, log_versions, read_checkpoint, start_folder
+from .surroundings import without_variables
 
 # Second words of the random streams' keys; the clips and their order have 0 to 3 there.
 _SAMPLING, _STATE = 4, 5
@@ -197,8 +200,8 @@ def train(
 ) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
-    `watch` is told of every step, say to show progress in the caller's way. Returns the checkpoint with the lowest
-    validation MSE.
+    `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watch` is told of every
+    step, say to show progress in the caller's way. Returns the checkpoint with the lowest validation MSE.
 
     On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
     and this process watches over them. Without it, Lightning starts the running script anew for every further device.
@@ -214,7 +217,7 @@ def train(
         torch.manual_seed(config.seed)
         module, clips = Training(config), Clips(config)
     place = launchers.launched(config.devices, config.nodes)
-    with _quiet():
+    with _quiet(), without_variables("PL_"):  # such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES
         trainer = _trainer(config, folder, progress, [watch] if watch else [], place)
         clips.check(config.n_processes)
         starts_others = bool(command) and config.n_processes > 1 and place is None
@@ -288,21 +291,30 @@ def _trainer(
         log_every_n_steps=config.log_every,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=progress,
+        enable_progress_bar=progress and is_animated(),
         plugins=[WholeCheckpointIO(), launchers.environment(place)],
         default_root_dir=folder,  # else Lightning looks for another run's checkpoint in the working directory
         logger=[
             loggers.CSVLogger(folder, "logs", version, flush_logs_every_n_steps=config.log_every),
-            loggers.TensorBoardLogger(folder, "logs", version),
+            *([loggers.TensorBoardLogger(folder, "logs", version)] if _is_text(folder) else []),
         ],
         callbacks=[
-            *([ProgressBar()] if progress else []),
+            *([ProgressBar() if is_animated() else ProgressLines(config.steps)] if progress else []),
             *watchers,
             callbacks.LearningRateMonitor("step"),
             kept(filename="best", monitor="val/mse"),
             kept(filename="last", monitor=None),
         ],
     )
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is UTF-8: TensorBoard can write to no other, and its log is then left out."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _strategy(config: Config) -> DDPStrategy | str:
