@@ -97,7 +97,7 @@ class _Launched(ClusterEnvironment):
     def __init__(self, place: Place) -> None:
         super().__init__()
         self._place = place
-        rank_zero_only.rank = place.rank
+        rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -133,7 +133,7 @@ class _Launched(ClusterEnvironment):
         return self._place.rank
 
     def set_global_rank(self, rank: int) -> None:
-        rank_zero_only.rank = rank
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]
 
     def local_rank(self) -> int:
         return self._place.local_rank

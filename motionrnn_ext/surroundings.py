@@ -73,7 +73,7 @@ def without_variables(prefix: str) -> Iterator[None]:
 
 
 class _Raw(io.FileIO):
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
         try:
             return super().write(data)
         except OSError as error:
