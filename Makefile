@@ -4,12 +4,13 @@
 # make lint      set up, check style (ruff, clang-format) and types (mypy)
 # make clean     remove what was built here; runs/ and .venv stay
 
-PYTHON ?= python3
-TORCH ?= torch==2.13.0
-VENV ?= .venv
+# Empty is as unset, in the environment and on make's command line.
+override PYTHON := $(or $(PYTHON),python3)
+override TORCH := $(or $(TORCH),torch==2.13.0)
+override VENV := $(or $(VENV),.venv)
 # Two architectures in machine code and a portable form of the newer: enough for every GPU, and for tests without one. A
 # plain `pip install` compiles more of them.
-export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0+PTX
+export TORCH_CUDA_ARCH_LIST := $(or $(TORCH_CUDA_ARCH_LIST),8.0;9.0+PTX)
 
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check
@@ -39,7 +40,7 @@ export FIND_TORCH
 .PHONY: demo test test-all lint setup clean
 
 demo: setup
-	$(VENV)/bin/motionrnn demo
+	$(RUN) motionrnn_ext.cli demo
 
 test: setup
 	$(RUN) pytest -m "not slow"

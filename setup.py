@@ -81,6 +81,13 @@ def has_compiler(env: Mapping[str, str]) -> bool:
     return any(shutil.which(name, path=path) for name in ("c++", "g++", "clang++"))
 
 
+def check_path(root: Path) -> None:
+    """Fails where CMake could not work; brackets, spaces, single quotes and the like are well."""
+    found = [character for character in '";\\\n' if character in str(root)]
+    if found:
+        raise BuildError(f"CMake cannot build in {str(root)!r}, which has {found[0]!r} in its path; move it")
+
+
 # ---- the PyTorch to build against --------------------------------------------------------------------------
 
 
@@ -203,6 +210,7 @@ class CMakeBuild(build_ext):
         if reason:
             self.leave_out(package, reason)
             return
+        check_path(ROOT)
         torch = find_torch(torch_places(), os.environ)
         tag = f"cmake-{sys.implementation.cache_tag}-torch{torch.version}".replace("+", "_")
         build = ROOT / "build" / tag  # kept, so that a second installation compiles only what changed

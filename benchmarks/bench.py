@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import motionrnn_ext
 from motionrnn_ext import backends
+from motionrnn_ext.console import Console
 
 from . import cases, cpu_ceilings, plan, rows, timing, wording
 from .machine import with_tuned_malloc
@@ -100,21 +100,21 @@ def chosen(options: argparse.Namespace, official: bool) -> list[plan.Comparison]
 def measure(
     options: argparse.Namespace, comparisons: Sequence[plan.Comparison], program: Program | None
 ) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(None if sys.stdout.isatty() else 140)
     found = gpu_ceilings() if options.device == "cuda" else cpu_ceilings.measure()
     report = rows.empty_report(options.device, found, options.quick or options.dry_run)
     report |= {"command": command(options), "only": options.only}
-    console.print(headline(report, len(comparisons), program is not None), highlight=False)
+    console.print(headline(report, len(comparisons), program is not None))
     rows.measure(
         comparisons, report, effort(options), options.json, options.seconds,
         lambda measured: console.print(table(measured)), program,
     )  # fmt: skip
     failed = sum("error" in row for row in report["rows"])
-    console.print(f"{len(report['rows'])} rows, {failed} failed", highlight=False)
+    console.print(f"{len(report['rows'])} rows, {failed} failed")
     if report["not_run"]:
-        console.print(f"not run for lack of time (--seconds): {len(report['not_run'])}", highlight=False)
+        console.print(f"not run for lack of time (--seconds): {len(report['not_run'])}")
     if options.json is not None:
-        console.print(f"rows: {options.json}", highlight=False, soft_wrap=True)
+        console.print(f"rows: {options.json}", soft_wrap=True)
 
 
 def effort(options: argparse.Namespace) -> timing.Effort:

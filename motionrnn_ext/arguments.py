@@ -84,7 +84,7 @@ def _add_train(commands: Any) -> None:
         "--resume", action="store_true", help="go on with the run in --out from its last checkpoint"
     )
     parser.add_argument("--config", type=Path, help="start from the settings of this config.json")
-    help = "a progress bar (default: on)"
+    help = "a progress bar; without a terminal, a line for each validation and every 30 seconds (default: on)"
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help=help)
     _add_settings(parser)
 

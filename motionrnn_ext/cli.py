@@ -14,26 +14,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import processes
+from . import processes, surroundings
 from .arguments import DATA_OPTIONS, make_parser
 from .config import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0, 2 for what the user can put right, 3 where one of several processes
-    of a training was lost, 130 when interrupted."""
-    arguments = make_parser().parse_args(argv)
-    arguments.argv = sys.argv[1:] if argv is None else list(argv)
-    if processes.is_started():
-        processes.end_with_parent()
-    code = _run(arguments)
-    if _is_the_program(arguments) and (processes.is_started() or processes.of_torchrun()):
+    of a training was lost, 130 when interrupted, 141 where the reader of its output has gone."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given != sys.argv[1:]:  # called from a program, whose streams and variables these are
+        return _run(given)
+    surroundings.settle()
+    code = surroundings.guarded(partial(_run, given))
+    if processes.is_started() or processes.of_torchrun():
         processes.leave(code)
     return code
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(argv: Sequence[str]) -> int:
+    arguments = make_parser().parse_args(argv)
+    arguments.argv = argv
+    if processes.is_started():
+        processes.end_with_parent()
     try:
+        processes.is_first()  # or what it reads is named before Lightning fails on it
         _import(arguments.imports)
         _COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from typing import Any
 from .data import DATASETS
 from .layers.cells import CELLS, cell_class, cell_options
 from .models.variants import variant_options
+from .texts import NoText, read_text
 
 MAX_SEED = 2**32 - 1
 _RANGES = "see motionrnn_ext.data.MotionRanges"
@@ -230,10 +231,10 @@ class Config:
     @classmethod
     def read(cls, path: Path) -> Config:
         try:
-            return cls.from_dict(json.loads(path.read_text()), str(path))
+            return cls.from_dict(json.loads(read_text(path)), str(path))
         except OSError as error:
             raise ValueError(f"{path} is no readable JSON file: {error.strerror or error}") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (NoText, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no readable JSON file: {error}") from None
 
     def write(self, path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from . import visualize
 from .config import SMALL, Config
+from .console import Console
 from .evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
 from .report import print_paths, print_results
 from .runs import RunError, load_run, seconds_per_step
@@ -43,16 +43,16 @@ def demo(folder: Path | None = None, *, quick: bool = False) -> Path:
     Raises:
         RunError: a `folder` chosen by the user that holds something else.
     """
-    console, began = Console(highlight=False), time.perf_counter()
+    console, began = Console(), time.perf_counter()
     config = QUICK if quick else SMALL
     folder = _folder(folder, config, console)
     _introduce(console, config, folder, quick)
     runs = {}
     for number, (label, switches) in enumerate(MODELS.items(), start=1):
-        console.print(f"\n[bold]{number}/{len(MODELS)} training {label}[/]")
+        console.print(f"\n{number}/{len(MODELS)} training {label}", style="bold")
         runs[label] = load_run(_trained(replace(config, **switches), _home(folder, label)))
 
-    console.print("\n[bold]scoring both on test digits, and drawing[/]")
+    console.print("\nscoring both on test digits, and drawing", style="bold")
     models = {label: run.model for label, run in runs.items()}
     clips = held_out(config, 16 if quick else 256)
     results = score(models, clips, config.n_input)
@@ -141,7 +141,8 @@ def _introduce(console: Console, config: Config, folder: Path, quick: bool) -> N
         "This takes a minute." if quick else "On two cores this takes ten minutes to half an hour.",
     )
     console.print("\n" + " ".join(text))
-    console.print(f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there.")
+    where = f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there."
+    console.print(where, soft_wrap=True)
 
 
 def _conclude(
@@ -162,4 +163,6 @@ def _conclude(
     )
     console.print(" ".join(text))
     print_paths(paths)
-    console.print(f"[bold]done in {_minutes(began)} minutes[/]; look at {paths[1]} first")
+    console.print(
+        f"done in {_minutes(began)} minutes; look at {paths[1]} first", style="bold", soft_wrap=True
+    )

@@ -173,7 +173,10 @@ def _without_home(value: Any) -> Any:
         return {name: _without_home(entry) for name, entry in value.items()}
     if isinstance(value, list):
         return [_without_home(entry) for entry in value]
-    home = str(Path.home())
+    try:
+        home = str(Path.home())
+    except RuntimeError:  # as in a container whose user has neither HOME nor an entry in passwd
+        return value
     return value.replace(home, "~") if isinstance(value, str) and home != "/" else value
 
 

@@ -21,6 +21,7 @@ import torch
 
 LOST = 3  # exit code of a process that lost another, and of the program then
 _STARTED_BY_RUN = "MOTIONRNN_EXT_PARENT"
+_RANKS = ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK")
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 _SECONDS_TO_STOP = 10  # after Ctrl-C, before a process is killed
 
@@ -34,23 +35,26 @@ def is_first() -> bool:
     return not any(_ranks().values()) and not is_started()
 
 
-def check_alone() -> None:
+def check_first(n_processes: int) -> None:
     """A ValueError where the environment says that this is a later one of several: it would train in silence."""
     for name, rank in _ranks().items():
         if rank:
+            has = "the run has one" if n_processes == 1 else f"this one is to start all {n_processes}"
             raise ValueError(
-                f"{name} is {rank} in the environment, as in one of several processes, and the run has one; unset it, "
-                "or give --devices and --nodes"
+                f"{name} is {rank} in the environment, as in one of several processes, and {has}; unset it, "
+                "or give the --devices and --nodes that there are"
             )
 
 
 def _ranks() -> dict[str, int]:
     """What the environment says of this process, by variable."""
-    one = [name for name in ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK") if name in os.environ][:1]
-    return {name: _whole(name, os.environ.get(name, "0")) for name in one or ("NODE_RANK", "LOCAL_RANK")}
+    one = [name for name in _RANKS if os.environ.get(name)][:1]
+    return {name: whole(name) for name in one or ("NODE_RANK", "LOCAL_RANK")}
 
 
-def _whole(name: str, value: str) -> int:
+def whole(name: str) -> int:
+    """The number that an environment variable holds, 0 where it is not set or empty. ValueError for anything else."""
+    value = os.environ.get(name) or "0"
     if not value.isdecimal():
         raise ValueError(f"{name} is {value!r} in the environment; it should be a whole number from 0 on")
     return int(value)
@@ -58,7 +62,7 @@ def _whole(name: str, value: str) -> int:
 
 def is_started() -> bool:
     """Whether `run` of another process started this one."""
-    return _STARTED_BY_RUN in os.environ
+    return bool(os.environ.get(_STARTED_BY_RUN))
 
 
 def of_torchrun() -> dict[str, int]:
@@ -88,6 +92,9 @@ def run(command: Sequence[str], devices: int, nodes: int) -> None:
     """
     first_rank, address = find_place(devices, nodes)
     processes = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:  # what a scheduler sends first, is for the processes as Ctrl-C is
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for local_rank in range(devices):
             variables = {
@@ -104,6 +111,8 @@ def run(command: Sequence[str], devices: int, nodes: int) -> None:
         raise
     finally:
         _kill(processes)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
     for rank, code in enumerate(codes, first_rank):
         if code < 0:
             name = signal.Signals(-code).name
@@ -142,14 +151,14 @@ def find_place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             return 0, dict(zip(_ADDRESS, ("127.0.0.1", str(free.getsockname()[1]), "0")))
-    missing = [name for name in _ADDRESS if name not in os.environ]
+    missing = [name for name in _ADDRESS if not os.environ.get(name)]
     if missing:
         raise ValueError(
             f"nodes is {nodes}, and {', '.join(missing)} not in the environment: the first machine's address, a "
             f"free port of it, and this machine's number from 0 to {nodes - 1} (or start it with torchrun)"
         )
     address = {name: os.environ[name] for name in _ADDRESS}
-    number = _whole("NODE_RANK", address["NODE_RANK"])
+    number = whole("NODE_RANK")
     if number >= nodes:
         raise ValueError(
             f"NODE_RANK is {number} in the environment; it should be from 0 to {nodes - 1} with {nodes} nodes"

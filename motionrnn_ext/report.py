@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from .console import wide_console
 from .metrics import LABELS, heading, table_rows
 
 _EVENTS = ("csi", "far")
@@ -36,11 +36,6 @@ def print_results(
             tables.append(_table(f"{label}: events, pooled", _lead_rows(events)))
     for table in tables:
         wide_console().print(table)
-
-
-def wide_console() -> Console:
-    """For tables; never narrower than one: a line that the terminal wraps is better than numbers cut short."""
-    return Console(width=max(Console().width, 240), highlight=False)
 
 
 def print_protocol(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -159,13 +159,13 @@ def join_logs(folder: Path) -> Path:
     rows: list[dict[str, str]] = []
     for version in log_versions(folder):
         if (version / "metrics.csv").is_file():
-            with open(version / "metrics.csv", newline="") as file:
+            with open(version / "metrics.csv", newline="", encoding="utf-8") as file:
                 later = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
             if later:
                 first = min(int(row["step"]) for row in later)
                 rows = [row for row in rows if int(row["step"]) < first] + later
     part = folder / "metrics.csv.part"
-    with open(part, "w", newline="") as file:
+    with open(part, "w", newline="", encoding="utf-8") as file:
         names = sorted({name for row in rows for name in row if name and name != "step"})
         writer = csv.DictWriter(file, ["step", *names], extrasaction="ignore")
         writer.writeheader()

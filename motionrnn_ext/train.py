@@ -29,12 +29,15 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from . import processes
+from . import launchers, processes
 from .config import Config
+from .console import is_animated
 from .loading import Clips
 from .metrics import FrameMetrics
 from .models import MotionRNN
+from .progress import ProgressLines
 from .runs import CONFIG_KEY, PathLike, join_logs, log_versions, read_checkpoint, start_folder
+from .surroundings import without_variables
 
 # Second words of the random streams' keys; the clips and their order have 0 to 3 there.
 _SAMPLING, _STATE = 4, 5
@@ -197,12 +200,12 @@ def train(
 ) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
-    `watch` is told of every step, say to show progress in the caller's way. Returns the checkpoint with the lowest
-    validation MSE.
+    `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watch` is told of every
+    step, say to show progress in the caller's way. Returns the checkpoint with the lowest validation MSE.
 
     On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
     and this process watches over them. Without it, Lightning starts the running script anew for every further device.
-    Processes that torchrun or SLURM has started are taken as they are.
+    Processes that torchrun, srun, jsrun or mpirun has started are taken as they are, see launchers.py.
 
     Raises:
         ValueError: settings that do not work out; RunError: an existing folder, an unreadable checkpoint.
@@ -213,13 +216,14 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module, clips = Training(config), Clips(config)
-    with _quiet():
-        trainer = _trainer(config, folder, progress, [watch] if watch else [])
+    place = launchers.launched(config.devices, config.nodes)
+    with _quiet(), without_variables("PL_"):  # such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES
+        trainer = _trainer(config, folder, progress, [watch] if watch else [], place)
         clips.check(config.n_processes)
-        starts_others = bool(command) and config.n_processes > 1 and not _is_launched(trainer.strategy)
-        if config.n_processes == 1:
-            processes.check_alone()
-        elif starts_others:
+        starts_others = bool(command) and config.n_processes > 1 and place is None
+        if config.n_processes == 1 or (starts_others and config.nodes == 1):
+            processes.check_first(config.n_processes)
+        if starts_others:
             processes.find_place(config.devices, config.nodes)  # or fail before there is a folder
         checkpoint = _checkpoint(config, folder, resume)
         try:
@@ -256,12 +260,13 @@ def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
     return last if resume and last.exists() else None
 
 
-def _is_launched(strategy: Any) -> bool:
-    """Whether something has started a process for every device already: `processes.run`, torchrun, SLURM, MPI."""
-    return strategy.cluster_environment.creates_processes_externally
-
-
-def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callbacks.Callback]) -> L.Trainer:
+def _trainer(
+    config: Config,
+    folder: Path,
+    progress: bool,
+    watchers: list[callbacks.Callback],
+    place: launchers.Place | None,
+) -> L.Trainer:
     version = len(log_versions(folder))
     kept = partial(
         callbacks.ModelCheckpoint,
@@ -286,20 +291,30 @@ def _trainer(config: Config, folder: Path, progress: bool, watchers: list[callba
         log_every_n_steps=config.log_every,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=progress,
-        plugins=[WholeCheckpointIO()],
+        enable_progress_bar=progress and is_animated(),
+        plugins=[WholeCheckpointIO(), launchers.environment(place)],
+        default_root_dir=folder,  # else Lightning looks for another run's checkpoint in the working directory
         logger=[
             loggers.CSVLogger(folder, "logs", version, flush_logs_every_n_steps=config.log_every),
-            loggers.TensorBoardLogger(folder, "logs", version),
+            *([loggers.TensorBoardLogger(folder, "logs", version)] if _is_text(folder) else []),
         ],
         callbacks=[
-            *([ProgressBar()] if progress else []),
+            *([ProgressBar() if is_animated() else ProgressLines(config.steps)] if progress else []),
             *watchers,
             callbacks.LearningRateMonitor("step"),
             kept(filename="best", monitor="val/mse"),
             kept(filename="last", monitor=None),
         ],
     )
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is UTF-8: TensorBoard can write to no other, and its log is then left out."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _strategy(config: Config) -> DDPStrategy | str:
@@ -321,6 +336,7 @@ def _quiet() -> Iterator[None]:
             ".*LeafSpec.*",
             ".*smaller than the logging interval.*",
             ".*This DataLoader will create.*",
+            ".*`srun` command is available.*",  # see launchers.py
             ".*recommended to use .*sync_dist=True.*",  # FrameMetrics joins the processes itself
         ):
             warnings.filterwarnings("ignore", message=text)

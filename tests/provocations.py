@@ -185,8 +185,8 @@ def instruction_set(_: Place) -> str:
 
 
 BACKENDS: dict[str, Provocation] = {
-    "unknown backend '...'; known are: ...": lambda _: motionrnn_ext.set_backend("gpu"),
-    "backend '...' is not available: ...; available are: ...": lambda p: missing(p, "cpu", "why"),
+    "unknown backend '...'...; known are: ...": lambda _: motionrnn_ext.set_backend("gpu"),
+    "backend '...'... is not available: ...; available are: ...": lambda p: missing(p, "cpu", "why"),
     "motionrnn_ext: tensors on ... run on the slow 'reference' backend, because ...": fallback,
     "backend '...' was chosen, but the tensors are on ...; move them or choose 'auto'": chosen(
         "cpu", lambda: blend("meta")
@@ -522,6 +522,7 @@ ELSEWHERE = {
         "test_build.py::test_contradiction"
     ),
     "... is ...; it should be 1, 0 or unset": "test_build.py::test_unknown_value",
+    "CMake cannot build in ..., which has ... in its path; move it": "test_build.py::test_refused_at_once",
     "... was not found (pip install ...)": "test_build.py::test_no_build_tools",
     "MOTIONRNN_EXT_CUDA=1 is set but ...": "test_build.py::test_cuda_demanded_without_nvcc",
     "TORCH_CUDA_ARCH_LIST...": "test_build.py::test_mistakes",
@@ -550,9 +551,19 @@ ELSEWHERE = {
     "NODE_RANK is ... in the environment; it should be ...": (
         "test_train_processes.py::test_a_machines_number_is_checked"
     ),
-    "... is ... in the environment, as in one of several processes, and the run has one; ...": (
+    "... is ... in the environment, as in one of several processes, and ...; ...": (
         "test_train_processes.py::test_what_would_fail_leaves_no_folder"
     ),
+    "... is ... in the environment; it should be a whole number from 0 on": (
+        "test_train_processes.py::test_launched_otherwise"
+    ),
+    "... has started ... processes, and the run has ...; start as many, or one alone": (
+        "test_train_processes.py::test_launched_otherwise"
+    ),
+    "nodes is ..., and MASTER_ADDR, the first machine's address, not in the environment of what ... has started": (
+        "test_train_processes.py::test_launched_otherwise"
+    ),
+    "stdout cannot be written: ...": "test_surroundings.py::test_a_full_disk",
     "val_clips gives ... to validate on; ... processes should have one each": (
         "test_train.py::test_what_is_refused_leaves_no_folder"
     ),

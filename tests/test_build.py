@@ -408,6 +408,22 @@ def configure(
     return run
 
 
+def test_empty_variables_are_unset_ones(configure, script: ModuleType) -> None:
+    names = (
+        "CUDACXX",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "CXX",
+        "CMAKE_ARGS",
+        "CMAKE_BUILD_TYPE",
+        "TORCH_CUDA_ARCH_LIST",
+    )
+    done = configure(**dict.fromkeys(names, ""), MOTIONRNN_EXT_CUDA="")
+    assert done.returncode == 0, done.stdout
+    assert "CUDA kernels 8.0 8.6 9.0" in done.stdout or "no nvcc was found (looked at CUDACXX," in done.stdout
+    assert script.reason_to_skip({"PATH": os.environ["PATH"], "MOTIONRNN_EXT_NATIVE": "", "CXX": ""}) is None
+
+
 class TestArchitectures:
     @pytest.mark.parametrize(
         "variable, value, built",
@@ -452,6 +468,43 @@ class TestArchitectures:
         else:
             error = script.first_error(done.stdout.splitlines())
             assert error == "CMAKE_CUDA_ARCHITECTURES=native needs a GPU, and the CUDA driver shows none"
+
+
+class TestNamesOfFolders:
+    """What the checkout may lie in."""
+
+    @pytest.mark.parametrize("name", ['a "b"', "a;b", "a\\b", "a\nb"])
+    def test_refused_at_once(self, script: ModuleType, name: str) -> None:
+        with pytest.raises(SystemExit, match="CMake cannot build in .* in its path; move it"):
+            script.check_path(Path("/home") / name)
+
+    def test_built(self, script: ModuleType, tmp_path: Path) -> None:
+        """The library with the build information, which is the quickest, and to the last command: strip's was wrong."""
+        home, torch_here = tmp_path / "a (b) c's #$x é,", script.find_torch(script.torch_places(), {})
+        script.check_path(home)
+        home.mkdir()
+        for name in ("CMakeLists.txt", "csrc"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, home / name)
+        environment = {"PATH": os.environ["PATH"], "MOTIONRNN_EXT_CUDA": "0"}
+        command = script.configure_command(torch_here, home / "build", home, environment)
+        command[command.index("-S") + 1] = str(home)
+        for step in (command, [command[0], "--build", str(home / "build"), "--target", "_build"]):
+            done = subprocess.run(step, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+        (built,) = (home / "build").glob("_build.*.so")
+        assert output_of("nm", built) == ""  # stripped
+
+    def test_nvcc_is_left_out(self, configure, script: ModuleType, tmp_path: Path) -> None:
+        """It loses quotes and $ of a path; what is asked for by name is an error."""
+        environment = {"PATH": os.environ["PATH"], "CUDACXX": nvcc()}
+        here, build = script.find_torch(script.torch_places(), {}), tmp_path / "it's"
+        for cuda, code in (("", 0), ("1", 1)):
+            environment["MOTIONRNN_EXT_CUDA"] = cuda
+            command = script.configure_command(here, build, build, environment)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert done.returncode == code
+            assert "nvcc cannot read from a folder with" in done.stdout + done.stderr
 
 
 @pytest.mark.slow

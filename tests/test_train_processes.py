@@ -25,7 +25,7 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 
 from test_train import BEST, LAST, TINY, assert_same_training, checkpoint
 
-from motionrnn_ext import processes
+from motionrnn_ext import launchers, processes
 from motionrnn_ext.config import Config
 from motionrnn_ext.train import train
 
@@ -179,6 +179,123 @@ def test_the_first_process(environment: dict[str, str], first: bool, monkeypatch
     assert processes.is_first() == first
 
 
+# ---- Who has started this process
+
+# A batch script of SLURM's; what srun adds for its tasks.
+BATCH = {
+    "SLURM_JOB_ID": "77123", "SLURM_JOB_NAME": "mine", "SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "host[3-4]",
+}  # fmt: skip
+STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+STALE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "gone", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in {*BATCH, *STEP, *MPI, *STALE, "MOTIONRNN_EXT_PARENT", "TORCHELASTIC_RUN_ID"}:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "place"),
+    [
+        ({}, 2, 1, None),
+        (BATCH, 1, 1, None),
+        (BATCH, 2, 1, None),
+        ({**BATCH, "SLURM_STEP_ID": "4294967291"}, 2, 1, None),  # the script as newer versions number it
+        ({"SLURM_NTASKS": "2"}, 2, 1, None),
+        (STEP, 1, 1, None),
+        (STEP, 2, 1, ("srun", 0, 0, 2)),
+        (STEP, 1, 2, ("srun", 0, 0, 2)),
+        (STEP, 4, 2, None),  # a task on each machine
+        ({**STEP, "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, 2, 1, ("srun", 1, 1, 2)),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, 2, 1, None),
+        (MPI, 2, 1, ("mpirun", 1, 1, 2)),
+        (STALE, 2, 1, None),
+        ({**STALE, "RANK": "", "SLURM_PROCID": ""}, 2, 1, None),
+        ({**STALE, **STEP, "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, 2, 1, ("torchrun", 0, 0, 2)),
+        ({**STALE, **STEP, "MOTIONRNN_EXT_PARENT": "1"}, 2, 1, ("motionrnn", 0, 0, 2)),
+    ],
+)
+def test_what_counts_as_launched(
+    environment: dict[str, str],
+    devices: int,
+    nodes: int,
+    place: tuple[object, ...] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launchers.launched(devices, nodes) == place
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "message"),
+    [
+        (
+            STEP,
+            3,
+            1,
+            r"srun has started 2 processes, and the run has 3 \(devices 3, nodes 1\); start as many",
+        ),
+        ({**STEP, "SLURM_LOCALID": "x"}, 2, 1, "SLURM_LOCALID is 'x' in the environment"),
+        (MPI, 1, 2, "nodes is 2, and MASTER_ADDR"),
+    ],
+)
+def test_launched_otherwise(
+    environment: dict[str, str], devices: int, nodes: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        launchers.launched(devices, nodes)
+
+
+@pytest.mark.usefixtures("no_launcher")
+def test_what_lightning_is_told_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**STEP, "SLURM_PROCID": "1", "SLURM_NODEID": "1", "SLURM_STEP_ID": "5"}.items():
+        monkeypatch.setenv(name, value)
+    told = launchers.environment(launchers.launched(1, 2))
+    assert (told.global_rank(), told.local_rank(), told.node_rank(), told.world_size()) == (1, 0, 1, 2)
+    assert told.creates_processes_externally
+    assert (told.main_address, told.main_port) == ("host3", 15000 + 77128 % 10000)
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("MASTER_PORT", "123")
+    assert (told.main_address, told.main_port) == ("first", 123)
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize(
+    "environment", [BATCH, {"SLURM_NTASKS": "2"}, {**BATCH, "SLURM_JOB_NAME": "bash"}, STALE]
+)
+def test_an_allocation_changes_nothing(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run's checkpoint lies where Lightning would take it from and write one to."""
+    before = {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")}
+    weights = checkpoint(train(replace(TINY, steps=2), tmp_path / "plain", progress=False))["state_dict"]
+    torch.save({"state_dict": {}}, tmp_path / "hpc_ckpt_3.ckpt")
+    there = sorted(os.listdir(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = checkpoint(train(replace(TINY, steps=2), tmp_path / "run", progress=False))["state_dict"]
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    assert sorted(os.listdir(tmp_path)) == [*there, "run"]
+    for name, value in before.items():
+        assert os.environ.get(name) == environment.get(name, value)
+
+
+def test_a_rank_left_over_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match="RANK is 1 .*, and this one is to start all 2; unset it"):
+        train(TWO, tmp_path / "run", command=["true"])
+    assert not (tmp_path / "run").exists()
+
+
 # ---- Trainings
 
 
@@ -235,6 +352,21 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert out.count("11 steps of 2 clips in each of 2 processes; everything goes to run") == 1
     assert out.count("next: motionrnn evaluate run") == 1
     return here / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["none", "srun"])
+def test_two_devices_in_an_allocation(launcher: str, unbroken: Path, tmp_path: Path) -> None:
+    """A batch script without srun, where the run starts its own processes; and two tasks of srun, taken as they are."""
+    command = [*PROGRAM, *options(TWO, tmp_path)]
+    places = (
+        [BATCH] if launcher == "none" else [{**STEP, "SLURM_PROCID": r, "SLURM_LOCALID": r} for r in "01"]
+    )
+    here = {"SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_ID": str(os.getpid())}
+    started = [start(*command, here=tmp_path, **{**place, **here}) for place in places]
+    told = [finish(process) for process in started]
+    assert "next: motionrnn evaluate run" in told[0] and told[1:] in ([], [""])
+    assert_same_training(unbroken, tmp_path / "run")
 
 
 @pytest.mark.slow

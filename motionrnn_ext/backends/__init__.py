@@ -29,7 +29,8 @@ from .transforms import is_for_onnx, is_transformed
 NAMES = ("reference", "cpu", "cuda", "triton")
 
 # A thread-local over a module global: Dynamo cannot trace a ContextVar.
-_chosen = os.environ.get("MOTIONRNN_EXT_BACKEND", "auto")
+_VARIABLE = "MOTIONRNN_EXT_BACKEND"
+_chosen = os.environ.get(_VARIABLE) or "auto"
 _local = threading.local()
 _warned: set[str] = set()
 
@@ -159,12 +160,18 @@ def _check_name(name: str) -> None:
     if name == "auto":
         return
     if name not in NAMES:
-        raise ValueError(f"unknown backend '{name}'; known are: auto, {', '.join(NAMES)}")
+        raise ValueError(f"unknown backend '{name}'{_origin(name)}; known are: auto, {', '.join(NAMES)}")
     reason = unavailable_reason(name)
     if reason is not None:
         raise ValueError(
-            f"backend '{name}' is not available: {reason}; available are: auto, {', '.join(available_backends())}"
+            f"backend '{name}'{_origin(name)} is not available: {reason}; "
+            f"available are: auto, {', '.join(available_backends())}"
         )
+
+
+def _origin(name: str) -> str:
+    """For a message: that a name stands in the environment, where it is in force for that reason."""
+    return f" ({_VARIABLE})" if current_backend() == name == os.environ.get(_VARIABLE) else ""
 
 
 def _reference(op: str, first: Tensor, *arguments: Any) -> Any:

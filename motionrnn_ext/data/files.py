@@ -54,6 +54,21 @@ def because(error: Exception) -> str:
     return f" ({text})" if text and not re.search("pickle|weights_only|Python objects", text) else ""
 
 
+def unreadable(path: Path, error: Exception, kind: str) -> ValueError:
+    """What to say of a file that a library could not read: that another process holds it, that it cannot be opened at
+    all, or that it is damaged, or not of its `kind`."""
+    if "unable to lock file" in str(error):
+        return ValueError(
+            f"{path}: locked by another process, which may be writing it; wait for that, or set "
+            "HDF5_USE_FILE_LOCKING=FALSE in the environment where nothing writes it"
+        )
+    try:
+        path.open("rb").close()
+    except OSError as reason:
+        return ValueError(f"{path}: cannot be opened ({reason.strerror or reason})")
+    return ValueError(f"{path}: damaged, or {kind}{because(error)}")
+
+
 class PerProcess(Generic[T]):
     """`open()`'s result, made at the first call in each process: never pickled, never shared by a fork."""
 

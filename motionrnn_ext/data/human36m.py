@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..texts import NoText, read_text
 from .files import PathLike, check_clips, names_in
 from .images import read_image, resized
 
@@ -206,7 +207,7 @@ def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[st
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text"
+        return [line.strip() for line in read_text(path).splitlines()]
+    except (OSError, NoText) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: the list of clips cannot be read ({reason})") from None

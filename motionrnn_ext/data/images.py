@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .files import because
+from .files import unreadable
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
@@ -35,7 +35,7 @@ def read_image(path: str | os.PathLike[str], channels: int) -> Tensor:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such image") from None
     except Exception as error:  # a damaged file can raise anything, SyntaxError and struct.error included
-        raise ValueError(f"{path}: damaged, or no jpg or png image{because(error)}") from None
+        raise unreadable(Path(path), error, "no jpg or png image") from None
     if pixels is None:
         raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {mode!r}")
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .files import PathLike, PerProcess, because, check_clips, file_at
+from .files import PathLike, PerProcess, check_clips, file_at, unreadable
 from .images import resized
 
 _NPZ = {
@@ -173,7 +173,7 @@ def _mapped(path: Path) -> Any:
             raise ValueError("it is an archive of arrays")
         return array
     except Exception as error:  # ValueError, EOFError, OSError: whatever a damaged header leads to
-        raise ValueError(f"{path}: damaged, or no .npy file of numbers{because(error)}") from None
+        raise unreadable(path, error, "no .npy file of numbers") from None
 
 
 def _member(path: Path, name: str) -> Any:
@@ -216,4 +216,4 @@ def _mapped_member(path: Path, name: str) -> Any:
 def _damaged(path: Path, name: str, error: Exception) -> ValueError:
     if isinstance(error, KeyError):
         return ValueError(f"{path}: it must hold input_raw_data and clips; there is no {name}")
-    return ValueError(f"{path}: damaged, or no .npz file of numbers{because(error)}")
+    return unreadable(path, error, "no .npz file of numbers")

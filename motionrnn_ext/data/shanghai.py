@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .digits import SPLITS
-from .files import PathLike, PerProcess, check_clips, file_at, names_in
+from .files import PathLike, PerProcess, check_clips, file_at, names_in, unreadable
 from .images import image_files, read_images, resized
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -122,7 +122,7 @@ def _open_h5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise ValueError(f"{path}: damaged, or no HDF5 file ({' '.join(str(error).split())})") from None
+        raise unreadable(path, error, "no HDF5 file") from None
 
 
 def _length(path: Path, file: Any, group: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from ..config import Config
 from ..evaluate import write_json
 from ..runs import RunError, read_checkpoint, resumable_config
+from ..texts import NoText, read_text
 from .plan import Cell, Plan
 
 # What `table.results` reads of a cell's file, besides the metrics themselves.
@@ -111,8 +112,8 @@ def check_training(home: Path, config: Config) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(read_text(path))
+    except (OSError, NoText, json.JSONDecodeError) as error:
         raise RunError(f"{path} is no readable JSON file: {error}; remove it to have it made again") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no experiment; remove it to have it made again")

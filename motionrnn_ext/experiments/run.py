@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,10 +24,12 @@ from rich.progress import (
 
 from .. import __version__
 from ..config import Config
+from ..console import Console, is_animated, wide_console
 from ..evaluate import BASELINE, write_json
 from ..metrics import counted
-from ..report import print_paths, wide_console
+from ..report import print_paths
 from ..runs import load_run, seconds_per_step
+from ..texts import write_text
 from ..train import train
 from . import table
 from .checks import Checked, check
@@ -47,7 +48,7 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
         ValueError: see `check`. RunError: a folder of something else, or of other settings; a damaged file.
         KeyboardInterrupt: the same call goes on.
     """
-    console = Console(highlight=False)
+    console = Console()
     checked = check(plan)
     open_folder(folder, plan)
     cells, finished = plan.cells(), {}
@@ -83,7 +84,7 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
     if not (home / "config.json").exists():
         home.mkdir(parents=True, exist_ok=True)
         config.write(home / "config.json")
-    train(config, home, resume=True, progress=False, watch=display)
+    train(config, home, resume=True, progress=not display.is_shown, watch=display)
     trained = load_run(home / "checkpoints" / "last.ckpt")
     model = trained.model.to(_device(config))
     scores, per_step = checked.score({cell.row.label: model}), seconds_per_step(home)
@@ -130,7 +131,7 @@ def commit() -> str | None:
 
 def _write(plan: Plan, folder: Path, results: Mapping[str, Any]) -> list[Path]:
     figure = table.figure(folder / "figure.png", plan, results)
-    (folder / "table.md").write_text(table.markdown(results, figure.name))
+    write_text(folder / "table.md", table.markdown(results, figure.name))
     return [write_json(folder / "results.json", results), folder / "table.md", figure]
 
 
@@ -138,7 +139,7 @@ def _write_docs(plan: Plan, docs: Path, results: Mapping[str, Any]) -> list[Path
     name = {"ablate": "ablations", "compare": "comparison"}[plan.command]
     figure = table.figure(docs / "images" / f"{name}.png", plan, results)
     page = docs / f"{name}.md"
-    page.write_text(table.markdown(results, f"images/{figure.name}"))
+    write_text(page, table.markdown(results, f"images/{figure.name}"))
     return [page, figure]
 
 
@@ -146,10 +147,11 @@ def _introduce(console: Console, plan: Plan, folder: Path, finished: int) -> Non
     n_rows, n_seeds = len(plan.rows), len(plan.seeds)
     sizes = [counted(n_rows, "row"), counted(n_seeds, "seed"), counted(n_rows * n_seeds, "training")]
     steps = counted(plan.config.steps, "step")
-    console.print(f"[bold]{plan.title}[/]: {sizes[0]} with {sizes[1]}, {sizes[2]} of {steps} each")
+    console.print(f"{plan.title}: {sizes[0]} with {sizes[1]}, {sizes[2]} of {steps} each")
     if finished:
         console.print(f"{finished} of them {'is' if finished == 1 else 'are'} finished and not run again.")
-    console.print(f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there.")
+    where = f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there."
+    console.print(where, soft_wrap=True)
 
 
 class _Display(L.Callback):
@@ -157,8 +159,8 @@ class _Display(L.Callback):
 
     def __init__(self, console: Console, plan: Plan, n_finished: int) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=console, transient=True, disable=not is_animated(),
         )  # fmt: skip
         self._steps = plan.config.steps
         self._done = self._steps * n_finished
@@ -173,7 +175,13 @@ class _Display(L.Callback):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    @property
+    def is_shown(self) -> bool:
+        return not self._progress.disable
+
     def start(self, cell: Cell) -> None:
+        if not self.is_shown:
+            self._progress.console.print(f"training {cell.label}")
         self._progress.reset(self._one, description=cell.label, visible=True)
 
     def line(self, text: str) -> None:

@@ -15,6 +15,7 @@ from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from .. import visualize
 from ..evaluate import BASELINE
@@ -180,9 +181,9 @@ def _rich(title: str, lines: list[list[str]]) -> Table:
     for i, name in enumerate(lines[0]):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for line in lines[1:]:
-        styles = {"better": "[green]", "worse": "[red]", NO_DIFFERENCE: "[dim]"}
+        styles = {"better": "green", "worse": "red", NO_DIFFERENCE: "dim"}
         marks = [next((s for end, s in styles.items() if text.endswith(f"\n{end}")), "") for text in line]
-        table.add_row(*(mark + text for mark, text in zip(marks, line)))
+        table.add_row(*(Text(text, mark) for mark, text in zip(marks, line)))
     return table
 
 

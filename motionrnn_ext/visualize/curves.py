@@ -49,7 +49,7 @@ def read_log(
     path: PathLike, columns: Sequence[str] | None = None
 ) -> dict[str, tuple[list[int], list[float]]]:
     """Columns of a Lightning CSV log: name -> (steps, values), rows where the column is empty left out."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     names = list(rows[0]) if rows else []
     if "step" not in names:

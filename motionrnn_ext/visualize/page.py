@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -19,8 +19,9 @@ INK, FAINT, PAPER, ARROW = "#24292f", "#8b949e", "#ffffff", "#ff9f43"
 HUES = ("#0b6bcb", "#d4570a", "#0f8a5f", "#8a4fbf", "#b0892a", "#c2407e")
 
 
-def style(dots_per_inch: int = 150) -> AbstractContextManager[None]:
-    """All pictures' matplotlib settings: `with style(): ...`."""
+@contextmanager
+def style(dots_per_inch: int = 150) -> Iterator[None]:
+    """All pictures' matplotlib settings, whatever the user's own are: `with style(): ...`."""
     import matplotlib as mpl
     from cycler import cycler
 
@@ -33,8 +34,12 @@ def style(dots_per_inch: int = 150) -> AbstractContextManager[None]:
         "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "axes.grid": True, "grid.color": "#e4e8ec", "grid.linewidth": 0.8, "lines.linewidth": 1.8,
         "lines.markersize": 4, "axes.prop_cycle": cycler(color=HUES),
+        "text.parse_math": False,  # a $ in a run's name is one
     }  # fmt: skip
-    return mpl.rc_context(settings)
+    with mpl.rc_context():
+        mpl.rcdefaults()  # all but the backend and its windows
+        mpl.rcParams.update(settings)
+        yield
 
 
 def hues(labels: Any) -> list[str]:

@@ -1,0 +1,63 @@
+"""How a training goes, as lines: for logs, and wherever no terminal moves a bar."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch import callbacks
+
+
+class ProgressLines(callbacks.Callback):
+    """A line for every validation, and one each `seconds` that pass without, from the first process alone."""
+
+    def __init__(self, steps: int, seconds: float = 30) -> None:
+        self._steps, self._seconds = steps, seconds
+        self._first_step, self._began, self._told = 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._first_step, self._began = trainer.global_step, time.monotonic()
+        self._told = self._began
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        if self._is_time(trainer):
+            self._tell(trainer, f"loss {float(outputs['loss']):.4g}{self._pace(trainer)}")
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int, *_: Any
+    ) -> None:
+        if self._is_time(trainer):
+            self._tell(trainer, f"validating, batch {index + 1:,} of {trainer.num_val_batches[0]:,}")
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            found = trainer.callback_metrics
+            text = f"validation loss {float(found['val/loss']):.4g}, MSE {float(found['val/mse']):.4g}"
+            self._tell(trainer, f"{text}{self._pace(trainer)}")
+
+    def _is_time(self, trainer: L.Trainer) -> bool:
+        return trainer.is_global_zero and time.monotonic() - self._told >= self._seconds
+
+    def _pace(self, trainer: L.Trainer) -> str:
+        """Of this start's steps, validations included."""
+        done = trainer.global_step - self._first_step
+        if not done:
+            return ""
+        each = (time.monotonic() - self._began) / done
+        left = each * (self._steps - trainer.global_step)
+        return f", {each:.3g} s/step, {_duration(left)} left"
+
+    def _tell(self, trainer: L.Trainer, text: str) -> None:
+        self._told = time.monotonic()
+        print(f"step {trainer.global_step:,} of {self._steps:,}: {text}", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
