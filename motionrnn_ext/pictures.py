@@ -24,13 +24,15 @@ class Pictures(list[Path]):
         super().__init__(written)
         self.failed: list[str] = []
 
-    def draw(self, function: Callable[..., Path], path: Path, *arguments: Any, **options: Any) -> None:
+    def draw(self, function: Callable[..., Path], path: Path, /, *arguments: Any, **options: Any) -> None:
         """Call a function of `visualize`, which writes `path`."""
         drawn = self.attempt(path, function, path, *arguments, **options)
         if drawn is not None:
             self.append(drawn)
 
-    def attempt(self, what: object, function: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
+    def attempt(
+        self, what: object, function: Callable[..., T], /, *arguments: Any, **options: Any
+    ) -> T | None:
         """What the function returns, or None and a line in `failed` that says what could not be drawn."""
         try:
             return function(*arguments, **options)

@@ -13,6 +13,7 @@ import csv
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -162,34 +163,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def load_weights(model: MotionRNN, source: str, config: Config) -> None:
     """Give a new run's model the weights of `config.init_from`: of a run's folder or checkpoint, as `load_run` chooses,
-    or of another checkpoint that `models.load_checkpoint` knows. RunError names what does not fit."""
+    or of another checkpoint that `models.load_checkpoint` knows.
+
+    Raises:
+        RunError: what does not fit, by name; of a public checkpoint also options of the variant that it was not
+            trained with. Other settings than those of another run are the user's choice.
+    """
     path = checkpoint_file(Path(source))
-    trained, theirs = _known(path)
-    ours = model.state_dict()
-    differing = [
-        f"{name} is {_shape(theirs, name)} there, {_shape(ours, name)} here"
-        for name in sorted(ours.keys() | theirs.keys())
-        if _shape(theirs, name) != _shape(ours, name)
-    ]
-    if differing:
-        here, there = config.model(), {} if trained is None else trained.model()
-        settings = [
-            f"{name} is {there[name]} there, {here[name]} here"
-            for name in there
-            if there[name] != here.get(name)
-        ]
-        more = f" and {len(differing) - 3} tensors more" if len(differing) > 3 else ""
-        raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + differing[:3])}{more}")
-    model.load_state_dict(theirs)
-
-
-def _known(path: Path) -> tuple[Config | None, dict[str, Tensor]]:
-    """The settings, if it holds them, and the weights of a checkpoint of this package or of a public program."""
     try:
-        run = load_run(path)
+        trained = load_run(path)
+        theirs, there, here = trained.model, trained.config.model(), config.model()
     except NoRun:
-        return None, load_checkpoint(path).state_dict()
-    return run.config, run.model.state_dict()
+        theirs = load_checkpoint(path, in_channels=config.channels, patch_size=config.patch_size)
+        there, here = asdict(theirs.options), asdict(model.options)
+    weights, ours = theirs.state_dict(), model.state_dict()
+    tensors = [
+        f"{name} is {_shape(weights, name)} there, {_shape(ours, name)} here"
+        for name in sorted(ours.keys() | weights.keys())
+        if _shape(weights, name) != _shape(ours, name)
+    ]
+    settings = [
+        f"{name} is {there[name]} there, {here[name]} here" for name in there if there[name] != here.get(name)
+    ]
+    is_public = "predictor" not in there
+    if tensors or (is_public and settings and model.interfaces):
+        more = f" and {len(tensors) - 3} tensors more" if len(tensors) > 3 else ""
+        raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + tensors[:3])}{more}")
+    model.load_state_dict(weights)
 
 
 def settings_of(source: str) -> Config | None:

@@ -147,6 +147,7 @@ def _write(plan: Plan, folder: Path, results: Mapping[str, Any]) -> Pictures:
 def _write_docs(plan: Plan, docs: Path, results: Mapping[str, Any]) -> Pictures:
     name = {"ablate": "ablations", "compare": "comparison"}[plan.command]
     pictures = Pictures([docs / f"{name}.md"])
+    docs.mkdir(parents=True, exist_ok=True)
     (docs / f"{name}.md").write_text(table.markdown(results, f"images/{name}.png"))
     pictures.draw(table.figure, docs / "images" / f"{name}.png", plan, results)
     return pictures
