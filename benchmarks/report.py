@@ -33,7 +33,7 @@ def write(results: Path, docs: Path, readme: Path | None = None) -> list[Path]:
     pictures = plots.write(
         runs, docs / "images"
     )  # after the numbers, which no fault of theirs then keeps back
-    return [docs / "benchmarks.md", *pictures, *([readme] if front is not None else [])]
+    return [docs / "benchmarks.md", *pictures, *([] if readme is None else [readme])]
 
 
 def page(runs: Sequence[Run]) -> str:

@@ -140,7 +140,7 @@ def motion_gif(
 
 def _factor(fields: list[Tensor], width: int) -> float:
     """The power of two that brings the longest of arrows (2, h', w') to about one map pixel; 1 where there is none."""
-    longest = max(float(field.norm(dim=0).quantile(0.98)) for field in fields)
+    longest = max(float(field.double().norm(dim=0).quantile(0.98)) for field in fields)
     if not 0 < longest < math.inf:
         return 1.0
     spacing = max(width / field.shape[-1] for field in fields)
@@ -157,12 +157,9 @@ def _quiver(axes: Any, field: Tensor, height: int, width: int) -> Any:
     y = (torch.arange(rows) + 0.5) * height / rows - 0.5
     x = (torch.arange(columns) + 0.5) * width / columns - 0.5
     y, x = torch.meshgrid(y, x, indexing="ij")
-    length = field.norm(dim=0)
     # Far arrows keep their direction: Agg draws no further than some 10^4 pixels.
-    field = (
-        field
-        * ((4.0 * math.hypot(height, width)) / length.clamp(min=4.0 * math.hypot(height, width))).nan_to_num()
-    )
+    length, reach = field.double().norm(dim=0), 4.0 * math.hypot(height, width)
+    field = field * (reach / length.clamp(min=reach)).nan_to_num()
     drawn = (length >= width / 100) & length.isfinite()
     down, right = field[:, drawn]
     drawn_arrows = axes.quiver(

@@ -129,7 +129,7 @@ class Sheet:
             size = ((self.cell - self.GAP) / self.width, (self.cell_height - self.GAP) / self.height)
             axes = self.figure.add_axes((*corner, *size))
             axes.set_axis_off()
-            aspect = "auto" if self.is_filled else "equal"
+            aspect: Any = "auto" if self.is_filled else "equal"
             axes.imshow(pixels(image), interpolation="nearest", aspect=aspect)
             cells.append(axes)
         return cells
@@ -153,7 +153,7 @@ def _wrapped(label: str, width: int = 13, lines: int = 9) -> str:
         if broken[-1] and len(broken[-1] + part.rstrip()) > width:
             broken.append("")
         broken[-1] += part
-        while len(broken[-1].rstrip()) > width + 2:
+        while len(broken[-1].rstrip()) > width:
             broken[-1:] = [broken[-1][:width], broken[-1][width:]]
     if len(broken) > lines:
         broken[lines - 1 :] = [broken[lines - 1].strip()[: width - 1] + "\u2026"]
