@@ -119,8 +119,11 @@ def _draw_clip(
     futures = {label: in_rgb(future, colours) for label, future in futures.items()}
     pictures.draw(visualize.strip, folder / f"strip_{index}.png", frames, futures, n_input)
     pictures.draw(visualize.gif, folder / f"clip_{index}.gif", frames, futures, n_input)
-    for label, trends in moves.items():
-        name = f"arrows_{index}.png" if len(moves) == 1 else f"arrows_{index}_{file_name(label)}.png"
+    names = [file_name(label) for label in moves]
+    if len(set(names)) < len(names):  # labels that differ in signs alone
+        names = [f"{name}_{i}" for i, name in enumerate(names, start=1)]
+    for own, (label, trends) in zip(names, moves.items()):
+        name = f"arrows_{index}.png" if len(moves) == 1 else f"arrows_{index}_{own}.png"
         seen = torch.cat([frames[:n_input], futures[label]])[:-1]
         pictures.draw(visualize.arrows, folder / name, seen, trends)
 

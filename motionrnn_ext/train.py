@@ -185,7 +185,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             with suppress(OSError):
                 os.remove(part)
             reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
-            raise OSError(f"{path} cannot be written: {reason}; the checkpoint before it is kept") from error
+            raise OSError(f"{path} cannot be written: {reason}; earlier ones are kept") from error
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         content = read_checkpoint(Path(path))

@@ -21,9 +21,12 @@ from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli, visualize
 from motionrnn_ext import demo as demo_module
+from motionrnn_ext.evaluate import draw, held_out
 from motionrnn_ext.experiments import run as runner
 from motionrnn_ext.pictures import NotDrawn, Pictures
 from motionrnn_ext.report import print_results
+from motionrnn_ext.runs import load_run
+from motionrnn_ext.train import WholeCheckpointIO
 
 
 def failing(*_: Any, **__: Any) -> Path:
@@ -94,6 +97,31 @@ def test_every_command_draws_what_it_can(
     assert f"{command}: error: {out / 'arrows.png'} could not be drawn" in capsys.readouterr().err
     kept = {"predict": {"prediction.npy", "strip.png", "clip.gif"}, "visualize": {"taps.png", "motion.gif"}}
     assert {path.name for path in out.iterdir()} == kept[command]
+
+
+def test_models_whose_names_differ_in_signs_have_arrows_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = load_run(trained)
+    clips = held_out(run.config, 1)
+    names = {path.name for path in draw(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
+    assert {"arrows_0_a_b_1.png", "arrows_0_a_b_2.png"} <= names
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch reports a full disk as a RuntimeError."""
+
+    def full(_: Any, file: Any) -> None:
+        file.write(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
+
+    writer = WholeCheckpointIO()
+    writer.save_checkpoint({"whole": 1}, tmp_path / "last.ckpt")
+    before = (tmp_path / "last.ckpt").read_bytes()
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="last.ckpt cannot be written: .*; earlier ones are kept"):
+        writer.save_checkpoint({}, tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_table_without_its_figure(
