@@ -19,6 +19,7 @@ from rich.text import Text
 import motionrnn_ext
 from motionrnn_ext import backends
 from motionrnn_ext.console import Console
+from motionrnn_ext.folders import check_writable, held
 
 from . import cases, cpu_ceilings, plan, rows, timing, wording
 from .machine import with_tuned_malloc
@@ -47,9 +48,12 @@ def bench(options: argparse.Namespace) -> None:
         raise ValueError(f"--json: {options.json.parent} is no folder")
     if options.json is not None and options.json.is_dir():
         raise ValueError(f"--json: {options.json} is a folder; it should be a file")
+    if options.json is not None:
+        check_writable(options.json.resolve().parent, "--json")
     with motionrnn_ext.backend(options.device):  # within: `main` may be a call of somebody's program
         if options.profile is not None:
-            profile(options)
+            with held(options.profile):
+                profile(options)
         else:
             measure(options, comparisons, program)
 

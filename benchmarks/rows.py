@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import time
 import warnings
@@ -132,8 +133,8 @@ def measure(
         rows = [{"comparison": i, **row, **_roofline(row, report["ceilings"])} for row in rows]
         report["rows"] += rows
         report["not_run"] = [str(c) for c in comparisons[i + 1 :]]
-        write(report, json_path)
         show(rows)
+        write(report, json_path)
         if on_gpu:
             torch.cuda.synchronize()  # after an illegal access nothing more can be measured: stop with its message
             torch.cuda.empty_cache()
@@ -141,7 +142,9 @@ def measure(
 
 def write(report: dict[str, Any], json_path: Path | None) -> None:
     if json_path is not None:
-        json_path.write_text(json.dumps(report, indent=1) + "\n")
+        part = json_path.with_name(json_path.name + ".part")  # a full disk leaves the rows before
+        part.write_text(json.dumps(report, indent=1) + "\n")
+        os.replace(part, json_path)
 
 
 def compared(

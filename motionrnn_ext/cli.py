@@ -17,11 +17,15 @@ from typing import Any
 from . import processes, surroundings
 from .arguments import DATA_OPTIONS, make_parser
 from .config import Config
+from .pictures import NotDrawn, Pictures
+
+_NOT_DRAWN = 4  # exit code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0, 2 for what the user can put right, 3 where one of several processes
-    of a training was lost, 130 when interrupted, 141 where the reader of its output has gone."""
+    of a training was lost, 4 where pictures could not be drawn and all else is done, 130 when interrupted, 141 where
+    the reader of its output has gone."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given != sys.argv[1:]:  # called from a program, whose streams and variables these are
         return _run(given)
@@ -51,7 +55,14 @@ def _run(argv: Sequence[str]) -> int:
         return processes.LOST
     except ModuleNotFoundError as error:
         return _fail(arguments, _missing_package(error))
+    except NotDrawn as error:
+        for line in error.failed:
+            _fail(arguments, line)
+        return _NOT_DRAWN
     except Exception as error:
+        advice = _advice(error)
+        if advice is not None:
+            return _fail(arguments, advice)
         # Lightning's exception by name, because Lightning may not be installed.
         is_mistake = (
             isinstance(error, (ValueError, OSError)) or type(error).__name__ == "MisconfigurationException"
@@ -81,9 +92,19 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def _advice(error: Exception) -> str | None:
+    """What to do where the machine has too little memory; torch and its workers say it in many ways."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "out of memory: try a smaller --batch-size, and for training --checkpoint-steps"
+    if "shared memory" in text or "unable to write to file </torch_" in text or "/dev/shm" in text:
+        return "no shared memory (/dev/shm) is left for the processes that draw clips: try --workers 0, or enlarge it"
+    return None
+
+
 def _missing_package(error: ModuleNotFoundError) -> str:
-    if error.name is None:  # a message of ours
-        return str(error)
+    if error.name is None:  # a message of ours, or Lightning's of a logger's packages
+        return " ".join(str(error).split())
     return f"the package {error.name.split('.')[0]} is missing: pip install 'motionrnn-ext[train]'"
 
 
@@ -164,21 +185,22 @@ def _as_argument(path: Path) -> str:
 
 def _config(arguments: argparse.Namespace) -> Config:
     """The settings of `train`: of the run to resume, or of --config, or the defaults; then the options given."""
-    from .runs import RunError, resumable_config
+    from .resuming import Unchangeable, resumed
+    from .runs import RunError, last_step, resumable_config, settings_of
 
     given = {**_given(arguments), **_of_torchrun(arguments)}
     if arguments.resume:
-        config = resumable_config(arguments.out)
-        for name, value in Config(**{**config.to_dict(), **given}).to_dict().items():
-            if value != config.to_dict()[name]:
-                before = config.to_dict()[name]
-                raise RunError(
-                    f"{arguments.out} was started with {name} {before}; --resume cannot change it to {value}"
-                )
+        before = resumable_config(arguments.out)
+        wanted = Config(**{**before.to_dict(), **given}).located()
+        try:
+            config = resumed(before, wanted, partial(last_step, arguments.out), given)
+        except Unchangeable as error:
+            raise RunError(f"{arguments.out} was started with {error}") from None
         return config
-    if arguments.config is None:
-        return Config(**given)
-    return Config.read(arguments.config).changed(given)
+    start = Config() if arguments.config is None else Config.read(arguments.config)
+    if "init_from" in given and arguments.config is None:
+        start = settings_of(given["init_from"]) or start
+    return start.changed(given)
 
 
 def _of_torchrun(arguments: argparse.Namespace) -> dict[str, int]:
@@ -216,16 +238,31 @@ def _named_value(text: str) -> tuple[str, Any]:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from .evaluate import evaluate
-    from .report import print_paths, print_protocol, print_results
-    from .runs import checkpoint_home
+    from .folders import held_new
+    from .report import print_protocol, print_results
+    from .runs import checkpoint_file, checkpoint_home
 
-    folder = _output(arguments.out, checkpoint_home(arguments.checkpoints[0]) / "evaluation")
+    for path in arguments.checkpoints:
+        checkpoint_file(path)
+
+    def show(results: Any) -> None:
+        print_results(results, per_lead=True)
+        print_protocol(results)
+
     names = ("clips", "n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
     options = {name: getattr(arguments, name) for name in names}
-    results, paths = evaluate(arguments.checkpoints, folder, protocol=_protocol(arguments), **options)
-    print_results(results, per_lead=True)
-    print_protocol(results)
-    print_paths(paths)
+    protocol, home = _protocol(arguments), checkpoint_home(arguments.checkpoints[0])
+    with held_new(arguments.out, home / "evaluation") as folder:
+        _, written = evaluate(arguments.checkpoints, folder, protocol=protocol, show=show, **options)
+        _conclude(written)
+
+
+def _conclude(written: Pictures) -> None:
+    """Name what was written, and by NotDrawn what was not."""
+    from .report import print_paths
+
+    print_paths(written)
+    written.check()
 
 
 def _protocol(arguments: argparse.Namespace) -> Any:
@@ -252,14 +289,14 @@ def _protocol(arguments: argparse.Namespace) -> Any:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from .evaluate import predict_frames
-    from .report import print_paths
+    from .folders import held_new
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint)
-    frames, n_input, n_output = _clip(arguments, run.config)
-    folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction")
-    paths = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
-    print_paths(paths)
+    with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
+        frames, n_input, n_output = _clip(arguments, run.config)
+        drawn = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
+        _conclude(drawn)
 
 
 def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
@@ -298,16 +335,16 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
 
 def _visualize(arguments: argparse.Namespace) -> None:
     from .clips import fitting
+    from .folders import held_new
     from .motion_pictures import draw_motion
-    from .report import print_paths
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint)
-    frames, n_input, n_output = _clip(arguments, run.config)
-    frames = fitting(run.model, frames, arguments.pad)
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
-    folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "motion")
-    print_paths(draw_motion(run, frames, n_input, n_output, folder, **options))
+    with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "motion") as folder:
+        frames, n_input, n_output = _clip(arguments, run.config)
+        frames = fitting(run.model, frames, arguments.pad)
+        _conclude(draw_motion(run, frames, n_input, n_output, folder, **options))
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
@@ -347,17 +384,6 @@ def _bench(arguments: argparse.Namespace) -> None:
     if _is_the_program(arguments):
         bench.start_again_tuned(arguments)
     bench.bench(arguments)
-
-
-def _output(chosen: Path | None, default: Path) -> Path:
-    """The folder that the user chose, which must be new, or the next free one."""
-    from .runs import RunError, fresh_folder
-
-    if chosen is None:
-        return fresh_folder(default)
-    if fresh_folder(chosen) != chosen:
-        raise RunError(f"{chosen} exists; name another folder with --out")
-    return chosen
 
 
 def _info(arguments: argparse.Namespace) -> None:

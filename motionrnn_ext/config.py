@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .data import DATASETS
 from .layers.cells import CELLS, cell_class, cell_options
 from .models.variants import variant_options
@@ -103,6 +104,12 @@ class Config:
     )
     time_reversal: bool = _option(False, "train on every clip backwards as well, in the same step")
     seed: int = _option(0, "of weights, clips, their order and the sampling masks")
+    init_from: str | None = _option(
+        None,
+        "begin a new run with these weights: a run's folder (its best checkpoint), a .ckpt file, or a public one that "
+        "load_checkpoint knows; a run's settings come with them, unless --config is given",
+        unset="random weights",
+    )
     precision: str = _option("32", "arithmetic of the features", ("32", "bf16-mixed"))
     accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, ...")
     devices: int = _option(1, "a process for each of so many on this machine")
@@ -212,6 +219,14 @@ class Config:
             kept = {name: value for name, value in kept.items() if name not in (*_PROTOCOL, "root")}
         return Config(**{**kept, **given})
 
+    def located(self) -> Config:
+        """With absolute paths of files that are there, so that a run can go on from another working directory."""
+        names = ("root", "init_from", *(("digits",) if self.digits != "sklearn" else ()))
+        paths = {name: getattr(self, name) for name in names if getattr(self, name)}
+        return dataclasses.replace(
+            self, **{name: os.path.abspath(path) for name, path in paths.items() if os.path.exists(path)}
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as JSON and a checkpoint keep them."""
         return {
@@ -225,7 +240,10 @@ class Config:
             raise ValueError(f"{source} holds no settings of `motionrnn train`")
         unknown = sorted(map(str, values.keys() - {entry.name for entry in fields(cls)}))
         if unknown:
-            raise ValueError(f"{source}: unknown settings {', '.join(unknown)}")
+            raise ValueError(
+                f"{source}: unknown settings {', '.join(unknown)}; misspelt, or of a newer version than this "
+                f"motionrnn_ext ({__version__})"
+            )
         return cls(**values)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +15,9 @@ from . import visualize
 from .config import SMALL, Config
 from .console import Console
 from .evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
+from .folders import held
 from .report import print_paths, print_results
-from .runs import RunError, load_run, seconds_per_step
+from .runs import RunError, is_free, load_run, seconds_per_step
 from .train import train
 
 DEFAULT_FOLDER = Path("runs/demo")
@@ -43,9 +45,14 @@ def demo(folder: Path | None = None, *, quick: bool = False) -> Path:
     Raises:
         RunError: a `folder` chosen by the user that holds something else.
     """
-    console, began = Console(), time.perf_counter()
-    config = QUICK if quick else SMALL
-    folder = _folder(folder, config, console)
+    console, config = Console(), QUICK if quick else SMALL
+    with held(_folder(folder, config, console)) as folder:
+        _demo(console, config, folder, quick)
+    return folder
+
+
+def _demo(console: Console, config: Config, folder: Path, quick: bool) -> None:
+    began = time.perf_counter()
     _introduce(console, config, folder, quick)
     runs = {}
     for number, (label, switches) in enumerate(MODELS.items(), start=1):
@@ -60,35 +67,35 @@ def demo(folder: Path | None = None, *, quick: bool = False) -> Path:
         results[label]["parameters"] = count_parameters(model)
         seconds = seconds_per_step(_home(folder, label))
         results[label]["seconds_per_step"] = None if seconds is None else round(seconds, 4)
-    paths = draw(folder, models, clips, config.n_input, range(PICTURES))
+    _show(console, config, results)
+    about = {"test_clips": len(clips), "threads": torch.get_num_threads(), "config": config.to_dict()}
+    path = write_json(folder / "metrics.json", {**about, "models": results, "finished": False})
+
+    pictures = draw(folder, models, clips, config.n_input, range(PICTURES))
     logs = {label: _home(folder, label) / "metrics.csv" for label in models}
-    paths.append(visualize.loss_curves(folder / "loss.png", logs, ["val/loss"]))
-    paths.append(visualize.lead_time_curves(folder / "lead_time.png", results))
-    about = {"test_clips": len(clips), "threads": torch.get_num_threads(), "minutes": _minutes(began)}
-    # Last of all: it says that the demo is finished.
-    paths.append(
-        write_json(folder / "metrics.json", {**about, "config": config.to_dict(), "models": results})
-    )
-    _conclude(console, config, results, paths, began)
-    return folder
+    pictures.draw(visualize.loss_curves, folder / "loss.png", logs, ["val/loss"])
+    pictures.draw(visualize.lead_time_curves, folder / "lead_time.png", results)
+    if not pictures.failed:
+        write_json(path, {**about, "minutes": _minutes(began), "models": results})
+    print_paths([*pictures, path])
+    pictures.check()
+    console.print(f"[bold]done in {_minutes(began)} minutes[/]; look at {pictures[1]} first")
 
 
 def _folder(chosen: Path | None, config: Config, console: Console) -> Path:
     """The folder to work in: a new one, or one whose demo with these settings was stopped."""
     if chosen is not None:
-        if not _is_free(chosen) and not _is_stopped(chosen, config):
+        if not is_free(chosen) and not _is_stopped(chosen, config):
             raise RunError(f"{chosen} exists; name another folder with --out")
         return chosen
     for folder in _candidates():
         if _is_stopped(folder, config):
             console.print(f"The demo in {folder} was stopped; going on with it.")
             return folder
-        if _is_free(folder):
+        if is_free(folder):
             return folder
-        finished = (folder / "metrics.json").exists()
-        console.print(
-            f"{folder} holds {'a finished demo' if finished else 'something else'}; leaving it as it is."
-        )
+        what = "a finished demo" if _is_finished(folder) else "something else"
+        console.print(f"{folder} holds {what}; leaving it as it is.")
     raise AssertionError("unreachable")
 
 
@@ -100,20 +107,25 @@ def _candidates() -> Iterator[Path]:
         yield DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-{number}")
 
 
-def _is_free(folder: Path) -> bool:
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-
-
 def _is_stopped(folder: Path, config: Config) -> bool:
     """Whether a demo of these settings began here and did not come to its end."""
     label, switches = next(iter(MODELS.items()))
     settings = _home(folder, label) / "config.json"
-    if not settings.is_file() or (folder / "metrics.json").exists():
+    if not settings.is_file() or _is_finished(folder):
         return False
     try:
         return Config.read(settings) == replace(config, **switches)
     except ValueError:
         return False
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a demo came to its end here, with all its pictures."""
+    try:
+        content = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(isinstance(content, dict) and content.get("finished", True))
 
 
 def _home(folder: Path, label: str) -> Path:
@@ -145,9 +157,7 @@ def _introduce(console: Console, config: Config, folder: Path, quick: bool) -> N
     console.print(where, soft_wrap=True)
 
 
-def _conclude(
-    console: Console, config: Config, results: dict[str, dict[str, Any]], paths: list[Path], began: float
-) -> None:
+def _show(console: Console, config: Config, results: dict[str, dict[str, Any]]) -> None:
     console.print()
     title = f"{config.n_output} frames ahead, test digits that no training has seen"
     print_results(results, title=title)
@@ -162,7 +172,3 @@ def _conclude(
         "the table says what they have learnt and what a step costs, and is no verdict on the architectures.",
     )
     console.print(" ".join(text))
-    print_paths(paths)
-    console.print(
-        f"done in {_minutes(began)} minutes; look at {paths[1]} first", style="bold", soft_wrap=True
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .data.registry import DATASETS, ClipDataset
 from .layers import MotionState
 from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
+from .pictures import Pictures
 from .runs import PathLike, Run, RunError, load_run
 
 BASELINE = "repeat last frame"
@@ -77,29 +78,54 @@ def draw(
     n_input: int,
     which: Sequence[int],
     colours: str = "grey",
-) -> list[Path]:
+) -> Pictures:
     """For each clip of `which` a strip, a GIF, and for each model with MotionGRUs the motion trend as arrows.
 
     `colours` is the order of the clips' channels, as in `DataSet`.
     """
-    paths = []
+    pictures = Pictures()
     for index in which:
-        frames = clips[index]  # (T, C, H, W)
-        futures, moves = {}, {}
-        for label, model in models.items():
-            given = frames[:n_input].to(next(model.parameters()).device)
-            futures[label] = predict(model, given[None], len(frames) - n_input, seed=index)[0].cpu()
-            if model.interfaces and model.trend:
-                moves[label] = motion_trends(model, given, futures[label].to(given), seed=index)
-        frames = in_rgb(frames, colours)
-        futures = {label: in_rgb(future, colours) for label, future in futures.items()}
-        paths.append(visualize.strip(folder / f"strip_{index}.png", frames, futures, n_input))
-        paths.append(visualize.gif(folder / f"clip_{index}.gif", frames, futures, n_input))
-        for label, trends in moves.items():
-            name = f"arrows_{index}.png" if len(moves) == 1 else f"arrows_{index}_{file_name(label)}.png"
-            seen = torch.cat([frames[:n_input], futures[label]])[:-1]
-            paths.append(visualize.arrows(folder / name, seen, trends))
-    return paths
+        pictures.attempt(
+            f"the pictures of clip {index}",
+            _draw_clip,
+            pictures,
+            folder,
+            models,
+            clips,
+            n_input,
+            index,
+            colours,
+        )
+    return pictures
+
+
+def _draw_clip(
+    pictures: Pictures,
+    folder: Path,
+    models: Mapping[str, MotionRNN],
+    clips: ClipDataset,
+    n_input: int,
+    index: int,
+    colours: str,
+) -> None:
+    frames = clips[index]  # (T, C, H, W)
+    futures, moves = {}, {}
+    for label, model in models.items():
+        given = frames[:n_input].to(next(model.parameters()).device)
+        futures[label] = predict(model, given[None], len(frames) - n_input, seed=index)[0].cpu()
+        if model.interfaces and model.trend:
+            moves[label] = motion_trends(model, given, futures[label].to(given), seed=index)
+    frames = in_rgb(frames, colours)
+    futures = {label: in_rgb(future, colours) for label, future in futures.items()}
+    pictures.draw(visualize.strip, folder / f"strip_{index}.png", frames, futures, n_input)
+    pictures.draw(visualize.gif, folder / f"clip_{index}.gif", frames, futures, n_input)
+    names = [file_name(label) for label in moves]
+    if len(set(names)) < len(names):  # labels that differ in signs alone
+        names = [f"{name}_{i}" for i, name in enumerate(names, start=1)]
+    for own, (label, trends) in zip(names, moves.items()):
+        name = f"arrows_{index}.png" if len(moves) == 1 else f"arrows_{index}_{own}.png"
+        seen = torch.cat([frames[:n_input], futures[label]])[:-1]
+        pictures.draw(visualize.arrows, folder / name, seen, trends)
 
 
 @torch.no_grad()
@@ -140,8 +166,12 @@ def evaluate(
     batch_size: int = 16,
     pictures: int = 2,
     device: str = "cpu",
-) -> tuple[dict[str, dict[str, Any]], list[Path]]:
+    show: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+) -> tuple[dict[str, dict[str, Any]], Pictures]:
     """Score the models of runs or checkpoints on the same held-out clips, write metrics.json and pictures to `folder`.
+
+    The numbers come first: `show` is called with them, then they are written, then pictures are drawn, of which one
+    that fails is a line in `failed` of the paths that are returned.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
     `root`, `digits`, `stride` or `pixel_max`, or another `dataset` of the same kind of frames.
@@ -171,9 +201,11 @@ def evaluate(
             "step": run.step,
             "checkpoint": str(run.path),
         }
-    written = [write_json(folder / "metrics.json", {**about, "models": results})]
-    written += draw_lead_times(folder, results)
-    written += draw(folder, models, data, config.n_input, range(min(pictures, len(data))), colours)
+    if show is not None:
+        show(results)
+    written = Pictures([write_json(folder / "metrics.json", {**about, "models": results})])
+    draw_lead_times(written, folder, results)
+    written.add(draw(folder, models, data, config.n_input, range(min(pictures, len(data))), colours))
     return results, written
 
 
@@ -222,19 +254,18 @@ def _common_config(runs: Mapping[str, Run], changes: Mapping[str, Any]) -> Confi
     return config
 
 
-def draw_lead_times(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+def draw_lead_times(pictures: Pictures, folder: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
     """lead_time.png of the metrics of frames; lead_time_events.png of pooled CSI and FAR where they were measured."""
     names = list(next(iter(results.values()))["per_lead"])
     frames = [name for name in names if name in LABELS]
-    paths = [visualize.lead_time_curves(folder / "lead_time.png", results, frames)]
+    pictures.draw(visualize.lead_time_curves, folder / "lead_time.png", results, frames)
     titles = {name: heading(name) for name in names if name not in LABELS}
     if titles:
         curves = {
             label: {"per_lead": {title: result["per_lead"][name] for name, title in titles.items()}}
             for label, result in results.items()
         }
-        paths.append(visualize.lead_time_curves(folder / "lead_time_events.png", curves))
-    return paths
+        pictures.draw(visualize.lead_time_curves, folder / "lead_time_events.png", curves)
 
 
 def predict_frames(
@@ -246,7 +277,7 @@ def predict_frames(
     device: str = "cpu",
     *,
     pad: bool = False,
-) -> list[Path]:
+) -> Pictures:
     """Predict what follows the first `n_given` of frames (T, C, H, W); later ones, if any, are shown as the truth.
 
     Writes prediction.npy (n_output, C, H, W) float32, strip.png, clip.gif and, with MotionGRUs, arrows.png. With `pad`
@@ -266,14 +297,15 @@ def predict_frames(
     colours = DATASETS[run.config.dataset].colours
     shown = in_rgb(shown[: n_given + n_output, :, :height, :width], colours)
     futures = {model_name(run.config): in_rgb(future[..., :height, :width].cpu(), colours)}
-    paths = [folder / "prediction.npy"]
-    paths.append(visualize.strip(folder / "strip.png", shown, futures, n_given))
-    paths.append(visualize.gif(folder / "clip.gif", shown, futures, n_given))
+    pictures = Pictures([folder / "prediction.npy"])
+    pictures.draw(visualize.strip, folder / "strip.png", shown, futures, n_given)
+    pictures.draw(visualize.gif, folder / "clip.gif", shown, futures, n_given)
     if model.interfaces and model.trend:
-        seen = torch.cat([frames[:n_given], future.cpu()])[:-1]
-        trends = motion_trends(model, given, future)
-        paths.append(visualize.arrows(folder / "arrows.png", in_rgb(seen, colours), trends))
-    return paths
+        seen = in_rgb(torch.cat([frames[:n_given], future.cpu()])[:-1], colours)
+        trends = pictures.attempt(folder / "arrows.png", motion_trends, model, given, future)
+        if trends is not None:
+            pictures.draw(visualize.arrows, folder / "arrows.png", seen, trends)
+    return pictures
 
 
 def on_device(model: MotionRNN, device: str) -> MotionRNN:

@@ -15,6 +15,7 @@ from .data.registry import DATASETS
 from .evaluate import motion_states, on_device, predict
 from .layers.motion_gru import MotionGRU
 from .models import MotionRNN
+from .pictures import Pictures
 from .runs import Run, RunError
 
 
@@ -60,7 +61,7 @@ def draw_motion(
     times: Sequence[int] | None = None,
     positions: int = 3,
     device: str = "cpu",
-) -> list[Path]:
+) -> Pictures:
     """Let a model read the first `n_given` of frames (T, C, H, W) and go on by itself; draw the motion on the way.
 
     Writes arrows.png, taps.png and motion.gif. `interface` and `times` count from 1.
@@ -90,11 +91,11 @@ def draw_motion(
     if not model.trend:
         moves, what = offsets, "offset"
     options: Any = {"masks": masks, "positions": positions}
-    return [
-        visualize.arrows(folder / "arrows.png", read, moves, shown, what=what),
-        visualize.taps(folder / "taps.png", read, offsets, shown, **options),
-        visualize.motion_gif(folder / "motion.gif", read, moves, offsets, what=what, **options),
-    ]
+    pictures = Pictures()
+    pictures.draw(visualize.arrows, folder / "arrows.png", read, moves, shown, what=what)
+    pictures.draw(visualize.taps, folder / "taps.png", read, offsets, shown, **options)
+    pictures.draw(visualize.motion_gif, folder / "motion.gif", read, moves, offsets, what=what, **options)
+    return pictures
 
 
 def _check_range(name: str, numbers: Sequence[int], highest: int) -> None:

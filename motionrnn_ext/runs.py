@@ -11,12 +11,20 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from .config import Config
-from .models import MotionRNN
+from .models import MotionRNN, load_checkpoint
+from .resuming import Unchangeable, resumed
 from .untrusted import load_tensors
 from .visualize import read_log
 
@@ -26,6 +34,10 @@ CONFIG_KEY = "motionrnn_config"
 
 class RunError(ValueError):
     """What the user can put right; the text is one line."""
+
+
+class NoRun(RunError):
+    """A file of tensors that `motionrnn train` did not write."""
 
 
 class Run(NamedTuple):
@@ -41,20 +53,46 @@ def start_folder(folder: Path, config: Config, resume: bool) -> Path | None:
     """Make or reopen a run's folder; returns the checkpoint to go on from, if there is one.
 
     Raises:
-        RunError: the folder is in use and `resume` is not set, or there is no such run to resume.
+        RunError: the folder is in use and `resume` is not set, there is no such run to resume, or its numbers depend
+            on a setting that differs.
     """
-    last = folder / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(folder)
     if resume:
-        if resumable_config(folder) != config:
-            raise RunError(f"{folder} was started with other settings, see {folder / 'config.json'}")
+        if resumed_config(folder, config) != resumable_config(folder):
+            config.write(folder / "config.json")
         return last if last.exists() else None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if has_begun(folder):
         raise RunError(
             f"{folder} exists: go on with that run with --resume, or name another folder with --out"
         )
+    for path in log_versions(folder):  # of a start that came to no checkpoint
+        shutil.rmtree(path)
     folder.mkdir(parents=True, exist_ok=True)
     config.write(folder / "config.json")
     return None
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether something in `folder` would be lost if a training started there: a checkpoint, or what is no run's. What
+    a start leaves that ended before its first checkpoint is none."""
+    if is_free(folder):
+        return False
+    try:
+        resumable_config(folder)
+        names = {path.name.removesuffix(".part") for path in folder.iterdir()}
+    except (ValueError, OSError):
+        return True
+    kept = [path for path in (folder / "checkpoints").glob("*") if path.suffix != ".part"]
+    return bool(names - {"config.json", "metrics.csv", "logs", "checkpoints"}) or bool(kept)
+
+
+def resumed_config(folder: Path, config: Config) -> Config:
+    """The settings of the run in `folder` when it goes on as `config`, see `resuming`. RunError where it cannot."""
+    try:
+        return resumed(resumable_config(folder), config, partial(last_step, folder))
+    except Unchangeable as error:
+        place = folder / "config.json"
+        raise RunError(f"{folder} was started with other settings, see {place}: {error}") from None
 
 
 def resumable_config(folder: Path) -> Config:
@@ -65,11 +103,18 @@ def resumable_config(folder: Path) -> Config:
 
 def fresh_folder(folder: Path) -> Path:
     """`folder` if nothing is there, or the first of folder-2, folder-3, ... where nothing is."""
-    candidate, n = folder, 1
-    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
-        n += 1
-        candidate = folder.with_name(f"{folder.name}-{n}")
-    return candidate
+    return next(filter(is_free, numbered(folder)))
+
+
+def numbered(folder: Path) -> Iterator[Path]:
+    """`folder`, folder-2, folder-3 and so on."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{n}") for n in count(2))
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nothing is there, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def load_run(path: PathLike) -> Run:
@@ -78,7 +123,7 @@ def load_run(path: PathLike) -> Run:
     Raises:
         RunError: nothing there, a truncated file, or no checkpoint of `motionrnn train`.
     """
-    path = _checkpoint_file(Path(path))
+    path = checkpoint_file(Path(path))
     content = read_checkpoint(path)
     config = Config.from_dict(content[CONFIG_KEY], str(path))
     model = MotionRNN(**config.model())
@@ -109,20 +154,69 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is truncated or no checkpoint of `motionrnn train`") from None
     good = isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and CONFIG_KEY in content
     if not good:
-        raise RunError(
+        raise NoRun(
             f"{path} is no checkpoint of `motionrnn train` (for one of the official program: "
             "motionrnn_ext.models.load_checkpoint)"
         )
     return content
 
 
+def load_weights(model: MotionRNN, source: str, config: Config) -> None:
+    """Give a new run's model the weights of `config.init_from`: of a run's folder or checkpoint, as `load_run` chooses,
+    or of another checkpoint that `models.load_checkpoint` knows.
+
+    Raises:
+        RunError: what does not fit, by name; of a public checkpoint also options of the variant that it was not
+            trained with. Other settings than those of another run are the user's choice.
+    """
+    path = checkpoint_file(Path(source))
+    try:
+        trained = load_run(path)
+        theirs, there, here = trained.model, trained.config.model(), config.model()
+    except NoRun:
+        theirs = load_checkpoint(path, in_channels=config.channels, patch_size=config.patch_size)
+        there, here = asdict(theirs.options), asdict(model.options)
+    weights, ours = theirs.state_dict(), model.state_dict()
+    tensors = [
+        f"{name} is {_shape(weights, name)} there, {_shape(ours, name)} here"
+        for name in sorted(ours.keys() | weights.keys())
+        if _shape(weights, name) != _shape(ours, name)
+    ]
+    settings = [
+        f"{name} is {there[name]} there, {here[name]} here" for name in there if there[name] != here.get(name)
+    ]
+    is_public = "predictor" not in there
+    if tensors or (is_public and settings and model.interfaces):
+        more = f" and {len(tensors) - 3} tensors more" if len(tensors) > 3 else ""
+        raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + tensors[:3])}{more}")
+    model.load_state_dict(weights)
+
+
+def settings_of(source: str) -> Config | None:
+    """The settings that a new run begins with as it takes the weights of `source`; None of a public checkpoint."""
+    try:
+        return load_run(source).config
+    except NoRun:
+        return None
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
+    return "x".join(map(str, tensors[name].shape)) or "a number" if name in tensors else "absent"
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """What `--resume` goes on from; it need not be there."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
 def last_step(folder: Path) -> int | None:
     """That the last checkpoint of a run is of; None where there is none yet."""
-    last = folder / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(folder)
     return int(read_checkpoint(last)["global_step"]) if last.exists() else None
 
 
-def _checkpoint_file(path: Path) -> Path:
+def checkpoint_file(path: Path) -> Path:
+    """The file that a user means: that, or of a run's folder its best checkpoint or else the last one."""
     if path.is_file():
         return path
     for name in ("best.ckpt", "last.ckpt"):

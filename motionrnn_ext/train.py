@@ -13,7 +13,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,22 @@ from torchmetrics import MeanMetric
 from . import launchers, processes
 from .config import Config
 from .console import is_animated
+from .folders import held
 from .loading import Clips
 from .metrics import FrameMetrics
 from .models import MotionRNN
 from .progress import ProgressLines
-from .runs import CONFIG_KEY, PathLike, join_logs, log_versions, read_checkpoint, start_folder
+from .runs import (
+    CONFIG_KEY,
+    PathLike,
+    join_logs,
+    last_checkpoint,
+    load_weights,
+    log_versions,
+    read_checkpoint,
+    resumed_config,
+    start_folder,
+)
 from .surroundings import without_variables
 
 # Second words of the random streams' keys; the clips and their order have 0 to 3 there.
@@ -167,14 +178,42 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         part = f"{path}.part"
-        with open(part, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # torch's own of a full disk is a RuntimeError
+            with suppress(OSError):
+                os.remove(part)
+            reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+            raise OSError(f"{path} cannot be written: {reason}; earlier ones are kept") from error
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+        content = read_checkpoint(Path(path))
+        for state in content.get("callbacks", {}).values():
+            _move(state, os.path.dirname(os.path.realpath(path)))
+        # The last batch of a finished run is not the last where it goes on with more steps.
+        loop = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+        loop["is_last_batch"] = False
+        return content
+
+
+def _move(state: dict[str, Any], folder: str) -> None:
+    """Name the files of a ModelCheckpoint's state by where they are now: Lightning forgets which was the best if its
+    folder has another name."""
+    before = state.get("dirpath")
+    if not before or before == folder:
+        return
+
+    def moved(path: str) -> str:
+        return os.path.join(folder, os.path.basename(path)) if path.startswith(before) else path
+
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[name] = moved(state[name])
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+    state["dirpath"] = folder
 
 
 class ProgressBar(callbacks.RichProgressBar):
@@ -212,10 +251,27 @@ def train(
         LostProcess: one of several processes was lost; the run is ready to be resumed.
         KeyboardInterrupt: stopped by the user, ready to be resumed.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), config.located()
+    if resume:
+        config = resumed_config(folder, config)
+    with held(folder) if processes.is_first() else nullcontext():
+        _train(config, folder, resume, progress, watch, command)
+    return folder / "checkpoints" / "best.ckpt"
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    resume: bool,
+    progress: bool,
+    watch: callbacks.Callback | None,
+    command: Sequence[str],
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module, clips = Training(config), Clips(config)
+    if config.init_from and not (resume and last_checkpoint(folder).exists()):
+        load_weights(module.model, config.init_from, config)
     place = launchers.launched(config.devices, config.nodes)
     with _quiet(), without_variables("PL_"):  # such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES
         trainer = _trainer(config, folder, progress, [watch] if watch else [], place)
@@ -245,8 +301,8 @@ def train(
             raise processes.LostProcess("another process of the training was lost") from None
         finally:
             if processes.is_first():
-                join_logs(folder)
-    return folder / "checkpoints" / "best.ckpt"
+                with suppress(OSError):  # a full disk: what it kept from being written says so
+                    join_logs(folder)
 
 
 def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
@@ -256,7 +312,7 @@ def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
         if checkpoint is not None:
             read_checkpoint(checkpoint)
         return checkpoint
-    last = folder / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(folder)
     return last if resume and last.exists() else None
 
 

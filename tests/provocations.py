@@ -19,9 +19,10 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import motionrnn_ext
-from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, backends, cli, ops, warmup
+from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, backends, cli, ops, visualize, warmup
 from motionrnn_ext.backends import native, triton
 from motionrnn_ext.config import Config
+from motionrnn_ext.folders import held
 from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
 from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell
 from motionrnn_ext.models.official_names import to_ours
@@ -34,10 +35,10 @@ class Place:
     def __init__(self, path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.path, self.patch, self.capsys = path, patch, capsys
 
-    def run(self, *command: object) -> str:
+    def run(self, *command: object, status: int = 2) -> str:
         """The error of the program `motionrnn`."""
         try:
-            assert cli.main([str(word) for word in command]) == 2
+            assert cli.main([str(word) for word in command]) == status
         except SystemExit as error:  # of the parser
             assert error.code == 2
         return self.capsys.readouterr().err.partition("error: ")[2].strip()
@@ -382,6 +383,22 @@ def started(p: Place, **changes: Any) -> Path:
     return p.path / "run"
 
 
+def with_checkpoint(folder: Path) -> Path:
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    return folder
+
+
+def held_twice(p: Place) -> str:
+    with held(p.path / "run"):
+        return p.run("demo", "--out", p.path / "run")
+
+
+def not_drawn(p: Place) -> str:
+    p.patch.setattr(visualize, "strip", lambda *_: 1 / 0)
+    return p.run("predict", trained(p), "--out", p.path / "out", status=4)
+
+
 def misfit(p: Place) -> None:
     config = Config().to_dict()
     load_run(p.file({"motionrnn_config": config, "state_dict": {"model.x": torch.ones(1)}}))
@@ -425,8 +442,16 @@ def report_of_an_installation(place: Place) -> str:
 
 PROGRAM: dict[str, Provocation] = {
     "... exists: go on with that run with --resume, or name another folder with --out": lambda p: (
-        start_folder(started(p), Config(), resume=False)
+        start_folder(with_checkpoint(started(p)), Config(), resume=False)
     ),
+    "... cannot be written to: ...; name another place with ...": lambda p: p.run(
+        "train", "--out", written(p, "a file") / "run"
+    ),
+    "... is in use by another process; name another folder with --out": held_twice,
+    "... (--init-from) does not fit: ...": lambda p: p.run(
+        "train", "--init-from", trained(p), "--hidden", 8, 8, "--out", p.path / "run"
+    ),
+    "... could not be drawn: ...": not_drawn,
     "... was started with other settings, see ...": lambda p: start_folder(
         started(p), Config(seed=1), resume=True
     ),

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..config import Config
 from ..evaluate import write_json
-from ..runs import RunError, read_checkpoint, resumable_config
+from ..resuming import FREE
+from ..runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config
 from ..texts import NoText, read_text
 from .plan import Cell, Plan
 
@@ -25,12 +26,20 @@ def open_folder(folder: Path, plan: Plan) -> None:
         RunError: something else lies there, or the experiment was started with another setting, which is named.
     """
     settings = folder / "experiment.json"
-    if settings.is_file():
+    if settings.is_file() and not _is_begun(folder):
+        write_json(settings, plan.settings())
+    elif settings.is_file():
         _check_same(folder, {**_defaults(plan), **_read(settings)}, plan.settings())
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and holds no experiment; name another folder with --out")
     else:
         write_json(settings, plan.settings())
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a cell is finished here, or a training has a checkpoint."""
+    trainings = [path for path in (folder / "runs").glob("*") if has_begun(path)]
+    return bool(trainings) or any((folder / "cells").glob("*"))
 
 
 def _defaults(plan: Plan) -> dict[str, Any]:
@@ -39,6 +48,8 @@ def _defaults(plan: Plan) -> dict[str, Any]:
 
 
 def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """RunError where a setting differs that numbers depend on."""
+    before, now = ({k: v for k, v in values.items() if k not in FREE} for values in (before, now))
     found = _first_difference(before, now)
     if found:
         name, old, new = found
@@ -100,10 +111,11 @@ def _has(content: Any, keys: Sequence[str]) -> bool:
 
 def check_training(home: Path, config: Config) -> None:
     """Can a training that was begun go on? RunError says what to remove."""
-    last = home / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(home)
+    if not has_begun(home):
+        return
     try:
-        if (home / "config.json").exists() and resumable_config(home) != config:
-            raise RunError(f"{home} was started with other settings, see {home / 'config.json'}")
+        resumed_config(home, config.located())
         if last.exists():
             read_checkpoint(last)
     except ValueError as error:

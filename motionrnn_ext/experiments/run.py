@@ -26,9 +26,11 @@ from .. import __version__
 from ..config import Config
 from ..console import Console, is_animated, wide_console
 from ..evaluate import BASELINE, write_json
+from ..folders import check_writable, held
 from ..metrics import counted
+from ..pictures import Pictures
 from ..report import print_paths
-from ..runs import load_run, seconds_per_step
+from ..runs import has_begun, load_run, seconds_per_step, start_folder
 from ..texts import write_text
 from ..train import train
 from . import table
@@ -48,6 +50,13 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
         ValueError: see `check`. RunError: a folder of something else, or of other settings; a damaged file.
         KeyboardInterrupt: the same call goes on.
     """
+    if docs is not None:
+        check_writable(docs / "images", "--docs")
+    with held(folder):
+        return _run(plan, folder, command, docs)
+
+
+def _run(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict[str, Any]:
     console = Console()
     checked = check(plan)
     open_folder(folder, plan)
@@ -66,24 +75,24 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
                 kept = finished[cell.name] = _finish(cell, folder, checked, display)
                 display.line(f"[{number}/{len(cells)}] {cell.label}: {table.cell_text(kept)}")
     results = table.results(plan, [finished[cell.name] for cell in cells], checked.costs, command)
-    paths = _write(plan, folder, results)
-    if docs is not None:
-        paths += _write_docs(plan, docs, results)
     *tables, reading = table.terminal(results)
     for part in tables:
         wide_console().print(part)
     console.print(reading)
-    print_paths(paths)
+    pictures = _write(plan, folder, results)
+    if docs is not None:
+        pictures.add(_write_docs(plan, docs, results))
+    print_paths(pictures)
+    pictures.check()
     return results
 
 
 def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> dict[str, Any]:
     """Train a cell, or go on with its training; the model after the last step, so that all had the same budget."""
     began, home, config = time.perf_counter(), folder / "runs" / cell.name, cell.config
-    resumed = home.exists()
-    if not (home / "config.json").exists():
-        home.mkdir(parents=True, exist_ok=True)
-        config.write(home / "config.json")
+    resumed = has_begun(home)
+    if not resumed:
+        start_folder(home, config.located(), resume=False)
     train(config, home, resume=True, progress=not display.is_shown, watch=display)
     trained = load_run(home / "checkpoints" / "last.ckpt")
     model = trained.model.to(_device(config))
@@ -129,18 +138,20 @@ def commit() -> str | None:
         return None
 
 
-def _write(plan: Plan, folder: Path, results: Mapping[str, Any]) -> list[Path]:
-    figure = table.figure(folder / "figure.png", plan, results)
-    write_text(folder / "table.md", table.markdown(results, figure.name))
-    return [write_json(folder / "results.json", results), folder / "table.md", figure]
+def _write(plan: Plan, folder: Path, results: Mapping[str, Any]) -> Pictures:
+    pictures = Pictures([write_json(folder / "results.json", results), folder / "table.md"])
+    write_text(folder / "table.md", table.markdown(results, "figure.png"))
+    pictures.draw(table.figure, folder / "figure.png", plan, results)
+    return pictures
 
 
-def _write_docs(plan: Plan, docs: Path, results: Mapping[str, Any]) -> list[Path]:
+def _write_docs(plan: Plan, docs: Path, results: Mapping[str, Any]) -> Pictures:
     name = {"ablate": "ablations", "compare": "comparison"}[plan.command]
-    figure = table.figure(docs / "images" / f"{name}.png", plan, results)
-    page = docs / f"{name}.md"
-    write_text(page, table.markdown(results, f"images/{figure.name}"))
-    return [page, figure]
+    pictures = Pictures([docs / f"{name}.md"])
+    docs.mkdir(parents=True, exist_ok=True)
+    write_text(docs / f"{name}.md", table.markdown(results, f"images/{name}.png"))
+    pictures.draw(table.figure, docs / "images" / f"{name}.png", plan, results)
+    return pictures
 
 
 def _introduce(console: Console, plan: Plan, folder: Path, finished: int) -> None:

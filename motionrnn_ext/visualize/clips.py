@@ -8,51 +8,76 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .page import FAINT, INK, PathLike, Sheet, hues, pixels, recorded, saved, style
+from .page import FAINT, INK, PathLike, Sheet, hues, lines_of, moments, pixels, recorded, saved, style
+
+_LONGEST = 14  # frames in a line of `strip`: what their headings leave room for
 
 
 def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int) -> Path:
     """A PNG of one clip: a row of inputs, one of true futures, one per model; lead times above the columns.
 
-    With T = n_input the future is not known and its row is left out, here and in `gif`.
+    With T = n_input the future is not known and its row is left out, here and in `gif`. More than 14 frames go on in
+    the next line, in rows of their own; of hundreds as many as there is room for are shown, evenly spread, and a line
+    above says so.
     """
     frames, predictions, n_future = _checked(frames, predictions, n_input)
     known = len(frames) > n_input
+    given = Sheet.shown(n_input, _LONGEST, 3, frames)  # inputs get a third of the page at most
+    future = Sheet.shown(n_future, _LONGEST, known + len(predictions), frames)
+    names = [f"t\u2212{n_input - 1 - i}" if i < n_input - 1 else "t" for i in given]
+    before, after = lines_of(len(given), _LONGEST), lines_of(len(future), _LONGEST)
+    n_columns = max(line.stop - line.start for line in (*before, *after))
+    n_rows = len(before) + len(after) * (known + len(predictions))
+    fewer = _fewer(given, n_input, "inputs") + _fewer(future, n_future, "lead times")
     with style():
-        sheet = Sheet(max(n_input, n_future), 1 + known + len(predictions), frames, n_heads=2)
-        sheet.heads([f"t\u2212{n_input - i}" for i in range(1, n_input)] + ["t"])
-        sheet.row(frames[:n_input], "input")
-        sheet.heads([f"t+{i + 1}" for i in range(n_future)])
-        if known:
-            sheet.row(frames[n_input:], "truth", weight="bold")
-        for hue, (name, prediction) in zip(hues(predictions), predictions.items(), strict=True):
-            sheet.row(prediction, name, weight="bold", color=hue)
+        sheet = Sheet(n_columns, n_rows, frames, n_heads=len(before) + len(after) + bool(fewer))
+        if fewer:
+            sheet.title(f"shown, evenly spread: {' and '.join(fewer)}")
+        for line in before:
+            sheet.heads(names[line])
+            sheet.row(frames[given[line]], "input")
+        for line in after:
+            sheet.heads([f"t+{i + 1}" for i in future[line]])
+            if known:
+                sheet.row(frames[n_input:][future[line]], "truth", weight="bold")
+            for hue, (name, prediction) in zip(hues(predictions), predictions.items(), strict=True):
+                sheet.row(prediction[future[line]], name, weight="bold", color=hue)
         return saved(sheet.figure, path)
+
+
+def _fewer(shown: list[int], count: int, what: str) -> list[str]:
+    return [f"{len(shown)} of {count} {what}"] if len(shown) < count else []
 
 
 def gif(
     path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int, fps: float = 4
 ) -> Path:
-    """A looping GIF of T frames: the truth and each model side by side; the inputs run first in all of them."""
+    """A looping GIF of T frames: the truth and each model side by side, three in a line; the inputs run first in all of
+    them. Of very many frames some are shown, evenly spread, and the caption says so."""
     frames, predictions, n_future = _checked(frames, predictions, n_input)
     clips = [torch.cat([frames[:n_input], future]) for future in predictions.values()]
     titles, colours = [*predictions], hues(predictions)
     if len(frames) > n_input:
         clips, titles, colours = [frames, *clips], ["truth", *titles], [INK, *colours]
+    lines = lines_of(len(clips), 3)
     with style(dots_per_inch=100):
-        sheet = Sheet(len(clips), 1, frames, n_heads=1, label=0.1, foot=0.3)
-        sheet.heads(titles, colours, size=10, weight="bold")
-        images = [axes.images[0] for axes in sheet.row([clip[0] for clip in clips])]
+        sheet = Sheet(lines[0].stop, len(lines), frames, n_heads=len(lines), label=0.1, foot=0.3)
+        images = []
+        for line in lines:
+            sheet.heads(titles[line], colours[line], size=10, weight="bold")
+            images += [axes.images[0] for axes in sheet.row([clip[0] for clip in clips[line]])]
+        times, note = moments(sheet, n_input + n_future)
         caption = sheet.foot()
 
         def draw(t: int) -> None:
             for image, clip in zip(images, clips, strict=True):
                 image.set_data(pixels(clip[t]))
             is_input = t < n_input
-            caption.set_text(f"input {t + 1} of {n_input}" if is_input else f"prediction t+{t + 1 - n_input}")
+            text = f"input {t + 1} of {n_input}" if is_input else f"prediction t+{t + 1 - n_input}"
+            caption.set_text(sheet.fitted(text + note))
             caption.set_color(FAINT if is_input else INK)
 
-        return recorded(path, sheet.figure, draw, n_input + n_future, fps)
+        return recorded(path, sheet.figure, draw, times, fps)
 
 
 def _checked(

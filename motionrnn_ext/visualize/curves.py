@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .page import FAINT, PathLike, hues, saved, style
+from .page import FAINT, PathLike, hues, lines_of, saved, shortened, style
 
 
 def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[str] | None = None) -> Path:
@@ -33,7 +33,8 @@ def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[
             for dash, (name, (steps, values)) in zip(("-", "--", ":", "-."), read_log(log, columns).items()):
                 what = name.removesuffix("_step").removesuffix("_epoch").replace("_", " ").replace("/", " ")
                 marker = "o" if len(steps) < 25 else ""
-                axes.plot(steps, values, dash, marker=marker, color=hue, label=f"{label}, {what}")
+                text = f" {shortened(label, 40)}, {what}".strip("_")
+                axes.plot(steps, values, dash, marker=marker, color=hue, label=text)
                 positive = positive and min(values) > 0
         if positive:
             axes.set_yscale("log")
@@ -85,25 +86,30 @@ def lead_time_curves(
     from ..metrics import heading
 
     metrics = list(metrics or next(iter(results.values()))["per_lead"])
+    lines = lines_of(len(metrics), 7)  # of panels
     models = [label for label in results if not label.startswith("repeat")]
     hue_of = dict(zip(models, hues(models), strict=True))
     with style():
-        width = max(4.5, 2.25 * len(metrics))
-        figure = Figure(figsize=(width, 2.9), layout="constrained")
-        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
-        for axes, metric in zip(panels, metrics, strict=True):
+        width = max(4.5, 2.25 * lines[0].stop)
+        names = [f" {shortened(label, int((width - 0.6) / 0.085))}" for label in results]  # "_" would hide it
+        columns = max(1, min(int(width / (0.6 + 0.085 * max(map(len, names)))), len(names)))
+        below = 0.2 * max(0, -(-len(names) // columns) - 2)  # what the legend's lines take
+        figure = Figure(figsize=(width, 2.9 * len(lines) + below), layout="constrained")
+        panels = figure.subplots(len(lines), lines[0].stop, squeeze=False).flat
+        for axes in panels[len(metrics) :]:
+            axes.remove()
+        for axes, metric in zip(panels, metrics, strict=False):
             for label, result in results.items():
                 values = [math.nan if value is None else value for value in result["per_lead"][metric]]
-                colour, look = (hue_of[label], "o-") if label in hue_of else (FAINT, "--")
+                line = "o-" if len(values) <= 40 else "-"
+                colour, look = (hue_of[label], line) if label in hue_of else (FAINT, "--")
                 axes.plot(range(1, len(values) + 1), values, look, color=colour, label=label)
             axes.set_title(heading(metric))
             axes.set_xlabel("lead time (frames)")
             axes.xaxis.get_major_locator().set_params(integer=True)
             if metric.lower().startswith(("csi", "far")):
                 _finish_shares(axes)
-        fit = int(width / (0.6 + 0.085 * max(map(len, results))))
-        lines, names = panels[0].get_legend_handles_labels()
-        figure.legend(lines, names, loc="outside lower center", ncols=max(1, min(fit, len(names))))
+        figure.legend(panels[0].get_lines(), names, loc="outside lower center", ncols=columns)
         return saved(figure, path)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .page import FAINT, INK, PathLike, hues, saved, style
+from .page import FAINT, INK, PathLike, hues, saved, shortened, style
 
 _BAND = "#f6f8fa"
 
@@ -49,7 +49,7 @@ def dots(
             for label, values_of in (baseline or {}).items():
                 _baseline(axes, label, values_of[metric])
             axes.set_title(heading(metric), fontsize=10)
-            axes.set_yticks(places, list(rows))
+            axes.set_yticks(places, [shortened(label, 40) for label in rows])
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
             axes.grid(False, axis="y")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .page import ARROW, PathLike, Sheet, pixels, recorded, saved, style
-from .taps import busiest, draw_taps, outside, sampling_points, tap_colours, tap_key
+from .page import ARROW, PathLike, Sheet, lines_of, moments, pixels, recorded, saved, style
+from .taps import LONGEST, busiest, chosen_times, draw_taps, outside, sampling_points, tap_colours, tap_key
 
 
 def trend_field(trend: Tensor, frame_size: tuple[int, int]) -> Tensor:
@@ -52,7 +52,8 @@ def arrows(
     Args:
         frames: (T, C, H, W).
         trends: label -> (T', 2K, h', w') with T' <= T, say one per MotionRNN interface; entry t is frame t's.
-        times: the t to show; by default six, evenly spread.
+        times: the t to show, six in a line; by default six, evenly spread. Where there is no room for all, some are
+            shown, evenly spread, and a line above says so.
         magnify: drawn length over true length; by default, for each column, the power of two that brings its
             longest arrows to about one map pixel (trends grow by orders of magnitude along a sequence). It
             stands above each column.
@@ -66,17 +67,23 @@ def arrows(
             raise ValueError(
                 f"trends[{name!r}] must be (T' <= {len(frames)}, 2K, h', w'); got {tuple(trend.shape)}"
             )
-    times = sorted({round(i * (n_times - 1) / 5) for i in range(6)}) if times is None else list(times)
+    times, fewer = chosen_times(times, n_times, LONGEST, len(trends), frames)
     height, width = frames.shape[-2:]
     fields = {name: trend_field(trend[times], (height, width)) for name, trend in trends.items()}
     factors = [magnify or _factor([field[i] for field in fields.values()], width) for i in range(len(times))]
+    lines = lines_of(len(times), LONGEST)
     with style():
-        sheet = Sheet(len(times), len(fields), frames, n_heads=1, foot=0.42, narrowest=3.1)
-        sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in zip(times, factors, strict=True)])
-        for name, field in fields.items():
-            cells = sheet.row(frames[times].detach().float().cpu() * 0.7, name, weight="bold")
-            for axes, displacement, factor in zip(cells, field, factors, strict=True):
-                _quiver(axes, displacement * factor, height, width)
+        rows = len(lines) * len(fields)
+        sheet = Sheet(lines[0].stop, rows, frames, n_heads=len(lines) + bool(fewer), foot=0.42, narrowest=3.1)
+        if fewer:
+            sheet.title(fewer)
+        for line in lines:
+            heads = zip(times[line], factors[line], strict=True)
+            sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in heads])
+            for name, field in fields.items():
+                cells = sheet.row(frames[times[line]].detach().float().cpu() * 0.7, name, weight="bold")
+                for axes, displacement, factor in zip(cells, field[line], factors[line], strict=True):
+                    _quiver(axes, displacement * factor, height, width)
         sheet.foot(f"arrows: {what} in frame pixels, scaled as stated above each column")
         return saved(sheet.figure, path)
 
@@ -107,6 +114,7 @@ def motion_gif(
         sheet = Sheet(3, len(fields), frames, n_heads=1, foot=0.45)
         sheet.heads(["frame", what, "taps"], size=10, weight="bold")
         rows = {name: sheet.row([frames[0]] * 3, name, weight="bold") for name in fields}
+        moving, note = moments(sheet, n_times, most=150)
         caption = sheet.foot()
         artists: list[Any] = []
         n_taps = len(next(iter(points.values()))[0])
@@ -124,15 +132,15 @@ def motion_gif(
                 weights = None if masks is None else masks[name][t]
                 artists.extend(draw_taps(right, points[name][t], places[name][t], size, weights))
                 beyond += outside(points[name][t], places[name][t], size)
-            text = f"frame {t + 1} of {n_times}, arrows {_times(factor)}"
-            caption.set_text(f"{text}, {beyond[0]} of {beyond[1]} taps outside the frame")
+            text = f"frame {t + 1} of {n_times}{note}, arrows {_times(factor)}"
+            caption.set_text(sheet.fitted(f"{text}, {beyond[0]} of {beyond[1]} taps outside the frame"))
 
-        return recorded(path, sheet.figure, draw, n_times, fps, keep=[*tap_colours(n_taps), ARROW])
+        return recorded(path, sheet.figure, draw, moving, fps, keep=[*tap_colours(n_taps), ARROW])
 
 
 def _factor(fields: list[Tensor], width: int) -> float:
     """The power of two that brings the longest of arrows (2, h', w') to about one map pixel; 1 where there is none."""
-    longest = max(float(field.norm(dim=0).quantile(0.98)) for field in fields)
+    longest = max(float(field.double().norm(dim=0).quantile(0.98)) for field in fields)
     if not 0 < longest < math.inf:
         return 1.0
     spacing = max(width / field.shape[-1] for field in fields)
@@ -149,7 +157,9 @@ def _quiver(axes: Any, field: Tensor, height: int, width: int) -> Any:
     y = (torch.arange(rows) + 0.5) * height / rows - 0.5
     x = (torch.arange(columns) + 0.5) * width / columns - 0.5
     y, x = torch.meshgrid(y, x, indexing="ij")
-    length = field.norm(dim=0)
+    # Far arrows keep their direction: Agg draws no further than some 10^4 pixels.
+    length, reach = field.double().norm(dim=0), 4.0 * math.hypot(height, width)
+    field = field * (reach / length.clamp(min=reach)).nan_to_num()
     drawn = (length >= width / 100) & length.isfinite()
     down, right = field[:, drawn]
     drawn_arrows = axes.quiver(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,10 +47,29 @@ def hues(labels: Any) -> list[str]:
     return [HUES[i % len(HUES)] for i in range(len(labels))]
 
 
+def lines_of(count: int, longest: int) -> list[slice]:
+    """0 to count - 1 in lines of up to `longest`, as equal as can be."""
+    n_lines = -(-count // longest)
+    length = -(-count // n_lines)
+    return [slice(start, min(start + length, count)) for start in range(0, count, length)]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Up to `most` of 0 to count - 1, evenly spread, with both ends."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / max(1, most - 1)) for i in range(most)]
+
+
 class Sheet:
-    """Rows of equal cells under headings, laid out from the top in inches; a label left of each row."""
+    """Rows of equal cells under headings, laid out from the top in inches; a label left of each row.
+
+    Cells have the frames' shape, within limits: very tall and very wide frames are smaller than their cells.
+    """
 
     GAP, HEAD, WIDEST, LARGEST_CELL = 0.045, 0.27, 7.9, 2.1
+    LOWEST, TALLEST = 0.3, 4.3  # of a cell
+    HIGHEST = 36.0  # of all lines of rows together; what takes more is thinned out, see `shown`
 
     def __init__(
         self,
@@ -64,12 +84,32 @@ class Sheet:
         from matplotlib.figure import Figure
 
         self.label, self.foot_height = label, foot
-        self.cell = min(self.WIDEST / n_columns, self.LARGEST_CELL)
+        self.cell, self.cell_height, self.is_filled = self._cell(n_columns, frames)
         self.width = label + max(n_columns * self.cell, narrowest)
-        self.cell_height = (self.cell - self.GAP) * frames.shape[-2] / frames.shape[-1] + self.GAP
         self.height = n_heads * self.HEAD + n_rows * self.cell_height + foot
         self.figure = Figure(figsize=(self.width, self.height))
         self.top = self.height  # of what is laid out next
+
+    @classmethod
+    def _cell(cls, n_columns: int, frames: Tensor) -> tuple[float, float, bool]:
+        """Width and height of a cell, and whether a frame fills it."""
+        cell = min(cls.WIDEST / n_columns, cls.LARGEST_CELL)
+        height = (cell - cls.GAP) * frames.shape[-2] / frames.shape[-1] + cls.GAP
+        limited = min(max(height, cls.LOWEST), cls.TALLEST)
+        return cell, limited, height == limited
+
+    @classmethod
+    def shown(cls, count: int, longest: int, n_rows: int, frames: Tensor) -> list[int]:
+        """Which of `count` columns there is room for, in lines of up to `longest` with `n_rows` each: all, or some that
+        are evenly spread."""
+        line = cls.HEAD + n_rows * cls._cell(min(count, longest), frames)[1]
+        return evenly(count, longest * max(1, int(cls.HIGHEST / line)))
+
+    def title(self, text: str) -> None:
+        """A line above all, which counts as a head."""
+        self.top -= self.HEAD
+        x, y = (self.label + self.width - self.GAP) / 2 / self.width, (self.top + 0.06) / self.height
+        self.figure.text(x, y, text, size=8.5, ha="center", color=INK)
 
     def heads(self, texts: Sequence[str], colours: Sequence[str] | None = None, **looks: Any) -> None:
         looks = {"size": 8.5, "ha": "center", **looks}
@@ -77,6 +117,8 @@ class Sheet:
         for i, text in enumerate(texts):
             x = self.label + i * self.cell + (self.cell - self.GAP) / 2
             colour = colours[i] if colours else FAINT
+            wide = 0.0095 if looks.get("weight") == "bold" else 0.0085  # inches per character and point
+            text = shortened(text, int(self.cell / (wide * looks["size"])))
             self.figure.text(x / self.width, (self.top + 0.06) / self.height, text, color=colour, **looks)
 
     def row(self, images: Sequence[Tensor] | Tensor, label: str = "", **looks: Any) -> list[Any]:
@@ -84,33 +126,52 @@ class Sheet:
         self.top -= self.cell_height
         y = (self.top + self.cell_height / 2) / self.height
         looks = {"size": 9.5, "ha": "right", "va": "center", **looks}
-        self.figure.text((self.label - 0.12) / self.width, y, _wrapped(label), **looks)
+        label = _wrapped(label, lines=max(1, int(self.cell_height / 0.16)))
+        self.figure.text((self.label - 0.12) / self.width, y, label, **looks)
         cells = []
         for i, image in enumerate(images):
             corner = ((self.label + i * self.cell) / self.width, (self.top + self.GAP) / self.height)
             size = ((self.cell - self.GAP) / self.width, (self.cell_height - self.GAP) / self.height)
             axes = self.figure.add_axes((*corner, *size))
             axes.set_axis_off()
-            axes.imshow(pixels(image), interpolation="nearest", aspect="auto")
+            aspect: Any = "auto" if self.is_filled else "equal"
+            axes.imshow(pixels(image), interpolation="nearest", aspect=aspect)
             cells.append(axes)
         return cells
 
     def foot(self, text: str = "") -> Any:
         """A text below the rows, on as many lines as it takes."""
-        text = fill(text, int((self.width - self.label) / 0.07))  # inches per character
+        text = self.fitted(text)
         x = (self.label + self.width - self.GAP) / 2 / self.width
         y = self.foot_height / 2 / self.height
         return self.figure.text(x, y, text, size=9, ha="center", va="center", color=FAINT)
 
+    def fitted(self, text: str) -> str:
+        """As wide as the rows."""
+        return fill(text, max(10, int((self.width - self.label) / 0.07)))  # inches per character
 
-def _wrapped(label: str, width: int = 13) -> str:
-    """A long label on several lines, broken after hyphens and spaces."""
-    lines = [""]
-    for part in label.replace("-", "-\n").replace(" ", " \n").split("\n"):
-        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line.strip() for line in lines)
+
+def _wrapped(label: str, width: int = 13, lines: int = 9) -> str:
+    """A long label on up to so many lines, broken after hyphens, underscores and spaces, or where it must be."""
+    broken = [""]
+    for part in re.findall(r"[^-_\s]*[-_\s]?", " ".join(label.split())):
+        if broken[-1] and len(broken[-1] + part.rstrip()) > width:
+            broken.append("")
+        broken[-1] += part
+        while len(broken[-1].rstrip()) > width:
+            broken[-1:] = [broken[-1][:width], broken[-1][width:]]
+    if len(broken) > lines:
+        broken[lines - 1 :] = [broken[lines - 1].strip()[: width - 1] + "\u2026"]
+    return "\n".join(line.strip() for line in broken)
+
+
+def shortened(text: str, width: int) -> str:
+    """A text of one line without its middle where it is wider than so many characters."""
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    left = max(1, width // 2)
+    return text[:left] + "\u2026" + text[len(text) - max(0, width - left - 1) :]
 
 
 def pixels(image: Tensor) -> Any:
@@ -123,7 +184,7 @@ def recorded(
     path: PathLike,
     figure: Any,
     draw: Callable[[int], object],
-    n_frames: int,
+    times: Sequence[int],
     fps: float,
     keep: Sequence[Any] = (),
 ) -> Path:
@@ -133,15 +194,22 @@ def recorded(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas, shots = FigureCanvasAgg(figure), []
-    for t in range(n_frames):
+    for t in times:
         draw(t)
         canvas.draw()
         shots.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    path = prepared(path)
     first, *others = _with_palettes(shots, keep)
     options = {"duration": 1000 / fps, "loop": 0, "optimize": False, "disposal": 1}
-    first.save(path, "GIF", save_all=True, append_images=others, **options)
-    return path
+    with prepared(path) as part:
+        first.save(part, "GIF", save_all=True, append_images=others, **options)
+    return Path(path)
+
+
+def moments(sheet: Sheet, n_frames: int, most: int = 500) -> tuple[list[int], str]:
+    """Which frames a GIF shows: all, or as many as memory should hold, evenly spread; and words that say so."""
+    width, height = sheet.figure.get_size_inches() * sheet.figure.dpi
+    times = evenly(n_frames, min(most, max(24, int(150e6 / (width * height)))))  # 150 MP, 3 bytes each
+    return times, "" if len(times) == n_frames else f" ({len(times)} of {n_frames} frames are shown)"
 
 
 def _with_palettes(shots: Sequence[Any], keep: Sequence[Any]) -> list[Any]:
@@ -162,11 +230,18 @@ def _with_palettes(shots: Sequence[Any], keep: Sequence[Any]) -> list[Any]:
     images = []
     for shot, where in zip(shots, has_colour):
         index = (shot.mean(-1) * (159 / 255)).round().astype(np.uint8)
-        distance = np.abs(shot[where].astype(int)[:, None] - few).sum(-1)
-        index[where] = 160 + distance.argmin(1)
+        index[where] = 160 + _nearest(shot[where], few)
         images.append(Image.fromarray(index))
         images[-1].putpalette(palette)
     return images
+
+
+def _nearest(colours: Any, few: Any) -> Any:
+    """Which of a few colours (M, 3) is nearest to each of (N, 3)."""
+    import numpy as np
+
+    parts = np.array_split(colours.astype(np.int16), len(colours) // 10_000 + 1)  # else N x M numbers at once
+    return np.concatenate([np.abs(part[:, None] - few).sum(-1).argmin(1) for part in parts])
 
 
 def _quantized(image: Any, kept: Any) -> Any:
@@ -188,13 +263,20 @@ def _palette(image: Any, count: int) -> Any:
     return np.array(image.quantize(count).getpalette()).reshape(-1, 3)[:count]
 
 
-def prepared(path: PathLike) -> Path:
+@contextmanager
+def prepared(path: PathLike) -> Iterator[Path]:
+    """Another name beside `path` to write to; it is moved there when it is whole, and removed otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def saved(figure: Any, path: PathLike) -> Path:
-    path = prepared(path)
-    figure.savefig(path, format="png", dpi=figure.dpi)
-    return path
+    with prepared(path) as part:
+        figure.savefig(part, format="png", dpi=figure.dpi)
+    return Path(path)

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .page import FAINT, PAPER, PathLike, Sheet, saved, style
+from .page import FAINT, PAPER, PathLike, Sheet, evenly, lines_of, saved, style
+
+LONGEST = 6  # frames in a line: what headings such as "frame 123, × 1.05e+03" leave room for
 
 
 def sampling_points(offset: Tensor, frame_size: tuple[int, int]) -> Tensor:
@@ -82,7 +84,8 @@ def taps(
     Args:
         frames: (T, C, H, W).
         offsets: label -> (T', 2K, h', w') with T' <= T, say one per MotionRNN interface; entry t is frame t's.
-        times: the t to show; by default four, evenly spread.
+        times: the t to show, six in a line; by default four, evenly spread. Where there is no room for all, as in
+            `arrows`.
         masks: label -> (T', K, h', w') in [0, 1].
         positions: (row, column) on the map to show, or how many of the `busiest` per frame.
     """
@@ -94,24 +97,39 @@ def taps(
                 f"offsets[{name!r}] must be (T' <= {len(frames)}, 2K, h', w'); got {tuple(offset.shape)}"
             )
     n_times = min(map(len, offsets.values()))
-    times = sorted({round(i * (n_times - 1) / 3) for i in range(4)}) if times is None else list(times)
+    times, fewer = chosen_times(times, n_times, 4, len(offsets), frames)
+    lines, size = lines_of(len(times), LONGEST), (frames.shape[-2], frames.shape[-1])
+    places = {name: _places(frames, offset, positions) for name, offset in offsets.items()}
     with style():
-        sheet = Sheet(len(times), len(offsets), frames, n_heads=1, foot=0.56, narrowest=3.1)
-        sheet.heads([f"frame {t + 1}" for t in times])
-        size, beyond = (frames.shape[-2], frames.shape[-1]), torch.zeros(2, dtype=torch.int64)
-        for name, offset in offsets.items():
-            images = sheet.row(frames[times].detach().float().cpu() * 0.6, name, weight="bold")
-            places = _places(frames, offset, positions)
-            points = sampling_points(offset[times], size)
-            for i, (axes, t) in enumerate(zip(images, times, strict=True)):
-                weights = None if masks is None else masks[name][t]
-                draw_taps(axes, points[i], places[t], size, weights)
-                beyond += outside(points[i], places[t], size)
+        rows, beyond = len(lines) * len(offsets), torch.zeros(2, dtype=torch.int64)
+        sheet = Sheet(lines[0].stop, rows, frames, n_heads=len(lines) + bool(fewer), foot=0.56, narrowest=3.1)
+        if fewer:
+            sheet.title(fewer)
+        for line in (times[line] for line in lines):
+            sheet.heads([f"frame {t + 1}" for t in line])
+            for name, offset in offsets.items():
+                images = sheet.row(frames[line].detach().float().cpu() * 0.6, name, weight="bold")
+                points = sampling_points(offset[line], size)
+                for i, (axes, t) in enumerate(zip(images, line, strict=True)):
+                    weights = None if masks is None else masks[name][t]
+                    draw_taps(axes, points[i], places[name][t], size, weights)
+                    beyond += outside(points[i], places[name][t], size)
         text = "dots: where the taps read; lines: from where they would without motion"
         text += "" if masks is None else "; dot size: weight"
         sheet.foot(f"{text}; {beyond[0]} of {beyond[1]} taps lie outside the frame")
         tap_key(sheet, next(iter(offsets.values())).shape[1] // 2)
         return saved(sheet.figure, path)
+
+
+def chosen_times(
+    times: Sequence[int] | None, n_times: int, default: int, n_rows: int, frames: Tensor
+) -> tuple[list[int], str]:
+    """The times to show, by default so many, evenly spread, and words where there is no room for all."""
+    if times is None:
+        return evenly(n_times, default), ""
+    shown = Sheet.shown(len(times), LONGEST, n_rows, frames)
+    fewer = f"shown, evenly spread: {len(shown)} of {len(times)} frames" if len(shown) < len(times) else ""
+    return [times[i] for i in shown], fewer
 
 
 def _places(

@@ -1,0 +1,277 @@
+"""Are the numbers printed and written, whatever fails after them?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lightning", reason="the training program's packages are not installed")
+
+import numpy as np
+from test_cli import fails, trained  # noqa: F401  (a fixture)
+from test_experiments import plan
+from test_train import one_thread  # noqa: F401  (the fixture applies here too)
+
+from motionrnn_ext import cli, visualize
+from motionrnn_ext import demo as demo_module
+from motionrnn_ext.evaluate import draw, held_out
+from motionrnn_ext.experiments import run as runner
+from motionrnn_ext.pictures import NotDrawn, Pictures
+from motionrnn_ext.report import print_results
+from motionrnn_ext.runs import load_run
+from motionrnn_ext.train import WholeCheckpointIO
+
+
+def failing(*_: Any, **__: Any) -> Path:
+    raise RuntimeError("In FT2Font: can not\nload face")
+
+
+def test_a_picture_that_fails_stops_neither_numbers_nor_other_pictures(
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(visualize, "strip", failing)
+    monkeypatch.setattr(visualize, "lead_time_curves", failing)
+    command = ["evaluate", str(trained), "--clips", "2", "--pictures", "2", "--out", str(out)]
+    assert cli.main(command) == 4
+    shown = capsys.readouterr()
+    assert "repeat last frame" in shown.out and f"{out / 'metrics.json'}" in shown.out
+    assert json.loads((out / "metrics.json").read_text())["clips"] == 2
+    names = {path.name for path in out.iterdir()}
+    assert names == {"metrics.json", "clip_0.gif", "clip_1.gif", "arrows_0.png", "arrows_1.png"}
+    lines = [
+        f"motionrnn evaluate: error: {out / name} could not be drawn: RuntimeError: In FT2Font: can not load face"
+        for name in ("lead_time.png", "strip_0.png", "strip_1.png")
+    ]
+    assert shown.err.strip().splitlines() == lines
+
+
+def test_numbers_are_printed_before_they_are_written_and_written_before_anything_is_drawn(
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def interrupted(*_: Any, **__: Any) -> Path:
+        assert (out / "metrics.json").is_file()
+        raise KeyboardInterrupt
+
+    command = ["evaluate", str(trained), "--clips", "1", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr("motionrnn_ext.evaluate.write_json", full)
+        assert cli.main(command) == 2
+    shown = capsys.readouterr()
+    assert "MSE" in shown.out and "No space left on device" in shown.err
+    assert not out.exists()
+    monkeypatch.setattr(visualize, "lead_time_curves", interrupted)
+    assert cli.main(command) == 130
+    assert "MSE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["predict", "visualize"])
+def test_every_command_draws_what_it_can(
+    command: str,
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(visualize, "arrows", failing)
+    assert cli.main([command, str(trained), "--out", str(out)]) == 4
+    assert f"{command}: error: {out / 'arrows.png'} could not be drawn" in capsys.readouterr().err
+    kept = {"predict": {"prediction.npy", "strip.png", "clip.gif"}, "visualize": {"taps.png", "motion.gif"}}
+    assert {path.name for path in out.iterdir()} == kept[command]
+
+
+def test_models_whose_names_differ_in_signs_have_arrows_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = load_run(trained)
+    clips = held_out(run.config, 1)
+    names = {path.name for path in draw(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
+    assert {"arrows_0_a_b_1.png", "arrows_0_a_b_2.png"} <= names
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch reports a full disk as a RuntimeError."""
+
+    def full(_: Any, file: Any) -> None:
+        file.write(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
+
+    writer = WholeCheckpointIO()
+    writer.save_checkpoint({"whole": 1}, tmp_path / "last.ckpt")
+    before = (tmp_path / "last.ckpt").read_bytes()
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="last.ckpt cannot be written: .*; earlier ones are kept"):
+        writer.save_checkpoint({}, tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_table_without_its_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(visualize, "dots", failing)
+    with pytest.raises(NotDrawn, match=r"figure.png could not be drawn.*ablations.png could not be drawn"):
+        runner.run(plan(seeds=[0]), tmp_path / "out", command="", docs=tmp_path / "docs")
+    assert "MSE" in capsys.readouterr().out
+    assert (tmp_path / "out/table.md").is_file() and (tmp_path / "docs/ablations.md").is_file()
+    assert json.loads((tmp_path / "out/results.json").read_text())["rows"]
+
+
+def test_a_demo_is_finished_when_its_pictures_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_module, "QUICK", replace(demo_module.QUICK, steps=2, val_every=2))
+    command = ["demo", "--quick", "--out", str(tmp_path / "demo")]
+    with monkeypatch.context() as patch:
+        patch.setattr(visualize, "lead_time_curves", failing)
+        assert cli.main(command) == 4
+    content = json.loads((tmp_path / "demo/metrics.json").read_text())
+    assert content["models"]["ConvLSTM"]["mse"] > 0
+    assert not (tmp_path / "demo/lead_time.png").exists() and (tmp_path / "demo/strip_1.png").exists()
+    assert cli.main(command) == 0  # goes on: nothing is trained again, what is missing is drawn
+    assert (tmp_path / "demo/lead_time.png").is_file()
+    capsys.readouterr()
+    assert "exists; name another folder" in fails(capsys, *command)
+
+
+def test_a_missing_package_of_the_pictures_is_named() -> None:
+    pictures = Pictures()
+
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'matplotlib.figure'", name="matplotlib.figure")
+
+    assert pictures.attempt("x.png", missing) is None
+    wanted = "x.png could not be drawn: the package matplotlib is missing: pip install 'motionrnn-ext[train]'"
+    assert pictures.failed == [wanted]
+
+
+# ---- The folder is tried before the work
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling link", "name too long", "/proc", "full"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "visualize", "ablate", "demo", "bench"])
+def test_out_is_tried_before_the_work(
+    command: str,
+    kind: str,
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    out = {
+        "file": tmp_path / "file", "below a file": tmp_path / "file" / "out", "dangling link": tmp_path / "link",
+        "name too long": tmp_path / ("x" * 300), "/proc": Path("/proc/out"),
+        "full": tmp_path / "new",
+    }[kind]  # fmt: skip
+    if kind == "full":
+
+        def full(**_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("motionrnn_ext.folders.tempfile.TemporaryFile", full)
+    for work in (
+        "motionrnn_ext.train.Training",
+        "motionrnn_ext.evaluate.score",
+        "motionrnn_ext.evaluate.predict",
+    ):
+        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("this is work"))
+    options: list[object] = ["--out", out]
+    if command in ("evaluate", "predict", "visualize"):
+        options += [trained]
+    elif command == "bench":
+        pytest.importorskip("motionrnn_ext.benchmarks")
+        options = ["--quick", "--dry-run", "--json", out / "rows.json"]
+    before = sorted(tmp_path.iterdir())
+    line = fails(capsys, command, *options)
+    assert out.name[:9] in line or command == "bench"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_that_cannot_be_written_to(
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run").chmod(0o555)
+    try:
+        line = fails(capsys, "evaluate", tmp_path / "run", "--clips", 1)
+        assert "evaluation cannot be written to: Permission denied; name another place with --out" in line
+        assert "cannot be written to: Permission denied" in fails(
+            capsys, "train", "--out", tmp_path / "run", "--resume"
+        )
+    finally:
+        (tmp_path / "run").chmod(0o755)
+
+
+def test_evaluations_at_once_take_folders_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    from motionrnn_ext.folders import held_new
+
+    with held_new(None, tmp_path / "evaluation") as one, held_new(None, tmp_path / "evaluation") as other:
+        assert (one, other) == (tmp_path / "evaluation", tmp_path / "evaluation-2")
+    assert not any(tmp_path.iterdir())
+
+
+# ---- Numbers that are none
+
+
+def test_numbers_that_are_none_are_printed_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nan, inf = float("nan"), float("inf")
+    lead = {"mse": [nan, nan], "psnr": [inf, -inf], "ssim": [None, None], "gdl": [3e38, nan]}
+    result: dict[str, Any] = {"mse": nan, "psnr": inf, "ssim": None, "gdl": nan, "fvd": nan, "per_lead": lead}
+    print_results({"a": result, "b": result}, per_lead=True)
+    assert "FVD" in capsys.readouterr().out
+    assert visualize.lead_time_curves(tmp_path / "lead.png", {"a": result, "b": result}).stat().st_size > 1000
+    log = tmp_path / "log.csv"
+    log.write_text("step,val/loss\n1,nan\n2,inf\n3,0\n4,-inf\n")
+    assert visualize.loss_curves(tmp_path / "loss.png", {"a": log}).is_file()
+    rows = {"a": {"mse": [nan, nan], "ssim": [inf, 1.0]}, "b": {"mse": [nan, 1.0], "ssim": [0.5, 1.0]}}
+    assert visualize.dots(tmp_path / "dots.png", rows, baseline={"r": {"mse": nan, "ssim": inf}}).is_file()
+
+
+@pytest.mark.slow  # 15 to 40 seconds; test_visualize.py has the strip and the GIF by themselves
+def test_200_frames_by_command(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "out"
+    command = [
+        "evaluate",
+        str(trained),
+        "--clips",
+        "1",
+        "--pictures",
+        "1",
+        "--n-output",
+        "200",
+        "--out",
+        str(out),
+    ]
+    assert cli.main(command) == 0
+    assert (
+        len(json.loads((out / "metrics.json").read_text())["models"]["repeat last frame"]["per_lead"]["mse"])
+        == 200
+    )
+    np.save(tmp_path / "clip.npy", torch.rand(3, 16, 16).numpy())
+    command = ["predict", str(trained), "--frames", str(tmp_path / "clip.npy"), "--n-output", "60"]
+    assert cli.main([*command, "--out", str(tmp_path / "p")]) == 0
