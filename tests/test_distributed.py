@@ -131,7 +131,7 @@ def test_motion_stays_float32_where_fsdp_computes_in_bfloat16(
 def test_a_policy_that_would_round_the_motion_is_refused(results: dict[str, float | str]) -> None:
     message = results["cpu:predrnn:fsdp_apart_bfloat16"]
     assert isinstance(message, str)
-    assert "offset has dtype torch.bfloat16; it should be torch.float32" in message
+    assert "offset has dtype torch.bfloat16 by FSDP's mixed precision" in message
 
 
 @feature("fsdp", on=["cpu"])

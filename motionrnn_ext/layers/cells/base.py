@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..states import exportable
+from ..states import detached, exportable
 
 
 @exportable
@@ -15,6 +15,10 @@ class LSTMState(NamedTuple):
 
     hidden: Tensor
     cell: Tensor
+
+    def detach(self) -> LSTMState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class RecurrentCell(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import ops
-from ..states import exportable
+from ..states import detached, exportable
 from .base import RecurrentCell
 
 
@@ -25,6 +25,10 @@ class E3DLSTMState(NamedTuple):
     cell: Tensor  # C (B, C, W, h, w)
     history: Tensor  # every C so far as rows of C numbers (B, n W h w, C), oldest first, `cell` the last
     inputs: Tensor  # the last W-1 slices of x (B, C_in, W-1, h, w)
+
+    def detach(self) -> E3DLSTMState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class DepthConv(nn.Module):
@@ -42,17 +46,19 @@ class DepthConv(nn.Module):
         super().__init__()
         kernel = (depth, filter_size, filter_size)
         self.weight = nn.Conv3d(in_channels, out_channels, kernel, bias=False).weight
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
 
     def extra_repr(self) -> str:
-        outputs, inputs, *kernel = self.weight.shape
-        return f"{inputs}, {outputs}, kernel_size={tuple(kernel)}, repeat={self.repeat}"
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        return f"{sizes}, repeat={self.repeat}"
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight  # read once, as a parametrised one is computed by it
         slices = [
             F.conv2d(
                 x[:, :, d:].flatten(1, 2),
-                self.weight[:, :, : self.depth - d].flatten(1, 2),
+                weight[:, :, : self.depth - d].flatten(1, 2),
                 padding=self.padding,
             )
             for d in range(1 if self.repeat else self.depth)

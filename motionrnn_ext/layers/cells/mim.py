@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ..states import exportable
+from ..states import detached, exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
 
@@ -28,6 +28,10 @@ class MIMState(NamedTuple):
     nonstationary: Tensor  # N, the cell of MIM-N
     input: Tensor | None  # x of the previous step; None at a sequence's start
 
+    def detach(self) -> MIMState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
+
 
 @exportable
 class MIMMemory(NamedTuple):
@@ -35,6 +39,10 @@ class MIMMemory(NamedTuple):
 
     memory: Tensor  # M (B, C, h, w)
     difference: Tensor | None  # D of the layer below; None from the first layer
+
+    def detach(self) -> MIMMemory:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class PeepholeLSTM(nn.Module):
