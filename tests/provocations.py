@@ -255,6 +255,12 @@ def rounded_by_fsdp(p: Place) -> None:
     gru(torch.ones(1, 8, 6, 6), [torch.zeros(1, 18, 3, 3).bfloat16()] * 2)
 
 
+def replaced_cell(_: Place) -> None:
+    model = rnn()
+    model.cells[0] = nn.Sequential(model.cells[0])
+    model(frames(), 2)
+
+
 def returns_another_shape(_: Place) -> None:
     gru = MotionGRU(8)
     gru.gate = nn.Sequential(gru.gate, nn.MaxPool2d(2))
@@ -335,6 +341,7 @@ MODELS: dict[str, Provocation] = {
         frames(), 2, torch.ones(1, 2, 1, 8, 8)
     ),
     "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
+    "cells.... is a ...; it should be a RecurrentCell": replaced_cell,
     "state is a ...; it should be a MotionRNNState, as initial_state and step return": lambda _: rnn()(
         frames(), 2, state=tuple(rnn().initial_state(1, 8, 8))
     ),

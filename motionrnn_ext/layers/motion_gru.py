@@ -64,6 +64,8 @@ def _check_map(name: str, x: Tensor, channels: int) -> None:
         raise TypeError(f"{name} is a {type(x).__name__}; it should be a torch.Tensor")
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it should be (B, {channels}, H, W)")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; it should be floating point")
 
 
 def _as_motion(owner: nn.Module, name: str, motion: Tensor, x: Tensor, channels: int) -> Tensor:
@@ -250,16 +252,14 @@ class MotionGRUCell(nn.Module):
             update, candidate, mask = self._read_gates(x, offset, packed)
         if mask is None and self._reads_warp():
             mask = self.warp.mask_logits(x)
-        if mask is not None and self.transient and self.trend:
-            weight = self.warp.conv.weight
-            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, self.alpha)
+        if mask is None:
+            offset, trend = self._moved(update, candidate, offset, trend)
+            return self.warp(x, offset), offset, trend
+        weight = self.warp.conv.weight
         if self.transient and self.trend:
-            offset, trend = ops.motion_update(update, candidate, offset, trend, self.alpha)
-        else:
-            offset, trend = self._ablated(update, candidate, offset, trend)
-        if mask is not None:
-            return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
-        return self.warp(x, offset), offset, trend
+            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, self.alpha)
+        offset, trend = self._moved(update, candidate, offset, trend)
+        return ops.offset_warp(x, offset, mask, weight), offset, trend
 
     def _reads_warp(self) -> bool:
         return isinstance(self.warp, OffsetWarp) and self.warp.reads_conv()
@@ -289,9 +289,11 @@ class MotionGRUCell(nn.Module):
         kept = torch.cat([x, ops.motion_reset(reset, offset).to(x.dtype)], dim=1)
         return update, called(self.output, "output", kept, offset.shape)
 
-    def _ablated(
+    def _moved(
         self, update: Tensor, candidate: Tensor, offset: Tensor, trend: Tensor
     ) -> tuple[Tensor, Tensor]:
+        if self.transient and self.trend:
+            return ops.motion_update(update, candidate, offset, trend, self.alpha)
         gate = torch.sigmoid(update.to(offset.dtype))
         target = torch.tanh(candidate.to(offset.dtype))
         if self.transient:
@@ -310,10 +312,9 @@ class MotionGRU(nn.Module):
     `(hidden, state=None) -> (x, state)`: hidden and x (B, C, h, w) with h and w even, state a `MotionState`
     at (h/2, w/2), zero when not given. With `depth` maps are (B, C, D, h, w): slices are moved each by itself with
     the same weights, and state is (B*D, M, h/2, w/2). Sequences are `MotionGRULayer`'s. Enc is a convolution of
-    stride 2 and `encoder_kernel_size`, Dec a
-    transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have `gate_kernel_size`, the mask has
-    `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the weights of gates and mask at
-    0, as the official code does.
+    stride 2 and `encoder_kernel_size`, Dec a transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have
+    `gate_kernel_size`, the mask has `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the
+    weights of gates and mask at 0, as the official code does.
 
     Raises:
         ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w.
@@ -362,6 +363,10 @@ class MotionGRU(nn.Module):
 
     def extra_repr(self) -> str:
         return f"gate_side={self.gate_side!r}" + ", depth=True" * self.depth
+
+    def pack_ahead(self) -> PackedGates | None:
+        """`MotionGRUCell.pack_ahead` of the cell; None where that is a user's module."""
+        return self.cell.pack_ahead() if isinstance(self.cell, MotionGRUCell) else None
 
     def initial_state(self, hidden: Tensor) -> MotionState:
         """Zero motion for maps `hidden` of the call's shape: that of a call without a state."""
@@ -414,10 +419,9 @@ class MotionGRU(nn.Module):
                 f"{len(state)} entries" if isinstance(state, (tuple, list)) else f"a {type(state).__name__}"
             )
             raise TypeError(f"state is {found}; it should be a MotionState, or a pair (offset, trend)")
-        parts = zip(MotionState._fields, state)
-        return MotionState(
-            *(_as_motion(self, name, part, features, self.motion_channels) for name, part in parts)
-        )
+        for name, motion in zip(MotionState._fields, state):
+            check_not_rounded(self, name, motion)
+        return MotionState(*state)
 
     def _is_large(self, features: Tensor) -> bool:
         # In channels_last the CUDA warp reads whole memory sectors, with a third of the instructions: from about 2^15

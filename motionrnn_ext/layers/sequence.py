@@ -25,7 +25,7 @@ class MotionGRULayer(MotionGRU):
     def forward(  # type: ignore[override]
         self, hidden: Tensor, state: MotionState | None = None
     ) -> tuple[Tensor, MotionState]:
-        moved, packed = [], self.cell.pack_ahead()
+        moved, packed = [], self.pack_ahead()
         for step in self._steps(hidden):
             x, state = super().forward(step, state, packed)
             moved.append(x)

@@ -28,7 +28,7 @@ def detached(state: State) -> State:
 
 def check_not_rounded(module: nn.Module, name: str, motion: Tensor) -> None:
     """Raise where FSDP has cast motion to half precision, as it would at every step."""
-    is_half = motion.dtype in (torch.bfloat16, torch.float16)
+    is_half = isinstance(motion, Tensor) and motion.dtype in (torch.bfloat16, torch.float16)
     if is_half and any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__):
         raise TypeError(
             f"{name} has dtype {motion.dtype} by FSDP's mixed precision, which would round the motion at every step; "

@@ -27,7 +27,7 @@ from .. import backends
 from ..backends.layouts import memory_format
 from ..layers.cells import RecurrentCell, cell_class
 from ..layers.depth import fold_depth, unfold_depth
-from ..layers.motion_gru import MotionGRU, MotionGRUCell, MotionState, PackedGates
+from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from ..layers.plain import is_plain
 from ..layers.states import check_not_rounded, detached, exportable
 from .arguments import check_widths, checked_cell_options, per_position_size
@@ -342,17 +342,15 @@ class MotionRNN(nn.Module):
     def _pack(self) -> Sequence[PackedGates | None]:
         # None where hooks (FSDP's, which gather the weights, or a user's) or a user's module stand before the gates:
         # its weights are known within its own forward alone.
-        return [
-            gru.cell.pack_ahead()
-            if is_plain(gru, MotionGRU) and isinstance(gru.cell, MotionGRUCell)
-            else None
-            for gru in self._motion_grus()
-        ]
+        return [gru.pack_ahead() if is_plain(gru, MotionGRU) else None for gru in self._motion_grus()]
 
     def _start(
         self, frames: Tensor, state: MotionRNNState | None, generator: torch.Generator | None
     ) -> MotionRNNState:
         batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
+        for level, cell in enumerate(self.cells):
+            if not hasattr(cell, "initial_state"):
+                raise TypeError(f"cells.{level} is a {type(cell).__name__}; it should be a RecurrentCell")
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
         if not isinstance(state, MotionRNNState):
