@@ -341,7 +341,7 @@ MODELS: dict[str, Provocation] = {
         frames(), 2, torch.ones(1, 2, 1, 8, 8)
     ),
     "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
-    "cells.... is a ...; it should be a RecurrentCell": replaced_cell,
+    "cells[...] is a ...; it should be a RecurrentCell": replaced_cell,
     "state is a ...; it should be a MotionRNNState, as initial_state and step return": lambda _: rnn()(
         frames(), 2, state=tuple(rnn().initial_state(1, 8, 8))
     ),

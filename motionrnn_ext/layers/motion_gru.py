@@ -270,9 +270,9 @@ class MotionGRUCell(nn.Module):
         """The logits of u, z and, where they are packed with them, of the mask."""
         motion, padding = self.motion_channels, packed.x_weight.shape[-1] // 2
         from_x = F.conv2d(x, packed.x_weight, packed.x_bias, padding=padding)  # (B, 3M [+ K], H, W)
-        parts = from_x.split((2 * motion, motion, from_x.shape[1] - 3 * motion), dim=1)
-        # The mask is cloned, as the warp keeps it; a view would keep all of from_x.
-        gates_x, candidate_x, mask = parts[0], parts[1], parts[2].clone() if packed.has_mask else None
+        taps = (motion // 2,) if packed.has_mask else ()
+        gates_x, candidate_x, *rest = from_x.split((2 * motion, motion, *taps), dim=1)
+        mask = rest[0].clone() if rest else None  # the warp keeps it; a view would keep all of from_x
 
         # Added to the fresh convolution, never to from_x: its views are still to be read.
         gates = F.conv2d(offset.to(packed.state_weight.dtype), packed.state_weight, padding=padding)

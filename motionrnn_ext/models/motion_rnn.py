@@ -350,7 +350,7 @@ class MotionRNN(nn.Module):
         batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
         for level, cell in enumerate(self.cells):
             if not hasattr(cell, "initial_state"):
-                raise TypeError(f"cells.{level} is a {type(cell).__name__}; it should be a RecurrentCell")
+                raise TypeError(f"cells[{level}] is a {type(cell).__name__}; it should be a RecurrentCell")
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
         if not isinstance(state, MotionRNNState):
