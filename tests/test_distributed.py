@@ -31,6 +31,7 @@ ONCE = {  # on the CPU's kernels
     "ddp_two_frames": "mim",
     "ddp_two_frames_find_unused": "mim",
     "ddp_two_frames_static_graph": "mim",
+    "fsdp_convolutions": "predrnn",
     "fsdp_bfloat16": "predrnn",
     "fsdp_apart_bfloat16": "predrnn",
     "fsdp_apart_bfloat16_inputs_kept": "predrnn",
@@ -101,6 +102,12 @@ def test_fsdp_has_the_gradients_of_one_process(
 ) -> None:
     """The whole model sharded as one, and every cell and MotionGRU by itself."""
     check(results, on, way)
+
+
+@feature("fsdp", on=["cpu"])
+def test_convolutions_of_the_motion_grus_may_be_sharded(results: dict[str, float | str]) -> None:
+    """They are called, as their weights are whole within their own forward alone."""
+    assert_error(results, "cpu:predrnn:fsdp_convolutions", TOLERANCE[torch.float64])
 
 
 @feature("ddp", on=["cpu"])

@@ -67,7 +67,8 @@ def keeps_parameters(conv: nn.Module) -> bool:
 def is_fresh(module: nn.Module) -> bool:
     """Whether what `module` returns is new memory that nothing else reads, so that sums may be taken in it."""
     if is_plain(module, nn.Sequential):
-        return all(map(is_fresh, module.children()))
+        parts = list(module.children())
+        return bool(parts) and all(map(is_fresh, parts))
     return any(is_plain(module, cls) for cls in _FRESH)
 
 
