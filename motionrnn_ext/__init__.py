@@ -1,7 +1,7 @@
 """motionrnn_ext: MotionRNN (video prediction, CVPR 2021), made fast.
 
     ops         six fused, differentiable ops: `motionrnn_ext.ops.offset_warp` and its kin
-    layers      `MotionGRUCell`, `MotionGRU`, the recurrent cells, `convert` and `revert`
+    layers      `MotionGRUCell`, `MotionGRU`, `MotionGRULayer`, the recurrent cells, `convert` and `revert`
     models      `MotionRNN`, checkpoints of the official program
     warmup      run a module before a CUDA graph is captured or a clock starts
 
@@ -12,7 +12,7 @@ import torch
 
 from . import layers, models, ops
 from .backends import available_backends, backend, set_backend
-from .layers import MotionGRU, MotionGRUCell, convert, revert
+from .layers import MotionGRU, MotionGRUCell, MotionGRULayer, convert, revert
 from .models import MotionRNN
 from .warmup import warmup
 
@@ -26,6 +26,7 @@ if "motionrnn_ext" not in torch.compiler.config.cache_key_tag:
 __all__ = [
     "MotionGRU",
     "MotionGRUCell",
+    "MotionGRULayer",
     "MotionRNN",
     "available_backends",
     "backend",

@@ -145,6 +145,17 @@ def fsdp_apart(case: Case) -> float:
     return case.error(sharded_apart)
 
 
+def fsdp_convolutions(case: Case) -> float:
+    def sharded(model: MotionRNN) -> MotionRNN:
+        for interface in model.interfaces:
+            for module in list(interface.modules()):
+                if isinstance(module, nn.Conv2d):
+                    fully_shard(module)
+        return fully_shard(model)
+
+    return case.error(sharded)
+
+
 def _in_bfloat16(case: Case, parallel: Parallel) -> float:
     one, model = case.model(), parallel(case.model())
     clips, mine = case.batch()

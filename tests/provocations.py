@@ -19,7 +19,17 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import motionrnn_ext
-from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, backends, cli, ops, visualize, warmup
+from motionrnn_ext import (
+    MotionGRU,
+    MotionGRUCell,
+    MotionGRULayer,
+    MotionRNN,
+    backends,
+    cli,
+    ops,
+    visualize,
+    warmup,
+)
 from motionrnn_ext.backends import native, triton
 from motionrnn_ext.config import Config
 from motionrnn_ext.folders import held
@@ -257,6 +267,31 @@ def near_official() -> nn.Module:
     return module
 
 
+def motion(change: Callable[[torch.Tensor], torch.Tensor], count: int = 2) -> Provocation:
+    return lambda _: MotionGRU(8)(torch.ones(1, 8, 6, 6), [change(torch.zeros(1, 18, 3, 3))] * count)
+
+
+def rounded_by_fsdp(p: Place) -> None:
+    class FSDPModule:
+        """Stands for FSDP2's: `fully_shard` makes a class of it and of the module's own."""
+
+    gru = MotionGRU(8)
+    gru.__class__ = type("FSDPMotionGRU", (FSDPModule, MotionGRU), {})
+    gru(torch.ones(1, 8, 6, 6), [torch.zeros(1, 18, 3, 3).bfloat16()] * 2)
+
+
+def replaced_cell(_: Place) -> None:
+    model = rnn()
+    model.cells[0] = nn.Sequential(model.cells[0])
+    model(frames(), 2)
+
+
+def returns_another_shape(_: Place) -> None:
+    gru = MotionGRU(8)
+    gru.gate = nn.Sequential(gru.gate, nn.MaxPool2d(2))
+    gru(torch.ones(1, 8, 6, 6))
+
+
 LAYERS: dict[str, Provocation] = {
     "... is ...; it should be odd": lambda _: MotionGRUCell(4, 2),
     "transient and trend are both False; one should be True, or no motion is left": lambda _: MotionGRUCell(
@@ -265,6 +300,19 @@ LAYERS: dict[str, Provocation] = {
     "hidden_channels is ...; it should be at least 4, a quarter is encoded": lambda _: MotionGRU(3),
     "gate_side is ...; it should be 'hidden' or 'decoded'": lambda _: MotionGRU(8, gate_side="left"),
     "... has shape ...; it should be ...": lambda _: MotionGRU(8)(torch.ones(1, 4, 6, 6)),
+    "... has shape ...; it should be ...; a sequence ... is for MotionGRULayer, maps with a depth axis ... are for "
+    "MotionGRU(depth=True)": lambda _: MotionGRU(8)(torch.ones(1, 3, 8, 6, 6)),
+    "... has shape ...; it should be ... with T of 1 or more": lambda _: MotionGRULayer(8)(
+        torch.ones(1, 0, 8, 6, 6)
+    ),
+    "... is a ...; it should be a torch.Tensor": lambda _: MotionGRU(8)([1.0]),
+    "... has dtype ...; it should be floating point": lambda _: MotionGRU(8)(torch.ones(1, 8, 6, 6).byte()),
+    "... has dtype ...; it should be ..., because x has dtype ...": motion(torch.Tensor.double),
+    "... has dtype ... by FSDP's mixed precision, which would round the motion at every step; it should be "
+    "float32: ...": rounded_by_fsdp,
+    "... is on ...; it should be on ..., the device of x": motion(lambda t: t.to("meta")),
+    "state is ...; it should be a MotionState, or a pair (offset, trend)": motion(lambda t: t, count=3),
+    "... returns ...; it should return a tensor of shape ...": returns_another_shape,
     "hidden is ...x...; height and width should be even": lambda _: MotionGRU(8)(torch.ones(1, 8, 5, 6)),
     "map_size is None; ... it should be (h, w), as parameters are per position": lambda _: ConvLSTMCell(
         4, 4, layer_norm=True
@@ -331,7 +379,10 @@ MODELS: dict[str, Provocation] = {
         frames(), 2, torch.ones(1, 2, 1, 8, 8)
     ),
     "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
-    "state is a ...; it should be a MotionRNNState, as step returns": lambda _: rnn()(frames(), 2, state=()),
+    "cells[...] is a ...; it should be a RecurrentCell": replaced_cell,
+    "state is a ...; it should be a MotionRNNState, as initial_state and step return": lambda _: rnn()(
+        frames(), 2, state=tuple(rnn().initial_state(1, 8, 8))
+    ),
     "state has (layers, motions, shape of H^1) ...; it should have ...": state_of_another_size,
 }
 

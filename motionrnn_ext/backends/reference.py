@@ -74,7 +74,14 @@ def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
-    k, dtype = weight.shape[-1], offset.dtype
+    masked = masked_taps(x, offset, mask_logits, weight.shape[-1])
+    out = torch.einsum("ocn,bcnhw->bohw", weight.to(masked.dtype).flatten(2), masked)
+    return out.to(x.dtype).contiguous(memory_format=memory_format(x))
+
+
+def masked_taps(x: Tensor, offset: Tensor, mask_logits: Tensor, k: int) -> Tensor:
+    """What the warp sums over: the k*k taps of x, (B, C, K, H, W) in the dtype of offset."""
+    dtype = offset.dtype
     row_offset, col_offset = offset.chunk(2, dim=1)  # (B, K, H, W) each
     height, width = x.shape[-2:]
     row, row_fraction = _cell(row_offset, _taps(k, x.device).repeat_interleave(k), height, axis=-2)
@@ -85,10 +92,8 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
         + (1 - row_fraction) * col_fraction * _pixels(features, row, col + 1)
         + row_fraction * (1 - col_fraction) * _pixels(features, row + 1, col)
         + row_fraction * col_fraction * _pixels(features, row + 1, col + 1)
-    )  # (B, C, K, H, W)
-    masked = samples * mask_logits.to(dtype).sigmoid().unsqueeze(1)
-    out = torch.einsum("ocn,bcnhw->bohw", weight.to(dtype).flatten(2), masked)
-    return out.to(x.dtype).contiguous(memory_format=memory_format(x))
+    )
+    return samples * mask_logits.to(dtype).sigmoid().unsqueeze(1)
 
 
 def _taps(k: int, device: torch.device) -> Tensor:

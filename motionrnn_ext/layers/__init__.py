@@ -12,6 +12,7 @@ from .cells import (
 )
 from .convert import ConversionReport, convert, from_official, revert
 from .motion_gru import MotionGRU, MotionGRUCell, MotionState, OffsetWarp
+from .sequence import MotionGRULayer
 
 __all__ = [
     "ConvLSTMCell",
@@ -22,6 +23,7 @@ __all__ = [
     "MIMCell",
     "MotionGRU",
     "MotionGRUCell",
+    "MotionGRULayer",
     "MotionState",
     "OffsetWarp",
     "RecurrentCell",

@@ -45,11 +45,9 @@ class ConvertedMotionGRU(MotionGRUCell):
     names: list[str]  # of the official forward's arguments
 
     def forward(self, *args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """As `MotionGRUCell`; arguments may have their official names, and states half precision."""
+        """As `MotionGRUCell`; arguments may have their official names."""
         args += tuple(named.pop(name) for name in self.names[len(args) :] if name in named)
-        # States of half precision, as a model under .half() makes them, are taken up to float32.
-        states = [s.float() if s.dtype in (torch.float16, torch.bfloat16) else s for s in args[1:]]
-        return super().forward(*args[:1], *states, **named)
+        return super().forward(*args, **named)
 
 
 def convert(model: nn.Module) -> ConversionReport:

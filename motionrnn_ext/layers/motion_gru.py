@@ -6,7 +6,7 @@ offsets, in pixels of the map; F is the motion filter (`offset`), D its trend (`
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from .. import backends, ops
+from ..backends import reference
 from ..backends.layouts import memory_format
 from .addition import add_to
-from .arguments import check_tensor, flag, number, odd, whole
+from .arguments import flag, number, odd, whole
 from .depth import fold_depth, unfold_depth
 from .initial_values import Resettable, ZeroConv2d
-from .states import exportable
+from .plain import called, is_plain, is_plain_conv, keeps_parameters
+from .states import check_not_rounded, detached, exportable
 
 
 @exportable
@@ -29,6 +31,10 @@ class MotionState(NamedTuple):
     offset: Tensor
     trend: Tensor
 
+    def detach(self) -> MotionState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
+
 
 class PackedGates(NamedTuple):
     """The gates' weights by what they read: x for u, r, z (and the mask), F for u and r, s(r).F for z."""
@@ -37,6 +43,10 @@ class PackedGates(NamedTuple):
     x_bias: Tensor  # (3M,) or (3M + K,)
     state_weight: Tensor  # (2M, M, g, g)
     candidate_weight: Tensor  # (M, M, g, g)
+
+    @property
+    def has_mask(self) -> bool:
+        return self.x_weight.shape[0] > 3 * self.candidate_weight.shape[0]
 
 
 def _same_conv(
@@ -51,12 +61,50 @@ def _same_conv(
     return conv(in_channels, out_channels, kernel_size, padding=padding, device=device, dtype=dtype)
 
 
+def _no_motion(x: Tensor, shape: tuple[int, ...]) -> MotionState:
+    """Zero motion of that shape for maps x, in the memory format of x."""
+    zeros = x.new_zeros(shape, dtype=reference.state_dtype(x.dtype))
+    zeros = zeros.contiguous(memory_format=memory_format(x))
+    return MotionState(zeros, zeros)
+
+
+def _check_map(name: str, x: Tensor, channels: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; it should be a torch.Tensor")
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it should be (B, {channels}, H, W)")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; it should be floating point")
+
+
+def _as_motion(owner: nn.Module, name: str, motion: Tensor, x: Tensor, channels: int) -> Tensor:
+    """The filter or trend that moves x, of half precision taken up to float32."""
+    if not isinstance(motion, Tensor):
+        raise TypeError(f"{name} is a {type(motion).__name__}; it should be a torch.Tensor")
+    wanted, dtype = (x.shape[0], channels, *x.shape[2:]), reference.state_dtype(x.dtype)
+    if tuple(motion.shape) != wanted:
+        raise ValueError(
+            f"{name} has shape {tuple(motion.shape)}; it should be {wanted}, (B, 2*k*k, H, W) of x"
+        )
+    if motion.device != x.device:
+        raise ValueError(f"{name} is on {motion.device}; it should be on {x.device}, the device of x")
+    if motion.dtype in (torch.bfloat16, torch.float16):
+        check_not_rounded(owner, name, motion)
+        return motion.to(dtype)
+    if motion.dtype != dtype:
+        raise TypeError(
+            f"{name} has dtype {motion.dtype}; it should be {dtype}, because x has dtype {x.dtype}"
+        )
+    return motion
+
+
 class OffsetWarp(Resettable):
     """The masked neighbourhood warp with weights of its own: `offset_warp(x, offset, mask, conv.weight)`.
 
     x (B, C, H, W), offset (B, M, H, W) -> (B, C_out, H, W). The mask logits are the convolution `warp_gate`
-    of x; `conv` only holds the (C_out, C, k, k) weight that sums over channels and taps. Names and initial
-    values (the mask's weight at 0, with `zero_init`) are the official Warp's.
+    of x; `conv` holds the (C_out, C, k, k) weight that sums over channels and taps. One that is not plain (see
+    `layers.plain`) is called on the masked taps laid side by side, (B, C, k*H, k*W), as the official Warp calls it.
+    Names and initial values (the mask's weight at 0, with `zero_init`) are the official Warp's.
     """
 
     def __init__(
@@ -74,11 +122,31 @@ class OffsetWarp(Resettable):
         channels, k = whole("channels", channels), odd("kernel_size", kernel_size)
         out_channels = channels if out_channels is None else whole("out_channels", out_channels)
         mask_kernel_size, zero = odd("mask_kernel_size", mask_kernel_size), flag("zero_init", zero_init)
+        self.channels, self.out_channels, self.kernel_size = channels, out_channels, k
         self.conv = nn.Conv2d(channels, out_channels, k, stride=k, bias=False, device=device, dtype=dtype)
         self.warp_gate = _same_conv(channels, k * k, mask_kernel_size, zero, device, dtype)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        return ops.offset_warp(x, offset, self.warp_gate(x), self.conv.weight)
+        k = self.kernel_size
+        _check_map("x", x, self.channels)
+        offset = _as_motion(self, "offset", offset, x, 2 * k * k)
+        mask = self.mask_logits(x)
+        if self.reads_conv():
+            return ops.offset_warp(x, offset, mask, self.conv.weight)
+        taps = reference.masked_taps(x, offset, mask, k).to(x.dtype).unflatten(2, (k, k))
+        batch, channels, _, _, height, width = taps.shape
+        side_by_side = taps.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels, height * k, width * k)
+        return called(self.conv, "warp.conv", side_by_side, (batch, self.out_channels, height, width))
+
+    def mask_logits(self, x: Tensor) -> Tensor:
+        """Return m, (B, K, H, W) in the dtype of x."""
+        return called(self.warp_gate, "warp.warp_gate", x, (x.shape[0], self.kernel_size**2, *x.shape[2:]))
+
+    def reads_conv(self) -> bool:
+        """Whether the weight of `conv` may be read, and the mask be computed, past this module."""
+        return is_plain(self, OffsetWarp) and is_plain_conv(
+            self.conv, self.channels, self.out_channels, self.kernel_size
+        )
 
 
 class MotionGRUCell(Resettable):
@@ -93,6 +161,9 @@ class MotionGRUCell(Resettable):
 
     Ablations: `trend=False` leaves D alone, and F_t = F'; `transient=False` has D_t = D + alpha (u.z - D),
     and F_t = D_t. The paper's formulas for them are not known; these are this package's.
+
+    Motion of half precision is taken up to float32, and returned so. Gates and warp that are not plain (with hooks of
+    their own, or replaced, see `layers.plain`) are called, with the same results to rounding, and slower.
 
     Backward keeps, besides inputs and parameters, 9K channels of the map on the backend `cpu`: logits of u, r
     and z, and F_t (2K each), logits of the mask (K); 20.25 MiB at 16x16x64x64 in float32. There `motion_gates`
@@ -146,82 +217,108 @@ class MotionGRUCell(Resettable):
             device=device,
             dtype=dtype,
         )
-        # One convolution of 7K channels takes 0.7 to 0.8 of the time of 6K and K apart (CPU, B8 C16, 16x16,
-        # 32x32).
-        self.mask_with_gates = gate_kernel_size == mask_kernel_size
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, transient={self.transient}, trend={self.trend}"
 
-    def pack(self) -> PackedGates:
-        """The gates' weights as `forward` uses them; a rollout packs once and hands them to every step."""
-        gates = (self.update, self.reset, self.output)
-        parts = [gate.weight.split((self.channels, self.motion_channels), dim=1) for gate in gates]
+    def pack(self) -> PackedGates | None:
+        """The gates' weights as `forward` uses them; None where one of the gates is to be called."""
+        channels, motion = self.channels, self.motion_channels
+        convolutions = [self.update, self.reset, self.output]
+        if not all(is_plain_conv(gate, channels + motion, motion) for gate in convolutions):
+            return None
+        size = self.update.kernel_size
+        if not self.reset.kernel_size == self.output.kernel_size == size:
+            return None
+        if self._reads_warp():
+            mask = self.warp.warp_gate
+            # One convolution of 7K channels takes 0.7 to 0.8 of the time of 6K and K apart (CPU, B8 C16, 16x16,
+            # 32x32).
+            if is_plain_conv(mask, channels, motion // 2) and mask.kernel_size == size:
+                convolutions.append(mask)
+        weights = [conv.weight for conv in convolutions]
+        biases = [cast(Tensor, conv.bias) for conv in convolutions]
+        if len({parameter.dtype for parameter in (*weights, *biases)}) > 1:
+            return None
+        parts = [weight.split((channels, motion), dim=1) for weight in weights[:3]]
         (update_x, update_f), (reset_x, reset_f), (output_x, output_f) = parts
-        weights, convolutions = [update_x, reset_x, output_x], list(gates)
-        if self.mask_with_gates:
-            weights.append(self.warp.warp_gate.weight)
-            convolutions.append(self.warp.warp_gate)
-        biases = [conv.bias for conv in convolutions if conv.bias is not None]
-        return PackedGates(torch.cat(weights), torch.cat(biases), torch.cat([update_f, reset_f]), output_f)
+        of_x = [update_x, reset_x, output_x, *weights[3:]]
+        return PackedGates(torch.cat(of_x), torch.cat(biases), torch.cat([update_f, reset_f]), output_f)
+
+    def pack_ahead(self) -> PackedGates | None:
+        """`pack` for many steps at once; None where the next step might find other weights than this one."""
+        convolutions = (self.update, self.reset, self.output, getattr(self.warp, "warp_gate", None))
+        fixed = is_plain(self, MotionGRUCell) and all(c is None or keeps_parameters(c) for c in convolutions)
+        return self.pack() if fixed else None
 
     def initial_state(self, x: Tensor) -> MotionState:
         """Zero motion for features x (B, C, H, W)."""
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        zeros = x.new_zeros((x.shape[0], self.motion_channels, *x.shape[2:]), dtype=dtype)
-        zeros = zeros.contiguous(memory_format=memory_format(x))
-        return MotionState(zeros, zeros)
+        return _no_motion(x, (x.shape[0], self.motion_channels, *x.shape[2:]))
 
     def forward(
         self, x: Tensor, offset: Tensor, trend: Tensor, packed: PackedGates | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._check(x, offset, trend)
+        _check_map("x", x, self.channels)
+        offset = _as_motion(self, "offset", offset, x, self.motion_channels)
+        trend = _as_motion(self, "trend", trend, x, self.motion_channels)
         packed = self.pack() if packed is None else packed
-        if self.mask_with_gates and self.transient and self.trend and backends.runs_cpu_kernels(x):
+        if packed is None:
+            update, candidate, mask = *self._called_gates(x, offset), None
+        elif packed.has_mask and self.transient and self.trend and backends.runs_cpu_kernels(x):
             offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha)
             return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
-        motion, padding = self.motion_channels, self.update.padding
-        from_x = F.conv2d(x, packed.x_weight, packed.x_bias, padding=padding)  # (B, 3M [+ K], H, W)
-        if self.mask_with_gates:
-            gates_x, candidate_x, mask = from_x.split((2 * motion, motion, motion // 2), dim=1)
-            mask = mask.clone()  # the warp keeps it; a view would keep all of from_x
         else:
-            gates_x, candidate_x = from_x.split((2 * motion, motion), dim=1)
-            mask = self.warp.warp_gate(x)
+            update, candidate, mask = self._read_gates(x, offset, packed)
+        if mask is None and self._reads_warp():
+            mask = self.warp.mask_logits(x)
+        if mask is None:
+            offset, trend = self._moved(update, candidate, offset, trend)
+            return self.warp(x, offset), offset, trend
+        weight = self.warp.conv.weight
+        if self.transient and self.trend:
+            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, self.alpha)
+        offset, trend = self._moved(update, candidate, offset, trend)
+        return ops.offset_warp(x, offset, mask, weight), offset, trend
+
+    def _reads_warp(self) -> bool:
+        return isinstance(self.warp, OffsetWarp) and self.warp.reads_conv()
+
+    def _read_gates(
+        self, x: Tensor, offset: Tensor, packed: PackedGates
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The logits of u, z and, where they are packed with them, of the mask."""
+        motion, padding = self.motion_channels, packed.x_weight.shape[-1] // 2
+        from_x = F.conv2d(x, packed.x_weight, packed.x_bias, padding=padding)  # (B, 3M [+ K], H, W)
+        taps = (motion // 2,) if packed.has_mask else ()
+        gates_x, candidate_x, *rest = from_x.split((2 * motion, motion, *taps), dim=1)
+        mask = rest[0].clone() if rest else None  # the warp keeps it; a view would keep all of from_x
 
         # Added to the fresh convolution, never to from_x: its views are still to be read.
         gates = F.conv2d(offset.to(packed.state_weight.dtype), packed.state_weight, padding=padding)
         gates = add_to(gates, gates_x)
         update, reset = gates.split(motion, dim=1)  # (B, M, H, W) each
         candidate = F.conv2d(ops.motion_reset(reset, offset), packed.candidate_weight, padding=padding)
-        candidate = add_to(candidate, candidate_x)
+        return update, add_to(candidate, candidate_x), mask
 
-        weight = self.warp.conv.weight
-        if self.transient and self.trend:
-            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, self.alpha)
-        offset, trend = self._ablated(update, candidate, offset, trend)
-        return ops.offset_warp(x, offset, mask, weight), offset, trend
+    def _called_gates(self, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of u and z by the modules themselves."""
+        seen = torch.cat([x, offset.to(x.dtype)], dim=1)
+        update = called(self.update, "update", seen, offset.shape)
+        reset = called(self.reset, "reset", seen, offset.shape)
+        kept = torch.cat([x, ops.motion_reset(reset, offset).to(x.dtype)], dim=1)
+        return update, called(self.output, "output", kept, offset.shape)
 
-    def _ablated(
+    def _moved(
         self, update: Tensor, candidate: Tensor, offset: Tensor, trend: Tensor
     ) -> tuple[Tensor, Tensor]:
+        if self.transient and self.trend:
+            return ops.motion_update(update, candidate, offset, trend, self.alpha)
         gate = torch.sigmoid(update.to(offset.dtype))
         target = torch.tanh(candidate.to(offset.dtype))
         if self.transient:
             return offset + gate * (target - offset), trend
         trend = trend + self.alpha * (gate * target - trend)
         return trend, trend
-
-    def _check(self, x: Tensor, offset: Tensor, trend: Tensor) -> None:
-        check_tensor("x", x)
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"x has shape {tuple(x.shape)}; it should be (B, {self.channels}, H, W)")
-        wanted = (x.shape[0], self.motion_channels, *x.shape[2:])
-        for name, tensor in (("offset", offset), ("trend", trend)):
-            if tuple(tensor.shape) != wanted:
-                raise ValueError(
-                    f"{name} has shape {tuple(tensor.shape)}; it should be {wanted}, (B, 2*k*k, H, W) of x"
-                )
 
 
 class MotionGRU(Resettable):
@@ -232,11 +329,11 @@ class MotionGRU(Resettable):
         X = g.Q + (1 - g).H   with gate_side="decoded" (the official code)
 
     `(hidden, state=None) -> (x, state)`: hidden and x (B, C, h, w) with h and w even, state a `MotionState`
-    at (h/2, w/2), zero when not given. The slices of a depth axis, (B, C, D, h, w), are moved each by itself with
-    the same weights, and state is (B*D, M, h/2, w/2). Enc is a convolution of stride 2 and `encoder_kernel_size`, Dec a
-    transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have `gate_kernel_size`, the mask has
-    `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the weights of gates and mask at
-    0, as the official code does.
+    at (h/2, w/2), zero when not given. With `depth` maps are (B, C, D, h, w): slices are moved each by itself with
+    the same weights, and state is (B*D, M, h/2, w/2). Sequences are `MotionGRULayer`'s. Enc is a convolution of
+    stride 2 and `encoder_kernel_size`, Dec a transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have
+    `gate_kernel_size`, the mask has `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the
+    weights of gates and mask at 0, as the official code does.
 
     Raises:
         ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w.
@@ -257,6 +354,7 @@ class MotionGRU(Resettable):
         transient: bool = True,
         trend: bool = True,
         zero_init: bool = False,
+        depth: bool = False,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -271,7 +369,8 @@ class MotionGRU(Resettable):
         blend_kernel_size = odd("blend_kernel_size", blend_kernel_size)
         if gate_side not in ("hidden", "decoded"):
             raise ValueError(f"gate_side is {gate_side!r}; it should be 'hidden' or 'decoded'")
-        self.hidden_channels, self.gate_side = hidden_channels, gate_side
+        self.hidden_channels, self.gate_side, self.depth = hidden_channels, gate_side, flag("depth", depth)
+        self.motion_channels = 2 * kernel_size**2
         padding = (encoder_kernel_size - 1) // 2  # halves an even map for odd and even kernels alike
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.encoder = nn.Conv2d(
@@ -292,33 +391,66 @@ class MotionGRU(Resettable):
         self.gate = _same_conv(2 * hidden_channels, hidden_channels, blend_kernel_size, **made)
 
     def extra_repr(self) -> str:
-        return f"gate_side={self.gate_side!r}"
+        return f"gate_side={self.gate_side!r}" + ", depth=True" * self.depth
+
+    def pack_ahead(self) -> PackedGates | None:
+        """`MotionGRUCell.pack_ahead` of the cell; None where that is a user's module."""
+        return self.cell.pack_ahead() if isinstance(self.cell, MotionGRUCell) else None
+
+    def initial_state(self, hidden: Tensor) -> MotionState:
+        """Zero motion for maps `hidden` of the call's shape: that of a call without a state."""
+        maps = self._checked(hidden)
+        return _no_motion(maps, (maps.shape[0], self.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2))
 
     def forward(
         self, hidden: Tensor, state: MotionState | None = None, packed: PackedGates | None = None
     ) -> tuple[Tensor, MotionState]:
-        check_tensor("hidden", hidden)
-        if hidden.dim() == 5:
-            x, state = self(fold_depth(hidden), state, packed)
-            return unfold_depth(x, hidden), state
-        if hidden.dim() != 4 or hidden.shape[1] != self.hidden_channels:
-            raise ValueError(
-                f"hidden has shape {tuple(hidden.shape)}; it should be (B, {self.hidden_channels}, h, w)"
-            )
-        if hidden.shape[2] % 2 or hidden.shape[3] % 2:
-            raise ValueError(
-                f"hidden is {hidden.shape[2]}x{hidden.shape[3]}; height and width should be even"
-            )
-        features = self.encoder(hidden)  # (B, C/4, h/2, w/2)
+        maps = self._checked(hidden)
+        features = self.encoder(maps)  # (B, C/4, h/2, w/2)
         outside = memory_format(features)
         inside = torch.channels_last if self._is_large(features) else outside
         features = features.contiguous(memory_format=inside)
-        offset, trend = self.cell.initial_state(features) if state is None else state
-        warped, offset, trend = self.cell(features, offset, trend, packed)
+        offset, trend = self._state(features, state)
+        ahead = () if packed is None else (packed,)  # left out for the sake of a `cell` that is the user's
+        warped, offset, trend = self.cell(features, offset, trend, *ahead)
         decoded = self.decoder(warped.contiguous(memory_format=outside))  # (B, C, h, w)
-        logits = self._blend_logits(decoded, hidden)
-        first, second = (hidden, decoded) if self.gate_side == "hidden" else (decoded, hidden)
-        return ops.gated_blend(logits, first, second), MotionState(offset, trend)
+        logits = self._blend_logits(decoded, maps)
+        first, second = (maps, decoded) if self.gate_side == "hidden" else (decoded, maps)
+        x = ops.gated_blend(logits, first, second)
+        return unfold_depth(x, hidden), MotionState(offset, trend)
+
+    def _checked(self, hidden: Tensor) -> Tensor:
+        """The maps to move, (B, C, h, w), with (B*D, C, h, w) the slices of a depth axis."""
+        channels, depth = self.hidden_channels, "D, " if self.depth else ""
+        if not isinstance(hidden, Tensor):
+            raise TypeError(f"hidden is a {type(hidden).__name__}; it should be a torch.Tensor")
+        if hidden.dim() != 4 + self.depth or hidden.shape[1] != channels:
+            found, fits = tuple(hidden.shape), f"(B, {channels}, {depth}h, w)"
+            if hidden.dim() != 5 or self.depth:
+                raise ValueError(f"hidden has shape {found}; it should be {fits}")
+            raise ValueError(
+                f"hidden has shape {found}; it should be {fits}; a sequence (B, T, {channels}, h, w) is for "
+                f"MotionGRULayer, maps with a depth axis (B, {channels}, D, h, w) are for MotionGRU(depth=True)"
+            )
+        if not hidden.is_floating_point():
+            raise TypeError(f"hidden has dtype {hidden.dtype}; it should be floating point")
+        if hidden.shape[-2] % 2 or hidden.shape[-1] % 2:
+            raise ValueError(
+                f"hidden is {hidden.shape[-2]}x{hidden.shape[-1]}; height and width should be even"
+            )
+        return fold_depth(hidden)
+
+    def _state(self, features: Tensor, state: MotionState | None) -> MotionState:
+        if state is None:
+            return _no_motion(features, (features.shape[0], self.motion_channels, *features.shape[2:]))
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            found = (
+                f"{len(state)} entries" if isinstance(state, (tuple, list)) else f"a {type(state).__name__}"
+            )
+            raise TypeError(f"state is {found}; it should be a MotionState, or a pair (offset, trend)")
+        for name, motion in zip(MotionState._fields, state):
+            check_not_rounded(self, name, motion)
+        return MotionState(*state)
 
     def _is_large(self, features: Tensor) -> bool:
         # In channels_last the CUDA warp reads whole memory sectors, with a third of the instructions: from about 2^15
@@ -331,6 +463,8 @@ class MotionGRU(Resettable):
         # W_g * [Q, H]. Joined, the maps are 2C channels more to keep; apart, two halves of the weight are to be laid
         # out each time, both ways. The smaller is chosen, where sizes are no symbols: at 1x64x16x16 on the CPU a 5x5
         # gate takes 1.0 ms with its backward joined and 1.26 ms apart, a 1x1 gate 0.23 and 0.15 ms.
+        if not is_plain_conv(self.gate, 2 * self.hidden_channels, self.hidden_channels):
+            return called(self.gate, "gate", torch.cat([decoded, hidden], dim=1), hidden.shape)
         weight, bias, padding = self.gate.weight, self.gate.bias, self.gate.padding
         if not torch.compiler.is_compiling() and decoded.numel() + hidden.numel() < weight.numel():
             return F.conv2d(torch.cat([decoded, hidden], dim=1), weight, bias, padding=padding)

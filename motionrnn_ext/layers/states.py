@@ -6,14 +6,31 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-State = TypeVar("State", bound=type)
+Class = TypeVar("Class", bound=type)
+State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
 
 
-def exportable(cls: State) -> State:
+def exportable(cls: Class) -> Class:
     """Class decorator of a named tuple of tensors: it can be saved and loaded, and so can exported programs that take
     or return it."""
     pytree._register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
     torch.serialization.add_safe_globals([cls])
     return cls
+
+
+def detached(state: State) -> State:
+    """Return `state` with every tensor in it cut from the graph, in nested tuples as well; the rest stays as it is."""
+    return pytree.tree_map_only(Tensor, Tensor.detach, state)
+
+
+def check_not_rounded(module: nn.Module, name: str, motion: Tensor) -> None:
+    """Raise where FSDP has cast motion to half precision, as it would at every step."""
+    is_half = isinstance(motion, Tensor) and motion.dtype in (torch.bfloat16, torch.float16)
+    if is_half and any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__):
+        raise TypeError(
+            f"{name} has dtype {motion.dtype} by FSDP's mixed precision, which would round the motion at every step; "
+            "it should be float32: set cast_forward_inputs=False in that MixedPrecisionPolicy"
+        )

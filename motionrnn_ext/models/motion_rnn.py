@@ -14,6 +14,7 @@ The paper and the released program differ in 28 points; `models/variants.py` say
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, cast
@@ -30,7 +31,8 @@ from ..layers.cells import RecurrentCell, cell_class, make_cell
 from ..layers.depth import fold_depth, unfold_depth
 from ..layers.initial_values import Resettable
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
-from ..layers.states import exportable
+from ..layers.plain import is_plain
+from ..layers.states import check_not_rounded, detached, exportable
 from .arguments import check_count, check_generator, checked_cell_options, per_position_size, widths
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
@@ -43,6 +45,10 @@ class MotionRNNState(NamedTuple):
     layers: tuple[Any, ...]  # L times the cell's state, such as LSTMState, with H in the field `hidden`
     motion: tuple[MotionState, ...]  # L-1 times offset and trend, (B, 2K, h/2, w/2); empty without MotionGRU
     memory: Any  # of predictors whose memory travels through the stack, else None
+
+    def detach(self) -> MotionRNNState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class MotionRNN(Resettable):
@@ -135,6 +141,7 @@ class MotionRNN(Resettable):
                 transient=transient,
                 trend=trend,
                 zero_init=options.zero_init,
+                depth=self._cells()[0].depth > 1,
                 **made,
             )
             for width in (hidden[:-1] if motion_gru else ())
@@ -247,7 +254,9 @@ class MotionRNN(Resettable):
         official program's order with the draws it never uses, so that one seed gives its numbers. H and C of a layer
         are one tensor, F and D of an interface another (with trend=False D is 0).
         """
-        weight = self.conv_last.weight
+        # Of a module that computes its weight, reading that would be a call.
+        parameters = itertools.chain(self.conv_last.parameters(), self.parameters())
+        weight = next(p for p in parameters if p.is_floating_point())
         check_generator(generator, weight.device if self.options.init_state == "xavier" else None)
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
@@ -263,9 +272,9 @@ class MotionRNN(Resettable):
         for cell in cells:
             layers.append(cell.initial_state(draw(cell.hidden_shape(batch_size, h, w))))
         slices = batch_size * cells[0].depth
-        for gru in self._motion_grus():
-            draw((slices, gru.cell.channels, h // 2, w // 2))  # never used
-            offset = draw((slices, gru.cell.motion_channels, h // 2, w // 2), motion_dtype)
+        for width in self.hidden_channels[: len(self.interfaces)]:
+            draw((slices, width // 4, h // 2, w // 2))  # never used
+            offset = draw((slices, 2 * self.options.kernel_size**2, h // 2, w // 2), motion_dtype)
             motion.append(MotionState(offset, offset if self.trend else torch.zeros_like(offset)))
         if cells[0].has_memory:
             memory = cells[0].initial_memory(draw(cells[0].hidden_shape(batch_size, h, w)))
@@ -308,7 +317,8 @@ class MotionRNN(Resettable):
             if self.highway:
                 highway = x  # the block's output, before the MotionGRU
             if level < len(self.interfaces):
-                x, moved = self.interfaces[level](x, state.motion[level], packed[level])
+                ahead = () if packed[level] is None else (packed[level],)
+                x, moved = self.interfaces[level](x, state.motion[level], *ahead)
                 motion.append(moved)
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
@@ -350,19 +360,23 @@ class MotionRNN(Resettable):
         return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
     def _pack(self) -> Sequence[PackedGates | None]:
-        # None where FSDP has sharded an interface by itself: its weights are whole within its own forward alone.
-        grus = self._motion_grus()
-        return [None if hasattr(gru.cell.update.weight, "placements") else gru.cell.pack() for gru in grus]
+        # None where hooks (FSDP's, which gather the weights, or a user's) or a user's module stand before the gates:
+        # its weights are known within its own forward alone.
+        return [gru.pack_ahead() if is_plain(gru, MotionGRU) else None for gru in self._motion_grus()]
 
     def _start(
         self, frames: Tensor, state: MotionRNNState | None, generator: torch.Generator | None
     ) -> MotionRNNState:
         batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
+        for level, cell in enumerate(self.cells):
+            if not hasattr(cell, "initial_state"):
+                raise TypeError(f"cells[{level}] is a {type(cell).__name__}; it should be a RecurrentCell")
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
         if not isinstance(state, MotionRNNState):
+            given = type(state).__name__
             raise TypeError(
-                f"state is a {type(state).__name__}; it should be a MotionRNNState, as step returns"
+                f"state is a {given}; it should be a MotionRNNState, as initial_state and step return"
             )
         hidden_shape = tuple(state.layers[0].hidden.shape) if state.layers else ()
         found = len(state.layers), len(state.motion), hidden_shape
@@ -371,6 +385,8 @@ class MotionRNN(Resettable):
         wanted = len(self.cells), len(self.interfaces), map_shape
         if found != wanted:
             raise ValueError(f"state has (layers, motions, shape of H^1) {found}; it should have {wanted}")
+        for motion in state.motion:
+            check_not_rounded(self, "motion", motion.offset)
         return state
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:

@@ -10,7 +10,7 @@ from torch.types import Device
 
 from ..arguments import flag, odd, pair, whole
 from ..initial_values import Resettable
-from ..states import exportable
+from ..states import detached, exportable
 
 
 @exportable
@@ -19,6 +19,10 @@ class LSTMState(NamedTuple):
 
     hidden: Tensor
     cell: Tensor
+
+    def detach(self) -> LSTMState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class RecurrentCell(Resettable):

@@ -11,7 +11,7 @@ from torch.types import Device
 from ... import ops
 from ..addition import add_to
 from ..arguments import is_whole
-from ..states import exportable
+from ..states import detached, exportable
 from .base import RecurrentCell
 
 
@@ -22,6 +22,10 @@ class ConvTTLSTMState(NamedTuple):
     hidden: Tensor  # H of the last step
     cell: Tensor  # C
     older: tuple[Tensor, ...]  # H of the steps-1 steps before, oldest first
+
+    def detach(self) -> ConvTTLSTMState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class ConvTTLSTMCell(RecurrentCell):
@@ -84,8 +88,9 @@ class ConvTTLSTMCell(RecurrentCell):
         ring = (*state.older, state.hidden)
         train = self.factors[0](self._lagged(ring, 0))  # (B, rank, h, w)
         for level, core in enumerate(self.cores, start=1):
+            factor = self.factors[level]
             # In place into the fresh convolution: nothing keeps it.
-            train = add_to(self.factors[level](self._lagged(ring, level)), core(train))
+            train = add_to(factor(self._lagged(ring, level)), core(train), factor)
         channels = (3 * self.hidden_channels, self.hidden_channels)
         gates_x, output_x = self.conv_x(x).split(channels, dim=1)
         gates_v, output_v = self.conv_v(train).split(channels, dim=1)

@@ -15,7 +15,7 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole
-from ..states import exportable
+from ..states import detached, exportable
 from .base import RecurrentCell
 
 
@@ -27,6 +27,10 @@ class E3DLSTMState(NamedTuple):
     cell: Tensor  # C (B, C, W, h, w)
     history: Tensor  # every C so far as rows of C numbers (B, n W h w, C), oldest first, `cell` the last
     inputs: Tensor  # the last W-1 slices of x (B, C_in, W-1, h, w)
+
+    def detach(self) -> E3DLSTMState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class DepthConv(nn.Module):
@@ -49,8 +53,10 @@ class DepthConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        shape = (out_channels, in_channels, depth, filter_size, filter_size)
+        kernel = (depth, filter_size, filter_size)
+        shape = (out_channels, in_channels, *kernel)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
         self.reset_parameters()
 
@@ -58,14 +64,15 @@ class DepthConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as nn.Conv3d
 
     def extra_repr(self) -> str:
-        outputs, inputs, *kernel = self.weight.shape
-        return f"{inputs}, {outputs}, kernel_size={tuple(kernel)}, repeat={self.repeat}"
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        return f"{sizes}, repeat={self.repeat}"
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight  # read once, as a parametrised one is computed by it
         slices = [
             F.conv2d(
                 x[:, :, d:].flatten(1, 2),
-                self.weight[:, :, : self.depth - d].flatten(1, 2),
+                weight[:, :, : self.depth - d].flatten(1, 2),
                 padding=self.padding,
             )
             for d in range(1 if self.repeat else self.depth)

@@ -14,7 +14,7 @@ from torch.types import Device
 
 from ... import ops
 from ..initial_values import Resettable
-from ..states import exportable
+from ..states import detached, exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
 
@@ -30,6 +30,10 @@ class MIMState(NamedTuple):
     nonstationary: Tensor  # N, the cell of MIM-N
     input: Tensor | None  # x of the previous step; None at a sequence's start
 
+    def detach(self) -> MIMState:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
+
 
 @exportable
 class MIMMemory(NamedTuple):
@@ -37,6 +41,10 @@ class MIMMemory(NamedTuple):
 
     memory: Tensor  # M (B, C, h, w)
     difference: Tensor | None  # D of the layer below; None from the first layer
+
+    def detach(self) -> MIMMemory:
+        """Return the state cut from the graph, for truncated backpropagation."""
+        return detached(self)
 
 
 class PeepholeLSTM(Resettable):

@@ -53,6 +53,6 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         memory = ops.memory_update(memory_x, self.conv_m(memory), memory)
         memories = torch.cat([cell, memory], dim=1)  # (B, 2C, h, w)
         # In place into the fresh convolution: three addends, one of them kept.
-        output = add_to(add_to(self.conv_o(memories), output_x), output_h)
+        output = add_to(add_to(self.conv_o(memories), output_x, self.conv_o), output_h)
         hidden = ops.highway_output(output, self.conv_last(memories), highway)
         return hidden, LSTMState(hidden, cell), memory

@@ -1,0 +1,85 @@
+"""Whether a submodule may be read instead of called.
+
+The fused paths read the parameters of convolutions that they never call. That is right for a plain one alone: where
+calling it would run the forward of its PyTorch class and nothing else. One with hooks of its own (pruning, the old
+weight_norm and spectral_norm, captured activations), with another geometry, or of a class with a forward of its own
+(adapters, quantised ones, wrappers) is called, as the official program calls it: slower, with what it returns. A
+parametrised convolution (`torch.nn.utils.parametrize`) is plain, as reading its weight computes it.
+
+Hooks on all modules (`torch.nn.modules.module.register_module_forward_hook`) do not count: what installs them, such as
+profilers and counters of FLOPs, is there to watch what runs without it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_FRESH = (nn.Conv2d, nn.Conv3d, nn.LayerNorm)
+
+
+def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether calling `module` runs the forward of `cls` and nothing else."""
+    kind, own = type(module), module.__dict__
+    return (
+        isinstance(module, cls)
+        and kind.forward is cls.forward
+        and kind.__call__ is nn.Module.__call__
+        and getattr(kind, "_conv_forward", None) is getattr(cls, "_conv_forward", None)
+        and "forward" not in own
+        and "_conv_forward" not in own
+        and not (
+            own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+        )
+    )
+
+
+def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride: int = 1) -> bool:
+    """Whether `module` is a plain convolution of these sizes without groups or dilation: of stride 1 padded with zeros
+    to the same size and with a bias, of another stride on patches side by side and without."""
+    if not (is_plain(module, nn.Conv2d) and isinstance(module, nn.Conv2d)):  # the latter for mypy
+        return False
+    rows, columns = module.kernel_size
+    padding = (rows // 2, columns // 2) if stride == 1 else (0, 0)
+    return (
+        (module.in_channels, module.out_channels, module.groups) == (in_channels, out_channels, 1)
+        and rows == columns
+        and rows % 2 == 1
+        and (module.stride, module.padding, module.dilation) == ((stride, stride), padding, (1, 1))
+        and module.padding_mode == "zeros"
+        and has_bias(module) == (stride == 1)
+    )
+
+
+def has_bias(conv: nn.Module) -> bool:
+    """Whether `conv` has a bias, without reading a parametrised one."""
+    return conv._parameters.get("bias", 0) is not None
+
+
+def keeps_parameters(conv: nn.Module) -> bool:
+    """Whether weight and bias are parameters, which no reading computes."""
+    return "weight" in conv._parameters and "bias" in conv._parameters
+
+
+def is_fresh(module: nn.Module) -> bool:
+    """Whether what `module` returns is new memory that nothing else reads, so that sums may be taken in it."""
+    if is_plain(module, nn.Sequential):
+        parts = list(module.children())
+        return bool(parts) and all(map(is_fresh, parts))
+    return any(is_plain(module, cls) for cls in _FRESH)
+
+
+def called(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """module(x), in the dtype of x outside of autocast.
+
+    Raises:
+        ValueError: it returns something else than a tensor of that shape.
+    """
+    out = module(x)
+    if not isinstance(out, Tensor) or tuple(out.shape) != tuple(shape):
+        found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise ValueError(f"{name} returns {found}; it should return a tensor of shape {tuple(shape)}")
+    return out if out.dtype == x.dtype or torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
