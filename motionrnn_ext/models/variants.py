@@ -35,7 +35,7 @@ Every difference between the two, and where it is settled here:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Options:
     alpha: float = 0.5  # the trend's momentum step
 
 
+OPTIONS = tuple(option.name for option in fields(Options))
 _CHOICES = {
     "carry": ("block", "motion"),
     "gate_side": ("hidden", "decoded"),
