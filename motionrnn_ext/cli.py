@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     of a training was lost, 130 when interrupted."""
     arguments = make_parser().parse_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else list(argv)
+    if _is_the_program(arguments):  # of what is assumed, say: not with a line of the source
+        warnings.formatwarning = lambda message, *_: f"motionrnn {arguments.command}: warning: {message}\n"
     if processes.is_started():
         processes.end_with_parent()
     code = _run(arguments)
@@ -132,7 +135,7 @@ def _train(arguments: argparse.Namespace) -> None:
         raise processes.LostProcess(f"{error}; {kept}; go on with: {_go_on(arguments, config)}") from None
     if shows:
         run = load_run(best)
-        print(f"best of {count_parameters(run.model):,} parameters after step {run.step:,}: {best}")
+        print(f"best of {count_parameters(run.model):,} parameters after step {run.step or 0:,}: {best}")
         print(f"next: motionrnn evaluate {arguments.out}")
 
 
@@ -238,7 +241,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from .report import print_paths
     from .runs import checkpoint_home, load_run
 
-    run = load_run(arguments.checkpoint)
+    run = load_run(arguments.checkpoint, arguments.dataset)
     frames, n_input, n_output = _clip(arguments, run.config)
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction")
     print_paths(predict_frames(run, frames, n_input, n_output, folder, arguments.device))
@@ -268,7 +271,7 @@ def _visualize(arguments: argparse.Namespace) -> None:
     from .report import print_paths
     from .runs import checkpoint_home, load_run
 
-    run = load_run(arguments.checkpoint)
+    run = load_run(arguments.checkpoint, arguments.dataset)
     frames, n_input, n_output = _clip(arguments, run.config)
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
     folder = _output(arguments.out, checkpoint_home(arguments.checkpoint) / "motion")

@@ -21,7 +21,7 @@ from .data.registry import DATASETS, ClipDataset
 from .layers import MotionState
 from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
-from .runs import PathLike, Run, RunError, load_run
+from .runs import PathLike, Run, RunError, load_runs
 
 BASELINE = "repeat last frame"
 _READING = ("digits", "stride", "pixel_max")  # settings that say how a data set is read
@@ -141,7 +141,8 @@ def evaluate(
     pictures: int = 2,
     device: str = "cpu",
 ) -> tuple[dict[str, dict[str, Any]], list[Path]]:
-    """Score the models of runs or checkpoints on the same held-out clips, write metrics.json and pictures to `folder`.
+    """Score the models of runs or checkpoints, public programs' too, on the same held-out clips, write metrics.json and
+    pictures to `folder`.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
     `root`, `digits`, `stride` or `pixel_max`, or another `dataset` of the same kind of frames.
@@ -149,7 +150,7 @@ def evaluate(
     Raises:
         RunError: a checkpoint that cannot be read, or is given twice; runs whose clips have other sizes or inputs.
     """
-    runs = labelled([load_run(path) for path in paths])
+    runs = labelled(load_runs(paths, dataset))
     changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)
