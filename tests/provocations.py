@@ -360,6 +360,9 @@ CHECKPOINTS: dict[str, Provocation] = {
         load_checkpoint({"cells.0.weight": torch.ones(1), "conv_last.weight": torch.ones(1, 1, 1, 1)})
     ),
     "... describes a model that cannot be made: ...": tampered,
+    "... is ...; it should be a whole number of at least 1": lambda _: load_checkpoint(
+        edited(), patch_size="4"
+    ),
     "... is ...; it should be ..., as the checkpoint says": lambda _: load_checkpoint(
         rnn().state_dict(), patch_size=4
     ),

@@ -65,8 +65,12 @@ def load_checkpoint(
             tensor, by name. ModuleNotFoundError: a safetensors file, without that package.
     """
     weights = read_weights(source, map_location)
-    given = {"in_channels": in_channels, "patch_size": patch_size}
-    given = {**{name: value for name, value in given.items() if value is not None}, **overrides}
+    given: dict[str, Any] = {"in_channels": in_channels, "patch_size": patch_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; it should be a whole number of at least 1")
+    given |= overrides
     is_own = any(re.match(r"cells\.\d+\.", name) for name in weights.tensors)
     predictor = "" if is_own else recognised(weights.tensors, weights.where)
     left_out, shown = weights.left_out, partial(official_name, predictor=predictor)

@@ -8,7 +8,7 @@ I, F, G for the gates of its M.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -82,15 +82,23 @@ _DEAD = {
 
 # Programs that are not known here, by a part of a name that they alone have.
 _FOREIGN = {
-    "PredRNN++": r"gradient_highway\.|\.conv_c2m\.",
-    "MAU": r"\.conv_t_next\.|^srcnn\.",
-    "PhyDNet": r"phycell\.",
-    "SimVP": r"^(enc\.enc|hid\.enc|dec\.readout)\.",
-    "SwinLSTM": r"STlayers?\.|^(Downsample|Upsample)\.",
+    "PredRNN++": r"(^|\.)gradient_highway\.|\.conv_c2m\.",
+    "MAU": r"\.conv_t_next\.|(^|\.)srcnn\.",
+    "PhyDNet": r"(^|\.)phycell\.",
+    "SimVP": r"(^|\.)(enc\.enc|hid\.enc|dec\.readout)\.",
     "action-conditioned PredRNN": r"\.conv_a\.",
-    "Conv-TT-LSTM, of which load_conv_tt_lstm_cell takes a cell,": r"^(layers\.\d+\.)*layers_\.\d+\.",
+    "Conv-TT-LSTM, of which load_conv_tt_lstm_cell takes a cell,": r"(^|\.)layers_\.\d+\.",
 }
 _KNOWN = "MotionRNN, PredRNN, ConvLSTM (thuml, OpenSTL), MIM, E3D-LSTM (OpenSTL) and this package's own"
+
+
+def refuse_foreign(names: Iterable[str], where: str) -> None:
+    """Raise a ValueError where a name is of a program that is not known here; it lists those that are."""
+    for program, part in _FOREIGN.items():
+        if key := next((name for name in names if re.search(part, name)), None):
+            raise ValueError(
+                f"{where} has {key}, it is of {program} and cannot be loaded; known are {_KNOWN}"
+            )
 
 
 def recognised(names: Mapping[str, object], where: str = "state dict") -> str:
@@ -99,11 +107,7 @@ def recognised(names: Mapping[str, object], where: str = "state dict") -> str:
     Raises:
         ValueError: names of another program; it names one, and what is known.
     """
-    for program, part in _FOREIGN.items():
-        if key := next((name for name in names if re.search(part, name)), None):
-            raise ValueError(
-                f"{where} has {key}, it is of {program} and cannot be loaded; known are {_KNOWN}"
-            )
+    refuse_foreign(names, where)
     if any(name.startswith("stlstm_layer") for name in names):
         return "mim"
     if any(".conv_gm." in name for name in names):

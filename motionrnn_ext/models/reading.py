@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..untrusted import load_tensors
 from .description import descriptions, of_settings
+from .official_names import refuse_foreign
 
 Source = str | os.PathLike[str] | BinaryIO | Mapping[str, Any]
 RUN_SETTINGS = "motionrnn_config"  # beside the state dict in a checkpoint of `motionrnn train`
@@ -26,6 +27,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 LAYERS = re.compile(r"((?:[^.]+\.)*?)(?:cells|cell_list|stlstm_layer)\.\d+\.")
 # Which of several is meant, first to last; the others are named in a warning.
 _CONTAINERS = ("net_param", "state_dict", "model_state_dict", "model", "net", "params", "params_ema")
+_DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 
 class Weights(NamedTuple):
@@ -60,7 +62,7 @@ def read_weights(
         left_out.append(f"{len(beside)} tensors beside those of {path}*: {some(beside)}")
     _check(tensors, where)
     # Copies, because the model is going to own and train them.
-    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().to_dense().clone() for name, tensor in tensors.items()}
     return Weights(copies, _arguments(state, content, path), where, left_out)
 
 
@@ -173,6 +175,7 @@ def _path(tensors: Mapping[str, Tensor], where: str, layers: re.Pattern[str]) ->
     clean = [_unwrapped(name) for name in tensors]
     paths = list(dict.fromkeys(match[1] for match in map(layers.match, clean) if match))
     if len(paths) > 1 or len(set(clean)) < len(clean):
+        refuse_foreign(clean, where)  # PhyDNet has two such lists
         several = " and ".join(repr(path) for path in paths) if len(paths) > 1 else "a wrapped one and itself"
         raise ValueError(
             f"{where} holds several models, {several}; it should be one: pick its tensors by their names"
@@ -184,7 +187,7 @@ def _check(tensors: Mapping[str, Tensor], where: str) -> None:
     if not tensors:
         raise ValueError(f"{where} holds no weights")
     dtypes = {tensor.dtype for tensor in tensors.values()}
-    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+    if len(dtypes) > 1 or not dtypes <= _DTYPES:
         found = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"{where} has tensors of {found}; they should be of one floating-point dtype")
     if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
