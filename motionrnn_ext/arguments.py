@@ -135,10 +135,11 @@ def _add_evaluate(commands: Any) -> None:
         "motionrnn evaluate runs/base runs/mine --clips 1000 --out runs/compared",
         "motionrnn evaluate runs/radar --thresholds 20 30 40 --value-scale 70 --value-offset -10",
         "motionrnn evaluate runs/radar --dataset shanghai_h5 --root path/to/shanghai.h5 --values shanghai",
+        "motionrnn evaluate model.ckpt-80000 --dataset human36m --root path/to/jpgs   # of the official program",
     ]
     parser = _add(commands, "evaluate", help, examples)
     parser.add_argument(
-        "checkpoints", nargs="+", type=Path, metavar="CKPT", help="runs' folders or .ckpt files"
+        "checkpoints", nargs="+", type=Path, metavar="CKPT", help="runs' folders or checkpoints"
     )
     parser.add_argument(
         "--clips",
@@ -222,7 +223,7 @@ def _add_visualize(commands: Any) -> None:
 
 def _add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
     """A checkpoint, and the clip that its model is given."""
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a .ckpt file")
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a checkpoint")
     source = parser.add_mutually_exclusive_group()
     help = "index of a test clip of the data set (default: 0)"
     source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_args(argv)
     arguments.argv = argv
+    if _is_the_program(arguments):  # of what is assumed, say: not with a line of the source
+        warnings.formatwarning = lambda message, *_: f"motionrnn {arguments.command}: warning: {message}\n"
     if processes.is_started():
         processes.end_with_parent()
     try:
@@ -158,7 +161,7 @@ def _train(arguments: argparse.Namespace) -> None:
         raise processes.LostProcess(f"{error}; {kept}; go on with: {_go_on(arguments, config)}") from None
     if shows:
         run = load_run(best)
-        print(f"best of {count_parameters(run.model):,} parameters after step {run.step:,}: {best}")
+        print(f"best of {count_parameters(run.model):,} parameters after step {run.step or 0:,}: {best}")
         print(f"next: {_command('evaluate', arguments, _as_argument(arguments.out))}")
 
 
@@ -292,7 +295,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from .folders import held_new
     from .runs import checkpoint_home, load_run
 
-    run = load_run(arguments.checkpoint)
+    run = load_run(arguments.checkpoint, arguments.dataset)
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
         drawn = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
@@ -339,7 +342,7 @@ def _visualize(arguments: argparse.Namespace) -> None:
     from .motion_pictures import draw_motion
     from .runs import checkpoint_home, load_run
 
-    run = load_run(arguments.checkpoint)
+    run = load_run(arguments.checkpoint, arguments.dataset)
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "motion") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)

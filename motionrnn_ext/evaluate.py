@@ -22,7 +22,7 @@ from .layers import MotionState
 from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
 from .pictures import Pictures
-from .runs import PathLike, Run, RunError, load_run
+from .runs import PathLike, Run, RunError, load_runs
 
 BASELINE = "repeat last frame"
 _READING = ("digits", "stride", "pixel_max")  # settings that say how a data set is read
@@ -168,7 +168,8 @@ def evaluate(
     device: str = "cpu",
     show: Callable[[dict[str, dict[str, Any]]], None] | None = None,
 ) -> tuple[dict[str, dict[str, Any]], Pictures]:
-    """Score the models of runs or checkpoints on the same held-out clips, write metrics.json and pictures to `folder`.
+    """Score the models of runs or checkpoints, public programs' too, on the same held-out clips, write metrics.json and
+    pictures to `folder`.
 
     The numbers come first: `show` is called with them, then they are written, then pictures are drawn, of which one
     that fails is a line in `failed` of the paths that are returned.
@@ -179,7 +180,7 @@ def evaluate(
     Raises:
         RunError: a checkpoint that cannot be read, or is given twice; runs whose clips have other sizes or inputs.
     """
-    runs = labelled([load_run(path) for path in paths])
+    runs = labelled(load_runs(paths, dataset))
     changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -23,21 +24,19 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .config import Config
+from .data.registry import find
 from .models import MotionRNN, load_checkpoint
+from .models.reading import RUN_SETTINGS as CONFIG_KEY
+from .models.reading import read_file
+from .models.variants import OPTIONS
 from .resuming import Unchangeable, resumed
-from .untrusted import load_tensors
 from .visualize import read_log
 
 PathLike = str | os.PathLike[str]
-CONFIG_KEY = "motionrnn_config"
 
 
 class RunError(ValueError):
     """What the user can put right; the text is one line."""
-
-
-class NoRun(RunError):
-    """A file of tensors that `motionrnn train` did not write."""
 
 
 class Run(NamedTuple):
@@ -45,7 +44,7 @@ class Run(NamedTuple):
 
     config: Config
     model: MotionRNN
-    step: int
+    step: int | None  # None where the checkpoint does not say it
     path: Path
 
 
@@ -117,14 +116,19 @@ def is_free(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-def load_run(path: PathLike) -> Run:
+def load_run(path: PathLike, dataset: str | None = None, like: Config | None = None) -> Run:
     """The model of a checkpoint, in evaluation mode on the CPU; of a run's folder, the best or else the last one.
 
+    A file of weights alone, such as the official program's, has no settings of the data: they are those of `like`,
+    another run, or what `dataset` commonly has, by default a data set of as many channels; a warning says which.
+
     Raises:
-        RunError: nothing there, a truncated file, or no checkpoint of `motionrnn train`.
+        RunError: nothing there, a truncated file, or no data for such frames. ValueError: as `load_checkpoint`.
     """
     path = checkpoint_file(Path(path))
-    content = read_checkpoint(path)
+    content = _read(path)
+    if not _is_of_run(content):
+        return _of_weights(path, dataset, like)
     config = Config.from_dict(content[CONFIG_KEY], str(path))
     model = MotionRNN(**config.model())
     weights = {
@@ -141,20 +145,49 @@ def load_run(path: PathLike) -> Run:
     return Run(config, model.eval(), int(content.get("global_step", 0)), path)
 
 
+def load_runs(paths: Sequence[PathLike], dataset: str | None = None) -> list[Run]:
+    """`load_run` of each; weights alone are taken for a model of the first run's data."""
+    like = None
+    for path in paths if len(paths) > 1 else ():
+        content = _read(checkpoint_file(Path(path)))
+        if _is_of_run(content):
+            like = Config.from_dict(content[CONFIG_KEY], str(path))
+            break
+    return [load_run(path, dataset, like) for path in paths]
+
+
+def _of_weights(path: Path, dataset: str | None, like: Config | None) -> Run:
+    """The run that a file of weights alone would be of."""
+    name = like.dataset if like else dataset
+    model = load_checkpoint(path, in_channels=None if name is None else find(name).channels).eval()
+    made = model.arguments
+    name = name or {1: "moving_digits", 3: "human36m"}.get(made["in_channels"])
+    if name is None:
+        raise RunError(
+            f"{path} is of a model with {made['in_channels']} channels; name a data set that has so many (--dataset)"
+        )
+    names = ["predictor", "patch_size", "filter_size", "layer_norm", "variant", "cell_options"]
+    names += ["motion_gru", "highway", "transient", "trend"]
+    settings = {option: made[option] for option in names}
+    settings |= {"hidden": made["hidden_channels"], "compat": made["compat"] or "none"}
+    settings["overrides"] = {option: made[option] for option in OPTIONS}
+    if made["image_size"]:
+        settings["image_size"] = made["image_size"]
+    config = Config(**{**(like.to_dict() if like else {"dataset": name}), **settings})
+    height, width = config.image_size
+    warnings.warn(
+        f"{path} holds weights alone: taken as of {config.dataset}, {height}x{width}, {config.n_input} frames in and "
+        f"{config.n_output} out",
+        stacklevel=3,
+    )
+    return Run(config, model, None, path)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint of `motionrnn train`, with weights_only=True: no code of it can run."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
-    try:
-        with file:
-            content = load_tensors(file)
-    except Exception:
-        raise RunError(f"{path} is truncated or no checkpoint of `motionrnn train`") from None
-    good = isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and CONFIG_KEY in content
-    if not good:
-        raise NoRun(
+    content = _read(path)
+    if not _is_of_run(content):
+        raise RunError(
             f"{path} is no checkpoint of `motionrnn train` (for one of the official program: "
             "motionrnn_ext.models.load_checkpoint)"
         )
@@ -170,12 +203,13 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
             trained with. Other settings than those of another run are the user's choice.
     """
     path = checkpoint_file(Path(source))
-    try:
-        trained = load_run(path)
-        theirs, there, here = trained.model, trained.config.model(), config.model()
-    except NoRun:
+    is_public = not _is_of_run(_read(path))
+    if is_public:
         theirs = load_checkpoint(path, in_channels=config.channels, patch_size=config.patch_size)
         there, here = asdict(theirs.options), asdict(model.options)
+    else:
+        trained = load_run(path)
+        theirs, there, here = trained.model, trained.config.model(), config.model()
     weights, ours = theirs.state_dict(), model.state_dict()
     tensors = [
         f"{name} is {_shape(weights, name)} there, {_shape(ours, name)} here"
@@ -185,7 +219,6 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
     settings = [
         f"{name} is {there[name]} there, {here[name]} here" for name in there if there[name] != here.get(name)
     ]
-    is_public = "predictor" not in there
     if tensors or (is_public and settings and model.interfaces):
         more = f" and {len(tensors) - 3} tensors more" if len(tensors) > 3 else ""
         raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + tensors[:3])}{more}")
@@ -194,10 +227,9 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
 
 def settings_of(source: str) -> Config | None:
     """The settings that a new run begins with as it takes the weights of `source`; None of a public checkpoint."""
-    try:
-        return load_run(source).config
-    except NoRun:
-        return None
+    path = checkpoint_file(Path(source))
+    content = _read(path)
+    return Config.from_dict(content[CONFIG_KEY], str(path)) if _is_of_run(content) else None
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
@@ -207,6 +239,21 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 def last_checkpoint(folder: Path) -> Path:
     """What `--resume` goes on from; it need not be there."""
     return folder / "checkpoints" / "last.ckpt"
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        if "is truncated" in str(error):
+            raise RunError(f"{path} is truncated or no checkpoint of `motionrnn train`") from None
+        raise RunError(str(error)) from None
+
+
+def _is_of_run(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and CONFIG_KEY in content
 
 
 def last_step(folder: Path) -> int | None:

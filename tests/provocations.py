@@ -34,7 +34,7 @@ from motionrnn_ext.backends import native, triton
 from motionrnn_ext.config import Config
 from motionrnn_ext.folders import held
 from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
-from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell
+from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell, save_official
 from motionrnn_ext.models.official_names import to_ours
 from motionrnn_ext.runs import load_run, read_checkpoint, start_folder
 
@@ -387,6 +387,29 @@ MODELS: dict[str, Provocation] = {
 }
 
 
+def program(p: Place) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), p.path / "program.pt")
+    load_checkpoint(p.path / "program.pt")
+
+
+def safetensors(p: Place) -> None:
+    p.patch.setitem(sys.modules, "safetensors", None)
+    (p.path / "weights.safetensors").write_bytes(b"")
+    load_checkpoint(p.path / "weights.safetensors")
+
+
+def tampered(_: Place) -> None:
+    state = rnn().state_dict()
+    state._metadata[""]["motionrnn_ext"]["colour"] = "red"
+    load_checkpoint(state)
+
+
+def rebuilt() -> nn.Module:
+    model = net()
+    model.conv_last.bias = nn.Parameter(torch.ones(1))
+    return model
+
+
 def text(p: Place) -> None:
     (p.path / "weights.ckpt").write_text("text")
     load_checkpoint(p.path / "weights.ckpt")
@@ -397,7 +420,32 @@ CHECKPOINTS: dict[str, Provocation] = {
     "checkpoint ... is no file of weights alone: it asks for ..., and such a file could run code": lambda p: (
         load_checkpoint(p.file({"state_dict": subprocess.Popen}))
     ),
+    "checkpoint ... is a TorchScript program; it should be a file of weights: torch.save its state_dict()": program,
+    "checkpoint ... needs the package safetensors: pip install safetensors": safetensors,
+    "checkpoint ... is a folder; it should be a file...": lambda p: load_checkpoint(p.path),
+    "source is a ...; it should be a file or a state dict...": lambda _: load_checkpoint(rnn()),
     "... holds no state dict but a ...": lambda _: load_checkpoint({}),
+    "... holds no weights": lambda _: load_checkpoint({"step": torch.tensor(1)}),
+    "... holds several models, ...; it should be one: pick its tensors by their names": lambda _: (
+        load_checkpoint(nn.ModuleDict({"a": rnn(), "b": rnn()}).state_dict())
+    ),
+    "... has tensors on the device meta, without values: ...": lambda _: load_checkpoint(
+        rnn().to("meta").state_dict()
+    ),
+    "... has ..., it is of ... and cannot be loaded; known are ...": lambda _: load_checkpoint(
+        {"srcnn.0.weight": torch.ones(1)}
+    ),
+    "... has ..., it is of no known program; known are ...": lambda _: load_checkpoint({"a": torch.ones(1)}),
+    "... is of no known predictor; known: ...; one of your own is to be registered first": lambda _: (
+        load_checkpoint({"cells.0.weight": torch.ones(1), "conv_last.weight": torch.ones(1, 1, 1, 1)})
+    ),
+    "... describes a model that cannot be made: ...": tampered,
+    "... is ...; it should be a whole number of at least 1": lambda _: load_checkpoint(
+        edited(), patch_size="4"
+    ),
+    "... is ...; it should be ..., as the checkpoint says": lambda _: load_checkpoint(
+        rnn().state_dict(), patch_size=4
+    ),
     "... has entries that are not tensors: ...": lambda _: load_checkpoint({"epoch": 3}),
     "... has tensors of ...; they should be of one floating-point dtype": lambda _: load_checkpoint(
         {"conv_last.weight": torch.ones(1, dtype=torch.int64)}
@@ -414,8 +462,19 @@ CHECKPOINTS: dict[str, Provocation] = {
     "frames fold to ... channels in this checkpoint, which in_channels=... and patch_size=... do not give "
     "(patch_size**2 * in_channels)": lambda _: load_checkpoint(edited(), patch_size=5),
     "checkpoint does not fit: ...": lambda _: load_checkpoint(edited(extra=torch.ones(2))),
-    "load_checkpoint: left out ... tensors that prediction never reads: ...": lambda _: load_checkpoint(
+    "load_checkpoint: left out ...": lambda _: load_checkpoint(
         official_dict(net()) | {"adapter.weight": torch.ones(8, 8, 1, 1)}
+    ),
+    "load_checkpoint: assumed ..., which no tensor shows; name what differs": lambda _: load_checkpoint(
+        official_dict(net())
+    ),
+    "model is a ...; it should be a MotionRNN": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
+    "no public program has this model: ...": lambda p: save_official(rnn(), p.path / "file"),
+    "model has other parameters than it was made with: ...": lambda p: save_official(
+        rebuilt(), p.path / "file"
+    ),
+    "model has parameters on the device meta, without values: ...": lambda p: save_official(
+        net().to("meta"), p.path / "file"
     ),
     "no cell of Conv-TT-LSTM: ...": lambda _: load_conv_tt_lstm_cell({"layers_.0.weight": torch.ones(2)}),
     "layers_.0.weight has shape ..., ... ...; they should be (R, C, k, k, lags) or (R, lags*C, k, k), and (4C, "
@@ -518,7 +577,13 @@ PROGRAM: dict[str, Provocation] = {
     "... cannot be read: ...": lambda p: read_checkpoint(p.path / "none.ckpt"),
     "... is truncated or no checkpoint of `motionrnn train`": lambda p: p.run("evaluate", written(p, "text")),
     "... is no checkpoint of `motionrnn train` (for one of the official program: "
-    "motionrnn_ext.models.load_checkpoint)": lambda p: p.run("evaluate", p.file(official_dict(net()))),
+    "motionrnn_ext.models.load_checkpoint)": lambda p: read_checkpoint(p.file(official_dict(net()))),
+    "... holds weights alone: taken as of ..., ...x..., ... frames in and ... out": lambda p: load_run(
+        p.file(rnn().state_dict())
+    ),
+    "... is of a model with ... channels; name a data set that has so many (--dataset)": lambda p: p.run(
+        "predict", p.file(MotionRNN("convlstm", 2, (4, 4), 2).state_dict())
+    ),
     "... does not fit its own settings: ...": misfit,
     "...; it should be a run's folder or a .ckpt file": lambda p: p.run("evaluate", p.path / "none"),
     "device ... cannot be used: ...": lambda p: p.run("predict", trained(p), "--device", "nowhere"),

@@ -53,7 +53,7 @@ def provoked(provocation: Provocation, place: Place) -> str:
         warnings.simplefilter("error", UserWarning)
         try:
             said = provocation(place)
-        except (ValueError, TypeError, RuntimeError, UserWarning) as error:
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError, UserWarning) as error:
             return str(error)
     assert isinstance(said, str), "nothing was raised"
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,13 @@ import torch
 from golden import relative_error
 from official_program import needs_checkout, official_module
 
-from motionrnn_ext.models import MotionRNN, load_checkpoint, load_conv_tt_lstm_cell, official_name
+from motionrnn_ext.models import (
+    MotionRNN,
+    load_checkpoint,
+    load_conv_tt_lstm_cell,
+    official_name,
+    save_official,
+)
 from motionrnn_ext.models.patches import fold_patches, unfold_patches
 
 BASE = {"motion_gru": False, "highway": False}
@@ -97,6 +104,71 @@ def test_the_given_dict_is_copied_and_dtypes_stay() -> None:
 def test_frame_layout(given, found) -> None:
     model = load_checkpoint(official_dict(net()), **given)
     assert (model.in_channels, model.patch_size) == found
+
+
+@pytest.mark.parametrize(
+    ("folded", "given", "assumed"),
+    [
+        (16, {}, "in_channels=1, patch_size=4"),
+        (48, {}, "in_channels=3, patch_size=4"),
+        (48, {"patch_size": 4}, None),
+        (48, {"in_channels": 3}, None),
+        (1, {}, None),
+        (3, {}, None),
+    ],
+)
+def test_an_assumed_frame_layout_is_told(folded, given, assumed) -> None:
+    weights = official_dict(net(filter_size=3))
+    for name in ("conv_last.weight", "conv_first_v.weight", "cell_list.0.conv_x.0.weight"):
+        axis = 0 if name == "conv_last.weight" else 1
+        weights[name] = weights[name].narrow(axis, 0, folded)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        load_checkpoint(weights, **given)
+    told = (
+        [f"load_checkpoint: assumed {assumed}, which no tensor shows; name what differs"] if assumed else []
+    )
+    assert [str(warning.message) for warning in said] == told
+
+
+def test_what_openstls_mim_carries_over_is_told() -> None:
+    """Its weights were trained with a state that leaks from sequence to sequence, which is not the default here."""
+    with pytest.warns(UserWarning, match="assumed compat=None, which no tensor shows"):
+        assert load_checkpoint(openstl_dict("mim"), patch_size=4).cells[1].compat is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (
+            load_checkpoint(openstl_dict("mim"), patch_size=4, compat="openstl").cells[1].compat == "openstl"
+        )
+
+
+FOREIGN = {
+    "PredRNN++": ("gradient_highway.z_concat.0.weight", "cell_list.0.conv_c2m.0.weight"),
+    "MAU": ("cell_list.0.conv_t_next.0.weight", "srcnn.0.weight"),
+    "PhyDNet": ("phycell.cell_list.0.F.conv1.weight", "encoder.convcell.cell_list.0.conv.weight"),
+    "SimVP": ("enc.enc.0.conv.conv.weight", "dec.readout.weight"),
+    "action-conditioned PredRNN": ("cell_list.0.conv_a.0.weight", "cell_list.0.conv_m.0.weight"),
+    "Conv-TT-LSTM": ("layers_.0.weight", "layers.0.weight"),
+}
+
+
+@pytest.mark.parametrize("program", FOREIGN)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_program_that_is_not_known_is_named_with_those_that_are(program: str, prefix: str) -> None:
+    weights = {f"{prefix}{name}": torch.ones(4, 4, 1, 1) for name in FOREIGN[program]}
+    with pytest.raises(ValueError, match=re.escape(f"it is of {program}")) as error:
+        load_checkpoint({"state_dict": weights})
+    said = str(error.value)
+    assert any(name in said for name in FOREIGN[program])
+    assert said.endswith("known are MotionRNN, PredRNN, ConvLSTM (thuml, OpenSTL), MIM, E3D-LSTM (OpenSTL) and this "
+                         "package's own")  # fmt: skip
+
+
+def test_names_of_no_program_are_told() -> None:
+    with pytest.raises(
+        ValueError, match=r"^state dict has conv1\.weight, it is of no known program; known are Motion"
+    ):
+        load_checkpoint({"conv1.weight": torch.ones(4, 4, 1, 1), "fc.bias": torch.ones(3)})
 
 
 def edited(remove=(), **add):
@@ -273,7 +345,7 @@ def test_what_holds_no_weights_is_told(weights, message: str) -> None:
 
 @needs_checkout
 @pytest.mark.parametrize("layer_norm", [0, 1])
-def test_the_released_program_from_one_seed(layer_norm: int) -> None:
+def test_the_released_program_from_one_seed(layer_norm: int, tmp_path) -> None:
     """Its net, its random initial states at every call, its loss and gradients, float64 to 1e-10."""
     configs = SimpleNamespace(
         img_height=16,
@@ -302,6 +374,10 @@ def test_the_released_program_from_one_seed(layer_norm: int) -> None:
         torch.set_default_dtype(torch.float32)
 
     model = load_checkpoint({"net_param": official.state_dict()}, init_state="xavier")
+    save_official(model, tmp_path / "model.ckpt-1")
+    official.load_state_dict(torch.load(tmp_path / "model.ckpt-1")["net_param"])  # as the program does
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(official.state_dict()[official_name(name)], tensor)
 
     def image(x: torch.Tensor) -> torch.Tensor:
         return unfold_patches(x.movedim(-1, 2), 4)

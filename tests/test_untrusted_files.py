@@ -63,6 +63,10 @@ def conv_tt_lstm() -> dict[str, torch.Tensor]:
     return weights | {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
 
 
+def own() -> dict[str, Any]:
+    return MotionRNN("convlstm", 1, (8, 8), 2, filter_size=3).state_dict()
+
+
 def run() -> dict[str, Any]:
     config = Config(predictor="convlstm", hidden=(4, 4))
     model = MotionRNN(**config.model())
@@ -81,6 +85,7 @@ def alexnet() -> dict[str, torch.Tensor]:
 
 WEIGHTS: dict[str, tuple[Callable[[], dict[str, Any]], Read]] = {
     "official": (official, load_checkpoint),
+    "own": (own, load_checkpoint),
     "conv_tt_lstm": (conv_tt_lstm, load_conv_tt_lstm_cell),
     "run": (run, load_run),
     "lpips": (alexnet, load_lpips),

@@ -1,7 +1,15 @@
-"""Models: MotionRNN and its loader for public checkpoints."""
+"""Models: MotionRNN and its checkpoints, public ones included."""
 
 from .motion_rnn import MotionRNN, MotionRNNState
 from .official import load_checkpoint, load_conv_tt_lstm_cell
 from .official_names import official_name
+from .saving import save_official
 
-__all__ = ["MotionRNN", "MotionRNNState", "load_checkpoint", "load_conv_tt_lstm_cell", "official_name"]
+__all__ = [
+    "MotionRNN",
+    "MotionRNNState",
+    "load_checkpoint",
+    "load_conv_tt_lstm_cell",
+    "official_name",
+    "save_official",
+]

@@ -34,6 +34,7 @@ from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from ..layers.plain import is_plain
 from ..layers.states import check_not_rounded, detached, exportable
 from .arguments import check_count, check_generator, checked_cell_options, per_position_size, widths
+from .description import describe
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
 
@@ -150,6 +151,25 @@ class MotionRNN(Resettable):
         self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False, **made) if project else None
         top_channels = hidden[-1] * self._cells()[-1].depth
         self.conv_last = nn.Conv2d(top_channels, folded, 1, bias=False, **made)
+        # What MotionRNN(**arguments) makes this model of again; a state dict holds it, see `description.py`.
+        self.arguments: dict[str, Any] = {
+            "predictor": predictor,
+            "in_channels": in_channels,
+            "hidden_channels": hidden,
+            "patch_size": patch_size,
+            "variant": variant,
+            "filter_size": filter_size,
+            "layer_norm": layer_norm,
+            "image_size": self.image_size,
+            "motion_gru": motion_gru,
+            "highway": highway,
+            "transient": transient,
+            "trend": trend,
+            "compat": compat,
+            "cell_options": dict(own_options),
+            **asdict(options),
+        }
+        self.register_state_dict_post_hook(describe)
 
     def extra_repr(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())

@@ -8,7 +8,7 @@ I, F, G for the gates of its M.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -80,13 +80,43 @@ _DEAD = {
 }
 
 
-def recognised(names: Mapping[str, object]) -> str:
-    """The predictor that a state dict's names belong to; "convlstm" where nothing says otherwise."""
+# Programs that are not known here, by a part of a name that they alone have.
+_FOREIGN = {
+    "PredRNN++": r"(^|\.)gradient_highway\.|\.conv_c2m\.",
+    "MAU": r"\.conv_t_next\.|(^|\.)srcnn\.",
+    "PhyDNet": r"(^|\.)phycell\.",
+    "SimVP": r"(^|\.)(enc\.enc|hid\.enc|dec\.readout)\.",
+    "action-conditioned PredRNN": r"\.conv_a\.",
+    "Conv-TT-LSTM, of which load_conv_tt_lstm_cell takes a cell,": r"(^|\.)layers_\.\d+\.",
+}
+_KNOWN = "MotionRNN, PredRNN, ConvLSTM (thuml, OpenSTL), MIM, E3D-LSTM (OpenSTL) and this package's own"
+
+
+def refuse_foreign(names: Iterable[str], where: str) -> None:
+    """Raise a ValueError where a name is of a program that is not known here; it lists those that are."""
+    for program, part in _FOREIGN.items():
+        if key := next((name for name in names if re.search(part, name)), None):
+            raise ValueError(
+                f"{where} has {key}, it is of {program} and cannot be loaded; known are {_KNOWN}"
+            )
+
+
+def recognised(names: Mapping[str, object], where: str = "state dict") -> str:
+    """The predictor that a public program's names belong to; "convlstm" where nothing else says otherwise.
+
+    Raises:
+        ValueError: names of another program; it names one, and what is known.
+    """
+    refuse_foreign(names, where)
     if any(name.startswith("stlstm_layer") for name in names):
         return "mim"
     if any(".conv_gm." in name for name in names):
         return "e3d_lstm"
-    return "predrnn" if any(".conv_m." in name for name in names) else "convlstm"
+    if any(".conv_m." in name for name in names):
+        return "predrnn"
+    if not any(name.startswith(("cell_list.", "conv_last.")) for name in names):
+        raise ValueError(f"{where} has {next(iter(names))}, it is of no known program; known are {_KNOWN}")
+    return "convlstm"
 
 
 def without_dead(tensors: Mapping[str, Tensor], predictor: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -118,6 +148,22 @@ def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
         if new == "conv_last.weight" and tensor.dim() == 5:  # E3D-LSTM folds the depth into the channels
             tensor = tensor.flatten(1, 2)
         found[new] = tensor
+    return found
+
+
+def to_official(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
+    """A public program's state dict from that of a `MotionRNN`: the inverse of `to_ours`."""
+    found = {}
+    for name, tensor in tensors.items():
+        part = next(part for part in _PARTS[predictor] if _match(part.ours, name))
+        if part.gates is not None:
+            theirs, ours = part.gates
+            parts = dict(zip(ours, tensor.chunk(len(ours))))
+            tensor = torch.cat([parts[gate] for gate in theirs])
+        if name == "conv_last.weight" and predictor == "e3d_lstm":  # 2-D here, the depth in the channels
+            window = tensors["cells.0.conv_x.0.weight"].shape[2]
+            tensor = tensor[:, :, 0, 0].unflatten(1, (-1, window))[..., None, None]
+        found[official_name(name, predictor)] = tensor
     return found
 
 

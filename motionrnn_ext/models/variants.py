@@ -35,7 +35,7 @@ Every difference between the two, and where it is settled here:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..layers.arguments import flag, number, odd, shown, whole
@@ -58,6 +58,7 @@ class Options:
     alpha: float = 0.5  # the trend's momentum step
 
 
+OPTIONS = tuple(option.name for option in fields(Options))
 _CHOICES = {
     "carry": ("block", "motion"),
     "gate_side": ("hidden", "decoded"),

@@ -1,0 +1,68 @@
+"""A state dict says which model it is of, in the metadata that PyTorch keeps beside the tensors.
+
+`state_dict()` and `torch.save` carry it along, names and tensors stay as they are, and `load_state_dict` does not look
+at it. It is lost where a program copies the tensors into a dict of its own, or into a safetensors file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from torch import nn
+
+_KEY = "motionrnn_ext"
+
+
+def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
+    """Put the arguments that a MotionRNN was made with into the metadata, where all of them are plain values."""
+    try:
+        local_metadata[_KEY] = _plain(module.arguments)
+    except TypeError:  # an object would make the file one that only unsafe loading reads
+        return
+
+
+def descriptions(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments of every MotionRNN of which a state dict says them, by the module's path."""
+    metadata = getattr(state_dict, "_metadata", None)
+    found = metadata.items() if isinstance(metadata, Mapping) else ()
+    return {
+        path: dict(entry[_KEY])
+        for path, entry in found
+        if isinstance(path, str) and isinstance(entry, Mapping) and isinstance(entry.get(_KEY), Mapping)
+    }
+
+
+def of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a run's model but for in_channels, from the settings that its checkpoints hold."""
+    renamed = {"hidden": "hidden_channels"}
+    names = [
+        "predictor",
+        "cell_options",
+        "compat",
+        "hidden",
+        "patch_size",
+        "filter_size",
+        "layer_norm",
+        "variant",
+    ]
+    names += ["image_size", "motion_gru", "highway", "transient", "trend"]
+    overrides = settings.get("overrides")
+    found = {renamed.get(name, name): settings[name] for name in names if name in settings}
+    if found.get("compat") == "none":
+        found["compat"] = None
+    return {**found, **(overrides if isinstance(overrides, Mapping) else {})}
+
+
+def _plain(value: Any) -> Any:
+    """`value` in Python's own types, which reading a file with weights_only=True takes; a TypeError for any other."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (Integral, Real)):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    raise TypeError

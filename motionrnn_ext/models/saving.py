@@ -1,0 +1,103 @@
+"""Checkpoints for the public programs, from a model of this package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .architecture import misfits
+from .motion_rnn import MotionRNN
+from .official_names import to_official
+from .variants import variant_options
+
+# Where each program looks for its state dict, and what it puts before the names.
+_CONTAINERS = {
+    "convlstm": ("state_dict", "model."),
+    "predrnn": ("net_param", ""),
+    "mim": ("state_dict", "model."),
+    "e3d_lstm": ("state_dict", "model."),
+}
+_NOT_OF_WEIGHTS = ("zero_init", "init_state", "max_offset")  # options that the program has in its own way
+
+
+def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint that the public program loads with strict=True, and `load_checkpoint` too.
+
+    MotionRNN and PredRNN are written as thuml's programs write theirs, ConvLSTM, MIM and E3D-LSTM as OpenSTL does:
+    names, order of gates and the dict around them. Parameters that a program has and never reads (conv_o and conv_last
+    in OpenSTL's ConvLSTM cells, conv_last in its MIM-N) are written as zeros. Tensors keep their dtype, on the CPU.
+    MotionRNN's program starts every sequence from random states, so that its predictions vary from call to call.
+
+    Raises:
+        TypeError: no MotionRNN. ValueError: a model that no program can express; every option that differs is named.
+        OSError: the file cannot be written. Then, and where writing is cut short, what was there before is kept.
+    """
+    if not isinstance(model, MotionRNN):
+        raise TypeError(f"model is a {type(model).__name__}; it should be a MotionRNN")
+    if differences := list(_differences(model)):
+        raise ValueError(f"no public program has this model: {'; '.join(differences)}")
+    container, prefix = _CONTAINERS[model.predictor]
+    weights = model.state_dict()
+    with torch.device("meta"):
+        if problems := misfits(MotionRNN(**model.arguments), weights, str):
+            raise ValueError(f"model has other parameters than it was made with: {'; '.join(problems[:4])}")
+    if empty := [name for name, tensor in weights.items() if tensor.is_meta]:
+        raise ValueError(f"model has parameters on the device meta, without values: {empty[0]}")
+    weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    found = to_official(weights, model.predictor) | _never_read(model, weights)
+    found = {
+        f"{prefix}{name}": tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in found.items()
+    }
+    part = f"{os.fspath(path)}.part"
+    with open(part, "wb") as file:
+        torch.save({container: found}, file)
+    os.replace(part, path)
+
+
+def _differences(model: MotionRNN) -> Iterator[str]:
+    """What the program of this predictor does otherwise."""
+    has: Mapping[str, Any] = model.arguments
+    if model.predictor not in _CONTAINERS:
+        yield f"predictor is {model.predictor!r}; it should be one of {', '.join(_CONTAINERS)}"
+        return
+    wanted: dict[str, Any] = {}
+    if model.predictor == "predrnn" and (has["motion_gru"] or has["highway"]):
+        options = asdict(variant_options("official", has["filter_size"]))
+        wanted = {name: value for name, value in options.items() if name not in _NOT_OF_WEIGHTS}
+        wanted |= {"motion_gru": True, "highway": True, "transient": True, "trend": True}
+        if len(model.cells) < 2:
+            yield f"hidden_channels is {has['hidden_channels']}; MotionRNN's program wants two layers or more"
+    else:
+        wanted = {"motion_gru": False, "highway": False}
+    if model.predictor in ("mim", "e3d_lstm"):
+        wanted["compat"] = "openstl"
+    if model.predictor == "e3d_lstm":
+        wanted["filter_size"] = 5
+        if (window := model.conv_last.in_channels // has["hidden_channels"][-1]) != 2:
+            yield f"window is {window}; it should be 2"
+    for name, value in wanted.items():
+        if has[name] != value:
+            yield f"{name} is {has[name]!r}; it should be {value!r}"
+
+
+def _never_read(model: MotionRNN, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the program's parameters that no prediction reads."""
+    found = {}
+    for level, width in enumerate(model.hidden_channels):
+        like = weights[f"cells.{level}.conv_x.0.weight"]
+        if model.predictor == "convlstm":
+            cell = f"cell_list.{level}."
+            found[f"{cell}conv_last.weight"] = like.new_zeros(width, 2 * width, 1, 1)
+            found[f"{cell}conv_o.0.weight"] = like.new_zeros(width, 2 * width, *like.shape[2:])
+            if model.image_size:  # layer norm, over (C, h, w)
+                shape = (width, *weights[f"cells.{level}.conv_x.1.weight"].shape[1:])
+                found |= {f"{cell}conv_o.1.{kind}": like.new_zeros(shape) for kind in ("weight", "bias")}
+        elif model.predictor == "mim" and level:
+            found[f"stlstm_layer_diff.{level - 1}.conv_last.weight"] = like.new_zeros(width, 2 * width, 1, 1)
+    return found

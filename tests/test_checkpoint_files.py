@@ -1,0 +1,282 @@
+"""What wrappers, other programs' dicts and file formats put around the weights does not matter to load_checkpoint; what
+holds no weights is told in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_checkpoints import Tensors, equal, loaded, model
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from motionrnn_ext import MotionRNN
+from motionrnn_ext.models import load_checkpoint
+
+# ---- What is put around it
+
+
+class Outer(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.network = inner
+
+
+def renamed(prefix: str) -> Callable[[MotionRNN], Tensors]:
+    return lambda made: {f"{prefix}{name}": tensor for name, tensor in made.state_dict().items()}
+
+
+WRAPPED: dict[str, Callable[[MotionRNN], Any]] = {
+    "data_parallel": lambda made: nn.DataParallel(made).state_dict(),
+    "compiled": lambda made: torch.compile(made).state_dict(),
+    "averaged": lambda made: AveragedModel(made).state_dict(),
+    "outer": lambda made: Outer(made).state_dict(),
+    "compiled within": lambda made: Outer(torch.compile(made)).state_dict(),
+    "all of it": lambda made: nn.DataParallel(
+        torch.compile(Outer(nn.DataParallel(torch.compile(made))))
+    ).state_dict(),
+    "averaged within": lambda made: Outer(AveragedModel(nn.DataParallel(made))).state_dict(),
+    "parameters": lambda made: dict(made.named_parameters()),
+    "_orig_mod. module.": renamed("_orig_mod.module."),
+    "module. module. model.": renamed("module.module.model."),
+    "generator.": renamed("generator."),
+    "net._orig_mod.": renamed("net._orig_mod."),
+    "a cell compiled": lambda made: {
+        n.replace("cells.0.", "cells.0._orig_mod."): t for n, t in made.state_dict().items()
+    },
+    "any.depth.": renamed("any.depth.of.names."),
+}
+HELD: dict[str, Callable[[Any], Any]] = {
+    "model": lambda held: {"model": held, "epoch": 3},
+    "model_state_dict": lambda held: {
+        "model_state_dict": held,
+        "optimizer_state_dict": {"state": {}, "param_groups": []},
+    },
+    "net": lambda held: {"net": held, "acc": 0.5},
+    "params": lambda held: {"params": held},
+    "params_ema": lambda held: {"params_ema": held},
+    "state_dict": lambda held: {"state_dict": held, "loss": torch.tensor(0.1)},
+    "net_param": lambda held: {
+        "net_param": held,
+        "optimizer_param": {"state": {0: {"exp_avg": torch.ones(2)}}},
+    },
+    "nested": lambda held: {"checkpoint": {"state": {"model": held}}, "args": None},
+    "beside": lambda held: {
+        **held,
+        "epoch": 3,
+        "step": torch.tensor(7),
+        "optimizer": {"lr": 0.1},
+        "name": "mine",
+    },
+    "any": lambda held: {"weights of mine": held},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_wrappers_put_before_the_names_is_dropped(name: str) -> None:
+    made = model("predrnn", trend=False)
+    held = WRAPPED[name](made)
+    found = (
+        loaded(held) if hasattr(held, "_metadata") else load_checkpoint(held, trend=False, variant="paper")
+    )
+    assert equal(found, made)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_whatever_holds_the_weights(name: str, tmp_path: Path) -> None:
+    made = model("predrnn", alpha=0.8)
+    torch.save(HELD[name](Outer(made).state_dict()), tmp_path / "file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if name != "beside" else "ignore")
+        assert equal(load_checkpoint(tmp_path / "file", **({"alpha": 0.8} if name == "beside" else {})), made)
+    with open(tmp_path / "file", "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert equal(load_checkpoint(io.BytesIO(file.read()), alpha=0.8), made)
+
+
+def test_of_several_weights_one_is_taken_and_the_others_are_named() -> None:
+    old, new = model(), model(alpha=0.7)
+    with pytest.warns(UserWarning, match=r"left out the weights params_ema, for those of params$"):
+        assert equal(load_checkpoint({"params_ema": old.state_dict(), "params": new.state_dict()}), new)
+
+
+def test_other_tensors_beside_the_model_are_left_out_and_named() -> None:
+    outer = Outer(model())
+    outer.perceptual = nn.Conv2d(1, 1, 3)
+    with pytest.warns(
+        UserWarning, match=r"left out 2 tensors beside those of network\.\*: perceptual\.weight, "
+    ):
+        assert equal(load_checkpoint(outer.state_dict()), outer.network)
+
+
+def test_two_models_in_one_are_told_apart_by_the_caller() -> None:
+    outer = Outer(model())
+    outer.teacher = model(trend=False)
+    with pytest.raises(
+        ValueError, match=r"holds several models, 'network\.' and 'teacher\.'; it should be one: pick"
+    ):
+        load_checkpoint(outer.state_dict())
+    assert equal(loaded(outer.teacher.state_dict()), outer.teacher)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes_views_and_layouts(dtype: torch.dtype) -> None:
+    made = model().to(dtype)
+    shared = torch.cat([t.flatten() for t in made.state_dict().values()])
+    views, start = {}, 0
+    for name, tensor in made.state_dict().items():
+        views[name] = shared[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
+    found = load_checkpoint(views)
+    shared.zero_()
+    assert all(
+        torch.equal(t, made.state_dict()[n]) and t.dtype == dtype for n, t in found.state_dict().items()
+    )
+    assert found.conv_last.weight.untyped_storage().nbytes() == found.conv_last.weight.nbytes
+
+
+# ---- safetensors
+
+
+def safetensors_file(path: Path, tensors: Tensors) -> Path:
+    header, data = {}, b""
+    for name, tensor in tensors.items():
+        held = tensor.contiguous().numpy().tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [len(data), len(data) + len(held)],
+        }
+        data += held
+    text = json.dumps({**header, "__metadata__": {"format": "pt"}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def read_by_hand(path: Any, device: str) -> Tensors:
+    """What safetensors.torch.load_file does."""
+    content = Path(path).read_bytes()
+    end = 8 + struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:end])
+    return {
+        name: torch.frombuffer(bytearray(content[end + about["data_offsets"][0] : end + about["data_offsets"][1]]),
+                               dtype=torch.float32).view(about["shape"])
+        for name, about in header.items() if name != "__metadata__"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin"])
+@pytest.mark.parametrize("package", ["installed", "stand-in"])
+def test_safetensors(name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if package == "installed":
+        pytest.importorskip("safetensors", reason="the package safetensors is not installed")
+    else:
+        stand_in = types.ModuleType("safetensors.torch")
+        stand_in.load_file = read_by_hand
+        monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
+        monkeypatch.setitem(sys.modules, "safetensors.torch", stand_in)
+    made = model("predrnn", alpha=0.7)
+    path = safetensors_file(tmp_path / name, dict(made.state_dict()))
+    with pytest.warns(UserWarning, match="assumed in_channels=1, patch_size=2, highway=True"):
+        assert equal(load_checkpoint(path, alpha=0.7), made)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is truncated or no file of weights") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_safetensors_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    path = safetensors_file(tmp_path / "model.safetensors", dict(model().state_dict()))
+    with pytest.raises(
+        ModuleNotFoundError, match=r"model\.safetensors' needs the package safetensors: pip install"
+    ):
+        load_checkpoint(path)
+
+
+# ---- What is no checkpoint
+
+
+def script(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+
+
+FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "is truncated or no file of weights"),
+    "text": (lambda path: path.write_text("version https://git-lfs"), "is truncated or no file of weights"),
+    "zip": (lambda path: path.write_bytes(b"PK\x05\x06" + 18 * b"\0"), "is truncated or no file of weights"),
+    "script": (script, "is a TorchScript program; it should be a file of weights"),
+    "module": (lambda path: torch.save(nn.Linear(2, 2), path), "asks for torch.nn.modules.linear.Linear"),
+    "list": (lambda path: torch.save([torch.ones(2)], path), "holds no state dict but a list"),
+    "tensor": (lambda path: torch.save(torch.ones(2), path), "holds no state dict but a Tensor"),
+    "optimiser": (
+        lambda path: torch.save(torch.optim.Adam(model().parameters()).state_dict(), path),
+        "has entries that are not tensors: state, param_groups",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_no_checkpoint(name: str, tmp_path: Path) -> None:
+    write, message = FILES[name]
+    write(tmp_path / "file")
+    with pytest.raises(ValueError, match=message) as error:
+        load_checkpoint(tmp_path / "file")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (model(), r"^source is a MotionRNN; it should be a file or a state dict: pass its state_dict\(\)$"),
+        (nn.DataParallel(model()), "^source is a DataParallel; it should be a file or a state dict: pass"),
+        ([("a", torch.ones(2))], "^source is a list; it should be a file or a state dict$"),
+        (model().named_parameters(), "^source is a generator; it should be"),
+        (None, "^source is a NoneType; it should be"),
+        (7, "^source is a int; it should be"),
+    ],
+    ids=["model", "wrapped", "list", "generator", "none", "number"],
+)
+def test_what_is_no_source_is_told(source: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        load_checkpoint(source)
+
+
+def test_folders_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder; it should be a file$"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(IsADirectoryError, match=r"it should be a file, such as its checkpoints/last\.ckpt$"):
+        load_checkpoint(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
+        load_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_sparse_tensors_become_dense_and_eight_bits_are_refused() -> None:
+    made = model()
+    sparse = {name: tensor.to_sparse() for name, tensor in made.state_dict().items()}
+    assert equal(load_checkpoint(sparse, variant="paper"), made)
+    eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in made.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"has tensors of torch\.float8_e4m3fn; they should be of one floating-point"
+    ):
+        load_checkpoint(eight)
+
+
+def test_tensors_without_values_are_told() -> None:
+    with torch.device("meta"):
+        made = MotionRNN("convlstm", 1, (8, 8), 2)
+    with pytest.raises(ValueError, match=r"has tensors on the device meta, without values: cells\.0"):
+        load_checkpoint(made.state_dict())

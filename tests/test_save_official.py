@@ -1,0 +1,124 @@
+"""save_official: what it writes is what the public programs write, and what they cannot express is named."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import GoldenCase, golden_cases
+from test_official import net, openstl_dict
+from torch import nn
+from torch.nn.utils import prune
+
+from motionrnn_ext import MotionRNN
+from motionrnn_ext.models import load_checkpoint, save_official
+
+BARE = {"motion_gru": False, "highway": False}
+CONTAINERS = {
+    "convlstm": ("state_dict", "model."),
+    "predrnn": ("net_param", ""),
+    "mim": ("state_dict", "model."),
+}
+CONTAINERS["e3d_lstm"] = ("state_dict", "model.")
+OPENSTL = {"compat": "openstl"}
+
+
+def quietly(source: Any, **options: Any) -> MotionRNN:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_checkpoint(source, **options)
+
+
+def written(model: MotionRNN, folder: Path) -> dict[str, torch.Tensor]:
+    """The state dict as the program takes it from the file."""
+    save_official(model, folder / "model.ckpt")
+    container, prefix = CONTAINERS[model.predictor]
+    content = torch.load(folder / "model.ckpt", weights_only=True)
+    assert list(content) == [container] and all(name.startswith(prefix) for name in content[container])
+    assert [path.name for path in folder.iterdir()] == ["model.ckpt"]
+    return {name.removeprefix(prefix): tensor for name, tensor in content[container].items()}
+
+
+@pytest.mark.parametrize("path", golden_cases("net_*.npz", "motionrnn_*.npz"))
+def test_the_programs_own_weights_come_back(path: Path, tmp_path: Path) -> None:
+    """Every name and number of the recorded programs' state dicts but those that no prediction reads, which are 0."""
+    if "predrnnpp" in path.name:
+        pytest.skip("PredRNN++ is not known here")
+    case = GoldenCase(path)
+    theirs = case.group("param")
+    options = OPENSTL if "mim" in path.name else {}
+    found = written(quietly(theirs, **options), tmp_path)
+    extra = {"adapter.weight"} & theirs.keys()  # of PredRNN-V2's training, which PredRNN's program has not
+    assert found.keys() == theirs.keys() - extra
+    for name, tensor in found.items():
+        assert tensor.shape == theirs[name].shape, name
+        dead = name.endswith(("conv_o.0.weight", "conv_o.1.weight", "conv_o.1.bias", "conv_last.weight"))
+        assert torch.equal(tensor, theirs[name]) or (dead and not tensor.any()), name
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda **norm: net(**norm),
+        lambda **norm: net(**BARE, **norm),
+        lambda **norm: net("convlstm", **BARE, **norm),
+        lambda **norm: quietly(openstl_dict("mim", layer_norm="layer_norm" in norm), **OPENSTL),
+        lambda **norm: quietly(openstl_dict("mim", 1, layer_norm="layer_norm" in norm), **OPENSTL),
+        lambda **norm: quietly(openstl_dict("e3d_lstm", 2, layer_norm="layer_norm" in norm, filter_size=5)),
+    ],
+    ids=["motionrnn", "predrnn", "convlstm", "mim", "mim1", "e3d_lstm"],
+)
+def test_load_checkpoint_reads_it_back(model, layer_norm: bool, tmp_path: Path) -> None:
+    made = model(**({"layer_norm": True, "image_size": (8, 12)} if layer_norm else {})).bfloat16()
+    save_official(made, tmp_path / "model.ckpt")
+    back = quietly(tmp_path / "model.ckpt", compat=made.arguments["compat"])
+    assert back.arguments == {**made.arguments, "variant": "official"} or not made.interfaces
+    for name, tensor in made.state_dict().items():
+        assert (
+            torch.equal(back.state_dict()[name], tensor) and back.state_dict()[name].dtype == torch.bfloat16
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (lambda: MotionRNN("predrnn", 1, (8, 8), 2),
+         ["carry is 'block'; it should be 'motion'", "gate_kernel_size is 1; it should be 3"]),
+        (lambda: net(trend=False, alpha=0.7), ["trend is False; it should be True", "alpha is 0.7; it should be 0.5"]),
+        (lambda: net(highway=False), ["highway is False; it should be True"]),
+        (lambda: net(kernel_size=5), ["kernel_size is 5; it should be 3"]),
+        (lambda: net(layers=1), ["hidden_channels is (8,); MotionRNN's program wants two layers or more"]),
+        (lambda: net("convlstm"), ["motion_gru is True; it should be False", "highway is True; it should be False"]),
+        (lambda: net("mim", **BARE, image_size=(8, 12)), ["compat is None; it should be 'openstl'"]),
+        (lambda: net("e3d_lstm", **BARE, image_size=(8, 12), cell_options={"window": 3}),
+         ["compat is None", "filter_size is 3; it should be 5", "window is 3; it should be 2"]),
+        (lambda: net("conv_tt_lstm", **BARE), ["predictor is 'conv_tt_lstm'; it should be one of convlstm, predrnn, "]),
+    ],
+)  # fmt: skip
+def test_what_no_program_can_express_is_named(model, named: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^no public program has this model: ") as error:
+        save_official(model(), tmp_path / "model.ckpt")
+    assert all(text in str(error.value) for text in named) and not list(tmp_path.iterdir())
+
+
+def test_other_parameters_and_no_model_are_refused(tmp_path: Path) -> None:
+    pruned = net()
+    prune.l1_unstructured(pruned.interfaces[0].gate, "weight", 0.5)
+    with pytest.raises(
+        ValueError, match=r"other parameters than it was made with: missing interfaces\.0\.gate\.weight"
+    ):
+        save_official(pruned, tmp_path / "model.ckpt")
+    with pytest.raises(TypeError, match="^model is a DataParallel; it should be a MotionRNN$"):
+        save_official(nn.DataParallel(net()), tmp_path / "model.ckpt")
+    with torch.device("meta"):
+        empty = net()
+    with pytest.raises(ValueError, match="on the device meta, without values"):
+        save_official(empty, tmp_path / "model.ckpt")
+    (tmp_path / "model.ckpt").write_text("kept")
+    with pytest.raises(FileNotFoundError):
+        save_official(net(), tmp_path / "none" / "model.ckpt")
+    assert (tmp_path / "model.ckpt").read_text() == "kept"
