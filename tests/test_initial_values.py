@@ -36,11 +36,13 @@ from motionrnn_ext.layers.cells.e3d_lstm import DepthConv
 from motionrnn_ext.layers.cells.mim import _FirstCell
 from motionrnn_ext.layers.convert import ConvertedMotionGRU
 from motionrnn_ext.layers.initial_values import Resettable, ZeroConv2d
+from motionrnn_ext.layers.sequence import MotionGRULayer
 from motionrnn_ext.models import load_checkpoint
 
 MAP = {"map_size": (4, 6), "layer_norm": True}
 MODULES: dict[type[nn.Module], tuple[tuple[Any, ...], dict[str, Any]]] = {
     MotionGRU: ((16,), {"zero_init": True}),
+    MotionGRULayer: ((16,), {"zero_init": True}),
     MotionGRUCell: ((4,), {}),
     OffsetWarp: ((4,), {}),
     ZeroConv2d: ((4, 8, 3), {}),

@@ -367,6 +367,7 @@ class MotionGRU(Resettable):
             )
         encoder_kernel_size = whole("encoder_kernel_size", encoder_kernel_size)
         blend_kernel_size = odd("blend_kernel_size", blend_kernel_size)
+        kernel_size = odd("kernel_size", kernel_size)
         if gate_side not in ("hidden", "decoded"):
             raise ValueError(f"gate_side is {gate_side!r}; it should be 'hidden' or 'decoded'")
         self.hidden_channels, self.gate_side, self.depth = hidden_channels, gate_side, flag("depth", depth)
