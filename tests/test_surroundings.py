@@ -62,7 +62,7 @@ def test_a_terminal_of_another_encoding_in_a_notebooks_environment(short: Path) 
     options = ("--config", "settings.json", "--out", name)
     done = run("train", *options, here=short, **notebook, **LATIN)
     assert done.returncode == 0, done.stderr
-    assert b"next: motionrnn evaluate " + os.fsencode(name) in done.stdout
+    assert b"next: motionrnn evaluate '" + os.fsencode(name) + b"'" in done.stdout
     torch.testing.assert_close(
         checkpoint(short / name / LAST)["state_dict"], checkpoint(short / "run" / LAST)["state_dict"], rtol=0, atol=0
     )  # fmt: skip

@@ -278,14 +278,14 @@ def test_visualize_a_users_frames(trained: Path, tmp_path: Path) -> None:
     assert (trained / "motion" / "taps.png").is_file()
 
 
-def test_of_a_short_clip_all_is_taken(trained: Path, tmp_path: Path) -> None:
+def test_of_a_short_clip_all_is_taken_where_that_is_said(trained: Path, tmp_path: Path) -> None:
     clip = held_out(load_run(trained).config, 1)[0]
     np.save(tmp_path / "clip.npy", clip[:2].numpy())  # trained with three
     for command, count in (("visualize", "motion.gif"), ("predict", "clip.gif")):
         out = tmp_path / command
-        assert (
-            cli.main([command, str(trained), "--frames", str(tmp_path / "clip.npy"), "--out", str(out)]) == 0
-        )
+        words = [command, str(trained), "--frames", str(tmp_path / "clip.npy"), "--out", str(out)]
+        assert cli.main(words) == 2
+        assert cli.main([*words, "--n-input", "2"]) == 0
         assert len(iio.imread(out / count)) == 2 + 3 - (command == "visualize")
 
 
@@ -313,7 +313,7 @@ def test_arrows_are_called_what_they_are(trained: Path, tmp_path: Path, texts: l
     [
         (("--interface", "3"), "interface must be from 1 to 2; got 3"),
         (("--times", "1", "6"), "times must be from 1 to 5; got 6"),
-        (("--n-input", "9", "--frames", "CLIP"), "n_input must be from 1 to 3; got 9"),
+        (("--n-input", "9", "--frames", "CLIP"), "clip.npy has 3 frames; --n-input 9 needs as many or more"),
     ],
 )
 def test_bad_commands(

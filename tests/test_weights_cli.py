@@ -94,6 +94,7 @@ def test_predict_takes_a_state_dict_and_own_frames(official: Path) -> None:
     frames = np.random.default_rng(0).random((4, 16, 24), np.float32)
     np.save("clip.npy", frames)
     with pytest.warns(UserWarning, match=r"mine\.pt holds weights alone"):
-        assert command("predict", "mine.pt", "--frames", "clip.npy", "--n-output", 2, "--out", "out") == 0
+        words = ("--frames", "clip.npy", "--n-input", 4, "--n-output", 2, "--out", "out")
+        assert command("predict", "mine.pt", *words) == 0
     wanted = predict(load_checkpoint("mine.pt").eval(), torch.from_numpy(frames)[None, :, None], 2)[0]
     torch.testing.assert_close(torch.from_numpy(np.load("out/prediction.npy")), wanted, rtol=0, atol=0)
