@@ -69,7 +69,7 @@ def frames(*shape: int) -> torch.Tensor:
 
 def logits_of_gates(_: Place) -> None:
     inputs = small_case("motion_gates").inputs(torch.float32).values()
-    torch.ops.motionrnn_ext.motion_gates(*inputs, 0.5)[3].sum().backward()
+    torch.ops.motionrnn_ext.motion_gates(*inputs, 0.5, 1e4)[3].sum().backward()
 
 
 OPS: dict[str, Provocation] = {

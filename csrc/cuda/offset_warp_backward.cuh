@@ -98,21 +98,21 @@ __device__ __forceinline__ void store_update(const WarpArguments& a, int b, int 
                                              const float (&grad)[2]) {
   const Motion& m = a.motion;
   const Channels<float> by_offset(m.grad_offset, b, pixel), by_trend(m.grad_trend, b, pixel);
-  const Channels<float> previous(m.offset, b, pixel);
+  const Channels<float> previous(m.offset, b, pixel), made(a.offset, b, pixel);
   const Channels<T> update(m.update_logits, b, pixel), candidate(m.candidate_logits, b, pixel);
-  float in[2][5];
+  float in[2][6];
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
     in[axis][0] = grad[axis] + by_offset.read(channel), in[axis][1] = by_trend.read(channel);
     in[axis][2] = update.read(channel), in[axis][3] = candidate.read(channel);
-    in[axis][4] = previous.read(channel);
+    in[axis][4] = previous.read(channel), in[axis][5] = made.read(channel);
   }
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
     float out[4];
-    math::MotionUpdateBackward::apply<float>(in[axis], out, m.alpha);
+    math::MotionUpdateBackward::apply<float>(in[axis], out, {m.alpha, m.max_offset});
     Channels<T>(m.grad_update_logits, b, pixel)[channel] = from_float<T>(out[0]);
     Channels<T>(m.grad_candidate_logits, b, pixel)[channel] = from_float<T>(out[1]);
     Channels<float>(a.grad_offset, b, pixel)[channel] = out[2];

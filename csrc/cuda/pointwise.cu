@@ -56,7 +56,7 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
                                     std::index_sequence<o...>) {
   constexpr int kIn = sizeof...(i), kOut = sizeof...(o);
   using Scalar = std::conditional_t<sizeof(Feature) == 2 && sizeof(State) == 2, math::Coarse, float>;
-  const Scalar parameter = static_cast<float>(a.parameter);
+  const Scalar parameters[] = {static_cast<float>(a.parameters[0]), static_cast<float>(a.parameters[1])};
   float in[kIn][width], out[kOut][width];
   (load<width, Stored<math::role_of_stream(MapOf::inputs, i), Feature, State>>(a.in[i], row * a.in_stride[i] + at,
                                                                                in[i]),
@@ -65,7 +65,7 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
   for (int e = 0; e < width; ++e) {
     const Scalar values[kIn] = {in[i][e]...};
     Scalar results[kOut];
-    MapOf::template apply<Scalar>(values, results, parameter);
+    MapOf::template apply<Scalar>(values, results, parameters);
     ((out[o][e] = static_cast<float>(results[o])), ...);
   }
   (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(a.out[o], row * a.out_stride[o] + at,
