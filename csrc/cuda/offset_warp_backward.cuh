@@ -20,7 +20,8 @@ constexpr int kPixels = 32;           // of a warp at a time, two tiles of mma
 
 struct alignas(16) BackwardTap {
   CornerIndices corner;
-  float row_fraction, col_fraction, mask, unused;
+  float row_fraction, col_fraction, mask;
+  int32_t fixed;                 // bits: the offset of the row, of the column is at motion_update's bound
   math::Corners<float> product;  // <grad_column, corner>
 };
 
@@ -78,12 +79,15 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
 #pragma unroll
   for (int i = 0; i < Step<T, N>::kTaps; ++i) {
     const int tap = first_tap + i;
-    BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0.0f, {}};
+    BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0, {}};
     if (pixel < a.height * a.width && tap < all_taps) {
       const int tap_row = tap / a.k;
       const Channels<float> offset(a.offset, b, pixel);
-      const Place place = locate(a, tap_row, tap - tap_row * a.k, row, col, offset.read(tap),
-                                 offset.read(all_taps + tap), Channels<T>(a.mask_logits, b, pixel).read(tap));
+      const float by_row = offset.read(tap), by_col = offset.read(all_taps + tap);
+      const Place place = locate(a, tap_row, tap - tap_row * a.k, row, col, by_row, by_col,
+                                 Channels<T>(a.mask_logits, b, pixel).read(tap));
+      found.fixed = math::is_at_limit(by_row, a.motion.max_offset) | math::is_at_limit(by_col, a.motion.max_offset)
+                                                                         << 1;
       found.corner = corner_indices(a, place);
       found.row_fraction = place.row.fraction, found.col_fraction = place.col.fraction, found.mask = place.mask;
     }
@@ -91,28 +95,30 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
   }
 }
 
-// motion_update's backward, from the gradients that reach the new offset of a tap, row and column, by the warp.
-// Everything is loaded before anything is stored: one wait serves both axes.
+// motion_update's backward, from the gradients that reach the new offset of a tap, row and column, by the warp. Where
+// that is fixed at its bound it hands none on. Everything is loaded before anything is stored: one wait serves both
+// axes.
 template <class T>
-__device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel,
-                                             const float (&grad)[2]) {
+__device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel, const float (&grad)[2],
+                                             int32_t fixed) {
   const Motion& m = a.motion;
   const Channels<float> by_offset(m.grad_offset, b, pixel), by_trend(m.grad_trend, b, pixel);
-  const Channels<float> previous(m.offset, b, pixel), made(a.offset, b, pixel);
+  const Channels<float> previous(m.offset, b, pixel);
   const Channels<T> update(m.update_logits, b, pixel), candidate(m.candidate_logits, b, pixel);
   float in[2][6];
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
-    in[axis][0] = grad[axis] + by_offset.read(channel), in[axis][1] = by_trend.read(channel);
+    in[axis][0] = fixed & 1 << axis ? 0.0f : grad[axis] + by_offset.read(channel);
+    in[axis][1] = by_trend.read(channel);
     in[axis][2] = update.read(channel), in[axis][3] = candidate.read(channel);
-    in[axis][4] = previous.read(channel), in[axis][5] = made.read(channel);
+    in[axis][4] = previous.read(channel), in[axis][5] = 0.0f;
   }
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
     float out[4];
-    math::MotionUpdateBackward::apply<float>(in[axis], out, {m.alpha, m.max_offset});
+    math::MotionUpdateBackward::apply<float>(in[axis], out, {m.alpha, INFINITY});
     Channels<T>(m.grad_update_logits, b, pixel)[channel] = from_float<T>(out[0]);
     Channels<T>(m.grad_candidate_logits, b, pixel)[channel] = from_float<T>(out[1]);
     Channels<float>(a.grad_offset, b, pixel)[channel] = out[2];
@@ -140,7 +146,7 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
     const float grad[2] = {at.mask * math::bilinear_row_derivative(at.col_fraction, at.product),
                            at.mask * math::bilinear_col_derivative(at.row_fraction, at.product)};
     if (a.motion.given()) {
-      store_update<T>(a, b, tap, pixel, grad);
+      store_update<T>(a, b, tap, pixel, grad, at.fixed);
     } else {
       const Channels<float> grad_offset(a.grad_offset, b, pixel);
       grad_offset[tap] = grad[0], grad_offset[all_taps + tap] = grad[1];

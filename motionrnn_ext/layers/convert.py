@@ -86,6 +86,8 @@ def revert(model: nn.Module) -> ConversionReport:
 def from_official(module: nn.Module) -> MotionGRUCell:
     """A `MotionGRUCell` with the Parameter objects of one official MotionGRU.
 
+    Its motion has no bound, as that of the official layer; `cell.max_offset = 1e4` gives it this package's.
+
     Raises:
         ValueError: the module has not the structure of one.
     """
@@ -99,6 +101,7 @@ def from_official(module: nn.Module) -> MotionGRUCell:
         cell = MotionGRUCell(
             warp.in_channels,
             warp.kernel_size[0],
+            max_offset=None,
             gate_kernel_size=_convolution(module, "update").kernel_size[0],
             mask_kernel_size=_convolution(module, "warp.warp_gate").kernel_size[0],
             out_channels=warp.out_channels,

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import backends, ops
+from ..backends import reference
 from ..backends.layouts import memory_format
+from ..ops import _arguments as arguments
 from .addition import add_to
 from .depth import fold_depth, unfold_depth
 from .states import exportable
@@ -77,6 +79,11 @@ class MotionGRUCell(nn.Module):
         u = s(W_u * [x, F]),  r = s(W_r * [x, F]),  z = tanh(W_z * [x, r.F])
         F' = u.z + (1 - u).F,   D' = D + alpha (F - D),   F_t = F' + D',   out = warp(x, F_t)
 
+    F_t is kept within max_offset, in pixels, so that a stream may go on for ever: F grows by up to 1.7 a step, and
+    float32 would end at inf and then nan. Far beyond the map every tap reads zero, so a bound there changes no `out`;
+    None is the official program's behaviour, no bound. alpha, in [0, 1], may be a `Parameter` of one element; it is
+    then learned, by PyTorch's own operations instead of the kernels.
+
     x (B, C, H, W), offset and trend (B, M, H, W) -> out (B, out_channels, H, W), offset and trend of the next
     step. Drop-in for the official `MotionGRU(x_t, pre_offset, mean)`: same call, state-dict keys, defaults
     and initial values (weights of gates and mask at 0; `zero_init=False` keeps PyTorch's).
@@ -91,15 +98,20 @@ class MotionGRUCell(nn.Module):
     place into the fresh convolutions of the state.
 
     Raises:
-        ValueError: an even kernel size; both ablations at once; x, offset or trend of another shape.
+        ValueError: an even kernel size; both ablations at once; alpha outside of [0, 1]; max_offset not above 0;
+            x, offset or trend of another shape.
+        TypeError: alpha or max_offset is no number.
     """
+
+    max_offset: float | None = None  # of cells that were pickled before there was one
 
     def __init__(
         self,
         channels: int,
         kernel_size: int = 3,
-        alpha: float = 0.5,
+        alpha: float | Tensor = 0.5,
         *,
+        max_offset: float | None = 1e4,
         gate_kernel_size: int = 3,
         mask_kernel_size: int = 3,
         out_channels: int | None = None,
@@ -111,12 +123,9 @@ class MotionGRUCell(nn.Module):
         if not (transient or trend):
             raise ValueError("transient and trend are both False; one should be True, or no motion is left")
         motion = 2 * kernel_size**2
-        self.channels, self.motion_channels, self.kernel_size, self.alpha = (
-            channels,
-            motion,
-            kernel_size,
-            alpha,
-        )
+        self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
+        self.alpha = arguments.momentum_of_module(alpha)
+        self.max_offset = None if max_offset is None else arguments.bound("max_offset", max_offset)
         self.transient, self.trend = transient, trend
         self.update = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
         self.reset = _same_conv(channels + motion, motion, gate_kernel_size, "gate_kernel_size")
@@ -132,7 +141,8 @@ class MotionGRUCell(nn.Module):
         self.mask_with_gates = gate_kernel_size == mask_kernel_size
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, transient={self.transient}, trend={self.trend}"
+        alpha = "learned" if isinstance(self.alpha, Tensor) else self.alpha
+        return f"alpha={alpha}, max_offset={self.max_offset}, transient={self.transient}, trend={self.trend}"
 
     def pack(self) -> PackedGates:
         """The gates' weights as `forward` uses them; a rollout packs once and hands them to every step."""
@@ -159,7 +169,7 @@ class MotionGRUCell(nn.Module):
         self._check(x, offset, trend)
         packed = self.pack() if packed is None else packed
         if self.mask_with_gates and self.transient and self.trend and backends.runs_cpu_kernels(x):
-            offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha)
+            offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha, self.max_offset)
             return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
         motion, padding = self.motion_channels, self.update.padding
         from_x = F.conv2d(x, packed.x_weight, packed.x_bias, padding=padding)  # (B, 3M [+ K], H, W)
@@ -179,7 +189,8 @@ class MotionGRUCell(nn.Module):
 
         weight = self.warp.conv.weight
         if self.transient and self.trend:
-            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, self.alpha)
+            numbers = self.alpha, self.max_offset
+            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, *numbers)
         offset, trend = self._ablated(update, candidate, offset, trend)
         return ops.offset_warp(x, offset, mask, weight), offset, trend
 
@@ -188,10 +199,12 @@ class MotionGRUCell(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         gate = torch.sigmoid(update.to(offset.dtype))
         target = torch.tanh(candidate.to(offset.dtype))
+        limit = arguments.bound("max_offset", self.max_offset)
         if self.transient:
-            return offset + gate * (target - offset), trend
-        trend = trend + self.alpha * (gate * target - trend)
-        return trend, trend
+            return reference.bounded(offset + gate * (target - offset), limit), trend
+        alpha = arguments.momentum("MotionGRUCell", self.alpha, update)
+        trend = trend + alpha * (gate * target - trend)
+        return reference.bounded(trend, limit), trend
 
     def _check(self, x: Tensor, offset: Tensor, trend: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.channels:
@@ -215,19 +228,21 @@ class MotionGRU(nn.Module):
     at (h/2, w/2), zero when not given. The slices of a depth axis, (B, C, D, h, w), are moved each by itself with
     the same weights, and state is (B*D, M, h/2, w/2). Enc is a convolution of stride 2 and `encoder_kernel_size`, Dec a
     transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have `gate_kernel_size`, the mask has
-    `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the weights of gates and mask at
-    0, as the official code does.
+    `mask_kernel_size`; alpha and max_offset are `MotionGRUCell`'s. The defaults are the paper's form; `zero_init`
+    starts the weights of gates and mask at 0, as the official code does.
 
     Raises:
-        ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w.
+        ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w; alpha or
+            max_offset as for `MotionGRUCell`.
     """
 
     def __init__(
         self,
         hidden_channels: int,
         kernel_size: int = 3,
-        alpha: float = 0.5,
+        alpha: float | Tensor = 0.5,
         *,
+        max_offset: float | None = 1e4,
         encoder_kernel_size: int = 3,
         gate_kernel_size: int = 1,
         mask_kernel_size: int = 1,
@@ -252,6 +267,7 @@ class MotionGRU(nn.Module):
             encoded,
             kernel_size,
             alpha,
+            max_offset=max_offset,
             gate_kernel_size=gate_kernel_size,
             mask_kernel_size=mask_kernel_size,
             transient=transient,

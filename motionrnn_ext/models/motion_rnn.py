@@ -9,7 +9,7 @@ One time step, with input u (a true or a generated frame, patches folded into ch
         X^l = MotionGRU_l(H^l) for l < L,  X^L = H^L         with carry="motion", X^l replaces H in state^l
     next frame = W_last * X^L
 
-The paper and the released program differ in 28 points; `models/variants.py` says where each is settled.
+The paper and the released program differ in 29 points; `models/variants.py` says where each is settled.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..layers.depth import fold_depth, unfold_depth
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from ..layers.states import exportable
 from .arguments import check_widths, checked_cell_options, per_position_size
+from .off_map import warn_of_lost_motion
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
 
@@ -61,7 +62,13 @@ class MotionRNN(nn.Module):
             `MIMCell` and `E3DLSTMCell`; "mim" then keeps a state between calls until `reset()`.
         cell_options: arguments that only this predictor's cell has, such as order, steps and rank of
             "conv_tt_lstm".
+
+    On the CPU a RuntimeWarning says, once, that most taps of a MotionGRU lie outside of the map after a rollout, or
+    after every 16th call of `step`.
     """
+
+    _has_warned = False
+    _steps = 0  # calls of `step`
 
     def __init__(
         self,
@@ -113,6 +120,7 @@ class MotionRNN(nn.Module):
                 width,
                 options.kernel_size,
                 options.alpha,
+                max_offset=options.max_offset,
                 encoder_kernel_size=options.encoder_kernel_size,
                 gate_kernel_size=options.gate_kernel_size,
                 mask_kernel_size=options.mask_kernel_size,
@@ -182,7 +190,7 @@ class MotionRNN(nn.Module):
             return keep * folded[:, t] + (1 - keep) * prediction
 
         state = self._start(frames, state, generator)
-        predictions, motion = self._rollout(read, total - 1, state, checkpoint)
+        predictions, motion = self._rollout(read, total - 1, state, checkpoint, all_motion=return_motion)
         out = unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
         if not return_motion:
             return out
@@ -208,8 +216,9 @@ class MotionRNN(nn.Module):
         def read(t: int, prediction: Tensor | None) -> Tensor:
             return folded[:, t] if prediction is None or t < given else prediction
 
-        predictions, _ = self._rollout(read, given + n_future - 1, self._start(frames, state, generator))
-        return unfold_patches(torch.stack(predictions[-n_future:], dim=1), self.patch_size)
+        state = self._start(frames, state, generator)
+        predictions, _ = self._rollout(read, given + n_future - 1, state, first=given - 1)
+        return unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
 
     def step(self, frame: Tensor, state: MotionRNNState | None = None) -> tuple[Tensor, MotionRNNState]:
         """One step of a stream: frame (B, C, H, W) and the state before it, None at the start; returns the
@@ -217,6 +226,10 @@ class MotionRNN(nn.Module):
         self._check_frames(frame, rank=4)
         state = self._start(frame, state, None)
         prediction, state = self._advance(fold_patches(frame, self.patch_size), state, self._pack())
+        if not torch.compiler.is_compiling():
+            self._steps += 1
+            if self._steps % 16 == 0:
+                self._warn_of_lost_motion(state, "after this step")
         return unfold_patches(prediction, self.patch_size), state
 
     def initial_state(
@@ -263,18 +276,28 @@ class MotionRNN(nn.Module):
         steps: int,
         state: MotionRNNState,
         recompute: bool = False,
+        *,
+        first: int = 0,
+        all_motion: bool = False,
     ) -> tuple[list[Tensor], list[tuple[MotionState, ...]]]:
-        """`steps` folded predictions, (B, P*P*C, h, w), and the motion after each; `read(t, last prediction)`
-        is the input of step t."""
+        """The folded predictions of `steps` steps from number `first` on, (B, P*P*C, h, w), and with `all_motion` the
+        motion after each step; `read(t, last prediction)` is the input of step t."""
         advance = self._recomputed if recompute and torch.is_grad_enabled() else self._advance
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
         for t in range(steps):
             prediction, state = advance(read(t, prediction), state, packed)
-            predictions.append(prediction)
-            motion.append(state.motion)
+            if t >= first:
+                predictions.append(prediction)
+            if all_motion:
+                motion.append(state.motion)
+        self._warn_of_lost_motion(state, f"after step {steps}")
         return predictions, motion
+
+    def _warn_of_lost_motion(self, state: MotionRNNState, when: str) -> None:
+        if not self._has_warned and warn_of_lost_motion(state.motion, when):
+            self._has_warned = True
 
     def _advance(
         self, x: Tensor, state: MotionRNNState, packed: Sequence[PackedGates | None]

@@ -31,11 +31,14 @@ Every difference between the two, and where it is settled here:
     26 offset channels unstated; K row offsets, then K column offsets        as the program
     27 F_0, D_0 unstated; one tensor                                         init_state, state=
     28 L-1 MotionGRUs: both                                                  so here
+    29 F grows for ever, by 1.31 a step at u = 0.5, to inf and nan: both     max_offset
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+
+from ..ops import _arguments as arguments
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Options:
     zero_init: bool  # weights of u, r, z and the mask start at 0
     init_state: str = "zeros"  # or "xavier"
     kernel_size: int = 3  # k, the warp's neighbourhood
-    alpha: float = 0.5  # the trend's momentum step
+    alpha: float = 0.5  # the trend's momentum step; a Parameter is learned
+    max_offset: float | None = 1e4  # the largest motion, in pixels of the map; None is no bound
 
 
 _CHOICES = {
@@ -98,4 +102,7 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
             raise TypeError(f"unknown option {name!r}; known: {', '.join(known)}")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"{name} is {value!r}; it should be {' or '.join(map(repr, _CHOICES[name]))}")
+    if "alpha" in overrides:
+        arguments.momentum_of_module(overrides["alpha"])
+    arguments.bound("max_offset", overrides.get("max_offset"))
     return replace(presets[variant], **overrides)  # type: ignore[arg-type]

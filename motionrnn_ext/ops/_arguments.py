@@ -98,19 +98,23 @@ def number(op: str, name: str, value: Any, features: Tensor) -> float | Tensor:
     """
     if not isinstance(value, Tensor):
         return real(f"{op}: {name}", value)
-    if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(
-            f"{op}: {name} has shape {tuple(value.shape)} and dtype {value.dtype}; it should be one real number"
-        )
-    if _is_at_hand(value):
+    _check_scalar(f"{op}: {name}", value)
+    if not value.requires_grad and _is_at_hand(value):
         return real(f"{op}: {name}", value.item())
     if value.device.type != "cpu":
         _check_device(op, name, value, "the features", features)
     return value.reshape(()).to(state_dtype(features.dtype))
 
 
+def _check_scalar(what: str, value: Tensor) -> None:
+    if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(
+            f"{what} has shape {tuple(value.shape)} and dtype {value.dtype}; it should be one real number"
+        )
+
+
 def _is_at_hand(value: Tensor) -> bool:
-    is_plain = type(value) in (Tensor, nn.Parameter) and not value.requires_grad and value.device.type == "cpu"
+    is_plain = type(value) in (Tensor, nn.Parameter) and value.device.type == "cpu"
     return is_plain and not (torch.compiler.is_compiling() or is_transformed() or is_wrapped(value))
 
 
@@ -127,6 +131,17 @@ def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
     """alpha, in [0, 1] if it is a number."""
     alpha = number(op, "alpha", alpha, features)
     return alpha if isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
+
+
+def momentum_of_module(alpha: Any) -> float | Tensor:
+    """alpha as a module keeps it: a number in [0, 1], or the tensor where that is a Parameter or asks for a gradient."""
+    if not isinstance(alpha, Tensor):
+        return unit("alpha", alpha)
+    _check_scalar("alpha", alpha)
+    if _is_at_hand(alpha):
+        value = unit("alpha", alpha.item())
+        return alpha if alpha.requires_grad or isinstance(alpha, nn.Parameter) else value
+    return alpha
 
 
 def unit(what: str, value: Any) -> float:
