@@ -14,9 +14,10 @@
 namespace motionrnn_ext::cuda {
 namespace {
 
-constexpr int kBackwardWarps = 9;     // at most; the steps of k = 3
-constexpr int kBackwardBlocks = 256;  // constant, so that the order of summation is the same on every card
-constexpr int kPixels = 32;           // of a warp at a time, two tiles of mma
+template <int N>
+constexpr int kBackwardWarps = N == 8 ? 5 : 9;  // at most; the steps of k = 3
+constexpr int kBackwardBlocks = 256;            // constant, so that the order of summation is the same on every card
+constexpr int kPixels = 32;                     // of a warp at a time, two tiles of mma
 
 struct alignas(16) BackwardTap {
   CornerIndices corner;
@@ -303,13 +304,25 @@ struct BackwardWarp {
   }
 };
 
+// For __launch_bounds__: of 8 channels four blocks fit, but for what keeps more in registers on older architectures.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kFourBlocksFit = true;
+#else
+constexpr bool kFourBlocksFit = false;
+#endif
+template <class T, int N, bool vectors, bool deterministic>
+constexpr int backward_blocks() {
+  if (N == 8) return kFourBlocksFit || (sizeof(T) == 2 && (vectors || !deterministic)) ? 4 : 1;
+  return kMayUseAllRegisters<(!vectors || deterministic)>;
+}
+
 template <class T, int N, bool vectors, bool chunked, bool deterministic>
-__global__ void __launch_bounds__(kBackwardWarps* kWarp, kMayUseAllRegisters<!vectors || deterministic || N == 8>)
+__global__ void __launch_bounds__(kBackwardWarps<N>* kWarp, backward_blocks<T, N, vectors, deterministic>())
     warp_backward(const WarpArguments a) {
   using Shape = BackwardShape<T, N>;
   MOTIONRNN_EXT_SHARED(shared);
   const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
-  const int first_tap = (blockIdx.y * kBackwardWarps + warp) * Shape::In::kTaps;
+  const int first_tap = (blockIdx.y * kBackwardWarps<N> + warp) * Shape::In::kTaps;
   if (first_tap >= a.k * a.k) return;  // no barrier of the block follows
   BackwardWarp<T, N, vectors, chunked, deterministic> self{
       a,
@@ -370,10 +383,10 @@ struct Backward {
     else if (wants_x(a))
       fill_zero(a.sums, sums_count(a) * sizeof(float), stream);
 
-    const int warps = std::min(plan.steps, kBackwardWarps);
+    const int warps = std::min(plan.steps, kBackwardWarps<N>);
     const int roles = chunked && a.grad_weight != nullptr ? 1 + plan.in_chunks * plan.out_chunks : 1;
     if (roles > 65535) throw std::runtime_error("motionrnn_ext: too many channels for the gradient of the weight");
-    const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps - 1) / kBackwardWarps, roles);
+    const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps<N> - 1) / kBackwardWarps<N>, roles);
     const bool vectors = takes_vectors<T>(a.x, a.channels, Plan::Shape::In::kVector) &&
                          takes_vectors<T>(a.grad_out, a.out_channels, Plan::Shape::Out::kVector);
     const auto kernel =

@@ -33,15 +33,8 @@ struct MotionResetBackward {
 // value within [-limit, limit]; nan stays nan, as no comparison with it is true.
 template <class T>
 MOTIONRNN_EXT_MATH T bounded(T value, T limit) {
-#if defined(__CUDA_ARCH__)
-  // Two instructions; comparisons take four, and registers that a block's occupancy needs.
-  asm("min.NaN.f32 %0, %0, %1;" : "+f"(value) : "f"(limit));
-  asm("max.NaN.f32 %0, %0, %1;" : "+f"(value) : "f"(-limit));
-  return value;
-#else
   value = value > limit ? limit : value;
   return value < -limit ? -limit : value;
-#endif
 }
 
 // Whether the result of it is constant there. A limit of inf is none, also for a result of inf.

@@ -15,7 +15,7 @@ The paper and the released program differ in 29 points; `models/variants.py` say
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -137,7 +137,9 @@ class MotionRNN(nn.Module):
         self.conv_last = nn.Conv2d(hidden[-1] * self._cells()[-1].depth, folded, 1, bias=False)
 
     def extra_repr(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
+        values = {entry.name: getattr(self.options, entry.name) for entry in fields(self.options)}
+        shown = {name: "learned" if isinstance(v, Tensor) else repr(v) for name, v in values.items()}
+        options = ", ".join(f"{name}={text}" for name, text in shown.items())
         return f"{self.predictor!r}, patch_size={self.patch_size}, highway={self.highway}, {options}"
 
     def forward(
