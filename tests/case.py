@@ -45,7 +45,7 @@ MAX_OFFSET = 2.5
 
 def partly_bounded(inputs: dict[str, Tensor | None], exact: bool = True) -> dict[str, Tensor | None]:
     """The inputs of a motion op, changed in place: with MAX_OFFSET a third of F_t is far beyond the bound, the rest far
-    within; with `exact`, every other channel is not updated, so that F_t is a multiple of a quarter, often the bound."""
+    within. With `exact` every other channel is not updated, so that F_t is a multiple of a quarter, often the bound."""
     offset, trend = inputs["offset"], inputs["trend"]
     far = torch.arange(offset.numel()).view(offset.shape) % 3 == 0
     for t in (offset, trend):

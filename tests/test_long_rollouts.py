@@ -112,7 +112,9 @@ def test_the_gradient_ends_at_the_bound(on: UnderTest):
 # ---- Layers and models
 
 
-@pytest.mark.parametrize("options", [{}, {"trend": False}, {"transient": False}, {"gate_kernel_size": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"trend": False}, {"transient": False}, {"gate_kernel_size": 1}], ids=str
+)
 def test_every_form_of_the_cell_is_bounded(options: dict[str, Any]):
     """A bound far below 1, which the ablations reach as well."""
     torch.manual_seed(0)
@@ -129,7 +131,12 @@ def test_every_form_of_the_cell_is_bounded(options: dict[str, Any]):
 
 
 def test_the_bound_is_an_option_of_every_layer_and_model():
-    assert MotionGRUCell(4).max_offset == MotionGRU(8).cell.max_offset == rnn().interfaces[0].cell.max_offset == BOUND
+    assert (
+        MotionGRUCell(4).max_offset
+        == MotionGRU(8).cell.max_offset
+        == rnn().interfaces[0].cell.max_offset
+        == BOUND
+    )
     for bound in (None, 32.0):
         made = MotionGRUCell(4, max_offset=bound), MotionGRU(8, max_offset=bound).cell
         for cell in (*made, rnn(max_offset=bound).interfaces[0].cell, copy.deepcopy(made[0])):
@@ -269,7 +276,9 @@ def test_e3d_lstm_recalls_a_limited_history():
         states = first, second
         assert a.equal(b) == (t < 4)
     rows = 2 * 4 * 4
-    assert states[0].layers[0].history.shape[1] == 4 * rows and states[1].layers[0].history.shape[1] == 9 * rows
+    assert (
+        states[0].layers[0].history.shape[1] == 4 * rows and states[1].layers[0].history.shape[1] == 9 * rows
+    )
     cell, state = limited.cells[0], states[0].layers[0]
     query = frames(1, 4, 2, 4, 4).sigmoid()
     keys = state.history
@@ -311,7 +320,9 @@ def test_lost_motion_is_told_once():
         lambda m: [m.step(frames(1, 1, 8, 8), at(m, 9.0)) for _ in range(16)],
     ):
         model = rnn()
-        with pytest.warns(RuntimeWarning, match=r"after layer 1: \d+% of its taps .* after (this step|step \d)") as said:
+        with pytest.warns(
+            RuntimeWarning, match=r"after layer 1: \d+% of its taps .* after (this step|step \d)"
+        ) as said:
             call(model)
             call(model)
         assert len(said) == 1

@@ -65,12 +65,12 @@ def backward_arguments(inputs: list[Tensor]) -> tuple[Any, ...]:
     return (*grads, x, offset, *weights, *outputs[3:], outputs[0], 0.5, 1e4)
 
 
-def test_it_keeps_three_logits_beside_its_inputs():
+def test_it_keeps_three_logits_and_the_new_offset_beside_its_inputs():
     inputs = made(channels=16, height=16, width=16)
     outputs: list[Tensor] = []
     with CPU.chosen():
         kept = counting.kept_storages(lambda: outputs.extend(ops.motion_gates(*inputs)), inputs)
-    assert len(outputs) == 3 and kept == [2 * 18 * 16 * 16 * 4] * 3
+    assert len(outputs) == 3 and kept == [2 * 18 * 16 * 16 * 4] * 4
 
 
 def test_it_makes_the_gradients_that_are_wanted():

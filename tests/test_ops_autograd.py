@@ -159,7 +159,9 @@ def test_opcheck_of_motion_warp(on: UnderTest, case: Case):
     inputs = case.inputs(torch.float32, on.device)
     torch.library.opcheck(on.op("motion_warp").default, (*inputs.values(), 0.5, 1e4))
     x, update, candidate, offset, trend, mask, weight = (t.detach() for t in inputs.values())
-    out, new_offset, new_trend = on.op("motion_warp")(x, update, candidate, offset, trend, mask, weight, 0.5, 1e4)
+    out, new_offset, new_trend = on.op("motion_warp")(
+        x, update, candidate, offset, trend, mask, weight, 0.5, 1e4
+    )
     tensors = (out, new_offset, new_trend, x, update, candidate, offset, new_offset, mask, weight)
     torch.library.opcheck(on.op("motion_warp_backward").default, (*tensors, 0.5, 1e4, 15, False))
 

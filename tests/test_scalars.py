@@ -20,7 +20,12 @@ from under_test import AUTO, CPU, KERNELS, REFERENCE, UnderTest, on
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, backend, ops
 from motionrnn_ext.models.variants import variant_options
 
-OF = {"motion_update": "alpha", "motion_warp": "alpha", "motion_gates": "alpha", "memory_update": "forget_bias"}
+OF = {
+    "motion_update": "alpha",
+    "motion_warp": "alpha",
+    "motion_gates": "alpha",
+    "memory_update": "forget_bias",
+}
 
 
 def learned(value: float = 0.3, *shape: int, dtype: torch.dtype = torch.float64) -> nn.Parameter:
@@ -45,7 +50,9 @@ def test_gradcheck_by_the_number(test: UnderTest, op: str, shape: tuple[int, ...
     def function(number: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         return run(op, dict(zip(inputs, tensors)), number)
 
-    if op == "motion_warp":  # away from the kinks of bilinear sampling, and of no other bound than the far one
+    if (
+        op == "motion_warp"
+    ):  # away from the kinks of bilinear sampling, and of no other bound than the far one
         inputs = {name: t.detach() for name, t in inputs.items()}
     with test.chosen():
         assert torch.autograd.gradcheck(function, (learned(0.3, *shape), *inputs.values()))
@@ -287,5 +294,9 @@ def test_every_number_of_the_ops_is_tried_here():
     import inspect
 
     for op in [*POINTWISE, "motion_warp", "motion_gates", "offset_warp"]:
-        numbers = [n for n, p in inspect.signature(getattr(ops, op)).parameters.items() if "float" in p.annotation]
-        assert numbers == ([OF[op]] if op in OF else []) + (["max_offset"] if re.match("motion_(?!reset)", op) else [])
+        numbers = [
+            n for n, p in inspect.signature(getattr(ops, op)).parameters.items() if "float" in p.annotation
+        ]
+        assert numbers == ([OF[op]] if op in OF else []) + (
+            ["max_offset"] if re.match("motion_(?!reset)", op) else []
+        )

@@ -25,7 +25,7 @@ def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
 
 
 def bounded(offset: Tensor, max_offset: float) -> Tensor:
-    """offset within [-max_offset, max_offset]; at the bound it has no gradient. nan stays nan, a bound of inf is none."""
+    """offset within [-max_offset, max_offset], without gradient at the bound. nan stays nan; a bound of inf is none."""
     if max_offset == math.inf:
         return offset
     fixed = offset.detach()

@@ -1,7 +1,8 @@
 """What torch must know of the kernels' ops, whoever compiles them: shapes, gradients, second gradients, vmap, FLOPs.
 
-An op saves nothing but inputs for backward, and those that join ops what these hand on; its backward is an op of its
-own, `<op>_backward`. Second derivatives go through the reference's formulas, and so do tangents that reach a backward.
+An op saves nothing but inputs for backward, and a new offset; those that join ops also what these hand on. Its backward
+is an op of its own, `<op>_backward`. Second derivatives go through the reference's formulas, and so do tangents that
+reach a backward.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Op:
     tensors: int
     outputs: Sequence[int]  # each output has the shape of this input ...
     dtypes: Sequence[int]  # ... and the dtype of this one
-    of_output: bool = False  # backward reads the first output in place of the last input, which it does not need
+    of_output: bool = (
+        False  # backward reads the first output in place of the last input, which it does not need
+    )
     addends: bool = (
         False  # the first two inputs are added, so they have one gradient; backward returns it once
     )
@@ -345,9 +348,9 @@ def _motion_warp_reference_backward(
 
 
 def _motion_gates_reference_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    grad_offset, *grads = arguments[:3]
+    grad_offset, grad_trend, grad_mask = arguments[:3]
     (x, offset, *weights), (new_offset, alpha, max_offset) = arguments[3:9], arguments[12:15]
-    grads = reference.bounded_backward(grad_offset, new_offset, max_offset), *grads
+    grads = reference.bounded_backward(grad_offset, new_offset, max_offset), grad_trend, grad_mask
     tensors = (x, offset, torch.zeros_like(offset), *weights)  # linear in the trend: any will do
     return _reference_gradients(reference.motion_gates, tensors, (alpha,), grads)
 

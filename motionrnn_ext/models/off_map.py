@@ -20,7 +20,9 @@ def share_off_map(offset: Tensor) -> Tensor:
     k = math.isqrt(taps)
     tap = torch.arange(k, device=offset.device) - (k - 1) // 2
     row, col = offset.chunk(2, dim=1)  # (B, K, h, w) each
-    row = row + tap.repeat_interleave(k).view(-1, 1, 1) + torch.arange(height, device=offset.device).view(-1, 1)
+    row = (
+        row + tap.repeat_interleave(k).view(-1, 1, 1) + torch.arange(height, device=offset.device).view(-1, 1)
+    )
     col = col + tap.repeat(k).view(-1, 1, 1) + torch.arange(width, device=offset.device)
     return 1 - ((row > -1) & (row < height) & (col > -1) & (col < width)).float().mean()
 

@@ -122,7 +122,7 @@ def real(what: str, value: Any) -> float:
     """A number of Python's or NumPy's as a float; `what` is named in the message."""
     if isinstance(value, bool) or not isinstance(value, (float, int, torch.SymFloat, numbers.Real)):
         raise TypeError(f"{what} is {value!r}; it should be a number")
-    if math.isnan(value):
+    if value != value:
         raise ValueError(f"{what} is nan; it should be a number")
     return float(value)
 
@@ -134,7 +134,7 @@ def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
 
 
 def momentum_of_module(alpha: Any) -> float | Tensor:
-    """alpha as a module keeps it: a number in [0, 1], or the tensor where that is a Parameter or asks for a gradient."""
+    """alpha as a module keeps it: a number in [0, 1], or a tensor that is a Parameter or asks for a gradient."""
     if not isinstance(alpha, Tensor):
         return unit("alpha", alpha)
     _check_scalar("alpha", alpha)

@@ -8,7 +8,9 @@ from .. import backends
 from . import _arguments as arguments
 
 
-def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float | Tensor = 1.0) -> Tensor:
+def memory_update(
+    gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float | Tensor = 1.0
+) -> Tensor:
     """The LSTM's memory from two packed addends of its gates.
 
         C' = s(f_x + f_h + b) . C + s(i_x + i_h) . tanh(g_x + g_h)

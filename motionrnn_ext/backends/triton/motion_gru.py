@@ -66,7 +66,9 @@ def motion_update_backward_kernel(
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
     g = load(grad_new_offset, grad_new_offset_stride, row, at, inside)
     is_at_limit = tl.abs(load(new_offset, new_offset_stride, row, at, inside)) >= max_offset
-    g = tl.where(is_at_limit & (max_offset < float("inf")), 0, g)  # inf is no limit, also for an offset of inf
+    g = tl.where(
+        is_at_limit & (max_offset < float("inf")), 0, g
+    )  # inf is no limit, also for an offset of inf
     into_trend = g + load(grad_new_trend, grad_new_trend_stride, row, at, inside)  # D' feeds F_t as well
     update = sigmoid(load(update_logits, update_stride, row, at, inside))
     candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))

@@ -23,7 +23,9 @@ class E3DLSTMState(NamedTuple):
 
     hidden: Tensor  # H (B, C, W, h, w)
     cell: Tensor  # C (B, C, W, h, w)
-    history: Tensor  # every C so far, or the last of them, as rows of C numbers (B, n W h w, C), `cell` the last
+    history: (
+        Tensor  # every C so far, or the last of them, as rows of C numbers (B, n W h w, C), `cell` the last
+    )
     inputs: Tensor  # the last W-1 slices of x (B, C_in, W-1, h, w)
 
 
