@@ -101,7 +101,7 @@ OPS: dict[str, Provocation] = {
         4, alpha=torch.ones(2)
     ),
     "... is ...; it should be in [0, 1]": lambda _: MotionGRUCell(4, alpha=1.5),
-    "... is ...; it should be above 0, or None": lambda _: MotionGRUCell(4, max_offset=0),
+    "... is ...; it should be above 0 and at most 3.4e38, or None": lambda _: MotionGRUCell(4, max_offset=0),
     "... is a Tensor; it should be a number, or None: there is no gradient of it": lambda _: MotionGRUCell(
         4, max_offset=torch.tensor(3.0)
     ),

@@ -8,7 +8,8 @@
 `auto`, the default, takes the fastest that fits the tensor's device and dtype (cuda, triton, cpu, reference) and warns
 once when that is `reference` for want of kernels. What the kernels do not know runs on reference: forward-mode
 differentiation, torch.func's transforms other than vmap, numbers that are tensors, an export to ONNX. A name chosen by
-`backend`, `set_backend` or the environment variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the backend of its forward.
+`backend`, `set_backend` or the environment variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the
+backend of its forward.
 """
 
 from __future__ import annotations

@@ -88,6 +88,8 @@ def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], becaus
 
 # ---- Numbers
 
+_LARGEST = torch.finfo(torch.float32).max  # motion state may be float32
+
 
 def number(op: str, name: str, value: Any, features: Tensor) -> float | Tensor:
     """A number that the formulas differentiate by, where it is a tensor: as the op hands it on.
@@ -124,7 +126,10 @@ def real(what: str, value: Any) -> float:
         raise TypeError(f"{what} is {value!r}; it should be a number")
     if value != value:
         raise ValueError(f"{what} is nan; it should be a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{what} is beyond float64; it should be a number") from None
 
 
 def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
@@ -159,6 +164,6 @@ def bound(what: str, value: Any) -> float:
     if isinstance(value, Tensor):
         raise TypeError(f"{what} is a Tensor; it should be a number, or None: there is no gradient of it")
     value = real(what, value)
-    if not value > 0:
-        raise ValueError(f"{what} is {value}; it should be above 0, or None")
+    if not (0 < value <= _LARGEST or value == math.inf):
+        raise ValueError(f"{what} is {value}; it should be above 0 and at most 3.4e38, or None")
     return value
