@@ -154,7 +154,9 @@ def test_the_bound_is_an_option_of_the_program(tmp_path: Path):
         assert MotionRNN(**Config.read(tmp_path / "config.json").model()).options.max_offset == bound
     before = {k: v for k, v in Config(hidden=(4, 4)).to_dict().items() if k != "max_offset"}
     assert MotionRNN(**Config(**before).model()).options.max_offset == BOUND
-    with pytest.raises(ValueError, match="max_offset is -1.0; it should be above 0 and at most 3.4e38, or None"):
+    with pytest.raises(
+        ValueError, match="max_offset is -1.0; it should be above 0 and at most 3.4e38, or None"
+    ):
         Config(overrides={"max_offset": -1})
 
 

@@ -183,7 +183,19 @@ def test_alpha_is_within_0_and_1(alpha: Any):
             run("motion_update", small_case("motion_update").inputs(torch.float32), alpha)
 
 
-NO_BOUNDS = [0, -1, 1e39, 10**400, -float("inf"), float("nan"), "1e4", True, [3.0], torch.tensor(3.0), learned(3.0)]
+NO_BOUNDS = [
+    0,
+    -1,
+    1e39,
+    10**400,
+    -float("inf"),
+    float("nan"),
+    "1e4",
+    True,
+    [3.0],
+    torch.tensor(3.0),
+    learned(3.0),
+]
 
 
 @pytest.mark.parametrize("value", NO_BOUNDS, ids=lambda v: repr(v)[:12])
