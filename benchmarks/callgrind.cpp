@@ -70,9 +70,10 @@ Call offset_warp(Maps maps, bool backward) {
 Call motion_gates(Maps maps, bool backward) {
   cpu::GatesArguments a{};
   a.batch = maps.batch, a.channels = maps.channels, a.motion = kMotion, a.masks = kTaps;
-  a.height = a.width = maps.size, a.k = kKernelSize, a.alpha = 0.5, a.bands = 1, a.groups = 1;
+  a.height = a.width = maps.size, a.k = kKernelSize, a.alpha = 0.5, a.max_offset = 1e4, a.bands = 1, a.groups = 1;
   a.x = maps.map(a.channels), a.offset = maps.map(kMotion);
   a.update = maps.map(kMotion), a.reset = maps.map(kMotion), a.candidate = maps.map(kMotion);
+  a.new_offset = maps.map(kMotion);
   const int64_t outs = 3 * kMotion + kTaps;
   const auto weight = [&](int64_t out, int64_t in) { return maps.noise(out * in * kTaps, 0.1f); };
   a.x_weight = weight(outs, a.channels), a.x_bias = maps.noise(outs, 0.1f);
@@ -81,7 +82,7 @@ Call motion_gates(Maps maps, bool backward) {
   const cpu::GatesSizes sizes = kernels.sizes(a);
   a.packed = maps.bytes(sizes.packed);
   if (!backward) {
-    a.trend = maps.map(kMotion), a.new_offset = maps.map(kMotion), a.new_trend = maps.map(kMotion);
+    a.trend = maps.map(kMotion), a.new_trend = maps.map(kMotion);
     a.mask = maps.map(kTaps);
     return [=] {
       kernels.pack(a, false);

@@ -46,7 +46,7 @@ class Pointwise(NamedTuple):
 
 POINTWISE = {
     "motion_reset": Pointwise(True, (2, 1), (3, 2), (11, 15)),
-    "motion_update": Pointwise(True, (2, 4), (4, 5), (27, 32)),
+    "motion_update": Pointwise(True, (2, 4), (4, 6), (27, 32)),
     "memory_update": Pointwise(False, (8, 0), (12, 0), (37, 48)),  # of three streams
     "highway_output": Pointwise(False, (4, 0), (7, 0), (24, 30)),
     "gated_blend": Pointwise(False, (4, 0), (7, 0), (14, 18)),
@@ -97,14 +97,13 @@ def _offset_warp(shape: MapShape, e: int, forward: bool) -> Work:
 
 
 def _motion_warp(shape: MapShape, e: int, forward: bool) -> Work:
-    """Both ops, but the new offset stays in registers between them; backward reads it from memory (no trend) and adds
-    its gradient to the one from above."""
+    """Both ops, but the new offset stays in registers between them; backward reads it from memory, once, (no trend) and
+    adds its gradient to the one from above."""
     update = _pointwise(POINTWISE["motion_update"], shape, e, forward)
     both = update + _offset_warp(shape, e, forward)
-    saved = (
-        shape.pixels * M * STATE_BYTES
-    )  # forward: not read again; backward: the warp's gradient is not written
-    return both + Work(bytes=-saved)
+    state = shape.pixels * M * STATE_BYTES
+    # Forward the new offset is not read again; nor is it backward, where the warp's gradient is not written either.
+    return both + Work(bytes=-state if forward else -2 * state)
 
 
 def _gates_weights(c: int) -> int:
@@ -126,7 +125,7 @@ def _motion_gates(shape: MapShape, e: int, forward: bool) -> Work:
     maps = pixels * (c * e + 2 * M * STATE_BYTES)  # x, F, D, or their gradients
     made = pixels * (K * e + 2 * M * STATE_BYTES)  # m, F_t, D', or their gradients
     logits = pixels * 3 * M * e
-    again = 0 if forward else pixels * (c * e + M * STATE_BYTES) + parameters  # x and F
+    again = 0 if forward else pixels * (c * e + 2 * M * STATE_BYTES) + parameters  # x, F and F_t
     return Work(bytes=parameters + maps + made + logits + again) + _gates(shape, e, forward)
 
 

@@ -13,22 +13,23 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
   m.def("motion_reset_backward(Tensor grad, Tensor reset_logits, Tensor offset) -> (Tensor, Tensor)");
 
   m.def(
-      "motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend, float alpha) "
-      "-> (Tensor, Tensor)");
+      "motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend, float alpha, "
+      "float max_offset) -> (Tensor, Tensor)");
+  // new_offset: as forward returned it, which tells where it was bounded
   m.def(
       "motion_update_backward(Tensor grad_offset, Tensor grad_trend, Tensor update_logits, Tensor candidate_logits, "
-      "Tensor offset, float alpha) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor offset, Tensor new_offset, float alpha, float max_offset) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // a MotionGRU step up to its warp, where one kernel does it: the convolutions of x, F and s(r) F, and motion_update;
   // returns F_t, D', the mask's logits, and the logits of u, r and z, which backward reads
   m.def(
       "motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight, "
-      "Tensor candidate_weight, float alpha) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor candidate_weight, float alpha, float max_offset) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // wanted: a bit per gradient, x 1, offset and trend 2, weights and bias 8; the others come back empty
   m.def(
       "motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset, "
       "Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight, Tensor update_logits, "
-      "Tensor reset_logits, Tensor candidate_logits, float alpha, int wanted) "
+      "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, float alpha, float max_offset, int wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   m.def("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor");
@@ -40,12 +41,12 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
   // motion_update, and offset_warp of x by the new offset, in one launch; backward reads that offset, no trend
   m.def(
       "motion_warp(Tensor x, Tensor update_logits, Tensor candidate_logits, Tensor offset, Tensor trend, "
-      "Tensor mask_logits, Tensor weight, float alpha) -> (Tensor, Tensor, Tensor)");
+      "Tensor mask_logits, Tensor weight, float alpha, float max_offset) -> (Tensor, Tensor, Tensor)");
   // wanted: as above; 2 stands for all four of the motion's gradients
   m.def(
       "motion_warp_backward(Tensor grad, Tensor grad_offset, Tensor grad_trend, Tensor x, Tensor update_logits, "
       "Tensor candidate_logits, Tensor offset, Tensor new_offset, Tensor mask_logits, Tensor weight, float alpha, "
-      "int wanted, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float max_offset, int wanted, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   m.def("memory_update(Tensor gates_x, Tensor gates_h, Tensor memory, float forget_bias) -> Tensor");
   m.def(

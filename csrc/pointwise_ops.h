@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -23,25 +24,27 @@ struct PointwiseOps {
   }
 
   static std::tuple<Tensor, Tensor> motion_update(Tensor update_logits, Tensor candidate_logits, Tensor offset,
-                                                  Tensor trend, double alpha) {
-    return std::tuple_cat(run<math::MotionUpdate>({update_logits, candidate_logits, offset, trend}, 0, alpha));
+                                                  Tensor trend, double alpha, double max_offset) {
+    return std::tuple_cat(
+        run<math::MotionUpdate>({update_logits, candidate_logits, offset, trend}, 0, {alpha, max_offset}));
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor> motion_update_backward(Tensor grad_offset, Tensor grad_trend,
                                                                            Tensor update_logits,
                                                                            Tensor candidate_logits, Tensor offset,
-                                                                           double alpha) {
-    return std::tuple_cat(
-        run<math::MotionUpdateBackward>({grad_offset, grad_trend, update_logits, candidate_logits, offset}, 2, alpha));
+                                                                           Tensor new_offset, double alpha,
+                                                                           double max_offset) {
+    return std::tuple_cat(run<math::MotionUpdateBackward>(
+        {grad_offset, grad_trend, update_logits, candidate_logits, offset, new_offset}, 2, {alpha, max_offset}));
   }
 
   static Tensor memory_update(Tensor gates_x, Tensor gates_h, Tensor memory, double forget_bias) {
-    return run<math::MemoryUpdate>({gates_x, gates_h, memory}, 0, forget_bias)[0];
+    return run<math::MemoryUpdate>({gates_x, gates_h, memory}, 0, {forget_bias})[0];
   }
 
   static std::tuple<Tensor, Tensor> memory_update_backward(Tensor grad, Tensor gates_x, Tensor gates_h, Tensor memory,
                                                            double forget_bias) {
-    return std::tuple_cat(run<math::MemoryUpdateBackward>({grad, gates_x, gates_h, memory}, 1, forget_bias));
+    return std::tuple_cat(run<math::MemoryUpdateBackward>({grad, gates_x, gates_h, memory}, 1, {forget_bias}));
   }
 
   static Tensor highway_output(Tensor output_logits, Tensor content, std::optional<Tensor> highway) {
@@ -69,10 +72,11 @@ struct PointwiseOps {
   using Inputs = std::array<Tensor, std::size(MapOf::inputs)>;
   template <class MapOf>
   using Outputs = std::array<Tensor, std::size(MapOf::outputs)>;
+  using Parameters = std::array<double, math::kParameters>;
 
   // leader: the input whose memory format the outputs follow, the op's first.
   template <class MapOf>
-  static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, double parameter = 0) {
+  static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, Parameters parameters = {}) {
     const bool rows = wants_rows(in[leader]);
     std::optional<ScalarType> feature, state;
     for (size_t i = 0; i < in.size(); ++i) {
@@ -94,7 +98,7 @@ struct PointwiseOps {
     math::PointwiseArguments a{};
     a.rows = rows ? shape[0] * pixels : shape[0];
     a.inner = rows ? channels : channels * pixels;
-    a.parameter = parameter;
+    std::copy(parameters.begin(), parameters.end(), a.parameters);
     bool dense = true;  // no gap anywhere: one long row
     const auto add = [&](auto* pointers, int64_t* strides, auto* data, const Tensor& t, int streams, size_t& stream) {
       for (int s = 0; s < streams; ++s, ++stream) {

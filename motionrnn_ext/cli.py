@@ -234,7 +234,7 @@ def _named_value(text: str) -> tuple[str, Any]:
     if not equals:
         raise ValueError(f"--override and --cell-option must be NAME=VALUE; got {text!r}")
     try:
-        return name, json.loads(value)
+        return name, json.loads("null" if value == "None" else value)
     except json.JSONDecodeError:
         return name, value
 

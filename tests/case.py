@@ -40,6 +40,25 @@ class Case:
         return out if isinstance(out, tuple) else (out,)
 
 
+MAX_OFFSET = 2.5
+
+
+def partly_bounded(inputs: dict[str, Tensor | None], exact: bool = True) -> dict[str, Tensor | None]:
+    """The inputs of a motion op, changed in place: with MAX_OFFSET a third of F_t is far beyond the bound, the rest far
+    within. With `exact` every other channel is not updated, so that F_t is a multiple of a quarter, often the bound."""
+    offset, trend = inputs["offset"], inputs["trend"]
+    far = torch.arange(offset.numel()).view(offset.shape) % 3 == 0
+    for t in (offset, trend):
+        t.copy_(torch.where(far, torch.copysign(torch.full_like(t, 10.0), offset), t.clamp(-0.5, 0.5)))
+        if exact:
+            t[:, ::2] = (8 * t[:, ::2].clamp(-0.5, 0.5)).round() / 2
+    if exact and "x_bias" in inputs:
+        inputs["x_bias"][: offset.shape[1] : 2] = -800.0
+    elif exact:
+        inputs["update_logits"][:, ::2] = -800.0
+    return inputs
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

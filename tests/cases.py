@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
 import torch
-from case import Case, channels_last, misaligned, normal
+from case import MAX_OFFSET, Case, channels_last, misaligned, normal, partly_bounded
 from gates_cases import GATES_CASES, gates_inputs
 from torch import Tensor
 from warp_cases import MOTION_CASES, WARP_CASES, motion_inputs, warp_inputs
@@ -21,9 +22,9 @@ POINTWISE = {
     "gated_blend": ("gate_logits", "a", "b"),
 }
 PARAMETERS = {
-    "motion_update": (0.5,),
+    "motion_update": (0.5, inf),
     "memory_update": (1.0,),
-}  # alpha, forget_bias: their defaults, by position
+}  # alpha and max_offset, forget_bias: their defaults, by position, as the kernels take them
 SHAPES = {
     "plain": (2, 4, 6, 5),
     "prime": (3, 5, 7, 11),
@@ -149,6 +150,11 @@ def _pointwise_cases() -> list[Case]:
             {"alpha": 0.2},
         )
     )
+    cases += [
+        Case(c.op, f"bounded_{c.name}", lambda g, c=c: partly_bounded(c.make(g)), {"max_offset": MAX_OFFSET})
+        for c in cases
+        if c.op == "motion_update"
+    ]
     no_bias = {"forget_bias": 0.0}
     cases.append(
         Case("memory_update", "no_bias", partial(_dense, POINTWISE["memory_update"], (2, 4, 3, 5)), no_bias)
@@ -176,13 +182,17 @@ SMALL_WARP = {"batch": 2, "channels": 2, "out_channels": 3, "height": 3, "width"
 
 
 def small_case(op: str) -> Case:
-    """One small case per op, for checks that cost a call per input element."""
+    """One small case per op, for checks that cost a call per input element. Part of a new offset is at its bound."""
     if op == "offset_warp":
         return Case(op, "small", partial(warp_inputs, **SMALL_WARP))
-    if op == "motion_warp":
-        return Case(op, "small", partial(motion_inputs, **SMALL_WARP))
-    if op == "motion_gates":
-        return Case(op, "small", partial(gates_inputs, channels=2, motion=2, masks=1, height=3, width=4))
+    makes = {
+        "motion_update": dense_case("motion_update", (2, 2, 2, 3)).make,
+        "motion_warp": partial(motion_inputs, **SMALL_WARP),
+        "motion_gates": partial(gates_inputs, channels=2, motion=2, masks=1, height=3, width=4),
+    }
+    if op in makes:
+        make = makes[op]
+        return Case(op, "small", lambda g: partly_bounded(make(g), exact=False), {"max_offset": MAX_OFFSET})
     return dense_case(op, (2, 2, 2, 3))
 
 

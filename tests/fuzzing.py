@@ -78,7 +78,7 @@ CHANNELS = (0, 1, 2, 3, 4, 5, 8, 8, 12, 16, 17, 33)
 class Drawn:
     op: str
     shapes: dict[str, tuple[int, ...]]
-    parameters: dict[str, float]
+    parameters: dict[str, float | None]
     dtype: torch.dtype
     float32_memory: bool  # beside half features
     layouts: dict[str, Layout]
@@ -143,8 +143,14 @@ class Drawn:
 def drawn(draw: Callable[..., Any], op: str, dtypes: Sequence[torch.dtype]) -> Drawn:
     is_warp = op.endswith("_warp")
     shapes = draw(_warp_shapes(op) if is_warp else _pointwise_shapes(op))
-    parameters = {"motion_update": "alpha", "motion_warp": "alpha", "memory_update": "forget_bias"}
-    some = draw(st.booleans())
+    names = {"motion_update": "alpha", "motion_warp": "alpha", "memory_update": "forget_bias"}
+    parameters = (
+        {names[op]: draw(st.sampled_from([0.5, 0.0, 1.0, 0.2]))}
+        if op in names and draw(st.booleans())
+        else {}
+    )
+    if op.startswith("motion_") and op != "motion_reset" and draw(st.booleans()):
+        parameters["max_offset"] = draw(st.sampled_from([1.0, 2.5, 40.0, 1e4, None]))
     n_outputs = {"motion_update": 2, "motion_warp": 3}.get(op, 1)
     rank = len(next(iter(shapes.values())))
     every = draw(st.none() | layouts(rank))  # one layout for all, as in a model
@@ -157,7 +163,7 @@ def drawn(draw: Callable[..., Any], op: str, dtypes: Sequence[torch.dtype]) -> D
     return Drawn(
         op,
         shapes,
-        {parameters[op]: draw(st.sampled_from([0.5, 0.0, 1.0, 0.2]))} if some and op in parameters else {},
+        parameters,
         draw(st.sampled_from(dtypes)),
         draw(st.booleans()),
         {name: every or draw(layouts(len(shape))) for name, shape in shapes.items()},

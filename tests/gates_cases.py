@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from case import Case, channels_last, cut, misaligned, normal
+from case import MAX_OFFSET, Case, channels_last, cut, misaligned, normal, partly_bounded
 from torch import Tensor
 
 
@@ -69,6 +69,13 @@ def _gates_cases() -> list[Case]:
     }
     cases = [
         Case("motion_gates", name, partial(gates_inputs, **options)) for name, options in variants.items()
+    ]
+    bounded = ("usual", "c1", "one_tap", "kernel1", "kernel5", "no_entries", "one_entry", "bands", "misaligned",
+               "of_channels_last", "cut_of_channels_last")  # fmt: skip
+    cases += [
+        Case(c.op, f"bounded_{c.name}", lambda g, c=c: partly_bounded(c.make(g)), {"max_offset": MAX_OFFSET})
+        for c in cases
+        if c.name in bounded
     ]
     return [*cases, Case("motion_gates", "alpha", gates_inputs, {"alpha": 0.2})]
 

@@ -1,6 +1,6 @@
 """What must come out of a random case (fuzzing.py): the reference's results in float64, and how far from them is right.
 
-Beside the stated tolerances (comparing.py) there are five rules:
+Beside the stated tolerances (comparing.py) there are six rules:
 
     cancelling   A sum may be much smaller than its terms, and these are rounded: 16 roundings of the terms are allowed,
                  in float32, or in float64 beside float64. Tensor cores first round the warp's samples to the features'
@@ -11,6 +11,7 @@ Beside the stated tolerances (comparing.py) there are five rules:
     not finite   must meet not finite. It is not compared which: inf * s is nan instead of inf where float32 has s = 0.
                  Where one coordinate of a tap is nan, the other's gradient is not compared at all: the reference gives
                  0 where that lies far outside, kernels give nan.
+    at a bound   Where a new offset is at max_offset in one of the two alone, by a rounding, gradients are not compared.
     motion_warp  The warp is compared at the offset that the op itself found, in float32: by one rounding of 1e7 a
                  sample moves by a pixel, and by one at an integer its derivative jumps.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -115,7 +117,12 @@ class _At(torch.autograd.Function):
 def _motion_warp(case: Drawn, exact: Inputs, actual: Results) -> tuple[Tensor, ...]:
     x, update, candidate, offset, trend, mask, weight = exact.values()
     offset, trend = reference.motion_update(
-        update, candidate, offset, trend, case.parameters.get("alpha", 0.5)
+        update,
+        candidate,
+        offset,
+        trend,
+        case.parameters.get("alpha", 0.5),
+        case.parameters.get("max_offset") or inf,
     )
     moved = _At.apply(offset, exact_of(actual.outputs[1]))
     return reference.offset_warp(x, moved, mask, weight), offset, trend
@@ -170,6 +177,13 @@ def _allowed(
         if case.op == "motion_warp":
             given, slack = [by_offset.abs().nan_to_num(0, 0, 0), *given[1:]], of_offset
 
+    bound = case.parameters.get("max_offset")
+    differs = None
+    if bound is not None:
+        found = actual.outputs[len(outputs)], expected.outputs[len(outputs)]
+        at_bound = [exact_of(t).abs() >= bound for t in found]
+        differs = at_bound[0] != at_bound[1]
+
     if case.op != "offset_warp":
         size, arriving = _pointwise_terms(exact), torch.stack(given).sum(0)
         for a, e in zip(actual.outputs[len(outputs) :], expected.outputs[len(outputs) :]):
@@ -182,6 +196,8 @@ def _allowed(
                 grads[name] = (
                     limits.of_pointwise(e, actual.gradients[name].dtype, arrived * factor) + slack * factor
                 )
+                if differs is not None:
+                    grads[name][differs] = inf
     return Results(tuple(outputs), grads)
 
 

@@ -16,7 +16,7 @@ template <class T, int N, bool chunked>
 void print_backward(const char* type) {
   WarpArguments a{};
   a.k = 3;
-  const int warps = std::min(BackwardPlan<T, N, chunked>(a).steps, kBackwardWarps);
+  const int warps = std::min(BackwardPlan<T, N, chunked>(a).steps, kBackwardWarps<N>);
   for (const char* vectors : {"false", "true"})
     std::printf("%d %zu warp_backward<%s, %d, %s, %s\n", warps * kWarp, backward_shared_bytes<T, N, chunked>(warps),
                 type, N, vectors, chunked ? "true" : "false");

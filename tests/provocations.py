@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from motionrnn_ext.backends import native, triton
 from motionrnn_ext.config import Config
 from motionrnn_ext.folders import held
 from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
+from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell, save_official
 from motionrnn_ext.models.official_names import to_ours
 from motionrnn_ext.runs import load_run, read_checkpoint, start_folder
@@ -81,7 +83,7 @@ def frames(*shape: int) -> torch.Tensor:
 
 def logits_of_gates(_: Place) -> None:
     inputs = small_case("motion_gates").inputs(torch.float32).values()
-    torch.ops.motionrnn_ext.motion_gates(*inputs, 0.5)[3].sum().backward()
+    torch.ops.motionrnn_ext.motion_gates(*inputs, 0.5, 1e4)[3].sum().backward()
 
 
 OPS: dict[str, Provocation] = {
@@ -106,6 +108,15 @@ OPS: dict[str, Provocation] = {
         "motion_gates", x_weight=lambda t: t[:3]
     ),
     "motion_gates: its logits have no gradient; they are there for its backward": logits_of_gates,
+    "... is ...; it should be a number": lambda _: MotionGRUCell(4, alpha="0.5"),
+    "... has shape ... and dtype ...; it should be one real number": lambda _: MotionGRUCell(
+        4, alpha=torch.ones(2)
+    ),
+    "... is ...; it should be in [0, 1]": lambda _: MotionGRUCell(4, alpha=1.5),
+    "... is ...; it should be above 0 and at most 3.4e38, or None": lambda _: MotionGRUCell(4, max_offset=0),
+    "... is a Tensor; it should be a number, or None: there is no gradient of it": lambda _: MotionGRUCell(
+        4, max_offset=torch.tensor(3.0)
+    ),
     "motionrnn_ext: mixed ...": lambda _: torch.ops.motionrnn_ext.gated_blend(
         torch.ones(2, 2), torch.ones(2, 2).half(), torch.ones(2, 2)
     ),
@@ -204,6 +215,9 @@ BACKENDS: dict[str, Provocation] = {
     ),
     "backend '...' was chosen, but it has no forward-mode derivatives, and of torch.func's transforms vmap alone; "
     "choose 'auto' or 'reference'": chosen("cpu", tangent),
+    "...: backend '...' was chosen, but it takes alpha or forget_bias as a number, without gradient; ...": chosen(
+        "cpu", lambda: ops.motion_update(*[torch.ones(1, 2)] * 4, alpha=torch.tensor(0.5, requires_grad=True))
+    ),
     "backend '...' was chosen, but it has no float64; choose 'auto' or 'reference'": chosen(
         "cuda", double_on_a_gpu
     ),
@@ -222,6 +236,14 @@ BACKENDS: dict[str, Provocation] = {
 
 
 # ---- Layers and models
+
+
+def off_the_map(_: Place) -> str:
+    model, state = rnn(), MotionState(*torch.full((2, 1, 18, 2, 2), 9.0))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.predict(frames(), 2, model.initial_state(1, 8, 8)._replace(motion=(state,)))
+    return str(said[0].message)
 
 
 def twice(p: Place) -> None:
@@ -327,9 +349,14 @@ LAYERS: dict[str, Provocation] = {
     "... is ...; it should be a whole number of at least ...": lambda _: MotionGRU("16"),
     "... is ...; it should be (...), whole numbers of at least 1": lambda _: MIMCell(4, 4, map_size=8),
     "... is ...; it should be True or False": lambda _: MotionGRU(8, trend="no"),
-    "... is ...; it should be a finite number": lambda _: MotionGRU(8, alpha="0.5"),
     "... has parameters of its own (...); it should have a reset_parameters that sets them, and calls "
     "super().reset_parameters()": parameter_of_its_own,
+    "alpha is a Parameter that was made on the device meta; it should be made with its value": lambda _: (
+        MotionGRU(8, alpha=nn.Parameter(torch.empty((), device="meta"))).reset_parameters()
+    ),
+    "history is ...; it should be a whole number of at least 1, or None": lambda _: rnn(
+        "e3d_lstm", image_size=(8, 8), cell_options={"history": 0}
+    ),
     "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
     "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
     "before sequences of another size": other_size,
@@ -362,6 +389,7 @@ MODELS: dict[str, Provocation] = {
     "unknown option ...; known: ...": lambda _: rnn(cary="block"),
     "... is ...; it should be ... or ...": lambda _: rnn(carry="both"),
     "... is a ...; it should be a torch.Tensor": lambda _: rnn()(frames().numpy(), 2),
+    "the MotionGRU after layer ...: ... of its taps lie outside of the map ... and read zeros, ...": off_the_map,
     "frames has shape ...; it should be (...)": lambda _: rnn()(frames(1, 4, 3, 8, 8), 2),
     "frames has dtype ...; it should be floating point, in [0, 1]": lambda _: rnn()(frames().byte(), 2),
     "frames are ...x...; parameters per position were made for image_size ... only": lambda _: rnn(

@@ -41,7 +41,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
     ("motion_reset", "float32", "forward", 4 * 18 * (4 + 4 + 4)),  # r, F, out
     ("motion_reset", "bfloat16", "backward", 4 * 18 * (3 * 2 + 2 * 4)),  # grad, r, grad_r; F, grad_F
     ("motion_update", "bfloat16", "forward", 4 * 18 * (2 * 2 + 4 * 4)),  # u, z; F, D in and out
-    ("motion_update", "float32", "backward", 4 * 18 * 9 * 4),  # u, z, F; two gradients in, four out
+    ("motion_update", "float32", "backward", 4 * 18 * 10 * 4),  # u, z, F, F_t; two gradients in, four out
     ("memory_update", "float32", "forward", 4 * 2 * (3 + 3 + 1 + 1) * 4),
     ("memory_update", "float32", "backward", 4 * 2 * (1 + 3 + 3 + 1 + 3 + 1) * 4),  # one gradient for both addends
     ("highway_output", "bfloat16", "forward+backward", 4 * 2 * (4 + 7) * 2),

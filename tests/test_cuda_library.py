@@ -197,8 +197,8 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
     return {
         "motion_reset": ((feature(18), state()), [feature(18)]),
         "motion_reset_backward": ((feature(18), feature(18), state()), [feature(18), state()]),
-        "motion_update": ((*motion, 0.5), [state(), state()]),
-        "motion_update_backward": ((state(), state(), *motion[:3], 0.5), [*motion]),
+        "motion_update": ((*motion, 0.5, 1e4), [state(), state()]),
+        "motion_update_backward": ((state(), state(), *motion[:3], state(), 0.5, 1e4), [*motion]),
         "memory_update": ((feature(3 * C), feature(3 * C), state(C), 1.0), [state(C)]),
         "memory_update_backward": (
             (state(C), feature(3 * C), feature(3 * C), state(C), 1.0),
@@ -214,14 +214,26 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
             [feature(), state(), None, weight],
         ),
         "motion_gates": (
-            (feature(), state(), state(), *gates, 0.5),
+            (feature(), state(), state(), *gates, 0.5, 1e4),
             [state(), state(), feature(9), feature(18), feature(18), feature(18)],
         ),
         "motion_gates_backward": (
-            (state(), state(), feature(9), feature(), state(), *gates, *[feature(18)] * 3, 0.5, 0b1001),
+            (
+                state(),
+                state(),
+                feature(9),
+                feature(),
+                state(),
+                *gates,
+                *[feature(18)] * 3,
+                state(),
+                0.5,
+                1e4,
+                0b1001,
+            ),
             [feature(), None, None, *gates],
         ),
-        "motion_warp": ((feature(), *motion, feature(9), weight, 0.5), [feature(OUT), state(), state()]),
+        "motion_warp": ((feature(), *motion, feature(9), weight, 0.5, 1e4), [feature(OUT), state(), state()]),
         "motion_warp_backward": (
             (
                 feature(OUT),
@@ -233,6 +245,7 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
                 feature(9),
                 weight,
                 0.5,
+                1e4,
                 0b0111,
                 True,
             ),

@@ -94,7 +94,7 @@ def run_backward(on: UnderTest, dtype: torch.dtype, fused: bool, deterministic: 
         return on.op("offset_warp_backward")(grad, *inputs.values(), 15, deterministic)
     _, update, candidate, offset, trend, mask, weight = inputs.values()
     saved = (x, update, candidate, offset, offset + trend, mask, weight)
-    return on.op("motion_warp_backward")(grad, offset, trend, *saved, 0.5, 15, deterministic)
+    return on.op("motion_warp_backward")(grad, offset, trend, *saved, 0.5, 1e4, 15, deterministic)
 
 
 @on(IN_ANY_ORDER, dtypes=DTYPES)

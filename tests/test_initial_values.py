@@ -341,8 +341,8 @@ def rnn(**options: Any) -> MotionRNN:
         ({"encoder_kernel_size": 0}, ValueError, "encoder_kernel_size is 0; it should be a whole number"),
         ({"in_channels": "1" * 999}, TypeError, r"in_channels is '1{74} \.\.\.; it should be a whole number"),
         ({"trend": np.ones(2)}, TypeError, r"trend is array\(\[1., 1.\]\); it should be True or False"),
-        ({"alpha": "half"}, TypeError, "alpha is 'half'; it should be a finite number"),
-        ({"alpha": float("nan")}, ValueError, "alpha is nan; it should be a finite number"),
+        ({"alpha": "half"}, TypeError, "alpha is 'half'; it should be a number"),
+        ({"alpha": float("nan")}, ValueError, "alpha is nan; it should be a number"),
         ({"cell_options": ["order"]}, TypeError, r"cell_options is \['order'\]; it should be a dict"),
         ({"compat": ["openstl"]}, ValueError, r"compat is \['openstl'\]; it should be None or 'openstl'"),
     ],
@@ -460,3 +460,10 @@ def test_counts_of_numpy_are_counts() -> None:
     made = rnn()
     assert made(clip(), np.int64(2)).equal(made(clip(), 2))
     assert made.predict(clip(), np.int64(3)).equal(made.predict(clip(), 3))
+
+
+def test_a_learned_alpha_begins_again_where_it_began() -> None:
+    gru = MotionGRU(8, alpha=nn.Parameter(torch.tensor(0.3)))
+    nn.init.zeros_(gru.cell.alpha)
+    gru.reset_parameters()
+    torch.testing.assert_close(gru.cell.alpha.detach(), torch.tensor(0.3), rtol=0, atol=0)

@@ -59,18 +59,18 @@ def made(dtype: torch.dtype = torch.float32, **options: Any) -> list[Tensor]:
 
 def backward_arguments(inputs: list[Tensor]) -> tuple[Any, ...]:
     with torch.no_grad():
-        outputs = CPU.op("motion_gates")(*inputs, 0.5)
+        outputs = CPU.op("motion_gates")(*inputs, 0.5, 1e4)
     grads = [torch.randn(o.shape, generator=generator(i)).to(o) for i, o in enumerate(outputs[:3])]
     x, offset, _, *weights = inputs
-    return (*grads, x, offset, *weights, *outputs[3:], 0.5)
+    return (*grads, x, offset, *weights, *outputs[3:], outputs[0], 0.5, 1e4)
 
 
-def test_it_keeps_three_logits_beside_its_inputs():
+def test_it_keeps_three_logits_and_the_new_offset_beside_its_inputs():
     inputs = made(channels=16, height=16, width=16)
     outputs: list[Tensor] = []
     with CPU.chosen():
         kept = counting.kept_storages(lambda: outputs.extend(ops.motion_gates(*inputs)), inputs)
-    assert len(outputs) == 3 and kept == [2 * 18 * 16 * 16 * 4] * 3
+    assert len(outputs) == 3 and kept == [2 * 18 * 16 * 16 * 4] * 4
 
 
 def test_it_makes_the_gradients_that_are_wanted():
@@ -152,7 +152,7 @@ def test_unused_outputs_and_inputs_without_gradients():
 
 
 def test_its_logits_have_no_gradient():
-    logits = CPU.op("motion_gates")(*made(), 0.5)[3]
+    logits = CPU.op("motion_gates")(*made(), 0.5, 1e4)[3]
     with pytest.raises(RuntimeError, match="its logits have no gradient"):
         logits.sum().backward()
 

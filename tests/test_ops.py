@@ -117,15 +117,15 @@ def test_pointwise_keeps_channels_last(on: UnderTest, case: Case):
     ids=str,
 )
 def test_only_inputs_are_saved(on: UnderTest, case: Case):
-    """And the new offset, where a warp by it is part of the op."""
+    """And the new offset, by which a warp is to follow, which keeps it anyway."""
     inputs = case.inputs(torch.float32, on.device)
     known = {t.untyped_storage().data_ptr() for t in inputs.values() if t is not None}
     saved: list[torch.Tensor] = []
     record = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
     with record, on.chosen():
         outputs = case.run(inputs)
-    if case.op == "motion_warp":
-        known.add(outputs[1].untyped_storage().data_ptr())
+    if case.op.startswith("motion_") and case.op != "motion_reset":
+        known.add(outputs[case.op == "motion_warp"].untyped_storage().data_ptr())
     assert saved and {t.untyped_storage().data_ptr() for t in saved} <= known
 
 

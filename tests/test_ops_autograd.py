@@ -138,7 +138,7 @@ def test_opcheck_of_backward(op: str, on: UnderTest):
     with on.chosen():
         outputs = case.run(dict(zip(case.inputs(torch.float32), inputs)))
     grads = [torch.randn_like(o) for o in outputs]
-    saved = inputs[:3] if op == "motion_update" else inputs
+    saved = [*inputs[:3], outputs[0]] if op == "motion_update" else inputs
     rest = (15, False) if op == "offset_warp" else PARAMETERS.get(op, ())
     torch.library.opcheck(on.op(f"{op}_backward").default, (*grads, *saved, *rest))
 
@@ -157,11 +157,13 @@ def test_opcheck_without_a_highway_and_with_channels_last(on: UnderTest):
 @pytest.mark.parametrize("case", MOTION_CASES[:4], ids=str)
 def test_opcheck_of_motion_warp(on: UnderTest, case: Case):
     inputs = case.inputs(torch.float32, on.device)
-    torch.library.opcheck(on.op("motion_warp").default, (*inputs.values(), 0.5))
+    torch.library.opcheck(on.op("motion_warp").default, (*inputs.values(), 0.5, 1e4))
     x, update, candidate, offset, trend, mask, weight = (t.detach() for t in inputs.values())
-    out, new_offset, new_trend = on.op("motion_warp")(x, update, candidate, offset, trend, mask, weight, 0.5)
+    out, new_offset, new_trend = on.op("motion_warp")(
+        x, update, candidate, offset, trend, mask, weight, 0.5, 1e4
+    )
     tensors = (out, new_offset, new_trend, x, update, candidate, offset, new_offset, mask, weight)
-    torch.library.opcheck(on.op("motion_warp_backward").default, (*tensors, 0.5, 15, False))
+    torch.library.opcheck(on.op("motion_warp_backward").default, (*tensors, 0.5, 1e4, 15, False))
 
 
 @feature("compile")

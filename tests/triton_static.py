@@ -99,7 +99,7 @@ def _run_pointwise(op: str, dtype: torch.dtype) -> None:
     for inputs in variants:
         out = forward(*inputs, *parameters)
         grads = out if isinstance(out, tuple) else (out,)
-        backward(*grads, *(inputs[:3] if op == "motion_update" else inputs), *parameters)
+        backward(*grads, *([*inputs[:3], grads[0]] if op == "motion_update" else inputs), *parameters)
 
 
 def _run_warp(

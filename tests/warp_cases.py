@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from case import Case, as_format_of, channels_last, cut, misaligned, normal
+from case import MAX_OFFSET, Case, as_format_of, channels_last, cut, misaligned, normal, partly_bounded
 from torch import Tensor
 
 
@@ -158,6 +158,12 @@ def _motion_cases() -> list[Case]:
         Case("motion_warp", name + suffix, partial(make, **layout))
         for name, make in made.items()
         for suffix, layout in layouts.items()
+    ]
+    bounded = ("plain", "several_blocks", "c8", "c33", "k1", "empty", "misaligned")
+    cases += [
+        Case(c.op, f"bounded_{c.name}", lambda g, c=c: partly_bounded(c.make(g)), {"max_offset": MAX_OFFSET})
+        for c in cases
+        if c.name.startswith(bounded)
     ]
     return [*cases, Case("motion_warp", "alpha", motion_inputs, {"alpha": 0.2})]
 

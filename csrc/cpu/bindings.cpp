@@ -192,7 +192,7 @@ struct Gates {
   GatesKernels kernels;
 
   Gates(const Tensor& x_, const Tensor& offset_, const Tensor& x_weight_, const Tensor& x_bias_,
-        const Tensor& state_weight_, const Tensor& candidate_weight_, double alpha, bool backward)
+        const Tensor& state_weight_, const Tensor& candidate_weight_, double alpha, double max_offset, bool backward)
       : x(readable_image(x_)),
         offset(readable_image(offset_)),
         x_weight(torch::stable::contiguous(x_weight_)),
@@ -218,7 +218,7 @@ struct Gates {
                         is_weight(state_weight, 2 * a.motion, a.motion) &&
                         is_weight(candidate_weight, a.motion, a.motion) && is_map(offset, a.motion),
                     "motionrnn_ext: mismatched sizes");
-    a.alpha = alpha;
+    a.alpha = alpha, a.max_offset = max_offset;
     a.x = image_of(x), a.offset = image_of(offset);
     a.x_weight = x_weight.const_data_ptr(), a.x_bias = x_bias.const_data_ptr();
     a.state_weight = state_weight.const_data_ptr(), a.candidate_weight = candidate_weight.const_data_ptr();
@@ -252,8 +252,8 @@ using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight,
-                        Tensor candidate_weight, double alpha) {
-  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, false);
+                        Tensor candidate_weight, double alpha, double max_offset) {
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset, false);
   GatesArguments& a = gates.a;
   const ScalarType feature = gates.x.scalar_type(), state = gates.offset.scalar_type();
   const Tensor readable_trend = readable_image(trend);
@@ -273,16 +273,18 @@ SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, 
 // Sums are taken in a fixed order.
 SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset,
                                    Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight,
-                                   Tensor update, Tensor reset, Tensor candidate, double alpha, int64_t wanted) {
-  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, true);
+                                   Tensor update, Tensor reset, Tensor candidate, Tensor new_offset, double alpha,
+                                   double max_offset, int64_t wanted) {
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset, true);
   GatesArguments& a = gates.a;
   const ScalarType feature = gates.x.scalar_type(), state = gates.offset.scalar_type();
   const Tensor read[] = {readable_image(grad_offset), readable_image(grad_trend), readable_image(grad_mask),
-                         readable_image(update),      readable_image(reset),      readable_image(candidate)};
+                         readable_image(update),      readable_image(reset),      readable_image(candidate),
+                         readable_image(new_offset)};
   a.grad_new_offset = gates.read(read[0], a.motion, state), a.grad_new_trend = gates.read(read[1], a.motion, state);
   a.grad_mask = gates.read(read[2], a.masks, feature);
   a.update = gates.read(read[3], a.motion, feature), a.reset = gates.read(read[4], a.motion, feature);
-  a.candidate = gates.read(read[5], a.motion, feature);
+  a.candidate = gates.read(read[5], a.motion, feature), a.new_offset = gates.read(read[6], a.motion, state);
   const bool want_x = wanted & 1, want_motion = wanted & 2, want_weights = wanted & 8;
   const auto map = [&](bool want, int64_t channels, ScalarType type) {
     return want ? gates.new_map(channels, type) : nothing(x);

@@ -57,18 +57,19 @@ struct WarpKernels {
 struct GatesArguments {
   int64_t batch, channels, motion, masks, height, width;
   int k;
-  double alpha;
+  double alpha, max_offset;
   int bands;   // an item of work is one band of one image's rows, at most one a row; items = batch * bands
   int groups;  // backward: items in groups of nearly one size, each with sums of its own; at most items
 
   Image x, offset;                 // (B, C, H, W), (B, M, H, W)
   Image update, reset, candidate;  // (B, M, H, W) logits; forward: written
+  Image new_offset;                // (B, M, H, W); forward: written
   const void *x_weight, *x_bias;   // (3M + masks, C, k, k) for u, r, z, m, and (3M + masks), contiguous like ...
   const void* state_weight;        // ... (2M, M, k, k)
   const void* candidate_weight;    // ... and (M, M, k, k)
 
   // Forward.
-  Image trend, new_offset, new_trend, mask;
+  Image trend, new_trend, mask;
 
   // Backward. Null means not wanted; weights and bias go together.
   Image grad_new_offset, grad_new_trend, grad_mask;

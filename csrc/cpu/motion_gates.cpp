@@ -250,7 +250,7 @@ void forward(const GatesArguments& a, int64_t begin, int64_t end) {
           for (int64_t x = 0; x < g.width; ++x) {
             const T in[] = {reset_logits[x], offset[x]};
             T out[1];
-            math::MotionReset::apply(in, out, T(0));
+            math::MotionReset::apply(in, out, {});
             to[x] = out[0];
           }
           if (!own) continue;
@@ -276,7 +276,7 @@ void forward(const GatesArguments& a, int64_t begin, int64_t end) {
           for (int64_t x = 0; x < g.width; ++x) {
             const T in[] = {update[x], candidate[x], offset[x], trend[x]};
             T out[2];
-            math::MotionUpdate::apply(in, out, static_cast<T>(a.alpha));
+            math::MotionUpdate::apply(in, out, {static_cast<T>(a.alpha), static_cast<T>(a.max_offset)});
             new_offset[x] = out[0];
             new_trend[x] = out[1];
           }
@@ -327,7 +327,7 @@ struct Backward {
   const Buffer<T> memory = allocate<T>(wave * band_size, true);
   const Buffer<T> results = allocate<T>(std::max(plan.to_x.outs, plan.to_offset.outs) * g.tile, false);
   const Buffer<T> direct = allocate<T>(g.motion * g.band_rows * g.width, false);  // F's gradient past the convolutions
-  const Buffer<T> buffer = allocate<T>(6 * g.width, false);
+  const Buffer<T> buffer = allocate<T>(7 * g.width, false);
   // What convolutions of gradients read, and what those of the forward pass read, and the gradients of their results.
   std::vector<const T*> candidate_taps, state_taps, all_taps, state_rows, candidate_rows, mask_rows, centres;
   std::vector<Segment> segments;
@@ -372,22 +372,24 @@ struct Backward {
   // To u, z, D, and directly to F.
   void differentiate_update() {
     T *grad_offset = buffer.get(), *grad_trend = grad_offset + g.width, *update = grad_trend + g.width;
-    T *candidate = update + g.width, *unused = candidate + g.width, *to_trend = unused + g.width;
+    T *candidate = update + g.width, *new_offset = candidate + g.width, *unused = new_offset + g.width;
+    T* to_trend = unused + g.width;
     for (int64_t m = 0; m < g.motion; ++m)
       for (int64_t y = read.first; y < read.last; ++y) {
         load_row<T, T>(a.grad_new_offset, band.image, m, y, g.width, grad_offset);
         load_row<T, T>(a.grad_new_trend, band.image, m, y, g.width, grad_trend);
         load_row<T, F>(a.update, band.image, m, y, g.width, update);
         load_row<T, F>(a.candidate, band.image, m, y, g.width, candidate);
+        load_row<T, T>(a.new_offset, band.image, m, y, g.width, new_offset);
         const T* offset = planes.row(offset_plane + m, band, y);
         T* to_update = y >= near.first && y < near.last ? planes.row(of_update + m, band, y) : unused;
         T* to_candidate = planes.row(of_candidate + m, band, y);
         T* to_offset = is_own(y) ? direct_row(m, y) : unused;
 #pragma GCC ivdep
         for (int64_t x = 0; x < g.width; ++x) {
-          const T in[] = {grad_offset[x], grad_trend[x], update[x], candidate[x], offset[x]};
+          const T in[] = {grad_offset[x], grad_trend[x], update[x], candidate[x], offset[x], new_offset[x]};
           T out[4];
-          math::MotionUpdateBackward::apply(in, out, static_cast<T>(a.alpha));
+          math::MotionUpdateBackward::apply(in, out, {static_cast<T>(a.alpha), static_cast<T>(a.max_offset)});
           to_update[x] = out[0];
           to_candidate[x] = out[1];
           to_offset[x] = out[2];
@@ -420,8 +422,8 @@ struct Backward {
           for (int64_t x = 0; x < g.width; ++x) {
             const T in[] = {grad[x], reset[x], offset[x]}, again[] = {reset[x], offset[x]};
             T out[2], value[1];
-            math::MotionResetBackward::apply(in, out, T(0));
-            math::MotionReset::apply(again, value, T(0));
+            math::MotionResetBackward::apply(in, out, {});
+            math::MotionReset::apply(again, value, {});
             to_reset[x] = out[0];
             through[x] = out[1];
             moved[x] = value[0];

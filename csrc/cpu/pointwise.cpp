@@ -16,14 +16,14 @@ using Stored = std::conditional_t<role == Role::feature, Feature, State>;
 
 // n elements of every stream, all pointers at their first element.
 template <class Map, class Feature, class State, size_t... i, size_t... o>
-MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int64_t n, double parameter,
+MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int64_t n, const double* parameters,
                                     std::index_sequence<i...>, std::index_sequence<o...>) {
   using T = typename arithmetic<Feature>::type;
   const auto sources =
       std::make_tuple(static_cast<const Stored<math::role_of_stream(Map::inputs, i), Feature, State>*>(in[i])...);
   const auto targets =
       std::make_tuple(static_cast<Stored<math::role_of_stream(Map::outputs, o), Feature, State>*>(out[o])...);
-  const T p = static_cast<T>(parameter);
+  const T p[math::kParameters] = {static_cast<T>(parameters[0]), static_cast<T>(parameters[1])};
 #pragma GCC ivdep
   for (int64_t at = 0; at < n; ++at) {
     const T values[] = {static_cast<T>(load(std::get<i>(sources)[at]))...};
@@ -49,7 +49,7 @@ void run(const PointwiseArguments& a, int64_t begin, int64_t end) {
     for (int o = 0; o < kOut; ++o)
       out[o] = static_cast<char*>(a.out[o]) +
                (b * a.out_stride[o] + first) * static_cast<int64_t>(bytes(math::role_of_stream(Map::outputs, o)));
-    run_block<Map, Feature, State>(in, out, n, a.parameter, std::make_index_sequence<kIn>(),
+    run_block<Map, Feature, State>(in, out, n, a.parameters, std::make_index_sequence<kIn>(),
                                    std::make_index_sequence<kOut>());
     begin += n;
   }

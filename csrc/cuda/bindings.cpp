@@ -162,7 +162,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
 }
 
 std::tuple<Tensor, Tensor, Tensor> motion_warp(Tensor x, Tensor update_logits, Tensor candidate_logits, Tensor offset,
-                                               Tensor trend, Tensor mask_logits, Tensor weight, double alpha) {
+                                               Tensor trend, Tensor mask_logits, Tensor weight, double alpha,
+                                               double max_offset) {
   const bool rows = wants_rows(update_logits);
   Tensor new_offset = new_like(offset, rows), new_trend = new_like(trend, rows);
   Warp warp(x, new_offset, mask_logits, weight);
@@ -173,7 +174,8 @@ std::tuple<Tensor, Tensor, Tensor> motion_warp(Tensor x, Tensor update_logits, T
   WarpArguments& a = warp.a;
   a.motion.update_logits = image_of(update), a.motion.candidate_logits = image_of(candidate);
   a.motion.offset = image_of(previous_offset), a.motion.trend = image_of(previous_trend);
-  a.motion.new_trend = image_of(new_trend), a.motion.alpha = static_cast<float>(alpha);
+  a.motion.new_trend = image_of(new_trend);
+  a.motion.alpha = static_cast<float>(alpha), a.motion.max_offset = static_cast<float>(max_offset);
   Tensor out = new_image(x, weight.size(0));
   a.out = image_of(out);
   warp.run_forward();
@@ -182,8 +184,8 @@ std::tuple<Tensor, Tensor, Tensor> motion_warp(Tensor x, Tensor update_logits, T
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_backward(
     Tensor grad, Tensor grad_offset, Tensor grad_trend, Tensor x, Tensor update_logits, Tensor candidate_logits,
-    Tensor offset, Tensor new_offset, Tensor mask_logits, Tensor weight, double alpha, int64_t wanted,
-    bool deterministic) {
+    Tensor offset, Tensor new_offset, Tensor mask_logits, Tensor weight, double alpha, double max_offset,
+    int64_t wanted, bool deterministic) {
   Warp warp(x, new_offset, mask_logits, weight);
   WarpArguments& a = warp.a;
   warp.check_grad(grad);
@@ -194,7 +196,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
   const Tensor candidate = readable_image(candidate_logits), previous_offset = readable_image(offset);
   a.grad_out = image_of(grad_image), a.deterministic = deterministic;
   a.motion.update_logits = image_of(update), a.motion.candidate_logits = image_of(candidate);
-  a.motion.offset = image_of(previous_offset), a.motion.alpha = static_cast<float>(alpha);
+  a.motion.offset = image_of(previous_offset);
+  a.motion.alpha = static_cast<float>(alpha), a.motion.max_offset = static_cast<float>(max_offset);
   a.motion.grad_offset = image_of(by_offset), a.motion.grad_trend = image_of(by_trend);
 
   const bool rows = wants_rows(update_logits);

@@ -27,7 +27,7 @@ struct Image {
 // motion_update in the same launch. All (B, 2K, H, W): logits and their gradients are features, the rest is state.
 struct Motion {
   Image update_logits, candidate_logits, offset, trend;
-  float alpha;
+  float alpha, max_offset;
   Image new_trend;                // written forward; the new offset is WarpArguments::offset
   Image grad_offset, grad_trend;  // given backward: of the new offset and trend
   Image grad_update_logits, grad_candidate_logits, grad_previous_trend;

@@ -166,7 +166,7 @@ __device__ __forceinline__ void update_motion(const WarpArguments& a, int b, int
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     float out[2];
-    math::MotionUpdate::apply<float>(in[axis], out, a.motion.alpha);
+    math::MotionUpdate::apply<float>(in[axis], out, {a.motion.alpha, a.motion.max_offset});
     offset[axis] = out[0];
     if (!writes) continue;
     const int channel = axis * a.k * a.k + tap;

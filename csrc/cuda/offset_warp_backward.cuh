@@ -14,13 +14,15 @@
 namespace motionrnn_ext::cuda {
 namespace {
 
-constexpr int kBackwardWarps = 9;     // at most; the steps of k = 3
-constexpr int kBackwardBlocks = 256;  // constant, so that the order of summation is the same on every card
-constexpr int kPixels = 32;           // of a warp at a time, two tiles of mma
+template <int N>
+constexpr int kBackwardWarps = N == 8 ? 5 : 9;  // at most; the steps of k = 3
+constexpr int kBackwardBlocks = 256;            // constant, so that the order of summation is the same on every card
+constexpr int kPixels = 32;                     // of a warp at a time, two tiles of mma
 
 struct alignas(16) BackwardTap {
   CornerIndices corner;
-  float row_fraction, col_fraction, mask, unused;
+  float row_fraction, col_fraction, mask;
+  int32_t fixed;                 // bits: the offset of the row, of the column is at motion_update's bound
   math::Corners<float> product;  // <grad_column, corner>
 };
 
@@ -78,12 +80,15 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
 #pragma unroll
   for (int i = 0; i < Step<T, N>::kTaps; ++i) {
     const int tap = first_tap + i;
-    BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0.0f, {}};
+    BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0, {}};
     if (pixel < a.height * a.width && tap < all_taps) {
       const int tap_row = tap / a.k;
       const Channels<float> offset(a.offset, b, pixel);
-      const Place place = locate(a, tap_row, tap - tap_row * a.k, row, col, offset.read(tap),
-                                 offset.read(all_taps + tap), Channels<T>(a.mask_logits, b, pixel).read(tap));
+      const float by_row = offset.read(tap), by_col = offset.read(all_taps + tap);
+      const Place place = locate(a, tap_row, tap - tap_row * a.k, row, col, by_row, by_col,
+                                 Channels<T>(a.mask_logits, b, pixel).read(tap));
+      found.fixed = math::is_at_limit(by_row, a.motion.max_offset) | math::is_at_limit(by_col, a.motion.max_offset)
+                                                                         << 1;
       found.corner = corner_indices(a, place);
       found.row_fraction = place.row.fraction, found.col_fraction = place.col.fraction, found.mask = place.mask;
     }
@@ -91,28 +96,30 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
   }
 }
 
-// motion_update's backward, from the gradients that reach the new offset of a tap, row and column, by the warp.
-// Everything is loaded before anything is stored: one wait serves both axes.
+// motion_update's backward, from the gradients that reach the new offset of a tap, row and column, by the warp. Where
+// that is fixed at its bound it hands none on. Everything is loaded before anything is stored: one wait serves both
+// axes.
 template <class T>
-__device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel,
-                                             const float (&grad)[2]) {
+__device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel, const float (&grad)[2],
+                                             int32_t fixed) {
   const Motion& m = a.motion;
   const Channels<float> by_offset(m.grad_offset, b, pixel), by_trend(m.grad_trend, b, pixel);
   const Channels<float> previous(m.offset, b, pixel);
   const Channels<T> update(m.update_logits, b, pixel), candidate(m.candidate_logits, b, pixel);
-  float in[2][5];
+  float in[2][6];
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
-    in[axis][0] = grad[axis] + by_offset.read(channel), in[axis][1] = by_trend.read(channel);
+    in[axis][0] = fixed & 1 << axis ? 0.0f : grad[axis] + by_offset.read(channel);
+    in[axis][1] = by_trend.read(channel);
     in[axis][2] = update.read(channel), in[axis][3] = candidate.read(channel);
-    in[axis][4] = previous.read(channel);
+    in[axis][4] = previous.read(channel), in[axis][5] = 0.0f;
   }
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
     float out[4];
-    math::MotionUpdateBackward::apply<float>(in[axis], out, m.alpha);
+    math::MotionUpdateBackward::apply<float>(in[axis], out, {m.alpha, INFINITY});
     Channels<T>(m.grad_update_logits, b, pixel)[channel] = from_float<T>(out[0]);
     Channels<T>(m.grad_candidate_logits, b, pixel)[channel] = from_float<T>(out[1]);
     Channels<float>(a.grad_offset, b, pixel)[channel] = out[2];
@@ -140,7 +147,7 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
     const float grad[2] = {at.mask * math::bilinear_row_derivative(at.col_fraction, at.product),
                            at.mask * math::bilinear_col_derivative(at.row_fraction, at.product)};
     if (a.motion.given()) {
-      store_update<T>(a, b, tap, pixel, grad);
+      store_update<T>(a, b, tap, pixel, grad, at.fixed);
     } else {
       const Channels<float> grad_offset(a.grad_offset, b, pixel);
       grad_offset[tap] = grad[0], grad_offset[all_taps + tap] = grad[1];
@@ -297,13 +304,25 @@ struct BackwardWarp {
   }
 };
 
+// For __launch_bounds__: of 8 channels four blocks fit, but for what keeps more in registers on older architectures.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kFourBlocksFit = true;
+#else
+constexpr bool kFourBlocksFit = false;
+#endif
+template <class T, int N, bool vectors, bool deterministic>
+constexpr int backward_blocks() {
+  if (N == 8) return kFourBlocksFit || (sizeof(T) == 2 && (vectors || !deterministic)) ? 4 : 1;
+  return kMayUseAllRegisters<(!vectors || deterministic)>;
+}
+
 template <class T, int N, bool vectors, bool chunked, bool deterministic>
-__global__ void __launch_bounds__(kBackwardWarps* kWarp, kMayUseAllRegisters<!vectors || deterministic || N == 8>)
+__global__ void __launch_bounds__(kBackwardWarps<N>* kWarp, backward_blocks<T, N, vectors, deterministic>())
     warp_backward(const WarpArguments a) {
   using Shape = BackwardShape<T, N>;
   MOTIONRNN_EXT_SHARED(shared);
   const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
-  const int first_tap = (blockIdx.y * kBackwardWarps + warp) * Shape::In::kTaps;
+  const int first_tap = (blockIdx.y * kBackwardWarps<N> + warp) * Shape::In::kTaps;
   if (first_tap >= a.k * a.k) return;  // no barrier of the block follows
   BackwardWarp<T, N, vectors, chunked, deterministic> self{
       a,
@@ -364,10 +383,10 @@ struct Backward {
     else if (wants_x(a))
       fill_zero(a.sums, sums_count(a) * sizeof(float), stream);
 
-    const int warps = std::min(plan.steps, kBackwardWarps);
+    const int warps = std::min(plan.steps, kBackwardWarps<N>);
     const int roles = chunked && a.grad_weight != nullptr ? 1 + plan.in_chunks * plan.out_chunks : 1;
     if (roles > 65535) throw std::runtime_error("motionrnn_ext: too many channels for the gradient of the weight");
-    const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps - 1) / kBackwardWarps, roles);
+    const dim3 grid(plan.blocks, (plan.steps + kBackwardWarps<N> - 1) / kBackwardWarps<N>, roles);
     const bool vectors = takes_vectors<T>(a.x, a.channels, Plan::Shape::In::kVector) &&
                          takes_vectors<T>(a.grad_out, a.out_channels, Plan::Shape::Out::kVector);
     const auto kernel =

@@ -211,11 +211,25 @@ __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, si
   __syncthreads();
 }
 
+// For __launch_bounds__: as many blocks as registers can be had for without a spill, or shared memory has room for; 0
+// leaves it to the compiler, which by itself settles for fewer here and spills there.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kBlocksOf16Floats = 7, kBlocksOf8 = 4;  // more is kept in registers there
+#else
+constexpr int kBlocksOf16Floats = 0, kBlocksOf8 = 7;
+#endif
+template <class T, int N, bool vectors, bool chunked>
+constexpr int forward_blocks() {
+  if (chunked || N > 16) return kMayUseAllRegisters<(!vectors || chunked)>;
+  if (!vectors) return N == 8 ? kBlocksOf8 : 4;
+  if (sizeof(T) == 4) return N == 8 ? 0 : kBlocksOf16Floats;
+  return N == 8 ? 9 : 8;
+}
+
 // sharing: warps that share a tile, 1 or all. chunked: more taps or channels than shared memory holds the weight of, so
 // that it is staged again and again; all warps of a block go through the same loops, to meet at its barriers.
-// Two blocks, which always fit: unasked, the compiler spills a few registers to fit one block more.
 template <class T, int N, bool vectors, bool chunked>
-__global__ void __launch_bounds__(kForwardWarps* kWarp, kMayUseAllRegisters<!vectors || chunked>)
+__global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vectors, chunked>())
     warp_forward(const WarpArguments a, const int sharing) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;

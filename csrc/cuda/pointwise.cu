@@ -56,7 +56,7 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
                                     std::index_sequence<o...>) {
   constexpr int kIn = sizeof...(i), kOut = sizeof...(o);
   using Scalar = std::conditional_t<sizeof(Feature) == 2 && sizeof(State) == 2, math::Coarse, float>;
-  const Scalar parameter = static_cast<float>(a.parameter);
+  const Scalar parameters[] = {static_cast<float>(a.parameters[0]), static_cast<float>(a.parameters[1])};
   float in[kIn][width], out[kOut][width];
   (load<width, Stored<math::role_of_stream(MapOf::inputs, i), Feature, State>>(a.in[i], row * a.in_stride[i] + at,
                                                                                in[i]),
@@ -65,7 +65,7 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
   for (int e = 0; e < width; ++e) {
     const Scalar values[kIn] = {in[i][e]...};
     Scalar results[kOut];
-    MapOf::template apply<Scalar>(values, results, parameter);
+    MapOf::template apply<Scalar>(values, results, parameters);
     ((out[o][e] = static_cast<float>(results[o])), ...);
   }
   (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(a.out[o], row * a.out_stride[o] + at,
@@ -73,12 +73,27 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
    ...);
 }
 
+// For __launch_bounds__, 0 where nothing is asked. Of the maps that read the most streams the compiler would load all
+// before it computes, in registers that take a block's place.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ / 10 % 10 != 0 || __CUDA_ARCH__ >= 1100)
+constexpr int kAllBlocks = 1536 / kBlock;  // of a multiprocessor
+#else
+constexpr int kAllBlocks = 2048 / kBlock;
+#endif
+template <class MapOf, int width>
+constexpr int blocks_at_once() {
+  constexpr bool motion = std::is_same_v<MapOf, math::MotionUpdateBackward>;
+  constexpr bool memory = std::is_same_v<MapOf, math::MemoryUpdateBackward>;
+  if (width == 4) return motion || memory ? kAllBlocks : 0;
+  return motion && width == 8 ? 10 : 0;
+}
+
 // 2^32 vectors are 64 GiB: what has more of them goes element by element.
 template <int width>
 using IndexOf = std::conditional_t<width == 1, uint64_t, uint32_t>;
 
 template <class MapOf, class Feature, class State, int width>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, blocks_at_once<MapOf, width>())
     pointwise_kernel(const PointwiseArguments a, const DivisionOf<IndexOf<width>> row_of) {
   const auto i = IndexOf<width>(blockIdx.x) * kBlock + threadIdx.x, row = row_of(i);
   if (row >= uint64_t(a.rows)) return;

@@ -49,7 +49,7 @@ struct PointwiseArguments {
   void* out[kMaxStreams];
   int64_t out_stride[kMaxStreams];
   int64_t rows, inner;
-  double parameter;
+  double parameters[kParameters];
 };
 
 }  // namespace motionrnn_ext::math

@@ -11,7 +11,7 @@ struct MotionReset {
   static constexpr Operand outputs[] = {{Role::feature}};
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[2], T (&out)[1], T) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[2], T (&out)[1], const T (&)[kParameters]) {
     const auto& [reset_logit, offset] = in;
     out[0] = sigmoid(reset_logit) * offset;
   }
@@ -22,7 +22,7 @@ struct MotionResetBackward {
   static constexpr Operand outputs[] = {{Role::feature}, {Role::state}};                  // grad of r, F
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[2], T) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[2], const T (&)[kParameters]) {
     const auto& [grad, reset_logit, offset] = in;
     const T reset = sigmoid(reset_logit);
     out[0] = grad * offset * d_sigmoid(reset);
@@ -30,32 +30,49 @@ struct MotionResetBackward {
   }
 };
 
-// F' = F + s(u) (tanh(z) - F);  D' = D + alpha (F - D);  F_t = F' + D'
+// value within [-limit, limit]; nan stays nan, as no comparison with it is true.
+template <class T>
+MOTIONRNN_EXT_MATH T bounded(T value, T limit) {
+  value = value > limit ? limit : value;
+  return value < -limit ? -limit : value;
+}
+
+// Whether the result of it is constant there. A limit of inf is none, also for a result of inf.
+template <class T>
+MOTIONRNN_EXT_MATH bool is_at_limit(T result, T limit) {
+  return (std::fabs(result) >= limit) & (limit < T(INFINITY));
+}
+
+// F' = F + s(u) (tanh(z) - F);  D' = D + alpha (F - D);  F_t = F' + D' within max_offset.
+// Parameters: alpha, max_offset.
 struct MotionUpdate {
   static constexpr Operand inputs[] = {{Role::feature}, {Role::feature}, {Role::state}, {Role::state}};  // u, z, F, D
   static constexpr Operand outputs[] = {{Role::state}, {Role::state}};                                   // F_t, D'
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[4], T (&out)[2], T alpha) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[4], T (&out)[2], const T (&parameters)[kParameters]) {
     const auto& [update_logit, candidate_logit, offset, trend] = in;
+    const auto& [alpha, max_offset] = parameters;
     const T transient = offset + sigmoid(update_logit) * (tanh(candidate_logit) - offset);
     const T new_trend = trend + alpha * (offset - trend);
-    out[0] = transient + new_trend;
+    out[0] = bounded(transient + new_trend, max_offset);
     out[1] = new_trend;
   }
 };
 
-// Linear in D, so D itself is not needed.
+// Linear in D, so D itself is not needed; F_t tells where it was bounded, and has no gradient there.
 struct MotionUpdateBackward {
-  static constexpr Operand inputs[] = {
-      {Role::state}, {Role::state}, {Role::feature}, {Role::feature}, {Role::state}};  // grads of F_t, D'; u, z, F
+  static constexpr Operand inputs[] = {{Role::state}, {Role::state}, {Role::feature}, {Role::feature},
+                                       {Role::state}, {Role::state}};  // grads of F_t, D'; u, z, F, F_t
   static constexpr Operand outputs[] = {
       {Role::feature}, {Role::feature}, {Role::state}, {Role::state}};  // grad of u, z, F, D
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[5], T (&out)[4], T alpha) {
-    const auto& [grad_offset, grad_trend, update_logit, candidate_logit, offset] = in;
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[6], T (&out)[4], const T (&parameters)[kParameters]) {
+    const auto& [grad_new_offset, grad_trend, update_logit, candidate_logit, offset, new_offset] = in;
+    const auto& [alpha, max_offset] = parameters;
     const T update = sigmoid(update_logit), candidate = tanh(candidate_logit);
+    const T grad_offset = is_at_limit(new_offset, max_offset) ? T(0) : grad_new_offset;
     const T grad_new_trend = grad_offset + grad_trend;  // D' feeds F_t as well
     out[0] = grad_offset * (candidate - offset) * d_sigmoid(update);
     out[1] = grad_offset * update * d_tanh(candidate);

@@ -1,10 +1,12 @@
 // What a pointwise map tells the kernels that run it: how many streams of elements each tensor holds, and their dtype.
-// A map is a struct with `inputs`, `outputs` and a static `apply(in, out, parameter)` over one element of each stream.
+// A map is a struct with `inputs`, `outputs` and a static `apply(in, out, parameters)` over one element of each stream.
 #pragma once
 
 #include "scalar.h"
 
 namespace motionrnn_ext::math {
+
+constexpr int kParameters = 2;  // numbers that a map is given; those of motion_update, the most there are
 
 enum class Role { feature, state };  // storage of the features, or of motion state and memory
 

@@ -5,15 +5,15 @@
 
 namespace motionrnn_ext::math {
 
-// C' = s(f_x + f_h + b) C + s(i_x + i_h) tanh(g_x + g_h)
+// C' = s(f_x + f_h + b) C + s(i_x + i_h) tanh(g_x + g_h); the parameter is b
 struct MemoryUpdate {
   static constexpr Operand inputs[] = {{Role::feature, 3}, {Role::feature, 3}, {Role::state}};  // (i,f,g) twice, C
   static constexpr Operand outputs[] = {{Role::state}};
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[7], T (&out)[1], T forget_bias) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[7], T (&out)[1], const T (&parameters)[kParameters]) {
     const auto& [i_x, f_x, g_x, i_h, f_h, g_h, memory] = in;
-    out[0] = sigmoid(f_x + f_h + forget_bias) * memory + sigmoid(i_x + i_h) * tanh(g_x + g_h);
+    out[0] = sigmoid(f_x + f_h + parameters[0]) * memory + sigmoid(i_x + i_h) * tanh(g_x + g_h);
   }
 };
 
@@ -24,9 +24,9 @@ struct MemoryUpdateBackward {
   static constexpr Operand outputs[] = {{Role::feature, 3}, {Role::state}};   // grad of either (i,f,g), of C
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[8], T (&out)[4], T forget_bias) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[8], T (&out)[4], const T (&parameters)[kParameters]) {
     const auto& [grad, i_x, f_x, g_x, i_h, f_h, g_h, memory] = in;
-    const T i = sigmoid(i_x + i_h), f = sigmoid(f_x + f_h + forget_bias), g = tanh(g_x + g_h);
+    const T i = sigmoid(i_x + i_h), f = sigmoid(f_x + f_h + parameters[0]), g = tanh(g_x + g_h);
     out[0] = grad * g * d_sigmoid(i);
     out[1] = grad * memory * d_sigmoid(f);
     out[2] = grad * i * d_tanh(g);
@@ -40,7 +40,7 @@ struct GatedOutput {
   static constexpr Operand outputs[] = {{Role::feature}};
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[2], T (&out)[1], T) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[2], T (&out)[1], const T (&)[kParameters]) {
     const auto& [output_logit, content] = in;
     out[0] = sigmoid(output_logit) * tanh(content);
   }
@@ -51,7 +51,7 @@ struct GatedOutputBackward {
   static constexpr Operand outputs[] = {{Role::feature}, {Role::feature}};                  // grad of o, content
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[2], T) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[2], const T (&)[kParameters]) {
     const auto& [grad, output_logit, content] = in;
     const T gate = sigmoid(output_logit), squashed = tanh(content);
     out[0] = grad * squashed * d_sigmoid(gate);
@@ -65,7 +65,7 @@ struct GatedBlend {
   static constexpr Operand outputs[] = {{Role::feature}};
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[1], T) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[1], const T (&)[kParameters]) {
     const auto& [gate_logit, a, b] = in;
     const T gate = sigmoid(gate_logit);
     out[0] = gate * a + (T(1) - gate) * b;
@@ -78,7 +78,7 @@ struct GatedBlendBackward {
   static constexpr Operand outputs[] = {{Role::feature}, {Role::feature}, {Role::feature}};  // grad of g, a, b
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[4], T (&out)[3], T) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[4], T (&out)[3], const T (&)[kParameters]) {
     const auto& [grad, gate_logit, a, b] = in;
     const T gate = sigmoid(gate_logit);
     out[0] = grad * (a - b) * d_sigmoid(gate);
@@ -93,9 +93,9 @@ struct HighwayOutput {
   static constexpr Operand outputs[] = {{Role::feature}};
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[1], T parameter) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[3], T (&out)[1], const T (&parameters)[kParameters]) {
     const auto& [output_logit, content, highway] = in;
-    GatedBlend::apply<T>({output_logit, tanh(content), highway}, out, parameter);
+    GatedBlend::apply<T>({output_logit, tanh(content), highway}, out, parameters);
   }
 };
 
@@ -105,10 +105,10 @@ struct HighwayOutputBackward {
   static constexpr Operand outputs[] = {{Role::feature}, {Role::feature}, {Role::feature}};  // of o, content, highway
 
   template <class T>
-  MOTIONRNN_EXT_MATH static void apply(const T (&in)[4], T (&out)[3], T parameter) {
+  MOTIONRNN_EXT_MATH static void apply(const T (&in)[4], T (&out)[3], const T (&parameters)[kParameters]) {
     const auto& [grad, output_logit, content, highway] = in;
     const T squashed = tanh(content);
-    GatedBlendBackward::apply<T>({grad, output_logit, squashed, highway}, out, parameter);
+    GatedBlendBackward::apply<T>({grad, output_logit, squashed, highway}, out, parameters);
     out[1] *= d_tanh(squashed);
   }
 };

@@ -7,8 +7,9 @@
 
 `auto`, the default, takes the fastest that fits the tensor's device and dtype (cuda, triton, cpu, reference) and warns
 once when that is `reference` for want of kernels. What the kernels do not know runs on reference: forward-mode
-differentiation, torch.func's transforms other than vmap, an export to ONNX. A name chosen by `backend`, `set_backend`
-or the environment variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the backend of its forward.
+differentiation, torch.func's transforms other than vmap, numbers that are tensors, an export to ONNX. A name chosen by
+`backend`, `set_backend` or the environment variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the
+backend of its forward.
 """
 
 from __future__ import annotations
@@ -87,6 +88,18 @@ def run(op: str, first: Tensor, *arguments: Any) -> Any:
     if name == "reference":
         return _reference(op, first, *arguments)
     return (triton if name == "triton" else native).run(op, first, *arguments)
+
+
+def run_formulas(op: str, first: Tensor, *arguments: Any) -> Any:
+    """Run an op, its arguments checked, whose numbers are tensors: on reference, which differentiates by those, too."""
+    name = current_backend()
+    _check_name(name)
+    if name not in ("auto", "reference"):
+        raise TypeError(
+            f"{op}: backend '{name}' was chosen, but it takes alpha or forget_bias as a number, without gradient; give "
+            "float(...) of the tensor, or choose 'auto' or 'reference'"
+        )
+    return _reference(op, first, *arguments)
 
 
 def runs_cuda_kernels(first: Tensor) -> bool:

@@ -29,6 +29,6 @@ PLACES = {
     "motion_warp": Places(x=0, weights=(6,)),
     "motion_gates": Places(x=0, weights=(3, 4, 5, 6)),
     "offset_warp_backward": Places(x=1, weights=(4,), wanted=5, needs=(7,)),
-    "motion_warp_backward": Places(x=3, weights=(9,), wanted=11, needs=(7,)),
-    "motion_gates_backward": Places(x=3, weights=(5, 6, 7, 8), wanted=13, needs=(1, 0, 2, 11)),
+    "motion_warp_backward": Places(x=3, weights=(9,), wanted=12, needs=(7,)),
+    "motion_gates_backward": Places(x=3, weights=(5, 6, 7, 8), wanted=15, needs=(1, 0, 2, 11)),
 }

@@ -5,6 +5,7 @@ Arguments are those of `motionrnn_ext.ops`, already checked there. The other bac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -23,13 +24,33 @@ def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
     return (reset_logits.to(offset.dtype).sigmoid() * offset).to(reset_logits.dtype)
 
 
+def bounded(offset: Tensor, max_offset: float) -> Tensor:
+    """offset within [-max_offset, max_offset], without gradient at the bound. nan stays nan; a bound of inf is none."""
+    if max_offset == math.inf:
+        return offset
+    fixed = offset.detach()
+    return torch.where(fixed.abs() >= max_offset, fixed.clamp(-max_offset, max_offset), offset)
+
+
+def bounded_backward(grad: Tensor, new_offset: Tensor, max_offset: float) -> Tensor:
+    """The gradient of what was bounded, from that of the result `new_offset`."""
+    if max_offset == math.inf:
+        return grad
+    return grad.masked_fill(new_offset.detach().abs() >= max_offset, 0)
+
+
 def motion_update(
-    update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor, alpha: float
+    update_logits: Tensor,
+    candidate_logits: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    alpha: float | Tensor,
+    max_offset: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     update, candidate = update_logits.to(offset.dtype).sigmoid(), candidate_logits.to(offset.dtype).tanh()
     transient = offset + update * (candidate - offset)
     trend = trend + alpha * (offset - trend)
-    return transient + trend, trend
+    return bounded(transient + trend, max_offset), trend
 
 
 def motion_gates(
@@ -40,7 +61,8 @@ def motion_gates(
     x_bias: Tensor,
     state_weight: Tensor,
     candidate_weight: Tensor,
-    alpha: float,
+    alpha: float | Tensor,
+    max_offset: float = math.inf,
     motion_reset: Callable[..., Tensor] = motion_reset,
     motion_update: Callable[..., tuple[Tensor, Tensor]] = motion_update,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,10 +73,10 @@ def motion_gates(
     gates = gates_x + F.conv2d(offset.to(x.dtype), state_weight, padding=padding)
     update, reset = gates.chunk(2, dim=1)  # (B, M, H, W) each
     candidate = candidate_x + F.conv2d(motion_reset(reset, offset), candidate_weight, padding=padding)
-    return (*motion_update(update, candidate, offset, trend, alpha), mask)
+    return (*motion_update(update, candidate, offset, trend, alpha, max_offset), mask)
 
 
-def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float) -> Tensor:
+def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float | Tensor) -> Tensor:
     dtype = state_dtype(gates_x.dtype)
     i, f, g = (gates_x.to(dtype) + gates_h.to(dtype)).chunk(3, dim=1)
     return ((f + forget_bias).sigmoid() * memory.to(dtype) + i.sigmoid() * g.tanh()).to(memory.dtype)

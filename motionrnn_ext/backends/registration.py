@@ -1,7 +1,8 @@
 """What torch must know of the kernels' ops, whoever compiles them: shapes, gradients, second gradients, vmap, FLOPs.
 
-An op saves nothing but inputs for backward, and those that join ops what these hand on; its backward is an op of its
-own, `<op>_backward`. Second derivatives go through the reference's formulas, and so do tangents that reach a backward.
+An op saves nothing but inputs for backward, and a new offset; those that join ops also what these hand on. Its backward
+is an op of its own, `<op>_backward`. Second derivatives go through the reference's formulas, and so do tangents that
+reach a backward.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Op:
     tensors: int
     outputs: Sequence[int]  # each output has the shape of this input ...
     dtypes: Sequence[int]  # ... and the dtype of this one
-    unsaved: int | None = (
-        None  # an input that its backward does not need, of the shape and dtype of the one before
+    of_output: bool = (
+        False  # backward reads the first output in place of the last input, which it does not need
     )
     addends: bool = (
         False  # the first two inputs are added, so they have one gradient; backward returns it once
@@ -37,7 +38,7 @@ class Op:
 
 _POINTWISE = (
     Op("motion_reset", 2, outputs=(0,), dtypes=(0,)),
-    Op("motion_update", 4, outputs=(2, 3), dtypes=(2, 3), unsaved=3),
+    Op("motion_update", 4, outputs=(2, 3), dtypes=(2, 3), of_output=True),
     Op("memory_update", 3, outputs=(2,), dtypes=(2,), addends=True),
     Op("highway_output", 3, outputs=(0,), dtypes=(0,)),
     Op("gated_blend", 3, outputs=(0,), dtypes=(0,)),
@@ -76,14 +77,8 @@ class _Registration:
                 [self.new(arguments[s], arguments[d].dtype, first) for s, d in zip(op.outputs, op.dtypes)]
             )
 
-        def inputs_of(saved: Sequence[Any]) -> list[Any]:
-            """The op's inputs from those saved: any value will do for the one that backward does not need."""
-            if op.unsaved is None:
-                return list(saved)
-            return [*saved[: op.unsaved], torch.zeros_like(saved[op.unsaved - 1]), *saved[op.unsaved :]]
-
         def fake_backward(*arguments: Any) -> Any:
-            inputs = inputs_of(arguments[len(op.outputs) :])
+            inputs = arguments[len(op.outputs) :]
             tensors = inputs[op.addends : op.tensors]
             return _single(
                 [
@@ -93,7 +88,8 @@ class _Registration:
             )
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*[t for i, t in enumerate(inputs[: op.tensors]) if i != op.unsaved])
+            saved = (*inputs[: op.tensors - 1], output[0]) if op.of_output else inputs[: op.tensors]
+            ctx.save_for_backward(*saved)
             ctx.parameters = inputs[op.tensors :]
 
         def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -105,7 +101,9 @@ class _Registration:
             return (*wanted, *[None] * len(ctx.parameters))
 
         def reference_backward(*arguments: Any) -> tuple[Any, ...]:
-            grads, inputs = arguments[: len(op.outputs)], inputs_of(arguments[len(op.outputs) :])
+            if op.of_output:
+                return _motion_update_reference_backward(*arguments)
+            grads, inputs = arguments[: len(op.outputs)], arguments[len(op.outputs) :]
             tensors, parameters = inputs[: op.tensors], inputs[op.tensors :]
             return _reference_gradients(getattr(reference, op.name), tensors, parameters, grads)[op.addends :]
 
@@ -170,30 +168,30 @@ class _Registration:
             trend: Tensor,
             mask: Tensor,
             weight: Tensor,
-            _: float,
+            *_: float,
         ) -> tuple[Tensor, ...]:
             out = new_image(x, weight.shape[0])
             return out, self.new(offset, layout=update), self.new(trend, layout=update)
 
         def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
             x, update, candidate, offset, _, mask_logits, weight = arguments[3:10]
-            wanted = arguments[11]
+            wanted = arguments[12]
             motion = [self.new(t, layout=update) for t in (update, candidate, offset, offset)]
             made = (new_image(x, x.shape[1]), *motion, self.new(mask_logits), _contiguous(weight))
             bits = (1, 2, 2, 2, 2, 4, 8)
             return tuple(t if wanted & bit else t.new_empty(0) for t, bit in zip(made, bits))
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            x, update, candidate, offset, _, mask_logits, weight, ctx.alpha = inputs
+            x, update, candidate, offset, _, mask_logits, weight, *ctx.numbers = inputs
             ctx.save_for_backward(x, update, candidate, offset, output[1], mask_logits, weight)
 
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             needs = ctx.needs_input_grad
             wanted = needs[0] | any(needs[1:5]) << 1 | needs[5] << 2 | needs[6] << 3
             deterministic = torch.are_deterministic_algorithms_enabled()
-            arguments = (*grads, *ctx.saved_tensors, ctx.alpha, wanted, deterministic)
+            arguments = (*grads, *ctx.saved_tensors, *ctx.numbers, wanted, deterministic)
             found = self.run_backward("motion_warp", _motion_warp_reference_backward, *arguments)
-            return (*[g if want else None for g, want in zip(found, needs)], None)
+            return (*[g if want else None for g, want in zip(found, needs)], None, None)
 
         self.declare(
             "motion_warp", fake, setup_context, backward, fake_backward, _motion_warp_reference_backward
@@ -224,11 +222,12 @@ class _Registration:
             maps = [self.new(t, layout=x) for t in (x, offset, offset)]
             made = (*maps, *map(_contiguous, weights))
             bits = (1, 2, 2, 8, 8, 8, 8)
-            return tuple(t if arguments[13] & bit else t.new_empty(0) for t, bit in zip(made, bits))
+            return tuple(t if arguments[15] & bit else t.new_empty(0) for t, bit in zip(made, bits))
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            x, offset, _, *weights, ctx.alpha = inputs
-            ctx.save_for_backward(x, offset, *weights, *output[3:])
+            x, offset, _, *weights, alpha, max_offset = inputs
+            ctx.numbers = alpha, max_offset
+            ctx.save_for_backward(x, offset, *weights, *output[3:], output[0])
             ctx.set_materialize_grads(False)
 
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -243,9 +242,9 @@ class _Registration:
             given = [t.new_zeros(size) if g is None else g for g, (t, size) in zip(grads, missing)]
             wanted = needs[0] | any(needs[1:3]) << 1 | any(needs[3:7]) << 3
             found = self.run_backward(
-                "motion_gates", _motion_gates_reference_backward, *given, *saved, ctx.alpha, wanted
+                "motion_gates", _motion_gates_reference_backward, *given, *saved, *ctx.numbers, wanted
             )
-            return (*[g if want else None for g, want in zip(found, needs)], None)
+            return (*[g if want else None for g, want in zip(found, needs)], None, None)
 
         self.declare(
             "motion_gates", fake, setup_context, backward, fake_backward, _motion_gates_reference_backward
@@ -320,22 +319,38 @@ def _offset_warp_reference_backward(grad: Tensor, *arguments: Any) -> tuple[Tens
     return _reference_gradients(reference.offset_warp, arguments[:4], (), (grad,))
 
 
+def _motion_update_reference_backward(
+    grad_offset: Tensor,
+    grad_trend: Tensor,
+    update: Tensor,
+    candidate: Tensor,
+    offset: Tensor,
+    new_offset: Tensor,
+    alpha: float,
+    max_offset: float,
+) -> tuple[Tensor, ...]:
+    motion = (update, candidate, offset, torch.zeros_like(offset))  # linear in the trend: any will do
+    grads = reference.bounded_backward(grad_offset, new_offset, max_offset), grad_trend
+    return _reference_gradients(reference.motion_update, motion, (alpha,), grads)
+
+
 def _motion_warp_reference_backward(
     grad: Tensor, grad_offset: Tensor, grad_trend: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
-    x, update, candidate, offset, new_offset, mask_logits, weight, alpha = arguments[:8]
+    x, update, candidate, offset, new_offset, mask_logits, weight, *numbers = arguments[:9]
     grad_x, by_warp, grad_mask, grad_weight = _reference_gradients(
         reference.offset_warp, (x, new_offset, mask_logits, weight), (), (grad,)
     )
-    motion = (update, candidate, offset, torch.zeros_like(offset))  # linear in the trend: any will do
-    grads = _reference_gradients(
-        reference.motion_update, motion, (alpha,), (grad_offset + by_warp, grad_trend)
+    grads = _motion_update_reference_backward(
+        grad_offset + by_warp, grad_trend, update, candidate, offset, new_offset, *numbers
     )
     return grad_x, *grads, grad_mask, grad_weight
 
 
 def _motion_gates_reference_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    grads, (x, offset, *weights), alpha = arguments[:3], arguments[3:9], arguments[12]
+    grad_offset, grad_trend, grad_mask = arguments[:3]
+    (x, offset, *weights), (new_offset, alpha, max_offset) = arguments[3:9], arguments[12:15]
+    grads = reference.bounded_backward(grad_offset, new_offset, max_offset), grad_trend, grad_mask
     tensors = (x, offset, torch.zeros_like(offset), *weights)  # linear in the trend: any will do
     return _reference_gradients(reference.motion_gates, tensors, (alpha,), grads)
 

@@ -31,6 +31,11 @@ def _has_more_than_vmap() -> bool:
     return any(key != torch._C._functorch.TransformType.Vmap for key in _stack())
 
 
+def is_wrapped(t: torch.Tensor) -> bool:
+    """Whether t is one of torch.func's tensors, whose value is not its own."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(t)
+
+
 def is_for_onnx() -> bool:
     """Inside of an export to ONNX, which has no such ops as the kernels."""
     return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()

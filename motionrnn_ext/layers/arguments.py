@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -68,21 +66,6 @@ def flag(name: str, value: Any) -> bool:
     if getattr(value, "ndim", 0) or value not in (False, True):
         raise TypeError(f"{name} is {shown(value)}; it should be True or False")
     return bool(value)
-
-
-def number(name: str, value: Any) -> Any:
-    """`value` as a float; a tensor as it is.
-
-    Raises:
-        TypeError: it is neither. ValueError: it is nan or infinite.
-    """
-    if isinstance(value, Tensor):
-        return value
-    good = isinstance(value, Real) and not isinstance(value, bool)
-    if not good or not math.isfinite(value):
-        error = ValueError if good else TypeError
-        raise error(f"{name} is {shown(value)}; it should be a finite number")
-    return float(value)
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -121,6 +121,8 @@ def revert(model: nn.Module) -> ConversionReport:
 def from_official(module: nn.Module) -> MotionGRUCell:
     """A `MotionGRUCell` with the convolutions, and so the Parameter objects, of one official MotionGRU.
 
+    Its motion has no bound, as that of the official layer; `cell.max_offset = 1e4` gives it this package's.
+
     Raises:
         TypeError: no module.
         ValueError: the module is not exactly an official one, in structure or in what it computes.
@@ -144,6 +146,7 @@ def _take_over(module: nn.Module) -> ConvertedMotionGRU:
         cell = ConvertedMotionGRU(
             warp.in_channels,
             warp.kernel_size[0],
+            max_offset=None,
             gate_kernel_size=convolution(module, "update").kernel_size[0],
             mask_kernel_size=convolution(module, "warp.warp_gate").kernel_size[0],
             out_channels=warp.out_channels,

@@ -16,8 +16,9 @@ from torch.types import Device
 from .. import backends, ops
 from ..backends import reference
 from ..backends.layouts import memory_format
+from ..ops import _arguments as arguments
 from .addition import add_to
-from .arguments import flag, number, odd, whole
+from .arguments import flag, odd, whole
 from .depth import fold_depth, unfold_depth
 from .initial_values import Resettable, ZeroConv2d
 from .plain import called, is_plain, is_plain_conv, keeps_parameters
@@ -155,6 +156,11 @@ class MotionGRUCell(Resettable):
         u = s(W_u * [x, F]),  r = s(W_r * [x, F]),  z = tanh(W_z * [x, r.F])
         F' = u.z + (1 - u).F,   D' = D + alpha (F - D),   F_t = F' + D',   out = warp(x, F_t)
 
+    F_t is kept within max_offset, in pixels, so that a stream may go on for ever: F grows by up to 1.7 a step, and
+    float32 would end at inf and then nan. Far beyond the map every tap reads zero, so a bound there changes no `out`;
+    None is the official program's behaviour, no bound. alpha, in [0, 1], may be a `Parameter` of one element; it is
+    then learned, by PyTorch's own operations instead of the kernels.
+
     x (B, C, H, W), offset and trend (B, M, H, W) -> out (B, out_channels, H, W), offset and trend of the next
     step. Drop-in for the official `MotionGRU(x_t, pre_offset, mean)`: same call, state-dict keys, defaults
     and initial values (weights of gates and mask at 0; `zero_init=False` keeps PyTorch's).
@@ -172,15 +178,20 @@ class MotionGRUCell(Resettable):
     place into the fresh convolutions of the state.
 
     Raises:
-        ValueError: an even kernel size; both ablations at once; x, offset or trend of another shape.
+        ValueError: an even kernel size; both ablations at once; alpha outside of [0, 1]; max_offset not above 0;
+            x, offset or trend of another shape.
+        TypeError: alpha or max_offset is no number.
     """
+
+    max_offset: float | None = None  # of cells that were pickled before there was one
 
     def __init__(
         self,
         channels: int,
         kernel_size: int = 3,
-        alpha: float = 0.5,
+        alpha: float | Tensor = 0.5,
         *,
+        max_offset: float | None = 1e4,
         gate_kernel_size: int = 3,
         mask_kernel_size: int = 3,
         out_channels: int | None = None,
@@ -194,16 +205,16 @@ class MotionGRUCell(Resettable):
         transient, trend = flag("transient", transient), flag("trend", trend)
         if not (transient or trend):
             raise ValueError("transient and trend are both False; one should be True, or no motion is left")
-        alpha = number("alpha", alpha)
         channels, kernel_size = whole("channels", channels), odd("kernel_size", kernel_size)
         gate_kernel_size = odd("gate_kernel_size", gate_kernel_size)
         motion, zero = 2 * kernel_size**2, flag("zero_init", zero_init)
-        self.channels, self.motion_channels, self.kernel_size, self.alpha = (
-            channels,
-            motion,
-            kernel_size,
-            alpha,
+        self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
+        self.alpha = arguments.momentum_of_module(alpha)
+        # The first value of an alpha that is learned, for `reset_parameters`.
+        self._first_alpha = (
+            None if isinstance(self.alpha, Tensor) and self.alpha.is_meta else float(self.alpha)
         )
+        self.max_offset = None if max_offset is None else arguments.bound("max_offset", max_offset)
         self.transient, self.trend = transient, trend
         self.update = _same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
         self.reset = _same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
@@ -219,7 +230,22 @@ class MotionGRUCell(Resettable):
         )
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, transient={self.transient}, trend={self.trend}"
+        alpha = "learned" if isinstance(self.alpha, Tensor) else self.alpha
+        return f"alpha={alpha}, max_offset={self.max_offset}, transient={self.transient}, trend={self.trend}"
+
+    def reset_parameters(self) -> None:
+        """As of all modules; a learned alpha begins at the value that it was given with.
+
+        Raises:
+            TypeError: alpha was given without a value, on the device "meta".
+        """
+        super().reset_parameters()
+        if isinstance(self.alpha, nn.Parameter):
+            if self._first_alpha is None:
+                raise TypeError(
+                    "alpha is a Parameter that was made on the device meta; it should be made with its value"
+                )
+            nn.init.constant_(self.alpha, self._first_alpha)
 
     def pack(self) -> PackedGates | None:
         """The gates' weights as `forward` uses them; None where one of the gates is to be called."""
@@ -265,7 +291,7 @@ class MotionGRUCell(Resettable):
         if packed is None:
             update, candidate, mask = *self._called_gates(x, offset), None
         elif packed.has_mask and self.transient and self.trend and backends.runs_cpu_kernels(x):
-            offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha)
+            offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha, self.max_offset)
             return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
         else:
             update, candidate, mask = self._read_gates(x, offset, packed)
@@ -276,7 +302,8 @@ class MotionGRUCell(Resettable):
             return self.warp(x, offset), offset, trend
         weight = self.warp.conv.weight
         if self.transient and self.trend:
-            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, self.alpha)
+            numbers = self.alpha, self.max_offset
+            return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, *numbers)
         offset, trend = self._moved(update, candidate, offset, trend)
         return ops.offset_warp(x, offset, mask, weight), offset, trend
 
@@ -312,13 +339,15 @@ class MotionGRUCell(Resettable):
         self, update: Tensor, candidate: Tensor, offset: Tensor, trend: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.transient and self.trend:
-            return ops.motion_update(update, candidate, offset, trend, self.alpha)
+            return ops.motion_update(update, candidate, offset, trend, self.alpha, self.max_offset)
         gate = torch.sigmoid(update.to(offset.dtype))
         target = torch.tanh(candidate.to(offset.dtype))
+        limit = arguments.bound("max_offset", self.max_offset)
         if self.transient:
-            return offset + gate * (target - offset), trend
-        trend = trend + self.alpha * (gate * target - trend)
-        return trend, trend
+            return reference.bounded(offset + gate * (target - offset), limit), trend
+        alpha = arguments.momentum("MotionGRUCell", self.alpha, update)
+        trend = trend + alpha * (gate * target - trend)
+        return reference.bounded(trend, limit), trend
 
 
 class MotionGRU(Resettable):
@@ -332,11 +361,12 @@ class MotionGRU(Resettable):
     at (h/2, w/2), zero when not given. With `depth` maps are (B, C, D, h, w): slices are moved each by itself with
     the same weights, and state is (B*D, M, h/2, w/2). Sequences are `MotionGRULayer`'s. Enc is a convolution of
     stride 2 and `encoder_kernel_size`, Dec a transposed 4x4 one, W_g one of `blend_kernel_size`; u, r and z have
-    `gate_kernel_size`, the mask has `mask_kernel_size`. The defaults are the paper's form; `zero_init` starts the
-    weights of gates and mask at 0, as the official code does.
+    `gate_kernel_size`, the mask has `mask_kernel_size`; alpha and max_offset are `MotionGRUCell`'s. The defaults are
+    the paper's form; `zero_init` starts the weights of gates and mask at 0, as the official code does.
 
     Raises:
-        ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w.
+        ValueError: fewer than 4 channels; an even kernel (but Enc's); an unknown gate_side; odd h or w; alpha or
+            max_offset as for `MotionGRUCell`.
         TypeError: an argument of another type.
     """
 
@@ -344,8 +374,9 @@ class MotionGRU(Resettable):
         self,
         hidden_channels: int,
         kernel_size: int = 3,
-        alpha: float = 0.5,
+        alpha: float | Tensor = 0.5,
         *,
+        max_offset: float | None = 1e4,
         encoder_kernel_size: int = 3,
         gate_kernel_size: int = 1,
         mask_kernel_size: int = 1,
@@ -381,6 +412,7 @@ class MotionGRU(Resettable):
             encoded,
             kernel_size,
             alpha,
+            max_offset=max_offset,
             gate_kernel_size=gate_kernel_size,
             mask_kernel_size=mask_kernel_size,
             transient=transient,

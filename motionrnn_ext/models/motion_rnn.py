@@ -9,14 +9,14 @@ One time step, with input u (a true or a generated frame, patches folded into ch
         X^l = MotionGRU_l(H^l) for l < L,  X^L = H^L         with carry="motion", X^l replaces H in state^l
     next frame = W_last * X^L
 
-The paper and the released program differ in 28 points; `models/variants.py` says where each is settled.
+The paper and the released program differ in 29 points; `models/variants.py` says where each is settled.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -35,6 +35,7 @@ from ..layers.plain import is_plain
 from ..layers.states import check_not_rounded, detached, exportable
 from .arguments import check_count, check_generator, checked_cell_options, per_position_size, widths
 from .description import describe
+from .off_map import warn_of_lost_motion
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
 
@@ -72,7 +73,13 @@ class MotionRNN(Resettable):
         cell_options: arguments that only this predictor's cell has, such as order, steps and rank of
             "conv_tt_lstm".
         device, dtype: of the parameters, as in `nn.Conv2d`.
+
+    On the CPU a RuntimeWarning says, once, that most taps of a MotionGRU lie outside of the map after a rollout, or
+    after every 16th call of `step`.
     """
+
+    _has_warned = False
+    _steps = 0  # calls of `step`
 
     def __init__(
         self,
@@ -134,6 +141,7 @@ class MotionRNN(Resettable):
                 width,
                 options.kernel_size,
                 options.alpha,
+                max_offset=options.max_offset,
                 encoder_kernel_size=options.encoder_kernel_size,
                 gate_kernel_size=options.gate_kernel_size,
                 mask_kernel_size=options.mask_kernel_size,
@@ -167,12 +175,14 @@ class MotionRNN(Resettable):
             "trend": trend,
             "compat": compat,
             "cell_options": dict(own_options),
-            **asdict(options),
+            **{entry.name: getattr(options, entry.name) for entry in fields(options)},
         }
         self.register_state_dict_post_hook(describe)
 
     def extra_repr(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
+        values = {entry.name: getattr(self.options, entry.name) for entry in fields(self.options)}
+        shown = {name: "learned" if isinstance(v, Tensor) else repr(v) for name, v in values.items()}
+        options = ", ".join(f"{name}={text}" for name, text in shown.items())
         return f"{self.predictor!r}, patch_size={self.patch_size}, highway={self.highway}, {options}"
 
     def forward(
@@ -227,7 +237,7 @@ class MotionRNN(Resettable):
             return keep * folded[:, t] + (1 - keep) * prediction
 
         state = self._start(frames, state, generator)
-        predictions, motion = self._rollout(read, total - 1, state, checkpoint)
+        predictions, motion = self._rollout(read, total - 1, state, checkpoint, all_motion=return_motion)
         out = unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
         if not return_motion:
             return out
@@ -254,8 +264,9 @@ class MotionRNN(Resettable):
         def read(t: int, prediction: Tensor | None) -> Tensor:
             return folded[:, t] if prediction is None or t < given else prediction
 
-        predictions, _ = self._rollout(read, given + n_future - 1, self._start(frames, state, generator))
-        return unfold_patches(torch.stack(predictions[-n_future:], dim=1), self.patch_size)
+        state = self._start(frames, state, generator)
+        predictions, _ = self._rollout(read, given + n_future - 1, state, first=given - 1)
+        return unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
 
     def step(self, frame: Tensor, state: MotionRNNState | None = None) -> tuple[Tensor, MotionRNNState]:
         """One step of a stream: frame (B, C, H, W) and the state before it, None at the start; returns the
@@ -263,6 +274,10 @@ class MotionRNN(Resettable):
         self._check_frames(frame, rank=4)
         state = self._start(frame, state, None)
         prediction, state = self._advance(fold_patches(frame, self.patch_size), state, self._pack())
+        if not torch.compiler.is_compiling():
+            self._steps += 1
+            if self._steps % 16 == 0:
+                self._warn_of_lost_motion(state, "after this step")
         return unfold_patches(prediction, self.patch_size), state
 
     def initial_state(
@@ -312,18 +327,28 @@ class MotionRNN(Resettable):
         steps: int,
         state: MotionRNNState,
         recompute: bool = False,
+        *,
+        first: int = 0,
+        all_motion: bool = False,
     ) -> tuple[list[Tensor], list[tuple[MotionState, ...]]]:
-        """`steps` folded predictions, (B, P*P*C, h, w), and the motion after each; `read(t, last prediction)`
-        is the input of step t."""
+        """The folded predictions of `steps` steps from number `first` on, (B, P*P*C, h, w), and with `all_motion` the
+        motion after each step; `read(t, last prediction)` is the input of step t."""
         advance = self._recomputed if recompute and torch.is_grad_enabled() else self._advance
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
         for t in range(steps):
             prediction, state = advance(read(t, prediction), state, packed)
-            predictions.append(prediction)
-            motion.append(state.motion)
+            if t >= first:
+                predictions.append(prediction)
+            if all_motion:
+                motion.append(state.motion)
+        self._warn_of_lost_motion(state, f"after step {steps}")
         return predictions, motion
+
+    def _warn_of_lost_motion(self, state: MotionRNNState, when: str) -> None:
+        if not self._has_warned and warn_of_lost_motion(state.motion, when):
+            self._has_warned = True
 
     def _advance(
         self, x: Tensor, state: MotionRNNState, packed: Sequence[PackedGates | None]

@@ -31,6 +31,7 @@ Every difference between the two, and where it is settled here:
     26 offset channels unstated; K row offsets, then K column offsets        as the program
     27 F_0, D_0 unstated; one tensor                                         init_state, state=
     28 L-1 MotionGRUs: both                                                  so here
+    29 F grows for ever, by 1.31 a step at u = 0.5, to inf and nan: both     max_offset
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..layers.arguments import flag, number, odd, shown, whole
+from ..layers.arguments import flag, odd, shown, whole
+from ..ops import _arguments as arguments
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Options:
     zero_init: bool  # weights of u, r, z and the mask start at 0
     init_state: str = "zeros"  # or "xavier"
     kernel_size: int = 3  # k, the warp's neighbourhood
-    alpha: float = 0.5  # the trend's momentum step
+    alpha: float = 0.5  # the trend's momentum step; a Parameter is learned
+    max_offset: float | None = 1e4  # the largest motion, in pixels of the map; None is no bound
 
 
 OPTIONS = tuple(option.name for option in fields(Options))
@@ -106,8 +109,9 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
             changed[name] = flag(name, value)
         elif name.endswith("kernel_size"):
             changed[name] = whole(name, value) if name == "encoder_kernel_size" else odd(name, value)
-        elif name == "alpha":
-            changed[name] = number(name, value)
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"{name} is {value!r}; it should be {' or '.join(map(repr, _CHOICES[name]))}")
+    if "alpha" in changed:
+        changed["alpha"] = arguments.momentum_of_module(changed["alpha"])
+    arguments.bound("max_offset", changed.get("max_offset"))
     return replace(presets[variant], **changed)

@@ -12,7 +12,8 @@ Notation, used in every docstring and shape comment of the package:
     s() sigmoid   . elementwise product   * convolution   *S any trailing sizes
 
 Every op takes logits and applies the activations inside, so one launch each way is enough and backward needs only the
-op's inputs (that of `motion_gates`, which makes the logits itself, those as well).
+op's inputs (that of a new offset the offset, to see where it is at its bound; that of `motion_gates`, which makes the
+logits itself, those as well).
 
 Features (x, logits, gates, weight) share one dtype: float32, bfloat16, float16 or float64. Motion state
 (offset, trend), coordinates and all arithmetic are float32, or float64 with float64 features. Under autocast the ops

@@ -1,14 +1,17 @@
-"""What all ops ask of their arguments: one device, known dtypes, matching shapes; and autocast's casts."""
+"""What all ops ask of their arguments: one device, known dtypes, matching shapes, numbers; and autocast's casts."""
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backends.reference import state_dtype
+from ..backends.transforms import is_transformed, is_wrapped
 
 FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -81,3 +84,86 @@ def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], becaus
         raise ValueError(
             f"{op}: {name} has shape {tuple(tensor.shape)}; it should be {tuple(shape)}, {because}"
         )
+
+
+# ---- Numbers
+
+_LARGEST = torch.finfo(torch.float32).max  # motion state may be float32
+
+
+def number(op: str, name: str, value: Any, features: Tensor) -> float | Tensor:
+    """A number that the formulas differentiate by, where it is a tensor: as the op hands it on.
+
+    A tensor of one element that is to be had on the CPU at once, and asks for no gradient, becomes its number. Any
+    other becomes a 0-d tensor in the dtype of arithmetic, whose value is never read: that would wait for a device, or
+    break a graph.
+    """
+    if not isinstance(value, Tensor):
+        return real(f"{op}: {name}", value)
+    _check_scalar(f"{op}: {name}", value)
+    if not value.requires_grad and _is_at_hand(value):
+        return real(f"{op}: {name}", value.item())
+    if value.device.type != "cpu":
+        _check_device(op, name, value, "the features", features)
+    return value.reshape(()).to(state_dtype(features.dtype))
+
+
+def _check_scalar(what: str, value: Tensor) -> None:
+    if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(
+            f"{what} has shape {tuple(value.shape)} and dtype {value.dtype}; it should be one real number"
+        )
+
+
+def _is_at_hand(value: Tensor) -> bool:
+    is_plain = type(value) in (Tensor, nn.Parameter) and value.device.type == "cpu"
+    return is_plain and not (torch.compiler.is_compiling() or is_transformed() or is_wrapped(value))
+
+
+def real(what: str, value: Any) -> float:
+    """A number of Python's or NumPy's as a float; `what` is named in the message."""
+    if isinstance(value, bool) or not isinstance(value, (float, int, torch.SymFloat, numbers.Real)):
+        raise TypeError(f"{what} is {value!r}; it should be a number")
+    if value != value:
+        raise ValueError(f"{what} is nan; it should be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{what} is beyond float64; it should be a number") from None
+
+
+def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
+    """alpha, in [0, 1] if it is a number."""
+    alpha = number(op, "alpha", alpha, features)
+    return alpha if isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
+
+
+def momentum_of_module(alpha: Any) -> float | Tensor:
+    """alpha as a module keeps it: a number in [0, 1], or a tensor that is a Parameter or asks for a gradient."""
+    if not isinstance(alpha, Tensor):
+        return unit("alpha", alpha)
+    _check_scalar("alpha", alpha)
+    if _is_at_hand(alpha):
+        value = unit("alpha", alpha.item())
+        return alpha if alpha.requires_grad or isinstance(alpha, nn.Parameter) else value
+    return alpha
+
+
+def unit(what: str, value: Any) -> float:
+    """A number in [0, 1]."""
+    value = real(what, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{what} is {value}; it should be in [0, 1]")
+    return value
+
+
+def bound(what: str, value: Any) -> float:
+    """max_offset as the kernels take it, inf for None."""
+    if value is None:
+        return math.inf
+    if isinstance(value, Tensor):
+        raise TypeError(f"{what} is a Tensor; it should be a number, or None: there is no gradient of it")
+    value = real(what, value)
+    if not (0 < value <= _LARGEST or value == math.inf):
+        raise ValueError(f"{what} is {value}; it should be above 0 and at most 3.4e38, or None")
+    return value

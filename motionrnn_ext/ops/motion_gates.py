@@ -18,12 +18,13 @@ def motion_gates(
     x_bias: Tensor,
     state_weight: Tensor,
     candidate_weight: Tensor,
-    alpha: float = 0.5,
+    alpha: float | Tensor = 0.5,
+    max_offset: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gates of x and F by "same" convolutions, the motion they make, and the logits of the warp's mask.
 
         [u, r, z_x, m] = W_x * x + b;   [u, r] += W_F * F;   z = z_x + W_z * (s(r) . F)
-        F_t, D_t = motion_update(u, z, F, D, alpha)
+        F_t, D_t = motion_update(u, z, F, D, alpha, max_offset)
 
     One kernel each way on the backend `cpu`, which keeps of it the logits of u, r and z for backward; PyTorch's
     convolutions between that backend's own ops on the others.
@@ -36,7 +37,7 @@ def motion_gates(
         x_bias: b, (3M + K,), features.
         state_weight: W_F, (2M, M, g, g), features: rows for u, then r.
         candidate_weight: W_z, (M, M, g, g), features.
-        alpha: the momentum's step, in [0, 1].
+        alpha, max_offset: of `motion_update`.
 
     Returns:
         (F_t, D_t, m): twice (B, M, H, W) motion state, and (B, K, H, W) features, K what W_x has more rows than 3M.
@@ -51,9 +52,11 @@ def motion_gates(
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
     _check(op, x, offset, trend, x_weight, x_bias, state_weight, candidate_weight)
     weights = (x_weight, x_bias, state_weight, candidate_weight)
-    if backends.runs_cpu_kernels(x):
-        return backends.run(op, x, offset, trend, *weights, float(alpha))[:3]
-    return reference.motion_gates(x, offset, trend, *weights, alpha, motion_reset, motion_update)
+    alpha = arguments.momentum(op, alpha, x)
+    limit = arguments.bound(f"{op}: max_offset", max_offset)
+    if backends.runs_cpu_kernels(x) and not isinstance(alpha, Tensor):
+        return backends.run(op, x, offset, trend, *weights, alpha, limit)[:3]
+    return reference.motion_gates(x, offset, trend, *weights, alpha, limit, motion_reset, motion_update)
 
 
 def _check(

@@ -33,20 +33,31 @@ def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
 
 
 def motion_update(
-    update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor, alpha: float = 0.5
+    update_logits: Tensor,
+    candidate_logits: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    alpha: float | Tensor = 0.5,
+    max_offset: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The transient variation, the momentum of the trend, and their sum, the new motion filter.
 
-        F'  = F + s(u) . (tanh(z) - F)        transient variation
-        D'  = D + alpha (F - D)               trend; F is the *previous* filter
-        F_t = F' + D'                         motion filter
+        F'  = F + s(u) . (tanh(z) - F)                  transient variation
+        D'  = D + alpha (F - D)                         trend; F is the *previous* filter
+        F_t = clamp(F' + D', -max_offset, max_offset)   motion filter
+
+    Without a bound F grows from step to step, by 1.31 at s(u) = 0.5, and ends at inf and nan. With one F_t is within
+    it from the first step on, and D', which is between D and F, wherever D and F are: a larger initial D comes nearer
+    by 1 - alpha a step. At the bound F_t has no gradient; D' has its own. nan stays nan.
 
     Args:
         update_logits: u, (B, M, *S), features.
         candidate_logits: z, (B, M, *S), features.
         offset: F_{t-1}, (B, M, *S), motion state, in pixels.
         trend: D_{t-1}, (B, M, *S), motion state, in pixels.
-        alpha: the momentum's step, in [0, 1].
+        alpha: the momentum's step, in [0, 1]. A tensor of one element that asks for a gradient gets one, by PyTorch's
+            own operations, with the backends "auto" and "reference"; its value is not checked.
+        max_offset: the largest |F_t|, in pixels, above 0; None is no bound, as in the official program.
 
     Returns:
         (F_t, D_t), each (B, M, *S) in the dtype of offset.
@@ -59,7 +70,10 @@ def motion_update(
         update_logits, candidate_logits = arguments.cast([update_logits, candidate_logits], dtype)
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
     check_motion_update(op, update_logits, candidate_logits, offset, trend)
-    return backends.run(op, update_logits, candidate_logits, offset, trend, float(alpha))
+    alpha = arguments.momentum(op, alpha, update_logits)
+    run = backends.run_formulas if isinstance(alpha, Tensor) else backends.run
+    limit = arguments.bound(f"{op}: max_offset", max_offset)
+    return run(op, update_logits, candidate_logits, offset, trend, alpha, limit)
 
 
 def check_motion_update(

@@ -18,11 +18,12 @@ def motion_warp(
     trend: Tensor,
     mask_logits: Tensor,
     weight: Tensor,
-    alpha: float = 0.5,
+    alpha: float | Tensor = 0.5,
+    max_offset: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`motion_update`, then `offset_warp` of x by the new offset.
 
-        F_t, D_t = motion_update(update_logits, candidate_logits, offset, trend, alpha)
+        F_t, D_t = motion_update(update_logits, candidate_logits, offset, trend, alpha, max_offset)
         out = offset_warp(x, F_t, mask_logits, weight)
 
     One kernel each way on the backend `cuda`, the two ops on the others. Shapes, dtypes and errors are theirs.
@@ -31,8 +32,11 @@ def motion_warp(
         (out, F_t, D_t): (B, C_out, H, W) in the dtype of x, and twice (B, 2K, H, W) motion state.
     """
     op = "motion_warp"
-    if not isinstance(x, Tensor) or not backends.runs_cuda_kernels(x):
-        offset, trend = motion_update(update_logits, candidate_logits, offset, trend, alpha)
+    limit = arguments.bound(f"{op}: max_offset", max_offset)
+    if isinstance(x, Tensor):
+        alpha = arguments.momentum(op, alpha, x)
+    if isinstance(alpha, Tensor) or not isinstance(x, Tensor) or not backends.runs_cuda_kernels(x):
+        offset, trend = motion_update(update_logits, candidate_logits, offset, trend, alpha, limit)
         return offset_warp(x, offset, mask_logits, weight), offset, trend
     dtype = arguments.autocast_dtype(x)
     if dtype is not None:
@@ -43,5 +47,5 @@ def motion_warp(
     arguments.check_features(op, x=x, update_logits=update_logits)
     check_offset_warp(op, x, offset, mask_logits, weight)
     return backends.run(
-        op, x, update_logits, candidate_logits, offset, trend, mask_logits, weight, float(alpha)
+        op, x, update_logits, candidate_logits, offset, trend, mask_logits, weight, alpha, limit
     )

@@ -8,7 +8,9 @@ from .. import backends
 from . import _arguments as arguments
 
 
-def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float = 1.0) -> Tensor:
+def memory_update(
+    gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float | Tensor = 1.0
+) -> Tensor:
     """The LSTM's memory from two packed addends of its gates.
 
         C' = s(f_x + f_h + b) . C + s(i_x + i_h) . tanh(g_x + g_h)
@@ -17,7 +19,8 @@ def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias:
         gates_x: (i, f, g) packed along the channels, (B, 3C, *S), features.
         gates_h: as gates_x.
         memory: C_{t-1}, (B, C, *S), in the features' dtype, or float32 beside half features.
-        forget_bias: b.
+        forget_bias: b. A tensor of one element that asks for a gradient gets one, by PyTorch's own operations, with the
+            backends "auto" and "reference".
 
     Returns:
         (B, C, *S) in the dtype of memory.
@@ -38,7 +41,9 @@ def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias:
     arguments.check_shape(op, "gates_h", gates_h, gates_x.shape, "the shape of gates_x")
     wanted = (gates_x.shape[0], gates_x.shape[1] // 3, *gates_x.shape[2:])
     arguments.check_shape(op, "memory", memory, wanted, "(B, C, *S) of gates_x's (B, 3C, *S)")
-    return backends.run(op, gates_x, gates_h, memory, float(forget_bias))
+    bias = arguments.number(op, "forget_bias", forget_bias, gates_x)
+    run = backends.run_formulas if isinstance(bias, Tensor) else backends.run
+    return run(op, gates_x, gates_h, memory, bias)
 
 
 def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | None = None) -> Tensor:

@@ -39,9 +39,9 @@ def motion_reset_backward_kernel(
 def motion_update_kernel(
     update_logits, candidate_logits, offset, trend, new_offset, new_trend,
     update_stride, candidate_stride, offset_stride, trend_stride,
-    rows, inner, alpha, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
+    rows, inner, alpha, max_offset, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """F' = F + s(u) (tanh(z) - F);  D' = D + alpha (F - D);  F_t = F' + D'"""
+    """F' = F + s(u) (tanh(z) - F);  D' = D + alpha (F - D);  F_t = F' + D' within max_offset"""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
     update = sigmoid(load(update_logits, update_stride, row, at, inside))
     candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))
@@ -49,19 +49,26 @@ def motion_update_kernel(
     d = load(trend, trend_stride, row, at, inside)
     d += alpha * (f - d)
     store(new_trend, inner, row, at, inside, d)
-    store(new_offset, inner, row, at, inside, f + update * (candidate - f) + d)
+    f += update * (candidate - f) + d
+    f = tl.where(f > max_offset, max_offset, f)  # nan stays nan: no comparison with it is true
+    store(new_offset, inner, row, at, inside, tl.where(f < -max_offset, -max_offset, f))
 
 
 @triton.jit
 def motion_update_backward_kernel(
-    grad_new_offset, grad_new_trend, update_logits, candidate_logits, offset,
+    grad_new_offset, grad_new_trend, update_logits, candidate_logits, offset, new_offset,
     grad_update_logits, grad_candidate_logits, grad_offset, grad_trend,
     grad_new_offset_stride, grad_new_trend_stride, update_stride, candidate_stride, offset_stride,
-    rows, inner, alpha, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
+    new_offset_stride,
+    rows, inner, alpha, max_offset, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Linear in D, so D itself is not needed."""
+    """Linear in D, so D itself is not needed; F_t tells where it was bounded, and has no gradient there."""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
     g = load(grad_new_offset, grad_new_offset_stride, row, at, inside)
+    is_at_limit = tl.abs(load(new_offset, new_offset_stride, row, at, inside)) >= max_offset
+    g = tl.where(
+        is_at_limit & (max_offset < float("inf")), 0, g
+    )  # inf is no limit, also for an offset of inf
     into_trend = g + load(grad_new_trend, grad_new_trend_stride, row, at, inside)  # D' feeds F_t as well
     update = sigmoid(load(update_logits, update_stride, row, at, inside))
     candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))
@@ -86,10 +93,15 @@ def motion_reset_backward(grad: Tensor, reset_logits: Tensor, offset: Tensor) ->
 
 @kernel_op
 def motion_update(
-    update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor, alpha: float
+    update_logits: Tensor,
+    candidate_logits: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    alpha: float,
+    max_offset: float,
 ) -> tuple[Tensor, Tensor]:
     inputs = [update_logits, candidate_logits, offset, trend]
-    new_offset, new_trend = run(motion_update_kernel, inputs, [(1, offset.dtype)] * 2, alpha)
+    new_offset, new_trend = run(motion_update_kernel, inputs, [(1, offset.dtype)] * 2, alpha, max_offset)
     return new_offset, new_trend
 
 
@@ -100,9 +112,11 @@ def motion_update_backward(
     update_logits: Tensor,
     candidate_logits: Tensor,
     offset: Tensor,
+    new_offset: Tensor,
     alpha: float,
+    max_offset: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = [grad_offset, grad_trend, update_logits, candidate_logits, offset]
+    inputs = [grad_offset, grad_trend, update_logits, candidate_logits, offset, new_offset]
     made = [(1, update_logits.dtype)] * 2 + [(1, offset.dtype)] * 2
-    grads = run(motion_update_backward_kernel, inputs, made, alpha, leader=2)
+    grads = run(motion_update_backward_kernel, inputs, made, alpha, max_offset, leader=2)
     return grads[0], grads[1], grads[2], grads[3]

@@ -25,7 +25,9 @@ class E3DLSTMState(NamedTuple):
 
     hidden: Tensor  # H (B, C, W, h, w)
     cell: Tensor  # C (B, C, W, h, w)
-    history: Tensor  # every C so far as rows of C numbers (B, n W h w, C), oldest first, `cell` the last
+    history: (
+        Tensor  # every C so far, or the last of them, as rows of C numbers (B, n W h w, C), `cell` the last
+    )
     inputs: Tensor  # the last W-1 slices of x (B, C_in, W-1, h, w)
 
     def detach(self) -> E3DLSTMState:
@@ -98,6 +100,8 @@ class E3DLSTMCell(RecurrentCell):
 
     Args:
         window: W, also the depth of the convolutions.
+        history: how many of the last C the attention reads. None, as in the paper, is every one: step n then takes
+            time and memory in proportion to n, so that a stream cannot go on for ever.
 
     Source: Wang et al., 2019, with the parameters of OpenSTL's Eidetic3DLSTMCell: no biases, an affine per
     position, layer norm on W_c and W_m too (the paper's program has biases and an affine per channel).
@@ -105,6 +109,7 @@ class E3DLSTMCell(RecurrentCell):
 
     has_memory = True
     needs_map_size = True
+    history: int | None = None  # also of cells that were pickled before there was one
 
     def __init__(
         self,
@@ -113,6 +118,7 @@ class E3DLSTMCell(RecurrentCell):
         filter_size: int = 5,
         *,
         window: int = 2,
+        history: int | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
         **options: Any,
@@ -121,6 +127,9 @@ class E3DLSTMCell(RecurrentCell):
         super().__init__(in_channels, hidden_channels, filter_size, **made, **options)
         if not is_whole(window) or window < 2:
             raise ValueError(f"window is {window!r}; it should be a whole number of at least 2")
+        if history is not None and (not is_whole(history) or history < 1):
+            raise ValueError(f"history is {history!r}; it should be a whole number of at least 1, or None")
+        self.history = None if history is None else int(history)
         in_channels, c, self.depth = self.in_channels, self.hidden_channels, int(window)
         self.conv_x = self._depth_convolution(in_channels, 7 * c, **made)
         self.conv_h = self._depth_convolution(c, 4 * c, **made)
@@ -161,7 +170,10 @@ class E3DLSTMCell(RecurrentCell):
         logits = torch.tanh(output_x + output_h + self.conv_o_cell(cell) + self.conv_o_memory(after))
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
         carried = memory if self.compat else after
-        history = torch.cat([state.history, self.rows(cell)], dim=1)
+        rows = self.rows(cell)
+        history = torch.cat([state.history, rows], dim=1)
+        if self.history is not None:
+            history = history[:, -self.history * rows.shape[1] :]
         return hidden, E3DLSTMState(hidden, cell, history, x[:, :, 1:]), carried
 
     def _recall(self, query: Tensor, history: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""A warning for rollouts whose motion has left the map: the taps of a MotionGRU then read zeros, whatever is there."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from ..backends.transforms import is_transformed, is_wrapped
+from ..layers.motion_gru import MotionState
+
+
+def share_off_map(offset: Tensor) -> Tensor:
+    """The share of taps, of all pixels, that read nothing of the map: offset (B, 2K, h, w) in pixels of it -> ()."""
+    taps, (height, width) = offset.shape[1] // 2, offset.shape[-2:]
+    k = math.isqrt(taps)
+    tap = torch.arange(k, device=offset.device) - (k - 1) // 2
+    row, col = offset.chunk(2, dim=1)  # (B, K, h, w) each
+    row = (
+        row + tap.repeat_interleave(k).view(-1, 1, 1) + torch.arange(height, device=offset.device).view(-1, 1)
+    )
+    col = col + tap.repeat(k).view(-1, 1, 1) + torch.arange(width, device=offset.device)
+    return 1 - ((row > -1) & (row < height) & (col > -1) & (col < width)).float().mean()
+
+
+def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
+    """Warn, and return True, where most taps of a layer are off the map.
+
+    Only tensors on the CPU are looked at, and neither while torch traces nor inside of a transform: elsewhere the
+    answer would wait for a device, or be none.
+    """
+    for level, (offset, _) in enumerate(motion, 1):
+        if not _is_at_hand(offset):
+            return False
+        share = share_off_map(offset.detach()).item()
+        if share > 0.5:
+            warnings.warn(
+                f"the MotionGRU after layer {level}: {share:.0%} of its taps lie outside of the map {when} and read "
+                "zeros, so that predictions no longer follow the motion; predict fewer frames from one state, train "
+                "on sequences as long as these, or keep taps nearer by a smaller max_offset",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return True
+    return False
+
+
+def _is_at_hand(t: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    is_plain = type(t) is Tensor and t.device.type == "cpu" and t.numel() > 0
+    return is_plain and _get_current_dispatch_mode() is None and not is_transformed() and not is_wrapped(t)
