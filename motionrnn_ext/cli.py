@@ -9,7 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,11 +255,13 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
         changes = other_data(**options)
         return held_out_clip(config, arguments.clip, n_input + n_output, **changes), n_input, n_output
     for name, value in options.items():
-        if value is not None:
+        if value is not None and name != "missing":
             raise ValueError(
                 f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
             )
-    frames = read_frames(arguments.frames, DATASETS[config.dataset].colours)
+    if arguments.missing is not None:
+        config = replace(config, missing=arguments.missing)
+    frames = read_frames(arguments.frames, DATASETS[config.dataset].colours, config.no_data)
     return frames, arguments.n_input or min(n_input, len(frames)), n_output
 
 

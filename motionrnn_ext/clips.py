@@ -14,6 +14,7 @@ from .config import Config
 from .data.files import because
 from .data.images import image_files, read_images
 from .data.registry import DATASETS, ClipDataset, find, open_clips
+from .pixels import ROUNDING, marked, value_range
 from .runs import PathLike, RunError
 
 
@@ -38,6 +39,8 @@ def held_out(
     """
     changed = replace(config, **changes)
     for name in changes:
+        if name == "missing":  # which `open_clips` checks
+            continue
         takers = [other for other, entry in DATASETS.items() if name in entry.settings]
         if takers and changed.dataset not in takers:
             raise RunError(
@@ -62,8 +65,8 @@ def other_data(dataset: str | None = None, root: PathLike | None = None, **setti
     """The settings that a user's choice of other data changes; None in `settings` changes nothing."""
     changes = {name: value for name, value in settings.items() if value is not None}
     root = None if root is None else os.fspath(root)
-    if dataset is not None:
-        return {"dataset": dataset, "root": root, **changes}
+    if dataset is not None:  # what its files hold where there is no data, the other's do not say
+        return {"dataset": dataset, "root": root, "missing": None, **changes}
     return changes if root is None else {"root": root, **changes}
 
 
@@ -72,20 +75,21 @@ def in_rgb(frames: Tensor, colours: str) -> Tensor:
     return frames.flip(-3) if colours == "BGR" else frames
 
 
-def read_frames(path: Path, colours: str = "grey") -> Tensor:
-    """A user's own frames -> float32 (T, C, H, W) in [0, 1], at the size that they have.
+def read_frames(path: Path, colours: str = "grey", missing: float | None = None) -> Tensor:
+    """A user's own frames -> float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have.
 
     Args:
         path: a .npy file, (T, H, W) or (T, C, H, W), uint8 or floats in [0, 1], or a folder of png and jpg images,
             which are in the order of their names.
         colours: of the model's frames, as in `DataSet`; images are converted, the channels of a .npy file are not.
+        missing: the stored value of pixels without data, or nan; None where all have data.
 
     Raises:
         RunError: no such file, no plain array of numbers, or another shape or range.
         ValueError: an image that cannot be read; images of several sizes.
     """
     if path.is_dir():
-        return _read_images(path, colours)
+        return _read_images(path, colours, missing)
     import numpy as np
 
     try:
@@ -108,16 +112,19 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
     frames = torch.from_numpy(array.astype(np.float32)) / (255 if array.dtype == np.uint8 else 1)
-    if not (frames.isfinite().all() and frames.min() >= 0 and frames.max() <= 1):
-        raise RunError(
-            f"{path} must have values in [0, 1]; they go from {frames.min():g} to {frames.max():g}"
-        )
+    frames = marked(frames, torch.from_numpy(array.astype(np.float32)), missing)
+    lowest, highest = value_range(frames)
+    n_nan = 0 if missing is not None else int(frames.isnan().sum())
+    if n_nan or lowest < -ROUNDING or highest > 1 + ROUNDING:
+        found = f"{n_nan:,} of {frames.numel():,} are nan (no data? --missing nan), the others" if n_nan else "they"
+        raise RunError(f"{path} must have values in [0, 1]; {found} go from {lowest:.7g} to {highest:.7g}")
+    frames = frames.clamp(0, 1)
     return frames if frames.ndim == 4 else frames[:, None]
 
 
-def _read_images(folder: Path, colours: str) -> Tensor:
+def _read_images(folder: Path, colours: str, missing: float | None) -> Tensor:
     paths = image_files(folder)
     if not paths:
         raise RunError(f"{folder}: no png or jpg image is in this folder")
     images = read_images(paths, 1 if colours == "grey" else 3)
-    return in_rgb(images.float() / 255, colours)  # to BGR is the same exchange
+    return in_rgb(marked(images.float() / 255, images, missing), colours)  # to BGR is the same exchange

@@ -135,6 +135,7 @@ def evaluate(
     digits: str | None = None,
     stride: int | None = None,
     pixel_max: float | None = None,
+    missing: str | float | None = None,
     split: str = "test",
     protocol: Protocol | None = None,
     batch_size: int = 16,
@@ -144,13 +145,13 @@ def evaluate(
     """Score the models of runs or checkpoints on the same held-out clips, write metrics.json and pictures to `folder`.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
-    `root`, `digits`, `stride` or `pixel_max`, or another `dataset` of the same kind of frames.
+    `root`, `digits`, `stride`, `pixel_max` or `missing`, or another `dataset` of the same kind of frames.
 
     Raises:
         RunError: a checkpoint that cannot be read, or is given twice; runs whose clips have other sizes or inputs.
     """
     runs = labelled([load_run(path) for path in paths])
-    changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max)
+    changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max, missing=missing)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)
     entry, colours = DATASETS[config.dataset], DATASETS[trained.dataset].colours
