@@ -117,6 +117,10 @@ def _train(arguments: argparse.Namespace) -> None:
         steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
         each = f" in each of {config.n_processes} processes" if config.n_processes > 1 else ""
         print(f"{steps} of {batch}{each}; everything goes to {arguments.out}")
+        if config.missing is not None:
+            from .loading import Clips
+
+            print(Clips(config).about_missing())
     again = [sys.executable, "-m", "motionrnn_ext.cli", *arguments.argv]
     try:
         best = train(

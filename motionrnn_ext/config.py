@@ -143,6 +143,7 @@ class Config:
         _check(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"from 0 to {MAX_SEED}")
         _check(self.workers >= 0, "workers", self.workers, "0 or more")
         _check(self.lr > 0, "lr", self.lr, "above 0")
+        _check(self.lr <= 1e36, "lr", self.lr, "at most 1e36, which weights in float32 can hold")
         _check(self.l1_weight >= 0, "l1_weight", self.l1_weight, "0 or more")
         _check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")

@@ -21,6 +21,7 @@ from .data.registry import DATASETS, ClipDataset
 from .layers import MotionState
 from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
+from .pixels import as_floats, filled, in_unit_range
 from .runs import PathLike, Run, RunError, load_run
 
 BASELINE = "repeat last frame"
@@ -35,9 +36,11 @@ _NAMES = {
 
 
 def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clip: bool = True) -> Tensor:
-    """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states."""
+    """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states. uint8 is
+    scaled, and missing values (nan) are given to the model as 0."""
     model.reset()  # else a prediction with compat="openstl" would depend on the clips before it
     generator = torch.Generator(frames.device).manual_seed(seed)
+    frames = filled(frames if frames.is_floating_point() else as_floats(frames))
     future = model.predict(frames, n_future, generator=generator)
     return future.clamp(0, 1) if clip else future
 
@@ -59,7 +62,8 @@ def score(
     metrics = {label: Meter(n_future, protocol) for label in (BASELINE, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}
     for start in range(0, len(clips), batch_size):
-        frames = torch.stack([clips[i] for i in range(start, min(start + batch_size, len(clips)))])
+        indices = range(start, min(start + batch_size, len(clips)))
+        frames = torch.stack([in_unit_range(clips[i], f"the frames of clip {i}") for i in indices])
         given, truth = frames[:, :n_input], frames[:, n_input:]
         futures = {BASELINE: repeat_last_frame(frames, n_input)}
         for label, model in models.items():
@@ -107,7 +111,7 @@ def motion_states(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0
     """ "MotionGRU l" -> offset and trend, (T-1, 2K, h', w') each, after each frame that the model reads, its own future
     (from `predict`) included; of maps with a depth, the newest slice's."""
     model.reset()
-    frames = torch.cat([given, future])[None]
+    frames = filled(torch.cat([given if given.is_floating_point() else as_floats(given), future]))[None]
     generator = torch.Generator(frames.device).manual_seed(seed)
     _, motion = model(frames, len(given), return_motion=True, generator=generator)
 
@@ -185,11 +189,12 @@ def _about_data(config: Config, split: str, data: ClipDataset) -> dict[str, Any]
         about["of_clips"] = len(data.dataset)  # type: ignore[arg-type]
     entry = DATASETS[config.dataset]
     known = entry.settings if split in entry.generated else set(entry.settings) - {"digits"}
-    return about | {name: getattr(config, name) for name in _READING if name in known}
+    about |= {name: getattr(config, name) for name in _READING if name in known}
+    return about if config.missing is None else about | {"missing": config.missing}
 
 
 def _in_words(about: Mapping[str, Any]) -> str:
-    settings = "".join(f", {name} {about[name]}" for name in _READING if name in about)
+    settings = "".join(f", {name} {about[name]}" for name in (*_READING, "missing") if name in about)
     return (
         f"data: {about['dataset']}, {about['split']}, {counted(about['clips'], 'clip')} of "
         f"{counted(about['n_input'], 'given frame')} and {about['n_output']} to predict{settings}"
@@ -249,6 +254,7 @@ def predict_frames(
 
     if not 1 <= n_given <= len(frames):
         raise RunError(f"n_input must be from 1 to the {len(frames)} frames that there are; got {n_given}")
+    frames = in_unit_range(frames)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
     folder.mkdir(parents=True, exist_ok=True)

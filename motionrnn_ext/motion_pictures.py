@@ -15,6 +15,7 @@ from .data.registry import DATASETS
 from .evaluate import motion_states, on_device, predict
 from .layers.motion_gru import MotionGRU
 from .models import MotionRNN
+from .pixels import in_unit_range
 from .runs import Run, RunError
 
 
@@ -77,6 +78,7 @@ def draw_motion(
     shown = [t - 1 for t in sorted(set(times))] if times else None
     _check_range("times", times or [], n_given + n_output - 1)
 
+    frames = in_unit_range(frames)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
     found = motions(model, given, future)

@@ -66,15 +66,14 @@ def value_range(frames: Tensor) -> tuple[float, float]:
     return lowest, highest
 
 
-def check_units(prediction: Tensor) -> None:
-    """Warn of predictions so far out of [0, 1] that they are in other units than the true frames."""
-    if prediction.is_floating_point() and prediction.numel():
-        lowest, highest = value_range(prediction.detach())
+def check_units(frames: Tensor, name: str = "predictions") -> None:
+    """Warn of frames so far out of [0, 1] that they are rather in other units than predicted badly."""
+    if frames.is_floating_point() and frames.numel():
+        lowest, highest = value_range(frames.detach())
         if max(abs(lowest), abs(highest)) > _FAR_OUT:
             warnings.warn(
-                f"predictions go from {lowest:.7g} to {highest:.7g}, the true frames lie in [0, 1]; "
-                "are they in other units?",
-                stacklevel=4,
+                f"{name} go from {lowest:.7g} to {highest:.7g}, true frames lie in [0, 1]: are these in other units?",
+                stacklevel=3,
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pixels import as_floats, in_unit_range
 from .events import EventMetrics, Values, checked_thresholds
 from .frames import CONVENTIONS, SSIM_CONVENTIONS, FrameMetrics
 from .fvd import FVD, load_video_network
@@ -99,8 +100,9 @@ class Meter:
             if self.protocol.fvd_context:
                 if given is None:
                     raise ValueError("fvd_context needs the frames that the model was given")
+                known = in_unit_range(given, "given frames")
                 prediction, truth = (
-                    torch.cat([given.to(future), future], 1) for future in (prediction, truth)
+                    torch.cat([known.to(future.device), as_floats(future)], 1) for future in (prediction, truth)
                 )
             self.video.update(prediction, truth)
 
@@ -108,6 +110,8 @@ class Meter:
         result = self.frames.compute()
         result["convention"] = self.protocol.convention
         result["protocol"] = {"frames": self._about_frames(result)}
+        if result["missing"]:
+            result["protocol"]["missing"] = self._about_missing(result["missing"])
         if self.protocol.lpips_network is not None:
             result["protocol"]["lpips"] = self._about_lpips(result["samples"])
         if self.events is not None:
@@ -121,6 +125,13 @@ class Meter:
                     f"warning: no true pixel of the scored clips reaches the lowest threshold, {lowest}: do the values"
                     " (--values, --value-scale) and the data's pixel_max fit together?"
                 )
+            values = self.protocol.values
+            always = [threshold for threshold in self.protocol.thresholds if threshold <= values.offset]
+            if always:
+                result["protocol"]["only events"] = (
+                    f"warning: a pixel is {values.offset:g} or more, so that every one reaches the threshold"
+                    f" {', '.join(f'{threshold:g}' for threshold in always)}: CSI is 1 and FAR 0 for any prediction"
+                )
         if self.video is not None:
             video = self.video.compute()
             result["fvd"] = video["fvd"]
@@ -133,6 +144,14 @@ class Meter:
             f"convention {self.protocol.convention!r}: MSE and MAE are sums over a frame of predictions {clipped};"
             f" PSNR {result['psnr_convention']!r}, SSIM {result['ssim_convention']!r}, GDL a sum over a frame;"
             f" {counted(result['samples'], 'clip')}, {counted(self.frames.n_lead, 'lead time')}"
+        )
+
+    def _about_missing(self, share: float) -> str:
+        networks = "; LPIPS and FVD see 0 there in both" if self.protocol.lpips or self.protocol.fvd else ""
+        return (
+            f"{share:.3%} of the true values are missing and count for nothing: MSE, MAE and GDL are means over the"
+            " others times a frame's size, PSNR is of that mean, SSIM of the windows without any, CSI and FAR of the"
+            f" others{networks}; models and baseline are given 0 for a missing value"
         )
 
     def _about_lpips(self, samples: int) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .page import FAINT, INK, PathLike, Sheet, hues, pixels, recorded, saved, style
+from ..pixels import check_range
+from .page import FAINT, INK, PathLike, Sheet, drawable, hues, pixels, recorded, saved, style
 
 
 def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int) -> Path:
@@ -70,5 +71,6 @@ def _checked(
     for name, prediction in predictions.items():
         if tuple(prediction.shape) != expected:
             raise ValueError(f"predictions[{name!r}] must be {expected}; got {tuple(prediction.shape)}")
-    futures = {name: prediction.detach().float().cpu() for name, prediction in predictions.items()}
-    return frames.detach().float().cpu(), futures, n_future
+    check_range(frames)
+    futures = {name: drawable(prediction) for name, prediction in predictions.items()}
+    return drawable(frames), futures, n_future

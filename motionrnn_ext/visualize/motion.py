@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .page import ARROW, PathLike, Sheet, pixels, recorded, saved, style
+from .page import ARROW, PathLike, Sheet, drawable, pixels, recorded, saved, style
 from .taps import busiest, draw_taps, outside, sampling_points, tap_colours, tap_key
 
 
@@ -74,7 +74,7 @@ def arrows(
         sheet = Sheet(len(times), len(fields), frames, n_heads=1, foot=0.42, narrowest=3.1)
         sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in zip(times, factors, strict=True)])
         for name, field in fields.items():
-            cells = sheet.row(frames[times].detach().float().cpu() * 0.7, name, weight="bold")
+            cells = sheet.row(drawable(frames[times]) * 0.7, name, weight="bold")
             for axes, displacement, factor in zip(cells, field, factors, strict=True):
                 _quiver(axes, displacement * factor, height, width)
         sheet.foot(f"arrows: {what} in frame pixels, scaled as stated above each column")
@@ -98,7 +98,7 @@ def motion_gif(
     the taps lie outside of the frame.
     """
     size, n_times = (frames.shape[-2], frames.shape[-1]), min(map(len, offsets.values()))
-    frames = frames[:n_times].detach().float().cpu()
+    frames = drawable(frames[:n_times])
     fields = {name: trend_field(trend, size) for name, trend in trends.items()}
     points = {name: sampling_points(offset, size) for name, offset in offsets.items()}
     maps = {name: (point.shape[-2], point.shape[-1]) for name, point in points.items()}

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pixels import as_floats, check_units
+
 PathLike = str | os.PathLike[str]
 
 INK, FAINT, PAPER, ARROW = "#24292f", "#8b949e", "#ffffff", "#ff9f43"
@@ -106,6 +108,12 @@ def _wrapped(label: str, width: int = 13) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(line.strip() for line in lines)
+
+
+def drawable(frames: Tensor) -> Tensor:
+    """Frames of floats or uint8 as float32 on the CPU; they may be predictions, and so leave [0, 1]."""
+    check_units(frames, "frames")
+    return as_floats(frames.detach()).float().cpu()
 
 
 def pixels(image: Tensor) -> Any:

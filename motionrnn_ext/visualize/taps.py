@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .page import FAINT, PAPER, PathLike, Sheet, saved, style
+from .page import FAINT, PAPER, PathLike, Sheet, drawable, saved, style
 
 
 def sampling_points(offset: Tensor, frame_size: tuple[int, int]) -> Tensor:
@@ -46,9 +46,10 @@ def busiest(
     """For each of frames (T, C, H, W) up to `count` map positions (row, column) where it differs most from the one
     before (the first: from the next), `apart` map pixels (by default a fifth of the map) or more from each other."""
     apart = max(1, round(min(map_size) / 5)) if apart is None else apart
+    frames = drawable(frames)
     change = frames.diff(dim=0).abs()
     change = torch.cat([change[:1], change]) if len(frames) > 1 else frames
-    energy = F.adaptive_avg_pool2d(change.detach().float().cpu().nan_to_num().mean(1, keepdim=True), map_size)
+    energy = F.adaptive_avg_pool2d(change.nan_to_num().mean(1, keepdim=True), map_size)
     return [_peaks(field, count, apart) for field in energy[:, 0]]
 
 
@@ -100,7 +101,7 @@ def taps(
         sheet.heads([f"frame {t + 1}" for t in times])
         size, beyond = (frames.shape[-2], frames.shape[-1]), torch.zeros(2, dtype=torch.int64)
         for name, offset in offsets.items():
-            images = sheet.row(frames[times].detach().float().cpu() * 0.6, name, weight="bold")
+            images = sheet.row(drawable(frames[times]) * 0.6, name, weight="bold")
             places = _places(frames, offset, positions)
             points = sampling_points(offset[times], size)
             for i, (axes, t) in enumerate(zip(images, times, strict=True)):
