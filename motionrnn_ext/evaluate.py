@@ -7,6 +7,8 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -309,18 +311,35 @@ def file_name(label: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in label.lower())
 
 
-def write_json(path: Path, content: Any) -> Path:
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write `content` as JSON, which has no nan and no infinity: null stands there, and a last entry "not_finite" says
+    where which was, as [{"at": ["models", "ConvLSTM", "psnr"], "is": "inf"}]. `read_json` puts them back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_finite(content), indent=2) + "\n")
+    found: list[dict[str, Any]] = []
+    finite = _finite(content, found, [])
+    part.write_text(json.dumps({**finite, "not_finite": found} if found else finite, indent=2) + "\n")
     os.replace(part, path)
     return path
 
 
-def _finite(content: Any) -> Any:
-    """JSON has no infinity (a PSNR of equal frames): null instead."""
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
+def _finite(content: Any, found: list[dict[str, Any]], place: list[Any]) -> Any:
+    """With None for the numbers that are not finite, which are added to `found`."""
+    if isinstance(content, float) and not math.isfinite(content):
+        found.append({"at": place, "is": str(content)})
+        return None
+    if isinstance(content, Mapping):
+        return {key: _finite(value, found, [*place, key]) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value, found, [*place, i]) for i, value in enumerate(content)]
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """The content that `write_json` was given."""
+    content = json.loads(path.read_text())
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    return [_finite(value) for value in content] if isinstance(content, (list, tuple)) else content
+        for entry in content.pop("not_finite", []):
+            *outer, key = entry["at"]
+            reduce(getitem, outer, content)[key] = float(entry["is"])
+    return content

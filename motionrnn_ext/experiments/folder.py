@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..evaluate import write_json
+from ..evaluate import read_json, write_json
 from ..runs import RunError, read_checkpoint, resumable_config
 from .plan import Cell, Plan
 
@@ -111,8 +111,8 @@ def check_training(home: Path, config: Config) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(path)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as error:
         raise RunError(f"{path} is no readable JSON file: {error}; remove it to have it made again") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no experiment; remove it to have it made again")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from ..config import Config
 from ..evaluate import BASELINE, write_json
 from ..metrics import counted
 from ..report import print_paths, wide_console
-from ..runs import load_run, seconds_per_step
+from ..runs import NotFinite, last_step, load_run, seconds_per_step
 from ..train import train
 from . import table
 from .checks import Checked, check
@@ -45,6 +46,7 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
 
     Raises:
         ValueError: see `check`. RunError: a folder of something else, or of other settings; a damaged file.
+        NotFinite: at the end, with the table written, where a training's numbers did not stay finite.
         KeyboardInterrupt: the same call goes on.
     """
     console = Console(highlight=False)
@@ -73,6 +75,9 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
         wide_console().print(part)
     console.print(reading)
     print_paths(paths)
+    if results["stopped"]:
+        stopped = "; ".join(f"{label}: {why}" for label, why in results["stopped"].items())
+        raise NotFinite(f"the table is written, but not every training stayed finite: {stopped}")
     return results
 
 
@@ -83,16 +88,23 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
     if not (home / "config.json").exists():
         home.mkdir(parents=True, exist_ok=True)
         config.write(home / "config.json")
-    train(config, home, resume=True, progress=False, watch=display)
-    trained = load_run(home / "checkpoints" / "last.ckpt")
-    model = trained.model.to(_device(config))
-    scores, per_step = checked.score({cell.row.label: model}), seconds_per_step(home)
+    stopped, step = None, config.steps
+    try:
+        train(config, home, resume=True, progress=False, watch=display)
+        trained = load_run(home / "checkpoints" / "last.ckpt")
+        scores = checked.score({cell.row.label: trained.model.to(_device(config))})
+    except NotFinite as error:  # a row that diverges is a finding, and the others are still wanted
+        stopped, step = str(error).partition(";")[0], last_step(home) or 0
+        scores = checked.score({})
+        scores[cell.row.label] = _no_scores(scores[BASELINE], checked.metrics)
+    per_step = seconds_per_step(home)
     kept = {
         "row": cell.row.label,
         "seed": config.seed,
         "metrics": scores[cell.row.label],
         "baseline": scores[BASELINE],
-        "step": trained.step,
+        "step": step,
+        "stopped": stopped,
         "seconds_per_step": None if per_step is None else round(per_step, 5),
         "seconds": round(time.perf_counter() - began, 1),
         "resumed": resumed,
@@ -104,6 +116,13 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
     }
     write_json(cell_file(folder, cell), kept)
     return kept
+
+
+def _no_scores(baseline: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The metrics of a training that did not stay finite: nan for each of `names`."""
+    per_lead = {name: [math.nan] * len(values) for name, values in baseline["per_lead"].items()}
+    about = {name: baseline[name] for name in ("samples", "protocol")}
+    return {**dict.fromkeys(names, math.nan), "per_lead": per_lead, **about}
 
 
 def _device(config: Config) -> str:
