@@ -48,7 +48,8 @@ from .runs import (
 
 # Second words of the random streams' keys; the clips and their order have 0 to 3 there.
 _SAMPLING, _STATE = 4, 5
-_SECONDS_TO_SAY = 10.0
+_SECONDS_TO_SAY = 10.0  # before another process that stops for the same reason ends
+_ADVICE = "a lower lr, or a clip_norm, may keep the training finite"
 _UNREACHABLE = timedelta(minutes=10)  # a process that does not answer for so long is lost
 
 
@@ -131,7 +132,7 @@ class Training(L.LightningModule):
             found = torch.where(finite.bool() | ~found.isfinite(), found, math.nan)
         for name, value in zip(("loss", "norm of the gradient"), found.tolist()):
             if not math.isfinite(value):
-                raise NotFinite(f"the {name} is {value} in step {self.global_step + 1:,}")
+                raise NotFinite(f"the {name} is {value} in step {self.global_step + 1:,}; {_ADVICE}")
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._started = time.perf_counter()
@@ -156,9 +157,9 @@ class Training(L.LightningModule):
         self.loss.reset()
         for name in ("loss", "mse"):
             if not math.isfinite(result[name]):
-                why = "its true frames have no data" if result["missing"] == 1 else "the model has diverged"
+                why = "its true frames have no data" if result["missing"] == 1 else _ADVICE
                 raise NotFinite(
-                    f"the {name} of the validation after step {self.global_step:,} is {float(result[name])}: {why}"
+                    f"the {name} of the validation after step {self.global_step:,} is {float(result[name])}; {why}"
                 )
         for name in (*self.metrics.names, "loss"):
             self.log(f"val/{name}", result[name], prog_bar=name == "mse", rank_zero_only=True)
@@ -314,8 +315,9 @@ def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
 def _kept(folder: Path) -> str:
     """Which checkpoint is left of a training that became not finite."""
     path, step = folder / "checkpoints" / "last.ckpt", last_step(folder)
-    kept = "there is no checkpoint yet" if step is None else f"the last finite checkpoint is {path}, of step {step:,}"
-    return f"{kept}; a lower lr, or clip_norm, may keep it finite"
+    if step is None:
+        return "there is no checkpoint yet"
+    return f"the last finite checkpoint is {path}, of step {step:,}"
 
 
 def _is_launched(strategy: Any) -> bool:

@@ -75,6 +75,8 @@ class _Checked(Dataset[Tensor]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Tensor:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must be in 0..{len(self) - 1}; got {index}")
         clip = self.clips[index]
         check_item(self.name, clip, self.shape)
         name = f"the frames of clip {index} of {self.name} ({self.split})"

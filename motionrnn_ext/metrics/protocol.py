@@ -78,13 +78,14 @@ class Meter:
             meter.update(prediction, truth, given)    # (B, L, C, H, W) twice, (B, T_in, C, H, W)
         result = meter.compute()
 
-    `compute()` gives what `FrameMetrics` and `EventMetrics` do, their "per_lead" joined, "fvd" if asked for, and
-    "protocol": how each number was taken, sentences by name, for people.
+    `compute()` gives what `FrameMetrics` and `EventMetrics` do, their "per_lead" joined, "missing_given", the share of
+    the given values that are missing, "fvd" if asked for, and "protocol": how each number was taken, sentences by name, for people.
     """
 
     def __init__(self, n_lead: int, protocol: Protocol | None = None) -> None:
         self.protocol = protocol = protocol or Protocol()
         self.frames = FrameMetrics(n_lead, **protocol.frame_options())
+        self.given_missing = self.given_values = 0
         self.events = None
         if protocol.thresholds and protocol.values is not None:
             self.events = EventMetrics(n_lead, protocol.thresholds, protocol.values)
@@ -94,6 +95,9 @@ class Meter:
 
     def update(self, prediction: Tensor, truth: Tensor, given: Tensor | None = None) -> None:
         self.frames.update(prediction, truth)
+        if given is not None:
+            self.given_missing += int(given.isnan().sum())
+            self.given_values += given.numel()
         if self.events is not None:
             self.events.update(prediction, truth)
         if self.video is not None:
@@ -110,8 +114,9 @@ class Meter:
         result = self.frames.compute()
         result["convention"] = self.protocol.convention
         result["protocol"] = {"frames": self._about_frames(result)}
-        if result["missing"]:
-            result["protocol"]["missing"] = self._about_missing(result["missing"])
+        result["missing_given"] = self.given_missing / self.given_values if self.given_values else 0.0
+        if result["missing"] or result["missing_given"]:
+            result["protocol"]["missing"] = self._about_missing(result["missing"], result["missing_given"])
         if self.protocol.lpips_network is not None:
             result["protocol"]["lpips"] = self._about_lpips(result["samples"])
         if self.events is not None:
@@ -146,12 +151,12 @@ class Meter:
             f" {counted(result['samples'], 'clip')}, {counted(self.frames.n_lead, 'lead time')}"
         )
 
-    def _about_missing(self, share: float) -> str:
+    def _about_missing(self, true: float, given: float) -> str:
         networks = "; LPIPS and FVD see 0 there in both" if self.protocol.lpips or self.protocol.fvd else ""
         return (
-            f"{share:.3%} of the true values are missing and count for nothing: MSE, MAE and GDL are means over the"
-            " others times a frame's size, PSNR is of that mean, SSIM of the windows without any, CSI and FAR of the"
-            f" others{networks}; models and baseline are given 0 for a missing value"
+            f"{given:.3%} of the given values are missing, 0 to the models and the baseline, and {true:.3%} of the true"
+            " ones, which count for nothing: MSE, MAE and GDL are means over the others times a frame's size, PSNR is of"
+            f" that mean, SSIM of the windows without any, CSI and FAR of the others{networks}"
         )
 
     def _about_lpips(self, samples: int) -> str:
