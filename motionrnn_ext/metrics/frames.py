@@ -110,6 +110,8 @@ class FrameMetrics(Metric):
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         check_shapes(prediction, truth, self.n_lead)
+        if not len(prediction):
+            return
         prediction, truth = prediction.detach(), truth.detach()
         check_range(truth, "true frames")
         check_units(prediction)
