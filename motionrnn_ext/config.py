@@ -67,8 +67,8 @@ class Config:
     )
     missing: str | None = _option(
         None,
-        "the stored value of pixels without data, or 'nan': left out of loss and metrics, 0 to the model; nan is refused "
-        "where it is not declared",
+        "the stored value of pixels without data, or 'nan': left out of loss and metrics, 0 to the model; undeclared "
+        "nan is an error",
         unset="none",
     )
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
@@ -223,7 +223,9 @@ class Config:
         """With the settings that a user gives; another data set brings its own protocol and no files of this one."""
         kept = self.to_dict()
         if given.get("dataset", self.dataset) != self.dataset:
-            kept = {name: value for name, value in kept.items() if name not in (*_PROTOCOL, "root", "missing")}
+            kept = {
+                name: value for name, value in kept.items() if name not in (*_PROTOCOL, "root", "missing")
+            }
         return Config(**{**kept, **given})
 
     def to_dict(self) -> dict[str, Any]:

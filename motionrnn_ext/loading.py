@@ -73,8 +73,8 @@ class Clips(L.LightningDataModule):
         chosen = [self.training[i * n // min(n, 16)] for i in range(min(n, 16))]
         share = sum(map(missing_share, chosen)) / len(chosen)
         return (
-            f"missing values are stored as {self.config.missing}: {share:.2%} of {counted(len(chosen), 'training clip')}; "
-            "the model reads 0 there, loss and metrics leave them out"
+            f"missing values are stored as {self.config.missing}: {share:.2%} of "
+            f"{counted(len(chosen), 'training clip')}; the model reads 0 there, loss and metrics leave them out"
         )
 
     def train_dataloader(self) -> DataLoader[Tensor]:

@@ -45,9 +45,7 @@ def check_range(frames: Tensor, name: str = "frames") -> None:
         return
     lowest, highest = value_range(as_floats(frames, name).detach())
     if lowest < -ROUNDING or highest > 1 + ROUNDING:
-        raise ValueError(
-            f"{name} go from {lowest:.7g} to {highest:.7g}; they should be in [0, 1], or uint8"
-        )
+        raise ValueError(f"{name} go from {lowest:.7g} to {highest:.7g}; they should be in [0, 1], or uint8")
 
 
 def in_unit_range(frames: Tensor, name: str = "frames") -> Tensor:

@@ -181,8 +181,8 @@ class Training(L.LightningModule):
         checkpoint[CONFIG_KEY] = self.config.to_dict()
 
     def _loss(self, prediction: Tensor, truth: Tensor, joined: bool = False) -> tuple[Tensor, Any]:
-        """The mean over the true values, and its weight in a mean over batches. Missing values are left out; if `joined`,
-        the mean over processes is that over all their values."""
+        """The mean over the true values, and its weight in a mean over batches. Missing values are left out; if
+        `joined`, the mean over processes is that over all their values."""
         prediction = prediction.float()
         l1_weight = self.config.l1_weight if self.config.loss == "l1+l2" else 0.0
         if self.config.missing is None:

@@ -212,7 +212,9 @@ def test_no_data_codes_of_radar(tmp_path: Path) -> None:
 def test_stored_values_above_pixel_max_are_said_once(tmp_path: Path) -> None:
     write_h5(tmp_path / "shanghai.h5")
     data = RadarH5("train", tmp_path, n_frames=6, pixel_max=200)
-    with pytest.warns(UserWarning, match=r"train/0: 2\d\.\d\d% of the pixels are above pixel_max 200, up to 255") as seen:
+    with pytest.warns(
+        UserWarning, match=r"train/0: 2\d\.\d\d% of the pixels are above pixel_max 200, up to 255"
+    ) as seen:
         data[0], data[1]
     assert len(seen) == 1
     covered = RadarH5("train", tmp_path, n_frames=6, image_size=(20, 24), pixel_max=254, missing=255)
@@ -225,7 +227,12 @@ def test_floats_with_nan_in_the_layout_of_moving_mnist(tmp_path: Path) -> None:
     spans = np.array([[[0, 2], [4, 2]], [[2, 2], [6, 2]]])
     np.savez(tmp_path / "moving-mnist-train.npz", input_raw_data=frames, clips=spans)
     options: dict[str, Any] = {"n_frames": 4, "image_size": (16, 16)}
-    refusal(lambda: MovingMNISTNpz("train", tmp_path, **options)[0], "clip 0", "nan in 1 of 1,024", "(--missing nan)")
+    refusal(
+        lambda: MovingMNISTNpz("train", tmp_path, **options)[0],
+        "clip 0",
+        "nan in 1 of 1,024",
+        "(--missing nan)",
+    )
     clip = MovingMNISTNpz("train", tmp_path, **options, missing=math.nan)[0]
     assert clip.isnan().nonzero().tolist() == [[1, 0, 3, 4]]
     frames[1, 0, 3, 4] = -99.0
@@ -238,7 +245,9 @@ def test_floats_with_nan_in_the_layout_of_moving_mnist(tmp_path: Path) -> None:
 class Own:
     """Eight clips of a user's data set; `change` makes an item of noise in bytes."""
 
-    def __init__(self, change: Callable[[Tensor, int], Any], n_frames: int, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, change: Callable[[Tensor, int], Any], n_frames: int, image_size: tuple[int, int]
+    ) -> None:
         self.change, self.shape = change, (n_frames, 1, *image_size)
 
     def __len__(self) -> int:
@@ -265,13 +274,18 @@ def test_codes_of_a_data_set_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> Non
     own(monkeypatch, lambda clip, index: (clip.float() / 255).masked_fill(clip == 255, -9999))
     assert torch.equal(open_clips("mine", "train", root="x", missing=-9999)[3].isnan(), bytes_ == 255)
     own(monkeypatch, lambda clip, index: (clip.float() / 255).masked_fill(clip == 255, math.nan))
-    refusal(lambda: open_clips("mine", "train", root="x"), "clip 0 of mine (train) have nan in", "(--missing nan)")
+    refusal(
+        lambda: open_clips("mine", "train", root="x"), "clip 0 of mine (train) have nan in", "(--missing nan)"
+    )
     assert torch.equal(open_clips("mine", "train", root="x", missing=math.nan)[3].isnan(), bytes_ == 255)
 
 
 def test_data_sets_without_missing_values(tmp_path: Path) -> None:
     for name in ("moving_digits", "radar_like"):
-        refusal(lambda name=name: open_clips(name, "test", missing=255), f"{name} has no missing values; leave out")
+        refusal(
+            lambda name=name: open_clips(name, "test", missing=255),
+            f"{name} has no missing values; leave out",
+        )
     refusal(lambda: Config(missing="none"), "missing must be 'nan' or a number; got 'none'")
     texts = [Config(missing=value).missing for value in (None, 255, 255.0, "255", math.nan, "nan", -9999)]
     assert texts == [None, "255", "255", "255", "nan", "nan", "-9999"]
@@ -284,7 +298,10 @@ def test_frames_of_ones_own(tmp_path: Path) -> None:
     array = np.random.default_rng(0).random((3, 8, 8)).astype(np.float32)
     array[1, 2, 3] = np.nan
     np.save(tmp_path / "clip.npy", array)
-    refusal(lambda: read_frames(tmp_path / "clip.npy"), "1 of 192 are nan (no data? --missing nan), the others go from")
+    refusal(
+        lambda: read_frames(tmp_path / "clip.npy"),
+        "1 of 192 are nan (no data? --missing nan), the others go from",
+    )
     assert read_frames(tmp_path / "clip.npy", missing=math.nan).isnan().nonzero().tolist() == [[1, 0, 2, 3]]
     Image.fromarray(noise(16, 16)).save(tmp_path / "0.png")
     frames = read_frames(tmp_path, missing=255)
@@ -341,11 +358,20 @@ def test_models_and_baseline_are_given_0(monkeypatch: pytest.MonkeyPatch) -> Non
     frames = torch.stack([data[i] for i in range(8)])
     future = model.predict(frames[:, :3].nan_to_num(0), 3)
     known = ~frames[:, 3:].isnan()
-    for label, guess in {"m": future.clamp(0, 1), BASELINE: frames[:, 2:3].nan_to_num(0).expand_as(future)}.items():
-        errors = [(guess - frames[:, 3:])[b, t][known[b, t]].square().mean() * 256 for b in range(8) for t in range(3)]
+    for label, guess in {
+        "m": future.clamp(0, 1),
+        BASELINE: frames[:, 2:3].nan_to_num(0).expand_as(future),
+    }.items():
+        errors = [
+            (guess - frames[:, 3:])[b, t][known[b, t]].square().mean() * 256
+            for b in range(8)
+            for t in range(3)
+        ]
         assert results[label]["mse"] == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5), label
-        assert results[label]["missing"] == results[label]["missing_given"] == pytest.approx(
-            float(frames.isnan().double().mean())
+        assert (
+            results[label]["missing"]
+            == results[label]["missing_given"]
+            == pytest.approx(float(frames.isnan().double().mean()))
         )
 
 
@@ -359,7 +385,9 @@ def test_train_evaluate_and_predict_say_what_is_missing(
     command = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(out), "--no-progress"]
     assert cli.main(command) == 0
     share = sum(float(clip.isnan().double().mean()) for clip in Clips(config).training) / 8  # type: ignore[attr-defined]
-    assert f"stored as nan: {share:.2%} of 8 training clips; the model reads 0 there" in capsys.readouterr().out
+    assert (
+        f"stored as nan: {share:.2%} of 8 training clips; the model reads 0 there" in capsys.readouterr().out
+    )
     assert "train/missing" in (out / "metrics.csv").read_text()
     assert cli.main(["evaluate", str(out), "--pictures", "1"]) == 0
     shown = capsys.readouterr().out
@@ -371,11 +399,16 @@ def test_train_evaluate_and_predict_say_what_is_missing(
     assert cli.main(["predict", str(out), "--clip", "1"]) == 0
     assert np.isfinite(np.load(out / "prediction" / "prediction.npy")).all()
     np.save(tmp_path / "clip.npy", with_nan(torch.from_numpy(noise(6, 1, 16, 16)), 0).numpy())
-    assert cli.main(["predict", str(out), "--frames", str(tmp_path / "clip.npy"), "--out", str(tmp_path / "p")]) == 0
+    assert (
+        cli.main(["predict", str(out), "--frames", str(tmp_path / "clip.npy"), "--out", str(tmp_path / "p")])
+        == 0
+    )
     assert np.isfinite(np.load(tmp_path / "p" / "prediction.npy")).all()
 
 
-def test_a_validation_that_knows_nothing_ends_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_validation_that_knows_nothing_ends_the_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     own(monkeypatch, lambda clip, index: clip.float() * math.nan)
     with pytest.raises(ValueError, match="validation after step 1 is nan; its true frames have no data"):
         train(replace(TINY, **MINE, steps=1), tmp_path / "run", progress=False)

@@ -65,8 +65,12 @@ def test_it_stops_in_that_step_and_resumes_from_a_finite_checkpoint(
         with pytest.raises(NotFinite) as error:
             run(TINY, tmp_path / "run")
     kept = step // 3 * 3
-    assert f"the norm of the gradient is nan in step {step + 1}; a lower lr, or a clip_norm" in str(error.value)
-    assert str(error.value).endswith(f"the last finite checkpoint is {tmp_path / 'run' / LAST}, of step {kept}")
+    assert f"the norm of the gradient is nan in step {step + 1}; a lower lr, or a clip_norm" in str(
+        error.value
+    )
+    assert str(error.value).endswith(
+        f"the last finite checkpoint is {tmp_path / 'run' / LAST}, of step {kept}"
+    )
     assert all_finite(tmp_path / "run")[0] == kept
     run(TINY, tmp_path / "run", resume=True)  # the reason is gone
     run(TINY, tmp_path / "unbroken")
@@ -80,7 +84,9 @@ def test_a_learning_rate_that_is_too_high(precision: str, tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_loss_that_overflows_while_its_gradient_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_loss_that_overflows_while_its_gradient_does_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def loss(self: Training, prediction: Tensor, truth: Tensor, joined: bool = False) -> Any:
         return prediction.mean() + (1e38 if self.training and self.global_step == 4 else 0) * 10.0, len(truth)
 
@@ -130,7 +136,9 @@ def test_a_weight_that_no_loss_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(Training, "__init__", init)
     monkeypatch.setattr(Training, "on_validation_start", spoil, raising=False)
-    with pytest.raises(NotFinite, match=r"extra is not finite after step 6; the last finite checkpoint .* of step 3$"):
+    with pytest.raises(
+        NotFinite, match=r"extra is not finite after step 6; the last finite checkpoint .* of step 3$"
+    ):
         run(TINY, tmp_path / "run")
     assert all_finite(tmp_path / "run")[0] == 3
 
@@ -150,7 +158,16 @@ def test_the_program_says_it_in_a_line(
     lr: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TINY.write(tmp_path / "settings.json")
-    command = ["train", "--config", tmp_path / "settings.json", "--out", tmp_path / "run", "--no-progress", "--lr", lr]
+    command = [
+        "train",
+        "--config",
+        tmp_path / "settings.json",
+        "--out",
+        tmp_path / "run",
+        "--no-progress",
+        "--lr",
+        lr,
+    ]
     assert cli.main([str(word) for word in command]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert message in line and line.startswith("motionrnn train: error: ")
@@ -191,8 +208,10 @@ def test_nan_reads_otherwise_than_what_was_not_measured(tmp_path: Path) -> None:
     written = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"JSON has no {name}"))
     assert written["mse"] is None and written["runs/a"]["psnr"] == [1.5, None, None]
     assert written["not_finite"] == [
-        {"at": ["mse"], "is": "nan"}, {"at": ["runs/a", "psnr", 1], "is": "inf"}, {"at": ["runs/a", "psnr", 2], "is": "-inf"},
-    ]  # fmt: skip
+        {"at": ["mse"], "is": "nan"},
+        {"at": ["runs/a", "psnr", 1], "is": "inf"},
+        {"at": ["runs/a", "psnr", 2], "is": "-inf"},
+    ]
     assert str(read_json(path)) == str(content)
     assert "not_finite" not in write_json(tmp_path / "y.json", {"mse": 1.0}).read_text()
 
@@ -204,7 +223,11 @@ def test_a_training_of_a_table_that_diverges_costs_no_other(
 
     def training_step(self: Training, frames: Tensor, index: int) -> Tensor:
         loss = true_step(self, frames, index)
-        return loss * math.nan if self.config.highway and self.config.seed == 1 and self.global_step == 1 else loss
+        return (
+            loss * math.nan
+            if self.config.highway and self.config.seed == 1 and self.global_step == 1
+            else loss
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "training_step", training_step)
@@ -213,7 +236,9 @@ def test_a_training_of_a_table_that_diverges_costs_no_other(
     why = "both, seed 1: the norm of the gradient is nan in step 2"
     assert str(error.value) == f"the table is written, but not every training stayed finite: {why}"
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "not finite" in text and "whose training stopped: the norm of the gradient is nan in step 2." in text
+    assert (
+        "not finite" in text and "whose training stopped: the norm of the gradient is nan in step 2." in text
+    )
     results = read_json(tmp_path / "out" / "results.json")
     assert math.isnan(results["rows"]["both"]["metrics"]["mse"]["per_seed"][1])
     assert math.isfinite(results["rows"]["base"]["metrics"]["mse"]["mean"])
@@ -222,4 +247,6 @@ def test_a_training_of_a_table_that_diverges_costs_no_other(
         runner.run(plan(), tmp_path / "out", command="")
     assert "4 of them are finished" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "out" / "cells" / "both_seed_1.json").unlink()  # as one does to have it trained again
-    assert math.isfinite(runner.run(plan(), tmp_path / "out", command="")["rows"]["both"]["metrics"]["mse"]["mean"])
+    assert math.isfinite(
+        runner.run(plan(), tmp_path / "out", command="")["rows"]["both"]["metrics"]["mse"]["mean"]
+    )

@@ -69,7 +69,9 @@ def test_bytes_are_scaled_by_the_metrics_of_frames(convention: str) -> None:
         found.update(*mixed)
         for name, value in wanted.compute()["per_lead"].items():
             # floor(255 x) of x = byte / 255 in float32 is a byte less for some: bytes are exact
-            assert found.compute()["per_lead"][name] == pytest.approx(value, rel=1e-2 if convention == "official" else 1e-6)
+            assert found.compute()["per_lead"][name] == pytest.approx(
+                value, rel=1e-2 if convention == "official" else 1e-6
+            )
     exact = frame_psnr(prediction, truth, "uint8")
     error = (prediction.double() - truth.double()).square().mean((2, 3, 4))
     torch.testing.assert_close(exact.double(), 10 * (255**2 / error).log10(), rtol=1e-6, atol=0)
@@ -79,7 +81,9 @@ def test_bytes_are_scaled_by_networks_and_events(weights: Path, video_network: P
     prediction, truth = pair(2, 2, 1, 32, 32)
     floats = [frames.float() / 255 for frames in (prediction, truth)]
     lpips = load_lpips(weights)
-    torch.testing.assert_close(frame_lpips(prediction, truth, lpips), frame_lpips(*floats, lpips), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        frame_lpips(prediction, truth, lpips), frame_lpips(*floats, lpips), rtol=1e-5, atol=1e-6
+    )
     found, wanted = (FVD(load_video_network(video_network)) for _ in range(2))
     context = torch.cat([prediction, prediction, truth], 1)
     found.update(context, context.flip(1))
@@ -132,7 +136,12 @@ def test_true_frames_out_of_range_are_refused(weights: Path, video_network: Path
 
 
 def test_rounding_is_let_pass_and_bool_is_0_and_1() -> None:
-    for frames in (torch.tensor([-9e-4, 1 + 9e-4]), torch.tensor([0.0, 1.0]).half(), torch.empty(0), torch.rand(3).bfloat16()):
+    for frames in (
+        torch.tensor([-9e-4, 1 + 9e-4]),
+        torch.tensor([0.0, 1.0]).half(),
+        torch.empty(0),
+        torch.rand(3).bfloat16(),
+    ):
         check_range(frames)
     for value in (-2e-3, 1 + 2e-3):
         with pytest.raises(ValueError, match="frames go from"):
@@ -150,7 +159,9 @@ def test_predictions_may_leave_the_range_but_not_by_far_without_a_word() -> None
         warnings.simplefilter("error")
         FrameMetrics(3).update(prediction * 3 - 1, truth)
     for metrics in (FrameMetrics(3), EventMetrics(3, (0.5,), Values(1.0))):
-        with pytest.warns(UserWarning, match=r"predictions go from 0 to 255, true frames lie in \[0, 1\]: are these"):
+        with pytest.warns(
+            UserWarning, match=r"predictions go from 0 to 255, true frames lie in \[0, 1\]: are these"
+        ):
             metrics.update(prediction * 255, truth)
 
 
@@ -160,7 +171,10 @@ def test_thresholds_that_every_pixel_reaches_are_said() -> None:
     meter.update(prediction, truth)
     result = meter.compute()
     assert result["csi_15"] == 1
-    assert "a pixel is 15 or more, so that every one reaches the threshold 15: CSI is 1" in result["protocol"]["only events"]
+    assert (
+        "a pixel is 15 or more, so that every one reaches the threshold 15: CSI is 1"
+        in result["protocol"]["only events"]
+    )
 
 
 # ---- Models and pictures
@@ -170,14 +184,25 @@ def test_models_refuse_bytes_and_predict_scales_them() -> None:
     torch.manual_seed(0)
     model = MotionRNN("convlstm", 1, (8, 8), 2).eval()
     frames = pair(2, 4, 1, 16, 16)[0]
-    for call in (lambda: model(frames, 2), lambda: model.predict(frames, 2), lambda: model.step(frames[:, 0])):
-        with pytest.raises(TypeError, match=r"frames has dtype torch.uint8; it should be floating point, in \[0, 1\]"):
+    for call in (
+        lambda: model(frames, 2),
+        lambda: model.predict(frames, 2),
+        lambda: model.step(frames[:, 0]),
+    ):
+        with pytest.raises(
+            TypeError, match=r"frames has dtype torch.uint8; it should be floating point, in \[0, 1\]"
+        ):
             call()
-    torch.testing.assert_close(predict(model, frames, 3), predict(model, frames.float() / 255, 3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        predict(model, frames, 3), predict(model, frames.float() / 255, 3), rtol=0, atol=1e-6
+    )
     half = MotionRNN("convlstm", 1, (8, 8), 2).eval().to(torch.float64)
     assert predict(half, frames.double() / 255, 2).dtype == torch.float64
-    clips: Any = [clip for clip in frames]
-    assert score({"m": model}, clips, 2)["m"] == score({"m": model}, [clip.float() / 255 for clip in clips], 2)["m"]  # type: ignore[arg-type]
+    clips: Any = list(frames)
+    assert (
+        score({"m": model}, clips, 2)["m"]
+        == score({"m": model}, [clip.float() / 255 for clip in clips], 2)["m"]
+    )  # type: ignore[arg-type]
     refusal(lambda: score({}, [clip.float() for clip in clips], 2), "the frames of clip 0 go from 0 to 255;")  # type: ignore[arg-type]
 
 
@@ -214,7 +239,10 @@ def test_items_of_a_data_set_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(clips[1], torch.from_numpy(noise(6, 1, 16, 16, seed=1)).float() / 255)
     assert len(list(clips)) == 8  # type: ignore[call-overload]
     for change, words in (
-        (lambda clip, index: clip.float(), "the frames of clip 0 of mine (train) go from 0 to 255; they should be"),
+        (
+            lambda clip, index: clip.float(),
+            "the frames of clip 0 of mine (train) go from 0 to 255; they should be",
+        ),
         (lambda clip, index: clip.float() / 127.5 - 1, "clip 0 of mine (train) go from -1 to 1;"),
         (lambda clip, index: clip.long(), "it gives torch.int64 (6, 1, 16, 16)"),
         (lambda clip, index: (clip, index), "it gives a tuple"),
@@ -232,7 +260,21 @@ def test_a_command_stops_with_the_clip_and_its_range(
     command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, one_of_all = tmp_path / "out", command in ("train", "evaluate")  # else all clips are out of range
-    options = ["--out", out, "--dataset", "mine", "--root", "x", *SMALL[:-1], "--hidden", "4", "4", "--image-size", "16", "16"]
+    options = [
+        "--out",
+        out,
+        "--dataset",
+        "mine",
+        "--root",
+        "x",
+        *SMALL[:-1],
+        "--hidden",
+        "4",
+        "4",
+        "--image-size",
+        "16",
+        "16",
+    ]
     progress = ["--no-progress"]
     if command == "evaluate":
         own(monkeypatch, lambda clip, index: clip)
@@ -240,5 +282,7 @@ def test_a_command_stops_with_the_clip_and_its_range(
         options, progress = [out], []
     own(monkeypatch, lambda clip, index: clip.float() / (255 if one_of_all and index != 1 else 1))
     line = fails(capsys, command, *options, *(progress if one_of_all else []))
-    clip = {"train": "clip 1 of mine (train)", "evaluate": "clip 1 of mine (test)"}.get(command, "clip 0 of mine (train)")
+    clip = {"train": "clip 1 of mine (train)", "evaluate": "clip 1 of mine (test)"}.get(
+        command, "clip 0 of mine (train)"
+    )
     assert f"the frames of {clip} go from 0 to 255; they should be in [0, 1], or uint8" in line

@@ -56,7 +56,9 @@ class DataSet:
     n_input: int = 10
     n_output: int = 10
     colours: str = "grey"  # or "RGB", "BGR"
-    has_missing: bool = True  # whether pixels may be missing; how `Config.missing` reaches it, see `open_clips`
+    has_missing: bool = (
+        True  # whether pixels may be missing; how `Config.missing` reaches it, see `open_clips`
+    )
 
     @property
     def channels(self) -> int:
@@ -158,7 +160,9 @@ def open_clips(
         raise ValueError(f"{dataset} has clips in {entry.colours}; clips in {colours} are wanted")
     if missing is not None:
         if not entry.has_missing:
-            raise ValueError(f"{dataset} has no missing values; leave out missing (--missing); got {missing:g}")
+            raise ValueError(
+                f"{dataset} has no missing values; leave out missing (--missing); got {missing:g}"
+            )
         if "missing" in entry.settings:
             settings["missing"] = missing
     generated = split in entry.generated
@@ -234,9 +238,13 @@ DATASETS: dict[str, DataSet] = {
         has_missing=False,
     ),
     "radar_like": DataSet(
-        "generated radar-like fields", RadarLike, generated=SPLITS, settings=("seed",), n_input=5,
+        "generated radar-like fields",
+        RadarLike,
+        generated=SPLITS,
+        settings=("seed",),
+        n_input=5,
         has_missing=False,
-    ),  # fmt: skip
+    ),
     "human36m": DataSet(
         "Human3.6M, Walking",
         Human36M,

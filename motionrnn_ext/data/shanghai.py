@@ -17,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ class RadarImages(_Radar):
                     f"{self._needed()}"
                 )
             cuts = [0, *gaps([path.stem for path in frames]), len(frames)]
-            parts = [frames[first:last] for first, last in zip(cuts, cuts[1:])]
+            parts = [frames[first:last] for first, last in pairwise(cuts)]
             self.clips += [clip for part in parts for clip in self._clips_of(part)]
             n_gaps, n_joined = n_gaps + len(parts) - 1, n_joined + len(self._clips_of(frames))
         if n_gaps:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import pairwise
 from statistics import median_low
 
 # A step longer than so many usual ones is a gap.
 LONGEST_STEP = 1.5
-_DATE_AND_TIME = re.compile(
-    r"(?<!\d)((?:19|20)\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)(?:\D?(\d\d))?(?!\d)"
-)
+_DATE_AND_TIME = re.compile(r"(?<!\d)((?:19|20)\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)(?:\D?(\d\d))?(?!\d)")
 
 
 def gaps(names: Sequence[str]) -> list[int]:
@@ -29,12 +28,12 @@ def gaps(names: Sequence[str]) -> list[int]:
 def _all(read: Callable[[str], float | None], names: Sequence[str]) -> list[float]:
     """Return the times of all names; nothing where one has none or they do not increase."""
     times = [time for name in names if (time := read(name)) is not None]
-    is_right = len(times) == len(names) and all(a < b for a, b in zip(times, times[1:]))
+    is_right = len(times) == len(names) and all(a < b for a, b in pairwise(times))
     return times if is_right else []
 
 
 def _leaps(times: Sequence[float]) -> list[int]:
-    steps = [after - before for before, after in zip(times, times[1:])]
+    steps = [after - before for before, after in pairwise(times)]
     usual = median_low(steps) if steps else 0
     return [i for i, step in enumerate(steps, start=1) if step > LONGEST_STEP * usual]
 

@@ -186,7 +186,9 @@ def frame_psnr(prediction: Tensor, truth: Tensor, convention: str = "float") -> 
     in_bytes = convention == "uint8"
     prediction, truth, missing = _known(prediction, truth, in_bytes)
     peak = 255.0 if in_bytes else 1.0
-    psnr: Tensor = peak_signal_noise_ratio(prediction, truth, data_range=peak, reduction="none", dim=(2, 3, 4))
+    psnr: Tensor = peak_signal_noise_ratio(
+        prediction, truth, data_range=peak, reduction="none", dim=(2, 3, 4)
+    )
     return psnr if missing is None else psnr - 10 * _times(missing).log10()
 
 
@@ -215,7 +217,9 @@ def frame_ssim(prediction: Tensor, truth: Tensor, convention: str = "float") -> 
     if missing is None:
         values = [structural_similarity(truth, guess, channel_axis=0, **options) for guess, truth in pairs]
         return torch.tensor(values, dtype=torch.float64).view(is_nan.shape).masked_fill(is_nan, math.nan)
-    maps = [structural_similarity(truth, guess, channel_axis=0, full=True, **options)[1] for guess, truth in pairs]
+    maps = [
+        structural_similarity(truth, guess, channel_axis=0, full=True, **options)[1] for guess, truth in pairs
+    ]
     half = window // 2
     inner = torch.from_numpy(np.stack(maps))[..., half : size[0] - half, half : size[1] - half]
     touched = max_pool2d(missing.flatten(0, 1).float(), window, stride=1) > 0  # (B*L, C, H', W')

@@ -60,8 +60,8 @@ class FVD:
         name: what the protocol calls it.
 
     Raises:
-        ValueError: clips of other shapes, true ones out of [0, 1], clips that the network refuses (too short), features that are not
-            (B, D); a compute of fewer than two clips.
+        ValueError: clips of other shapes, true ones out of [0, 1], clips that the network refuses (too short),
+            features that are not (B, D); a compute of fewer than two clips.
     """
 
     def __init__(self, network: Any, name: str = "a network") -> None:
@@ -89,7 +89,15 @@ class FVD:
     def _features(self, clips: Tensor) -> Tensor:
         """(B, T, C, H, W) in [0, 1] -> (B, D) float64."""
         b, t, _, *size = clips.shape
-        frames = as_floats(clips, "predictions").float().clamp(0, 1).mul(2).sub(1).flatten(0, 1).expand(-1, 3, -1, -1)
+        frames = (
+            as_floats(clips, "predictions")
+            .float()
+            .clamp(0, 1)
+            .mul(2)
+            .sub(1)
+            .flatten(0, 1)
+            .expand(-1, 3, -1, -1)
+        )
         if size != [SIZE, SIZE]:
             frames = interpolate(frames, (SIZE, SIZE), mode="bilinear", align_corners=False)
         video = frames.unflatten(0, (b, t)).transpose(1, 2)  # (B, 3, T, 224, 224)

@@ -79,7 +79,11 @@ def frame_lpips(prediction: Tensor, truth: Tensor, network: LPIPS) -> Tensor:
     check_range(truth, "true frames")
     missing = truth.isnan().to(prediction.device)
     images = [
-        as_floats(frames, "predictions").masked_fill(missing.to(frames.device), 0).to(network.shift).mul(2).sub(1)
+        as_floats(frames, "predictions")
+        .masked_fill(missing.to(frames.device), 0)
+        .to(network.shift)
+        .mul(2)
+        .sub(1)
         for frames in (prediction, truth)
     ]
     distances = network(*(frames.flatten(0, 1).expand(-1, 3, -1, -1) for frames in images))

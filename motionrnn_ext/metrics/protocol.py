@@ -79,7 +79,8 @@ class Meter:
         result = meter.compute()
 
     `compute()` gives what `FrameMetrics` and `EventMetrics` do, their "per_lead" joined, "missing_given", the share of
-    the given values that are missing, "fvd" if asked for, and "protocol": how each number was taken, sentences by name, for people.
+    the given values that are missing, "fvd" if asked for, and "protocol": how each number was taken, sentences by name,
+    for people.
     """
 
     def __init__(self, n_lead: int, protocol: Protocol | None = None) -> None:
@@ -106,7 +107,8 @@ class Meter:
                     raise ValueError("fvd_context needs the frames that the model was given")
                 known = in_unit_range(given, "given frames")
                 prediction, truth = (
-                    torch.cat([known.to(future.device), as_floats(future)], 1) for future in (prediction, truth)
+                    torch.cat([known.to(future.device), as_floats(future)], 1)
+                    for future in (prediction, truth)
                 )
             self.video.update(prediction, truth)
 
@@ -130,12 +132,12 @@ class Meter:
                     f"warning: no true pixel of the scored clips reaches the lowest threshold, {lowest}: do the values"
                     " (--values, --value-scale) and the data's pixel_max fit together?"
                 )
-            values = self.protocol.values
-            always = [threshold for threshold in self.protocol.thresholds if threshold <= values.offset]
+            lowest_value = self.events.values.offset
+            always = [f"{threshold:g}" for threshold in self.protocol.thresholds if threshold <= lowest_value]
             if always:
                 result["protocol"]["only events"] = (
-                    f"warning: a pixel is {values.offset:g} or more, so that every one reaches the threshold"
-                    f" {', '.join(f'{threshold:g}' for threshold in always)}: CSI is 1 and FAR 0 for any prediction"
+                    f"warning: a pixel is {lowest_value:g} or more, so that every one reaches the threshold"
+                    f" {', '.join(always)}: CSI is 1 and FAR 0 for any prediction"
                 )
         if self.video is not None:
             video = self.video.compute()
@@ -155,8 +157,8 @@ class Meter:
         networks = "; LPIPS and FVD see 0 there in both" if self.protocol.lpips or self.protocol.fvd else ""
         return (
             f"{given:.3%} of the given values are missing, 0 to the models and the baseline, and {true:.3%} of the true"
-            " ones, which count for nothing: MSE, MAE and GDL are means over the others times a frame's size, PSNR is of"
-            f" that mean, SSIM of the windows without any, CSI and FAR of the others{networks}"
+            " ones, which count for nothing: MSE, MAE and GDL are means over the others times a frame's size, PSNR is"
+            f" of that mean, SSIM of the windows without any, CSI and FAR of the others{networks}"
         )
 
     def _about_lpips(self, samples: int) -> str:
