@@ -13,7 +13,7 @@ import torch
 from . import __version__
 from .config import Config
 
-DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max")  # of `clips.other_data`
+DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max", "missing")  # of `clips.other_data`
 _GROUPS = {"predictor": "model", "dataset": "data", "batch_size": "training"}  # first field -> heading
 
 
@@ -325,6 +325,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=_count, metavar="N", help=help)
     help = "shanghai_*: the stored value that counts as 1 (default: as trained)"
     parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
+    help = "the stored value of pixels without data, or nan (default: as trained; of another --dataset none)"
+    parser.add_argument("--missing", metavar="X", help=help)
 
 
 def _count(text: str) -> int:

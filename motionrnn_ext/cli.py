@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,10 @@ def _train(arguments: argparse.Namespace) -> None:
         steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
         each = f" in each of {config.n_processes} processes" if config.n_processes > 1 else ""
         print(f"{steps} of {batch}{each}; everything goes to {arguments.out}")
+        if config.missing is not None:
+            from .loading import Clips
+
+            print(Clips(config).about_missing())
     again = [sys.executable, "-m", "motionrnn_ext.cli", *arguments.argv]
     try:
         best = train(
@@ -315,11 +319,13 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
         changes = other_data(**options)
         return held_out_clip(config, arguments.clip, n_input + n_output, **changes), n_input, n_output
     for name, value in options.items():
-        if value is not None:
+        if value is not None and name != "missing":
             raise ValueError(
                 f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
             )
-    frames = read_frames(arguments.frames, DATASETS[config.dataset].colours)
+    if arguments.missing is not None:
+        config = replace(config, missing=arguments.missing)
+    frames = read_frames(arguments.frames, DATASETS[config.dataset].colours, config.no_data)
     n = len(frames)
     if n < n_input:
         needed = (

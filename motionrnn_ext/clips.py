@@ -18,10 +18,8 @@ from .data.images import IMAGE_ENDINGS, image_files, read_images
 from .data.registry import DATASETS, ClipDataset, find, open_clips
 from .data.videos import FILMS, VIDEOS, read_film
 from .models import MotionRNN
+from .pixels import ROUNDING, marked, value_range
 from .runs import PathLike, RunError
-
-# What arithmetic in half precision may add to 1 or take from 0; a message of six digits shows what is more.
-_ROUNDING = 1e-3
 
 
 def held_out(
@@ -45,6 +43,8 @@ def held_out(
     """
     changed = replace(config, **changes)
     for name in changes:
+        if name == "missing":  # which `open_clips` checks
+            continue
         takers = [other for other, entry in DATASETS.items() if name in entry.settings]
         if takers and changed.dataset not in takers:
             raise RunError(
@@ -69,8 +69,8 @@ def other_data(dataset: str | None = None, root: PathLike | None = None, **setti
     """The settings that a user's choice of other data changes; None in `settings` changes nothing."""
     changes = {name: value for name, value in settings.items() if value is not None}
     root = None if root is None else os.fspath(root)
-    if dataset is not None:
-        return {"dataset": dataset, "root": root, **changes}
+    if dataset is not None:  # what its files hold where there is no data, the other's do not say
+        return {"dataset": dataset, "root": root, "missing": None, **changes}
     return changes if root is None else {"root": root, **changes}
 
 
@@ -79,14 +79,15 @@ def in_rgb(frames: Tensor, colours: str) -> Tensor:
     return frames.flip(-3) if colours == "BGR" else frames
 
 
-def read_frames(path: Path, colours: str = "grey") -> Tensor:
-    """A user's own frames -> float32 (T, C, H, W) in [0, 1], at the size that they have.
+def read_frames(path: Path, colours: str = "grey", missing: float | None = None) -> Tensor:
+    """A user's own frames -> float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have.
 
     Args:
         path: a .npy file, (T, H, W), (T, C, H, W) or (T, H, W, C), uint8 or floats in [0, 1]; a folder of png, jpg and
             bmp images, which are in the order of their names; a gif or another moving image, or a video.
         colours: of the model's frames, as in `DataSet`; images are converted, the channels of a .npy file are not.
             Images in colour for a model of grey frames are made grey, with a warning.
+        missing: the stored value of pixels without data, or nan; None where all have data.
 
     Raises:
         RunError: no such file, no plain array of numbers, or another shape or range.
@@ -94,7 +95,7 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
         ModuleNotFoundError: nothing is installed that reads a video.
     """
     if path.is_dir() or path.suffix.lower() in (*FILMS, *VIDEOS):
-        return _read_images(path, colours)
+        return _read_images(path, colours, missing)
     import numpy as np
 
     try:
@@ -118,21 +119,23 @@ def read_frames(path: Path, colours: str = "grey") -> Tensor:
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
     frames = torch.from_numpy(array.astype(np.float32)) / (255 if array.dtype == np.uint8 else 1)
-    unknown = int((~frames.isfinite()).sum())
-    if unknown:
-        raise RunError(
-            f"{path} must have values in [0, 1]; {unknown:,} of {frames.numel():,} are nan or infinite"
+    frames = marked(frames, torch.from_numpy(array.astype(np.float32)), missing)
+    lowest, highest = value_range(frames)
+    n_nan = 0 if missing is not None else int(frames.isnan().sum())
+    if n_nan or lowest < -ROUNDING or highest > 1 + ROUNDING:
+        found = (
+            f"{n_nan:,} of {frames.numel():,} are nan (no data? --missing nan), the others"
+            if n_nan
+            else "they"
         )
-    lowest, highest = frames.min().item(), frames.max().item()
-    if lowest < -_ROUNDING or highest > 1 + _ROUNDING:
-        raise RunError(f"{path} must have values in [0, 1]; they go from {lowest:.6g} to {highest:.6g}")
-    frames.clamp_(0, 1)
+        raise RunError(f"{path} must have values in [0, 1]; {found} go from {lowest:.7g} to {highest:.7g}")
+    frames = frames.clamp(0, 1)
     if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)
     return frames if frames.ndim == 4 else frames[:, None]
 
 
-def _read_images(path: Path, colours: str) -> Tensor:
+def _read_images(path: Path, colours: str, missing: float | None) -> Tensor:
     if path.is_dir():
         paths = image_files(path, (*IMAGE_ENDINGS, ".bmp"))
         if not paths:
@@ -142,7 +145,7 @@ def _read_images(path: Path, colours: str) -> Tensor:
         images = read_film(path)
     if colours == "grey":
         images = _grey(images, path)
-    return in_rgb(images.float() / 255, colours)  # to BGR is the same exchange
+    return in_rgb(marked(images.float() / 255, images, missing), colours)  # to BGR is the same exchange
 
 
 def _grey(images: Tensor, path: Path) -> Tensor:

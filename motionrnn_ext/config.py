@@ -67,6 +67,12 @@ class Config:
         255.0,
         "shanghai_*: the stored value that counts as 1; below 255 for bytes that are physical values themselves",
     )
+    missing: str | None = _option(
+        None,
+        "the stored value of pixels without data, or 'nan': left out of loss and metrics, 0 to the model; undeclared "
+        "nan is an error",
+        unset="none",
+    )
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
     plain: bool = _option(False, "plain Moving MNIST: no rotation, no change of size")
     image_size: tuple[int, ...] = _option(
@@ -125,6 +131,8 @@ class Config:
             value = getattr(self, entry.name)
             if value is None and entry.name in _PROTOCOL:
                 value = getattr(DATASETS[self.dataset], entry.name)
+            if entry.name == "missing":
+                value = _no_data(value)
             value = _plain(entry, value)
             object.__setattr__(self, entry.name, value)
             choices = entry.metadata.get("choices")
@@ -143,6 +151,7 @@ class Config:
         _check(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"from 0 to {MAX_SEED}")
         _check(self.workers >= 0, "workers", self.workers, "0 or more")
         _check(self.lr > 0, "lr", self.lr, "above 0")
+        _check(self.lr <= 1e36, "lr", self.lr, "at most 1e36, which weights in float32 can hold")
         _check(self.l1_weight >= 0, "l1_weight", self.l1_weight, "0 or more")
         _check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")
@@ -183,6 +192,11 @@ class Config:
     def channels(self) -> int:
         return DATASETS[self.dataset].channels
 
+    @property
+    def no_data(self) -> float | None:
+        """`missing` as a number, which may be nan."""
+        return None if self.missing is None else float(self.missing)
+
     def model(self) -> dict[str, Any]:
         """Arguments of MotionRNN."""
         names = (
@@ -210,13 +224,16 @@ class Config:
         """Arguments of `open_clips`, but for split and length."""
         names = ("dataset", "root", "n_frames", "image_size", *DATASETS[self.dataset].settings)
         values = {name: getattr(self, name) for name in names}
+        values["missing"] = self.no_data
         return {name: value for name, value in values.items() if value is not None}
 
     def changed(self, given: Mapping[str, Any]) -> Config:
         """With the settings that a user gives; another data set brings its own protocol and no files of this one."""
         kept = self.to_dict()
         if given.get("dataset", self.dataset) != self.dataset:
-            kept = {name: value for name, value in kept.items() if name not in (*_PROTOCOL, "root")}
+            kept = {
+                name: value for name, value in kept.items() if name not in (*_PROTOCOL, "root", "missing")
+            }
         return Config(**{**kept, **given})
 
     def located(self) -> Config:
@@ -280,6 +297,14 @@ def _plain(entry: dataclasses.Field[Any], value: Any) -> Any:
     kind = {"str": str, "bool": bool}.get(wanted, dict)
     _check(isinstance(value, kind), entry.name, value, f"a {kind.__name__}")
     return value
+
+
+def _no_data(value: Any) -> Any:
+    """`missing` as text, "nan" or a number: JSON has no nan, and nan does not equal itself."""
+    try:
+        return None if value is None else f"{float(value):.9g}"
+    except (TypeError, ValueError):
+        raise ValueError(f"missing must be 'nan' or a number; got {value!r}") from None
 
 
 def _is_number(value: Any, kind: type) -> bool:

@@ -7,6 +7,8 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from .layers import MotionState
 from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
 from .pictures import Pictures
+from .pixels import as_floats, filled, in_unit_range
 from .runs import PathLike, Run, RunError, load_runs
+from .texts import read_text
 
 BASELINE = "repeat last frame"
 _READING = ("digits", "stride", "pixel_max")  # settings that say how a data set is read
@@ -36,9 +40,11 @@ _NAMES = {
 
 
 def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clip: bool = True) -> Tensor:
-    """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states."""
+    """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states. uint8 is
+    scaled, and missing values (nan) are given to the model as 0."""
     model.reset()  # else a prediction with compat="openstl" would depend on the clips before it
     generator = torch.Generator(frames.device).manual_seed(seed)
+    frames = filled(frames if frames.is_floating_point() else as_floats(frames))
     future = model.predict(frames, n_future, generator=generator)
     return future.clamp(0, 1) if clip else future
 
@@ -60,7 +66,8 @@ def score(
     metrics = {label: Meter(n_future, protocol) for label in (BASELINE, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}
     for start in range(0, len(clips), batch_size):
-        frames = torch.stack([clips[i] for i in range(start, min(start + batch_size, len(clips)))])
+        indices = range(start, min(start + batch_size, len(clips)))
+        frames = torch.stack([in_unit_range(clips[i], f"the frames of clip {i}") for i in indices])
         given, truth = frames[:, :n_input], frames[:, n_input:]
         futures = {BASELINE: repeat_last_frame(frames, n_input)}
         for label, model in models.items():
@@ -133,7 +140,7 @@ def motion_states(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0
     """ "MotionGRU l" -> offset and trend, (T-1, 2K, h', w') each, after each frame that the model reads, its own future
     (from `predict`) included; of maps with a depth, the newest slice's."""
     model.reset()
-    frames = torch.cat([given, future])[None]
+    frames = filled(torch.cat([given if given.is_floating_point() else as_floats(given), future]))[None]
     generator = torch.Generator(frames.device).manual_seed(seed)
     _, motion = model(frames, len(given), return_motion=True, generator=generator)
 
@@ -161,6 +168,7 @@ def evaluate(
     digits: str | None = None,
     stride: int | None = None,
     pixel_max: float | None = None,
+    missing: str | float | None = None,
     split: str = "test",
     protocol: Protocol | None = None,
     batch_size: int = 16,
@@ -175,13 +183,13 @@ def evaluate(
     that fails is a line in `failed` of the paths that are returned.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
-    `root`, `digits`, `stride` or `pixel_max`, or another `dataset` of the same kind of frames.
+    `root`, `digits`, `stride`, `pixel_max` or `missing`, or another `dataset` of the same kind of frames.
 
     Raises:
         RunError: a checkpoint that cannot be read, or is given twice; runs whose clips have other sizes or inputs.
     """
     runs = labelled(load_runs(paths, dataset))
-    changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max)
+    changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max, missing=missing)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)
     entry, colours = DATASETS[config.dataset], DATASETS[trained.dataset].colours
@@ -217,11 +225,12 @@ def _about_data(config: Config, split: str, data: ClipDataset) -> dict[str, Any]
         about["of_clips"] = len(data.dataset)  # type: ignore[arg-type]
     entry = DATASETS[config.dataset]
     known = entry.settings if split in entry.generated else set(entry.settings) - {"digits"}
-    return about | {name: getattr(config, name) for name in _READING if name in known}
+    about |= {name: getattr(config, name) for name in _READING if name in known}
+    return about if config.missing is None else about | {"missing": config.missing}
 
 
 def _in_words(about: Mapping[str, Any]) -> str:
-    settings = "".join(f", {name} {about[name]}" for name in _READING if name in about)
+    settings = "".join(f", {name} {about[name]}" for name in (*_READING, "missing") if name in about)
     return (
         f"data: {about['dataset']}, {about['split']}, {counted(about['clips'], 'clip')} of "
         f"{counted(about['n_input'], 'given frame')} and {about['n_output']} to predict{settings}"
@@ -289,7 +298,7 @@ def predict_frames(
     if not 1 <= n_given <= len(frames):
         raise RunError(f"n_input must be from 1 to the {len(frames)} frames that there are; got {n_given}")
     height, width = frames.shape[-2:]
-    frames = fitting(run.model, frames, pad)
+    frames = fitting(run.model, in_unit_range(frames), pad)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
     folder.mkdir(parents=True, exist_ok=True)
@@ -345,18 +354,35 @@ def file_name(label: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in label.lower())
 
 
-def write_json(path: Path, content: Any) -> Path:
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write `content` as JSON, which has no nan and no infinity: null stands there, and a last entry "not_finite" says
+    where which was, as [{"at": ["models", "ConvLSTM", "psnr"], "is": "inf"}]. `read_json` puts them back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_finite(content), indent=2) + "\n")
+    found: list[dict[str, Any]] = []
+    finite = _finite(content, found, [])
+    part.write_text(json.dumps({**finite, "not_finite": found} if found else finite, indent=2) + "\n")
     os.replace(part, path)
     return path
 
 
-def _finite(content: Any) -> Any:
-    """JSON has no infinity (a PSNR of equal frames): null instead."""
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
+def _finite(content: Any, found: list[dict[str, Any]], place: list[Any]) -> Any:
+    """With None for the numbers that are not finite, which are added to `found`."""
+    if isinstance(content, float) and not math.isfinite(content):
+        found.append({"at": place, "is": str(content)})
+        return None
+    if isinstance(content, Mapping):
+        return {key: _finite(value, found, [*place, key]) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value, found, [*place, i]) for i, value in enumerate(content)]
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """The content that `write_json` was given."""
+    content = json.loads(read_text(path))
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    return [_finite(value) for value in content] if isinstance(content, (list, tuple)) else content
+        for entry in content.pop("not_finite", []):
+            *outer, key = entry["at"]
+            reduce(getitem, outer, content)[key] = float(entry["is"])
+    return content

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Sampler, Subset
 
 from .config import Config
 from .data.registry import DATASETS, open_clips
+from .metrics import counted
+from .pixels import missing_share
 
 _ORDER = 3  # second word of this random stream's key; the clips' own have 0, 1 and 2 there
 
@@ -64,6 +66,16 @@ class Clips(L.LightningDataModule):
             raise ValueError(
                 f"val_clips gives {len(self.validation)} to validate on; {n_ranks} processes should have one each"
             )
+
+    def about_missing(self) -> str:
+        """A sentence on the share of missing values in up to 16 clips for training, spread evenly."""
+        n = len(self.training)
+        chosen = [self.training[i * n // min(n, 16)] for i in range(min(n, 16))]
+        share = sum(map(missing_share, chosen)) / len(chosen)
+        return (
+            f"missing values are stored as {self.config.missing}: {share:.2%} of "
+            f"{counted(len(chosen), 'training clip')}; the model reads 0 there, loss and metrics leave them out"
+        )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         trainer = self.trainer

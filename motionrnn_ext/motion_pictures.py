@@ -16,6 +16,7 @@ from .evaluate import motion_states, on_device, predict
 from .layers.motion_gru import MotionGRU
 from .models import MotionRNN
 from .pictures import Pictures
+from .pixels import in_unit_range
 from .runs import Run, RunError
 
 
@@ -78,6 +79,7 @@ def draw_motion(
     shown = [t - 1 for t in sorted(set(times))] if times else None
     _check_range("times", times or [], n_given + n_output - 1)
 
+    frames = in_unit_range(frames)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
     found = motions(model, given, future)

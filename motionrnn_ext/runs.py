@@ -39,6 +39,10 @@ class RunError(ValueError):
     """What the user can put right; the text is one line."""
 
 
+class NotFinite(RunError):
+    """A training came upon a number that is not finite; no checkpoint holds one."""
+
+
 class Run(NamedTuple):
     """What a checkpoint holds."""
 

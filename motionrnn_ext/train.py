@@ -36,12 +36,15 @@ from .folders import held
 from .loading import Clips
 from .metrics import FrameMetrics
 from .models import MotionRNN
+from .pixels import filled
 from .progress import ProgressLines
 from .runs import (
     CONFIG_KEY,
+    NotFinite,
     PathLike,
     join_logs,
     last_checkpoint,
+    last_step,
     load_weights,
     log_versions,
     read_checkpoint,
@@ -52,6 +55,8 @@ from .surroundings import without_variables
 
 # Second words of the random streams' keys; the clips and their order have 0 to 3 there.
 _SAMPLING, _STATE = 4, 5
+_SECONDS_TO_SAY = 10.0  # before another process that stops for the same reason ends
+_ADVICE = "a lower lr, or a clip_norm, may keep the training finite"
 _UNREACHABLE = timedelta(minutes=10)  # a process that does not answer for so long is lost
 
 
@@ -95,10 +100,11 @@ class Training(L.LightningModule):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.train_loss = config, torch.zeros(())
         self.model = MotionRNN(**config.model())
         # Of validations; both join the processes. Lightning's own mean is wrong where their clips differ in number.
-        self.metrics, self.loss = FrameMetrics(config.n_output), MeanMetric()
+        self.metrics = FrameMetrics(config.n_output)
+        self.loss = MeanMetric(nan_strategy="disable")  # keeps nan, to stop there
 
     def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
         config, step = self.config, self.global_step
@@ -107,18 +113,33 @@ class Training(L.LightningModule):
         if config.time_reversal:  # the same mask for both directions, as in the official program
             frames = torch.cat([frames, frames.flip(1)])
             mask = None if mask is None else torch.cat([mask, mask])
+        if config.missing is not None:
+            self.log("train/missing", frames.isnan().float().mean())
         predictions = self.model(
-            frames,
+            frames if config.missing is None else filled(frames),
             config.n_input,
             None if mask is None else mask.to(frames.device),
             reverse_sampling=config.sampling == "reverse",
             generator=self._generator(step),
             checkpoint=config.checkpoint_steps,
         )
-        loss = self._loss(predictions, frames[:, 1:])
+        loss, _ = self._loss(predictions, frames[:, 1:], joined=config.n_processes > 1)
+        self.train_loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/sampling", sampling_probabilities(config, step)[1])
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before weights change by what is not finite, in all processes together."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        found = torch.stack([self.train_loss, torch.nn.utils.get_total_norm(gradients)]).float()
+        if self.config.n_processes > 1:  # the gradients are joined, the loss is each process's own
+            finite = found.isfinite().float()
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+            found = torch.where(finite.bool() | ~found.isfinite(), found, math.nan)
+        for name, value in zip(("loss", "norm of the gradient"), found.tolist()):
+            if not math.isfinite(value):
+                raise NotFinite(f"the {name} is {value} in step {self.global_step + 1:,}; {_ADVICE}")
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._started = time.perf_counter()
@@ -131,14 +152,22 @@ class Training(L.LightningModule):
     def validation_step(self, frames: Tensor, batch_index: int) -> None:
         self.model.reset()
         n_input, generator = self.config.n_input, self._generator(batch_index)
-        prediction = self.model.predict(frames[:, :n_input], self.config.n_output, generator=generator)
+        given = filled(frames[:, :n_input])
+        prediction = self.model.predict(given, self.config.n_output, generator=generator)
         self.metrics.update(prediction.float(), frames[:, n_input:])
-        self.loss.update(self._loss(prediction, frames[:, n_input:]), len(frames))
+        loss, weight = self._loss(prediction, frames[:, n_input:])
+        self.loss.update(loss, weight)
 
     def on_validation_epoch_end(self) -> None:
         result = {**self.metrics.compute(), "loss": self.loss.compute()}
         self.metrics.reset()
         self.loss.reset()
+        for name in ("loss", "mse"):
+            if not math.isfinite(result[name]):
+                why = "its true frames have no data" if result["missing"] == 1 else _ADVICE
+                raise NotFinite(
+                    f"the {name} of the validation after step {self.global_step:,} is {float(result[name])}; {why}"
+                )
         for name in (*self.metrics.names, "loss"):
             self.log(f"val/{name}", result[name], prog_bar=name == "mse", rank_zero_only=True)
 
@@ -153,14 +182,27 @@ class Training(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, parameter in self.named_parameters():
+            if not parameter.isfinite().all():
+                raise NotFinite(f"{name} is not finite after step {self.global_step:,}")
         checkpoint[CONFIG_KEY] = self.config.to_dict()
 
-    def _loss(self, prediction: Tensor, truth: Tensor) -> Tensor:
+    def _loss(self, prediction: Tensor, truth: Tensor, joined: bool = False) -> tuple[Tensor, Any]:
+        """The mean over the true values, and its weight in a mean over batches. Missing values are left out; if
+        `joined`, the mean over processes is that over all their values."""
         prediction = prediction.float()
-        loss = F.mse_loss(prediction, truth)
-        if self.config.loss == "l2":
-            return loss
-        return loss + self.config.l1_weight * F.l1_loss(prediction, truth)
+        l1_weight = self.config.l1_weight if self.config.loss == "l1+l2" else 0.0
+        if self.config.missing is None:
+            loss = F.mse_loss(prediction, truth)
+            return (loss + l1_weight * F.l1_loss(prediction, truth) if l1_weight else loss), len(truth)
+        known = ~truth.isnan()
+        error = torch.where(known, prediction - filled(truth), 0)
+        n_values = known.sum().float()
+        if joined:
+            torch.distributed.all_reduce(n_values, torch.distributed.ReduceOp.SUM)
+            n_values = n_values / self.config.n_processes
+        sums = error.square().sum() + l1_weight * error.abs().sum()
+        return sums / n_values.clamp(min=1), n_values
 
     def _generator(self, index: int) -> torch.Generator | None:
         """For the model's initial state, where that is random."""
@@ -248,6 +290,8 @@ def train(
 
     Raises:
         ValueError: settings that do not work out; RunError: an existing folder, an unreadable checkpoint.
+        NotFinite: the loss, the gradient, a validation or a weight became nan or infinite; the step and the last
+            checkpoint, which is finite, are named.
         LostProcess: one of several processes was lost; the run is ready to be resumed.
         KeyboardInterrupt: stopped by the user, ready to be resumed.
     """
@@ -295,6 +339,11 @@ def _train(
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
             raise KeyboardInterrupt from None
+        except NotFinite as error:
+            if trainer.global_rank:  # the first process says it; then this one is ended with it
+                time.sleep(_SECONDS_TO_SAY)
+                raise SystemExit(2) from None
+            raise NotFinite(f"{error}; {_kept(folder)}") from None
         except RuntimeError as error:
             if config.n_processes == 1 or not processes.is_lost_contact(error):
                 raise
@@ -314,6 +363,14 @@ def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
         return checkpoint
     last = last_checkpoint(folder)
     return last if resume and last.exists() else None
+
+
+def _kept(folder: Path) -> str:
+    """Which checkpoint is left of a training that became not finite."""
+    path, step = last_checkpoint(folder), last_step(folder)
+    if step is None:
+        return "there is no checkpoint yet"
+    return f"the last finite checkpoint is {path}, of step {step:,}"
 
 
 def _trainer(

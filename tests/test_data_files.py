@@ -534,3 +534,19 @@ def test_open_clips_says_what_is_wrong() -> None:
             else (f"{name} is generated", "--root")
         )
         refusal(partial(open_clips, name, "test", root=root, **options), *words)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_open_clips_has_defaults_for_every_data_set(name: str, tmp_path: Path) -> None:
+    write: dict[str, Any] = {
+        "human36m": lambda: write_human36m(tmp_path, {"S9_Walking_1.60457274": 30}),
+        "human36m_openstl": lambda: write_openstl(tmp_path),
+        "shanghai_h5": lambda: write_h5(tmp_path / "shanghai.h5"),
+        "shanghai_png": lambda: write_pngs(tmp_path, ["train/a", "test/b"], frames=15),
+        "moving_mnist_npz": lambda: write_npz(tmp_path),
+        "moving_mnist_npy": lambda: write_npy(tmp_path / "mnist_test_seq.npy"),
+    }
+    entry, root = DATASETS[name], tmp_path if name in write else None
+    write.get(name, lambda: None)()
+    clip = open_clips(name, "test", root=root)[0]
+    assert clip.shape == (entry.n_input + entry.n_output, entry.channels, *entry.image_size)

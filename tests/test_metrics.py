@@ -251,7 +251,7 @@ def test_results_are_plain_numbers_and_tables() -> None:
     assert (rows[1][1], rows[1][4]) == ("12.35", "0.9877")
     assert rows[2] == ["other", "-", "1.00", "-", "-"]
     rows = table_rows({"a": {"mse": math.nan, "mae": None, "psnr": math.inf}})
-    assert rows[1] == ["a", "-", "-", "inf"]
+    assert rows[1] == ["a", "nan", "-", "inf"]
     headings = ["MSE \u2193", "SSIM \u2191", "CSI 20 \u2191", "FAR 0.5 \u2193", "parameters"]
     assert [heading(name) for name in ("mse", "ssim", "csi_20", "far_0.5", "parameters")] == headings
     rows = table_rows({"a": {"mse": 3.0, "n": 1234567}}, {"n": "parameters", "mse": "MSE"})

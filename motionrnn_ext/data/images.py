@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -68,6 +69,22 @@ def resized(
     if frames.dtype == torch.uint8:
         images = (images + 0.5).floor().clamp(0, 255).to(torch.uint8)
     return images.view(*frames.shape[:-2], *size)
+
+
+def resized_known(
+    frames: Tensor, size: Sequence[int], mode: str = "bilinear", *, antialias: bool = False
+) -> Tensor:
+    """`resized` of floats of which some are missing (nan).
+
+    A pixel is the weighted mean of the known ones that `resized` makes it of, and missing where those have less than
+    half of the weight.
+    """
+    missing = frames.isnan()
+    if frames.shape[-2:] == tuple(size) or not missing.any():
+        return resized(frames, size, mode, antialias=antialias)
+    weight = resized((~missing).to(frames), size, mode, antialias=antialias)
+    sums = resized(frames.masked_fill(missing, 0), size, mode, antialias=antialias)
+    return torch.where(weight < 0.5, math.nan, sums / weight)
 
 
 def image_files(folder: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..pixels import ROUNDING, as_floats, marked, value_range
 from .files import PathLike, PerProcess, check_clips, file_at, unreadable
-from .images import resized
+from .images import resized_known
 
 _NPZ = {
     "train": "moving-mnist-train.npz",
@@ -45,6 +46,7 @@ class MovingMNISTNpz(Dataset[Tensor]):
         root: the folder with the three files.
         n_frames: T, inputs and targets together.
         image_size: (H, W); other frames are resized bilinearly.
+        missing: the stored value of pixels without data, or nan; they are nan in the item. None: there are none.
 
     Raises:
         ValueError: no such file, a damaged one, arrays of other shapes or types, clips that are too short; at an
@@ -52,9 +54,15 @@ class MovingMNISTNpz(Dataset[Tensor]):
     """
 
     def __init__(
-        self, split: str, root: PathLike, *, n_frames: int = 20, image_size: Sequence[int] = (64, 64)
+        self,
+        split: str,
+        root: PathLike,
+        *,
+        n_frames: int = 20,
+        image_size: Sequence[int] = (64, 64),
+        missing: float | None = None,
     ) -> None:
-        self.image_size = check_clips(split, n_frames, image_size)
+        self.image_size, self.missing = check_clips(split, n_frames, image_size), missing
         self.n_frames, self.path = n_frames, Path(root) / _NPZ[split]
         if not self.path.is_file():
             fault = (
@@ -78,7 +86,7 @@ class MovingMNISTNpz(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         frames, spans = self._frames(), self.clips[:, index].tolist()
         rows = [row for first, count in spans for row in range(first, first + count)][: self.n_frames]
-        return _unit(frames[rows], f"{self.path}: clip {index}", self.image_size)
+        return _unit(frames[rows], f"{self.path}: clip {index}", self.image_size, self.missing)
 
     def _check_frames(self, frames: Any) -> None:
         is_right = frames.ndim == 4 and frames.shape[1] == 1 and frames.size
@@ -153,15 +161,19 @@ class _Held:
         return self.frames
 
 
-def _unit(frames: Any, where: str, size: Sequence[int]) -> Tensor:
-    """Pixels (T, 1, h, w) of numpy or torch, bytes or floats -> float32 (T, 1, H, W) in [0, 1]."""
+def _unit(frames: Any, where: str, size: Sequence[int], missing: float | None = None) -> Tensor:
+    """Pixels (T, 1, h, w) of numpy or torch, bytes or floats -> float32 (T, 1, H, W) in [0, 1], nan where missing."""
     frames = torch.as_tensor(frames.copy() if not isinstance(frames, Tensor) else frames)
-    pixels = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
-    if not (pixels.min() >= 0 and pixels.max() <= 1):  # nan is neither
+    pixels = marked(as_floats(frames).float(), frames, missing)
+    if missing is None and pixels.isnan().any():
         raise ValueError(
-            f"{where} must have values in [0, 1]; they go from {pixels.min():g} to {pixels.max():g}"
+            f"{where} must have values in [0, 1]; it has nan in {int(pixels.isnan().sum()):,} of {pixels.numel():,}; "
+            "if these have no data, declare it: missing='nan' (--missing nan)"
         )
-    return resized(pixels, size)
+    lowest, highest = value_range(pixels)
+    if lowest < -ROUNDING or highest > 1 + ROUNDING:
+        raise ValueError(f"{where} must have values in [0, 1]; they go from {lowest:.7g} to {highest:.7g}")
+    return resized_known(pixels, size).clamp(0, 1)
 
 
 def _mapped(path: Path) -> Any:

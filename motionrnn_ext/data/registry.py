@@ -1,13 +1,15 @@
 """The data sets by name: how each is opened, and the protocol in which it is commonly used.
 
-A data set is a torch Dataset whose items are float32 (T, C, H, W) in [0, 1]. One of your own takes an entry:
+A data set is a torch Dataset whose items are float32 (T, C, H, W) in [0, 1], or uint8; nan marks missing values, where
+`missing` says that there are such. One of your own takes an entry:
 
     from motionrnn_ext.data import DATASETS, DataSet
 
     DATASETS["mine"] = DataSet("my clips", open=MyClips, layout="the folder with my files", n_input=4, n_output=4)
 
 after which `Config(dataset="mine", root="...")`, and `motionrnn_ext.cli.main` in the same process, know it.
-`MyClips(split, root=..., n_frames=..., image_size=...)` must hold no open file that cannot be pickled.
+`MyClips(split, root=..., n_frames=..., image_size=...)` must hold no open file that cannot be pickled. Every item is
+checked when it is read: another shape, values out of range and nan that nobody declared end the command.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from ..pixels import as_floats, check_range, marked
 from .digits import SPLITS
 from .files import PathLike
 from .human36m import Human36M, Human36MOpenSTL
@@ -53,10 +56,55 @@ class DataSet:
     n_input: int = 10
     n_output: int = 10
     colours: str = "grey"  # or "RGB", "BGR"
+    has_missing: bool = (
+        True  # whether pixels may be missing; how `Config.missing` reaches it, see `open_clips`
+    )
 
     @property
     def channels(self) -> int:
         return 1 if self.colours == "grey" else 3
+
+
+class _Checked(Dataset[Tensor]):
+    """The items of a data set that is not of this package, as float32 in [0, 1]; anything else is a ValueError."""
+
+    def __init__(
+        self, clips: ClipDataset, name: str, split: str, shape: tuple[int, ...], missing: float | None
+    ) -> None:
+        self.clips, self.name, self.split, self.shape, self.missing = clips, name, split, shape, missing
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must be in 0..{len(self) - 1}; got {index}")
+        clip = self.clips[index]
+        check_item(self.name, clip, self.shape)
+        name = f"the frames of clip {index} of {self.name} ({self.split})"
+        frames = marked(as_floats(clip, name), clip, self.missing)
+        if self.missing is None and frames.isnan().any():
+            raise ValueError(undeclared(name, frames))
+        check_range(frames, name)
+        return frames
+
+
+def check_item(dataset: str, item: Any, shape: tuple[int, ...]) -> None:
+    found = f"{item.dtype} {tuple(item.shape)}" if isinstance(item, Tensor) else f"a {type(item).__name__}"
+    if not isinstance(item, Tensor) or item.shape != shape or item.dtype not in (torch.float32, torch.uint8):
+        raise ValueError(
+            f"{dataset} must give clips (T, C, H, W) of torch.float32, here {shape}; it gives {found} "
+            "(torch.uint8 is taken too, 255 for 1)"
+        )
+
+
+def undeclared(name: str, frames: Tensor) -> str:
+    """The message on nan in frames whose data set has no `missing`."""
+    count = int(frames.isnan().sum())
+    return (
+        f"{name} have nan in {count:,} of {frames.numel():,} values; if these have no data, "
+        "declare it: missing='nan' (--missing nan)"
+    )
 
 
 class _Reversed(Dataset[Tensor]):
@@ -79,6 +127,7 @@ def open_clips(
     *,
     root: PathLike | None = None,
     colours: str | None = None,
+    missing: float | None = None,
     **settings: Any,
 ) -> ClipDataset:
     """The clips of a split. Generated ones are `length` many, or 10000; of files all, or `length` spread evenly.
@@ -88,11 +137,13 @@ def open_clips(
         split: "train", "val" or "test".
         root: where the files are.
         colours: the wanted order of channels, "RGB" or "BGR", or "grey", which the data set must have; None is its own.
-        settings: n_frames, image_size and what else the data set takes.
+        missing: the stored value of pixels that have no data, or nan; they become nan. None: there are none. A data set
+            that names it in its `settings` is opened with it, of others the items' values are compared with it.
+        settings: n_frames and image_size, by default the data set's own, and what else it takes.
 
     Raises:
-        ValueError: an unknown name, files without a root or the reverse, grey for colours or the reverse, and what the
-            data set itself finds wrong.
+        ValueError: an unknown name, files without a root or the reverse, grey for colours or the reverse, `missing` of
+            a data set without missing values, and what the data set itself finds wrong.
         ModuleNotFoundError: a package that the files need is not installed.
     """
     entry = find(dataset)
@@ -107,12 +158,24 @@ def open_clips(
     colours = colours or entry.colours
     if (colours == "grey") != (entry.colours == "grey"):
         raise ValueError(f"{dataset} has clips in {entry.colours}; clips in {colours} are wanted")
+    if missing is not None:
+        if not entry.has_missing:
+            raise ValueError(
+                f"{dataset} has no missing values; leave out missing (--missing); got {missing:g}"
+            )
+        if "missing" in entry.settings:
+            settings["missing"] = missing
     generated = split in entry.generated
     if generated and length is not None:
         settings["length"] = length
+    settings.setdefault("n_frames", entry.n_input + entry.n_output)
+    settings.setdefault("image_size", entry.image_size)
     clips = entry.open(split, **settings)
-    if not generated:
-        _check_first(dataset, clips, (settings["n_frames"], entry.channels, *settings["image_size"]))
+    shape = (settings["n_frames"], entry.channels, *settings["image_size"])
+    if type(clips) not in _OWN:
+        clips = _Checked(clips, dataset, split, shape, missing)
+    if not generated or type(clips) is _Checked:
+        _check_first(dataset, clips, shape)
     if colours != entry.colours:
         clips = _Reversed(clips)
     if generated:
@@ -127,12 +190,7 @@ def _check_first(dataset: str, clips: ClipDataset, shape: tuple[int, ...]) -> No
     """Reads a clip: what is missing for that should be known before a run begins."""
     if not len(clips):
         raise ValueError(f"{dataset} has no clip")
-    first = clips[0]
-    if first.shape != shape or first.dtype != torch.float32:
-        found = f"{first.dtype} {tuple(first.shape)}"
-        raise ValueError(
-            f"{dataset} must give clips (T, C, H, W) of torch.float32, here {shape}; it gives {found}"
-        )
+    check_item(dataset, clips[0], shape)
 
 
 def find(dataset: str) -> DataSet:
@@ -164,8 +222,12 @@ def _toronto(
 
 
 _DIGITS = ("seed", "digits", "n_digits", "digit_size", "speed")
-_RADAR: dict[str, Any] = {"settings": ("stride", "pixel_max"), "n_input": 5, "n_output": 10}
-_HUMAN: dict[str, Any] = {"n_input": 4, "n_output": 4}
+_RADAR: dict[str, Any] = {"settings": ("stride", "pixel_max", "missing"), "n_input": 5, "n_output": 10}
+_HUMAN: dict[str, Any] = {"n_input": 4, "n_output": 4, "has_missing": False}
+# Classes that check their files themselves; those derived from them are a user's.
+_OWN = (
+    Human36M, Human36MOpenSTL, MovingMNISTNpy, MovingMNISTNpz, RadarH5, RadarImages, RadarLike, VariedMovingMNIST,
+)  # fmt: skip
 
 DATASETS: dict[str, DataSet] = {
     "moving_digits": DataSet(
@@ -173,9 +235,15 @@ DATASETS: dict[str, DataSet] = {
         VariedMovingMNIST,
         generated=SPLITS,
         settings=(*_DIGITS, "plain", "angle", "rotation", "scale", "scale_rate"),
+        has_missing=False,
     ),
     "radar_like": DataSet(
-        "generated radar-like fields", RadarLike, generated=SPLITS, settings=("seed",), n_input=5
+        "generated radar-like fields",
+        RadarLike,
+        generated=SPLITS,
+        settings=("seed",),
+        n_input=5,
+        has_missing=False,
     ),
     "human36m": DataSet(
         "Human3.6M, Walking",
@@ -201,7 +269,10 @@ DATASETS: dict[str, DataSet] = {
         **_RADAR,
     ),
     "moving_mnist_npz": DataSet(
-        "Moving MNIST", MovingMNISTNpz, "the folder with moving-mnist-train.npz, -valid.npz and -test.npz"
+        "Moving MNIST",
+        MovingMNISTNpz,
+        "the folder with moving-mnist-train.npz, -valid.npz and -test.npz",
+        settings=("missing",),
     ),
     "moving_mnist_npy": DataSet(
         "generated plain digits, to be tested on Moving MNIST's test file",
@@ -209,5 +280,6 @@ DATASETS: dict[str, DataSet] = {
         "mnist_test_seq.npy, or the folder with it",
         generated=("train", "val"),
         settings=_DIGITS,
+        has_missing=False,
     ),
 }

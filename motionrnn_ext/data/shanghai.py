@@ -6,13 +6,18 @@
 Frames of other sizes are brought to `image_size` bilinearly and smoothed before, so that no echo falls between the
 pixels. `pixel_max` is the stored value that counts as 1: 255 for greys; for files whose bytes are the physical values
 themselves, the value that is to count as 1. Which of the two a file holds, it does not say: look at its values before
-CSI and FAR at thresholds in dBZ are believed.
+CSI and FAR at thresholds in dBZ are believed. Higher values count as 1 too, with a warning.
+
+`missing` is the stored value of pixels that have no data, where the radar does not see. They are nan in the item; in a
+frame that is resized, a pixel is the mean of what has data, and nan where that is less than half of it.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +25,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..pixels import marked
 from .digits import SPLITS
 from .files import PathLike, PerProcess, check_clips, file_at, names_in, unreadable
-from .images import image_files, read_images, resized
+from .images import image_files, read_images, resized_known
+from .times import LONGEST_STEP, gaps
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -39,13 +46,17 @@ class _Radar(Dataset[Tensor]):
         image_size: Sequence[int] = (64, 64),
         stride: int = 1,
         pixel_max: float = 255,
+        missing: float | None = None,
     ) -> None:
         self.image_size = check_clips(split, n_frames, image_size)
         if stride < 1:
             raise ValueError(f"stride must be at least 1; got {stride}")
         if not 0 < pixel_max <= 255:
             raise ValueError(f"pixel_max must be above 0, at most 255; got {pixel_max}")
-        self.n_frames, self.stride, self.pixel_max = n_frames, stride, pixel_max
+        if missing is not None and missing not in range(256):
+            raise ValueError(f"missing must be a stored value, a whole number from 0 to 255; got {missing:g}")
+        self.n_frames, self.stride, self.pixel_max, self.missing = n_frames, stride, pixel_max, missing
+        self._has_warned = False
         self.span = (n_frames - 1) * stride + 1  # stored frames from a clip's first to its last
         self._open(split, root)
 
@@ -53,10 +64,23 @@ class _Radar(Dataset[Tensor]):
         """Find the split's sequences."""
         raise NotImplementedError
 
-    def _clip(self, frames: Tensor) -> Tensor:
-        """uint8 (T, h, w) -> float32 (T, 1, H, W)."""
-        frames = frames.float() / self.pixel_max
-        return resized(frames, self.image_size, antialias=True).clamp(0, 1)[:, None]
+    def _clip(self, stored: Tensor, where: str) -> Tensor:
+        """uint8 (T, h, w) -> float32 (T, 1, H, W), nan where missing."""
+        frames = marked(stored.float() / self.pixel_max, stored, self.missing)
+        self._warn_above_maximum(frames, where)
+        return resized_known(frames, self.image_size, antialias=True).clamp(0, 1)[:, None]
+
+    def _warn_above_maximum(self, frames: Tensor, where: str) -> None:
+        """Say once in a process that stored values exceed `pixel_max`."""
+        if self.pixel_max < 255 and not self._has_warned and (above := frames > 1).any():
+            self._has_warned = True
+            highest = frames.nan_to_num(0).max().item() * self.pixel_max
+            warnings.warn(
+                f"{where}: {above.float().mean().item():.2%} of the pixels are above pixel_max {self.pixel_max:g}, up "
+                f"to {highest:.0f}, and count as 1 (so may those of other clips); if {highest:.0f} means no data, "
+                "declare it with missing (--missing)",
+                stacklevel=3,
+            )
 
     def _needed(self) -> str:
         stride = "" if self.stride == 1 else f" at stride {self.stride}"
@@ -75,7 +99,7 @@ class RadarH5(_Radar):
         n_frames: T, inputs and targets together.
         image_size: (H, W).
         stride: take every `stride`-th frame; Shanghai's come every 6 minutes.
-        pixel_max: see the module's text.
+        pixel_max, missing: see the module's text.
 
     Raises:
         ValueError: no such file or group, a damaged file, a sequence of another type or too short. One line.
@@ -102,7 +126,7 @@ class RadarH5(_Radar):
             frames = self._file()[self.group][name][: self.span : self.stride]
         except OSError as error:  # a damaged block
             raise ValueError(f"{self.path}: {self.group}/{name} cannot be read ({error})") from None
-        return self._clip(torch.from_numpy(frames))
+        return self._clip(torch.from_numpy(frames), f"{self.path}: {self.group}/{name}")
 
     def _check(self, group: Any, index: int) -> None:
         where = f"{self.path}: {self.group}/{index}"
@@ -149,12 +173,17 @@ class RadarImages(_Radar):
     A sequence gives as many clips as fit into it one after the other, and what is left over is not used.
     jpg files, colours and palettes are taken too, as luma.
 
-    Args and Raises: as `RadarH5`; a folder without frames or with too few is a ValueError at once, frames of several
-    sizes in a clip are one when it is read.
+    No clip spans a gap in time: a sequence is cut wherever the step between the times in two names is longer than 1.5
+    times the sequence's median step, and each part gives as many clips as fit into it. A warning says how many gaps
+    there are and how many clips they cost. `times.gaps` says how names are read.
+
+    Args and Raises: as `RadarH5`; a folder without frames or with too few is a ValueError at once, as are gaps that
+    leave no clip; frames of several sizes in a clip are one when it is read.
     """
 
     def _open(self, split: str, root: PathLike) -> None:
         self.clips: list[list[Path]] = []
+        n_gaps = n_joined = 0
         for folder in _sequences(Path(root), split):
             frames = image_files(folder)
             if len(frames) < self.span:
@@ -162,14 +191,30 @@ class RadarImages(_Radar):
                     f"{folder}: a sequence is a folder of frames; it has {len(frames)} png files, "
                     f"{self._needed()}"
                 )
-            starts = range(0, len(frames) - self.span + 1, self.span)
-            self.clips += [frames[start : start + self.span : self.stride] for start in starts]
+            cuts = [0, *gaps([path.stem for path in frames]), len(frames)]
+            parts = [frames[first:last] for first, last in pairwise(cuts)]
+            self.clips += [clip for part in parts for clip in self._clips_of(part)]
+            n_gaps, n_joined = n_gaps + len(parts) - 1, n_joined + len(self._clips_of(frames))
+        if n_gaps:
+            lost = (
+                f"{root}: {n_gaps} of the steps in time between frames are longer than {LONGEST_STEP} times the usual "
+                f"one; no clip spans such a gap, so there are {len(self.clips)} clips for {split} instead of {n_joined}"
+            )
+            if not self.clips:
+                raise ValueError(f"{lost}; {self._needed()}")
+            warnings.warn(lost, stacklevel=4)
+
+    def _clips_of(self, frames: Sequence[Path]) -> list[list[Path]]:
+        """As many clips as fit into frames one after the other."""
+        starts = range(0, len(frames) - self.span + 1, self.span)
+        return [list(frames[start : start + self.span : self.stride]) for start in starts]
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._clip(read_images(self.clips[index], 1)[:, 0])
+        paths = self.clips[index]
+        return self._clip(read_images(paths, 1)[:, 0], str(paths[0].parent))
 
 
 def _sequences(root: Path, split: str) -> list[Path]:

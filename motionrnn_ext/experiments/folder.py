@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..evaluate import write_json
+from ..evaluate import read_json, write_json
 from ..resuming import FREE
 from ..runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config
-from ..texts import NoText, read_text
+from ..texts import NoText
 from .plan import Cell, Plan
 
 # What `table.results` reads of a cell's file, besides the metrics themselves.
@@ -124,8 +124,8 @@ def check_training(home: Path, config: Config) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_text(path))
-    except (OSError, NoText, json.JSONDecodeError) as error:
+        content = read_json(path)
+    except (OSError, NoText, json.JSONDecodeError, LookupError, TypeError) as error:
         raise RunError(f"{path} is no readable JSON file: {error}; remove it to have it made again") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no experiment; remove it to have it made again")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ..folders import check_writable, held
 from ..metrics import counted
 from ..pictures import Pictures
 from ..report import print_paths
-from ..runs import has_begun, load_run, seconds_per_step, start_folder
+from ..runs import NotFinite, has_begun, last_step, load_run, seconds_per_step, start_folder
 from ..texts import write_text
 from ..train import train
 from . import table
@@ -48,6 +49,7 @@ def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> 
 
     Raises:
         ValueError: see `check`. RunError: a folder of something else, or of other settings; a damaged file.
+        NotFinite: at the end, with the table written, where a training's numbers did not stay finite.
         KeyboardInterrupt: the same call goes on.
     """
     if docs is not None:
@@ -83,6 +85,9 @@ def _run(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict[str,
     if docs is not None:
         pictures.add(_write_docs(plan, docs, results))
     print_paths(pictures)
+    if results["stopped"]:
+        stopped = "; ".join(f"{label}: {why}" for label, why in results["stopped"].items())
+        raise NotFinite(f"the table is written, but not every training stayed finite: {stopped}")
     pictures.check()
     return results
 
@@ -93,16 +98,23 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
     resumed = has_begun(home)
     if not resumed:
         start_folder(home, config.located(), resume=False)
-    train(config, home, resume=True, progress=not display.is_shown, watch=display)
-    trained = load_run(home / "checkpoints" / "last.ckpt")
-    model = trained.model.to(_device(config))
-    scores, per_step = checked.score({cell.row.label: model}), seconds_per_step(home)
+    stopped, step = None, config.steps
+    try:
+        train(config, home, resume=True, progress=not display.is_shown, watch=display)
+        trained = load_run(home / "checkpoints" / "last.ckpt")
+        scores = checked.score({cell.row.label: trained.model.to(_device(config))})
+    except NotFinite as error:  # a row that diverges is a finding, and the others are still wanted
+        stopped, step = str(error).partition(";")[0], last_step(home) or 0
+        scores = checked.score({})
+        scores[cell.row.label] = _no_scores(scores[BASELINE], checked.metrics)
+    per_step = seconds_per_step(home)
     kept = {
         "row": cell.row.label,
         "seed": config.seed,
         "metrics": scores[cell.row.label],
         "baseline": scores[BASELINE],
-        "step": trained.step,
+        "step": step,
+        "stopped": stopped,
         "seconds_per_step": None if per_step is None else round(per_step, 5),
         "seconds": round(time.perf_counter() - began, 1),
         "resumed": resumed,
@@ -114,6 +126,13 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
     }
     write_json(cell_file(folder, cell), kept)
     return kept
+
+
+def _no_scores(baseline: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The metrics of a training that did not stay finite: nan for each of `names`."""
+    per_lead = {name: [math.nan] * len(values) for name, values in baseline["per_lead"].items()}
+    about = {name: baseline[name] for name in ("samples", "protocol")}
+    return {**dict.fromkeys(names, math.nan), "per_lead": per_lead, **about}
 
 
 def _device(config: Config) -> str:

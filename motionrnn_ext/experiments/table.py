@@ -74,6 +74,9 @@ def results(
         "test_clips": cells[0]["metrics"]["samples"],
         "protocol": list(cells[0]["metrics"]["protocol"].values()),
         "differences": _differences(plan, rows, [name for name in HEADLINE if name in names]),
+        "stopped": {
+            f"{cell['row']}, seed {cell['seed']}": cell["stopped"] for cell in cells if cell.get("stopped")
+        },
         "seconds": round(sum(cell["seconds"] for cell in cells), 1),
         "resumed": sum(cell["resumed"] for cell in cells),
         **{
@@ -213,6 +216,10 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
         f"Scored on {counted(results['test_clips'], 'held-out clip')}, the same for all rows and seeds: "
         f"{counted(n_in, 'frame')} in, "
         f"{n_out} predicted.",
+        *(
+            f"Not finite: {label}, whose training stopped: {why}."
+            for label, why in results["stopped"].items()
+        ),
         *(f"{text[:1].upper()}{text[1:]}." for text in results["protocol"]),
         f"{COUNTED} s/step: median of a training step, other load of the machine included.",
     ]

@@ -1,6 +1,7 @@
 """Metrics of predicted frames, per lead time and averaged.
 
-Notation: B samples, L lead times, C channels, H, W frame size; Y a true frame and P a predicted one, in [0, 1].
+Notation: B samples, L lead times, C channels, H, W frame size; Y a true frame and P a predicted one, in [0, 1] (or both
+or either uint8, of 255). Y elsewhere is an error; P may be anywhere, the conventions below say when it is clipped.
 Each metric is taken frame by frame and averaged over samples for each lead time; the headline number is the mean
 over lead times.
 
@@ -13,6 +14,12 @@ over lead times.
     FAR    FP / (TP + FP) of the same
     LPIPS  distance of AlexNet's features, with weights that the user names, see `lpips`
     FVD    Frechet distance of a video network's features, with a network that the user names, see `fvd`
+
+A true value that is nan is missing and counts for nothing. Of the others MSE, MAE and GDL are means times what a frame
+has of values (GDL: of pairs of neighbours), so that frames with and without compare; PSNR is that of their mean squared
+error; SSIM the mean over windows without a missing value; CSI and FAR count them alone; LPIPS and FVD see 0 in both
+clips where one is missing. A frame that has none of it is left out of the mean over samples, as is a lead time that
+has no frame of the mean over lead times. Where nothing is missing every number is as published.
 
 Published numbers differ in how they are computed and compare only within one convention:
 

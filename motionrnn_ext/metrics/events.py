@@ -6,6 +6,8 @@ TP are events in both maps, FP in the prediction alone, FN in the truth alone.
     CSI = TP / (TP + FP + FN)      higher is better
     FAR = FP / (TP + FP)           lower is better
 
+Pixels whose true value is missing (nan) count as none of these.
+
 Two conventions, both reported:
 
     pooled     TP, FP, FN are summed over the test set for each lead time, then CSI and FAR are taken, then the mean
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..pixels import check_range, check_units
 from .frames import check_shapes, to_bytes
 
 
@@ -72,12 +75,13 @@ PRESET_THRESHOLDS = {"echo": (20.0, 30.0, 40.0, 50.0), "shanghai": (20.0, 30.0, 
 
 
 def event_counts(prediction: Tensor, truth: Tensor, thresholds: Sequence[float], values: Values) -> Tensor:
-    """(B, L, C, H, W) each -> TP, FP, FN as (3, thresholds, B, L) int64. nan is below every threshold."""
-    guess, fact = values(prediction), values(truth)
+    """(B, L, C, H, W) each -> TP, FP, FN as (3, thresholds, B, L) int64. nan in a prediction is below every
+    threshold; a true nan is missing, and its pixel counts as none."""
+    guess, fact, known = values(prediction), values(truth), ~truth.isnan()
     counts = []
     for threshold in thresholds:
         predicted, observed = guess >= threshold, fact >= threshold
-        kinds = (predicted & observed, predicted & ~observed, ~predicted & observed)
+        kinds = (predicted & observed, predicted & ~observed & known, ~predicted & observed)
         counts.append(torch.stack([kind.sum((2, 3, 4)) for kind in kinds]))  # (3, B, L)
     return torch.stack(counts, dim=1)
 
@@ -112,7 +116,8 @@ class EventMetrics(Metric):
         values: what a pixel stands for.
 
     Raises:
-        ValueError: a bad argument; an update with other shapes; a compute before any update.
+        ValueError: a bad argument; an update with other shapes, or with true frames out of [0, 1]; a compute before
+            any update.
     """
 
     full_state_update = False
@@ -133,6 +138,8 @@ class EventMetrics(Metric):
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         check_shapes(prediction, truth, self.n_lead)
+        check_range(truth, "true frames")
+        check_units(prediction)
         if not len(prediction):
             return
         counts = event_counts(prediction.detach(), truth.detach(), self.thresholds, self.values).sum(2)

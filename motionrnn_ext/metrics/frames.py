@@ -1,16 +1,24 @@
-"""Metrics of a frame by itself: MSE, MAE, PSNR, SSIM, GDL and, with a network, LPIPS."""
+"""Metrics of a frame by itself: MSE, MAE, PSNR, SSIM, GDL and, with a network, LPIPS.
+
+True frames are in [0, 1] or uint8, else a ValueError names their range. Predictions are floats of any value, or uint8.
+nan in a true frame marks a missing value, which is left out, see the package's text; nan in a prediction gives nan.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 from torchmetrics import Metric
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from torchmetrics.functional.audio import signal_noise_ratio
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from ..pixels import as_floats, check_range, check_units, filled, in_unit_range
 from .lpips import LPIPS, frame_lpips
 
 SSIM_CONVENTIONS: dict[str, dict[str, Any]] = {
@@ -42,8 +50,9 @@ class FrameMetrics(Metric):
         result = metrics.compute()
 
     `compute()` gives plain numbers: "mse", "mae", "psnr" and what is asked for of "ssim", "gdl", "lpips", each the
-    mean over lead times; "per_lead", the same names with L numbers each; "samples"; "ssim_convention",
-    "psnr_convention", "clipped". Ready for JSON, but `psnr` can be infinite.
+    mean over lead times; "per_lead", the same names with L numbers each; "samples"; "missing", the share of the true
+    values that are; "ssim_convention", "psnr_convention", "clipped". Ready for JSON, but `psnr` can be infinite, and
+    what had no value to be taken of is nan.
 
     Args:
         n_lead: L.
@@ -54,13 +63,15 @@ class FrameMetrics(Metric):
         lpips: a network of `load_lpips`, or None to leave LPIPS out.
 
     Raises:
-        ValueError: a bad argument; an update with other shapes, or with frames smaller than SSIM's window or than
-            LPIPS can take; a compute before any update.
+        ValueError: a bad argument; an update with other shapes, with true frames out of [0, 1], or with frames smaller
+            than SSIM's window or than LPIPS can take; a compute before any update.
     """
 
     full_state_update = False
     totals: Tensor  # (metric, L) float64, sums over samples
+    left_out: Tensor  # (metric, L) int64, samples whose frame is missing as far as this metric goes
     samples: Tensor
+    n_values: Tensor  # (2,) int64: true values that are missing, and all
 
     def __init__(
         self,
@@ -93,13 +104,19 @@ class FrameMetrics(Metric):
         self.names = tuple(name for name, is_wanted in wanted.items() if is_wanted)
         totals = torch.zeros(len(self.names), n_lead, dtype=torch.float64)
         self.add_state("totals", totals, dist_reduce_fx="sum")
+        self.add_state("left_out", torch.zeros_like(totals, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("n_values", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         check_shapes(prediction, truth, self.n_lead)
-        raw, truth = prediction.detach(), truth.detach()
-        clipped = raw.clamp(0, 1)
-        summed = clipped if self.clip else raw
+        if not len(prediction):
+            return
+        prediction, truth = prediction.detach(), truth.detach()
+        check_range(truth, "true frames")
+        check_units(prediction)
+        clipped = prediction if prediction.dtype == torch.uint8 else prediction.clamp(0, 1)
+        summed = clipped if self.clip else prediction
         frames = [frame_mse(summed, truth), frame_mae(summed, truth), frame_psnr(clipped, truth, self.psnr)]
         if self.ssim:
             frames.append(frame_ssim(clipped, truth, self.ssim))
@@ -107,16 +124,35 @@ class FrameMetrics(Metric):
             frames.append(frame_gdl(clipped, truth))
         if self.lpips is not None:
             frames.append(frame_lpips(clipped, truth, self.lpips))
-        self.totals += torch.stack([values.to(self.totals).sum(0) for values in frames])
+        scores = torch.stack([values.to(self.totals) for values in frames])  # (metric, B, L)
+        missing = truth.isnan()
+        if missing.any():
+            # Scores that are nan for want of true values, and not because the prediction is.
+            is_finite = (prediction.isfinite() | missing).flatten(2).all(-1) & missing.flatten(2).any(-1)
+            unknown = scores.isnan() & is_finite.to(scores.device)
+            scores = scores.masked_fill(unknown, 0)
+            self.left_out += unknown.sum(1)
+        self.totals += scores.sum(1)
         self.samples += len(prediction)
+        self.n_values += torch.tensor([int(missing.sum()), truth.numel()]).to(self.n_values)
 
     def compute(self) -> dict[str, Any]:
         if not self.samples:
             raise ValueError("there is nothing to average: call update before compute")
-        per_lead = dict(zip(self.names, (self.totals / self.samples).tolist()))
-        means = {name: sum(values) / self.n_lead for name, values in per_lead.items()}
+        n_scores = self.samples - self.left_out
+        per_lead = dict(zip(self.names, (self.totals / n_scores).tolist()))
+        known = dict(zip(self.names, (n_scores > 0).tolist()))
+        means = {name: _mean_over_lead_times(values, known[name]) for name, values in per_lead.items()}
+        n_missing, n_values = self.n_values.tolist()
         how = {"ssim_convention": self.ssim, "psnr_convention": self.psnr, "clipped": self.clip}
-        return {**means, "per_lead": per_lead, "samples": int(self.samples), **how}
+        about = {"samples": int(self.samples), "missing": n_missing / n_values if n_values else 0.0}
+        return {**means, "per_lead": per_lead, **about, **how}
+
+
+def _mean_over_lead_times(values: list[float], known: list[bool]) -> float:
+    """Of those lead times at which there was a frame to score; nan where there was none."""
+    found = [value for value, is_known in zip(values, known) if is_known]
+    return sum(found) / len(found) if found else math.nan
 
 
 def check_shapes(prediction: Tensor, truth: Tensor, n_lead: int) -> None:
@@ -136,50 +172,100 @@ def frame_mae(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def _frame_sums(mean_error: Any, prediction: Tensor, truth: Tensor) -> Tensor:
+    """Sums over each frame; of one with missing values the mean over the others, times the frame's values."""
     b, n_lead = prediction.shape[:2]
+    prediction, truth, missing = _known(prediction, truth)
     # torchmetrics averages over rows and keeps columns: a column per frame
-    columns = [_at_least_float(frames).reshape(b * n_lead, -1).T for frames in (prediction, truth)]
-    return (mean_error(*columns, num_outputs=b * n_lead) * len(columns[0])).view(b, n_lead)
+    columns = [frames.reshape(b * n_lead, -1).T for frames in (prediction, truth)]
+    sums = (mean_error(*columns, num_outputs=b * n_lead) * len(columns[0])).view(b, n_lead)
+    return sums if missing is None else sums * _times(missing)
 
 
 def frame_psnr(prediction: Tensor, truth: Tensor, convention: str = "float") -> Tensor:
     """(B, L, C, H, W) -> (B, L), in dB for values in [0, 1]; "uint8" clips and truncates both to bytes first."""
-    if convention == "uint8":
-        prediction, truth = (to_bytes(frames) for frames in (prediction, truth))
-    prediction, truth = _at_least_float(prediction), _at_least_float(truth)
-    peak = 255.0 if convention == "uint8" else 1.0
-    return peak_signal_noise_ratio(prediction, truth, data_range=peak, reduction="none", dim=(2, 3, 4))
+    in_bytes = convention == "uint8"
+    prediction, truth, missing = _known(prediction, truth, in_bytes)
+    peak = 255.0 if in_bytes else 1.0
+    psnr: Tensor = peak_signal_noise_ratio(
+        prediction, truth, data_range=peak, reduction="none", dim=(2, 3, 4)
+    )
+    return psnr if missing is None else psnr - 10 * _times(missing).log10()
 
 
 def frame_snr(prediction: Tensor, truth: Tensor) -> Tensor:
     """(B, L, C, H, W) -> (B, L): 10 log10(sum Y^2 / sum (Y - P)^2) in dB."""
-    guess, fact = (_at_least_float(frames).flatten(2) for frames in (prediction, truth))
-    return signal_noise_ratio(guess, fact)
+    guess, fact, missing = _known(prediction, truth)
+    snr = signal_noise_ratio(guess.flatten(2), fact.flatten(2))
+    return snr if missing is None else snr.masked_fill(missing.flatten(2).all(-1), math.nan)
 
 
 def frame_ssim(prediction: Tensor, truth: Tensor, convention: str = "float") -> Tensor:
-    """(B, L, C, H, W) in [0, 1] -> (B, L), float64 on the CPU, the mean over channels."""
+    """(B, L, C, H, W) in [0, 1] -> (B, L), float64 on the CPU, the mean over channels.
+
+    In a frame with missing values it is the mean over those windows that have none.
+    """
     from skimage.metrics import structural_similarity
 
     window, size = 11 if convention == "gaussian" else 7, tuple(prediction.shape[-2:])
     if min(size) < window:
         raise ValueError(f"SSIM {convention!r} needs frames of at least {window}x{window}; got {size}")
-    images = [frames.cpu().flatten(0, 1) for frames in (prediction, truth)]  # (B*L, C, H, W)
-    images = [to_bytes(frames) if convention == "uint8" else frames.double() for frames in images]
-    pairs = zip(*(frames.numpy() for frames in images))
+    guesses, facts, missing = _known(prediction.cpu(), truth.cpu(), convention == "uint8")
     options = SSIM_CONVENTIONS[convention]
-    values = [structural_similarity(truth, guess, channel_axis=0, **options) for guess, truth in pairs]
-    return torch.tensor(values, dtype=torch.float64).view(prediction.shape[:2])
+    dtype = torch.uint8 if convention == "uint8" else torch.float64
+    is_nan = guesses.isnan().flatten(2).any(-1)
+    pairs = zip(*(frames.nan_to_num(0).flatten(0, 1).to(dtype).numpy() for frames in (guesses, facts)))
+    if missing is None:
+        values = [structural_similarity(truth, guess, channel_axis=0, **options) for guess, truth in pairs]
+        return torch.tensor(values, dtype=torch.float64).view(is_nan.shape).masked_fill(is_nan, math.nan)
+    maps = [
+        structural_similarity(truth, guess, channel_axis=0, full=True, **options)[1] for guess, truth in pairs
+    ]
+    half = window // 2
+    inner = torch.from_numpy(np.stack(maps))[..., half : size[0] - half, half : size[1] - half]
+    touched = max_pool2d(missing.flatten(0, 1).float(), window, stride=1) > 0  # (B*L, C, H', W')
+    sums = inner.masked_fill(touched, 0).double().sum((1, 2, 3))
+    return (sums / (~touched).sum((1, 2, 3))).view(is_nan.shape).masked_fill(is_nan, math.nan)
 
 
 def frame_gdl(prediction: Tensor, truth: Tensor) -> Tensor:
     """(B, L, C, H, W) -> (B, L), the gradient difference loss with exponent 1, the sum over each frame.
 
     GDL = sum_ij ||Y_ij - Y_{i-1,j}| - |P_ij - P_{i-1,j}|| + ||Y_ij - Y_{i,j-1}| - |P_ij - P_{i,j-1}||
+
+    In a frame with missing values it is the mean over the pairs of neighbours without one, times the number of pairs.
     """
-    prediction, truth = _at_least_float(prediction), _at_least_float(truth)
-    edges = (truth.diff(dim=axis).abs() - prediction.diff(dim=axis).abs() for axis in (-2, -1))
-    return torch.stack([edge.abs().sum((2, 3, 4)) for edge in edges]).sum(0)
+    prediction, truth = as_floats(prediction, "predictions"), in_unit_range(truth, "true frames")
+    edges = [(truth.diff(dim=axis).abs() - prediction.diff(dim=axis).abs()).abs() for axis in (-2, -1)]
+    missing = [truth.diff(dim=axis).isnan() for axis in (-2, -1)]
+    if not any(pairs.any() for pairs in missing):
+        return torch.stack([edge.sum((2, 3, 4)) for edge in edges]).sum(0)
+    sums = sum(edge.masked_fill(pairs, 0).sum((2, 3, 4)) for edge, pairs in zip(edges, missing))
+    return sums * _times(torch.cat([pairs.flatten(2) for pairs in missing], -1))
+
+
+def _known(prediction: Tensor, truth: Tensor, in_bytes: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Both as floats, of [0, 1] or of bytes, and where the true ones are missing, or None; there both are 0."""
+    check_range(truth, "true frames")
+    missing = truth.isnan()
+    if not missing.any():
+        return *(_floats(frames, in_bytes) for frames in (prediction, truth)), None  # type: ignore[return-value]
+    if prediction.dtype == torch.uint8:
+        prediction = as_floats(prediction)
+    both = (prediction.masked_fill(missing, 0), truth.masked_fill(missing, 0))
+    return *(_floats(frames, in_bytes) for frames in both), missing  # type: ignore[return-value]
+
+
+def _floats(frames: Tensor, in_bytes: bool) -> Tensor:
+    """nan stays nan, also beside bytes."""
+    floats = as_floats(frames, "predictions")
+    return to_bytes(frames).float().masked_fill(floats.isnan(), math.nan) if in_bytes else floats
+
+
+def _times(missing: Tensor) -> Tensor:
+    """Of (B, L, ...): how many times as many values a frame has as known ones; infinite where it has none, so that 0
+    times that is nan."""
+    missing = missing.flatten(2)
+    return missing.shape[-1] / (~missing).sum(-1)
 
 
 def openstl_metrics(prediction: Tensor, truth: Tensor, *, spatial_norm: bool = False) -> dict[str, float]:
@@ -190,7 +276,7 @@ def openstl_metrics(prediction: Tensor, truth: Tensor, *, spatial_norm: bool = F
     """
     size = prediction[0, 0].numel() if spatial_norm else 1
     mse, mae = (error(prediction, truth).mean() / size for error in (frame_mse, frame_mae))
-    clipped = prediction.clamp(0, 1)
+    clipped = prediction if prediction.dtype == torch.uint8 else prediction.clamp(0, 1)
     report = {
         "mse": mse,
         "mae": mae,
@@ -206,18 +292,15 @@ def to_bytes(frames: Tensor) -> Tensor:
     """floor(255 x) of x clipped to [0, 1], nan as 0; what is uint8 already stays."""
     if frames.dtype == torch.uint8:
         return frames
-    return (_at_least_float(frames).nan_to_num(0).clamp(0, 1) * 255).to(torch.uint8)
-
-
-def _at_least_float(frames: Tensor) -> Tensor:
-    return frames if frames.dtype == torch.float64 else frames.float()
+    return (as_floats(frames).nan_to_num(0).clamp(0, 1) * 255).to(torch.uint8)
 
 
 def repeat_last_frame(frames: Tensor, n_input: int) -> Tensor:
-    """The baseline that predicts no change: (B, T, C, H, W) -> (B, T - n_input, C, H, W), the last input."""
+    """The baseline that predicts no change: (B, T, C, H, W) -> (B, T - n_input, C, H, W), the last input, 0 where that
+    has a missing value."""
     if frames.ndim != 5 or not 1 <= n_input < frames.shape[1]:
         shape = tuple(frames.shape)
         raise ValueError(
             f"frames must be (B, T, C, H, W) with 1 <= n_input < T; got {shape}, n_input {n_input}"
         )
-    return frames[:, n_input - 1 : n_input].expand(-1, frames.shape[1] - n_input, -1, -1, -1)
+    return filled(frames[:, n_input - 1 : n_input]).expand(-1, frames.shape[1] - n_input, -1, -1, -1)

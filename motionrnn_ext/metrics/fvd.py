@@ -10,6 +10,7 @@ and on whether they include the frames that the model was given; `FVD.compute` s
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from ..pixels import as_floats, check_range, check_units
 
 SIZE = 224
 
@@ -46,8 +49,10 @@ class FVD:
 
         fvd = FVD(load_video_network("i3d.pt"))
         for ...:
-            fvd.update(prediction, truth)    # (B, T, C, H, W) in [0, 1] each, C 1 or 3
+            fvd.update(prediction, truth)    # (B, T, C, H, W) in [0, 1] or uint8 each, C 1 or 3
         fvd.compute()                        # {"fvd": ..., "protocol": ...}
+
+    Where a true value is missing (nan) both clips are given 0. nan in a prediction makes the result nan.
 
     Args:
         network: (B, 3, T, 224, 224) in [-1, 1] -> features (B, D). Called with `rescale=False, resize=False,
@@ -55,8 +60,8 @@ class FVD:
         name: what the protocol calls it.
 
     Raises:
-        ValueError: clips of other shapes, clips that the network refuses (too short), features that are not
-            (B, D); a compute of fewer than two clips.
+        ValueError: clips of other shapes, true ones out of [0, 1], clips that the network refuses (too short),
+            features that are not (B, D); a compute of fewer than two clips.
     """
 
     def __init__(self, network: Any, name: str = "a network") -> None:
@@ -70,6 +75,13 @@ class FVD:
         if prediction.ndim != 5 or prediction.shape != truth.shape or prediction.shape[2] not in (1, 3):
             shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
             raise ValueError(f"clips must both be (B, T, C, H, W) with C 1 or 3; got {shapes}")
+        check_range(truth, "true frames")
+        check_units(prediction)
+        missing = truth.isnan().to(prediction.device)
+        if missing.any():
+            prediction, truth = (
+                as_floats(clips).masked_fill(missing.to(clips.device), 0) for clips in (prediction, truth)
+            )
         self.shape = tuple(prediction.shape[1:])
         for gathered, clips in zip(self.features, (prediction, truth)):
             gathered.append(self._features(clips).cpu())
@@ -77,7 +89,15 @@ class FVD:
     def _features(self, clips: Tensor) -> Tensor:
         """(B, T, C, H, W) in [0, 1] -> (B, D) float64."""
         b, t, _, *size = clips.shape
-        frames = clips.float().clamp(0, 1).mul(2).sub(1).flatten(0, 1).expand(-1, 3, -1, -1)
+        frames = (
+            as_floats(clips, "predictions")
+            .float()
+            .clamp(0, 1)
+            .mul(2)
+            .sub(1)
+            .flatten(0, 1)
+            .expand(-1, 3, -1, -1)
+        )
         if size != [SIZE, SIZE]:
             frames = interpolate(frames, (SIZE, SIZE), mode="bilinear", align_corners=False)
         video = frames.unflatten(0, (b, t)).transpose(1, 2)  # (B, 3, T, 224, 224)
@@ -99,7 +119,10 @@ class FVD:
         predicted, true = (torch.cat(found) if found else torch.empty(0, 0) for found in self.features)
         if len(true) < 2:
             raise ValueError(f"FVD needs two clips or more; got {len(true)}")
-        moments = [(features.mean(0), torch.atleast_2d(features.T.cov())) for features in (true, predicted)]
+        if not (true.isfinite().all() and predicted.isfinite().all()):
+            distance = math.nan
+        else:
+            distance = frechet_distance(*(m for f in (true, predicted) for m in _moments(f))).item()
         t, channels, *size = self.shape
         protocol = {
             "network": self.name,
@@ -109,7 +132,12 @@ class FVD:
             "input": f"{'grey repeated to 3 channels, ' if channels == 1 else ''}"
             f"{size[0]}x{size[1]} resized to {SIZE}x{SIZE} (bilinear), [0, 1] mapped to [-1, 1]",
         }
-        return {"fvd": frechet_distance(*moments[0], *moments[1]).item(), "protocol": protocol}
+        return {"fvd": distance, "protocol": protocol}
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, D) -> mean (D,) and covariance (D, D)."""
+    return features.mean(0), torch.atleast_2d(features.T.cov())
 
 
 def load_video_network(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:

@@ -9,6 +9,7 @@ repeats grey three times.
 
 from __future__ import annotations
 
+import math
 import os
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..pixels import as_floats, check_range
 from ..untrusted import load_tensors
 
 _SMALLEST = 31  # the smallest height and width that both poolings leave something of
@@ -68,14 +70,25 @@ class LPIPS(nn.Module):
 
 @torch.no_grad()
 def frame_lpips(prediction: Tensor, truth: Tensor, network: LPIPS) -> Tensor:
-    """(B, L, C, H, W) in [0, 1], C 1 or 3, -> (B, L) float32 on the network's device."""
+    """(B, L, C, H, W) in [0, 1] or uint8, C 1 or 3, -> (B, L) float32 on the network's device.
+
+    Where a true value is missing (nan) both frames are given 0; a frame without any true value gives nan.
+    """
     if prediction.shape[2] not in (1, 3):
         raise ValueError(f"LPIPS needs frames of 1 or 3 channels; got {prediction.shape[2]}")
+    check_range(truth, "true frames")
+    missing = truth.isnan().to(prediction.device)
     images = [
-        frames.to(network.shift).mul(2).sub(1).flatten(0, 1).expand(-1, 3, -1, -1)
+        as_floats(frames, "predictions")
+        .masked_fill(missing.to(frames.device), 0)
+        .to(network.shift)
+        .mul(2)
+        .sub(1)
         for frames in (prediction, truth)
     ]
-    return network(*images).view(prediction.shape[:2])
+    distances = network(*(frames.flatten(0, 1).expand(-1, 3, -1, -1) for frames in images))
+    nothing = missing.flatten(2).all(-1).to(distances.device)
+    return distances.view(prediction.shape[:2]).masked_fill(nothing, math.nan)
 
 
 def load_lpips(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> LPIPS:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pixels import as_floats, in_unit_range
 from .events import EventMetrics, Values, checked_thresholds
 from .frames import CONVENTIONS, SSIM_CONVENTIONS, FrameMetrics
 from .fvd import FVD, load_video_network
@@ -77,13 +78,15 @@ class Meter:
             meter.update(prediction, truth, given)    # (B, L, C, H, W) twice, (B, T_in, C, H, W)
         result = meter.compute()
 
-    `compute()` gives what `FrameMetrics` and `EventMetrics` do, their "per_lead" joined, "fvd" if asked for, and
-    "protocol": how each number was taken, sentences by name, for people.
+    `compute()` gives what `FrameMetrics` and `EventMetrics` do, their "per_lead" joined, "missing_given", the share of
+    the given values that are missing, "fvd" if asked for, and "protocol": how each number was taken, sentences by name,
+    for people.
     """
 
     def __init__(self, n_lead: int, protocol: Protocol | None = None) -> None:
         self.protocol = protocol = protocol or Protocol()
         self.frames = FrameMetrics(n_lead, **protocol.frame_options())
+        self.given_missing = self.given_values = 0
         self.events = None
         if protocol.thresholds and protocol.values is not None:
             self.events = EventMetrics(n_lead, protocol.thresholds, protocol.values)
@@ -93,14 +96,19 @@ class Meter:
 
     def update(self, prediction: Tensor, truth: Tensor, given: Tensor | None = None) -> None:
         self.frames.update(prediction, truth)
+        if given is not None:
+            self.given_missing += int(given.isnan().sum())
+            self.given_values += given.numel()
         if self.events is not None:
             self.events.update(prediction, truth)
         if self.video is not None:
             if self.protocol.fvd_context:
                 if given is None:
                     raise ValueError("fvd_context needs the frames that the model was given")
+                known = in_unit_range(given, "given frames")
                 prediction, truth = (
-                    torch.cat([given.to(future), future], 1) for future in (prediction, truth)
+                    torch.cat([known.to(future.device), as_floats(future)], 1)
+                    for future in (prediction, truth)
                 )
             self.video.update(prediction, truth)
 
@@ -108,6 +116,9 @@ class Meter:
         result = self.frames.compute()
         result["convention"] = self.protocol.convention
         result["protocol"] = {"frames": self._about_frames(result)}
+        result["missing_given"] = self.given_missing / self.given_values if self.given_values else 0.0
+        if result["missing"] or result["missing_given"]:
+            result["protocol"]["missing"] = self._about_missing(result["missing"], result["missing_given"])
         if self.protocol.lpips_network is not None:
             result["protocol"]["lpips"] = self._about_lpips(result["samples"])
         if self.events is not None:
@@ -121,6 +132,13 @@ class Meter:
                     f"warning: no true pixel of the scored clips reaches the lowest threshold, {lowest}: do the values"
                     " (--values, --value-scale) and the data's pixel_max fit together?"
                 )
+            lowest_value = self.events.values.offset
+            always = [f"{threshold:g}" for threshold in self.protocol.thresholds if threshold <= lowest_value]
+            if always:
+                result["protocol"]["only events"] = (
+                    f"warning: a pixel is {lowest_value:g} or more, so that every one reaches the threshold"
+                    f" {', '.join(always)}: CSI is 1 and FAR 0 for any prediction"
+                )
         if self.video is not None:
             video = self.video.compute()
             result["fvd"] = video["fvd"]
@@ -133,6 +151,14 @@ class Meter:
             f"convention {self.protocol.convention!r}: MSE and MAE are sums over a frame of predictions {clipped};"
             f" PSNR {result['psnr_convention']!r}, SSIM {result['ssim_convention']!r}, GDL a sum over a frame;"
             f" {counted(result['samples'], 'clip')}, {counted(self.frames.n_lead, 'lead time')}"
+        )
+
+    def _about_missing(self, true: float, given: float) -> str:
+        networks = "; LPIPS and FVD see 0 there in both" if self.protocol.lpips or self.protocol.fvd else ""
+        return (
+            f"{given:.3%} of the given values are missing, 0 to the models and the baseline, and {true:.3%} of the true"
+            " ones, which count for nothing: MSE, MAE and GDL are means over the others times a frame's size, PSNR is"
+            f" of that mean, SSIM of the windows without any, CSI and FAR of the others{networks}"
         )
 
     def _about_lpips(self, samples: int) -> str:

@@ -9,10 +9,10 @@
     lead_time_curves    metrics against the lead time
     dots                results over seeds, a dot per training
 
-Frames are tensors (T, C, H, W) in [0, 1] with C = 1 or 3; predictions are (T - n_input, C, H, W), one entry
-per model's label. Every function writes the file it is told to write (an older file of that name is replaced),
-makes its parent folders and returns its path. matplotlib and Pillow are imported at the first call; pyplot is
-not, so the caller's own figures and backend are left alone.
+Frames are tensors (T, C, H, W) in [0, 1] or uint8, with C = 1 or 3, and black where they are nan; predictions are
+(T - n_input, C, H, W), one entry per model's label. Every function writes the file it is told to write (an older file
+of that name is replaced), makes its parent folders and returns its path. matplotlib and Pillow are imported at the
+first call; pyplot is not, so the caller's own figures and backend are left alone.
 """
 
 from .clips import gif, strip

@@ -8,7 +8,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .page import FAINT, INK, PathLike, Sheet, hues, lines_of, moments, pixels, recorded, saved, style
+from ..pixels import check_range
+from .page import (
+    FAINT,
+    INK,
+    PathLike,
+    Sheet,
+    drawable,
+    hues,
+    lines_of,
+    moments,
+    pixels,
+    recorded,
+    saved,
+    style,
+)
 
 _LONGEST = 14  # frames in a line of `strip`: what their headings leave room for
 
@@ -95,5 +109,6 @@ def _checked(
     for name, prediction in predictions.items():
         if tuple(prediction.shape) != expected:
             raise ValueError(f"predictions[{name!r}] must be {expected}; got {tuple(prediction.shape)}")
-    futures = {name: prediction.detach().float().cpu() for name, prediction in predictions.items()}
-    return frames.detach().float().cpu(), futures, n_future
+    check_range(frames)
+    futures = {name: drawable(prediction) for name, prediction in predictions.items()}
+    return drawable(frames), futures, n_future

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .page import ARROW, PathLike, Sheet, lines_of, moments, pixels, recorded, saved, style
+from .page import ARROW, PathLike, Sheet, drawable, lines_of, moments, pixels, recorded, saved, style
 from .taps import LONGEST, busiest, chosen_times, draw_taps, outside, sampling_points, tap_colours, tap_key
 
 
@@ -81,7 +81,7 @@ def arrows(
             heads = zip(times[line], factors[line], strict=True)
             sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in heads])
             for name, field in fields.items():
-                cells = sheet.row(frames[times[line]].detach().float().cpu() * 0.7, name, weight="bold")
+                cells = sheet.row(drawable(frames[times[line]]) * 0.7, name, weight="bold")
                 for axes, displacement, factor in zip(cells, field[line], factors[line], strict=True):
                     _quiver(axes, displacement * factor, height, width)
         sheet.foot(f"arrows: {what} in frame pixels, scaled as stated above each column")
@@ -105,7 +105,7 @@ def motion_gif(
     the taps lie outside of the frame.
     """
     size, n_times = (frames.shape[-2], frames.shape[-1]), min(map(len, offsets.values()))
-    frames = frames[:n_times].detach().float().cpu()
+    frames = drawable(frames[:n_times])
     fields = {name: trend_field(trend, size) for name, trend in trends.items()}
     points = {name: sampling_points(offset, size) for name, offset in offsets.items()}
     maps = {name: (point.shape[-2], point.shape[-1]) for name, point in points.items()}

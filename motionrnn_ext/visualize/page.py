@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pixels import as_floats, check_units
+
 PathLike = str | os.PathLike[str]
 
 INK, FAINT, PAPER, ARROW = "#24292f", "#8b949e", "#ffffff", "#ff9f43"
@@ -172,6 +174,12 @@ def shortened(text: str, width: int) -> str:
         return text
     left = max(1, width // 2)
     return text[:left] + "\u2026" + text[len(text) - max(0, width - left - 1) :]
+
+
+def drawable(frames: Tensor) -> Tensor:
+    """Frames of floats or uint8 as float32 on the CPU; they may be predictions, and so leave [0, 1]."""
+    check_units(frames, "frames")
+    return as_floats(frames.detach()).float().cpu()
 
 
 def pixels(image: Tensor) -> Any:

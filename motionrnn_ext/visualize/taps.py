@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .page import FAINT, PAPER, PathLike, Sheet, evenly, lines_of, saved, style
+from .page import FAINT, PAPER, PathLike, Sheet, drawable, evenly, lines_of, saved, style
 
 LONGEST = 6  # frames in a line: what headings such as "frame 123, × 1.05e+03" leave room for
 
@@ -48,9 +48,10 @@ def busiest(
     """For each of frames (T, C, H, W) up to `count` map positions (row, column) where it differs most from the one
     before (the first: from the next), `apart` map pixels (by default a fifth of the map) or more from each other."""
     apart = max(1, round(min(map_size) / 5)) if apart is None else apart
+    frames = drawable(frames)
     change = frames.diff(dim=0).abs()
     change = torch.cat([change[:1], change]) if len(frames) > 1 else frames
-    energy = F.adaptive_avg_pool2d(change.detach().float().cpu().nan_to_num().mean(1, keepdim=True), map_size)
+    energy = F.adaptive_avg_pool2d(change.nan_to_num().mean(1, keepdim=True), map_size)
     return [_peaks(field, count, apart) for field in energy[:, 0]]
 
 
@@ -108,7 +109,7 @@ def taps(
         for line in (times[line] for line in lines):
             sheet.heads([f"frame {t + 1}" for t in line])
             for name, offset in offsets.items():
-                images = sheet.row(frames[line].detach().float().cpu() * 0.6, name, weight="bold")
+                images = sheet.row(drawable(frames[line]) * 0.6, name, weight="bold")
                 points = sampling_points(offset[line], size)
                 for i, (axes, t) in enumerate(zip(images, line, strict=True)):
                     weights = None if masks is None else masks[name][t]

@@ -1,0 +1,68 @@
+"""Times in the names of files, and where they leap: frames before and after a gap belong to no common clip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from itertools import pairwise
+from statistics import median_low
+
+# A step longer than so many usual ones is a gap.
+LONGEST_STEP = 1.5
+_DATE_AND_TIME = re.compile(r"(?<!\d)((?:19|20)\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)(?:\D?(\d\d))?(?!\d)")
+
+
+def gaps(names: Sequence[str]) -> list[int]:
+    """Return the positions i at which names[i] comes after a gap in time: its step from names[i-1] is longer than 1.5
+    times the median step of all names.
+
+    A name's time is the date and time of day in it (`20170509_1305`, `2017-05-09T13:05:00`, ...), or else its last
+    number, as a time of day (`2355`) or as a count. Where more than one way to read all names makes them increase, the
+    one with the fewest gaps counts; where none does, names say nothing of time, and there is no gap.
+    """
+    found = [_leaps(times) for read in (_date_and_time, _time_of_day, _count) if (times := _all(read, names))]
+    return min(found, key=len, default=[])
+
+
+def _all(read: Callable[[str], float | None], names: Sequence[str]) -> list[float]:
+    """Return the times of all names; nothing where one has none or they do not increase."""
+    times = [time for name in names if (time := read(name)) is not None]
+    is_right = len(times) == len(names) and all(a < b for a, b in pairwise(times))
+    return times if is_right else []
+
+
+def _leaps(times: Sequence[float]) -> list[int]:
+    steps = [after - before for before, after in pairwise(times)]
+    usual = median_low(steps) if steps else 0
+    return [i for i, step in enumerate(steps, start=1) if step > LONGEST_STEP * usual]
+
+
+def _date_and_time(name: str) -> float | None:
+    """Seconds, of a calendar without time zones."""
+    found = _DATE_AND_TIME.search(name)
+    if found is None:
+        return None
+    try:
+        moment = datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
+    except ValueError:
+        return None
+    return (moment - datetime(1900, 1, 1)).total_seconds()
+
+
+def _time_of_day(name: str) -> float | None:
+    """Minutes of a last number HHMM."""
+    number = _last_number(name)
+    if number is None or len(number) != 4 or int(number[:2]) > 23 or int(number[2:]) > 59:
+        return None
+    return 60.0 * int(number[:2]) + int(number[2:])
+
+
+def _count(name: str) -> float | None:
+    number = _last_number(name)
+    return None if number is None else float(number)
+
+
+def _last_number(name: str) -> str | None:
+    found = re.findall(r"\d+", name)
+    return found[-1] if found else None

@@ -1,0 +1,90 @@
+"""What the pixels of frames hold.
+
+    floats in [0, 1]    as everywhere in this package
+    uint8               0 to 255, which stand for 0 to 1
+    nan                 a missing value: a pixel that has no data, as where a radar does not see
+
+The frames of a data set and the true ones of a metric are checked: anything else in them is an error. A network's
+predictions are not, as they may leave [0, 1]; the metrics say which of them are clipped.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+# What arithmetic in half precision may add to 1 or take from 0.
+ROUNDING = 1e-3
+# Predictions beyond this are most likely in other units than the true frames, as 0 to 255 are.
+_FAR_OUT = 10.0
+
+
+def as_floats(frames: Tensor, name: str = "frames") -> Tensor:
+    """Return frames as floats of 32 bits or more: uint8 divided by 255, bool as 0 and 1, floats as they are.
+
+    Raises:
+        ValueError: another dtype; `name` is what the message calls the frames.
+    """
+    if frames.dtype == torch.uint8:
+        return frames.float() / 255
+    if frames.dtype != torch.bool and not frames.is_floating_point():
+        raise ValueError(f"{name} are {frames.dtype}; they should be floats in [0, 1], or uint8")
+    return frames if frames.dtype == torch.float64 else frames.float()
+
+
+def check_range(frames: Tensor, name: str = "frames") -> None:
+    """Do nothing where `as_floats` of frames lie in [0, 1], but for rounding and missing values.
+
+    Raises:
+        ValueError: values outside of [0, 1], infinite ones, or another dtype. The message has the range found.
+    """
+    if frames.dtype in (torch.uint8, torch.bool) or not frames.numel():
+        return
+    lowest, highest = value_range(as_floats(frames, name).detach())
+    if lowest < -ROUNDING or highest > 1 + ROUNDING:
+        raise ValueError(f"{name} go from {lowest:.7g} to {highest:.7g}; they should be in [0, 1], or uint8")
+
+
+def in_unit_range(frames: Tensor, name: str = "frames") -> Tensor:
+    """Return `as_floats` of frames that `check_range` has let pass."""
+    check_range(frames, name)
+    return as_floats(frames, name)
+
+
+def value_range(frames: Tensor) -> tuple[float, float]:
+    """Return the lowest and the highest value of floats that are not missing; nan twice where all are."""
+    lowest, highest = (end.item() for end in frames.aminmax())
+    if math.isnan(lowest):
+        known = frames[~frames.isnan()]
+        if known.numel():
+            lowest, highest = (end.item() for end in known.aminmax())
+    return lowest, highest
+
+
+def check_units(frames: Tensor, name: str = "predictions") -> None:
+    """Warn of frames so far out of [0, 1] that they are rather in other units than predicted badly."""
+    if frames.is_floating_point() and frames.numel():
+        lowest, highest = value_range(frames.detach())
+        if max(abs(lowest), abs(highest)) > _FAR_OUT:
+            warnings.warn(
+                f"{name} go from {lowest:.7g} to {highest:.7g}, true frames lie in [0, 1]: are these in other units?",
+                stacklevel=3,
+            )
+
+
+def filled(frames: Tensor) -> Tensor:
+    """Return frames with 0 where a value is missing, as models read them."""
+    return frames.nan_to_num(0.0, math.inf, -math.inf)
+
+
+def marked(frames: Tensor, stored: Tensor, code: float | None) -> Tensor:
+    """Return frames with nan where the values that they were made of are the no-data `code`; None marks nothing."""
+    return frames if code is None else frames.masked_fill(stored == code, math.nan)
+
+
+def missing_share(frames: Tensor) -> float:
+    """Return the share of values that are missing, from 0 to 1."""
+    return float(frames.isnan().double().mean()) if frames.numel() else 0.0

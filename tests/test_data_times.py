@@ -1,0 +1,97 @@
+"""Does no clip of radar images span a gap in time, and is the gap said?"""
+
+from __future__ import annotations
+
+import warnings
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from layouts import noise
+from PIL import Image
+from test_data_files import refusal
+
+from motionrnn_ext.data import RadarImages
+from motionrnn_ext.data.times import gaps
+
+START = datetime(2017, 5, 9, 23, 40)
+
+
+def stamps(form: str, steps: list[int]) -> list[str]:
+    """Names of moments that lie so many minutes apart, past midnight."""
+    moments = [START]
+    for step in steps:
+        moments.append(moments[-1] + timedelta(minutes=step))
+    return [moment.strftime(form) for moment in moments]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%Y%m%d%H%M",
+        "%Y%m%d_%H%M",
+        "%Y-%m-%dT%H:%M:%S",
+        "cappi_2_%Y%m%d%H%M%S",
+        "FMI-%Y.%m.%d-%H.%M_dbz",
+        "%Y%m%dT%H%MZ",
+        "%s",
+    ],
+)
+def test_dates_with_times(form: str) -> None:
+    assert gaps(stamps(form, [5] * 12)) == []
+    assert gaps(stamps(form, [5, 5, 5, 15, 5, 5, 5])) == [4]
+    assert gaps(stamps(form, [5, 5, 7, 5, 8, 5, 5, 1440])) == [5, 8]  # 7 is not longer than 1.5 times 5
+    assert gaps(stamps(form, [6, 6, 9, 6, 6])) == []  # 1.5 times exactly
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["0", "1", "2", "3", "9", "10"], [4]),
+        ([f"frame_{i:04d}" for i in range(120)], []),  # past 0060, which is no time of day
+        ([f"{i:04d}" for i in range(0, 2000, 50)], []),  # 0050, 0100: a count, and steps of 50 or 10 minutes
+        ([f"{i:04d}" for i in (*range(40), 45, 46)], [40]),
+        (["2250", "2255", "2300", "2305", "2310"], []),  # times of day
+        (["2250", "2255", "2300", "2330", "2335"], [3]),
+        (["1", "2", "2 (copy)", "3"], []),  # the same time twice: these names say nothing
+        (["a", "b", "c"], []),
+        (["a_1", "b"], []),
+        (["b_9", "c_1"], []),
+        ([], []),
+        (["7"], []),
+        (["7", "12"], []),  # one step is the usual one
+    ],
+)
+def test_other_names(names: list[str], wanted: list[int]) -> None:
+    assert gaps(names) == wanted
+
+
+def write(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        Image.fromarray(noise(16, 16)).save(folder / f"{name}.png")
+
+
+def test_clips_lie_on_one_side_of_a_gap(tmp_path: Path) -> None:
+    write(tmp_path / "train/a", stamps("%Y%m%d_%H%M", [5, 5, 5, 5, 30, 5, 5, 5, 5, 5]))  # 5 and 6 frames
+    write(tmp_path / "train/b", stamps("%Y%m%d_%H%M", [10] * 7))  # another cadence
+    write(tmp_path / "test/c", stamps("%Y%m%d_%H%M", [5] * 7))
+    options = {"n_frames": 4, "image_size": (16, 16)}
+    said = (
+        r"1 of the steps in time between frames are longer than 1\.5 times the usual one; no clip spans such a gap, "
+        r"so there are 4 clips for train instead of 4"
+    )
+    with pytest.warns(UserWarning, match=said):
+        data = RadarImages("train", tmp_path, **options)
+    spans = [[path.stem[-4:] for path in clip] for clip in data.clips[:2]]
+    assert spans == [["2340", "2345", "2350", "2355"], ["0030", "0035", "0040", "0045"]]
+    with pytest.warns(UserWarning, match="2 clips for train instead of 3"):  # a clip's span is what counts
+        assert len(RadarImages("train", tmp_path, n_frames=3, image_size=(16, 16), stride=3)) == 1 + 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(RadarImages("test", tmp_path, **options)) == 2
+    write(tmp_path / "val/d", stamps("%Y%m%d_%H%M", [5, 5, 30, 5]))
+    refusal(
+        lambda: RadarImages("val", tmp_path, **options),
+        "so there are 0 clips for val instead of 1; 4 frames need 4",
+    )
