@@ -79,19 +79,19 @@ def test_clips_lie_on_one_side_of_a_gap(tmp_path: Path) -> None:
     options = {"n_frames": 4, "image_size": (16, 16)}
     said = (
         r"1 of the steps in time between frames are longer than 1\.5 times the usual one; no clip spans such a gap, "
-        r"so there are 4 clips for train instead of 4"
+        r"so clips for train number 4 instead of 4"
     )
     with pytest.warns(UserWarning, match=said):
         data = RadarImages("train", tmp_path, **options)
     spans = [[path.stem[-4:] for path in clip] for clip in data.clips[:2]]
     assert spans == [["2340", "2345", "2350", "2355"], ["0030", "0035", "0040", "0045"]]
-    with pytest.warns(UserWarning, match="2 clips for train instead of 3"):  # a clip's span is what counts
-        assert len(RadarImages("train", tmp_path, n_frames=3, image_size=(16, 16), stride=3)) == 1 + 1
+    with pytest.warns(UserWarning, match="clips for train number 1 instead of 2"):  # a clip's span, 7 frames, counts
+        assert len(RadarImages("train", tmp_path, n_frames=3, image_size=(16, 16), stride=3)) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(RadarImages("test", tmp_path, **options)) == 2
     write(tmp_path / "val/d", stamps("%Y%m%d_%H%M", [5, 5, 30, 5]))
     refusal(
         lambda: RadarImages("val", tmp_path, **options),
-        "so there are 0 clips for val instead of 1; 4 frames need 4",
+        "so clips for val number 0 instead of 1; 4 frames need 4",
     )
