@@ -27,7 +27,7 @@ from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from . import launchers, processes
 from .config import Config
@@ -104,7 +104,8 @@ class Training(L.LightningModule):
         self.model = MotionRNN(**config.model())
         # Of validations; both join the processes. Lightning's own mean is wrong where their clips differ in number.
         self.metrics = FrameMetrics(config.n_output)
-        self.loss = MeanMetric(nan_strategy="disable")  # keeps nan, to stop there
+        # Weighted loss and weights apart, as torchmetrics' MeanMetric forgets the weights where it is to keep nan.
+        self.loss, self.loss_weight = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
 
     def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
         config, step = self.config, self.global_step
@@ -156,12 +157,14 @@ class Training(L.LightningModule):
         prediction = self.model.predict(given, self.config.n_output, generator=generator)
         self.metrics.update(prediction.float(), frames[:, n_input:])
         loss, weight = self._loss(prediction, frames[:, n_input:])
-        self.loss.update(loss, weight)
+        self.loss.update(loss * weight)
+        self.loss_weight.update(weight)
 
     def on_validation_epoch_end(self) -> None:
-        result = {**self.metrics.compute(), "loss": self.loss.compute()}
+        result = {**self.metrics.compute(), "loss": self.loss.compute() / self.loss_weight.compute()}
         self.metrics.reset()
         self.loss.reset()
+        self.loss_weight.reset()
         for name in ("loss", "mse"):
             if not math.isfinite(result[name]):
                 why = "its true frames have no data" if result["missing"] == 1 else _ADVICE
