@@ -146,6 +146,9 @@ def _train(arguments: argparse.Namespace) -> None:
         steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
         each = f" in each of {config.n_processes} processes" if config.n_processes > 1 else ""
         print(f"{steps} of {batch}{each}; everything goes to {arguments.out}")
+        if arguments.resume and last_step(arguments.out) == config.steps:
+            further = "; --steps with a larger number trains further"
+            print(f"all steps are done{further if config.lr_schedule == 'constant' else ''}")
         if config.missing is not None:
             from .loading import Clips
 
@@ -165,7 +168,8 @@ def _train(arguments: argparse.Namespace) -> None:
         raise processes.LostProcess(f"{error}; {kept}; go on with: {_go_on(arguments, config)}") from None
     if shows:
         run = load_run(best)
-        print(f"best of {count_parameters(run.model):,} parameters after step {run.step or 0:,}: {best}")
+        parameters = f"{count_parameters(run.model):,} parameters"
+        print(f"lowest validation MSE after step {run.step or 0:,}: {best} ({parameters})")
         print(f"next: {_command('evaluate', arguments, _as_argument(arguments.out))}")
 
 

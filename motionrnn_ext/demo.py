@@ -79,7 +79,7 @@ def _demo(console: Console, config: Config, folder: Path, quick: bool) -> None:
         write_json(path, {**about, "minutes": _minutes(began), "models": results})
     print_paths([*pictures, path])
     pictures.check()
-    console.print(f"[bold]done in {_minutes(began)} minutes[/]; look at {pictures[1]} first")
+    console.print(f"done in {_minutes(began)} minutes; look at {pictures[1]} first", soft_wrap=True)
 
 
 def _folder(chosen: Path | None, config: Config, console: Console) -> Path:

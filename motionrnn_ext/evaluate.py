@@ -179,8 +179,8 @@ def evaluate(
     """Score the models of runs or checkpoints, public programs' too, on the same held-out clips, write metrics.json and
     pictures to `folder`.
 
-    The numbers come first: `show` is called with them, then they are written, then pictures are drawn, of which one
-    that fails is a line in `failed` of the paths that are returned.
+    The numbers come first: they are written, `show` is called with them, also where the disk is full, and then pictures
+    are drawn, of which one that fails is a line in `failed` of the paths that are returned.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
     `root`, `digits`, `stride`, `pixel_max` or `missing`, or another `dataset` of the same kind of frames.
@@ -210,9 +210,11 @@ def evaluate(
             "step": run.step,
             "checkpoint": str(run.path),
         }
-    if show is not None:
-        show(results)
-    written = Pictures([write_json(folder / "metrics.json", {**about, "models": results})])
+    try:  # neither a full disk nor an output without a reader costs both
+        written = Pictures([write_json(folder / "metrics.json", {**about, "models": results})])
+    finally:
+        if show is not None:
+            show(results)
     draw_lead_times(written, folder, results)
     written.add(draw(folder, models, data, config.n_input, range(min(pictures, len(data))), colours))
     return results, written

@@ -430,6 +430,7 @@ def test_demo_from_a_fresh_folder_and_again(tmp_path: Path) -> None:
         with Image.open(folder / name) as image:
             assert min(image.size) > 100, name
 
+    assert re.search(r"^done in [0-9.]+ minutes; look at runs/demo/clip_0.gif first$", done.stdout, re.M)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     # Half of a demo: the next one goes on with it, to the same numbers.
     half = tmp_path / "runs/demo-2/convlstm"

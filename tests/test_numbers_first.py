@@ -56,7 +56,7 @@ def test_a_picture_that_fails_stops_neither_numbers_nor_other_pictures(
     assert shown.err.strip().splitlines() == lines
 
 
-def test_numbers_are_printed_before_they_are_written_and_written_before_anything_is_drawn(
+def test_numbers_that_cannot_be_written_are_printed_and_both_are_done_before_anything_is_drawn(
     trained: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -212,6 +213,15 @@ def test_a_finished_run_goes_on_with_more_steps(finished: Path, tmp_path: Path) 
     run(config, tmp_path / "at once")
     assert_same_weights(tmp_path / "run", tmp_path / "at once")
     assert cli.main(command) == 0  # the same command again is no change
+
+
+def test_a_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--out", str(finished), "--resume", "--no-progress"]) == 0
+    shown = capsys.readouterr().out
+    assert "all steps are done; --steps with a larger number trains further\n" in shown
+    assert re.search(
+        r"^lowest validation MSE after step \d+: .*best.ckpt \([0-9,]+ parameters\)$", shown, re.M
+    )
 
 
 def test_steps_that_cannot_be(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

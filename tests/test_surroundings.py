@@ -89,6 +89,16 @@ def test_a_pipe_without_a_reader_ends_a_training(short: Path) -> None:
     assert not (short / "piped").exists()
 
 
+def test_a_pipe_without_a_reader_costs_no_scores(short: Path) -> None:
+    """As of `evaluate | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run("evaluate", "run", "--clips", 2, "--out", "unread", here=short, out=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert json.loads((short / "unread/metrics.json").read_text())["clips"] == 2
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk() -> None:
     with open("/dev/full", "w") as full:
