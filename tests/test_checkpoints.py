@@ -243,3 +243,31 @@ def test_a_description_that_was_tampered_with_is_one_line(arguments: dict[Any, A
     with pytest.raises(ValueError) as error:
         load_checkpoint(state)
     assert "\n" not in str(error.value)
+
+
+# ---- A learned alpha
+
+
+def test_a_learned_alpha_comes_back_as_one_parameter(tmp_path: Path) -> None:
+    """With every other argument, also where training has taken it out of [0, 1]."""
+    made = model(layers=3, alpha=nn.Parameter(torch.tensor(0.3)), max_offset=None, gate_side="decoded")
+    made.options.alpha.data.fill_(-0.1)
+    torch.save(made.state_dict(), tmp_path / "learned.pt")
+    found = loaded(tmp_path / "learned.pt")
+    assert same(found, made) and found.options.max_offset is None
+    alphas = {id(gru.cell.alpha) for gru in found.interfaces} | {id(found.options.alpha)}
+    assert len(alphas) == 1 and isinstance(found.options.alpha, nn.Parameter)
+    found(torch.rand(1, 4, 1, 8, 12), 2).sum().backward()
+    assert found.options.alpha.grad is not None
+
+    with torch.no_grad():
+        found.interfaces[1].cell.alpha = nn.Parameter(found.options.alpha / 2)
+    again = loaded(found.state_dict())
+    assert same(again, found) and again.interfaces[1].cell.alpha.equal(found.interfaces[1].cell.alpha)
+
+
+def test_a_learned_alpha_among_tensors_alone_is_not_assumed() -> None:
+    made = model(layers=3, alpha=nn.Parameter(torch.tensor(0.3)))
+    with pytest.warns(UserWarning, match="assumed") as told:
+        found = load_checkpoint(dict(made.state_dict()))
+    assert same(found, made) and "alpha" not in str(told[0].message)

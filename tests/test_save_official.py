@@ -89,6 +89,7 @@ def test_load_checkpoint_reads_it_back(model, layer_norm: bool, tmp_path: Path) 
         (lambda: MotionRNN("predrnn", 1, (8, 8), 2),
          ["carry is 'block'; it should be 'motion'", "gate_kernel_size is 1; it should be 3"]),
         (lambda: net(trend=False, alpha=0.7), ["trend is False; it should be True", "alpha is 0.7; it should be 0.5"]),
+        (lambda: net(alpha=nn.Parameter(torch.tensor(0.5))), ["alpha is learned; it should be 0.5"]),
         (lambda: net(highway=False), ["highway is False; it should be True"]),
         (lambda: net(kernel_size=5), ["kernel_size is 5; it should be 3"]),
         (lambda: net(layers=1), ["hidden_channels is (8,); MotionRNN's program wants two layers or more"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -266,6 +267,16 @@ def test_a_layer_learns_alpha(options: dict[str, Any]):
         assert total(other).equal(total(made))
         assert other.cell.alpha is not made.cell.alpha
     assert made.half().cell.alpha.dtype == torch.float16
+
+
+def test_a_learned_alpha_is_taken_without_a_warning():
+    torch.set_warn_always(True)  # PyTorch gives this one once per process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            MotionGRU(16, alpha=learned())
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_a_model_has_one_alpha_and_learns_it():

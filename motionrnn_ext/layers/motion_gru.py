@@ -211,9 +211,11 @@ class MotionGRUCell(Resettable):
         self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
         self.alpha = arguments.momentum_of_module(alpha)
         # The first value of an alpha that is learned, for `reset_parameters`.
-        self._first_alpha = (
-            None if isinstance(self.alpha, Tensor) and self.alpha.is_meta else float(self.alpha)
-        )
+        self._first_alpha: float | None = None
+        if not isinstance(self.alpha, Tensor):
+            self._first_alpha = self.alpha
+        elif not self.alpha.is_meta:
+            self._first_alpha = self.alpha.item()
         self.max_offset = None if max_offset is None else arguments.bound("max_offset", max_offset)
         self.transient, self.trend = transient, trend
         self.update = _same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)

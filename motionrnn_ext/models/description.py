@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -16,9 +16,14 @@ _KEY = "motionrnn_ext"
 
 
 def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
-    """Put the arguments that a MotionRNN was made with into the metadata, where all of them are plain values."""
+    """Put the arguments that a MotionRNN was made with into the metadata, where all of them are plain values.
+
+    A learned alpha is left out, as it is among the tensors.
+    """
+    arguments = cast("dict[str, Any]", module.arguments)
+    arguments = {name: value for name, value in arguments.items() if not isinstance(value, nn.Parameter)}
     try:
-        local_metadata[_KEY] = _plain(module.arguments)
+        local_metadata[_KEY] = _plain(arguments)
     except TypeError:  # an object would make the file one that only unsafe loading reads
         return
 

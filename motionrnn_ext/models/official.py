@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers.cells import ConvTTLSTMCell
 from .architecture import Read, architecture, frame_layout, misfits, n_layers, read_own
@@ -79,6 +79,10 @@ def load_checkpoint(
     if is_own:
         state = weights.tensors
         read = _as_described(state, weights.arguments, given) if weights.arguments else read_own(state, given)
+        if (names := _learned_alphas(state)) and "alpha" not in given:
+            # Within the bounds that a new one has; its value follows, which training may have taken beyond them.
+            read.arguments["alpha"] = nn.Parameter(state[names[0]].clamp(0, 1))
+            read.assumed.pop("alpha", None)
     else:
         live, dead = without_dead(weights.tensors, predictor)
         if dead:
@@ -95,7 +99,7 @@ def load_checkpoint(
         warnings.warn(
             f"load_checkpoint: assumed {values}, which no tensor shows; name what differs", stacklevel=2
         )
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(_with_learned_alpha(state, model), assign=True)
     return model
 
 
@@ -165,6 +169,19 @@ def _as_described(
         in_channels, patch_size, _ = frame_layout(folded, given.get("in_channels"), patch_size)
         arguments = {**arguments, "in_channels": in_channels, "patch_size": patch_size}
     return Read(dict(arguments), {})
+
+
+def _learned_alphas(state: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in state if re.fullmatch(r"interfaces\.\d+\.cell\.alpha", name)]
+
+
+def _with_learned_alpha(state: dict[str, Tensor], model: MotionRNN) -> dict[str, Tensor]:
+    """The state dict with the model's one Parameter for every alpha that is equal to the first."""
+    names, alpha = _learned_alphas(state), model.options.alpha
+    if not names or not isinstance(alpha, nn.Parameter):
+        return state
+    alpha.data = state[names[0]]
+    return state | {name: alpha for name in names if torch.equal(state[name], alpha)}
 
 
 def _of_program(
