@@ -301,11 +301,15 @@ def _protocol(arguments: argparse.Namespace) -> Any:
 def _predict(arguments: argparse.Namespace) -> None:
     from .evaluate import predict_frames
     from .folders import held_new
+    from .pixels import missing_share
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint, arguments.dataset)
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
+        share = missing_share(frames[:n_input])
+        if share:
+            print(f"{share:.2%} of the given values are missing; the model reads 0 there")
         drawn = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
         _conclude(drawn)
 

@@ -139,7 +139,7 @@ def _read_images(path: Path, colours: str, missing: float | None) -> Tensor:
     if path.is_dir():
         paths = image_files(path, (*IMAGE_ENDINGS, ".bmp"))
         if not paths:
-            raise RunError(f"{path}: no png or jpg image is in this folder")
+            raise RunError(f"{path}: no png, jpg or bmp image is in this folder")
         images = read_images(paths, 3)
     else:
         images = read_film(path)

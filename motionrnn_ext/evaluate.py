@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -303,6 +304,14 @@ def predict_frames(
     frames = fitting(run.model, in_unit_range(frames), pad)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
+    is_finite = future.isfinite().flatten(1).all(1)
+    if not is_finite.all():
+        first = int((~is_finite).nonzero()[0]) + 1
+        warnings.warn(
+            f"predicted frame {first} of {n_output} has nan, as do {int((~is_finite).sum())} in all: the weights of "
+            f"{run.path} lead to values that overflow",
+            stacklevel=2,
+        )
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "prediction.npy", future[..., :height, :width].cpu().numpy())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]

@@ -404,6 +404,10 @@ def test_train_evaluate_and_predict_say_what_is_missing(
         == 0
     )
     assert np.isfinite(np.load(tmp_path / "p" / "prediction.npy")).all()
+    given = np.load(tmp_path / "clip.npy")[-config.n_input :]
+    assert (
+        f"{np.isnan(given).mean():.2%} of the given values are missing; the model" in capsys.readouterr().out
+    )
 
 
 def test_a_validation_that_knows_nothing_ends_the_training(

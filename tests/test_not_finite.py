@@ -20,10 +20,11 @@ from test_experiments import plan, runner
 from test_train import BEST, LAST, TINY, assert_same_training, checkpoint, one_thread, run  # noqa: F401
 
 from motionrnn_ext import cli
-from motionrnn_ext.evaluate import read_json, write_json
+from motionrnn_ext.evaluate import predict_frames, read_json, write_json
 from motionrnn_ext.experiments import table
 from motionrnn_ext.metrics import table_rows
-from motionrnn_ext.runs import NotFinite
+from motionrnn_ext.models import MotionRNN
+from motionrnn_ext.runs import NotFinite, Run
 from motionrnn_ext.train import Training
 
 
@@ -198,6 +199,17 @@ def test_processes_stop_together_when_one_has_a_loss_that_is_not_finite(rank: in
 
 
 # ---- What is written
+
+
+@pytest.mark.filterwarnings("ignore:the MotionGRU after layer:RuntimeWarning")
+def test_a_prediction_with_nan_is_said(tmp_path: Path) -> None:
+    model = MotionRNN(**TINY.model())
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    run_of_nan = Run(TINY, model, 1, tmp_path / "last.ckpt")
+    frames = torch.rand(TINY.n_input, 1, *TINY.image_size)
+    with pytest.warns(UserWarning, match="predicted frame 1 of 2 has nan, as do 2 in all: .*last.ckpt"):
+        predict_frames(run_of_nan, frames, TINY.n_input, 2, tmp_path / "p")
 
 
 def test_nan_reads_otherwise_than_what_was_not_measured(tmp_path: Path) -> None:

@@ -153,6 +153,16 @@ def test_rounding_is_let_pass_and_bool_is_0_and_1() -> None:
     assert int(metrics.samples) == 0
 
 
+def test_bool_and_integers_as_predictions() -> None:
+    prediction, truth = pair(2, 3, 1, 16, 16)
+    of_bool, of_floats = FrameMetrics(3), FrameMetrics(3)
+    of_bool.update(prediction > 127, truth)
+    of_floats.update((prediction > 127).float(), truth)
+    assert of_bool.compute() == of_floats.compute()
+    events = EventMetrics(3, (20.0,), Values(70.0))
+    refusal(lambda: events.update(prediction.long(), truth), "predictions are torch.int64;")
+
+
 def test_predictions_may_leave_the_range_but_not_by_far_without_a_word() -> None:
     prediction, truth = (frames.float() / 255 for frames in pair(2, 3, 1, 32, 32))
     with warnings.catch_warnings():

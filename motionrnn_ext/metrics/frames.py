@@ -115,6 +115,8 @@ class FrameMetrics(Metric):
         prediction, truth = prediction.detach(), truth.detach()
         check_range(truth, "true frames")
         check_units(prediction)
+        if prediction.dtype != torch.uint8:
+            prediction = as_floats(prediction, "predictions")
         clipped = prediction if prediction.dtype == torch.uint8 else prediction.clamp(0, 1)
         summed = clipped if self.clip else prediction
         frames = [frame_mse(summed, truth), frame_mae(summed, truth), frame_psnr(clipped, truth, self.psnr)]
