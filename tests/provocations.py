@@ -252,6 +252,13 @@ def twice(p: Place) -> None:
     revert(model[0])
 
 
+def revert_without_warp(p: Place) -> None:
+    model = nn.ModuleList([StandIn(4)])
+    convert(model)
+    model[0].warp = nn.Identity()
+    revert(model)
+
+
 def predictor(name: str, cell: Any) -> Provocation:
     return lambda _: register_predictor(name)(cell)
 
@@ -365,6 +372,7 @@ LAYERS: dict[str, Provocation] = {
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
     "model is itself a MotionGRU, which cannot be swapped in place; ...": lambda _: convert(StandIn(4)),
     "model is itself a converted MotionGRU; revert the model that holds it": twice,
+    "... has no ... any more, which its official module needs; put them back first": revert_without_warp,
     "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (
         from_official(nn.Linear(1, 1))
     ),
