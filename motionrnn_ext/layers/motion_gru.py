@@ -212,7 +212,9 @@ class MotionGRUCell(Resettable):
         self.alpha = arguments.momentum_of_module(alpha)
         # The first value of an alpha that is learned, for `reset_parameters`.
         self._first_alpha = (
-            None if isinstance(self.alpha, Tensor) and self.alpha.is_meta else float(self.alpha)
+            None
+            if isinstance(self.alpha, Tensor) and self.alpha.is_meta
+            else float(self.alpha.detach() if isinstance(self.alpha, Tensor) else self.alpha)
         )
         self.max_offset = None if max_offset is None else arguments.bound("max_offset", max_offset)
         self.transient, self.trend = transient, trend

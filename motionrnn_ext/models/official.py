@@ -10,12 +10,13 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers.cells import ConvTTLSTMCell
+from ..layers.motion_gru import MotionGRU
 from .architecture import Read, architecture, frame_layout, misfits, n_layers, read_own
 from .motion_rnn import MotionRNN
 from .official_names import (
@@ -28,6 +29,7 @@ from .official_names import (
 from .reading import Source, read_weights, some
 from .variants import OPTIONS
 
+_ALPHA = "interfaces.0.cell.alpha"  # a tensor where it is learned
 _OF_CONV_TT_LSTM = re.compile(r"((?:[^.]+\.)*?)layers_?\.\d+\.")
 
 
@@ -85,6 +87,8 @@ def load_checkpoint(
             left_out = [*left_out, f"{len(dead)} tensors that prediction never reads: {some(dead)}"]
         state = to_ours(live, predictor)
         read = _of_program(state, predictor, given, shown)
+    if is_own and _ALPHA in state and "alpha" not in given:
+        given["alpha"] = nn.Parameter(torch.full_like(state[_ALPHA], 0.5))
     model = _made(read, given, weights.where)
     if problems := misfits(model, state, str if is_own else shown):
         raise ValueError(f"checkpoint does not fit: {'; '.join(problems[:4])}")
@@ -96,6 +100,8 @@ def load_checkpoint(
             f"load_checkpoint: assumed {values}, which no tensor shows; name what differs", stacklevel=2
         )
     model.load_state_dict(state, assign=True)
+    if isinstance(alpha := model.arguments["alpha"], Tensor):
+        _share_alpha(model, alpha)
     return model
 
 
@@ -146,6 +152,16 @@ def load_conv_tt_lstm_cell(source: Source, *, map_location: str | torch.device =
         raise ValueError(f"checkpoint does not fit: {'; '.join(problems[:4])}")
     cell.load_state_dict(state, assign=True)
     return cell
+
+
+def _share_alpha(model: MotionRNN, alpha: Tensor) -> None:
+    """Make the learned alpha one again, that of the model's arguments; assigned tensors are one for each MotionGRU."""
+    cells = [cast(MotionGRU, interface).cell for interface in model.interfaces]
+    values = [cast(Tensor, cell.alpha) for cell in cells]
+    if values and all(torch.equal(value, values[0]) for value in values):
+        alpha.data = values[0].data
+        for cell in cells:
+            cell.alpha = alpha
 
 
 def _as_described(
