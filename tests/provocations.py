@@ -252,6 +252,12 @@ def twice(p: Place) -> None:
     revert(model[0])
 
 
+def save_uneven(p: Place) -> None:
+    model = MotionRNN("predrnn", 1, (4, 4, 4), 2, "official")
+    model.interfaces[0].cell.alpha = 0.9  # type: ignore[union-attr, assignment]
+    save_official(model, p.path / "file")
+
+
 def revert_without_warp(p: Place) -> None:
     model = nn.ModuleList([StandIn(4)])
     convert(model)
@@ -505,6 +511,7 @@ CHECKPOINTS: dict[str, Provocation] = {
         official_dict(net())
     ),
     "model is a ...; it should be a MotionRNN": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
+    "... differs among the MotionGRUs": save_uneven,
     "no public program has this model: ...": lambda p: save_official(rnn(), p.path / "file"),
     "model has other parameters than it was made with: ...": lambda p: save_official(
         rebuilt(), p.path / "file"

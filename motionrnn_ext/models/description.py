@@ -32,7 +32,7 @@ def present_arguments(module: Any) -> dict[str, Any]:
     """Return what a MotionRNN is made of now: its arguments, with what was set at its MotionGRUs since.
 
     Raises:
-        TypeError: its MotionGRUs differ in the argument that it names, so that no arguments make this model.
+        TypeError: its MotionGRUs differ, so that no arguments make this model.
     """
     found = {**module.arguments, "highway": module.highway}
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
@@ -48,7 +48,7 @@ def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
         return
     learned = [isinstance(value, Tensor) for value in values]
     if any(learned) != all(learned) or (not any(learned) and len(set(values)) > 1):
-        raise TypeError(name)
+        raise TypeError(f"{name} differs among the MotionGRUs")
     found[name] = values[0]
 
 

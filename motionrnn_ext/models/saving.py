@@ -70,7 +70,7 @@ def _differences(model: MotionRNN) -> Iterator[str]:
     try:
         has: Mapping[str, Any] = present_arguments(model)
     except TypeError as error:
-        yield f"{error} differs among the MotionGRUs"
+        yield str(error)
         return
     wanted: dict[str, Any] = {}
     if model.predictor == "predrnn" and (has["motion_gru"] or has["highway"]):
