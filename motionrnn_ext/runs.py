@@ -174,7 +174,10 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None) -> Run:
     names += ["motion_gru", "highway", "transient", "trend"]
     settings = {option: made[option] for option in names}
     settings |= {"hidden": made["hidden_channels"], "compat": made["compat"] or "none"}
-    settings["overrides"] = {option: made[option] for option in OPTIONS}
+    settings["overrides"] = {
+        option: float(made[option].detach()) if isinstance(made[option], Tensor) else made[option]
+        for option in OPTIONS
+    }
     if made["image_size"]:
         settings["image_size"] = made["image_size"]
     config = Config(**{**(like.to_dict() if like else {"dataset": name}), **settings})

@@ -252,6 +252,19 @@ def twice(p: Place) -> None:
     revert(model[0])
 
 
+def save_uneven(p: Place) -> None:
+    model = MotionRNN("predrnn", 1, (4, 4, 4), 2, "official")
+    model.interfaces[0].cell.alpha = 0.9  # type: ignore[union-attr, assignment]
+    save_official(model, p.path / "file")
+
+
+def revert_without_warp(p: Place) -> None:
+    model = nn.ModuleList([StandIn(4)])
+    convert(model)
+    model[0].warp = nn.Identity()
+    revert(model)
+
+
 def predictor(name: str, cell: Any) -> Provocation:
     return lambda _: register_predictor(name)(cell)
 
@@ -365,6 +378,7 @@ LAYERS: dict[str, Provocation] = {
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
     "model is itself a MotionGRU, which cannot be swapped in place; ...": lambda _: convert(StandIn(4)),
     "model is itself a converted MotionGRU; revert the model that holds it": twice,
+    "... has no ... any more, which its official module needs; put them back first": revert_without_warp,
     "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (
         from_official(nn.Linear(1, 1))
     ),
@@ -497,6 +511,7 @@ CHECKPOINTS: dict[str, Provocation] = {
         official_dict(net())
     ),
     "model is a ...; it should be a MotionRNN": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
+    "... differs among the MotionGRUs": save_uneven,
     "no public program has this model: ...": lambda p: save_official(rnn(), p.path / "file"),
     "model has other parameters than it was made with: ...": lambda p: save_official(
         rebuilt(), p.path / "file"

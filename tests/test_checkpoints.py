@@ -86,6 +86,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "one_layer": ("predrnn", {"layers": 1, "variant": "official"}),
     "mim": ("mim", {"compat": "openstl", **SIZE}),
     "e3d_lstm": ("e3d_lstm", {"cell_options": {"window": 3}, **SIZE}),
+    "e3d_history": ("e3d_lstm", {"cell_options": {"window": 2, "history": 2}, **SIZE}),
     "conv_tt_lstm": ("conv_tt_lstm", {"cell_options": {"order": 2, "steps": 4, "rank": 3}}),
 }
 
@@ -129,6 +130,47 @@ def test_options_that_are_no_plain_values_do_not_spoil_the_file(own_predictor: s
     assert torch.load(tmp_path / "weights.pt", weights_only=True).keys() == made.state_dict().keys()
     with pytest.warns(UserWarning, match=r"assumed .*cell_options=\{\}"):
         load_checkpoint(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_learned_alpha_is_learned_again(described: bool, tmp_path: Path) -> None:
+    options = {"trend": True, "gate_side": "decoded"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = MotionRNN("convlstm", 1, (8, 8, 8), 2, alpha=nn.Parameter(torch.tensor(0.7)), **options)
+    with torch.no_grad():
+        made.arguments["alpha"].fill_(1.25)  # learning may leave [0, 1]
+    state = made.state_dict() if described else dict(made.state_dict())
+    torch.save(state, tmp_path / "weights.pt")
+    if described:
+        found = loaded(tmp_path / "weights.pt")
+    else:
+        with pytest.warns(UserWarning, match="gate_side='hidden'") as said:
+            load_checkpoint(tmp_path / "weights.pt")
+        assert "alpha" not in str(said[0].message)
+        given = {
+            "init_state": "zeros",
+            "carry": "block",
+            "max_offset": 1e4,
+            "highway": True,
+            "transient": True,
+        }
+        found = loaded(tmp_path / "weights.pt", in_channels=1, patch_size=2, **options, **given)
+    assert same(found, made)
+    alpha = found.arguments["alpha"]
+    assert all(interface.cell.alpha is alpha for interface in found.interfaces) and alpha.requires_grad
+    assert len(list(found.parameters())) == len(list(made.parameters()))
+
+
+def test_what_is_set_after_making_is_described() -> None:
+    made = model(layers=3)
+    for interface in made.interfaces:
+        interface.cell.alpha, interface.cell.max_offset, interface.gate_side = 0.9, 3.0, "decoded"
+    found = loaded(made.state_dict())
+    assert same(found, made) and (found.options.alpha, found.options.max_offset) == (0.9, 3.0)
+    made.interfaces[0].cell.alpha = 0.1
+    with pytest.warns(UserWarning, match=r"assumed .*alpha=0\.5"):  # no one value makes this model
+        load_checkpoint(made.state_dict())
 
 
 def test_the_caller_has_the_last_word() -> None:

@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -376,6 +377,36 @@ def test_an_error_leaves_the_model_as_it_was() -> None:
     with pytest.raises(KeyboardInterrupt):
         convert(model)
     assert official_parts(model) == before
+
+
+def test_an_error_in_the_swap_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, model = sys.modules[convert.__module__], nn.ModuleList([Idle(4), Idle(4)])
+    take_over, taken = module._take_over, []
+
+    def failing(official):
+        if official is model[1]:
+            raise RuntimeError("no memory")
+        taken.append(official)
+        return take_over(official)
+
+    monkeypatch.setattr(module, "_take_over", failing)
+    before, hooks = official_parts(model), len(model[0].update._backward_hooks)
+    with pytest.raises(RuntimeError, match="no memory"):
+        convert(model)
+    assert model[0] in taken and hooks == 1  # the first one had been swapped
+    assert official_parts(model) == before and len(model[0].update._backward_hooks) == hooks
+
+
+def test_a_layer_without_its_convolutions_reverts_nothing() -> None:
+    model = nn.ModuleList([Idle(4), Idle(4)])
+    convert(model)
+    warp, model[1].warp = model[1].warp, nn.Identity()
+    cells = list(model)
+    with pytest.raises(ValueError, match=r"^1 has no warp\.conv, warp\.warp_gate any more"):
+        revert(model)
+    assert list(model) == cells
+    model[1].warp = warp
+    assert revert(model).converted == ["0", "1"]
 
 
 # ---- Wrapped models

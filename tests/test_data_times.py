@@ -85,7 +85,9 @@ def test_clips_lie_on_one_side_of_a_gap(tmp_path: Path) -> None:
         data = RadarImages("train", tmp_path, **options)
     spans = [[path.stem[-4:] for path in clip] for clip in data.clips[:2]]
     assert spans == [["2340", "2345", "2350", "2355"], ["0030", "0035", "0040", "0045"]]
-    with pytest.warns(UserWarning, match="clips for train number 1 instead of 2"):  # a clip's span, 7 frames, counts
+    with pytest.warns(
+        UserWarning, match="clips for train number 1 instead of 2"
+    ):  # a clip's span, 7 frames, counts
         assert len(RadarImages("train", tmp_path, n_frames=3, image_size=(16, 16), stride=3)) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")

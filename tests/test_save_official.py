@@ -32,6 +32,14 @@ def quietly(source: Any, **options: Any) -> MotionRNN:
         return load_checkpoint(source, **options)
 
 
+def with_alpha(*values: float) -> MotionRNN:
+    """With alpha set after it was made."""
+    made = net(layers=3)
+    for interface, value in zip(made.interfaces, values):
+        interface.cell.alpha = value
+    return made
+
+
 def written(model: MotionRNN, folder: Path) -> dict[str, torch.Tensor]:
     """The state dict as the program takes it from the file."""
     save_official(model, folder / "model.ckpt")
@@ -97,6 +105,12 @@ def test_load_checkpoint_reads_it_back(model, layer_norm: bool, tmp_path: Path) 
         (lambda: net("mim", **BARE, image_size=(8, 12)), ["compat is None; it should be 'openstl'"]),
         (lambda: net("e3d_lstm", **BARE, image_size=(8, 12), cell_options={"window": 3}),
          ["compat is None", "filter_size is 3; it should be 5", "window is 3; it should be 2"]),
+        (lambda: net("e3d_lstm", **BARE, **OPENSTL, filter_size=5, image_size=(8, 12), cell_options={"history": 2}),
+         ["history is 2; it should be None"]),
+        (lambda: net(max_offset=2.0), ["max_offset is 2.0; it should be None, or 10000 or more"]),
+        (lambda: net(alpha=nn.Parameter(torch.tensor(0.5))), ["alpha is learned; it should be 0.5"]),
+        (lambda: with_alpha(0.9, 0.9), ["alpha is 0.9; it should be 0.5"]),
+        (lambda: with_alpha(0.9, 0.5), ["alpha differs among the MotionGRUs"]),
         (lambda: net("conv_tt_lstm", **BARE), ["predictor is 'conv_tt_lstm'; it should be one of convlstm, predrnn, "]),
     ],
 )  # fmt: skip

@@ -84,11 +84,17 @@ def convert(model: nn.Module) -> ConversionReport:
             continue
         report.skipped[name] = reason
         report.hooks += [f"{name}.{part}".rstrip(".") for part in hooks_of_the_user(module)]
-    cells: dict[int, MotionGRUCell] = {}
+    cells: dict[int, ConvertedMotionGRU] = {}
+    try:
+        for _, module in found:
+            if id(module) not in cells and reasons.get(id(module), "skipped") is None:
+                cells[id(module)] = _take_over(module)
+    except BaseException:
+        for cell in cells.values():
+            _hand_back(cell)
+        raise
     for name, module in found:
         if name in report.converted:
-            if id(module) not in cells:
-                cells[id(module)] = _take_over(module)
             _replace(model, name, cells[id(module)])
     if not found:
         report.looked_at = _nothing_found(model)
@@ -102,17 +108,25 @@ def revert(model: nn.Module) -> ConversionReport:
 
     Raises:
         TypeError: `model` is no module; the message names one that it has.
-        ValueError: `model` is itself a converted MotionGRU, which cannot be replaced in place.
+        ValueError: `model` is itself a converted MotionGRU, which cannot be replaced in place; or one in it has lost a
+            convolution. Nothing is reverted then.
     """
     _check_module(model)
     if isinstance(model, ConvertedMotionGRU):
         raise ValueError("model is itself a converted MotionGRU; revert the model that holds it")
     report = ConversionReport(verb="reverted")
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, ConvertedMotionGRU):
-            _hand_back(module)
-            _replace(model, name, module.official)
-            report.converted.append(name)
+    modules = model.named_modules(remove_duplicate=False)
+    found = [(name, cell) for name, cell in modules if isinstance(cell, ConvertedMotionGRU)]
+    for name, cell in found:
+        parts = dict(cell.named_modules(remove_duplicate=False))
+        if lost := [part for part in CONVOLUTIONS if part not in parts]:
+            raise ValueError(
+                f"{name} has no {', '.join(lost)} any more, which its official module needs; put them back first"
+            )
+    for name, cell in found:
+        _hand_back(cell)
+        _replace(model, name, cell.official)
+        report.converted.append(name)
     if not report.converted:
         report.looked_at = f"no converted MotionGRU among the {_n_modules(model)} modules of this model"
     return report

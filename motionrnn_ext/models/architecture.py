@@ -69,9 +69,13 @@ def read_own(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Read:
         options = set(OPTIONS) - _KERNELS.keys() - {"highway_first", "zero_init"}
     if predictor in ("mim", "e3d_lstm"):
         assumed["compat"] = None
+        if predictor == "e3d_lstm":
+            assumed["cell_options"] = {**arguments["cell_options"], "history": None}
     elif predictor not in _GATES and cell_options(predictor):
         assumed["cell_options"] = {}
     preset = asdict(variant_options(arguments["variant"], arguments["filter_size"]))
+    if "interfaces.0.cell.alpha" in state:  # learned
+        options -= {"alpha"}
     assumed |= {name: preset[name] for name in sorted(options)}
     assumed = {name: value for name, value in assumed.items() if name not in given}
     return Read({**arguments, **assumed}, assumed)

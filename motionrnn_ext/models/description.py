@@ -8,24 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from ..layers.motion_gru import MotionGRU, MotionGRUCell
 
 _KEY = "motionrnn_ext"
 
 
 def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
-    """Put the arguments that a MotionRNN was made with into the metadata, where all of them are plain values.
-
-    A learned alpha is left out, as it is among the tensors.
-    """
-    arguments = cast("dict[str, Any]", module.arguments)
-    arguments = {name: value for name, value in arguments.items() if not isinstance(value, nn.Parameter)}
+    """Put the arguments that a MotionRNN was made with into the metadata, where all of them are plain values."""
     try:
-        local_metadata[_KEY] = _plain(arguments)
+        found = present_arguments(module)
+        if isinstance(found["alpha"], Tensor):  # learned, and so among the tensors
+            del found["alpha"]
+        local_metadata[_KEY] = _plain(found)
     except TypeError:  # an object would make the file one that only unsafe loading reads
         return
+
+
+def present_arguments(module: Any) -> dict[str, Any]:
+    """Return what a MotionRNN is made of now: its arguments, with what was set at its MotionGRUs since.
+
+    Raises:
+        TypeError: its MotionGRUs differ, so that no arguments make this model.
+    """
+    found = {**module.arguments, "highway": module.highway}
+    interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
+    cells = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
+    for name in ("alpha", "max_offset", "transient", "trend"):
+        _set_common(found, name, [getattr(cell, name) for cell in cells])
+    _set_common(found, "gate_side", [interface.gate_side for interface in interfaces])
+    return found
+
+
+def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
+    if not values:
+        return
+    learned = [isinstance(value, Tensor) for value in values]
+    if any(learned) != all(learned) or (not any(learned) and len(set(values)) > 1):
+        raise TypeError(f"{name} differs among the MotionGRUs")
+    found[name] = values[0]
 
 
 def descriptions(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

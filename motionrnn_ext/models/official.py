@@ -10,12 +10,13 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..layers.cells import ConvTTLSTMCell
+from ..layers.motion_gru import MotionGRU
 from .architecture import Read, architecture, frame_layout, misfits, n_layers, read_own
 from .motion_rnn import MotionRNN
 from .official_names import (
@@ -28,6 +29,7 @@ from .official_names import (
 from .reading import Source, read_weights, some
 from .variants import OPTIONS
 
+_ALPHA = "interfaces.0.cell.alpha"  # a tensor where it is learned
 _OF_CONV_TT_LSTM = re.compile(r"((?:[^.]+\.)*?)layers_?\.\d+\.")
 
 
@@ -79,16 +81,14 @@ def load_checkpoint(
     if is_own:
         state = weights.tensors
         read = _as_described(state, weights.arguments, given) if weights.arguments else read_own(state, given)
-        if (names := _learned_alphas(state)) and "alpha" not in given:
-            # Within the bounds that a new one has; its value follows, which training may have taken beyond them.
-            read.arguments["alpha"] = nn.Parameter(state[names[0]].clamp(0, 1))
-            read.assumed.pop("alpha", None)
     else:
         live, dead = without_dead(weights.tensors, predictor)
         if dead:
             left_out = [*left_out, f"{len(dead)} tensors that prediction never reads: {some(dead)}"]
         state = to_ours(live, predictor)
         read = _of_program(state, predictor, given, shown)
+    if is_own and _ALPHA in state and "alpha" not in given:
+        given["alpha"] = nn.Parameter(torch.full_like(state[_ALPHA], 0.5))
     model = _made(read, given, weights.where)
     if problems := misfits(model, state, str if is_own else shown):
         raise ValueError(f"checkpoint does not fit: {'; '.join(problems[:4])}")
@@ -99,7 +99,9 @@ def load_checkpoint(
         warnings.warn(
             f"load_checkpoint: assumed {values}, which no tensor shows; name what differs", stacklevel=2
         )
-    model.load_state_dict(_with_learned_alpha(state, model), assign=True)
+    model.load_state_dict(state, assign=True)
+    if isinstance(alpha := model.arguments["alpha"], Tensor):
+        _share_alpha(model, alpha)
     return model
 
 
@@ -152,6 +154,16 @@ def load_conv_tt_lstm_cell(source: Source, *, map_location: str | torch.device =
     return cell
 
 
+def _share_alpha(model: MotionRNN, alpha: Tensor) -> None:
+    """Make the learned alpha one again, that of the model's arguments; assigned tensors are one for each MotionGRU."""
+    cells = [cast(MotionGRU, interface).cell for interface in model.interfaces]
+    values = [cast(Tensor, cell.alpha) for cell in cells]
+    if values and all(torch.equal(value, values[0]) for value in values):
+        alpha.data = values[0].data
+        for cell in cells:
+            cell.alpha = alpha
+
+
 def _as_described(
     state: Mapping[str, Tensor], arguments: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Read:
@@ -169,19 +181,6 @@ def _as_described(
         in_channels, patch_size, _ = frame_layout(folded, given.get("in_channels"), patch_size)
         arguments = {**arguments, "in_channels": in_channels, "patch_size": patch_size}
     return Read(dict(arguments), {})
-
-
-def _learned_alphas(state: Mapping[str, Tensor]) -> list[str]:
-    return [name for name in state if re.fullmatch(r"interfaces\.\d+\.cell\.alpha", name)]
-
-
-def _with_learned_alpha(state: dict[str, Tensor], model: MotionRNN) -> dict[str, Tensor]:
-    """The state dict with the model's one Parameter for every alpha that is equal to the first."""
-    names, alpha = _learned_alphas(state), model.options.alpha
-    if not names or not isinstance(alpha, nn.Parameter):
-        return state
-    alpha.data = state[names[0]]
-    return state | {name: alpha for name in names if torch.equal(state[name], alpha)}
 
 
 def _of_program(

@@ -186,7 +186,8 @@ def _path(tensors: Mapping[str, Tensor], where: str, layers: re.Pattern[str]) ->
 def _check(tensors: Mapping[str, Tensor], where: str) -> None:
     if not tensors:
         raise ValueError(f"{where} holds no weights")
-    dtypes = {tensor.dtype for tensor in tensors.values()}
+    # A learned number may be of another dtype than the weights.
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.dim()}
     if len(dtypes) > 1 or not dtypes <= _DTYPES:
         found = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"{where} has tensors of {found}; they should be of one floating-point dtype")

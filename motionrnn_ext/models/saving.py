@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .architecture import misfits
+from .description import present_arguments
 from .motion_rnn import MotionRNN
 from .official_names import to_official
 from .variants import variant_options
@@ -22,6 +23,7 @@ _CONTAINERS = {
     "mim": ("state_dict", "model."),
     "e3d_lstm": ("state_dict", "model."),
 }
+_FAR = 1e4  # pixels: a bound there changes no prediction
 _NOT_OF_WEIGHTS = ("zero_init", "init_state", "max_offset")  # options that the program has in its own way
 
 
@@ -62,9 +64,13 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
 
 def _differences(model: MotionRNN) -> Iterator[str]:
     """What the program of this predictor does otherwise."""
-    has: Mapping[str, Any] = model.arguments
     if model.predictor not in _CONTAINERS:
         yield f"predictor is {model.predictor!r}; it should be one of {', '.join(_CONTAINERS)}"
+        return
+    try:
+        has: Mapping[str, Any] = present_arguments(model)
+    except TypeError as error:
+        yield str(error)
         return
     wanted: dict[str, Any] = {}
     if model.predictor == "predrnn" and (has["motion_gru"] or has["highway"]):
@@ -73,6 +79,8 @@ def _differences(model: MotionRNN) -> Iterator[str]:
         wanted |= {"motion_gru": True, "highway": True, "transient": True, "trend": True}
         if len(model.cells) < 2:
             yield f"hidden_channels is {has['hidden_channels']}; MotionRNN's program wants two layers or more"
+        if (bound := has["max_offset"]) is not None and bound < _FAR:
+            yield f"max_offset is {bound}; it should be None, or {_FAR:g} or more, where no map reaches"
     else:
         wanted = {"motion_gru": False, "highway": False}
     if model.predictor in ("mim", "e3d_lstm"):
@@ -81,12 +89,12 @@ def _differences(model: MotionRNN) -> Iterator[str]:
         wanted["filter_size"] = 5
         if (window := model.conv_last.in_channels // has["hidden_channels"][-1]) != 2:
             yield f"window is {window}; it should be 2"
-    if any(name.endswith(".cell.alpha") for name, _ in model.named_parameters()):
-        yield "alpha is learned; it should be 0.5"
-        wanted.pop("alpha", None)
+        if (history := has["cell_options"].get("history")) is not None:
+            yield f"history is {history}; it should be None"
     for name, value in wanted.items():
-        if has[name] != value:
-            yield f"{name} is {has[name]!r}; it should be {value!r}"
+        if isinstance(has[name], Tensor) or has[name] != value:
+            is_now = "learned" if isinstance(has[name], Tensor) else repr(has[name])
+            yield f"{name} is {is_now}; it should be {value!r}"
 
 
 def _never_read(model: MotionRNN, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
