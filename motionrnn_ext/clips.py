@@ -118,8 +118,8 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
         )
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
-    frames = torch.from_numpy(array.astype(np.float32)) / (255 if array.dtype == np.uint8 else 1)
-    frames = marked(frames, torch.from_numpy(array.astype(np.float32)), missing)
+    stored = torch.from_numpy(array.astype(np.float32))
+    frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
     n_nan = 0 if missing is not None else int(frames.isnan().sum())
     if n_nan or lowest < -ROUNDING or highest > 1 + ROUNDING:

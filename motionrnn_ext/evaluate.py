@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -41,11 +42,14 @@ _NAMES = {
 
 def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clip: bool = True) -> Tensor:
     """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states. uint8 is
-    scaled, and missing values (nan) are given to the model as 0."""
+    scaled, and missing values (nan) are given to the model as 0. A warning says so where the future is not finite."""
     model.reset()  # else a prediction with compat="openstl" would depend on the clips before it
     generator = torch.Generator(frames.device).manual_seed(seed)
     frames = filled(frames if frames.is_floating_point() else as_floats(frames))
     future = model.predict(frames, n_future, generator=generator)
+    if not future.isfinite().all():
+        text = "predictions have values that are nan or infinite; are the model's weights finite?"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return future.clamp(0, 1) if clip else future
 
 

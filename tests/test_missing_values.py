@@ -175,6 +175,12 @@ def test_the_report_of_openstl_and_the_baseline() -> None:
     report = openstl_metrics(prediction, truth)
     assert report["mse"] == pytest.approx(float(frame_mse(prediction, truth).mean()))
     assert all(map(math.isfinite, report.values()))
+    truth[:, 1] = math.nan  # frames without any value are left out, as of `FrameMetrics`
+    known = openstl_metrics(prediction[:, :1], truth[:, :1])
+    assert openstl_metrics(prediction, truth) == pytest.approx(known, rel=1e-6)
+    prediction[0, 0, 0, 8, 8] = math.nan
+    assert all(map(math.isnan, openstl_metrics(prediction, truth).values()))
+    prediction, truth = clips()
     last = repeat_last_frame(truth, 1)
     assert torch.equal(last[:, 0], truth[:, 0].nan_to_num(0))
 

@@ -20,9 +20,10 @@ from test_experiments import plan, runner
 from test_train import BEST, LAST, TINY, assert_same_training, checkpoint, one_thread, run  # noqa: F401
 
 from motionrnn_ext import cli
-from motionrnn_ext.evaluate import read_json, write_json
+from motionrnn_ext.evaluate import predict, read_json, write_json
 from motionrnn_ext.experiments import table
 from motionrnn_ext.metrics import table_rows
+from motionrnn_ext.models import MotionRNN
 from motionrnn_ext.runs import NotFinite
 from motionrnn_ext.train import Training
 
@@ -195,6 +196,21 @@ def test_processes_stop_together_when_one_has_a_loss_that_is_not_finite(rank: in
     (line,) = [line for line in done.stderr.splitlines() if "error" in line]
     assert "the loss is nan in step 5" in line and line.endswith("of step 3")
     assert all_finite(tmp_path / "run") == [3, 3]
+
+
+# ---- What is predicted
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_predictions_that_are_not_finite_are_said(value: float) -> None:
+    """Clipped to [0, 1] an infinite one would look like any other."""
+    torch.manual_seed(0)
+    model = MotionRNN("convlstm", 1, (4,), 2).eval()
+    next(reversed(list(model.parameters()))).data.fill_(value)
+    with pytest.warns(
+        RuntimeWarning, match="predictions have values that are nan or infinite; are the model's"
+    ):
+        predict(model, torch.rand(1, 3, 1, 8, 8), 2)
 
 
 # ---- What is written

@@ -158,11 +158,15 @@ def test_predictions_may_leave_the_range_but_not_by_far_without_a_word() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         FrameMetrics(3).update(prediction * 3 - 1, truth)
+    said = r"predictions leave \[-10, 10\], true frames lie in \[0, 1\]: are these in other units\?"
     for metrics in (FrameMetrics(3), EventMetrics(3, (0.5,), Values(1.0))):
-        with pytest.warns(
-            UserWarning, match=r"predictions go from 0 to 255, true frames lie in \[0, 1\]: are these"
-        ):
+        with pytest.warns(UserWarning, match=said):
             metrics.update(prediction * 255, truth)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")  # as Python has it outside of tests
+        for factor in (100, 255, -20):
+            FrameMetrics(3).update(prediction * factor, truth)
+    assert len(shown) == 1
 
 
 def test_thresholds_that_every_pixel_reaches_are_said() -> None:
@@ -222,7 +226,7 @@ def test_pictures_of_bytes_are_those_of_floats(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="frames go from 0 to 255; they should be in"):
                 draw(tmp_path / name, frames.float())
         else:
-            with pytest.warns(UserWarning, match="frames go from 0 to 255, true frames lie in"):
+            with pytest.warns(UserWarning, match="frames leave .*, true frames lie in"):
                 draw(tmp_path / name, frames.float())
     black = frames.float() / 255
     black[:, :, :8] = math.nan
