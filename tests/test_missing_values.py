@@ -308,6 +308,9 @@ def test_frames_of_ones_own(tmp_path: Path) -> None:
         lambda: read_frames(tmp_path / "clip.npy"),
         "1 of 192 are nan (no data? --missing nan), the others go from",
     )
+    np.save(tmp_path / "all.npy", array * np.nan)
+    with pytest.raises(ValueError, match=r"192 of 192 are nan \(no data\? --missing nan\)$"):
+        read_frames(tmp_path / "all.npy")
     assert read_frames(tmp_path / "clip.npy", missing=math.nan).isnan().nonzero().tolist() == [[1, 0, 2, 3]]
     Image.fromarray(noise(16, 16)).save(tmp_path / "0.png")
     frames = read_frames(tmp_path, missing=255)
@@ -410,6 +413,7 @@ def test_train_evaluate_and_predict_say_what_is_missing(
         == 0
     )
     assert np.isfinite(np.load(tmp_path / "p" / "prediction.npy")).all()
+    assert "of the given values are missing; the model reads 0 there" in capsys.readouterr().out
 
 
 def test_a_validation_that_knows_nothing_ends_the_training(

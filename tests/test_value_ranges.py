@@ -131,8 +131,14 @@ def test_true_frames_out_of_range_are_refused(weights: Path, video_network: Path
     ):
         refusal(lambda change=change: FrameMetrics(3).update(prediction / 255, change(truth)), found)
     metrics = FrameMetrics(3)
-    refusal(lambda: metrics.update(prediction.long(), truth / 255), "predictions are torch.int64;")
+    for dtype in (torch.int64, torch.uint16):
+        refusal(
+            lambda dtype=dtype: metrics.update(prediction.to(dtype), truth / 255), f"predictions are {dtype};"
+        )
     assert int(metrics.samples) == 0
+    refusal(lambda: openstl_metrics(prediction.long(), truth / 255), "predictions are torch.int64;")
+    events = EventMetrics(3, (20.0,), Values(70.0))
+    refusal(lambda: events.update(prediction.long(), truth / 255), "frames are torch.int64;")
 
 
 def test_rounding_is_let_pass_and_bool_is_0_and_1() -> None:
@@ -147,6 +153,12 @@ def test_rounding_is_let_pass_and_bool_is_0_and_1() -> None:
         with pytest.raises(ValueError, match="frames go from"):
             check_range(torch.tensor([0.5, value]))
     assert as_floats(torch.tensor([True, False])).tolist() == [1, 0]
+    masks = torch.rand(2, 1, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5
+    metrics = FrameMetrics(3)
+    metrics.update(masks[0], masks[1])
+    assert metrics.compute()["mse"] == pytest.approx(
+        float((masks[0] ^ masks[1]).double().mean()) * 256, rel=1e-6
+    )
     check_range(torch.full((3,), math.nan))  # all missing
     metrics = FrameMetrics(3)
     metrics.update(torch.empty(0, 3, 1, 16, 16), torch.empty(0, 3, 1, 16, 16))

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..pixels import check_range, check_units
+from ..pixels import as_floats, check_range, check_units
 from .frames import check_shapes, to_bytes
 
 
@@ -61,7 +61,7 @@ class Values:
         if self.bytes or frames.dtype == torch.uint8:
             # scale / 255 first: exact where the published thresholds are whole bytes
             return to_bytes(frames).double() * (self.scale / 255) + self.offset
-        return frames.double().clamp(0, 1) * self.scale + self.offset
+        return as_floats(frames).double().clamp(0, 1) * self.scale + self.offset
 
 
 PRESETS = {

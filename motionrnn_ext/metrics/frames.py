@@ -115,7 +115,7 @@ class FrameMetrics(Metric):
         prediction, truth = prediction.detach(), truth.detach()
         check_range(truth, "true frames")
         check_units(prediction)
-        clipped = prediction if prediction.dtype == torch.uint8 else prediction.clamp(0, 1)
+        prediction, clipped = _with_clipped(prediction)
         summed = clipped if self.clip else prediction
         frames = [frame_mse(summed, truth), frame_mae(summed, truth), frame_psnr(clipped, truth, self.psnr)]
         if self.ssim:
@@ -142,6 +142,14 @@ class FrameMetrics(Metric):
         how = {"ssim_convention": self.ssim, "psnr_convention": self.psnr, "clipped": self.clip}
         about = {"samples": int(self.samples), "missing": n_missing / n_values if n_values else 0.0}
         return {**means, "per_lead": per_lead, **about, **how}
+
+
+def _with_clipped(prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Predictions as floats, and clipped to [0, 1]; uint8 stays in both."""
+    if prediction.dtype == torch.uint8:
+        return prediction, prediction
+    prediction = as_floats(prediction, "predictions")
+    return prediction, prediction.clamp(0, 1)
 
 
 def _unknown(scores: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
@@ -278,12 +286,12 @@ def openstl_metrics(prediction: Tensor, truth: Tensor, *, spatial_norm: bool = F
     anything to score are left out.
     """
     size = prediction[0, 0].numel() if spatial_norm else 1
+    prediction, clipped = _with_clipped(prediction)
 
     def mean(scores: Tensor) -> Tensor:
         return scores[~_unknown(scores, prediction, truth)].mean()
 
     mse, mae = (mean(error(prediction, truth)) / size for error in (frame_mse, frame_mae))
-    clipped = prediction if prediction.dtype == torch.uint8 else prediction.clamp(0, 1)
     report = {
         "mse": mse,
         "mae": mae,
