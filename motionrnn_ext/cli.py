@@ -301,15 +301,11 @@ def _protocol(arguments: argparse.Namespace) -> Any:
 def _predict(arguments: argparse.Namespace) -> None:
     from .evaluate import predict_frames
     from .folders import held_new
-    from .pixels import missing_share
     from .runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint, arguments.dataset)
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
-        share = missing_share(frames[:n_input])
-        if share:
-            print(f"{share:.2%} of the given values are missing; the model reads 0 there")
         drawn = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
         _conclude(drawn)
 
@@ -325,7 +321,9 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
     options = {name: getattr(arguments, name) for name in DATA_OPTIONS}
     if arguments.frames is None:
         changes = other_data(**options)
-        return held_out_clip(config, arguments.clip, n_input + n_output, **changes), n_input, n_output
+        frames = held_out_clip(config, arguments.clip, n_input + n_output, **changes)
+        _say_missing(frames[:n_input])
+        return frames, n_input, n_output
     for name, value in options.items():
         if value is not None and name != "missing":
             raise ValueError(
@@ -347,7 +345,15 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
     given = f"frame {n}" if n_input == 1 else f"frames {first} to {n}"
     future = f"{n + 1}" if n_output == 1 else f"{n + 1} to {n + n_output}"
     print(f"given {given} of {n}, predicts {future}")
+    _say_missing(frames[-n_input:])
     return frames[-n_input:], n_input, n_output
+
+
+def _say_missing(given: Any) -> None:
+    from .pixels import missing_share
+
+    if share := missing_share(given):
+        print(f"{share:.2%} of the given values are missing; the model reads 0 there")
 
 
 def _visualize(arguments: argparse.Namespace) -> None:

@@ -118,17 +118,15 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
         )
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
-    frames = torch.from_numpy(array.astype(np.float32)) / (255 if array.dtype == np.uint8 else 1)
-    frames = marked(frames, torch.from_numpy(array.astype(np.float32)), missing)
+    stored = torch.from_numpy(array.astype(np.float32))
+    frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
     n_nan = 0 if missing is not None else int(frames.isnan().sum())
     if n_nan or lowest < -ROUNDING or highest > 1 + ROUNDING:
-        found = (
-            f"{n_nan:,} of {frames.numel():,} are nan (no data? --missing nan), the others"
-            if n_nan
-            else "they"
-        )
-        raise RunError(f"{path} must have values in [0, 1]; {found} go from {lowest:.7g} to {highest:.7g}")
+        found = f"{n_nan:,} of {frames.numel():,} are nan (no data? --missing nan)" if n_nan else "they"
+        others = ", the others" if n_nan else ""
+        spread = "" if n_nan == frames.numel() else f"{others} go from {lowest:.7g} to {highest:.7g}"
+        raise RunError(f"{path} must have values in [0, 1]; {found}{spread}")
     frames = frames.clamp(0, 1)
     if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)

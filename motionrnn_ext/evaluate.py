@@ -42,11 +42,14 @@ _NAMES = {
 
 def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clip: bool = True) -> Tensor:
     """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states. uint8 is
-    scaled, and missing values (nan) are given to the model as 0."""
+    scaled, and missing values (nan) are given to the model as 0. A warning says so where the future is not finite."""
     model.reset()  # else a prediction with compat="openstl" would depend on the clips before it
     generator = torch.Generator(frames.device).manual_seed(seed)
     frames = filled(frames if frames.is_floating_point() else as_floats(frames))
     future = model.predict(frames, n_future, generator=generator)
+    if not future.isfinite().all():
+        text = "predictions have values that are nan or infinite; are the model's weights finite?"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return future.clamp(0, 1) if clip else future
 
 
@@ -304,14 +307,6 @@ def predict_frames(
     frames = fitting(run.model, in_unit_range(frames), pad)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
-    is_finite = future.isfinite().flatten(1).all(1)
-    if not is_finite.all():
-        first = int((~is_finite).nonzero()[0]) + 1
-        warnings.warn(
-            f"predicted frame {first} of {n_output} has nan, as do {int((~is_finite).sum())} in all: the weights of "
-            f"{run.path} lead to values that overflow",
-            stacklevel=2,
-        )
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "prediction.npy", future[..., :height, :width].cpu().numpy())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]

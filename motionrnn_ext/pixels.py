@@ -65,12 +65,15 @@ def value_range(frames: Tensor) -> tuple[float, float]:
 
 
 def check_units(frames: Tensor, name: str = "predictions") -> None:
-    """Warn of frames so far out of [0, 1] that they are rather in other units than predicted badly."""
+    """Warn of frames so far out of [0, 1] that they are rather in other units than predicted badly.
+
+    The text has no range: of equal texts Python shows the first alone, not one for every batch.
+    """
     if frames.is_floating_point() and frames.numel():
         lowest, highest = value_range(frames.detach())
         if max(abs(lowest), abs(highest)) > _FAR_OUT:
             warnings.warn(
-                f"{name} go from {lowest:.7g} to {highest:.7g}, true frames lie in [0, 1]: are these in other units?",
+                f"{name} leave [{-_FAR_OUT:g}, {_FAR_OUT:g}], true frames lie in [0, 1]: are these in other units?",
                 stacklevel=3,
             )
 

@@ -755,4 +755,40 @@ ELSEWHERE = {
         "test_train_processes.py::test_torchrun_is_not_contradicted"
     ),
     "accelerator ... cannot be used: ...": "test_experiments.py::test_bad_metrics_and_machines_come_first",
+    "... go from ... to ...; they should be in [0, 1], or uint8": (
+        "test_value_ranges.py::test_a_command_stops_with_the_clip_and_its_range"
+    ),
+    "... must have values in [0, 1]; ...": ("test_missing_values.py::test_frames_of_ones_own"),
+    "... are torch....; they should be floats in [0, 1], or uint8": (
+        "test_value_ranges.py::test_true_frames_out_of_range_are_refused"
+    ),
+    "... must give clips (T, C, H, W) of torch.float32, here ...; it gives ...": (
+        "test_value_ranges.py::test_items_of_a_data_set_of_ones_own"
+    ),
+    "... nan in ... of ...; if these have no data, declare it: missing='nan' (--missing nan)": (
+        "test_missing_values.py::test_codes_of_a_data_set_of_ones_own"
+    ),
+    "... has no missing values; leave out missing (--missing); got ...": (
+        "test_missing_values.py::test_data_sets_without_missing_values"
+    ),
+    "... leave [-10, 10], true frames lie in [0, 1]: are these in other units?": (
+        "test_value_ranges.py::test_predictions_may_leave_the_range_but_not_by_far_without_a_word"
+    ),
+    "predictions have values that are nan or infinite; are the model's weights finite?": (
+        "test_not_finite.py::test_predictions_that_are_not_finite_are_said"
+    ),
+    "...: ... of the pixels are above pixel_max ..., up to ..., and count as 1 ...": (
+        "test_missing_values.py::test_stored_values_above_pixel_max_are_said_once"
+    ),
+    "...: ... of the steps in time between frames are longer than 1.5 times the usual one; ...": (
+        "test_data_times.py::test_clips_lie_on_one_side_of_a_gap"
+    ),
+    "the ... is nan in step ...; ...": (
+        "test_not_finite.py::test_it_stops_in_that_step_and_resumes_from_a_finite_checkpoint"
+    ),
+    "the ... of the validation after step ... is ...; ...": "test_not_finite.py::test_the_last_step_breaks_the_weights",
+    "... is not finite after step ...; ...": "test_not_finite.py::test_a_weight_that_no_loss_shows",
+    "the table is written, but not every training stayed finite: ...": (
+        "test_not_finite.py::test_a_training_of_a_table_that_diverges_costs_no_other"
+    ),
 }

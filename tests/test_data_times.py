@@ -78,16 +78,15 @@ def test_clips_lie_on_one_side_of_a_gap(tmp_path: Path) -> None:
     write(tmp_path / "test/c", stamps("%Y%m%d_%H%M", [5] * 7))
     options = {"n_frames": 4, "image_size": (16, 16)}
     said = (
-        r"1 of the steps in time between frames are longer than 1\.5 times the usual one; no clip spans such a gap, "
-        r"so clips for train number 4 instead of 4"
+        r"1 of the steps in time between frames are longer than 1\.5 times the usual one; no clip spans such a gap: "
+        r"there are 4 clips for train, without this rule there would be 4"
     )
     with pytest.warns(UserWarning, match=said):
         data = RadarImages("train", tmp_path, **options)
     spans = [[path.stem[-4:] for path in clip] for clip in data.clips[:2]]
     assert spans == [["2340", "2345", "2350", "2355"], ["0030", "0035", "0040", "0045"]]
-    with pytest.warns(
-        UserWarning, match="clips for train number 1 instead of 2"
-    ):  # a clip's span, 7 frames, counts
+    # The span of a clip is what counts, here 7 frames.
+    with pytest.warns(UserWarning, match="1 clips for train, without this rule there would be 2"):
         assert len(RadarImages("train", tmp_path, n_frames=3, image_size=(16, 16), stride=3)) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -95,5 +94,5 @@ def test_clips_lie_on_one_side_of_a_gap(tmp_path: Path) -> None:
     write(tmp_path / "val/d", stamps("%Y%m%d_%H%M", [5, 5, 30, 5]))
     refusal(
         lambda: RadarImages("val", tmp_path, **options),
-        "so clips for val number 0 instead of 1; 4 frames need 4",
+        "there are 0 clips for val, without this rule there would be 1; 4 frames need 4",
     )

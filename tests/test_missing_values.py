@@ -175,6 +175,12 @@ def test_the_report_of_openstl_and_the_baseline() -> None:
     report = openstl_metrics(prediction, truth)
     assert report["mse"] == pytest.approx(float(frame_mse(prediction, truth).mean()))
     assert all(map(math.isfinite, report.values()))
+    truth[:, 1] = math.nan  # frames without any value are left out, as of `FrameMetrics`
+    known = openstl_metrics(prediction[:, :1], truth[:, :1])
+    assert openstl_metrics(prediction, truth) == pytest.approx(known, rel=1e-6)
+    prediction[0, 0, 0, 8, 8] = math.nan
+    assert all(map(math.isnan, openstl_metrics(prediction, truth).values()))
+    prediction, truth = clips()
     last = repeat_last_frame(truth, 1)
     assert torch.equal(last[:, 0], truth[:, 0].nan_to_num(0))
 
@@ -302,6 +308,9 @@ def test_frames_of_ones_own(tmp_path: Path) -> None:
         lambda: read_frames(tmp_path / "clip.npy"),
         "1 of 192 are nan (no data? --missing nan), the others go from",
     )
+    np.save(tmp_path / "all.npy", array * np.nan)
+    with pytest.raises(ValueError, match=r"192 of 192 are nan \(no data\? --missing nan\)$"):
+        read_frames(tmp_path / "all.npy")
     assert read_frames(tmp_path / "clip.npy", missing=math.nan).isnan().nonzero().tolist() == [[1, 0, 2, 3]]
     Image.fromarray(noise(16, 16)).save(tmp_path / "0.png")
     frames = read_frames(tmp_path, missing=255)

@@ -20,11 +20,11 @@ from test_experiments import plan, runner
 from test_train import BEST, LAST, TINY, assert_same_training, checkpoint, one_thread, run  # noqa: F401
 
 from motionrnn_ext import cli
-from motionrnn_ext.evaluate import predict_frames, read_json, write_json
+from motionrnn_ext.evaluate import predict, read_json, write_json
 from motionrnn_ext.experiments import table
 from motionrnn_ext.metrics import table_rows
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.runs import NotFinite, Run
+from motionrnn_ext.runs import NotFinite
 from motionrnn_ext.train import Training
 
 
@@ -198,18 +198,22 @@ def test_processes_stop_together_when_one_has_a_loss_that_is_not_finite(rank: in
     assert all_finite(tmp_path / "run") == [3, 3]
 
 
+# ---- What is predicted
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_predictions_that_are_not_finite_are_said(value: float) -> None:
+    """Clipped to [0, 1] an infinite one would look like any other."""
+    torch.manual_seed(0)
+    model = MotionRNN("convlstm", 1, (4,), 2).eval()
+    next(reversed(list(model.parameters()))).data.fill_(value)
+    with pytest.warns(
+        RuntimeWarning, match="predictions have values that are nan or infinite; are the model's"
+    ):
+        predict(model, torch.rand(1, 3, 1, 8, 8), 2)
+
+
 # ---- What is written
-
-
-@pytest.mark.filterwarnings("ignore:the MotionGRU after layer:RuntimeWarning")
-def test_a_prediction_with_nan_is_said(tmp_path: Path) -> None:
-    model = MotionRNN(**TINY.model())
-    with torch.no_grad():
-        next(model.parameters()).fill_(math.nan)
-    run_of_nan = Run(TINY, model, 1, tmp_path / "last.ckpt")
-    frames = torch.rand(TINY.n_input, 1, *TINY.image_size)
-    with pytest.warns(UserWarning, match="predicted frame 1 of 2 has nan, as do 2 in all: .*last.ckpt"):
-        predict_frames(run_of_nan, frames, TINY.n_input, 2, tmp_path / "p")
 
 
 def test_nan_reads_otherwise_than_what_was_not_measured(tmp_path: Path) -> None:

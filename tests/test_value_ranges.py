@@ -131,8 +131,14 @@ def test_true_frames_out_of_range_are_refused(weights: Path, video_network: Path
     ):
         refusal(lambda change=change: FrameMetrics(3).update(prediction / 255, change(truth)), found)
     metrics = FrameMetrics(3)
-    refusal(lambda: metrics.update(prediction.long(), truth / 255), "predictions are torch.int64;")
+    for dtype in (torch.int64, torch.uint16):
+        refusal(
+            lambda dtype=dtype: metrics.update(prediction.to(dtype), truth / 255), f"predictions are {dtype};"
+        )
     assert int(metrics.samples) == 0
+    refusal(lambda: openstl_metrics(prediction.long(), truth / 255), "predictions are torch.int64;")
+    events = EventMetrics(3, (20.0,), Values(70.0))
+    refusal(lambda: events.update(prediction.long(), truth / 255), "frames are torch.int64;")
 
 
 def test_rounding_is_let_pass_and_bool_is_0_and_1() -> None:
@@ -147,6 +153,12 @@ def test_rounding_is_let_pass_and_bool_is_0_and_1() -> None:
         with pytest.raises(ValueError, match="frames go from"):
             check_range(torch.tensor([0.5, value]))
     assert as_floats(torch.tensor([True, False])).tolist() == [1, 0]
+    masks = torch.rand(2, 1, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5
+    metrics = FrameMetrics(3)
+    metrics.update(masks[0], masks[1])
+    assert metrics.compute()["mse"] == pytest.approx(
+        float((masks[0] ^ masks[1]).double().mean()) * 256, rel=1e-6
+    )
     check_range(torch.full((3,), math.nan))  # all missing
     metrics = FrameMetrics(3)
     metrics.update(torch.empty(0, 3, 1, 16, 16), torch.empty(0, 3, 1, 16, 16))
@@ -168,11 +180,15 @@ def test_predictions_may_leave_the_range_but_not_by_far_without_a_word() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         FrameMetrics(3).update(prediction * 3 - 1, truth)
+    said = r"predictions leave \[-10, 10\], true frames lie in \[0, 1\]: are these in other units\?"
     for metrics in (FrameMetrics(3), EventMetrics(3, (0.5,), Values(1.0))):
-        with pytest.warns(
-            UserWarning, match=r"predictions go from 0 to 255, true frames lie in \[0, 1\]: are these"
-        ):
+        with pytest.warns(UserWarning, match=said):
             metrics.update(prediction * 255, truth)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")  # as Python has it outside of tests
+        for factor in (100, 255, -20):
+            FrameMetrics(3).update(prediction * factor, truth)
+    assert len(shown) == 1
 
 
 def test_thresholds_that_every_pixel_reaches_are_said() -> None:
@@ -232,7 +248,7 @@ def test_pictures_of_bytes_are_those_of_floats(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="frames go from 0 to 255; they should be in"):
                 draw(tmp_path / name, frames.float())
         else:
-            with pytest.warns(UserWarning, match="frames go from 0 to 255, true frames lie in"):
+            with pytest.warns(UserWarning, match="frames leave .*, true frames lie in"):
                 draw(tmp_path / name, frames.float())
     black = frames.float() / 255
     black[:, :, :8] = math.nan

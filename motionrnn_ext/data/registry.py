@@ -56,9 +56,7 @@ class DataSet:
     n_input: int = 10
     n_output: int = 10
     colours: str = "grey"  # or "RGB", "BGR"
-    has_missing: bool = (
-        True  # whether pixels may be missing; how `Config.missing` reaches it, see `open_clips`
-    )
+    has_missing: bool = True  # whether pixels may have no data, see `missing` of `open_clips`
 
     @property
     def channels(self) -> int:

@@ -198,7 +198,8 @@ class RadarImages(_Radar):
         if n_gaps:
             lost = (
                 f"{root}: {n_gaps} of the steps in time between frames are longer than {LONGEST_STEP} times the usual "
-                f"one; no clip spans such a gap, so clips for {split} number {len(self.clips)} instead of {n_joined}"
+                f"one; no clip spans such a gap: there are {len(self.clips)} clips for {split}, without this rule "
+                f"there would be {n_joined}"
             )
             if not self.clips:
                 raise ValueError(f"{lost}; {self._needed()}")

@@ -18,8 +18,8 @@ over lead times.
 A true value that is nan is missing and counts for nothing. Of the others MSE, MAE and GDL are means times what a frame
 has of values (GDL: of pairs of neighbours), so that frames with and without compare; PSNR is that of their mean squared
 error; SSIM the mean over windows without a missing value; CSI and FAR count them alone; LPIPS and FVD see 0 in both
-clips where one is missing. A frame that has none of it is left out of the mean over samples, as is a lead time that
-has no frame of the mean over lead times. Where nothing is missing every number is as published.
+clips where one is missing. A frame without anything to score is left out of the mean over samples, and a lead time
+without such frames out of the mean over lead times. Where nothing is missing every number is as published.
 
 Published numbers differ in how they are computed and compare only within one convention:
 

@@ -115,9 +115,7 @@ class FrameMetrics(Metric):
         prediction, truth = prediction.detach(), truth.detach()
         check_range(truth, "true frames")
         check_units(prediction)
-        if prediction.dtype != torch.uint8:
-            prediction = as_floats(prediction, "predictions")
-        clipped = prediction if prediction.dtype == torch.uint8 else prediction.clamp(0, 1)
+        prediction, clipped = _with_clipped(prediction)
         summed = clipped if self.clip else prediction
         frames = [frame_mse(summed, truth), frame_mae(summed, truth), frame_psnr(clipped, truth, self.psnr)]
         if self.ssim:
@@ -127,16 +125,11 @@ class FrameMetrics(Metric):
         if self.lpips is not None:
             frames.append(frame_lpips(clipped, truth, self.lpips))
         scores = torch.stack([values.to(self.totals) for values in frames])  # (metric, B, L)
-        missing = truth.isnan()
-        if missing.any():
-            # Scores that are nan for want of true values, and not because the prediction is.
-            is_finite = (prediction.isfinite() | missing).flatten(2).all(-1) & missing.flatten(2).any(-1)
-            unknown = scores.isnan() & is_finite.to(scores.device)
-            scores = scores.masked_fill(unknown, 0)
-            self.left_out += unknown.sum(1)
-        self.totals += scores.sum(1)
+        unknown = _unknown(scores, prediction, truth)
+        self.left_out += unknown.sum(1)
+        self.totals += scores.masked_fill(unknown, 0).sum(1)
         self.samples += len(prediction)
-        self.n_values += torch.tensor([int(missing.sum()), truth.numel()]).to(self.n_values)
+        self.n_values += torch.tensor([int(truth.isnan().sum()), truth.numel()]).to(self.n_values)
 
     def compute(self) -> dict[str, Any]:
         if not self.samples:
@@ -149,6 +142,21 @@ class FrameMetrics(Metric):
         how = {"ssim_convention": self.ssim, "psnr_convention": self.psnr, "clipped": self.clip}
         about = {"samples": int(self.samples), "missing": n_missing / n_values if n_values else 0.0}
         return {**means, "per_lead": per_lead, **about, **how}
+
+
+def _with_clipped(prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Predictions as floats, and clipped to [0, 1]; uint8 stays in both."""
+    if prediction.dtype == torch.uint8:
+        return prediction, prediction
+    prediction = as_floats(prediction, "predictions")
+    return prediction, prediction.clamp(0, 1)
+
+
+def _unknown(scores: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
+    """Which scores (..., B, L) of frames (B, L, C, H, W) are nan for want of true values, not by the prediction."""
+    missing = truth.isnan()
+    is_finite = (prediction.isfinite() | missing).flatten(2).all(-1) & missing.flatten(2).any(-1)
+    return scores.isnan() & is_finite.to(scores.device)
 
 
 def _mean_over_lead_times(values: list[float], known: list[bool]) -> float:
@@ -274,18 +282,23 @@ def openstl_metrics(prediction: Tensor, truth: Tensor, *, spatial_norm: bool = F
     """The report of OpenSTL on a whole test set, (B, L, C, H, W) each: mse, mae, rmse, ssim, psnr, snr.
 
     MSE and MAE are of predictions that are not clipped; `spatial_norm` divides them by C*H*W. RMSE is the root of
-    that mean MSE. SSIM ("range2"), PSNR and SNR are means over frames of predictions clipped to [0, 1].
+    that mean MSE. SSIM ("range2"), PSNR and SNR are means over frames of predictions clipped to [0, 1]. Frames without
+    anything to score are left out.
     """
     size = prediction[0, 0].numel() if spatial_norm else 1
-    mse, mae = (error(prediction, truth).mean() / size for error in (frame_mse, frame_mae))
-    clipped = prediction if prediction.dtype == torch.uint8 else prediction.clamp(0, 1)
+    prediction, clipped = _with_clipped(prediction)
+
+    def mean(scores: Tensor) -> Tensor:
+        return scores[~_unknown(scores, prediction, truth)].mean()
+
+    mse, mae = (mean(error(prediction, truth)) / size for error in (frame_mse, frame_mae))
     report = {
         "mse": mse,
         "mae": mae,
         "rmse": mse.sqrt(),
-        "ssim": frame_ssim(clipped, truth, "range2").mean(),
-        "psnr": frame_psnr(clipped, truth).mean(),
-        "snr": frame_snr(clipped, truth).mean(),
+        "ssim": mean(frame_ssim(clipped, truth, "range2")),
+        "psnr": mean(frame_psnr(clipped, truth)),
+        "snr": mean(frame_snr(clipped, truth)),
     }
     return {name: float(value) for name, value in report.items()}
 
