@@ -138,7 +138,7 @@ def test_true_frames_out_of_range_are_refused(weights: Path, video_network: Path
     assert int(metrics.samples) == 0
     refusal(lambda: openstl_metrics(prediction.long(), truth / 255), "predictions are torch.int64;")
     events = EventMetrics(3, (20.0,), Values(70.0))
-    refusal(lambda: events.update(prediction.long(), truth / 255), "frames are torch.int64;")
+    refusal(lambda: events.update(prediction.long(), truth / 255), "predictions are torch.int64;")
 
 
 def test_rounding_is_let_pass_and_bool_is_0_and_1() -> None:
