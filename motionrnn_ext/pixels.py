@@ -85,7 +85,20 @@ def filled(frames: Tensor) -> Tensor:
 
 def marked(frames: Tensor, stored: Tensor, code: float | None) -> Tensor:
     """Return frames with nan where the values that they were made of are the no-data `code`; None marks nothing."""
-    return frames if code is None else frames.masked_fill(stored == code, math.nan)
+    # A float, as PyTorch compares uint8 with the integer -1 as if that were 255.
+    return frames if code is None else frames.masked_fill(stored == float(code), math.nan)
+
+
+def undeclared(stored: Tensor, code: float | None) -> int:
+    """Return how many stored values are nan, 0 where nan is the no-data code: beside another code nan is an error."""
+    return 0 if code is not None and math.isnan(code) else int(stored.isnan().sum())
+
+
+def how_to_declare(code: float | None) -> str:
+    """Return what to do about undeclared nan, for a message."""
+    if code is None:
+        return "if these have no data, declare it: missing='nan' (--missing nan)"
+    return f"no data is declared as {code:g} (--missing): store {code:g} there too, or nan everywhere"
 
 
 def missing_share(frames: Tensor) -> float:

@@ -149,6 +149,7 @@ def test_results_are_plain_numbers() -> None:
         "per_batch",
         "counts",
         "batches",
+        "missing",
     }
 
 

@@ -218,7 +218,8 @@ def test_predictions_that_are_not_finite_are_said(value: float) -> None:
 
 def test_nan_reads_otherwise_than_what_was_not_measured(tmp_path: Path) -> None:
     rows = table_rows({"a": {"mse": math.nan, "csi": math.nan, "psnr": math.inf}, "b": {"mse": None}})
-    assert rows[1:] == [["a", "nan", "inf", "no event"], ["b", "-", "-", "-"]]
+    assert rows[1:] == [["a", "nan", "inf", "nan"], ["b", "-", "-", "-"]]
+    assert table_rows({"a": {"mse": 1.5, "csi": math.nan}})[1] == ["a", "1.50", "no event"]
     content = {"mse": math.nan, "none": None, "runs/a": {"psnr": [1.5, math.inf, -math.inf]}, "whole": 3}
     path = write_json(tmp_path / "x.json", content)
     written = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"JSON has no {name}"))
