@@ -189,6 +189,11 @@ def test_predictions_may_leave_the_range_but_not_by_far_without_a_word() -> None
         for factor in (100, 255, -20):
             FrameMetrics(3).update(prediction * factor, truth)
     assert len(shown) == 1
+    meter = Meter(3, Protocol(thresholds=(0.5,), values=Values(1.0)))
+    for call in (FrameMetrics(3), FrameMetrics(3).update, EventMetrics(3, (0.5,), Values(1.0)), meter.update):
+        with pytest.warns(UserWarning, match=said) as found:
+            call(prediction * 255, truth)
+        assert {warning.filename for warning in found} == {__file__}
 
 
 def test_thresholds_that_every_pixel_reaches_are_said() -> None:
