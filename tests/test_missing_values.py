@@ -360,9 +360,10 @@ def test_a_negative_code_marks_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_data_sets_without_missing_values(tmp_path: Path) -> None:
-    for name in ("moving_digits", "radar_like"):
+    roots = dict.fromkeys(("human36m", "human36m_openstl", "moving_mnist_npy"), tmp_path)
+    for name in ("moving_digits", "radar_like", *roots):
         refusal(
-            lambda name=name: open_clips(name, "test", missing=255),
+            lambda name=name: open_clips(name, "test", root=roots.get(name), missing=255),
             f"{name} has no missing values; leave out",
         )
     refusal(lambda: Config(missing="none"), "missing must be 'nan' or a number; got 'none'")

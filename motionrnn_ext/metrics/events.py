@@ -120,7 +120,7 @@ class EventMetrics(Metric):
 
     Raises:
         ValueError: a bad argument; an update with other shapes, or with true frames out of [0, 1]; a compute before
-            any update.
+            any update. TypeError: values that are no `Values`, no tensors.
     """
 
     full_state_update = False
@@ -135,6 +135,8 @@ class EventMetrics(Metric):
         super().__init__(**kwargs)
         if not isinstance(n_lead, int) or n_lead < 1:
             raise ValueError(f"n_lead must be a positive integer; got {n_lead!r}")
+        if not isinstance(values, Values):
+            raise TypeError(f"values is {values!r}; it should be a Values, such as PRESETS['shanghai']")
         self.n_lead, self.values = n_lead, values
         self.thresholds = checked_thresholds(thresholds)
         size = (len(self.thresholds), n_lead)
@@ -186,7 +188,10 @@ class EventMetrics(Metric):
 
 
 def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
-    found = tuple(float(threshold) for threshold in thresholds)
+    try:
+        found = () if isinstance(thresholds, str) else tuple(float(threshold) for threshold in thresholds)
+    except (TypeError, ValueError):
+        found = ()
     if not found or not all(map(math.isfinite, found)) or len({f"{t:g}" for t in found}) < len(found):
         raise ValueError(f"thresholds must be one or more different, finite numbers; got {thresholds!r}")
     return found
