@@ -325,7 +325,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=_count, metavar="N", help=help)
     help = "shanghai_*: the stored value that counts as 1 (default: as trained)"
     parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
-    help = "the stored value of pixels without data, or nan (default: as trained; of another --dataset none)"
+    help = "the one stored value of pixels without data, or nan, which is an error elsewhere (default: as trained; of "
+    help += "another --dataset none)"
     parser.add_argument("--missing", metavar="X", help=help)
 
 

@@ -18,7 +18,7 @@ from .data.images import IMAGE_ENDINGS, image_files, read_images
 from .data.registry import DATASETS, ClipDataset, find, open_clips
 from .data.videos import FILMS, VIDEOS, read_film
 from .models import MotionRNN
-from .pixels import ROUNDING, marked, value_range
+from .pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
 from .runs import PathLike, RunError
 
 
@@ -121,9 +121,10 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
     stored = torch.from_numpy(array.astype(np.float32))
     frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
-    n_nan = 0 if missing is not None else int(frames.isnan().sum())
+    n_nan = undeclared(stored, missing)
     if n_nan or lowest < -ROUNDING or highest > 1 + ROUNDING:
-        found = f"{n_nan:,} of {frames.numel():,} are nan (no data? --missing nan)" if n_nan else "they"
+        hint = "no data? --missing nan" if missing is None else how_to_declare(missing)
+        found = f"{n_nan:,} of {frames.numel():,} are nan ({hint})" if n_nan else "they"
         others = ", the others" if n_nan else ""
         spread = "" if n_nan == frames.numel() else f"{others} go from {lowest:.7g} to {highest:.7g}"
         raise RunError(f"{path} must have values in [0, 1]; {found}{spread}")

@@ -69,8 +69,8 @@ class Config:
     )
     missing: str | None = _option(
         None,
-        "the stored value of pixels without data, or 'nan': left out of loss and metrics, 0 to the model; undeclared "
-        "nan is an error",
+        "the one stored value of pixels without data, or 'nan': left out of loss and metrics, 0 to the model; nan is "
+        "an error where it is not declared, beside another value too",
         unset="none",
     )
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")

@@ -25,7 +25,7 @@ from .layers import MotionState
 from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from .models import MotionRNN
 from .pictures import Pictures
-from .pixels import as_floats, filled, in_unit_range
+from .pixels import as_floats, check_range, filled, in_unit_range
 from .runs import PathLike, Run, RunError, load_runs
 from .texts import read_text
 
@@ -42,7 +42,12 @@ _NAMES = {
 
 def predict(model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clip: bool = True) -> Tensor:
     """(B, T, C, H, W) -> (B, n_future, C, H, W), with `clip` in [0, 1]; `seed` is of random initial states. uint8 is
-    scaled, and missing values (nan) are given to the model as 0. A warning says so where the future is not finite."""
+    scaled, and missing values (nan) are given to the model as 0. A warning says so where the future is not finite.
+
+    Raises:
+        ValueError: frames out of [0, 1], by more than rounding.
+    """
+    check_range(frames)
     model.reset()  # else a prediction with compat="openstl" would depend on the clips before it
     generator = torch.Generator(frames.device).manual_seed(seed)
     frames = filled(frames if frames.is_floating_point() else as_floats(frames))

@@ -11,6 +11,7 @@ predictions are not, as they may leave [0, 1]; the metrics say which of them are
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 ROUNDING = 1e-3
 # Predictions beyond this are most likely in other units than the true frames, as 0 to 255 are.
 _FAR_OUT = 10.0
+_LIBRARIES = ("motionrnn_ext", "torchmetrics", "torch")
 
 
 def as_floats(frames: Tensor, name: str = "frames") -> Tensor:
@@ -74,8 +76,19 @@ def check_units(frames: Tensor, name: str = "predictions") -> None:
         if max(abs(lowest), abs(highest)) > _FAR_OUT:
             warnings.warn(
                 f"{name} leave [{-_FAR_OUT:g}, {_FAR_OUT:g}], true frames lie in [0, 1]: are these in other units?",
-                stacklevel=3,
+                stacklevel=_levels_to_caller(),
             )
+
+
+def _levels_to_caller() -> int:
+    """Return the stacklevel of a warning of the function that calls this, that names the line of the user's program.
+
+    Metrics are called through torchmetrics and torch.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def filled(frames: Tensor) -> Tensor:
@@ -85,7 +98,20 @@ def filled(frames: Tensor) -> Tensor:
 
 def marked(frames: Tensor, stored: Tensor, code: float | None) -> Tensor:
     """Return frames with nan where the values that they were made of are the no-data `code`; None marks nothing."""
-    return frames if code is None else frames.masked_fill(stored == code, math.nan)
+    # A float, as PyTorch compares uint8 with the integer -1 as if that were 255.
+    return frames if code is None else frames.masked_fill(stored == float(code), math.nan)
+
+
+def undeclared(stored: Tensor, code: float | None) -> int:
+    """Return how many stored values are nan, 0 where nan is the no-data code: beside another code nan is an error."""
+    return 0 if code is not None and math.isnan(code) else int(stored.isnan().sum())
+
+
+def how_to_declare(code: float | None) -> str:
+    """Return what to do about undeclared nan, for a message."""
+    if code is None:
+        return "if these have no data, declare it: missing='nan' (--missing nan)"
+    return f"no data is declared as {code:g} (--missing): store {code:g} there too, or nan everywhere"
 
 
 def missing_share(frames: Tensor) -> float:

@@ -238,8 +238,8 @@ BACKENDS: dict[str, Provocation] = {
 # ---- Layers and models
 
 
-def off_the_map(_: Place) -> str:
-    model, state = rnn(), MotionState(*torch.full((2, 1, 18, 2, 2), 9.0))
+def off_the_map(offset: float) -> str:
+    model, state = rnn(), MotionState(*torch.full((2, 1, 18, 2, 2), offset))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model.predict(frames(), 2, model.initial_state(1, 8, 8)._replace(motion=(state,)))
@@ -403,7 +403,10 @@ MODELS: dict[str, Provocation] = {
     "unknown option ...; known: ...": lambda _: rnn(cary="block"),
     "... is ...; it should be ... or ...": lambda _: rnn(carry="both"),
     "... is a ...; it should be a torch.Tensor": lambda _: rnn()(frames().numpy(), 2),
-    "the MotionGRU after layer ...: ... of its taps lie outside of the map ... and read zeros, ...": off_the_map,
+    "the MotionGRU after layer ...: ... of its taps lie outside of the map ... and read zeros, ...": lambda _: (
+        off_the_map(9.0)
+    ),
+    "the MotionGRU after layer ...: its motion is nan ...; ...": lambda _: off_the_map(float("nan")),
     "frames has shape ...; it should be (...)": lambda _: rnn()(frames(1, 4, 3, 8, 8), 2),
     "frames has dtype ...; it should be floating point, in [0, 1]": lambda _: rnn()(frames().byte(), 2),
     "frames are ...x...; parameters per position were made for image_size ... only": lambda _: rnn(
@@ -767,6 +770,9 @@ ELSEWHERE = {
     ),
     "... nan in ... of ...; if these have no data, declare it: missing='nan' (--missing nan)": (
         "test_missing_values.py::test_codes_of_a_data_set_of_ones_own"
+    ),
+    "... nan ...; no data is declared as ... (--missing): store ... there too, or nan everywhere": (
+        "test_missing_values.py::test_nan_beside_another_code_is_an_error"
     ),
     "... has no missing values; leave out missing (--missing); got ...": (
         "test_missing_values.py::test_data_sets_without_missing_values"

@@ -149,6 +149,7 @@ def test_results_are_plain_numbers() -> None:
         "per_batch",
         "counts",
         "batches",
+        "missing",
     }
 
 
@@ -159,12 +160,18 @@ def test_bad_arguments_are_named() -> None:
             Values(scale)
     with pytest.raises(ValueError, match="offset must be a finite number; got nan"):
         Values(1.0, math.nan)
-    for thresholds in ((), (1, 1.0), (math.nan,)):
+    for thresholds in ((), (1, 1.0), (math.nan,), "20", 20, None, ("a",)):
         with pytest.raises(ValueError, match="thresholds must be one or more different, finite numbers; got"):
             EventMetrics(2, thresholds, UNIT)
     with pytest.raises(ValueError, match="n_lead must be a positive integer; got 0"):
         EventMetrics(0, (1,), UNIT)
+    with pytest.raises(
+        TypeError, match=r"values is 90.0; it should be a Values, such as PRESETS\['shanghai'\]"
+    ):
+        EventMetrics(2, (1,), 90.0)  # type: ignore[arg-type]
     metrics, (prediction, truth) = EventMetrics(2, (1,), UNIT), maps(2, 2, 1, 4, 4)
+    with pytest.raises(TypeError, match="truth is a ndarray; it should be a torch.Tensor"):
+        metrics.update(prediction, truth.numpy())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(B, 2, C, H, W\); got \(2, 1, 1, 4, 4\)"):
         metrics.update(prediction[:, :1], truth[:, :1])
     with pytest.raises(ValueError, match="call update before compute"):

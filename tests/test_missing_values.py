@@ -126,6 +126,37 @@ def test_events_are_counted_where_the_truth_is_known() -> None:
     assert int((guess & ~fact).sum()) > sum(found["fp"])  # those at missing values are left out
 
 
+def test_events_of_lead_times_without_any_value() -> None:
+    """Left out of either mean, in the batches that lack them, and nan where all do."""
+    prediction, truth = clips(shape=(3, 3, 1, 16, 16))
+    truth[:2, 0] = math.nan
+    truth[:, 2] = math.nan
+    metrics = EventMetrics(3, (0.5,), Values(1.0))
+    for i in range(3):
+        metrics.update(prediction[i : i + 1], truth[i : i + 1])
+    only = EventMetrics(3, (0.5,), Values(1.0))
+    only.update(prediction[2:], truth[2:])
+    found, wanted = (m.compute()["per_batch"] for m in (metrics, only))
+    for name, (first, second, third) in found["per_lead"].items():
+        assert first == pytest.approx(wanted["per_lead"][name][0], rel=1e-12) and first > 0
+        assert math.isnan(third) and found[name] == pytest.approx((first + second) / 2, rel=1e-12)
+    assert metrics.compute()["missing"] == pytest.approx(float(truth.isnan().double().mean()), rel=1e-12)
+
+
+def test_a_prediction_that_is_nan_has_no_events() -> None:
+    prediction, truth = clips()
+    prediction[0, 0, 0, 2, 9] = math.nan  # where the truth is missing: for nothing
+    metrics = EventMetrics(2, (0.5,), Values(1.0))
+    metrics.update(prediction, truth)
+    assert math.isfinite(metrics.compute()["csi_0.5"])
+    prediction[1, 1, 0, 3, 3] = math.nan
+    metrics.update(prediction, truth)
+    for result in (metrics.compute(), metrics.compute()["per_batch"]):
+        for name in ("csi_0.5", "far_0.5"):
+            first, second = result["per_lead"][name]
+            assert math.isnan(result[name]) and math.isnan(second) and math.isfinite(first)
+
+
 def test_frames_without_any_value_are_left_out_of_the_means() -> None:
     prediction, truth = clips()
     truth[1, 0] = math.nan
@@ -286,10 +317,53 @@ def test_codes_of_a_data_set_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(open_clips("mine", "train", root="x", missing=math.nan)[3].isnan(), bytes_ == 255)
 
 
+def test_nan_beside_another_code_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own(monkeypatch, lambda clip, index: (clip.float() / 255).masked_fill(clip == 7, math.nan))
+    count = int((torch.from_numpy(noise(6, 1, 16, 16)) == 7).sum())
+    words = f"nan in {count} of 1,536 values; no data is declared as -99 (--missing): store -99 there too"
+    refusal(lambda: open_clips("mine", "train", root="x", missing=-99), "clip 0 of mine (train)", words)
+    frames = np.full((8, 1, 16, 16), 0.5, np.float32)
+    frames[1, 0, 3, 4], frames[1, 0, 3, 5] = np.nan, -99
+    spans = np.array([[[0, 2], [4, 2]], [[2, 2], [6, 2]]])
+    np.savez(tmp_path / "moving-mnist-train.npz", input_raw_data=frames, clips=spans)
+    options: dict[str, Any] = {"n_frames": 4, "image_size": (16, 16), "missing": -99}
+    words = "nan in 1 of 1,024; no data is declared as -99"
+    refusal(lambda: MovingMNISTNpz("train", tmp_path, **options)[0], "clip 0", words)
+    np.save(tmp_path / "clip.npy", frames)
+    words = "1 of 2,048 are nan (no data is declared as -99 (--missing): store -99 there too"
+    refusal(lambda: read_frames(tmp_path / "clip.npy", missing=-99), words)
+
+
+def test_a_data_set_that_marks_missing_values_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its floats are not compared with the code again: here 1 is the stored value that has no data, and 255 is full."""
+
+    def opened(split: str, root: str, missing: float | None = None, **options: Any) -> Own:
+        def marked(clip: Tensor, index: int) -> Tensor:
+            return (clip.float() / 255).masked_fill(clip == missing, math.nan)
+
+        return Own(marked, **options)
+
+    entry = DataSet(
+        "mine", opened, "files", image_size=(16, 16), n_input=3, n_output=3, settings=("missing",)
+    )
+    monkeypatch.setitem(DATASETS, "mine", entry)
+    bytes_ = torch.from_numpy(noise(6, 1, 16, 16, seed=3))
+    clip = open_clips("mine", "train", root="x", missing=1)[3]
+    assert torch.equal(clip.isnan(), bytes_ == 1) and torch.equal(clip == 1, bytes_ == 255)
+    assert clip.isnan().any() and (clip == 1).any()
+
+
+def test_a_negative_code_marks_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    own(monkeypatch, lambda clip, index: clip)
+    for code in (-1, 256):
+        assert not open_clips("mine", "train", root="x", missing=code)[0].isnan().any()
+
+
 def test_data_sets_without_missing_values(tmp_path: Path) -> None:
-    for name in ("moving_digits", "radar_like"):
+    roots = dict.fromkeys(("human36m", "human36m_openstl", "moving_mnist_npy"), tmp_path)
+    for name in ("moving_digits", "radar_like", *roots):
         refusal(
-            lambda name=name: open_clips(name, "test", missing=255),
+            lambda name=name: open_clips(name, "test", root=roots.get(name), missing=255),
             f"{name} has no missing values; leave out",
         )
     refusal(lambda: Config(missing="none"), "missing must be 'nan' or a number; got 'none'")

@@ -175,26 +175,36 @@ def test_the_program_says_it_in_a_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_processes_stop_together_when_one_has_a_loss_that_is_not_finite(rank: int, tmp_path: Path) -> None:
-    """The gradient stays finite; so the other process would go on and wait for this one."""
+@pytest.mark.parametrize(
+    ("rank", "kind", "step", "line", "message"),
+    [  # the gradient of the first two stays finite; so the other process would go on and wait for this one
+        (0, "training", 4, "self.train_loss = self.train_loss * math.nan", "the loss is nan in step 5"),
+        (1, "training", 4, "self.train_loss = self.train_loss * math.nan", "the loss is nan in step 5"),
+        (1, "training", 4, "loss = loss * math.nan", "the norm of the gradient is nan in step 5"),
+        (1, "validation", 6, "self.loss.update(math.nan)", "the loss of the validation after step 6 is nan"),
+    ],
+)
+def test_processes_stop_together_when_one_alone_is_not_finite(
+    rank: int, kind: str, step: int, line: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "breaking.py").write_text(
+        "import math\n"
         "from motionrnn_ext.train import Training\n"
-        "true_step = Training.training_step\n"
+        f"true_step = Training.{kind}_step\n"
         "def step(self, frames, index):\n"
         "    loss = true_step(self, frames, index)\n"
-        f"    if self.global_step == 4 and self.global_rank == {rank}:\n"
-        "        self.train_loss = self.train_loss * float('nan')\n"
+        f"    if self.global_step == {step} and self.global_rank == {rank}:\n"
+        f"        {line}\n"
         "    return loss\n"
-        "Training.training_step = step\n"
+        f"Training.{kind}_step = step\n"
     )
     replace(TINY, devices=2, steps=6).write(tmp_path / "settings.json")
     command = [sys.executable, "-m", "motionrnn_ext.cli", "train", "--import", "breaking", "--no-progress"]
     command += ["--config", "settings.json", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
-    assert "the loss is nan in step 5" in line and line.endswith("of step 3")
+    (said,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert message in said and said.endswith("of step 3")
     assert all_finite(tmp_path / "run") == [3, 3]
 
 
@@ -218,7 +228,8 @@ def test_predictions_that_are_not_finite_are_said(value: float) -> None:
 
 def test_nan_reads_otherwise_than_what_was_not_measured(tmp_path: Path) -> None:
     rows = table_rows({"a": {"mse": math.nan, "csi": math.nan, "psnr": math.inf}, "b": {"mse": None}})
-    assert rows[1:] == [["a", "nan", "inf", "no event"], ["b", "-", "-", "-"]]
+    assert rows[1:] == [["a", "nan", "inf", "nan"], ["b", "-", "-", "-"]]
+    assert table_rows({"a": {"mse": 1.5, "csi": math.nan}})[1] == ["a", "1.50", "no event"]
     content = {"mse": math.nan, "none": None, "runs/a": {"psnr": [1.5, math.inf, -math.inf]}, "whole": 3}
     path = write_json(tmp_path / "x.json", content)
     written = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"JSON has no {name}"))

@@ -34,6 +34,7 @@ from motionrnn_ext.metrics import (
     Meter,
     Protocol,
     Values,
+    frame_gdl,
     frame_lpips,
     frame_mae,
     frame_mse,
@@ -189,6 +190,23 @@ def test_predictions_may_leave_the_range_but_not_by_far_without_a_word() -> None
         for factor in (100, 255, -20):
             FrameMetrics(3).update(prediction * factor, truth)
     assert len(shown) == 1
+    meter = Meter(3, Protocol(thresholds=(0.5,), values=Values(1.0)))
+    for call in (FrameMetrics(3), FrameMetrics(3).update, EventMetrics(3, (0.5,), Values(1.0)), meter.update):
+        with pytest.warns(UserWarning, match=said) as found:
+            call(prediction * 255, truth)
+        assert {warning.filename for warning in found} == {__file__}
+    for measure in (frame_mse, frame_mae, frame_psnr, frame_snr, frame_ssim, frame_gdl, openstl_metrics):
+        with pytest.warns(UserWarning, match=said):
+            measure(prediction * 255, truth)  # type: ignore[operator]
+
+
+def test_predict_refuses_frames_out_of_range() -> None:
+    model = MotionRNN("convlstm", 1, (4,), 2).eval()
+    frames = pair(1, 3, 1, 8, 8)[0].float()
+    for change, found in ((frames, "from 0 to 249;"), (frames / 255 - 9999, "from -9999 to -9998.0..;")):
+        with pytest.raises(ValueError, match=f"frames go {found} they should be in"):
+            predict(model, change.clone(), 2)
+    assert predict(model, frames / 255 * 1.0005, 2).isfinite().all()
 
 
 def test_thresholds_that_every_pixel_reaches_are_said() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..pixels import ROUNDING, as_floats, marked, value_range
+from ..pixels import ROUNDING, as_floats, how_to_declare, marked, undeclared, value_range
 from .files import PathLike, PerProcess, check_clips, file_at, unreadable
 from .images import resized_known
 
@@ -165,10 +165,10 @@ def _unit(frames: Any, where: str, size: Sequence[int], missing: float | None = 
     """Pixels (T, 1, h, w) of numpy or torch, bytes or floats -> float32 (T, 1, H, W) in [0, 1], nan where missing."""
     frames = torch.as_tensor(frames.copy() if not isinstance(frames, Tensor) else frames)
     pixels = marked(as_floats(frames).float(), frames, missing)
-    if missing is None and pixels.isnan().any():
+    if count := undeclared(frames, missing):
         raise ValueError(
-            f"{where} must have values in [0, 1]; it has nan in {int(pixels.isnan().sum()):,} of {pixels.numel():,}; "
-            "if these have no data, declare it: missing='nan' (--missing nan)"
+            f"{where} must have values in [0, 1]; it has nan in {count:,} of {pixels.numel():,}; "
+            f"{how_to_declare(missing)}"
         )
     lowest, highest = value_range(pixels)
     if lowest < -ROUNDING or highest > 1 + ROUNDING:

@@ -9,11 +9,13 @@ A data set is a torch Dataset whose items are float32 (T, C, H, W) in [0, 1], or
 
 after which `Config(dataset="mine", root="...")`, and `motionrnn_ext.cli.main` in the same process, know it.
 `MyClips(split, root=..., n_frames=..., image_size=...)` must hold no open file that cannot be pickled. Every item is
-checked when it is read: another shape, values out of range and nan that nobody declared end the command.
+checked when it is read: another shape, values out of range and nan that nobody declared end the command. A data set
+that names `missing` in its settings gets the code, and gives nan where a pixel has it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from ..pixels import as_floats, check_range, marked
+from ..pixels import as_floats, check_range, how_to_declare, marked, undeclared
 from .digits import SPLITS
 from .files import PathLike
 from .human36m import Human36M, Human36MOpenSTL
@@ -80,9 +82,11 @@ class _Checked(Dataset[Tensor]):
         clip = self.clips[index]
         check_item(self.name, clip, self.shape)
         name = f"the frames of clip {index} of {self.name} ({self.split})"
+        if count := undeclared(clip, self.missing):
+            raise ValueError(
+                f"{name} have nan in {count:,} of {clip.numel():,} values; {how_to_declare(self.missing)}"
+            )
         frames = marked(as_floats(clip, name), clip, self.missing)
-        if self.missing is None and frames.isnan().any():
-            raise ValueError(undeclared(name, frames))
         check_range(frames, name)
         return frames
 
@@ -94,15 +98,6 @@ def check_item(dataset: str, item: Any, shape: tuple[int, ...]) -> None:
             f"{dataset} must give clips (T, C, H, W) of torch.float32, here {shape}; it gives {found} "
             "(torch.uint8 is taken too, 255 for 1)"
         )
-
-
-def undeclared(name: str, frames: Tensor) -> str:
-    """The message on nan in frames whose data set has no `missing`."""
-    count = int(frames.isnan().sum())
-    return (
-        f"{name} have nan in {count:,} of {frames.numel():,} values; if these have no data, "
-        "declare it: missing='nan' (--missing nan)"
-    )
 
 
 class _Reversed(Dataset[Tensor]):
@@ -136,7 +131,8 @@ def open_clips(
         root: where the files are.
         colours: the wanted order of channels, "RGB" or "BGR", or "grey", which the data set must have; None is its own.
         missing: the stored value of pixels that have no data, or nan; they become nan. None: there are none. A data set
-            that names it in its `settings` is opened with it, of others the items' values are compared with it.
+            that names it in its `settings` is opened with it and gives nan there, of others the items' values are
+            compared with it. It is the only one: beside another code nan is an error.
         settings: n_frames and image_size, by default the data set's own, and what else it takes.
 
     Raises:
@@ -162,7 +158,7 @@ def open_clips(
                 f"{dataset} has no missing values; leave out missing (--missing); got {missing:g}"
             )
         if "missing" in entry.settings:
-            settings["missing"] = missing
+            settings["missing"], missing = missing, math.nan
     generated = split in entry.generated
     if generated and length is not None:
         settings["length"] = length

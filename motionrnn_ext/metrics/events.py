@@ -6,16 +6,18 @@ TP are events in both maps, FP in the prediction alone, FN in the truth alone.
     CSI = TP / (TP + FP + FN)      higher is better
     FAR = FP / (TP + FP)           lower is better
 
-Pixels whose true value is missing (nan) count as none of these.
+Pixels whose true value is missing (nan) count as none of these. A prediction that is nan where the true value is known
+makes CSI and FAR of its lead time nan, and so the means over lead times.
 
 Two conventions, both reported:
 
     pooled     TP, FP, FN are summed over the test set for each lead time, then CSI and FAR are taken, then the mean
                over lead times. A lead time with no event in either map has no CSI, one with no predicted event no
                FAR: nan, left out of the mean. Batch sizes do not matter.
-    per_batch  CSI and FAR of each batch's pooled pixels for each lead time, 0 where pooled would give nan, averaged
-               over batches, a short last one counting as one: the official MotionRNN trainer's. Depends on the
-               batch size, and batches without events pull it down.
+    per_batch  CSI and FAR of each batch's pooled pixels for each lead time, 0 without events, averaged over batches,
+               a short last one counting as one: the official MotionRNN trainer's. Depends on the batch size, and
+               batches without events pull it down. A batch whose true values of a lead time are all missing is left
+               out there; a lead time without any other batch is nan, left out of the mean.
 """
 
 from __future__ import annotations
@@ -108,7 +110,8 @@ class EventMetrics(Metric):
 
     `compute()` gives plain numbers: "csi_20", "far_20", ... for each threshold, pooled and averaged over lead times;
     "per_lead", the same names with L numbers each; "per_batch", a dict of the same names and "per_lead" by that
-    convention; "counts", for each threshold "tp", "fp", "fn" with L numbers each; "batches". nan: see the module.
+    convention; "counts", for each threshold "tp", "fp", "fn" with L numbers each; "batches"; "missing", the share of
+    the true values that are. nan: see the module.
 
     Args:
         n_lead: L.
@@ -117,24 +120,31 @@ class EventMetrics(Metric):
 
     Raises:
         ValueError: a bad argument; an update with other shapes, or with true frames out of [0, 1]; a compute before
-            any update.
+            any update. TypeError: values that are no `Values`, no tensors.
     """
 
     full_state_update = False
     counts: Tensor  # (3, thresholds, L) int64: TP, FP, FN
     batch_sums: Tensor  # (2, thresholds, L) float64: CSI, FAR, summed over batches
     batches: Tensor
+    known_batches: Tensor  # (L,) int64: batches with a true value that is known
+    lost: Tensor  # (L,) int64: predictions that are nan where the true value is known
+    n_values: Tensor  # (2,) int64: true values that are missing, and all
 
     def __init__(self, n_lead: int, thresholds: Sequence[float], values: Values, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(n_lead, int) or n_lead < 1:
             raise ValueError(f"n_lead must be a positive integer; got {n_lead!r}")
+        if not isinstance(values, Values):
+            raise TypeError(f"values is {values!r}; it should be a Values, such as PRESETS['shanghai']")
         self.n_lead, self.values = n_lead, values
         self.thresholds = checked_thresholds(thresholds)
         size = (len(self.thresholds), n_lead)
         self.add_state("counts", torch.zeros(3, *size, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("batch_sums", torch.zeros(2, *size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for name, length in {"known_batches": n_lead, "lost": n_lead, "n_values": 2}.items():
+            self.add_state(name, torch.zeros(length, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         check_shapes(prediction, truth, self.n_lead)
@@ -147,6 +157,10 @@ class EventMetrics(Metric):
         self.counts += counts
         self.batch_sums += torch.stack([csi(counts), far(counts)]).nan_to_num(0)
         self.batches += 1
+        missing = truth.isnan()
+        self.known_batches += (~missing).transpose(0, 1).flatten(1).any(1).to(self.known_batches)
+        self.lost += (prediction.isnan() & ~missing).sum((0, 2, 3, 4)).to(self.lost)
+        self.n_values += torch.tensor([int(missing.sum()), missing.numel()]).to(self.n_values)
 
     def compute(self) -> dict[str, Any]:
         if not self.batches:
@@ -156,22 +170,28 @@ class EventMetrics(Metric):
             f"{threshold:g}": dict(zip(("tp", "fp", "fn"), kinds))
             for threshold, kinds in zip(self.thresholds, self.counts.transpose(0, 1).tolist())
         }
-        per_batch = self._named(self.batch_sums / self.batches)
-        return {**pooled, "per_batch": per_batch, "counts": counts, "batches": int(self.batches)}
+        per_batch = self._named(self.batch_sums / self.known_batches)
+        n_missing, n_values = self.n_values.tolist()
+        about = {"batches": int(self.batches), "missing": n_missing / n_values if n_values else 0.0}
+        return {**pooled, "per_batch": per_batch, "counts": counts, **about}
 
     def _named(self, scores: Tensor) -> dict[str, Any]:
         """(2, thresholds, L) of CSI and FAR -> the means over lead times by name, and "per_lead"."""
+        scores = scores.masked_fill(self.lost > 0, math.nan)
         rows = {
             f"{kind}_{threshold:g}": scores[k, i]
             for k, kind in enumerate(("csi", "far"))
             for i, threshold in enumerate(self.thresholds)
         }
-        means = {name: row.nanmean().item() for name, row in rows.items()}
+        means = {name: math.nan if self.lost.any() else row.nanmean().item() for name, row in rows.items()}
         return {**means, "per_lead": {name: row.tolist() for name, row in rows.items()}}
 
 
 def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
-    found = tuple(float(threshold) for threshold in thresholds)
+    try:
+        found = () if isinstance(thresholds, str) else tuple(float(threshold) for threshold in thresholds)
+    except (TypeError, ValueError):
+        found = ()
     if not found or not all(map(math.isfinite, found)) or len({f"{t:g}" for t in found}) < len(found):
         raise ValueError(f"thresholds must be one or more different, finite numbers; got {thresholds!r}")
     return found

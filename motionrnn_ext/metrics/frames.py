@@ -64,7 +64,7 @@ class FrameMetrics(Metric):
 
     Raises:
         ValueError: a bad argument; an update with other shapes, with true frames out of [0, 1], or with frames smaller
-            than SSIM's window or than LPIPS can take; a compute before any update.
+            than SSIM's window or than LPIPS can take; a compute before any update. TypeError: no tensors.
     """
 
     full_state_update = False
@@ -166,6 +166,9 @@ def _mean_over_lead_times(values: list[float], known: list[bool]) -> float:
 
 
 def check_shapes(prediction: Tensor, truth: Tensor, n_lead: int) -> None:
+    for name, frames in {"prediction": prediction, "truth": truth}.items():
+        if not isinstance(frames, Tensor):
+            raise TypeError(f"{name} is a {type(frames).__name__}; it should be a torch.Tensor")
     if prediction.ndim != 5 or prediction.shape != truth.shape or prediction.shape[1] != n_lead:
         shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
         raise ValueError(f"prediction and truth must both be (B, {n_lead}, C, H, W); got {shapes}")
@@ -245,6 +248,7 @@ def frame_gdl(prediction: Tensor, truth: Tensor) -> Tensor:
     In a frame with missing values it is the mean over the pairs of neighbours without one, times the number of pairs.
     """
     prediction, truth = as_floats(prediction, "predictions"), in_unit_range(truth, "true frames")
+    check_units(prediction)
     edges = [(truth.diff(dim=axis).abs() - prediction.diff(dim=axis).abs()).abs() for axis in (-2, -1)]
     missing = [truth.diff(dim=axis).isnan() for axis in (-2, -1)]
     if not any(pairs.any() for pairs in missing):
@@ -256,6 +260,7 @@ def frame_gdl(prediction: Tensor, truth: Tensor) -> Tensor:
 def _known(prediction: Tensor, truth: Tensor, in_bytes: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
     """Both as floats, of [0, 1] or of bytes, and where the true ones are missing, or None; there both are 0."""
     check_range(truth, "true frames")
+    check_units(prediction)
     missing = truth.isnan()
     if not missing.any():
         return *(_floats(frames, in_bytes) for frames in (prediction, truth)), None  # type: ignore[return-value]

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..pixels import as_floats, check_range
+from ..pixels import as_floats, check_range, check_units
 from ..untrusted import load_tensors
 
 _SMALLEST = 31  # the smallest height and width that both poolings leave something of
@@ -77,6 +77,7 @@ def frame_lpips(prediction: Tensor, truth: Tensor, network: LPIPS) -> Tensor:
     if prediction.shape[2] not in (1, 3):
         raise ValueError(f"LPIPS needs frames of 1 or 3 channels; got {prediction.shape[2]}")
     check_range(truth, "true frames")
+    check_units(prediction)
     missing = truth.isnan().to(prediction.device)
     images = [
         as_floats(frames, "predictions")

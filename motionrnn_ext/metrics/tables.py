@@ -41,19 +41,20 @@ def table_rows(
     Args:
         results: label -> what `FrameMetrics.compute` gave, with whatever numbers the caller adds.
         columns: key -> heading; by default the metrics that are there. What was not measured reads "-", nan "nan", or
-            "no event" of CSI and FAR.
+            "no event" of CSI and FAR where the MSE is a number.
     """
     if columns is None:
         columns = {key: label for key, label in LABELS.items() if any(key in row for row in results.values())}
-    rows = [[label, *(_text(key, row.get(key)) for key in columns)] for label, row in results.items()]
+    rows = [[label, *(_text(key, row) for key in columns)] for label, row in results.items()]
     return [["model", *columns.values()], *rows]
 
 
-def _text(key: str, value: Any) -> str:
+def _text(key: str, row: Mapping[str, Any]) -> str:
+    value, mse = row.get(key), row.get("mse")
     if value is None or isinstance(value, str):
         return value or "-"
     if value != value:
-        return "no event" if key.startswith(("csi", "far")) else "nan"
+        return "no event" if key.startswith(("csi", "far")) and mse == mse else "nan"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

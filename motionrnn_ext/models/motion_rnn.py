@@ -74,8 +74,8 @@ class MotionRNN(Resettable):
             "conv_tt_lstm".
         device, dtype: of the parameters, as in `nn.Conv2d`.
 
-    On the CPU a RuntimeWarning says, once, that most taps of a MotionGRU lie outside of the map after a rollout, or
-    after every 16th call of `step`.
+    On the CPU a RuntimeWarning says, once, that most taps of a MotionGRU lie outside of the map, or that its motion is
+    nan, after a rollout or after every 16th call of `step`.
     """
 
     _has_warned = False

@@ -1,4 +1,4 @@
-"""A warning for rollouts whose motion has left the map: the taps of a MotionGRU then read zeros, whatever is there."""
+"""A warning for rollouts whose motion has left the map, so that the taps of a MotionGRU read zeros, or is nan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def share_off_map(offset: Tensor) -> Tensor:
 
 
 def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
-    """Warn, and return True, where most taps of a layer are off the map.
+    """Warn, and return True, where most taps of a layer are off the map, or an offset is nan.
 
     Only tensors on the CPU are looked at, and neither while torch traces nor inside of a transform: elsewhere the
     answer would wait for a device, or be none.
@@ -36,6 +36,14 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
     for level, (offset, _) in enumerate(motion, 1):
         if not _is_at_hand(offset):
             return False
+        if offset.isnan().any():
+            warnings.warn(
+                f"the MotionGRU after layer {level}: its motion is nan {when}; frames and weights should be finite, "
+                "and max_offset a number, as without it the motion grows until it overflows",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return True
         share = share_off_map(offset.detach()).item()
         if share > 0.5:
             warnings.warn(
