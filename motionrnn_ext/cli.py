@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import processes, surroundings
+from . import backends, processes, surroundings
 from .arguments import DATA_OPTIONS, make_parser
 from .config import Config
 from .pictures import NotDrawn, Pictures
@@ -47,6 +47,8 @@ def _run(argv: Sequence[str]) -> int:
     try:
         processes.is_first()  # or what it reads is named before Lightning fails on it
         _import(arguments.imports)
+        if arguments.command != "info":  # which shows what is wrong with them
+            backends.check_variables()
         _COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         if not processes.is_started():
@@ -137,8 +139,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from .runs import last_step, load_run
     from .train import train
 
-    shows = processes.is_first()
-    if shows:
+    def announce() -> None:
         size, title = f"{config.image_size[0]}x{config.image_size[1]}", DATASETS[config.dataset].title
         print(
             f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out"
@@ -153,10 +154,17 @@ def _train(arguments: argparse.Namespace) -> None:
             from .loading import Clips
 
             print(Clips(config).about_missing())
+
+    shows = processes.is_first()
     again = [sys.executable, "-m", "motionrnn_ext.cli", *arguments.argv]
     try:
         best = train(
-            config, arguments.out, resume=arguments.resume, progress=arguments.progress, command=again
+            config,
+            arguments.out,
+            resume=arguments.resume,
+            progress=arguments.progress,
+            announce=announce,
+            command=again,
         )
     except KeyboardInterrupt:
         if shows:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
@@ -280,12 +280,14 @@ def train(
     resume: bool = False,
     progress: bool = True,
     watch: callbacks.Callback | None = None,
+    announce: Callable[[], None] | None = None,
     command: Sequence[str] = (),
 ) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
     `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watch` is told of every
-    step, say to show progress in the caller's way. Returns the checkpoint with the lowest validation MSE.
+    step, say to show progress in the caller's way. `announce` is called once, by the first process, when the settings
+    are checked and the folder is there. Returns the checkpoint with the lowest validation MSE.
 
     On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
     and this process watches over them. Without it, Lightning starts the running script anew for every further device.
@@ -302,7 +304,7 @@ def train(
     if resume:
         config = resumed_config(folder, config)
     with held(folder) if processes.is_first() else nullcontext():
-        _train(config, folder, resume, progress, watch, command)
+        _train(config, folder, resume, progress, watch, announce, command)
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -312,6 +314,7 @@ def _train(
     resume: bool,
     progress: bool,
     watch: callbacks.Callback | None,
+    announce: Callable[[], None] | None,
     command: Sequence[str],
 ) -> None:
     with torch.random.fork_rng(devices=[]):
@@ -329,6 +332,8 @@ def _train(
         if starts_others:
             processes.find_place(config.devices, config.nodes)  # or fail before there is a folder
         checkpoint = _checkpoint(config, folder, resume)
+        if announce is not None and processes.is_first():
+            announce()
         try:
             if starts_others:
                 del module, clips  # the processes have their own
@@ -381,7 +386,7 @@ def _trainer(
     folder: Path,
     progress: bool,
     watchers: list[callbacks.Callback],
-    place: launchers.Place | None,
+    place: processes.Place | None,
 ) -> L.Trainer:
     version = len(log_versions(folder))
     kept = partial(
@@ -455,7 +460,7 @@ def _quiet() -> Iterator[None]:
             ".*`srun` command is available.*",  # see launchers.py
             ".*recommended to use .*sync_dist=True.*",  # FrameMetrics joins the processes itself
         ):
-            warnings.filterwarnings("ignore", message=text)
+            warnings.filterwarnings("ignore", message=f"(?s){text}")  # a folder's name may have line ends
         for name in levels:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
