@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import shlex
 import sys
 import traceback
@@ -48,7 +49,7 @@ def _run(argv: Sequence[str]) -> int:
         processes.is_first()  # or what it reads is named before Lightning fails on it
         _import(arguments.imports)
         if arguments.command != "info":  # which shows what is wrong with them
-            backends.check_variables()
+            _check_variables()
         _COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         if not processes.is_started():
@@ -113,16 +114,25 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     return f"the package {error.name.split('.')[0]} is missing: pip install 'motionrnn-ext[train]'"
 
 
+def _check_variables() -> None:
+    try:
+        backends.check_variables()
+    except RuntimeError as error:  # of the kernels, which begins with a place in their source
+        raise ValueError(re.sub(r"^.*\.cpp:\d+, ", "", str(error))) from None
+
+
 def _import(modules: Sequence[str]) -> None:
     """The user's modules, from the working directory too, as with `python -m`."""
     if modules and "" not in sys.path:
         sys.path.insert(0, "")
     for name in modules:
+        if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"--import must be the name of a module, such as my_cells; got {name!r}")
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
-                raise
+                raise ValueError(f"--import {name}: {error}, which it imports") from None
             raise ValueError(
                 f"--import: no module {name!r} in the working directory or on sys.path"
             ) from None

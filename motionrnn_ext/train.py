@@ -42,6 +42,7 @@ from .runs import (
     CONFIG_KEY,
     NotFinite,
     PathLike,
+    check_new,
     join_logs,
     last_checkpoint,
     last_step,
@@ -287,7 +288,7 @@ def train(
 
     `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watch` is told of every
     step, say to show progress in the caller's way. `announce` is called once, by the first process, when the settings
-    are checked and the folder is there. Returns the checkpoint with the lowest validation MSE.
+    are checked and before the folder holds anything. Returns the checkpoint with the lowest validation MSE.
 
     On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
     and this process watches over them. Without it, Lightning starts the running script anew for every further device.
@@ -331,9 +332,7 @@ def _train(
             processes.check_first(config.n_processes)
         if starts_others:
             processes.find_place(config.devices, config.nodes)  # or fail before there is a folder
-        checkpoint = _checkpoint(config, folder, resume)
-        if announce is not None and processes.is_first():
-            announce()
+        checkpoint = _checkpoint(config, folder, resume, announce)
         try:
             if starts_others:
                 del module, clips  # the processes have their own
@@ -362,13 +361,18 @@ def _train(
                     join_logs(folder)
 
 
-def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
+def _checkpoint(
+    config: Config, folder: Path, resume: bool, announce: Callable[[], None] | None
+) -> Path | None:
     """What to go on from. The first process makes or checks the folder; the others need its first step for theirs."""
     if processes.is_first():
-        checkpoint = start_folder(folder, config, resume)
-        if checkpoint is not None:
-            read_checkpoint(checkpoint)
-        return checkpoint
+        if not resume:
+            check_new(folder)
+        elif last_checkpoint(folder).exists():
+            read_checkpoint(last_checkpoint(folder))
+        if announce is not None:  # before the folder holds anything: it may find that nobody reads its words
+            announce()
+        return start_folder(folder, config, resume)
     last = last_checkpoint(folder)
     return last if resume and last.exists() else None
 

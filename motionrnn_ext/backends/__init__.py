@@ -75,14 +75,11 @@ def backend(name: str) -> Iterator[None]:
 
 
 def check_variables() -> None:
-    """ValueError where MOTIONRNN_EXT_BACKEND or MOTIONRNN_EXT_CPU_ISA names what is not there. Ops say it when they
-    run, an import never does; a program asks before its work."""
+    """What ops raise where MOTIONRNN_EXT_BACKEND or MOTIONRNN_EXT_CPU_ISA names what is not there, for a program before
+    its work: a ValueError, or the kernels' RuntimeError. An import never does."""
     _check_name(current_backend())
-    try:
-        if unavailable_reason("cpu") is None:
-            native.cpu_instruction_set()
-    except RuntimeError as error:
-        raise ValueError(str(error).partition(".cpp:")[2].partition(", ")[2] or str(error)) from None
+    if unavailable_reason("cpu") is None:
+        native.cpu_instruction_set()
 
 
 def current_backend() -> str:
