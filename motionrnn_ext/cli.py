@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import shlex
 import sys
 import traceback
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import processes, surroundings
+from . import backends, processes, surroundings
 from .arguments import DATA_OPTIONS, make_parser
 from .config import Config
 from .pictures import NotDrawn, Pictures
@@ -47,6 +48,8 @@ def _run(argv: Sequence[str]) -> int:
     try:
         processes.is_first()  # or what it reads is named before Lightning fails on it
         _import(arguments.imports)
+        if arguments.command != "info":  # which shows what is wrong with them
+            _check_variables()
         _COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         if not processes.is_started():
@@ -111,16 +114,25 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     return f"the package {error.name.split('.')[0]} is missing: pip install 'motionrnn-ext[train]'"
 
 
+def _check_variables() -> None:
+    try:
+        backends.check_variables()
+    except RuntimeError as error:  # of the kernels, which begins with a place in their source
+        raise ValueError(re.sub(r"^.*\.cpp:\d+, ", "", str(error))) from None
+
+
 def _import(modules: Sequence[str]) -> None:
     """The user's modules, from the working directory too, as with `python -m`."""
     if modules and "" not in sys.path:
         sys.path.insert(0, "")
     for name in modules:
+        if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"--import must be the name of a module, such as my_cells; got {name!r}")
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
-                raise
+                raise ValueError(f"--import {name}: {error}, which it imports") from None
             raise ValueError(
                 f"--import: no module {name!r} in the working directory or on sys.path"
             ) from None
@@ -137,8 +149,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from .runs import last_step, load_run
     from .train import train
 
-    shows = processes.is_first()
-    if shows:
+    def announce() -> None:
         size, title = f"{config.image_size[0]}x{config.image_size[1]}", DATASETS[config.dataset].title
         print(
             f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out"
@@ -153,10 +164,17 @@ def _train(arguments: argparse.Namespace) -> None:
             from .loading import Clips
 
             print(Clips(config).about_missing())
+
+    shows = processes.is_first()
     again = [sys.executable, "-m", "motionrnn_ext.cli", *arguments.argv]
     try:
         best = train(
-            config, arguments.out, resume=arguments.resume, progress=arguments.progress, command=again
+            config,
+            arguments.out,
+            resume=arguments.resume,
+            progress=arguments.progress,
+            announce=announce,
+            command=again,
         )
     except KeyboardInterrupt:
         if shows:

@@ -8,45 +8,24 @@ another program, or describes the allocation alone, is passed over, and the proc
 
 from __future__ import annotations
 
-import os
-from typing import NamedTuple
-
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from . import processes
-
-# By launcher: the variables of a process's rank, its rank on its machine, and the number of all.
-_VARIABLES = {
-    "motionrnn": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
-    "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
-    "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
-    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
-}
-_FIRST_STEP_OF_SLURM_ITSELF = 0xFFFFFFF0  # such as that of a batch script
+from .processes import variable
 
 
-class Place(NamedTuple):
-    """Where one of several processes stands."""
-
-    launcher: str
-    rank: int
-    local_rank: int
-    n_processes: int
-
-
-def launched(devices: int, nodes: int) -> Place | None:
+def launched(devices: int, nodes: int) -> processes.Place | None:
     """The place of this process among `devices * nodes`; None where no other program has started them.
 
     Raises:
         ValueError: a launcher has started another number of processes, or says nowhere how they find each other.
     """
-    wanted, found = devices * nodes, _started_by()
+    wanted, found = devices * nodes, processes.started_by()
     if wanted == 1 or found is None:
         return None
     if found.n_processes == wanted:
-        if nodes > 1 and found.launcher in ("jsrun", "mpirun") and not os.environ.get("MASTER_ADDR"):
+        if nodes > 1 and found.launcher in ("jsrun", *processes.MPI) and not variable("MASTER_ADDR"):
             raise ValueError(
                 f"nodes is {nodes}, and MASTER_ADDR, the first machine's address, not in the environment of what "
                 f"{found.launcher} has started"
@@ -60,33 +39,7 @@ def launched(devices: int, nodes: int) -> Place | None:
     )
 
 
-def _started_by() -> Place | None:
-    launchers = []
-    if processes.is_started():
-        launchers.append("motionrnn")
-    elif processes.of_torchrun():
-        launchers.append("torchrun")
-    else:
-        launchers += ["srun"] if _is_task_of_srun() else []
-        launchers += ["jsrun", "mpirun"]
-    for launcher in launchers:
-        rank, local_rank, size = _VARIABLES[launcher]
-        if launcher == "srun" and not os.environ.get(size):
-            size = "SLURM_NTASKS"
-        if os.environ.get(rank) and os.environ.get(size):
-            return Place(launcher, *(processes.whole(name) for name in (rank, local_rank, size)))
-    return None
-
-
-def _is_task_of_srun() -> bool:
-    """Whether srun has started this process: a batch script has a SLURM_PROCID, too, but is no step of the job."""
-    step = os.environ.get("SLURM_STEP_ID") or os.environ.get("SLURM_STEPID") or ""
-    return bool(os.environ.get("SLURM_PROCID")) and (
-        (step.isdecimal() and int(step) < _FIRST_STEP_OF_SLURM_ITSELF) or processes.whole("SLURM_PROCID") > 0
-    )
-
-
-def environment(place: Place | None) -> ClusterEnvironment:
+def environment(place: processes.Place | None) -> ClusterEnvironment:
     """What Lightning is to go by, never its own search for a scheduler."""
     return LightningEnvironment() if place is None else _Launched(place)
 
@@ -94,7 +47,7 @@ def environment(place: Place | None) -> ClusterEnvironment:
 class _Launched(ClusterEnvironment):
     """The place of a process that is there already, for Lightning."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: processes.Place) -> None:
         super().__init__()
         self._place = place
         rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
@@ -105,23 +58,23 @@ class _Launched(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        given = os.environ.get("MASTER_ADDR")
-        machines = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST")
+        given = variable("MASTER_ADDR")
+        machines = variable("SLURM_STEP_NODELIST") or variable("SLURM_NODELIST")
         if given or self._place.launcher != "srun" or not machines:
             return given or "127.0.0.1"
         return SLURMEnvironment.resolve_root_node_address(machines)
 
     @property
     def main_port(self) -> int:
-        if os.environ.get("MASTER_PORT"):
+        if variable("MASTER_PORT"):
             return processes.whole("MASTER_PORT")
-        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("LSB_JOBID") or ""
-        step = os.environ.get("SLURM_STEP_ID") or ""
+        job = variable("SLURM_JOB_ID") or variable("LSB_JOBID")
+        step = variable("SLURM_STEP_ID")
         return 15000 + sum(int(number) for number in (job, step) if number.isdecimal()) % 10000
 
     @staticmethod
     def detect() -> bool:
-        return _started_by() is not None
+        return processes.started_by() is not None
 
     def world_size(self) -> int:
         return self._place.n_processes

@@ -15,15 +15,35 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 
 LOST = 3  # exit code of a process that lost another, and of the program then
 _STARTED_BY_RUN = "MOTIONRNN_EXT_PARENT"
-_RANKS = ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK")
+# By launcher: the variables of a process's rank, its rank on its machine, and the number of all. srun is the last: what
+# mpirun starts on other machines is started by srun there.
+_VARIABLES = {
+    "motionrnn": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI's
+    "mpiexec": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),  # MPICH's and Intel MPI's
+    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
+}
+MPI = ("mpirun", "mpiexec")
+_FIRST_STEP_OF_SLURM_ITSELF = 0xFFFFFFF0  # such as that of a batch script
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 _SECONDS_TO_STOP = 10  # after Ctrl-C, before a process is killed
+
+
+class Place(NamedTuple):
+    """Where one of several processes stands."""
+
+    launcher: str
+    rank: int
+    local_rank: int
+    n_processes: int
 
 
 class LostProcess(ConnectionError):
@@ -33,6 +53,31 @@ class LostProcess(ConnectionError):
 def is_first() -> bool:
     """Whether this is the process that makes the run's folder and tells the user how it goes."""
     return not any(_ranks().values()) and not is_started()
+
+
+def started_by() -> Place | None:
+    """The place that the program which started this process among several has given it; None where none has."""
+    if is_started():
+        launchers = ["motionrnn"]
+    elif of_torchrun():
+        launchers = ["torchrun"]
+    else:
+        launchers = ["jsrun", *MPI, *(["srun"] if _is_task_of_srun() else [])]
+    for launcher in launchers:
+        rank, local_rank, size = _VARIABLES[launcher]
+        if launcher == "srun" and not variable(size):
+            size = "SLURM_NTASKS"
+        if all(map(variable, (rank, local_rank, size))):
+            return Place(launcher, *map(whole, (rank, local_rank, size)))
+    return None
+
+
+def _is_task_of_srun() -> bool:
+    """Whether srun has started this process: a batch script has a SLURM_PROCID, too, but is no step of the job."""
+    step = variable("SLURM_STEP_ID") or variable("SLURM_STEPID")
+    return bool(variable("SLURM_PROCID")) and (
+        (step.isdecimal() and int(step) < _FIRST_STEP_OF_SLURM_ITSELF) or whole("SLURM_PROCID") > 0
+    )
 
 
 def check_first(n_processes: int) -> None:
@@ -48,29 +93,35 @@ def check_first(n_processes: int) -> None:
 
 def _ranks() -> dict[str, int]:
     """What the environment says of this process, by variable."""
-    one = [name for name in _RANKS if os.environ.get(name)][:1]
+    one = [name for name in dict.fromkeys(rank for rank, *_ in _VARIABLES.values()) if variable(name)][:1]
     return {name: whole(name) for name in one or ("NODE_RANK", "LOCAL_RANK")}
 
 
+def variable(name: str) -> str:
+    """What an environment variable holds; "" where it is not set, empty or blank."""
+    return os.environ.get(name, "").strip()
+
+
 def whole(name: str) -> int:
-    """The number that an environment variable holds, 0 where it is not set or empty. ValueError for anything else."""
-    value = os.environ.get(name) or "0"
-    if not value.isdecimal():
+    """The number that an environment variable holds, 0 where it is not set or blank. ValueError for anything else."""
+    value = variable(name) or "0"
+    if not (value.isascii() and value.isdecimal()):
         raise ValueError(f"{name} is {value!r} in the environment; it should be a whole number from 0 on")
     return int(value)
 
 
 def is_started() -> bool:
     """Whether `run` of another process started this one."""
-    return bool(os.environ.get(_STARTED_BY_RUN))
+    return bool(variable(_STARTED_BY_RUN))
 
 
 def of_torchrun() -> dict[str, int]:
     """The settings `devices` and `nodes` of processes that torchrun started; empty in others."""
     if not (torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()):
         return {}
-    here, all_of_them = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    return {"devices": here, "nodes": all_of_them // here}
+    here, all_of_them = map(whole, ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    # torchrun sets all three: one alone is left over of another program.
+    return {"devices": here, "nodes": all_of_them // here} if here and all_of_them else {}
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
@@ -151,13 +202,13 @@ def find_place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             return 0, dict(zip(_ADDRESS, ("127.0.0.1", str(free.getsockname()[1]), "0")))
-    missing = [name for name in _ADDRESS if not os.environ.get(name)]
+    missing = [name for name in _ADDRESS if not variable(name)]
     if missing:
         raise ValueError(
             f"nodes is {nodes}, and {', '.join(missing)} not in the environment: the first machine's address, a "
             f"free port of it, and this machine's number from 0 to {nodes - 1} (or start it with torchrun)"
         )
-    address = {name: os.environ[name] for name in _ADDRESS}
+    address = {name: variable(name) for name in _ADDRESS}
     number = whole("NODE_RANK")
     if number >= nodes:
         raise ValueError(
@@ -193,3 +244,5 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -47,8 +48,9 @@ class ProgressLines(callbacks.Callback):
         if not done:
             return ""
         each = (time.monotonic() - self._began) / done
-        left = each * (self._steps - trainer.global_step)
-        return f", {each:.3g} s/step, {_duration(left)} left"
+        n_left = self._steps - trainer.global_step
+        left = f", {_duration(each * n_left)} left" if n_left > 0 else ""
+        return f", {each:.3g} s/step{left}"
 
     def _tell(self, trainer: L.Trainer, text: str) -> None:
         self._told = time.monotonic()
@@ -56,7 +58,8 @@ class ProgressLines(callbacks.Callback):
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    """Rounded up: no time is left only where there is nothing left to do."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes:02} min"

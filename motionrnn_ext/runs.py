@@ -64,15 +64,20 @@ def start_folder(folder: Path, config: Config, resume: bool) -> Path | None:
         if resumed_config(folder, config) != resumable_config(folder):
             config.write(folder / "config.json")
         return last if last.exists() else None
-    if has_begun(folder):
-        raise RunError(
-            f"{folder} exists: go on with that run with --resume, or name another folder with --out"
-        )
+    check_new(folder)
     for path in log_versions(folder):  # of a start that came to no checkpoint
         shutil.rmtree(path)
     folder.mkdir(parents=True, exist_ok=True)
     config.write(folder / "config.json")
     return None
+
+
+def check_new(folder: Path) -> None:
+    """RunError where something in `folder` would be lost if a training started there."""
+    if has_begun(folder):
+        raise RunError(
+            f"{folder} exists: go on with that run with --resume, or name another folder with --out"
+        )
 
 
 def has_begun(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 ENDED_BY_A_PIPE = 141  # 128 + SIGPIPE, the exit code of a program that writes to a pipe without a reader
 # Variables that say something when they are empty, such as CUDA_VISIBLE_DEVICES, are not among these.
 _UNSET_IF_EMPTY = re.compile(
-    "(MOTIONRNN_EXT|SLURM|JSM|OMPI|PL|OMP|MKL|MPL|PET|TORCHELASTIC)_.*|(GLOBAL_|LOCAL_|NODE_|GROUP_)?RANK|"
+    "(MOTIONRNN_EXT|SLURM|JSM|OMPI|PMI|PL|OMP|MKL|MPL|PET|TORCHELASTIC)_.*|(GLOBAL_|LOCAL_|NODE_|GROUP_)?RANK|"
     "(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)|HOME|TMPDIR|COLUMNS|LINES|MPL(BACKEND|CONFIGDIR)|XDG_.*|TERM"
 )
 
@@ -30,7 +30,9 @@ class OutputLost(Exception):
 
 def settle() -> None:
     """Set the program's own process up, before it imports what reads these variables. Libraries never call this."""
-    for name in [name for name, value in os.environ.items() if not value and _UNSET_IF_EMPTY.fullmatch(name)]:
+    for name in [
+        name for name, value in os.environ.items() if not value.strip() and _UNSET_IF_EMPTY.fullmatch(name)
+    ]:
         del os.environ[name]
     # Pictures need no window, and a notebook's backend is not always installed where its `!motionrnn` runs.
     os.environ["MPLBACKEND"] = "agg"

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
@@ -42,6 +42,7 @@ from .runs import (
     CONFIG_KEY,
     NotFinite,
     PathLike,
+    check_new,
     join_logs,
     last_checkpoint,
     last_step,
@@ -280,12 +281,14 @@ def train(
     resume: bool = False,
     progress: bool = True,
     watch: callbacks.Callback | None = None,
+    announce: Callable[[], None] | None = None,
     command: Sequence[str] = (),
 ) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
     `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watch` is told of every
-    step, say to show progress in the caller's way. Returns the checkpoint with the lowest validation MSE.
+    step, say to show progress in the caller's way. `announce` is called once, by the first process, when the settings
+    are checked and before the folder holds anything. Returns the checkpoint with the lowest validation MSE.
 
     On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
     and this process watches over them. Without it, Lightning starts the running script anew for every further device.
@@ -302,7 +305,7 @@ def train(
     if resume:
         config = resumed_config(folder, config)
     with held(folder) if processes.is_first() else nullcontext():
-        _train(config, folder, resume, progress, watch, command)
+        _train(config, folder, resume, progress, watch, announce, command)
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -312,6 +315,7 @@ def _train(
     resume: bool,
     progress: bool,
     watch: callbacks.Callback | None,
+    announce: Callable[[], None] | None,
     command: Sequence[str],
 ) -> None:
     with torch.random.fork_rng(devices=[]):
@@ -328,7 +332,7 @@ def _train(
             processes.check_first(config.n_processes)
         if starts_others:
             processes.find_place(config.devices, config.nodes)  # or fail before there is a folder
-        checkpoint = _checkpoint(config, folder, resume)
+        checkpoint = _checkpoint(config, folder, resume, announce)
         try:
             if starts_others:
                 del module, clips  # the processes have their own
@@ -357,13 +361,18 @@ def _train(
                     join_logs(folder)
 
 
-def _checkpoint(config: Config, folder: Path, resume: bool) -> Path | None:
+def _checkpoint(
+    config: Config, folder: Path, resume: bool, announce: Callable[[], None] | None
+) -> Path | None:
     """What to go on from. The first process makes or checks the folder; the others need its first step for theirs."""
     if processes.is_first():
-        checkpoint = start_folder(folder, config, resume)
-        if checkpoint is not None:
-            read_checkpoint(checkpoint)
-        return checkpoint
+        if not resume:
+            check_new(folder)
+        elif last_checkpoint(folder).exists():
+            read_checkpoint(last_checkpoint(folder))
+        if announce is not None:  # before the folder holds anything: it may find that nobody reads its words
+            announce()
+        return start_folder(folder, config, resume)
     last = last_checkpoint(folder)
     return last if resume and last.exists() else None
 
@@ -381,7 +390,7 @@ def _trainer(
     folder: Path,
     progress: bool,
     watchers: list[callbacks.Callback],
-    place: launchers.Place | None,
+    place: processes.Place | None,
 ) -> L.Trainer:
     version = len(log_versions(folder))
     kept = partial(
@@ -455,7 +464,7 @@ def _quiet() -> Iterator[None]:
             ".*`srun` command is available.*",  # see launchers.py
             ".*recommended to use .*sync_dist=True.*",  # FrameMetrics joins the processes itself
         ):
-            warnings.filterwarnings("ignore", message=text)
+            warnings.filterwarnings("ignore", message=f"(?s){text}")  # a folder's name may have line ends
         for name in levels:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:

@@ -647,6 +647,9 @@ PROGRAM: dict[str, Provocation] = {
     "--import: no module ... in the working directory or on sys.path": lambda p: p.run(
         "train", "--import", "no_such_module_here"
     ),
+    "--import must be the name of a module, such as my_cells; got ...": lambda p: p.run(
+        "train", "--import", "my_cells.py"
+    ),
     "... needs root (--root): ...": lambda p: p.run(
         "train", "--out", p.path / "run", "--dataset", "human36m"
     ),

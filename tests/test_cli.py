@@ -484,6 +484,12 @@ def test_a_predictor_of_ones_own_by_import(
     assert "unknown predictor 'own_lstm'; known: convlstm" in fails(capsys, "evaluate", "run")
     message = "--import: no module 'no_cells' in the working directory or on sys.path"
     assert message in fails(capsys, "evaluate", "run", "--import", "no_cells")
+    (tmp_path / "needy_cells.py").write_text("import no_such_package")
+    message = "error: --import needy_cells: No module named 'no_such_package', which it imports"
+    assert message in fails(capsys, "evaluate", "run", "--import", "needy_cells")
+    for name in ("./own_cells", "own_cells.py", "own/cells", ""):
+        message = f"--import must be the name of a module, such as my_cells; got {name!r}"
+        assert message in fails(capsys, "evaluate", "run", "--import", name)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_dates_with_times(form: str) -> None:
         ([f"{i:04d}" for i in (*range(40), 45, 46)], [40]),
         (["2250", "2255", "2300", "2305", "2310"], []),  # times of day
         (["2250", "2255", "2300", "2330", "2335"], [3]),
+        # The next day, where times of day go on.
+        (["20170509_1200", "20170509_1205", "20170509_1210", "20170510_1215", "20170510_1220"], [3]),
         (["1", "2", "2 (copy)", "3"], []),  # the same time twice: these names say nothing
         (["a", "b", "c"], []),
         (["a_1", "b"], []),

@@ -23,6 +23,7 @@ from PIL import Image
 from test_train import LAST, TINY, checkpoint, one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import MotionGRU, backends, cli, info, surroundings, visualize
+from motionrnn_ext.backends import triton
 from motionrnn_ext.config import Config
 from motionrnn_ext.console import Console
 from motionrnn_ext.data.files import unreadable
@@ -161,12 +162,15 @@ def test_a_log_has_a_line_for_each_validation(
 ) -> None:
     train(TINY, tmp_path / "run")
     lines = capsys.readouterr().out.splitlines()
-    pattern = r"step (\d+) of 11: validation loss [\d.e-]+, MSE [\d.e+]+, [\d.e-]+ s/step, \d+ s left"
-    assert [re.fullmatch(pattern, line)[1] for line in lines] == ["3", "6", "9", "11"]
+    pattern = r"step (\d+) of 11: validation loss [\d.e-]+, MSE [\d.e+]+, [\d.e-]+ s/step"
+    found = [re.fullmatch(rf"{pattern}(, [1-9]\d* s left)?", line).groups() for line in lines]
+    assert [(step, left is None) for step, left in found] == [
+        ("3", False), ("6", False), ("9", False), ("11", True)
+    ]  # fmt: skip
     monkeypatch.setattr(ProgressLines.__init__, "__defaults__", (0.0,))
     train(replace(TINY, steps=2), tmp_path / "often")
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"step 1 of 2: loss [\d.e-]+, [\d.e-]+ s/step, \d+ s left", lines[0])
+    assert re.fullmatch(r"step 1 of 2: loss [\d.e-]+, [\d.e-]+ s/step, [1-9]\d* s left", lines[0])
     assert "step 2 of 2: validating, batch 1 of 2" in lines
     train(replace(TINY, steps=2), tmp_path / "silent", progress=False)
     assert capsys.readouterr().out == ""
@@ -246,18 +250,70 @@ def test_a_user_without_home_and_name(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert cli.main(["evaluate", str(tmp_path / "run"), "--clips", "1", "--pictures", "1"]) == 0
 
 
-@pytest.mark.parametrize(("value", "message"), [("", None), ("abacus", "unknown backend 'abacus'")])
+@pytest.mark.parametrize(
+    ("value", "message"), [("", None), (" \t", None), (" cpu ", None), ("abacus", "unknown backend 'abacus'")]
+)
 def test_the_backends_variable(value: str, message: str | None) -> None:
-    """Empty is as unset; a wrong one is named where a backend is first used, and an import never fails."""
+    """Empty or blank is as unset; a wrong one is named where a backend is first used, and an import never fails."""
     code = (
         "import torch, motionrnn_ext\nprint('imported')\n"
         "try:\n    motionrnn_ext.MotionGRU(8)(torch.zeros(1, 8, 4, 4))\n    print('ran')\n"
         "except ValueError as error:\n    print(error)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MOTIONRNN_EXT_BACKEND": value}
+    environment["MOTIONRNN_EXT_CPU_ISA"] = " "
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     expected = "ran" if message is None else f"{message} (MOTIONRNN_EXT_BACKEND); known are: auto, reference"
     assert done.stdout.startswith(f"imported\n{expected}"), done
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "MOTIONRNN_EXT_BACKEND",
+            "unknown backend 'abacus' (MOTIONRNN_EXT_BACKEND); known are: auto, reference",
+        ),
+        ("MOTIONRNN_EXT_CPU_ISA", "MOTIONRNN_EXT_CPU_ISA is 'abacus'; it should be baseline, x86_64_v3 or"),
+    ],
+)
+def test_a_wrong_variable_ends_the_program_before_its_work(name: str, message: str, short: Path) -> None:
+    done = run("train", "--config", "settings.json", "--out", "wrong", here=short, **{name: "abacus"})
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(f"motionrnn train: error: {message}".encode())
+    assert not (short / "wrong").exists()
+    assert run("info", **{name: "abacus"}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [("1", True), ("True", True), ("yes", True), ("", False), ("0", False), (" ", False)],
+)
+def test_variables_that_say_yes_are_read_as_triton_reads_them(
+    value: str, on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert triton.is_on("TRITON_INTERPRET") is on
+    if triton._IS_INSTALLED:
+        assert pytest.importorskip("triton.knobs").runtime.interpret is on
+
+
+def test_nothing_is_announced_before_the_settings_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(TINY, steps=1).write(tmp_path / "settings.json")
+    words = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "run")]
+    for options, message in {
+        ("--digits", str(tmp_path / "none")): "is no folder",
+        ("--nodes", "2"): "nodes is 2, and MASTER_ADDR",
+    }.items():
+        assert cli.main([*words, *options]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and message in err and not (tmp_path / "run").exists(), options
+    assert cli.main(words) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[1] == f"1 step of 2 clips; everything goes to {tmp_path / 'run'}"
+    )
 
 
 def test_a_choice_in_the_program_is_not_blamed_on_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

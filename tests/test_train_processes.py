@@ -169,10 +169,13 @@ def is_running(pid: int) -> bool:
         ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
         ({"NODE_RANK": "1"}, False),
         ({"RANK": "0", "MOTIONRNN_EXT_PARENT": "1"}, False),
+        ({"SLURM_PROCID": "0", "OMPI_COMM_WORLD_RANK": "1"}, False),  # mpirun in a batch script
+        ({"PMI_RANK": "1"}, False),
+        ({"RANK": " ", "MOTIONRNN_EXT_PARENT": " "}, True),
     ],
 )
 def test_the_first_process(environment: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "MOTIONRNN_EXT_PARENT"):
+    for name in (*MPI, *MPICH, "RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "MOTIONRNN_EXT_PARENT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -188,12 +191,13 @@ BATCH = {
 }  # fmt: skip
 STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
 MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+MPICH = {"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "PMI_SIZE": "2"}
 STALE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "gone", "MASTER_PORT": "1"}
 
 
 @pytest.fixture
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in {*BATCH, *STEP, *MPI, *STALE, "MOTIONRNN_EXT_PARENT", "TORCHELASTIC_RUN_ID"}:
+    for name in {*BATCH, *STEP, *MPI, *MPICH, *STALE, "MOTIONRNN_EXT_PARENT", "TORCHELASTIC_RUN_ID"}:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -213,6 +217,12 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         ({**STEP, "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, 2, 1, ("srun", 1, 1, 2)),
         ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, 2, 1, None),
         (MPI, 2, 1, ("mpirun", 1, 1, 2)),
+        ({**BATCH, **MPI}, 2, 1, ("mpirun", 1, 1, 2)),
+        # What starts mpirun's tasks on another machine is a task of srun, too.
+        ({**STEP, **MPI, "SLURM_STEP_NUM_TASKS": "1", "MASTER_ADDR": "first"}, 1, 2, ("mpirun", 1, 1, 2)),
+        (MPICH, 2, 1, ("mpiexec", 1, 1, 2)),
+        ({**STEP, "PMI_RANK": "0", "PMI_SIZE": "2"}, 2, 1, ("srun", 0, 0, 2)),  # srun --mpi=pmi2
+        ({"TORCHELASTIC_RUN_ID": "x", **STALE}, 2, 1, None),  # torchrun's name alone
         (STALE, 2, 1, None),
         ({**STALE, "RANK": "", "SLURM_PROCID": ""}, 2, 1, None),
         ({**STALE, **STEP, "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, 2, 1, ("torchrun", 0, 0, 2)),

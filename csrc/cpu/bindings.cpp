@@ -24,7 +24,8 @@ struct InstructionSet {
 const InstructionSet& instruction_set() {
   static const InstructionSet chosen = [] {
     const char* limit = std::getenv("MOTIONRNN_EXT_CPU_ISA");
-    const std::string at_most = limit == nullptr || *limit == '\0' ? "x86_64_v4" : limit;
+    std::string at_most = limit == nullptr ? "" : limit;
+    if (at_most.find_first_not_of(" \t\r\n") == std::string::npos) at_most = "x86_64_v4";  // blank counts as unset
     STD_TORCH_CHECK(at_most == "baseline" || at_most == "x86_64_v3" || at_most == "x86_64_v4",
                     "MOTIONRNN_EXT_CPU_ISA is '", at_most, "'; it should be baseline, x86_64_v3 or x86_64_v4");
 #if defined(MOTIONRNN_EXT_HAVE_V4)

@@ -31,7 +31,8 @@ NAMES = ("reference", "cpu", "cuda", "triton")
 
 # A thread-local over a module global: Dynamo cannot trace a ContextVar.
 _VARIABLE = "MOTIONRNN_EXT_BACKEND"
-_chosen = os.environ.get(_VARIABLE) or "auto"
+_named = os.environ.get(_VARIABLE, "").strip()  # blanks count as unset, as in every variable of the package
+_chosen = _named or "auto"
 _local = threading.local()
 _warned: set[str] = set()
 
@@ -71,6 +72,14 @@ def backend(name: str) -> Iterator[None]:
         yield
     finally:
         _local.chosen = before
+
+
+def check_variables() -> None:
+    """What ops raise where MOTIONRNN_EXT_BACKEND or MOTIONRNN_EXT_CPU_ISA names what is not there, for a program before
+    its work: a ValueError, or the kernels' RuntimeError. An import never does."""
+    _check_name(current_backend())
+    if unavailable_reason("cpu") is None:
+        native.cpu_instruction_set()
 
 
 def current_backend() -> str:
@@ -184,7 +193,7 @@ def _check_name(name: str) -> None:
 
 def _origin(name: str) -> str:
     """For a message: that a name stands in the environment, where it is in force for that reason."""
-    return f" ({_VARIABLE})" if current_backend() == name == os.environ.get(_VARIABLE) else ""
+    return f" ({_VARIABLE})" if current_backend() == name == _named else ""
 
 
 def _reference(op: str, first: Tensor, *arguments: Any) -> Any:

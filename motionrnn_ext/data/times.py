@@ -18,10 +18,12 @@ def gaps(names: Sequence[str]) -> list[int]:
     times the median step of all names.
 
     A name's time is the date and time of day in it (`20170509_1305`, `2017-05-09T13:05:00`, ...), or else its last
-    number, as a time of day (`2355`) or as a count. Where more than one way to read all names makes them increase, the
-    one with the fewest gaps counts; where none does, names say nothing of time, and there is no gap.
+    number, as a time of day (`2355`) or as a count. Where both of these make all names increase, the one with fewer
+    gaps counts; where neither does, names say nothing of time, and there is no gap.
     """
-    found = [_leaps(times) for read in (_date_and_time, _time_of_day, _count) if (times := _all(read, names))]
+    if dated := _all(_date_and_time, names):  # the times of day alone could go on on another day
+        return _leaps(dated)
+    found = [_leaps(times) for read in (_time_of_day, _count) if (times := _all(read, names))]
     return min(found, key=len, default=[])
 
 

@@ -23,7 +23,14 @@ from typing import Any
 import torch
 
 NAMESPACE = "motionrnn_ext_triton"
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # kernels run on CPU tensors
+
+
+def is_on(variable: str) -> bool:
+    """Whether an environment variable says yes, in the words that Triton takes for it."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "on", "y", "yes")
+
+
+INTERPRETED = is_on("TRITON_INTERPRET")  # kernels run on CPU tensors
 _IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.library import custom_op, triton_op, wrap_triton
 
-from . import INTERPRETED, NAMESPACE
+from . import INTERPRETED, NAMESPACE, is_on
 
 Result = TypeVar("Result")
 
@@ -138,7 +137,7 @@ def in_blocks(
     """
     key = (op, kernel, channels, like.dtype, like.device)
     if key not in _tuned:
-        may_tune = os.environ.get("MOTIONRNN_EXT_AUTOTUNE", "0") == "1" and not INTERPRETED
+        may_tune = is_on("MOTIONRNN_EXT_AUTOTUNE") and not INTERPRETED
         if not may_tune or is_traced(like) or torch.cuda.is_current_stream_capturing():
             return run(block(op, channels, like.dtype).spread(work))
         _tuned[key] = min(CANDIDATES[op], key=lambda candidate: _time(lambda: run(candidate)))
