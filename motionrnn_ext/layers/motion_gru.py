@@ -127,6 +127,12 @@ class OffsetWarp(Resettable):
         self.conv = nn.Conv2d(channels, out_channels, k, stride=k, bias=False, device=device, dtype=dtype)
         self.warp_gate = _same_conv(channels, k * k, mask_kernel_size, zero, device, dtype)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "channels" not in state:  # pickled by an older version
+            self.channels, self.out_channels = self.conv.in_channels, self.conv.out_channels
+            self.kernel_size = self.conv.kernel_size[0]
+
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         k = self.kernel_size
         _check_map("x", x, self.channels)
@@ -183,7 +189,9 @@ class MotionGRUCell(Resettable):
         TypeError: alpha or max_offset is no number.
     """
 
-    max_offset: float | None = None  # of cells that were pickled before there was one
+    # Of cells that were pickled by an older version.
+    max_offset: float | None = None
+    _first_alpha: float | None = None
 
     def __init__(
         self,
@@ -211,7 +219,6 @@ class MotionGRUCell(Resettable):
         self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
         self.alpha = arguments.momentum_of_module(alpha)
         # The first value of an alpha that is learned, for `reset_parameters`.
-        self._first_alpha: float | None = None
         if not isinstance(self.alpha, Tensor):
             self._first_alpha = self.alpha
         elif not self.alpha.is_meta:
@@ -372,6 +379,8 @@ class MotionGRU(Resettable):
         TypeError: an argument of another type.
     """
 
+    depth = False  # of layers that were pickled by an older version
+
     def __init__(
         self,
         hidden_channels: int,
@@ -424,6 +433,11 @@ class MotionGRU(Resettable):
         )
         self.decoder = nn.ConvTranspose2d(encoded, hidden_channels, 4, stride=2, padding=1, **made)
         self.gate = _same_conv(2 * hidden_channels, hidden_channels, blend_kernel_size, **made)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "motion_channels" not in state:  # pickled by an older version
+            self.motion_channels = self.cell.motion_channels
 
     def extra_repr(self) -> str:
         return f"gate_side={self.gate_side!r}" + ", depth=True" * self.depth

@@ -7,11 +7,13 @@ at it. It is lost where a program copies the tensors into a dict of its own, or 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..layers.cells import cell_options
 from ..layers.motion_gru import MotionGRU, MotionGRUCell
 
 _KEY = "motionrnn_ext"
@@ -26,6 +28,29 @@ def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: di
         local_metadata[_KEY] = _plain(found)
     except TypeError:  # an object would make the file one that only unsafe loading reads
         return
+
+
+def arguments_of(module: Any) -> dict[str, Any]:
+    """Return the arguments that a MotionRNN was made with, as its parts and options tell them."""
+    cell, grus = module.cells[0], list(module.interfaces)
+    own_options = [name for name in cell_options(module.predictor) if hasattr(cell, name)]
+    return {
+        "predictor": module.predictor,
+        "in_channels": module.in_channels,
+        "hidden_channels": module.hidden_channels,
+        "patch_size": module.patch_size,
+        "variant": "official" if module.options.carry == "motion" else "paper",
+        "filter_size": cell.filter_size,
+        "layer_norm": cell.layer_norm,
+        "image_size": module.image_size,
+        "motion_gru": bool(grus),
+        "highway": module.highway,
+        "transient": not grus or grus[0].cell.transient,
+        "trend": module.trend,
+        "compat": cell.compat,
+        "cell_options": {name: getattr(cell, name) for name in own_options},
+        **{entry.name: getattr(module.options, entry.name) for entry in fields(module.options)},
+    }
 
 
 def present_arguments(module: Any) -> dict[str, Any]:
