@@ -18,6 +18,7 @@ from test_convert import StandIn
 from test_official import conv_tt_dict, edited, net, official_dict
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.utils import prune
 
 import motionrnn_ext
 from motionrnn_ext import (
@@ -452,6 +453,12 @@ def rebuilt() -> nn.Module:
     return model
 
 
+def pruned() -> nn.Module:
+    model = rnn()
+    prune.l1_unstructured(model.conv_last, "weight", 0.5)
+    return model
+
+
 def text(p: Place) -> None:
     (p.path / "weights.ckpt").write_text("text")
     load_checkpoint(p.path / "weights.ckpt")
@@ -468,6 +475,12 @@ CHECKPOINTS: dict[str, Provocation] = {
     "source is a ...; it should be a file or a state dict...": lambda _: load_checkpoint(rnn()),
     "... holds no state dict but a ...": lambda _: load_checkpoint({}),
     "... holds no weights": lambda _: load_checkpoint({"step": torch.tensor(1)}),
+    "... has ... and no ..., which only its module can compute from it; call ...(..., ...) before it is saved": (
+        lambda _: load_checkpoint(edited(**{"gate.weight_g": torch.ones(1), "gate.weight_v": torch.ones(1)}))
+    ),
+    "... has shape ...; it should be ..., that of ..._orig in ...": lambda _: load_checkpoint(
+        edited(**{"gate.weight_orig": torch.ones(2), "gate.weight_mask": torch.ones(1)})
+    ),
     "... holds several models, ...; it should be one: pick its tensors by their names": lambda _: (
         load_checkpoint(nn.ModuleDict({"a": rnn(), "b": rnn()}).state_dict())
     ),
@@ -507,6 +520,7 @@ CHECKPOINTS: dict[str, Provocation] = {
     "load_checkpoint: left out ...": lambda _: load_checkpoint(
         official_dict(net()) | {"adapter.weight": torch.ones(8, 8, 1, 1)}
     ),
+    "load_checkpoint: applied the pruning masks of ...": lambda _: load_checkpoint(pruned().state_dict()),
     "load_checkpoint: assumed ..., which no tensor shows; name what differs": lambda _: load_checkpoint(
         official_dict(net())
     ),

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_checkpoints import Tensors, equal, loaded, model
+from test_checkpoints import Tensors, equal, loaded, model, same
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
 
 from motionrnn_ext import MotionRNN
@@ -142,6 +143,65 @@ def test_dtypes_views_and_layouts(dtype: torch.dtype) -> None:
         torch.equal(t, made.state_dict()[n]) and t.dtype == dtype for n, t in found.state_dict().items()
     )
     assert found.conv_last.weight.untyped_storage().nbytes() == found.conv_last.weight.nbytes
+
+
+# ---- Pruned, normed and parametrised models
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_pruning_masks_are_applied(described: bool, tmp_path: Path) -> None:
+    made = model("predrnn", layers=3)
+    pruned = [
+        (made.conv_last, "weight"),
+        (made.cells[0].conv_x[0], "weight"),
+        (made.interfaces[1].gate, "bias"),
+    ]
+    for module, name in pruned:
+        prune.l1_unstructured(module, name, 0.5)
+    state = nn.DataParallel(made).state_dict()
+    torch.save(state if described else dict(state), tmp_path / "pruned.pt")
+    with pytest.warns(
+        UserWarning, match=r"applied the pruning masks of 3 weights, .*: .*interfaces\.1\.gate\.bias"
+    ) as said:
+        found = load_checkpoint(tmp_path / "pruned.pt")
+    assert len(said) == 1 + (not described) and said[0].filename == __file__
+    for module, name in pruned:
+        prune.remove(module, name)
+    assert equal(found, made) and found.conv_last.weight.eq(0).any()
+
+
+REPARAMETRISED: dict[str, tuple[Callable[[nn.Module], Any], str, str]] = {
+    "weight_norm": (
+        parametrizations.weight_norm,
+        "parametrizations.weight.original0",
+        "torch.nn.utils.parametrize.remove_parametrizations",
+    ),
+    "spectral_norm": (
+        parametrizations.spectral_norm,
+        "parametrizations.weight.original",
+        "torch.nn.utils.parametrize.remove_parametrizations",
+    ),
+    "old weight_norm": (nn.utils.weight_norm, "weight_g", "torch.nn.utils.remove_weight_norm"),
+    "old spectral_norm": (nn.utils.spectral_norm, "weight_orig", "torch.nn.utils.remove_spectral_norm"),
+}
+
+
+@pytest.mark.parametrize("name", REPARAMETRISED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_what_only_a_module_can_compute_is_named_with_what_removes_it(name: str) -> None:
+    change, key, remove = REPARAMETRISED[name]
+    made = model()
+    change(made.interfaces[0].cell.update)
+    module = "interfaces.0.cell.update"
+    with pytest.raises(ValueError) as error:
+        load_checkpoint(made.state_dict())
+    assert str(error.value) == (
+        f"state dict has {module}.{key} and no weight, which only its module can compute from it; call "
+        f"{remove}({module}, 'weight') before it is saved"
+    )
+    owner, call = remove.rpartition(".")[::2]
+    getattr(sys.modules[owner], call)(made.get_submodule(module), "weight")
+    assert same(loaded(made.state_dict()), made)
 
 
 # ---- safetensors

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..untrusted import load_tensors
 from .description import descriptions, of_settings
 from .official_names import refuse_foreign
+from .reparametrised import plain_weights
 
 Source = str | os.PathLike[str] | BinaryIO | Mapping[str, Any]
 RUN_SETTINGS = "motionrnn_config"  # beside the state dict in a checkpoint of `motionrnn train`
@@ -37,6 +38,7 @@ class Weights(NamedTuple):
     arguments: dict[str, Any] | None  # that the model was made with, where the checkpoint says so
     where: str  # what messages call the checkpoint
     left_out: list[str]  # what is there besides: a sentence for each kind
+    pruned: list[str]  # names of those that are weights times pruning masks
 
 
 def read_weights(
@@ -47,7 +49,7 @@ def read_weights(
     Raises:
         TypeError: no file and no dict. OSError: no such file, or a folder. ModuleNotFoundError: safetensors is missing.
         ValueError: a damaged file or one that asks for code; no tensors; tensors of several models, without values, or
-            of several dtypes.
+            of several dtypes; weights of parametrised modules.
     """
     content, where = _content(source, map_location)
     state, left_out = _state_dict(content, where, layers)
@@ -60,10 +62,11 @@ def read_weights(
             tensors[clean.removeprefix(path)] = tensor
     if beside := [name for name in kept if not _unwrapped(name).startswith(path)]:
         left_out.append(f"{len(beside)} tensors beside those of {path}*: {some(beside)}")
+    tensors, pruned = plain_weights(tensors, where)
     _check(tensors, where)
     # Copies, because the model is going to own and train them.
     copies = {name: tensor.detach().to_dense().clone() for name, tensor in tensors.items()}
-    return Weights(copies, _arguments(state, content, path), where, left_out)
+    return Weights(copies, _arguments(state, content, path), where, left_out, pruned)
 
 
 def some(names: list[str], limit: int = 6) -> str:
