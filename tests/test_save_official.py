@@ -110,7 +110,7 @@ def test_load_checkpoint_reads_it_back(model, layer_norm: bool, tmp_path: Path) 
         (lambda: net(max_offset=2.0), ["max_offset is 2.0; it should be None, or 10000 or more"]),
         (lambda: net(alpha=nn.Parameter(torch.tensor(0.5))), ["alpha is learned; it should be 0.5"]),
         (lambda: with_alpha(0.9, 0.9), ["alpha is 0.9; it should be 0.5"]),
-        (lambda: with_alpha(0.9, 0.5), ["alpha differs among the MotionGRUs"]),
+        (lambda: with_alpha(0.9, 0.5), ["alpha differs among the layers"]),
         (lambda: net("conv_tt_lstm", **BARE), ["predictor is 'conv_tt_lstm'; it should be one of convlstm, predrnn, "]),
     ],
 )  # fmt: skip

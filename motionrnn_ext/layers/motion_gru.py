@@ -21,7 +21,7 @@ from .addition import add_to
 from .arguments import flag, odd, whole
 from .depth import fold_depth, unfold_depth
 from .initial_values import Resettable, ZeroConv2d
-from .plain import called, is_plain, is_plain_conv, keeps_parameters
+from .plain import called, check_returned, is_plain, is_plain_conv, keeps_parameters
 from .states import check_not_rounded, detached, exportable
 
 
@@ -308,7 +308,9 @@ class MotionGRUCell(Resettable):
             mask = self.warp.mask_logits(x)
         if mask is None:
             offset, trend = self._moved(update, candidate, offset, trend)
-            return self.warp(x, offset), offset, trend
+            out = self.warp(x, offset)
+            check_returned("warp", out, (x.shape[0], None, *x.shape[2:]))
+            return out, offset, trend
         weight = self.warp.conv.weight
         if self.transient and self.trend:
             numbers = self.alpha, self.max_offset
@@ -455,14 +457,24 @@ class MotionGRU(Resettable):
         self, hidden: Tensor, state: MotionState | None = None, packed: PackedGates | None = None
     ) -> tuple[Tensor, MotionState]:
         maps = self._checked(hidden)
+        batch, _, height, width = maps.shape
         features = self.encoder(maps)  # (B, C/4, h/2, w/2)
+        check_returned("encoder", features, (batch, None, height // 2, width // 2))
         outside = memory_format(features)
         inside = torch.channels_last if self._is_large(features) else outside
         features = features.contiguous(memory_format=inside)
         offset, trend = self._state(features, state)
         ahead = () if packed is None else (packed,)  # left out for the sake of a `cell` that is the user's
-        warped, offset, trend = self.cell(features, offset, trend, *ahead)
+        moved = self.cell(features, offset, trend, *ahead)
+        if not isinstance(moved, (tuple, list)) or len(moved) != 3:
+            found = (
+                f"{len(moved)} entries" if isinstance(moved, (tuple, list)) else f"a {type(moved).__name__}"
+            )
+            raise TypeError(f"cell returns {found}; it should return (out, offset, trend)")
+        warped, offset, trend = moved
+        check_returned("cell", warped, (batch, None, height // 2, width // 2))
         decoded = self.decoder(warped.contiguous(memory_format=outside))  # (B, C, h, w)
+        check_returned("decoder", decoded, maps.shape)
         logits = self._blend_logits(decoded, maps)
         first, second = (maps, decoded) if self.gate_side == "hidden" else (decoded, maps)
         x = ops.gated_blend(logits, first, second)

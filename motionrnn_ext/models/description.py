@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layers.cells import cell_options
+from ..layers.cells import E3DLSTMCell, RecurrentCell, cell_options
 from ..layers.motion_gru import MotionGRU, MotionGRUCell
 
 _KEY = "motionrnn_ext"
@@ -54,17 +54,25 @@ def arguments_of(module: Any) -> dict[str, Any]:
 
 
 def present_arguments(module: Any) -> dict[str, Any]:
-    """Return what a MotionRNN is made of now: its arguments, with what was set at its MotionGRUs since.
+    """Return what a MotionRNN is made of now: its arguments, with what was set at it and its parts since.
 
     Raises:
-        TypeError: its MotionGRUs differ, so that no arguments make this model.
+        TypeError: its parts differ, so that no arguments make this model.
     """
     found = {**module.arguments, "highway": module.highway}
+    found |= {name: getattr(module.options, name) for name in ("carry", "init_state")}
+    found["highway_first"] = found["highway_first"] and module.conv_first is not None
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
-    cells = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
+    motion = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
     for name in ("alpha", "max_offset", "transient", "trend"):
-        _set_common(found, name, [getattr(cell, name) for cell in cells])
+        _set_common(found, name, [getattr(cell, name) for cell in motion])
     _set_common(found, "gate_side", [interface.gate_side for interface in interfaces])
+    cells = [cell for cell in module.cells if isinstance(cell, RecurrentCell)]
+    _set_common(found, "compat", [cell.compat for cell in cells])
+    history = [cell.history for cell in cells if isinstance(cell, E3DLSTMCell)]
+    if any(value != found["cell_options"].get("history") for value in history):
+        found["cell_options"] = dict(found["cell_options"])
+        _set_common(found["cell_options"], "history", history)
     return found
 
 
@@ -73,7 +81,7 @@ def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
         return
     learned = [isinstance(value, Tensor) for value in values]
     if any(learned) != all(learned) or (not any(learned) and len(set(values)) > 1):
-        raise TypeError(f"{name} differs among the MotionGRUs")
+        raise TypeError(f"{name} differs among the layers")
     found[name] = values[0]
 
 

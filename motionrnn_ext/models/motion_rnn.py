@@ -78,6 +78,7 @@ class MotionRNN(Resettable):
     after every 16th call of `step`.
     """
 
+    optional = ("conv_first",)
     _has_warned = False
     _steps = 0  # calls of `step`
 
@@ -425,6 +426,11 @@ class MotionRNN(Resettable):
         for level, cell in enumerate(self.cells):
             if not hasattr(cell, "initial_state"):
                 raise TypeError(f"cells[{level}] is a {type(cell).__name__}; it should be a RecurrentCell")
+        for level, gru in enumerate(self.interfaces):
+            if gru is None:
+                raise TypeError(
+                    f"interfaces[{level}] is None; it should be a MotionGRU, or a module that is called as one"
+                )
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
         if not isinstance(state, MotionRNNState):

@@ -63,8 +63,9 @@ def load_checkpoint(
 
     Raises:
         OSError: no such file. TypeError: no file and no dict. ValueError: a truncated file, or one that holds more than
-            tensors, of which no code is run; weights of parametrised or normed modules; a program that is not known here; a missing, unexpected or misshapen
-            tensor, by name. ModuleNotFoundError: a safetensors file, without that package.
+            tensors, of which no code is run; weights of parametrised or normed modules; a program that is not known
+            here; a missing, unexpected or misshapen tensor, by name. ModuleNotFoundError: a safetensors file, without
+            that package.
     """
     for name in overrides.keys() & {"device", "dtype"}:
         raise TypeError(f"unknown option {name!r}; known: map_location, and .to() of the model afterwards")
