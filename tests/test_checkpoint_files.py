@@ -207,60 +207,84 @@ def test_what_only_a_module_can_compute_is_named_with_what_removes_it(name: str)
 # ---- safetensors
 
 
-def safetensors_file(path: Path, tensors: Tensors) -> Path:
-    header, data = {}, b""
-    for name, tensor in tensors.items():
-        held = tensor.contiguous().numpy().tobytes()
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [len(data), len(data) + len(held)],
-        }
+def safetensors_bytes(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
+    """What safetensors.torch.save makes of float32 tensors: a header padded to whole words, then the values."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    data = b""
+    for name in sorted(tensors):
+        held = tensors[name].detach().contiguous().numpy().tobytes()
+        offsets = [len(data), len(data) + len(held)]
+        header[name] = {"dtype": "F32", "shape": list(tensors[name].shape), "data_offsets": offsets}
         data += held
-    text = json.dumps({**header, "__metadata__": {"format": "pt"}}).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
 
 
-def read_by_hand(path: Any, device: str) -> Tensors:
-    """What safetensors.torch.load_file does."""
-    content = Path(path).read_bytes()
-    end = 8 + struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8:end])
-    return {
-        name: torch.frombuffer(bytearray(content[end + about["data_offsets"][0] : end + about["data_offsets"][1]]),
-                               dtype=torch.float32).view(about["shape"])
-        for name, about in header.items() if name != "__metadata__"
-    }  # fmt: skip
+def load_by_hand(data: bytes) -> Tensors:
+    """What safetensors.torch.load does."""
+    end = 8 + struct.unpack("<Q", data[:8])[0]
+    found = {}
+    for name, about in json.loads(data[8:end]).items():
+        if name != "__metadata__":
+            first, last = (end + offset for offset in about["data_offsets"])
+            held = torch.frombuffer(bytearray(data[first:last]), dtype=torch.float32)
+            found[name] = held.view(about["shape"])
+    return found
+
+
+@pytest.fixture(params=["installed", "stand-in"])
+def safetensors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "installed":
+        pytest.importorskip("safetensors", reason="the package safetensors is not installed")
+        return
+    stand_in = types.ModuleType("safetensors.torch")
+    stand_in.load = load_by_hand
+    monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", stand_in)
+
+
+def test_the_files_of_these_tests_are_those_of_the_package() -> None:
+    package = pytest.importorskip("safetensors.torch", reason="the package safetensors is not installed")
+    tensors = dict(model().state_dict())
+    assert package.save(tensors, {"format": "pt"}) == safetensors_bytes(tensors, {"format": "pt"})
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.bin"])
-@pytest.mark.parametrize("package", ["installed", "stand-in"])
-def test_safetensors(name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if package == "installed":
-        pytest.importorskip("safetensors", reason="the package safetensors is not installed")
-    else:
-        stand_in = types.ModuleType("safetensors.torch")
-        stand_in.load_file = read_by_hand
-        monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
-        monkeypatch.setitem(sys.modules, "safetensors.torch", stand_in)
-    made = model("predrnn", alpha=0.7)
-    path = safetensors_file(tmp_path / name, dict(made.state_dict()))
-    with pytest.warns(UserWarning, match="assumed in_channels=1, patch_size=2, highway=True"):
+def test_safetensors(safetensors: None, name: str, tmp_path: Path) -> None:
+    made, path = model("predrnn", alpha=0.7), tmp_path / name
+    data = safetensors_bytes(dict(made.state_dict()), {"format": "pt"})
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match="assumed in_channels=1, patch_size=2, highway=True") as said:
         assert equal(load_checkpoint(path, alpha=0.7), made)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="is truncated or no file of weights") as error:
-        load_checkpoint(path)
-    assert "\n" not in str(error.value)
+        assert equal(load_checkpoint(io.BytesIO(data), alpha=0.7), made)
+    assert len(said) == 2
+    for size in (100, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(ValueError, match="is truncated or no file of weights") as error:
+            load_checkpoint(path)
+        assert "\n" not in str(error.value)
+
+
+def test_tied_tensors_that_safetensors_leaves_out(safetensors: None, tmp_path: Path) -> None:
+    """As its save_model does, which notes the name of the tensor that stands for the other."""
+    made = model("predrnn", layers=3, alpha=nn.Parameter(torch.tensor(0.7)))
+    tensors, kept, gone = dict(made.state_dict()), *(f"interfaces.{i}.cell.alpha" for i in (0, 1))
+    del tensors[gone]
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(tensors, {"format": "pt", gone: kept}))
+    with pytest.warns(UserWarning, match="assumed"):
+        found = load_checkpoint(tmp_path / "model.safetensors")
+    assert same(found, made) and found.interfaces[0].cell.alpha is found.interfaces[1].cell.alpha
 
 
 def test_safetensors_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    path = safetensors_file(tmp_path / "model.safetensors", dict(model().state_dict()))
+    for package in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(dict(model().state_dict())))
     with pytest.raises(
         ModuleNotFoundError, match=r"model\.safetensors' needs the package safetensors: pip install"
     ):
-        load_checkpoint(path)
+        load_checkpoint(tmp_path / "model.safetensors")
 
 
 # ---- What is no checkpoint

@@ -7,6 +7,7 @@ here has, so that none of them needs to be known.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -81,14 +82,9 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
         found = [p for p in ("checkpoints/best.ckpt", "checkpoints/last.ckpt") if (Path(path) / p).is_file()]
         example = f", such as its {found[0]}" if found else ""
         raise IsADirectoryError(f"checkpoint {os.fspath(path)!r} is a folder; it should be a file{example}")
+    where = f"checkpoint {os.fspath(path)!r}"
     with open(path, "rb") as file:
-        start = file.read(9)
-        if os.fspath(path).endswith(".safetensors") or _is_safetensors(
-            start, os.fstat(file.fileno()).st_size
-        ):
-            return _load_safetensors(path, map_location)
-        file.seek(0)
-        return _load(file, map_location, f"checkpoint {os.fspath(path)!r}")
+        return _load(file, map_location, where, os.fspath(path).endswith(".safetensors"))
 
 
 def _content(source: Source, map_location: str | torch.device) -> tuple[Any, str]:
@@ -105,7 +101,12 @@ def _content(source: Source, map_location: str | torch.device) -> tuple[Any, str
     raise TypeError(f"source is a {type(source).__name__}; it should be a file or a state dict")
 
 
-def _load(file: BinaryIO, map_location: str | torch.device, where: str) -> Any:
+def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safetensors: bool = False) -> Any:
+    start = file.tell()
+    if is_safetensors or _is_safetensors(file.read(9), file.seek(0, os.SEEK_END) - start):
+        file.seek(start)
+        return _load_safetensors(file.read(), map_location, where)
+    file.seek(start)
     try:
         return load_tensors(file, map_location)
     except Exception as error:
@@ -126,16 +127,20 @@ def _is_safetensors(start: bytes, size: int) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
-def _load_safetensors(path: str | os.PathLike[str], map_location: str | torch.device) -> dict[str, Tensor]:
-    where = f"checkpoint {os.fspath(path)!r}"
+def _load_safetensors(data: bytes, map_location: str | torch.device, where: str) -> dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"{where} needs the package safetensors: pip install safetensors") from None
     try:
-        return dict(load_file(path, str(map_location)))
+        tensors = dict(load(data))
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except Exception:  # its own class for a damaged file, and others of torch
         raise ValueError(f"{where} is truncated or no file of weights") from None
+    # Its save_model leaves out tied tensors, and notes the names of those that are the same.
+    tied = {name: kept for name, kept in (header.get("__metadata__") or {}).items() if kept in tensors}
+    tensors |= {name: tensors[kept] for name, kept in tied.items() if name not in tensors}
+    return {name: tensor.to(map_location) for name, tensor in tensors.items()}
 
 
 def _state_dict(content: Any, where: str, layers: re.Pattern[str]) -> tuple[Mapping[Any, Any], list[str]]:
