@@ -104,6 +104,23 @@ def test_whatever_holds_the_weights(name: str, tmp_path: Path) -> None:
         assert equal(load_checkpoint(io.BytesIO(file.read()), alpha=0.8), made)
 
 
+def test_counters_of_thop_are_no_weights() -> None:
+    made = model("predrnn")
+    counted = {
+        f"{name.rpartition('.')[0]}.total_ops": torch.zeros(1, dtype=torch.float64)
+        for name in made.state_dict()
+    }
+    assert equal(load_checkpoint({**made.state_dict(), **counted, "total_params": torch.zeros(1)}), made)
+
+
+@pytest.mark.parametrize("index", [5, 10**12])
+def test_a_gap_in_the_layers_is_told_at_once(index: int) -> None:
+    """A damaged file's number of layers is not taken at its word: it would fill the memory."""
+    state = {name.replace("cells.1.", f"cells.{index}."): t for name, t in model().state_dict().items()}
+    with pytest.raises(ValueError, match=r"knows: missing cells\.1\.conv_x\.0\.weight"):
+        load_checkpoint(state)
+
+
 def test_of_several_weights_one_is_taken_and_the_others_are_named() -> None:
     old, new = model(), model(alpha=0.7)
     with pytest.warns(UserWarning, match=r"left out the weights params_ema, for those of params$"):

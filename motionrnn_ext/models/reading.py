@@ -169,7 +169,10 @@ def _nested(content: Mapping[Any, Any], at: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def _is_counter(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a count or a score beside the weights, such as `n_averaged` of AveragedModel."""
+    """Whether a tensor is a count or a score beside the weights, such as `n_averaged` of AveragedModel, or what thop
+    leaves in every module."""
+    if name.rpartition(".")[2] in ("total_ops", "total_params"):
+        return True
     return tensor.dim() == 0 and ("." not in name or not tensor.is_floating_point())
 
 
