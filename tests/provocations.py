@@ -18,6 +18,7 @@ from test_convert import StandIn
 from test_official import conv_tt_dict, edited, net, official_dict
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.utils import prune
 
 import motionrnn_ext
 from motionrnn_ext import (
@@ -315,10 +316,22 @@ def rounded_by_fsdp(p: Place) -> None:
     gru(torch.ones(1, 8, 6, 6), [torch.zeros(1, 18, 3, 3).bfloat16()] * 2)
 
 
+def no_interface(_: Place) -> None:
+    model = rnn()
+    model.interfaces[0] = None
+    model(frames(), 2)
+
+
 def replaced_cell(_: Place) -> None:
     model = rnn()
     model.cells[0] = nn.Sequential(model.cells[0])
     model(frames(), 2)
+
+
+def cell_of_one_result(_: Place) -> None:
+    gru = MotionGRU(4)
+    gru.cell.register_forward_hook(lambda module, inputs, outputs: outputs[0])
+    gru(frames(1, 4, 4, 4))
 
 
 def returns_another_shape(_: Place) -> None:
@@ -347,6 +360,9 @@ LAYERS: dict[str, Provocation] = {
     "float32: ...": rounded_by_fsdp,
     "... is on ...; it should be on ..., the device of x": motion(lambda t: t.to("meta")),
     "state is ...; it should be a MotionState, or a pair (offset, trend)": motion(lambda t: t, count=3),
+    "... is None; it should be a module, since it is called: to leave a part out, put one in its place that "
+    "returns what the next part takes": lambda _: setattr(MotionGRU(4), "gate", None),
+    "cell returns ...; it should return (out, offset, trend)": cell_of_one_result,
     "... returns ...; it should return a tensor of shape ...": returns_another_shape,
     "hidden is ...x...; height and width should be even": lambda _: MotionGRU(8)(torch.ones(1, 8, 5, 6)),
     "map_size is None; ... it should be (h, w), as parameters are per position": lambda _: ConvLSTMCell(
@@ -424,6 +440,7 @@ MODELS: dict[str, Provocation] = {
         frames(), 2, torch.ones(1, 2, 1, 8, 8)
     ),
     "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
+    "interfaces[...] is None; it should be a MotionGRU, or a module that is called as one": no_interface,
     "cells[...] is a ...; it should be a RecurrentCell": replaced_cell,
     "state is a ...; it should be a MotionRNNState, as initial_state and step return": lambda _: rnn()(
         frames(), 2, state=tuple(rnn().initial_state(1, 8, 8))
@@ -455,6 +472,12 @@ def rebuilt() -> nn.Module:
     return model
 
 
+def pruned() -> nn.Module:
+    model = rnn()
+    prune.l1_unstructured(model.conv_last, "weight", 0.5)
+    return model
+
+
 def text(p: Place) -> None:
     (p.path / "weights.ckpt").write_text("text")
     load_checkpoint(p.path / "weights.ckpt")
@@ -471,6 +494,12 @@ CHECKPOINTS: dict[str, Provocation] = {
     "source is a ...; it should be a file or a state dict...": lambda _: load_checkpoint(rnn()),
     "... holds no state dict but a ...": lambda _: load_checkpoint({}),
     "... holds no weights": lambda _: load_checkpoint({"step": torch.tensor(1)}),
+    "... has ... and no ..., which only its module can compute from it; call ...(..., ...) before it is saved": (
+        lambda _: load_checkpoint(edited(**{"gate.weight_g": torch.ones(1), "gate.weight_v": torch.ones(1)}))
+    ),
+    "... has shape ...; it should be ..., that of ..._orig in ...": lambda _: load_checkpoint(
+        edited(**{"gate.weight_orig": torch.ones(2), "gate.weight_mask": torch.ones(1)})
+    ),
     "... holds several models, ...; it should be one: pick its tensors by their names": lambda _: (
         load_checkpoint(nn.ModuleDict({"a": rnn(), "b": rnn()}).state_dict())
     ),
@@ -510,11 +539,12 @@ CHECKPOINTS: dict[str, Provocation] = {
     "load_checkpoint: left out ...": lambda _: load_checkpoint(
         official_dict(net()) | {"adapter.weight": torch.ones(8, 8, 1, 1)}
     ),
+    "load_checkpoint: applied the pruning masks of ...": lambda _: load_checkpoint(pruned().state_dict()),
     "load_checkpoint: assumed ..., which no tensor shows; name what differs": lambda _: load_checkpoint(
         official_dict(net())
     ),
     "model is a ...; it should be a MotionRNN": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
-    "... differs among the MotionGRUs": save_uneven,
+    "... differs among the layers": save_uneven,
     "no public program has this model: ...": lambda p: save_official(rnn(), p.path / "file"),
     "model has other parameters than it was made with: ...": lambda p: save_official(
         rebuilt(), p.path / "file"

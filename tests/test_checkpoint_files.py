@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_checkpoints import Tensors, equal, loaded, model
+from test_checkpoints import Tensors, equal, loaded, model, same
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
 
 from motionrnn_ext import MotionRNN
@@ -103,6 +104,23 @@ def test_whatever_holds_the_weights(name: str, tmp_path: Path) -> None:
         assert equal(load_checkpoint(io.BytesIO(file.read()), alpha=0.8), made)
 
 
+def test_counters_of_thop_are_no_weights() -> None:
+    made = model("predrnn")
+    counted = {
+        f"{name.rpartition('.')[0]}.total_ops": torch.zeros(1, dtype=torch.float64)
+        for name in made.state_dict()
+    }
+    assert equal(load_checkpoint({**made.state_dict(), **counted, "total_params": torch.zeros(1)}), made)
+
+
+@pytest.mark.parametrize("index", [5, 10**12])
+def test_a_gap_in_the_layers_is_told_at_once(index: int) -> None:
+    """A damaged file's number of layers is not taken at its word: it would fill the memory."""
+    state = {name.replace("cells.1.", f"cells.{index}."): t for name, t in model().state_dict().items()}
+    with pytest.raises(ValueError, match=r"knows: missing cells\.1\.conv_x\.0\.weight"):
+        load_checkpoint(state)
+
+
 def test_of_several_weights_one_is_taken_and_the_others_are_named() -> None:
     old, new = model(), model(alpha=0.7)
     with pytest.warns(UserWarning, match=r"left out the weights params_ema, for those of params$"):
@@ -144,63 +162,146 @@ def test_dtypes_views_and_layouts(dtype: torch.dtype) -> None:
     assert found.conv_last.weight.untyped_storage().nbytes() == found.conv_last.weight.nbytes
 
 
+# ---- Pruned, normed and parametrised models
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_pruning_masks_are_applied(described: bool, tmp_path: Path) -> None:
+    made = model("predrnn", layers=3)
+    pruned = [
+        (made.conv_last, "weight"),
+        (made.cells[0].conv_x[0], "weight"),
+        (made.interfaces[1].gate, "bias"),
+    ]
+    for module, name in pruned:
+        prune.l1_unstructured(module, name, 0.5)
+    state = nn.DataParallel(made).state_dict()
+    torch.save(state if described else dict(state), tmp_path / "pruned.pt")
+    with pytest.warns(
+        UserWarning, match=r"applied the pruning masks of 3 weights, .*: .*interfaces\.1\.gate\.bias"
+    ) as said:
+        found = load_checkpoint(tmp_path / "pruned.pt")
+    assert len(said) == 1 + (not described) and said[0].filename == __file__
+    for module, name in pruned:
+        prune.remove(module, name)
+    assert equal(found, made) and found.conv_last.weight.eq(0).any()
+
+
+REPARAMETRISED: dict[str, tuple[Callable[[nn.Module], Any], str, str]] = {
+    "weight_norm": (
+        parametrizations.weight_norm,
+        "parametrizations.weight.original0",
+        "torch.nn.utils.parametrize.remove_parametrizations",
+    ),
+    "spectral_norm": (
+        parametrizations.spectral_norm,
+        "parametrizations.weight.original",
+        "torch.nn.utils.parametrize.remove_parametrizations",
+    ),
+    "old weight_norm": (nn.utils.weight_norm, "weight_g", "torch.nn.utils.remove_weight_norm"),
+    "old spectral_norm": (nn.utils.spectral_norm, "weight_orig", "torch.nn.utils.remove_spectral_norm"),
+}
+
+
+@pytest.mark.parametrize("name", REPARAMETRISED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_what_only_a_module_can_compute_is_named_with_what_removes_it(name: str) -> None:
+    change, key, remove = REPARAMETRISED[name]
+    made = model()
+    change(made.interfaces[0].cell.update)
+    module = "interfaces.0.cell.update"
+    with pytest.raises(ValueError) as error:
+        load_checkpoint(made.state_dict())
+    assert str(error.value) == (
+        f"state dict has {module}.{key} and no weight, which only its module can compute from it; call "
+        f"{remove}({module}, 'weight') before it is saved"
+    )
+    owner, call = remove.rpartition(".")[::2]
+    getattr(sys.modules[owner], call)(made.get_submodule(module), "weight")
+    assert same(loaded(made.state_dict()), made)
+
+
 # ---- safetensors
 
 
-def safetensors_file(path: Path, tensors: Tensors) -> Path:
-    header, data = {}, b""
-    for name, tensor in tensors.items():
-        held = tensor.contiguous().numpy().tobytes()
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [len(data), len(data) + len(held)],
-        }
+def safetensors_bytes(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
+    """What safetensors.torch.save makes of float32 tensors: a header padded to whole words, then the values."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    data = b""
+    for name in sorted(tensors):
+        held = tensors[name].detach().contiguous().numpy().tobytes()
+        offsets = [len(data), len(data) + len(held)]
+        header[name] = {"dtype": "F32", "shape": list(tensors[name].shape), "data_offsets": offsets}
         data += held
-    text = json.dumps({**header, "__metadata__": {"format": "pt"}}).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
 
 
-def read_by_hand(path: Any, device: str) -> Tensors:
-    """What safetensors.torch.load_file does."""
-    content = Path(path).read_bytes()
-    end = 8 + struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8:end])
-    return {
-        name: torch.frombuffer(bytearray(content[end + about["data_offsets"][0] : end + about["data_offsets"][1]]),
-                               dtype=torch.float32).view(about["shape"])
-        for name, about in header.items() if name != "__metadata__"
-    }  # fmt: skip
+def load_by_hand(data: bytes) -> Tensors:
+    """What safetensors.torch.load does."""
+    end = 8 + struct.unpack("<Q", data[:8])[0]
+    found = {}
+    for name, about in json.loads(data[8:end]).items():
+        if name != "__metadata__":
+            first, last = (end + offset for offset in about["data_offsets"])
+            held = torch.frombuffer(bytearray(data[first:last]), dtype=torch.float32)
+            found[name] = held.view(about["shape"])
+    return found
+
+
+@pytest.fixture(params=["installed", "stand-in"])
+def safetensors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "installed":
+        pytest.importorskip("safetensors", reason="the package safetensors is not installed")
+        return
+    stand_in = types.ModuleType("safetensors.torch")
+    stand_in.load = load_by_hand
+    monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", stand_in)
+
+
+def test_the_files_of_these_tests_are_those_of_the_package() -> None:
+    package = pytest.importorskip("safetensors.torch", reason="the package safetensors is not installed")
+    tensors = dict(model().state_dict())
+    assert package.save(tensors, {"format": "pt"}) == safetensors_bytes(tensors, {"format": "pt"})
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.bin"])
-@pytest.mark.parametrize("package", ["installed", "stand-in"])
-def test_safetensors(name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if package == "installed":
-        pytest.importorskip("safetensors", reason="the package safetensors is not installed")
-    else:
-        stand_in = types.ModuleType("safetensors.torch")
-        stand_in.load_file = read_by_hand
-        monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
-        monkeypatch.setitem(sys.modules, "safetensors.torch", stand_in)
-    made = model("predrnn", alpha=0.7)
-    path = safetensors_file(tmp_path / name, dict(made.state_dict()))
-    with pytest.warns(UserWarning, match="assumed in_channels=1, patch_size=2, highway=True"):
+def test_safetensors(safetensors: None, name: str, tmp_path: Path) -> None:
+    made, path = model("predrnn", alpha=0.7), tmp_path / name
+    data = safetensors_bytes(dict(made.state_dict()), {"format": "pt"})
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match="assumed in_channels=1, patch_size=2, highway=True") as said:
         assert equal(load_checkpoint(path, alpha=0.7), made)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="is truncated or no file of weights") as error:
-        load_checkpoint(path)
-    assert "\n" not in str(error.value)
+        assert equal(load_checkpoint(io.BytesIO(data), alpha=0.7), made)
+    assert len(said) == 2
+    for size in (100, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(ValueError, match="is truncated or no file of weights") as error:
+            load_checkpoint(path)
+        assert "\n" not in str(error.value)
+
+
+def test_tied_tensors_that_safetensors_leaves_out(safetensors: None, tmp_path: Path) -> None:
+    """As its save_model does, which notes the name of the tensor that stands for the other."""
+    made = model("predrnn", layers=3, alpha=nn.Parameter(torch.tensor(0.7)))
+    tensors, kept, gone = dict(made.state_dict()), *(f"interfaces.{i}.cell.alpha" for i in (0, 1))
+    del tensors[gone]
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(tensors, {"format": "pt", gone: kept}))
+    with pytest.warns(UserWarning, match="assumed"):
+        found = load_checkpoint(tmp_path / "model.safetensors")
+    assert same(found, made) and found.interfaces[0].cell.alpha is found.interfaces[1].cell.alpha
 
 
 def test_safetensors_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    path = safetensors_file(tmp_path / "model.safetensors", dict(model().state_dict()))
+    for package in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(dict(model().state_dict())))
     with pytest.raises(
         ModuleNotFoundError, match=r"model\.safetensors' needs the package safetensors: pip install"
     ):
-        load_checkpoint(path)
+        load_checkpoint(tmp_path / "model.safetensors")
 
 
 # ---- What is no checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,26 @@ def test_what_is_set_after_making_is_described() -> None:
     made.interfaces[0].cell.alpha = 0.1
     with pytest.warns(UserWarning, match=r"assumed .*alpha=0\.5"):  # no one value makes this model
         load_checkpoint(made.state_dict())
+
+
+def test_what_is_set_at_the_model_and_its_cells_is_described() -> None:
+    made = model(layers=3)
+    made.options = replace(made.options, carry="motion", init_state="xavier")
+    found = loaded(made.state_dict())
+    assert (found.options.carry, found.options.init_state) == ("motion", "xavier")
+    for predictor, name, value in (
+        ("e3d_lstm", "history", 1),
+        ("e3d_lstm", "compat", "openstl"),
+        ("mim", "compat", "openstl"),
+    ):
+        made = model(predictor, **SIZE)
+        for cell in made.cells:
+            setattr(cell, name, value)
+        found = loaded(made.state_dict())
+        assert all(getattr(cell, name) == value for cell in found.cells)
+        setattr(made.cells[1], name, None)
+        with pytest.warns(UserWarning, match="assumed"):  # no one value makes this model
+            load_checkpoint(made.state_dict())
 
 
 def test_the_caller_has_the_last_word() -> None:

@@ -13,6 +13,7 @@ from official_program import needs_checkout, official_module
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import prune
 
 import motionrnn_ext
 from motionrnn_ext.backends import reference
@@ -290,7 +291,7 @@ def test_what_is_done_to_a_converted_layer_is_there_after_revert() -> None:
     layer, seen = model.motion_list[1], []
     layer.register_forward_hook(lambda *_: seen.append("layer"))
     handle = layer.register_forward_pre_hook(lambda *_: seen.append("removed"))
-    nn.utils.prune.l1_unstructured(layer.update, "weight", 0.5)
+    prune.l1_unstructured(layer.update, "weight", 0.5)
     layer.reset = nn.Conv2d(22, 18, 3, padding=1).double()
     new_reset, mask = layer.reset, layer.update.weight_mask
     layer.warp.eval()

@@ -63,6 +63,11 @@ class InEval(Other):
         return offset if self.training else 0.5 * offset
 
 
+class WithoutGradients(Other):
+    def kept(self, offset):
+        return offset if torch.is_grad_enabled() else 0.5 * offset
+
+
 class Scaling(Idle):
     """The official hook as it is meant."""
 
@@ -167,6 +172,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "detached": (lambda: Truncated(4), "computes something else: the gradient of "),
     "dropout": (lambda: Dropout(4), r"differs by .* \(training mode\)"),
     "only in eval": (lambda: InEval(4), r"differs by .* \(eval mode\)"),
+    "only under no_grad": (lambda: WithoutGradients(4), "something else: .* under no_grad differs by"),
     "stateful": (lambda: Stateful(4), "trend of step 2 differs by 1 on random numbers"),
     "called": (lambda: Called(4), "out of step 1 differs by"),
     "hook that scales": (lambda: Scaling(4), "computes something else: the gradient of "),

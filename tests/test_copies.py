@@ -18,7 +18,9 @@ from under_test import ALL, CPU, REFERENCE, UnderTest, on
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN
+from motionrnn_ext.layers import OffsetWarp
 from motionrnn_ext.layers.cells import CELLS
+from motionrnn_ext.models import load_checkpoint
 
 HERE = [t for t in ALL if t.device == "cpu" and not t.is_slow]
 
@@ -116,6 +118,80 @@ def test_a_copy_in_another_dtype(on: UnderTest, dtype: torch.dtype):
     # Of halves the convolutions of a whole rollout are rounded; measured 7e-3 and 1e-3.
     tolerance = {torch.float64: 2e-6, torch.bfloat16: 4e-2, torch.float16: 5e-3}[dtype]
     assert (found.double() - expected.double()).abs().max() <= tolerance * expected.abs().max()
+
+
+# ---- Modules that were pickled by an older version
+
+LACKING = {  # attributes that it did not give them
+    "MotionRNN": ("arguments",),
+    "MotionGRU": ("depth", "motion_channels"),
+    "MotionGRUCell": ("max_offset", "_first_alpha"),
+    "OffsetWarp": ("channels", "out_channels", "kernel_size"),
+    "DepthConv": ("in_channels", "out_channels", "kernel_size"),
+    "E3DLSTMCell": ("history",),
+}
+
+
+def as_older(module: nn.Module) -> Any:
+    """What an older version's pickle of the module gives here."""
+    older = copy.deepcopy(module)
+    for part in older.modules():
+        for name in LACKING.get(type(part).__name__, ()):
+            vars(part).pop(name, None)
+        if isinstance(part, MotionRNN):
+            vars(part.options).pop("max_offset")
+            part._state_dict_hooks.clear()
+    return pickle.loads(pickle.dumps(older))
+
+
+OF_OLDER: dict[str, dict[str, Any]] = {
+    "convlstm": {"layer_norm": True},
+    "predrnn": {"variant": "official"},
+    "mim": {"compat": "openstl"},
+    "e3d_lstm": {"cell_options": {"window": 3, "history": None}},
+    "conv_tt_lstm": {"cell_options": {"order": 2, "steps": 4, "rank": 3}, "trend": False, "alpha": 0.8},
+}
+
+
+@pytest.mark.parametrize("predictor", OF_OLDER)
+def test_a_model_that_an_older_version_pickled(predictor: str):
+    """It computes the same, without a bound of the motion, and its state dict says what it is."""
+    model = small(predictor, max_offset=None, **OF_OLDER[predictor])
+    older = as_older(model)
+    assert older.arguments == model.arguments and repr(older) == repr(model)
+    assert older(clip(), 2).equal(model(clip(), 2))
+    assert load_checkpoint(saved(older.state_dict())).arguments == model.arguments
+    assert COPIES["pickle"](older).arguments == model.arguments
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes"),
+    [
+        (MotionGRU(8, gate_side="decoded", trend=False, max_offset=None), [(8, 4, 6)]),
+        (MotionGRUCell(4, kernel_size=5, alpha=0.3, max_offset=None), [(4, 4, 6), (50, 4, 6), (50, 4, 6)]),
+        (OffsetWarp(4, 6), [(4, 4, 6), (18, 4, 6)]),
+    ],
+)
+def test_a_layer_that_an_older_version_pickled(layer: nn.Module, shapes: list[tuple[int, ...]]):
+    inputs = [torch.randn(2, *shape) for shape in shapes]
+    older = as_older(layer)
+    assert all(f.equal(e) for f, e in zip(tree_leaves(older(*inputs)), tree_leaves(layer(*inputs))))
+    assert repr(older) == repr(layer)
+
+
+def test_a_conversion_that_an_older_version_pickled_is_reverted():
+    model = UserModel()
+    x, official = torch.randn(2, 1, 6, 5), UserModel()
+    official.load_state_dict(model.state_dict())
+    motionrnn_ext.convert(model)
+    for converted in model.motion_list:
+        before = vars(converted)
+        converted.__class__ = MotionGRUCell
+        before["_official_module"] = before.pop("official")
+        del before["no_ops"], before["names"]
+    older = as_older(model)
+    assert motionrnn_ext.revert(older).converted == ["motion_list.0", "motion_list.1", "again"]
+    assert older(x).equal(official(x)) and older.again is older.motion_list[0]
 
 
 # ---- States

@@ -19,6 +19,8 @@ from motionrnn_ext import MotionGRU, MotionGRULayer, MotionRNN
 from motionrnn_ext.layers import MotionState, OffsetWarp
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.layers.cells.e3d_lstm import DepthConv
+from motionrnn_ext.layers.initial_values import Resettable
+from motionrnn_ext.models import load_checkpoint
 
 TOLERANCE = 1e-10  # relative to max|expected|, float64; measured 5e-13
 
@@ -459,6 +461,96 @@ def test_a_submodule_that_returns_another_shape_is_named(target: str) -> None:
     gru.get_submodule(path).register_forward_hook(lambda m, i, o: o[:1])
     with pytest.raises(ValueError, match=rf"^{target} returns shape \(1, .*; it should return a tensor of"):
         gru(*sample())
+
+
+class Returning(nn.Module):
+    """A module, and then a function of what it returns."""
+
+    def __init__(self, inner: nn.Module, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.inner, self.function = inner, function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(self.inner(*inputs))
+
+
+@pytest.mark.parametrize(
+    ("path", "function", "message"),
+    [
+        (
+            "encoder",
+            lambda x: None,
+            r"encoder returns a NoneType; it should return a tensor of shape \(2, any, 4, 6\)",
+        ),
+        ("encoder", lambda x: x[..., :1, :1], r"encoder returns shape \(2, 2, 1, 1\); it should return"),
+        ("cell", lambda out: out[0], r"cell returns a Tensor; it should return \(out, offset, trend\)"),
+        ("cell", lambda out: out[:2], r"cell returns 2 entries; it should return \(out, offset, trend\)"),
+        (
+            "cell",
+            lambda out: ("out", *out[1:]),
+            r"cell returns a str; it should return a tensor of shape \(2, any",
+        ),
+        (
+            "cell.warp",
+            lambda x: x[:1],
+            r"warp returns shape \(1, 2, 4, 6\); it should return .* \(2, any, 4, 6\)",
+        ),
+        ("cell.warp", lambda x: [x], "warp returns a list; it should return a tensor of shape"),
+        (
+            "decoder",
+            lambda x: x[:, :1],
+            r"decoder returns shape \(2, 1, 8, 12\); it should return .* \(2, 8, 8, 12\)",
+        ),
+    ],
+)
+def test_a_replaced_part_that_returns_something_else_is_named(
+    path: str, function: Callable[[Any], Any], message: str
+) -> None:
+    gru = MotionGRU(8)
+    owner, _, name = path.rpartition(".")
+    setattr(gru.get_submodule(owner), name, Returning(gru.get_submodule(path), function))
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
+        gru(torch.rand(2, 8, 8, 12))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["encoder", "cell", "decoder", "gate", "cell.update", "cell.reset", "cell.output", "cell.warp"]
+    + ["cell.warp.conv", "cell.warp.warp_gate"],
+)
+def test_none_in_place_of_a_part_is_refused_where_it_is_set(path: str) -> None:
+    gru = MotionGRU(8)
+    owner, _, name = path.rpartition(".")
+    part, kept = gru.get_submodule(owner), gru.get_submodule(path)
+    with pytest.raises(
+        TypeError, match=rf"^{type(part).__name__}\.{name} is None; it should be a module, since it"
+    ):
+        setattr(part, name, None)
+    assert gru.get_submodule(path) is kept
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+def test_none_in_place_of_a_part_of_a_model(predictor: str) -> None:
+    made, frames = (
+        MotionRNN(predictor, 1, (4, 4), 2, "official", filter_size=3, image_size=(8, 8)),
+        torch.rand(1, 3, 1, 8, 8),
+    )
+    for module in (made, *made.cells, *made.cells[-1].children()):
+        for name, part in module.named_children():
+            if isinstance(module, Resettable) and name != "conv_first":
+                with pytest.raises(TypeError, match=rf"\.{name} is None; it should be a module"):
+                    setattr(module, name, None)
+                assert getattr(module, name) is part
+    made.interfaces[0] = None
+    with pytest.raises(TypeError, match=r"^interfaces\[0\] is None; it should be a MotionGRU"):
+        made(frames, 2)
+
+
+def test_a_model_may_lose_its_first_highway() -> None:
+    made, frames = MotionRNN("predrnn", 1, (4, 4), 2, "official", filter_size=3), torch.rand(1, 3, 1, 8, 8)
+    made.conv_first = None
+    found = load_checkpoint(made.state_dict())
+    assert found.conv_first is None and found(frames, 2).equal(made(frames, 2))
 
 
 def test_a_submodule_of_another_dtype_is_refused_as_pytorch_does() -> None:

@@ -91,7 +91,7 @@ def convert(model: nn.Module) -> ConversionReport:
                 cells[id(module)] = _take_over(module)
     except BaseException:
         for cell in cells.values():
-            _hand_back(cell)
+            _hand_back(cell, cell.official)
         raise
     for name, module in found:
         if name in report.converted:
@@ -112,20 +112,20 @@ def revert(model: nn.Module) -> ConversionReport:
             convolution. Nothing is reverted then.
     """
     _check_module(model)
-    if isinstance(model, ConvertedMotionGRU):
+    if _official(model) is not None:
         raise ValueError("model is itself a converted MotionGRU; revert the model that holds it")
     report = ConversionReport(verb="reverted")
     modules = model.named_modules(remove_duplicate=False)
-    found = [(name, cell) for name, cell in modules if isinstance(cell, ConvertedMotionGRU)]
-    for name, cell in found:
+    found = [(name, cell, official) for name, cell in modules if (official := _official(cell)) is not None]
+    for name, cell, _ in found:
         parts = dict(cell.named_modules(remove_duplicate=False))
         if lost := [part for part in CONVOLUTIONS if part not in parts]:
             raise ValueError(
                 f"{name} has no {', '.join(lost)} any more, which its official module needs; put them back first"
             )
-    for name, cell in found:
-        _hand_back(cell)
-        _replace(model, name, cell.official)
+    for name, cell, official in found:
+        _hand_back(cell, official)
+        _replace(model, name, official)
         report.converted.append(name)
     if not report.converted:
         report.looked_at = f"no converted MotionGRU among the {_n_modules(model)} modules of this model"
@@ -183,17 +183,22 @@ def _take_over(module: nn.Module) -> ConvertedMotionGRU:
     return cell
 
 
-def _hand_back(cell: ConvertedMotionGRU) -> None:
-    official = cell.official
+def _official(module: nn.Module) -> nn.Module | None:
+    """The module that a converted one came from; a cell that was pickled by an older version keeps it elsewhere."""
+    return vars(module).get("official" if isinstance(module, ConvertedMotionGRU) else "_official_module")
+
+
+def _hand_back(cell: nn.Module, official: nn.Module) -> None:
     _share(cell, official)
+    no_ops = vars(cell).get("no_ops", {})
     for name in CONVOLUTIONS:
-        conv, hooks = convolution(official, name), cell.no_ops.pop(name, None)
+        conv, hooks = convolution(official, name), no_ops.pop(name, None)
         if hooks:
             conv._backward_hooks.update(hooks)
             conv._is_full_backward_hook = bool(conv._is_full_backward_hook)
     for name, part in official.named_modules():
         if name not in CONVOLUTIONS:
-            part.training = cell.warp.training if name else cell.training
+            part.training = cell.get_submodule("warp" if name else "").training
 
 
 def _share(source: nn.Module, target: nn.Module) -> None:

@@ -7,11 +7,28 @@ its own `reset_parameters`, or by that of every module in it, in any order.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 
 class Resettable(nn.Module):
     """A module made of others, which hold its parameters."""
+
+    optional: tuple[str, ...] = ()  # parts that may be None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of all modules; a TypeError for None in place of a part, where forward would end in one without a name."""
+        if (
+            value is None
+            and name not in self.optional
+            and self.__dict__.get("_modules", {}).get(name) is not None
+        ):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is None; it should be a module, since it is called: to leave a part "
+                "out, put one in its place that returns what the next part takes"
+            )
+        super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
         """Give all parameters new initial values, drawn as the constructor draws them: for one seed they are the same.

@@ -21,7 +21,7 @@ from .addition import add_to
 from .arguments import flag, odd, whole
 from .depth import fold_depth, unfold_depth
 from .initial_values import Resettable, ZeroConv2d
-from .plain import called, is_plain, is_plain_conv, keeps_parameters
+from .plain import called, check_returned, is_plain, is_plain_conv, keeps_parameters
 from .states import check_not_rounded, detached, exportable
 
 
@@ -127,6 +127,12 @@ class OffsetWarp(Resettable):
         self.conv = nn.Conv2d(channels, out_channels, k, stride=k, bias=False, device=device, dtype=dtype)
         self.warp_gate = _same_conv(channels, k * k, mask_kernel_size, zero, device, dtype)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "channels" not in state:  # pickled by an older version
+            self.channels, self.out_channels = self.conv.in_channels, self.conv.out_channels
+            self.kernel_size = self.conv.kernel_size[0]
+
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         k = self.kernel_size
         _check_map("x", x, self.channels)
@@ -183,7 +189,9 @@ class MotionGRUCell(Resettable):
         TypeError: alpha or max_offset is no number.
     """
 
-    max_offset: float | None = None  # of cells that were pickled before there was one
+    # Of cells that were pickled by an older version.
+    max_offset: float | None = None
+    _first_alpha: float | None = None
 
     def __init__(
         self,
@@ -211,7 +219,6 @@ class MotionGRUCell(Resettable):
         self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
         self.alpha = arguments.momentum_of_module(alpha)
         # The first value of an alpha that is learned, for `reset_parameters`.
-        self._first_alpha: float | None = None
         if not isinstance(self.alpha, Tensor):
             self._first_alpha = self.alpha
         elif not self.alpha.is_meta:
@@ -301,7 +308,9 @@ class MotionGRUCell(Resettable):
             mask = self.warp.mask_logits(x)
         if mask is None:
             offset, trend = self._moved(update, candidate, offset, trend)
-            return self.warp(x, offset), offset, trend
+            out = self.warp(x, offset)
+            check_returned("warp", out, (x.shape[0], None, *x.shape[2:]))
+            return out, offset, trend
         weight = self.warp.conv.weight
         if self.transient and self.trend:
             numbers = self.alpha, self.max_offset
@@ -372,6 +381,8 @@ class MotionGRU(Resettable):
         TypeError: an argument of another type.
     """
 
+    depth = False  # of layers that were pickled by an older version
+
     def __init__(
         self,
         hidden_channels: int,
@@ -425,6 +436,11 @@ class MotionGRU(Resettable):
         self.decoder = nn.ConvTranspose2d(encoded, hidden_channels, 4, stride=2, padding=1, **made)
         self.gate = _same_conv(2 * hidden_channels, hidden_channels, blend_kernel_size, **made)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "motion_channels" not in state:  # pickled by an older version
+            self.motion_channels = self.cell.motion_channels
+
     def extra_repr(self) -> str:
         return f"gate_side={self.gate_side!r}" + ", depth=True" * self.depth
 
@@ -441,14 +457,24 @@ class MotionGRU(Resettable):
         self, hidden: Tensor, state: MotionState | None = None, packed: PackedGates | None = None
     ) -> tuple[Tensor, MotionState]:
         maps = self._checked(hidden)
+        batch, _, height, width = maps.shape
         features = self.encoder(maps)  # (B, C/4, h/2, w/2)
+        check_returned("encoder", features, (batch, None, height // 2, width // 2))
         outside = memory_format(features)
         inside = torch.channels_last if self._is_large(features) else outside
         features = features.contiguous(memory_format=inside)
         offset, trend = self._state(features, state)
         ahead = () if packed is None else (packed,)  # left out for the sake of a `cell` that is the user's
-        warped, offset, trend = self.cell(features, offset, trend, *ahead)
+        moved = self.cell(features, offset, trend, *ahead)
+        if not isinstance(moved, (tuple, list)) or len(moved) != 3:
+            found = (
+                f"{len(moved)} entries" if isinstance(moved, (tuple, list)) else f"a {type(moved).__name__}"
+            )
+            raise TypeError(f"cell returns {found}; it should return (out, offset, trend)")
+        warped, offset, trend = moved
+        check_returned("cell", warped, (batch, None, height // 2, width // 2))
         decoded = self.decoder(warped.contiguous(memory_format=outside))  # (B, C, h, w)
+        check_returned("decoder", decoded, maps.shape)
         logits = self._blend_logits(decoded, maps)
         first, second = (maps, decoded) if self.gate_side == "hidden" else (decoded, maps)
         x = ops.gated_blend(logits, first, second)

@@ -79,7 +79,22 @@ def called(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> T
         ValueError: it returns something else than a tensor of that shape.
     """
     out = module(x)
-    if not isinstance(out, Tensor) or tuple(out.shape) != tuple(shape):
-        found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise ValueError(f"{name} returns {found}; it should return a tensor of shape {tuple(shape)}")
+    check_returned(name, out, shape)
     return out if out.dtype == x.dtype or torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+
+
+def check_returned(name: str, out: object, shape: tuple[int | None, ...]) -> None:
+    """Raise a ValueError unless `out`, returned by the module `name`, is a tensor of that shape, in which None is any.
+
+    Not while compiling, where comparing sizes would bind those that are symbols.
+    """
+    if isinstance(out, Tensor):
+        if torch.compiler.is_compiling() or (
+            out.dim() == len(shape) and all(wanted in (None, size) for size, wanted in zip(out.shape, shape))
+        ):
+            return
+        found = f"shape {tuple(out.shape)}"
+    else:
+        found = f"a {type(out).__name__}"
+    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+    raise ValueError(f"{name} returns {found}; it should return a tensor of shape ({sizes})")

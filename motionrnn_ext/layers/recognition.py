@@ -268,7 +268,8 @@ def _said(error: Exception) -> str:
 
 
 def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] | str:
-    """Results of three steps, and gradients of their sum with fixed random factors; a reason where it has others."""
+    """Results of three steps, gradients of their sum with fixed random factors, and results of a step without
+    gradients; a reason where it has others."""
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     x, offset, trend = leaves.values()
     generator = torch.Generator().manual_seed(1)
@@ -285,6 +286,10 @@ def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] 
             loss = loss + (factors.to(value) * value).sum()
     leaves |= dict(module.named_parameters())
     loss.backward()
+    with torch.no_grad():
+        outputs = module(*(value.clone() for value in inputs.values()))
+        for name, value in zip(("out", "offset", "trend"), outputs):
+            results[f"{name} under no_grad"] = value
     for name, leaf in leaves.items():
         results[f"the gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
     return results

@@ -139,7 +139,8 @@ def architecture(
 
 
 def n_layers(state: Iterable[str]) -> int:
-    return 1 + max((int(m[1]) for m in (re.match(r"cells\.(\d+)\.", name) for name in state) if m), default=0)
+    """How many cells there are names of, and 1 at least: an index may be any number in a damaged file."""
+    return len({match[1] for match in (re.match(r"cells\.(\d+)\.", name) for name in state) if match}) or 1
 
 
 def frame_layout(folded: int, in_channels: int | None, patch_size: int | None) -> tuple[int, int, bool]:

@@ -7,11 +7,13 @@ at it. It is lost where a program copies the tensors into a dict of its own, or 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..layers.cells import E3DLSTMCell, RecurrentCell, cell_options
 from ..layers.motion_gru import MotionGRU, MotionGRUCell
 
 _KEY = "motionrnn_ext"
@@ -28,18 +30,49 @@ def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: di
         return
 
 
+def arguments_of(module: Any) -> dict[str, Any]:
+    """Return the arguments that a MotionRNN was made with, as its parts and options tell them."""
+    cell, grus = module.cells[0], list(module.interfaces)
+    own_options = [name for name in cell_options(module.predictor) if hasattr(cell, name)]
+    return {
+        "predictor": module.predictor,
+        "in_channels": module.in_channels,
+        "hidden_channels": module.hidden_channels,
+        "patch_size": module.patch_size,
+        "variant": "official" if module.options.carry == "motion" else "paper",
+        "filter_size": cell.filter_size,
+        "layer_norm": cell.layer_norm,
+        "image_size": module.image_size,
+        "motion_gru": bool(grus),
+        "highway": module.highway,
+        "transient": not grus or grus[0].cell.transient,
+        "trend": module.trend,
+        "compat": cell.compat,
+        "cell_options": {name: getattr(cell, name) for name in own_options},
+        **{entry.name: getattr(module.options, entry.name) for entry in fields(module.options)},
+    }
+
+
 def present_arguments(module: Any) -> dict[str, Any]:
-    """Return what a MotionRNN is made of now: its arguments, with what was set at its MotionGRUs since.
+    """Return what a MotionRNN is made of now: its arguments, with what was set at it and its parts since.
 
     Raises:
-        TypeError: its MotionGRUs differ, so that no arguments make this model.
+        TypeError: its parts differ, so that no arguments make this model.
     """
     found = {**module.arguments, "highway": module.highway}
+    found |= {name: getattr(module.options, name) for name in ("carry", "init_state")}
+    found["highway_first"] = found["highway_first"] and module.conv_first is not None
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
-    cells = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
+    motion = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
     for name in ("alpha", "max_offset", "transient", "trend"):
-        _set_common(found, name, [getattr(cell, name) for cell in cells])
+        _set_common(found, name, [getattr(cell, name) for cell in motion])
     _set_common(found, "gate_side", [interface.gate_side for interface in interfaces])
+    cells = [cell for cell in module.cells if isinstance(cell, RecurrentCell)]
+    _set_common(found, "compat", [cell.compat for cell in cells])
+    history = [cell.history for cell in cells if isinstance(cell, E3DLSTMCell)]
+    if any(value != found["cell_options"].get("history") for value in history):
+        found["cell_options"] = dict(found["cell_options"])
+        _set_common(found["cell_options"], "history", history)
     return found
 
 
@@ -48,7 +81,7 @@ def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
         return
     learned = [isinstance(value, Tensor) for value in values]
     if any(learned) != all(learned) or (not any(learned) and len(set(values)) > 1):
-        raise TypeError(f"{name} differs among the MotionGRUs")
+        raise TypeError(f"{name} differs among the layers")
     found[name] = values[0]
 
 

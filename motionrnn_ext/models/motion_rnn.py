@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -34,7 +34,7 @@ from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from ..layers.plain import is_plain
 from ..layers.states import check_not_rounded, detached, exportable
 from .arguments import check_count, check_generator, checked_cell_options, per_position_size, widths
-from .description import describe
+from .description import arguments_of, describe
 from .off_map import warn_of_lost_motion
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
@@ -78,6 +78,7 @@ class MotionRNN(Resettable):
     nan, after a rollout or after every 16th call of `step`.
     """
 
+    optional = ("conv_first",)
     _has_warned = False
     _steps = 0  # calls of `step`
 
@@ -178,6 +179,15 @@ class MotionRNN(Resettable):
             **{entry.name: getattr(options, entry.name) for entry in fields(options)},
         }
         self.register_state_dict_post_hook(describe)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "arguments" not in state:  # pickled by an older version, which had no bound of the motion
+            self.options = replace(self.options, max_offset=None)
+            for gru in self._motion_grus():
+                gru.depth = self._cells()[0].depth > 1
+            self.arguments = arguments_of(self)
+            self.register_state_dict_post_hook(describe)
 
     def extra_repr(self) -> str:
         values = {entry.name: getattr(self.options, entry.name) for entry in fields(self.options)}
@@ -416,6 +426,11 @@ class MotionRNN(Resettable):
         for level, cell in enumerate(self.cells):
             if not hasattr(cell, "initial_state"):
                 raise TypeError(f"cells[{level}] is a {type(cell).__name__}; it should be a RecurrentCell")
+        for level, gru in enumerate(self.interfaces):
+            if gru is None:
+                raise TypeError(
+                    f"interfaces[{level}] is None; it should be a MotionGRU, or a module that is called as one"
+                )
         if state is None:
             return self.initial_state(batch_size, height, width, generator)
         if not isinstance(state, MotionRNNState):

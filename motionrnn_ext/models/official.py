@@ -59,12 +59,13 @@ def load_checkpoint(
     predictor, widths, kernel sizes, layer norm and image size are read off names and shapes; what is assumed beyond is
     told in one warning with its value. Tensors keep their dtype. Parameters that predicting never reads (conv_o and
     conv_last in OpenSTL's ConvLSTM cells, conv_last in its MIM-N, the adapter of PredRNN-V2's loss) are left out, with
-    a warning that names them.
+    a warning that names them. Pruning masks are applied, with a warning.
 
     Raises:
         OSError: no such file. TypeError: no file and no dict. ValueError: a truncated file, or one that holds more than
-            tensors, of which no code is run; a program that is not known here; a missing, unexpected or misshapen
-            tensor, by name. ModuleNotFoundError: a safetensors file, without that package.
+            tensors, of which no code is run; weights of parametrised or normed modules; a program that is not known
+            here; a missing, unexpected or misshapen tensor, by name. ModuleNotFoundError: a safetensors file, without
+            that package.
     """
     for name in overrides.keys() & {"device", "dtype"}:
         raise TypeError(f"unknown option {name!r}; known: map_location, and .to() of the model afterwards")
@@ -94,6 +95,9 @@ def load_checkpoint(
         raise ValueError(f"checkpoint does not fit: {'; '.join(problems[:4])}")
     for sentence in left_out:
         warnings.warn(f"load_checkpoint: left out {sentence}", stacklevel=2)
+    if weights.pruned:
+        count = f"{len(weights.pruned)} weights, which training may fill again: {some(weights.pruned)}"
+        warnings.warn(f"load_checkpoint: applied the pruning masks of {count}", stacklevel=2)
     if assumed := {name: value for name, value in read.assumed.items() if name not in given}:
         values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
         warnings.warn(

@@ -7,6 +7,7 @@ here has, so that none of them needs to be known.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from ..untrusted import load_tensors
 from .description import descriptions, of_settings
 from .official_names import refuse_foreign
+from .reparametrised import plain_weights
 
 Source = str | os.PathLike[str] | BinaryIO | Mapping[str, Any]
 RUN_SETTINGS = "motionrnn_config"  # beside the state dict in a checkpoint of `motionrnn train`
@@ -37,6 +39,7 @@ class Weights(NamedTuple):
     arguments: dict[str, Any] | None  # that the model was made with, where the checkpoint says so
     where: str  # what messages call the checkpoint
     left_out: list[str]  # what is there besides: a sentence for each kind
+    pruned: list[str]  # names of those that are weights times pruning masks
 
 
 def read_weights(
@@ -47,7 +50,7 @@ def read_weights(
     Raises:
         TypeError: no file and no dict. OSError: no such file, or a folder. ModuleNotFoundError: safetensors is missing.
         ValueError: a damaged file or one that asks for code; no tensors; tensors of several models, without values, or
-            of several dtypes.
+            of several dtypes; weights of parametrised modules.
     """
     content, where = _content(source, map_location)
     state, left_out = _state_dict(content, where, layers)
@@ -60,10 +63,11 @@ def read_weights(
             tensors[clean.removeprefix(path)] = tensor
     if beside := [name for name in kept if not _unwrapped(name).startswith(path)]:
         left_out.append(f"{len(beside)} tensors beside those of {path}*: {some(beside)}")
+    tensors, pruned = plain_weights(tensors, where)
     _check(tensors, where)
     # Copies, because the model is going to own and train them.
     copies = {name: tensor.detach().to_dense().clone() for name, tensor in tensors.items()}
-    return Weights(copies, _arguments(state, content, path), where, left_out)
+    return Weights(copies, _arguments(state, content, path), where, left_out, pruned)
 
 
 def some(names: list[str], limit: int = 6) -> str:
@@ -78,14 +82,9 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
         found = [p for p in ("checkpoints/best.ckpt", "checkpoints/last.ckpt") if (Path(path) / p).is_file()]
         example = f", such as its {found[0]}" if found else ""
         raise IsADirectoryError(f"checkpoint {os.fspath(path)!r} is a folder; it should be a file{example}")
+    where = f"checkpoint {os.fspath(path)!r}"
     with open(path, "rb") as file:
-        start = file.read(9)
-        if os.fspath(path).endswith(".safetensors") or _is_safetensors(
-            start, os.fstat(file.fileno()).st_size
-        ):
-            return _load_safetensors(path, map_location)
-        file.seek(0)
-        return _load(file, map_location, f"checkpoint {os.fspath(path)!r}")
+        return _load(file, map_location, where, os.fspath(path).endswith(".safetensors"))
 
 
 def _content(source: Source, map_location: str | torch.device) -> tuple[Any, str]:
@@ -102,7 +101,12 @@ def _content(source: Source, map_location: str | torch.device) -> tuple[Any, str
     raise TypeError(f"source is a {type(source).__name__}; it should be a file or a state dict")
 
 
-def _load(file: BinaryIO, map_location: str | torch.device, where: str) -> Any:
+def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safetensors: bool = False) -> Any:
+    start = file.tell()
+    if is_safetensors or _is_safetensors(file.read(9), file.seek(0, os.SEEK_END) - start):
+        file.seek(start)
+        return _load_safetensors(file.read(), map_location, where)
+    file.seek(start)
     try:
         return load_tensors(file, map_location)
     except Exception as error:
@@ -123,16 +127,20 @@ def _is_safetensors(start: bytes, size: int) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
-def _load_safetensors(path: str | os.PathLike[str], map_location: str | torch.device) -> dict[str, Tensor]:
-    where = f"checkpoint {os.fspath(path)!r}"
+def _load_safetensors(data: bytes, map_location: str | torch.device, where: str) -> dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"{where} needs the package safetensors: pip install safetensors") from None
     try:
-        return dict(load_file(path, str(map_location)))
+        tensors = dict(load(data))
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except Exception:  # its own class for a damaged file, and others of torch
         raise ValueError(f"{where} is truncated or no file of weights") from None
+    # Its save_model leaves out tied tensors, and notes the names of those that are the same.
+    tied = {name: kept for name, kept in (header.get("__metadata__") or {}).items() if kept in tensors}
+    tensors |= {name: tensors[kept] for name, kept in tied.items() if name not in tensors}
+    return {name: tensor.to(map_location) for name, tensor in tensors.items()}
 
 
 def _state_dict(content: Any, where: str, layers: re.Pattern[str]) -> tuple[Mapping[Any, Any], list[str]]:
@@ -161,7 +169,10 @@ def _nested(content: Mapping[Any, Any], at: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def _is_counter(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a count or a score beside the weights, such as `n_averaged` of AveragedModel."""
+    """Whether a tensor is a count or a score beside the weights, such as `n_averaged` of AveragedModel, or what thop
+    leaves in every module."""
+    if name.rpartition(".")[2] in ("total_ops", "total_params"):
+        return True
     return tensor.dim() == 0 and ("." not in name or not tensor.is_floating_point())
 
 

@@ -14,6 +14,7 @@ from .architecture import misfits
 from .description import present_arguments
 from .motion_rnn import MotionRNN
 from .official_names import to_official
+from .reparametrised import plain_weights
 from .variants import variant_options
 
 # Where each program looks for its state dict, and what it puts before the names.
@@ -32,8 +33,9 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
 
     MotionRNN and PredRNN are written as thuml's programs write theirs, ConvLSTM, MIM and E3D-LSTM as OpenSTL does:
     names, order of gates and the dict around them. Parameters that a program has and never reads (conv_o and conv_last
-    in OpenSTL's ConvLSTM cells, conv_last in its MIM-N) are written as zeros. Tensors keep their dtype, on the CPU.
-    MotionRNN's program starts every sequence from random states, so that its predictions vary from call to call.
+    in OpenSTL's ConvLSTM cells, conv_last in its MIM-N) are written as zeros, and pruning masks are applied. Tensors
+    keep their dtype, on the CPU. MotionRNN's program starts every sequence from random states, so that its predictions
+    vary from call to call.
 
     Raises:
         TypeError: no MotionRNN. ValueError: a model that no program can express; every option that differs is named.
@@ -44,7 +46,7 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
     if differences := list(_differences(model)):
         raise ValueError(f"no public program has this model: {'; '.join(differences)}")
     container, prefix = _CONTAINERS[model.predictor]
-    weights = model.state_dict()
+    weights, _ = plain_weights(model.state_dict(), "model")
     with torch.device("meta"):
         if problems := misfits(MotionRNN(**model.arguments), weights, str):
             raise ValueError(f"model has other parameters than it was made with: {'; '.join(problems[:4])}")

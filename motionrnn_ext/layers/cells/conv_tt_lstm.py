@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,10 @@ class ConvTTLSTMCell(RecurrentCell):
         self.cores = nn.ModuleList(conv(rank, rank) for _ in range(order - 1))  # K
         self.conv_x = conv(in_channels, 4 * c)
         self.conv_v = conv(rank, 4 * c, bias=False)
+
+    @property
+    def rank(self) -> int:
+        return cast(nn.Conv2d, self.factors[0]).out_channels
 
     def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
         # Tensors of their own: where two are one, torch.compile compiles for that.

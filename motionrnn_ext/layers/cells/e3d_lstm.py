@@ -6,7 +6,7 @@ W is the window, the number of last frames in depth; maps are (B, C, W, h, w).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,12 @@ class DepthConv(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as nn.Conv3d
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "kernel_size" not in state:  # pickled by an older version
+            self.out_channels, self.in_channels, *kernel = self.weight.shape
+            self.kernel_size = cast("tuple[int, int, int]", tuple(kernel))
 
     def extra_repr(self) -> str:
         sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
@@ -138,6 +144,10 @@ class E3DLSTMCell(RecurrentCell):
         self.conv_o_memory = self._depth_convolution(c, c, **made)
         self.conv_last = nn.Conv3d(2 * c, c, 1, bias=False, **made)
         self.norm = self._norm(c, **made)
+
+    @property
+    def window(self) -> int:
+        return self.depth
 
     def _depth_convolution(self, in_channels: int, out_channels: int, **made: Any) -> nn.Sequential:
         repeat = self.compat == "openstl"

@@ -1,0 +1,50 @@
+"""State dicts of modules that keep something else instead of a weight: pruned, normed or parametrised ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+# Ends of the two names that stand for one, and what gives the module its weight again before it is saved.
+_PAIRS = {
+    ("_g", "_v"): "torch.nn.utils.remove_weight_norm",
+    ("_orig", "_u"): "torch.nn.utils.remove_spectral_norm",
+}
+_REMOVE = "torch.nn.utils.parametrize.remove_parametrizations"
+
+
+def plain_weights(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors with every pruning mask applied, and the names of those weights.
+
+    Raises:
+        ValueError: a weight that only its module can compute; the message says what makes it one before it is saved.
+    """
+    found, pruned = dict(tensors), []
+    for name in tensors:
+        weight = name.removesuffix("_mask")
+        if name.endswith("_mask") and f"{weight}_orig" in tensors and weight not in tensors:
+            mask, original = found.pop(name), found.pop(f"{weight}_orig")
+            if mask.shape != original.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(mask.shape)}; it should be {tuple(original.shape)}, that of "
+                    f"{weight}_orig in {where}"
+                )
+            found[weight] = original * mask.to(original.dtype)
+            pruned.append(weight)
+    for name in found:
+        if parametrised := re.match(r"(?:(.*)\.)?parametrizations\.(\w+)\.", name):
+            _refuse(name, where, _REMOVE, parametrised[1] or "model", parametrised[2])
+        for (one, other), remove in _PAIRS.items():
+            weight = name.removesuffix(one)
+            if name.endswith(one) and f"{weight}{other}" in found and weight not in found:
+                _refuse(name, where, remove, *weight.rpartition(".")[::2])
+    return found, pruned
+
+
+def _refuse(name: str, where: str, remove: str, module: str, weight: str) -> None:
+    raise ValueError(
+        f"{where} has {name} and no {weight}, which only its module can compute from it; call "
+        f"{remove}({module}, {weight!r}) before it is saved"
+    )
