@@ -296,6 +296,12 @@ def parameter_of_its_own(_: Place) -> None:
     cell.reset_parameters()
 
 
+def part_without_reset(_: Place) -> None:
+    model = rnn()
+    model.conv_last = nn.ParameterList(model.conv_last.parameters())
+    model.reset_parameters()
+
+
 def near_official() -> nn.Module:
     module = StandIn(4)
     module.reset = nn.Conv2d(22, 18, 3)
@@ -364,6 +370,8 @@ LAYERS: dict[str, Provocation] = {
     "... is ...; it should be True or False": lambda _: MotionGRU(8, trend="no"),
     "... has parameters of its own (...); it should have a reset_parameters that sets them, and calls "
     "super().reset_parameters()": parameter_of_its_own,
+    "no reset_parameters sets ...; every module that holds parameters should have one, and none be pruned or "
+    "parametrised yet": part_without_reset,
     "alpha is a Parameter that was made on the device meta; it should be made with its value": lambda _: (
         MotionGRU(8, alpha=nn.Parameter(torch.empty((), device="meta"))).reset_parameters()
     ),
@@ -510,7 +518,8 @@ CHECKPOINTS: dict[str, Provocation] = {
     "load_checkpoint: assumed ..., which no tensor shows; name what differs": lambda _: load_checkpoint(
         official_dict(net())
     ),
-    "model is a ...; it should be a MotionRNN": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
+    "model is a ...; it should be a MotionRNN...": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
+    "path ... is a folder; it should be a file": lambda p: save_official(net(), p.path),
     "... differs among the MotionGRUs": save_uneven,
     "no public program has this model: ...": lambda p: save_official(rnn(), p.path / "file"),
     "model has other parameters than it was made with: ...": lambda p: save_official(

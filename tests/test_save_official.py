@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -120,15 +122,22 @@ def test_what_no_program_can_express_is_named(model, named: list[str], tmp_path:
     assert all(text in str(error.value) for text in named) and not list(tmp_path.iterdir())
 
 
-def test_other_parameters_and_no_model_are_refused(tmp_path: Path) -> None:
+def test_other_parameters_and_no_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(content: object, file: BinaryIO) -> None:
+        file.write(b"cut")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     pruned = net()
     prune.l1_unstructured(pruned.interfaces[0].gate, "weight", 0.5)
     with pytest.raises(
         ValueError, match=r"other parameters than it was made with: missing interfaces\.0\.gate\.weight"
     ):
         save_official(pruned, tmp_path / "model.ckpt")
-    with pytest.raises(TypeError, match="^model is a DataParallel; it should be a MotionRNN$"):
-        save_official(nn.DataParallel(net()), tmp_path / "model.ckpt")
+    for wrapper, path in ((nn.DataParallel(net()), "module"), (torch.compile(net()), "_orig_mod")):
+        with pytest.raises(TypeError, match=f"it should be a MotionRNN: pass model.{path}$"):
+            save_official(wrapper, tmp_path / "model.ckpt")
+    with pytest.raises(TypeError, match="^model is a str; it should be a MotionRNN$"):
+        save_official("model.ckpt", net())
     with torch.device("meta"):
         empty = net()
     with pytest.raises(ValueError, match="on the device meta, without values"):
@@ -136,4 +145,10 @@ def test_other_parameters_and_no_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_text("kept")
     with pytest.raises(FileNotFoundError):
         save_official(net(), tmp_path / "none" / "model.ckpt")
+    with pytest.raises(IsADirectoryError, match=r"path '.*' is a folder; it should be a file"):
+        save_official(net(), tmp_path)
+    monkeypatch.setattr(torch, "save", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        save_official(net(), tmp_path / "model.ckpt")
     assert (tmp_path / "model.ckpt").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]

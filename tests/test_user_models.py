@@ -123,6 +123,14 @@ def test_a_layer_compiles_in_one_graph_and_exports() -> None:
     assert relative_error(found, expected.detach().double()) <= 1e-6 and isinstance(after, MotionState)
 
 
+@pytest.mark.parametrize("cls", [MotionGRU, MotionGRULayer])
+def test_a_sequential_hands_on_the_pair(cls: type[nn.Module]) -> None:
+    with pytest.raises(
+        TypeError, match=r"hidden is a tuple; .*the first of the pair \(x, state\) that a MotionGRU"
+    ):
+        nn.Sequential(cls(8), cls(8))(torch.rand(2, *((3,) if cls is MotionGRULayer else ()), 8, 4, 4))
+
+
 # ---- Truncated backpropagation
 
 

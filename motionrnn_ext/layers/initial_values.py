@@ -8,6 +8,7 @@ its own `reset_parameters`, or by that of every module in it, in any order.
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 
 class Resettable(nn.Module):
@@ -18,7 +19,7 @@ class Resettable(nn.Module):
 
         Raises:
             TypeError: there are parameters beside those of the parts; a subclass that has some should say here what
-                they are at the start.
+                they are at the start. Or one of the parts has parameters that nothing sets. No value changes then.
         """
         own = [name for name, parameter in self._parameters.items() if parameter is not None]
         if own and type(self).reset_parameters is Resettable.reset_parameters:
@@ -26,6 +27,7 @@ class Resettable(nn.Module):
                 f"{type(self).__name__} has parameters of its own ({', '.join(own)}); it should have a "
                 "reset_parameters that sets them, and calls super().reset_parameters()"
             )
+        _check_parts(self)
         _reset_parts(self)
 
 
@@ -36,6 +38,22 @@ class ZeroConv2d(nn.Conv2d):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.zeros_(self.weight)
+
+
+def _check_parts(module: nn.Module) -> None:
+    """Raise where a part of somebody else's would keep its values, or after `to_empty` have none, without a word."""
+    kept: list[str] = []
+    for path, part in list(module.named_modules())[1:]:
+        names = [f"{path}.{name}" for name, _ in part.named_parameters(recurse=False)]
+        # Its reset_parameters then writes into a weight that is computed anew at the next call.
+        computes_weight = isinstance(part, (_ConvNd, nn.LayerNorm)) and "weight" not in part._parameters
+        if computes_weight or not hasattr(part, "reset_parameters"):
+            kept += [name for name in names if not (computes_weight and name.endswith(".bias"))]
+    if kept:
+        raise TypeError(
+            f"no reset_parameters sets {', '.join(kept)}; every module that holds parameters should have one, and "
+            "none be pruned or parametrised yet"
+        )
 
 
 def _reset_parts(module: nn.Module) -> None:

@@ -123,7 +123,7 @@ def _is_at_hand(value: Tensor) -> bool:
 def real(what: str, value: Any) -> float:
     """A number of Python's or NumPy's as a float; `what` is named in the message."""
     if isinstance(value, bool) or not isinstance(value, (float, int, torch.SymFloat, numbers.Real)):
-        raise TypeError(f"{what} is {value!r}; it should be a number")
+        raise TypeError(f"{what} is {' '.join(repr(value).split())}; it should be a number")
     if value != value:
         raise ValueError(f"{what} is nan; it should be a number")
     try:
