@@ -430,6 +430,18 @@ MODELS: dict[str, Provocation] = {
     ),
     "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
     "cells[...] is a ...; it should be a RecurrentCell": replaced_cell,
+    "state has no memory; ... has one, as initial_state and step return": lambda _: rnn("predrnn").step(
+        torch.ones(1, 1, 8, 8), rnn("predrnn").initial_state(1, 8, 8)._replace(memory=None)
+    ),
+    "state.layers[...] is a ...; it should have a tensor `hidden`, as those of initial_state and step": lambda _: (
+        rnn().step(torch.ones(1, 1, 8, 8), rnn().initial_state(1, 8, 8)._replace(layers=(None, None)))
+    ),
+    "state.layers[...].hidden has dtype ...; it should be ..., the dtype of frames": lambda _: rnn().step(
+        torch.ones(1, 1, 8, 8), rnn(dtype=torch.float64).initial_state(1, 8, 8)
+    ),
+    "frames has dtype ...; it should be ..., the dtype of the parameters": lambda _: rnn().step(
+        torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    ),
     "state is a ...; it should be a MotionRNNState, as initial_state and step return": lambda _: rnn()(
         frames(), 2, state=tuple(rnn().initial_state(1, 8, 8))
     ),

@@ -290,6 +290,7 @@ class MotionGRUCell(Resettable):
 
     def initial_state(self, x: Tensor) -> MotionState:
         """Zero motion for features x (B, C, H, W)."""
+        _check_map("x", x, self.channels)
         return _no_motion(x, (x.shape[0], self.motion_channels, *x.shape[2:]))
 
     def forward(
