@@ -291,9 +291,19 @@ class Scaling(nn.Module):
         return self.inner(x) * self.scale
 
 
+class ScaledConv(nn.Conv2d):
+    """A convolution whose reset_parameters is nn.Conv2d's, which knows no scale."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        (lambda m: setattr(m, "conv_last", ScaledConv(8, 4, 1)), "conv_last.scale"),
+        (lambda m: prune.l1_unstructured(m.cells[0].conv_x[1], "bias", 0.5), "cells.0.conv_x.1.bias_orig"),
         (lambda m: setattr(m, "conv_last", Scaling(m.conv_last)), "conv_last.scale"),
         (lambda m: spectral_norm(m.interfaces[0].gate), "interfaces.0.gate.parametrizations.weight.original"),
         (lambda m: prune.l1_unstructured(m.interfaces[0].gate, "weight", 0.5), "interfaces.0.gate.weight_orig"),
@@ -303,7 +313,7 @@ class Scaling(nn.Module):
 def test_a_part_that_would_stay_without_values_is_named(
     change: Callable[[nn.Module], Any], named: str
 ) -> None:
-    made = model("convlstm")
+    made = model("convlstm", layer_norm=True)
     change(made)
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     with pytest.raises(

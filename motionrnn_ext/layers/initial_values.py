@@ -40,15 +40,25 @@ class ZeroConv2d(nn.Conv2d):
         nn.init.zeros_(self.weight)
 
 
+# What these set is called weight and bias. A pruned or parametrised module has those under other names, and they write
+# into a weight that is computed anew at the next call; of what a subclass adds they know nothing.
+_OF_WEIGHT_AND_BIAS = (
+    ZeroConv2d.reset_parameters,
+    *(cls.reset_parameters for cls in (_ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
+)
+
+
 def _check_parts(module: nn.Module) -> None:
     """Raise where a part of somebody else's would keep its values, or after `to_empty` have none, without a word."""
     kept: list[str] = []
     for path, part in list(module.named_modules())[1:]:
-        names = [f"{path}.{name}" for name, _ in part.named_parameters(recurse=False)]
-        # Its reset_parameters then writes into a weight that is computed anew at the next call.
-        computes_weight = isinstance(part, (_ConvNd, nn.LayerNorm)) and "weight" not in part._parameters
-        if computes_weight or not hasattr(part, "reset_parameters"):
-            kept += [name for name in names if not (computes_weight and name.endswith(".bias"))]
+        reset = getattr(part, "reset_parameters", None)
+        names = [name for name, _ in part.named_parameters(recurse=False)]
+        if getattr(reset, "__func__", None) in _OF_WEIGHT_AND_BIAS:
+            names = [name for name in names if name not in ("weight", "bias")]
+        elif reset is not None:
+            continue
+        kept += [f"{path}.{name}" for name in names]
     if kept:
         raise TypeError(
             f"no reset_parameters sets {', '.join(kept)}; every module that holds parameters should have one, and "

@@ -133,9 +133,10 @@ def real(what: str, value: Any) -> float:
 
 
 def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
-    """alpha, in [0, 1] if it is a number."""
+    """alpha, in [0, 1] if it is a number. A Parameter was learned, and goes on with what it learned when frozen."""
+    is_learned = isinstance(alpha, nn.Parameter)
     alpha = number(op, "alpha", alpha, features)
-    return alpha if isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
+    return alpha if is_learned or isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
 
 
 def momentum_of_module(alpha: Any) -> float | Tensor:
