@@ -297,6 +297,12 @@ def parameter_of_its_own(_: Place) -> None:
     cell.reset_parameters()
 
 
+def part_without_reset(_: Place) -> None:
+    model = rnn()
+    model.conv_last = nn.ParameterList(model.conv_last.parameters())
+    model.reset_parameters()
+
+
 def near_official() -> nn.Module:
     module = StandIn(4)
     module.reset = nn.Conv2d(22, 18, 3)
@@ -380,6 +386,8 @@ LAYERS: dict[str, Provocation] = {
     "... is ...; it should be True or False": lambda _: MotionGRU(8, trend="no"),
     "... has parameters of its own (...); it should have a reset_parameters that sets them, and calls "
     "super().reset_parameters()": parameter_of_its_own,
+    "no reset_parameters sets ...; every module that holds parameters should have one, and none be pruned or "
+    "parametrised yet": part_without_reset,
     "alpha is a Parameter that was made on the device meta; it should be made with its value": lambda _: (
         MotionGRU(8, alpha=nn.Parameter(torch.empty((), device="meta"))).reset_parameters()
     ),
@@ -442,6 +450,18 @@ MODELS: dict[str, Provocation] = {
     "checkpoint is True; it should be False for ... with compat='openstl', ...": checkpoint_of_kept_state,
     "interfaces[...] is None; it should be a MotionGRU, or a module that is called as one": no_interface,
     "cells[...] is a ...; it should be a RecurrentCell": replaced_cell,
+    "state has no memory; ... has one, as initial_state and step return": lambda _: rnn("predrnn").step(
+        torch.ones(1, 1, 8, 8), rnn("predrnn").initial_state(1, 8, 8)._replace(memory=None)
+    ),
+    "state.layers[...] is a ...; it should have a tensor `hidden`, as those of initial_state and step": lambda _: (
+        rnn().step(torch.ones(1, 1, 8, 8), rnn().initial_state(1, 8, 8)._replace(layers=(None, None)))
+    ),
+    "state.layers[...].hidden has dtype ...; it should be ..., the dtype of frames": lambda _: rnn().step(
+        torch.ones(1, 1, 8, 8), rnn(dtype=torch.float64).initial_state(1, 8, 8)
+    ),
+    "frames has dtype ...; it should be ..., the dtype of the parameters": lambda _: rnn().step(
+        torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    ),
     "state is a ...; it should be a MotionRNNState, as initial_state and step return": lambda _: rnn()(
         frames(), 2, state=tuple(rnn().initial_state(1, 8, 8))
     ),
@@ -543,7 +563,8 @@ CHECKPOINTS: dict[str, Provocation] = {
     "load_checkpoint: assumed ..., which no tensor shows; name what differs": lambda _: load_checkpoint(
         official_dict(net())
     ),
-    "model is a ...; it should be a MotionRNN": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
+    "model is a ...; it should be a MotionRNN...": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
+    "path ... is a folder; it should be a file": lambda p: save_official(net(), p.path),
     "... differs among the layers": save_uneven,
     "no public program has this model: ...": lambda p: save_official(rnn(), p.path / "file"),
     "model has other parameters than it was made with: ...": lambda p: save_official(

@@ -160,10 +160,24 @@ class Holder:
         raise RuntimeError("not yet")
 
 
+class Private:
+    def __init__(self) -> None:
+        self._net = UserModel()
+
+
+class Nested:
+    """A program whose method holds the model."""
+
+    def __init__(self) -> None:
+        self.steps, self.method = 3, Wrapper()
+
+
 @pytest.mark.parametrize("function", [convert, revert, from_official])
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (Private(), "model is of type Private; it should be a torch.nn.Module: pass model._net"),
+        (Nested(), "model is of type Nested; it should be a torch.nn.Module: pass model.method.network"),
         (Wrapper(), "model is of type Wrapper; it should be a torch.nn.Module: pass model.network"),
         (Holder(), "model is of type Holder; it should be a torch.nn.Module: pass model.model"),
         (UserModel, "model is the class UserModel; it should be a torch.nn.Module, an instance of it"),

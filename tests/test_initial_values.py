@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
+from torch.nn.utils import prune, skip_init
+from torch.nn.utils.parametrizations import spectral_norm
 
 import motionrnn_ext.layers
 import motionrnn_ext.models
@@ -279,6 +280,57 @@ def test_parameters_of_a_subclass_are_not_left_without_values() -> None:
     assert cell.gain == 1 and all(p.isfinite().all() for p in cell.parameters())
 
 
+class Scaling(nn.Module):
+    """An adapter that forgets to say what its scale is at the start."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.scale = inner, nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.scale
+
+
+class ScaledConv(nn.Conv2d):
+    """A convolution whose reset_parameters is nn.Conv2d's, which knows no scale."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: setattr(m, "conv_last", ScaledConv(8, 4, 1)), "conv_last.scale"),
+        (lambda m: prune.l1_unstructured(m.cells[0].conv_x[1], "bias", 0.5), "cells.0.conv_x.1.bias_orig"),
+        (lambda m: setattr(m, "conv_last", Scaling(m.conv_last)), "conv_last.scale"),
+        (lambda m: spectral_norm(m.interfaces[0].gate), "interfaces.0.gate.parametrizations.weight.original"),
+        (lambda m: prune.l1_unstructured(m.interfaces[0].gate, "weight", 0.5), "interfaces.0.gate.weight_orig"),
+        (lambda m: prune.random_unstructured(m.cells[0].conv_x[0], "weight", 0.5), "cells.0.conv_x.0.weight_orig"),
+    ],
+)  # fmt: skip
+def test_a_part_that_would_stay_without_values_is_named(
+    change: Callable[[nn.Module], Any], named: str
+) -> None:
+    made = model("convlstm", layer_norm=True)
+    change(made)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    with pytest.raises(
+        TypeError, match=f"^no reset_parameters sets {re.escape(named)}; every module that holds"
+    ):
+        made.reset_parameters()
+    assert all(tensor.equal(before[name]) for name, tensor in made.state_dict().items())
+
+
+def test_somebody_elses_parts_are_reset_too() -> None:
+    made = model("convlstm")
+    made.conv_last = nn.Sequential(made.conv_last, nn.GroupNorm(2, 4), nn.Identity(), nn.LayerNorm(12))
+    fill(made, torch.nan)
+    made.reset_parameters()
+    assert all(parameter.isfinite().all() for parameter in made.parameters())
+
+
 # ---- Wrong types, in one line
 
 
@@ -345,6 +397,13 @@ def rnn(**options: Any) -> MotionRNN:
         ({"alpha": float("nan")}, ValueError, "alpha is nan; it should be a number"),
         ({"cell_options": ["order"]}, TypeError, r"cell_options is \['order'\]; it should be a dict"),
         ({"compat": ["openstl"]}, ValueError, r"compat is \['openstl'\]; it should be None or 'openstl'"),
+        ({"compat": np.ones((2, 2))}, ValueError, r"compat is array\(\[\[1., 1.\], \[1., 1.\]\]\); it should be None"),
+        ({"carry": np.ones(2)}, ValueError, r"carry is array\(\[1., 1.\]\); it should be 'block' or 'motion'"),
+        ({"init_state": None}, ValueError, "init_state is None; it should be 'zeros' or 'xavier'"),
+        ({"gate_side": torch.ones(2, 2)}, ValueError, r"gate_side is tensor\(\[\[1., 1.\], \[1., 1.\]\]\); it should"),
+        ({"alpha": np.ones((2, 2))}, TypeError, r"alpha is array\(\[\[1., 1.\], \[1., 1.\]\]\); it should be a number"),
+        ({"patch_size": torch.tensor(2, device="meta")}, TypeError, "patch_size is tensor.*meta.*; it should be a wh"),
+        ({"trend": torch.tensor(1, device="meta")}, TypeError, "trend is tensor.*meta.*; it should be True or False"),
     ],
 )  # fmt: skip
 def test_a_model_names_a_bad_argument(options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -377,6 +436,9 @@ def test_a_model_names_a_bad_argument(options: dict[str, Any], error: type[Excep
         (lambda: MIMCell(8, 8, map_size=4), TypeError, r"map_size is 4; it should be \(h, w\), whole numbers"),
         (lambda: ConvTTLSTMCell(4, 8, order=True), ValueError, "order is True, steps 3"),
         (lambda: E3DLSTMCell(4, 8, map_size=(4, 4), window=True), ValueError, "window is True; it should"),
+        (lambda: MotionGRU(16, gate_side=np.ones(2)), ValueError, r"gate_side is array\(\[1., 1.\]\); it should be"),
+        (lambda: E3DLSTMCell(4, 8, map_size=(4, 4), window=np.ones((2, 2))), ValueError, r"array\(\[\[1., 1.\], \["),
+        (lambda: ConvTTLSTMCell(4, 8, rank=np.ones((2, 2))), ValueError, r"rank array\(\[\[1., 1.\], \[1., 1.\]\]\);"),
     ],
 )  # fmt: skip
 def test_a_layer_names_a_bad_argument(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -129,7 +131,11 @@ def test_a_pruned_model_is_written_as_it_computes(tmp_path: Path) -> None:
     assert all(torch.equal(t, found[name]) for name, t in pruned.state_dict().items())
 
 
-def test_other_parameters_and_no_model_are_refused(tmp_path: Path) -> None:
+def test_other_parameters_and_no_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(content: object, file: BinaryIO) -> None:
+        file.write(b"cut")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     normed = net()
     parametrizations.weight_norm(normed.interfaces[0].gate)
     with pytest.raises(
@@ -142,8 +148,11 @@ def test_other_parameters_and_no_model_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"other parameters than it was made with: unexpected conv_last\.bias"
     ):
         save_official(with_bias, tmp_path / "model.ckpt")
-    with pytest.raises(TypeError, match="^model is a DataParallel; it should be a MotionRNN$"):
-        save_official(nn.DataParallel(net()), tmp_path / "model.ckpt")
+    for wrapper, path in ((nn.DataParallel(net()), "module"), (torch.compile(net()), "_orig_mod")):
+        with pytest.raises(TypeError, match=f"it should be a MotionRNN: pass model.{path}$"):
+            save_official(wrapper, tmp_path / "model.ckpt")
+    with pytest.raises(TypeError, match="^model is a str; it should be a MotionRNN$"):
+        save_official("model.ckpt", net())
     with torch.device("meta"):
         empty = net()
     with pytest.raises(ValueError, match="on the device meta, without values"):
@@ -151,4 +160,10 @@ def test_other_parameters_and_no_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_text("kept")
     with pytest.raises(FileNotFoundError):
         save_official(net(), tmp_path / "none" / "model.ckpt")
+    with pytest.raises(IsADirectoryError, match=r"path '.*' is a folder; it should be a file"):
+        save_official(net(), tmp_path)
+    monkeypatch.setattr(torch, "save", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        save_official(net(), tmp_path / "model.ckpt")
     assert (tmp_path / "model.ckpt").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]

@@ -312,6 +312,17 @@ def test_a_frozen_alpha_takes_the_kernels():
     assert MotionGRUCell(4, alpha=torch.tensor(0.25)).alpha == 0.25
 
 
+def test_a_frozen_alpha_keeps_what_it_learned():
+    """Training may lead beyond [0, 1]; freezing is no reason to refuse it then."""
+    cell = MotionGRUCell(4, alpha=learned(dtype=torch.float32))
+    nn.init.constant_(cell.alpha, 1.25)
+    features = x(1, 4, 6, 6)
+    state = [torch.randn(1, 18, 6, 6, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    expected = cell(features, *state)
+    for found, wanted in zip(cell.requires_grad_(False)(features, *state), expected):
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_every_number_of_the_ops_is_tried_here():
     """What an op takes beside tensors: a new number needs its line in `OF`, or is a bound."""
     import inspect

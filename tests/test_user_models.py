@@ -123,6 +123,14 @@ def test_a_layer_compiles_in_one_graph_and_exports() -> None:
     assert relative_error(found, expected.detach().double()) <= 1e-6 and isinstance(after, MotionState)
 
 
+@pytest.mark.parametrize("cls", [MotionGRU, MotionGRULayer])
+def test_a_sequential_hands_on_the_pair(cls: type[nn.Module]) -> None:
+    with pytest.raises(
+        TypeError, match=r"hidden is a tuple; .*the first of the pair \(x, state\) that a MotionGRU"
+    ):
+        nn.Sequential(cls(8), cls(8))(torch.rand(2, *((3,) if cls is MotionGRULayer else ()), 8, 4, 4))
+
+
 # ---- Truncated backpropagation
 
 
@@ -214,6 +222,48 @@ def test_a_model_of_half_precision_takes_a_state_of_it(half: torch.dtype) -> Non
     found, after = model.step(frame, halved)
     assert found.dtype == half and after.motion[0].offset.dtype == torch.float32
     assert relative_error(found, model.step(frame, state)[0].detach().double()) <= 2e-2
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_stream_leaves_autocast_and_half_precision(predictor: str, half: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3, image_size=(8, 8))
+    frame = torch.rand(1, 1, 8, 8)
+    with torch.autocast("cpu", half):
+        _, state = model.step(frame)
+    in_float32 = tree_map_only(Tensor, Tensor.float, state)
+    found, after = model.step(frame, state)
+    expected, _ = model.step(frame, in_float32)
+    assert found.equal(expected) and {t.dtype for t in tree_leaves(after) if t is not None} == {torch.float32}
+    with torch.autocast("cpu", half):  # and comes back
+        assert model.step(frame, after)[0].dtype == half
+
+
+def test_a_model_names_a_state_that_is_not_its_own() -> None:
+    model = MotionRNN("predrnn", 1, (4, 4), 2, filter_size=3)
+    other = MotionRNN("convlstm", 1, (4, 4), 2, filter_size=3)
+    frame = torch.rand(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="state has no memory; 'predrnn' has one"):
+        model.step(frame, other.step(frame)[1])
+    with pytest.raises(TypeError, match=r"state.layers\[1\] is a NoneType; it should have a tensor `hidden`"):
+        state = model.step(frame)[1]
+        model.step(frame, state._replace(layers=(state.layers[0], None)))
+    with pytest.raises(
+        TypeError, match="state.layers.0..hidden has dtype torch.float32; it should be torch.float64"
+    ):
+        copy.deepcopy(model).double().step(frame.double(), model.step(frame)[1])
+    with pytest.raises(
+        TypeError, match="frames has dtype torch.float64; it should be torch.float32, the dtype of th"
+    ):
+        model.predict(frame[:, None].double(), 2)
+    for given, error in (("2", TypeError), (2.0, TypeError), (-2, ValueError), (True, TypeError)):
+        with pytest.raises(
+            error, match=f"batch_size is {given!r}; it should be a whole number of at least 0"
+        ):
+            model.initial_state(given, 8, 8)
+    with pytest.raises(ValueError, match=r"x has shape \(3,\); it should be \(B, 4, H, W\)"):
+        MotionGRUCell(4).initial_state(torch.rand(3))
 
 
 MOTION = torch.zeros(2, 18, 3, 4)

@@ -18,8 +18,10 @@ def shown(value: object) -> str:
 
 def is_whole(value: Any) -> bool:
     """Whether `value` is an integer, of whichever library; True and False are none."""
-    if isinstance(value, (bool, Tensor)):
-        return isinstance(value, Tensor) and value.dim() == 0 and not _is_fractional(value.dtype)
+    if isinstance(value, Tensor):
+        return value.dim() == 0 and not (value.is_meta or _is_fractional(value.dtype))
+    if isinstance(value, bool):
+        return False
     # A size may be a symbol, in an export.
     return isinstance(value, (int, torch.SymInt)) or _has_index(value)
 
@@ -63,9 +65,16 @@ def pair(name: str, value: Any, meaning: str) -> tuple[int, int]:
 
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool; 0 and 1 are. A TypeError for all else, such as the word "no", which is true in Python."""
-    if getattr(value, "ndim", 0) or value not in (False, True):
+    if getattr(value, "is_meta", False) or getattr(value, "ndim", 0) or value not in (False, True):
         raise TypeError(f"{name} is {shown(value)}; it should be True or False")
     return bool(value)
+
+
+def choice(name: str, value: Any, known: Sequence[str | None]) -> Any:
+    """`value`, one of the words that are `known`, or None where that is; a ValueError that lists them for all else."""
+    if not (value is None or isinstance(value, str)) or value not in known:
+        raise ValueError(f"{name} is {shown(value)}; it should be {' or '.join(map(repr, known))}")
+    return value
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -6,6 +6,7 @@ import inspect
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -234,10 +235,22 @@ def _instead(model: object) -> str:
         return ": load these tensors into one with load_state_dict, and pass that"
     if isinstance(model, (Mapping, list, tuple, set)):
         return ": the one that holds these"
-    names = [name for name in getattr(model, "__dict__", {}) if not name.startswith("_")]
-    names = list(dict.fromkeys([*names, *_USUAL_NAMES]))
-    held = [f"model.{name}" for name in names if isinstance(_attribute(model, name), nn.Module)]
-    return f": pass {' or '.join(held)}" if held else ""
+    held = _modules_of(model, _USUAL_NAMES) or [
+        f"{name}.{inner}" for name, part in _attributes(model).items() for inner in _modules_of(part)
+    ]
+    return f": pass {' or '.join(f'model.{name}' for name in held)}" if held else ""
+
+
+def _modules_of(owner: object, properties: tuple[str, ...] = ()) -> list[str]:
+    """The names of those attributes that are modules."""
+    names = dict.fromkeys([*_attributes(owner), *properties])
+    return [name for name in names if isinstance(_attribute(owner, name), nn.Module)]
+
+
+def _attributes(owner: object) -> dict[str, object]:
+    """The attributes of an instance, those whose names begin with _ last."""
+    found = {} if isinstance(owner, (type, ModuleType)) else dict(getattr(owner, "__dict__", {}))
+    return {name: found[name] for name in sorted(found, key=lambda name: name.startswith("_"))}
 
 
 _USUAL_NAMES = ("model", "module", "network", "net")  # which may be properties

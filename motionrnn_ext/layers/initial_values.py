@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 
 class Resettable(nn.Module):
@@ -35,7 +36,7 @@ class Resettable(nn.Module):
 
         Raises:
             TypeError: there are parameters beside those of the parts; a subclass that has some should say here what
-                they are at the start.
+                they are at the start. Or one of the parts has parameters that nothing sets. No value changes then.
         """
         own = [name for name, parameter in self._parameters.items() if parameter is not None]
         if own and type(self).reset_parameters is Resettable.reset_parameters:
@@ -43,6 +44,7 @@ class Resettable(nn.Module):
                 f"{type(self).__name__} has parameters of its own ({', '.join(own)}); it should have a "
                 "reset_parameters that sets them, and calls super().reset_parameters()"
             )
+        _check_parts(self)
         _reset_parts(self)
 
 
@@ -53,6 +55,32 @@ class ZeroConv2d(nn.Conv2d):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.zeros_(self.weight)
+
+
+# What these set is called weight and bias. A pruned or parametrised module has those under other names, and they write
+# into a weight that is computed anew at the next call; of what a subclass adds they know nothing.
+_OF_WEIGHT_AND_BIAS = (
+    ZeroConv2d.reset_parameters,
+    *(cls.reset_parameters for cls in (_ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
+)
+
+
+def _check_parts(module: nn.Module) -> None:
+    """Raise where a part of somebody else's would keep its values, or after `to_empty` have none, without a word."""
+    kept: list[str] = []
+    for path, part in list(module.named_modules())[1:]:
+        reset = getattr(part, "reset_parameters", None)
+        names = [name for name, _ in part.named_parameters(recurse=False)]
+        if getattr(reset, "__func__", None) in _OF_WEIGHT_AND_BIAS:
+            names = [name for name in names if name not in ("weight", "bias")]
+        elif reset is not None:
+            continue
+        kept += [f"{path}.{name}" for name in names]
+    if kept:
+        raise TypeError(
+            f"no reset_parameters sets {', '.join(kept)}; every module that holds parameters should have one, and "
+            "none be pruned or parametrised yet"
+        )
 
 
 def _reset_parts(module: nn.Module) -> None:

@@ -18,7 +18,7 @@ from ..backends import reference
 from ..backends.layouts import memory_format
 from ..ops import _arguments as arguments
 from .addition import add_to
-from .arguments import flag, odd, whole
+from .arguments import choice, flag, odd, whole
 from .depth import fold_depth, unfold_depth
 from .initial_values import Resettable, ZeroConv2d
 from .plain import called, check_returned, is_plain, is_plain_conv, keeps_parameters
@@ -76,6 +76,15 @@ def _check_map(name: str, x: Tensor, channels: int) -> None:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it should be (B, {channels}, H, W)")
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}; it should be floating point")
+
+
+def check_hidden(hidden: object) -> None:
+    if isinstance(hidden, Tensor):
+        return
+    # As in an nn.Sequential, which hands on all that a layer returns.
+    is_pair = isinstance(hidden, tuple) and any(isinstance(part, MotionState) for part in hidden)
+    pair = ", the first of the pair (x, state) that a MotionGRU returns" if is_pair else ""
+    raise TypeError(f"hidden is a {type(hidden).__name__}; it should be a torch.Tensor{pair}")
 
 
 def _as_motion(owner: nn.Module, name: str, motion: Tensor, x: Tensor, channels: int) -> Tensor:
@@ -288,6 +297,7 @@ class MotionGRUCell(Resettable):
 
     def initial_state(self, x: Tensor) -> MotionState:
         """Zero motion for features x (B, C, H, W)."""
+        _check_map("x", x, self.channels)
         return _no_motion(x, (x.shape[0], self.motion_channels, *x.shape[2:]))
 
     def forward(
@@ -412,9 +422,8 @@ class MotionGRU(Resettable):
         encoder_kernel_size = whole("encoder_kernel_size", encoder_kernel_size)
         blend_kernel_size = odd("blend_kernel_size", blend_kernel_size)
         kernel_size = odd("kernel_size", kernel_size)
-        if gate_side not in ("hidden", "decoded"):
-            raise ValueError(f"gate_side is {gate_side!r}; it should be 'hidden' or 'decoded'")
-        self.hidden_channels, self.gate_side, self.depth = hidden_channels, gate_side, flag("depth", depth)
+        self.gate_side = choice("gate_side", gate_side, ("hidden", "decoded"))
+        self.hidden_channels, self.depth = hidden_channels, flag("depth", depth)
         self.motion_channels = 2 * kernel_size**2
         padding = (encoder_kernel_size - 1) // 2  # halves an even map for odd and even kernels alike
         made: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -483,8 +492,7 @@ class MotionGRU(Resettable):
     def _checked(self, hidden: Tensor) -> Tensor:
         """The maps to move, (B, C, h, w), with (B*D, C, h, w) the slices of a depth axis."""
         channels, depth = self.hidden_channels, "D, " if self.depth else ""
-        if not isinstance(hidden, Tensor):
-            raise TypeError(f"hidden is a {type(hidden).__name__}; it should be a torch.Tensor")
+        check_hidden(hidden)
         if hidden.dim() != 4 + self.depth or hidden.shape[1] != channels:
             found, fits = tuple(hidden.shape), f"(B, {channels}, {depth}h, w)"
             if hidden.dim() != 5 or self.depth:

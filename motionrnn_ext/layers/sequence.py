@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .motion_gru import MotionGRU, MotionState
+from .motion_gru import MotionGRU, MotionState, check_hidden
 
 
 class MotionGRULayer(MotionGRU):
@@ -33,8 +33,7 @@ class MotionGRULayer(MotionGRU):
         return torch.stack(moved, dim=1), state
 
     def _steps(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        if not isinstance(hidden, Tensor):
-            raise TypeError(f"hidden is a {type(hidden).__name__}; it should be a torch.Tensor")
+        check_hidden(hidden)
         fits = hidden.dim() == 5 + self.depth and hidden.shape[2] == self.hidden_channels
         if not fits or hidden.shape[1] == 0:
             wanted = f"(B, T, {self.hidden_channels}, {'D, ' if self.depth else ''}h, w) with T of 1 or more"

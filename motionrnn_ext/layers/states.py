@@ -26,6 +26,24 @@ def detached(state: State) -> State:
     return pytree.tree_map_only(Tensor, Tensor.detach, state)
 
 
+def taken_up(state: State, dtype: torch.dtype) -> State:
+    """Return `state` for features of `dtype`: with float32 ones what autocast or a half model left becomes float32.
+
+    Raises:
+        TypeError: its `layers` are of float32 and the features of float64, or the other way round.
+    """
+    for level, layer in enumerate(state.layers):  # type: ignore[attr-defined]
+        if {layer.hidden.dtype, dtype} == {torch.float32, torch.float64}:
+            raise TypeError(
+                f"state.layers[{level}].hidden has dtype {layer.hidden.dtype}; it should be {dtype}, "
+                "the dtype of frames"
+            )
+    if dtype != torch.float32:
+        return state
+    halves = (torch.bfloat16, torch.float16)
+    return pytree.tree_map_only(Tensor, lambda t: t.float() if t.dtype in halves else t, state)
+
+
 def check_not_rounded(module: nn.Module, name: str, motion: Tensor) -> None:
     """Raise where FSDP has cast motion to half precision, as it would at every step."""
     is_half = isinstance(motion, Tensor) and motion.dtype in (torch.bfloat16, torch.float16)

@@ -63,6 +63,13 @@ def check_count(name: str, value: Any) -> None:
         raise TypeError(f"{name} is {shown(value)}; it should be a whole number of frames")
 
 
+def check_size(name: str, value: Any) -> None:
+    """Raise unless `value` is a whole number of at least 0, or a symbol for one."""
+    if not is_whole(value) or value < 0:
+        error = ValueError if is_whole(value) else TypeError
+        raise error(f"{name} is {shown(value)}; it should be a whole number of at least 0")
+
+
 def check_generator(generator: torch.Generator | None, device: torch.device | None) -> None:
     """Raise unless the generator is one (TypeError), and draws on the device of the tensors that are drawn."""
     if generator is None:

@@ -32,8 +32,15 @@ from ..layers.depth import fold_depth, unfold_depth
 from ..layers.initial_values import Resettable
 from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
 from ..layers.plain import is_plain
-from ..layers.states import check_not_rounded, detached, exportable
-from .arguments import check_count, check_generator, checked_cell_options, per_position_size, widths
+from ..layers.states import check_not_rounded, detached, exportable, taken_up
+from .arguments import (
+    check_count,
+    check_generator,
+    check_size,
+    checked_cell_options,
+    per_position_size,
+    widths,
+)
 from .description import arguments_of, describe
 from .off_map import warn_of_lost_motion
 from .patches import fold_mask, fold_patches, unfold_patches
@@ -299,6 +306,8 @@ class MotionRNN(Resettable):
         official program's order with the draws it never uses, so that one seed gives its numbers. H and C of a layer
         are one tensor, F and D of an interface another (with trend=False D is 0).
         """
+        for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
+            check_size(name, value)
         # Of a module that computes its weight, reading that would be a call.
         parameters = itertools.chain(self.conv_last.parameters(), self.parameters())
         weight = next(p for p in parameters if p.is_floating_point())
@@ -432,12 +441,24 @@ class MotionRNN(Resettable):
                     f"interfaces[{level}] is None; it should be a MotionGRU, or a module that is called as one"
                 )
         if state is None:
-            return self.initial_state(batch_size, height, width, generator)
+            state = self.initial_state(batch_size, height, width, generator)
+            made = state.layers[0].hidden.dtype
+            if {made, frames.dtype} == {torch.float32, torch.float64}:
+                raise TypeError(
+                    f"frames has dtype {frames.dtype}; it should be {made}, the dtype of the parameters"
+                )
+            return state
         if not isinstance(state, MotionRNNState):
             given = type(state).__name__
             raise TypeError(
                 f"state is a {given}; it should be a MotionRNNState, as initial_state and step return"
             )
+        for level, layer in enumerate(state.layers):
+            if not isinstance(getattr(layer, "hidden", None), Tensor):
+                raise TypeError(
+                    f"state.layers[{level}] is a {type(layer).__name__}; it should have a tensor `hidden`, as those of "
+                    "initial_state and step"
+                )
         hidden_shape = tuple(state.layers[0].hidden.shape) if state.layers else ()
         found = len(state.layers), len(state.motion), hidden_shape
         map_size = height // self.patch_size, width // self.patch_size
@@ -445,9 +466,13 @@ class MotionRNN(Resettable):
         wanted = len(self.cells), len(self.interfaces), map_shape
         if found != wanted:
             raise ValueError(f"state has (layers, motions, shape of H^1) {found}; it should have {wanted}")
+        if self._cells()[0].has_memory and state.memory is None:
+            raise ValueError(
+                f"state has no memory; {self.predictor!r} has one, as initial_state and step return"
+            )
         for motion in state.motion:
             check_not_rounded(self, "motion", motion.offset)
-        return state
+        return state if torch.is_autocast_enabled(frames.device.type) else taken_up(state, frames.dtype)
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
         check_tensor("frames", frames)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..layers.arguments import whole
 from ..layers.cells import ConvTTLSTMCell
 from ..layers.motion_gru import MotionGRU
 from .architecture import Read, architecture, frame_layout, misfits, n_layers, read_own
@@ -71,11 +72,7 @@ def load_checkpoint(
         raise TypeError(f"unknown option {name!r}; known: map_location, and .to() of the model afterwards")
     weights = read_weights(source, map_location)
     given: dict[str, Any] = {"in_channels": in_channels, "patch_size": patch_size}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; it should be a whole number of at least 1")
-    given |= overrides
+    given = {name: whole(name, value) for name, value in given.items() if value is not None} | overrides
     is_own = any(re.match(r"cells\.\d+\.", name) for name in weights.tensors)
     predictor = "" if is_own else recognised(weights.tensors, weights.where)
     left_out, shown = weights.left_out, partial(official_name, predictor=predictor)

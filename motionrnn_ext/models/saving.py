@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .architecture import misfits
 from .description import present_arguments
@@ -42,7 +43,9 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written. Then, and where writing is cut short, what was there before is kept.
     """
     if not isinstance(model, MotionRNN):
-        raise TypeError(f"model is a {type(model).__name__}; it should be a MotionRNN")
+        raise TypeError(f"model is a {type(model).__name__}; it should be a MotionRNN{_instead(model)}")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"path {os.fspath(path)!r} is a folder; it should be a file")
     if differences := list(_differences(model)):
         raise ValueError(f"no public program has this model: {'; '.join(differences)}")
     container, prefix = _CONTAINERS[model.predictor]
@@ -59,9 +62,21 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
         for name, tensor in found.items()
     }
     part = f"{os.fspath(path)}.part"
-    with open(part, "wb") as file:
-        torch.save({container: found}, file)
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            torch.save({container: found}, file)
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise
+
+
+def _instead(model: object) -> str:
+    """Where in a wrapper the MotionRNN is."""
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    held = [name for name, module in modules if isinstance(module, MotionRNN)]
+    return f": pass model.{held[0]}" if held else ""
 
 
 def _differences(model: MotionRNN) -> Iterator[str]:

@@ -39,7 +39,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..layers.arguments import flag, odd, shown, whole
+from ..layers.arguments import choice, flag, odd, shown, whole
 from ..ops import _arguments as arguments
 
 
@@ -109,8 +109,8 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
             changed[name] = flag(name, value)
         elif name.endswith("kernel_size"):
             changed[name] = whole(name, value) if name == "encoder_kernel_size" else odd(name, value)
-        elif name in _CHOICES and value not in _CHOICES[name]:
-            raise ValueError(f"{name} is {value!r}; it should be {' or '.join(map(repr, _CHOICES[name]))}")
+        elif name in _CHOICES:
+            changed[name] = choice(name, value, _CHOICES[name])
     if "alpha" in changed:
         changed["alpha"] = arguments.momentum_of_module(changed["alpha"])
     arguments.bound("max_offset", changed.get("max_offset"))

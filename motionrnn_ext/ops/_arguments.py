@@ -123,7 +123,7 @@ def _is_at_hand(value: Tensor) -> bool:
 def real(what: str, value: Any) -> float:
     """A number of Python's or NumPy's as a float; `what` is named in the message."""
     if isinstance(value, bool) or not isinstance(value, (float, int, torch.SymFloat, numbers.Real)):
-        raise TypeError(f"{what} is {value!r}; it should be a number")
+        raise TypeError(f"{what} is {' '.join(repr(value).split())}; it should be a number")
     if value != value:
         raise ValueError(f"{what} is nan; it should be a number")
     try:
@@ -133,9 +133,10 @@ def real(what: str, value: Any) -> float:
 
 
 def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
-    """alpha, in [0, 1] if it is a number."""
+    """alpha, in [0, 1] if it is a number. A Parameter was learned, and goes on with what it learned when frozen."""
+    is_learned = isinstance(alpha, nn.Parameter)
     alpha = number(op, "alpha", alpha, features)
-    return alpha if isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
+    return alpha if is_learned or isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
 
 
 def momentum_of_module(alpha: Any) -> float | Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.types import Device
 
-from ..arguments import flag, odd, pair, whole
+from ..arguments import choice, flag, odd, pair, whole
 from ..initial_values import Resettable
 from ..states import detached, exportable
 
@@ -67,8 +67,7 @@ class RecurrentCell(Resettable):
         if (layer_norm or self.needs_map_size) and map_size is None:
             why = "with layer_norm" if layer_norm else f"for {type(self).__name__}"
             raise ValueError(f"map_size is None; {why} it should be (h, w), as parameters are per position")
-        if compat not in (None, "openstl"):
-            raise ValueError(f"compat is {compat!r}; it should be None or 'openstl'")
+        compat = choice("compat", compat, (None, "openstl"))
         self.in_channels, self.hidden_channels, self.filter_size = in_channels, hidden_channels, filter_size
         self.layer_norm, self.map_size, self.compat = layer_norm, map_size, compat
 

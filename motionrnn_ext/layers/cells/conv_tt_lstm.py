@@ -10,7 +10,7 @@ from torch.types import Device
 
 from ... import ops
 from ..addition import add_to
-from ..arguments import is_whole
+from ..arguments import is_whole, shown
 from ..states import detached, exportable
 from .base import RecurrentCell
 
@@ -65,7 +65,7 @@ class ConvTTLSTMCell(RecurrentCell):
             raise ValueError("layer_norm is True; it should be False, Conv-TT-LSTM has none")
         whole = all(is_whole(number) for number in (order, steps, rank))
         if not (whole and 1 <= order <= steps and rank >= 1):
-            given = f"order is {order!r}, steps {steps!r}, rank {rank!r}"
+            given = "order is {}, steps {}, rank {}".format(*map(shown, (order, steps, rank)))
             raise ValueError(f"{given}; they should be whole, 1 <= order <= steps and 1 <= rank")
         order, steps, rank = int(order), int(steps), int(rank)
         self.order, self.steps, self.lags = order, steps, steps - order + 1

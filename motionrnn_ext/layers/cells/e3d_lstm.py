@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..arguments import is_whole
+from ..arguments import is_whole, shown
 from ..states import detached, exportable
 from .base import RecurrentCell
 
@@ -132,9 +132,11 @@ class E3DLSTMCell(RecurrentCell):
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(in_channels, hidden_channels, filter_size, **made, **options)
         if not is_whole(window) or window < 2:
-            raise ValueError(f"window is {window!r}; it should be a whole number of at least 2")
+            raise ValueError(f"window is {shown(window)}; it should be a whole number of at least 2")
         if history is not None and (not is_whole(history) or history < 1):
-            raise ValueError(f"history is {history!r}; it should be a whole number of at least 1, or None")
+            raise ValueError(
+                f"history is {shown(history)}; it should be a whole number of at least 1, or None"
+            )
         self.history = None if history is None else int(history)
         in_channels, c, self.depth = self.in_channels, self.hidden_channels, int(window)
         self.conv_x = self._depth_convolution(in_channels, 7 * c, **made)
