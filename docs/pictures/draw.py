@@ -183,7 +183,7 @@ def scatter() -> Picture:
         y += 24
     for words in (
         "Column 2 gets addends of both,",
-        "from two warps or two blocks.",
+        "whichever warp or block they are in.",
         "",
         "By default: red.global.add of floats.",
         "Deterministic: multiples of a power",
