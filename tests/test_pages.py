@@ -90,23 +90,32 @@ def test_names_of_the_code_exist():
     assert not {name for name in named if not re.search(rf"\b{name}\b", everything)}
 
 
-def test_variables_are_those_that_the_package_reads():
+def test_variables_are_those_that_the_code_reads():
     text = page("environment")
-    files = [
-        *ROOT.glob("motionrnn_ext/**/*.py"),
-        *ROOT.glob("csrc/**/*.cpp"),
-        ROOT / "setup.py",
-        ROOT / "CMakeLists.txt",
+    folders = (
+        "motionrnn_ext/**/*.py",
+        "csrc/**/*.cpp",
+        "benchmarks/*.py",
+        "tests/*.py",
+        "setup.py",
+        "CMakeLists.txt",
+    )
+    sources = [
+        path.read_text()
+        for folder in folders
+        for path in ROOT.glob(folder)
+        if path.name != Path(__file__).name
     ]
-    read = set()
-    for file in files:
-        source = file.read_text()
-        read |= set(
-            re.findall(r"(?:environ|getenv|ENV|env)[^\n]{0,24}?[\"({](MOTIONRNN_EXT_[A-Z_]+)", source)
-        )
-        read |= set(re.findall(r"^_\w+ = \"(MOTIONRNN_EXT_[A-Z_]+)\"", source, re.MULTILINE))
-    assert len(read) >= 6
+    pattern = (
+        r"(?:environ|getenv|ENV|env|switch)[^\n]{0,24}?[\"({](MOTIONRNN_EXT_[A-Z_]+)"
+        r"|^_\w+ = \"(MOTIONRNN_EXT_[A-Z_]+)\""
+    )
+    found = [match for source in sources for match in re.findall(pattern, source, re.MULTILINE)]
+    read = {first or second for first, second in found}
+    assert {"MOTIONRNN_EXT_BACKEND", "MOTIONRNN_EXT_NATIVE", "MOTIONRNN_EXT_CPU_ISA"} <= read
     assert not {name for name in read if f"`{name}`" not in text}
+    everything = "\n".join(sources)
+    assert not {name for name in re.findall(r"`(MOTIONRNN_EXT_\w+)`", text) if name not in everything}
 
 
 def test_pictures_are_what_their_program_draws(tmp_path: Path):
