@@ -173,6 +173,7 @@ def evaluate(
     stride: int | None = None,
     pixel_max: float | None = None,
     missing: str | float | None = None,
+    model: Mapping[str, Any] | None = None,
     split: str = "test",
     protocol: Protocol | None = None,
     batch_size: int = 16,
@@ -187,12 +188,13 @@ def evaluate(
     are drawn, of which one that fails is a line in `failed` of the paths that are returned.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
-    `root`, `digits`, `stride`, `pixel_max` or `missing`, or another `dataset` of the same kind of frames.
+    `root`, `digits`, `stride`, `pixel_max` or `missing`, or another `dataset` of the same kind of frames. `model` has
+    arguments of MotionRNN for files of weights alone, see `load_run`.
 
     Raises:
         RunError: a checkpoint that cannot be read, or is given twice; runs whose clips have other sizes or inputs.
     """
-    runs = labelled(load_runs(paths, dataset))
+    runs = labelled(load_runs(paths, dataset, model))
     changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max, missing=missing)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)

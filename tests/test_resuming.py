@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,38 @@ def test_a_run_begins_with_a_checkpoint_of_other_settings(finished: Path, tmp_pa
     assert not b.trend
 
 
+def test_what_the_weights_were_trained_with_otherwise_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What changes no tensor's shape: of a run, of weights that say it, and of weights that say nothing."""
+
+    def told(source: object, *options: str) -> list[str]:
+        out = tmp_path / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        command = ["train", "--init-from", str(source), "--out", str(out), "--no-progress", "--steps", "1"]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert cli.main([*command, *options]) == 0, capsys.readouterr().err
+        return [str(w.message) for w in said if "--init-from" in str(w.message)]
+
+    assert told(finished) == told(finished, "--lr", "0.01") == []
+    assert told(finished, "--no-trend", "--override", "alpha=0.25") == [
+        f"{finished} (--init-from) was trained with trend True, this run has False; alpha 0.5, this run has 0.25"
+    ]
+    like = tmp_path / "config.json"
+    SHORT.write(like)
+    weights = tmp_path / "weights.pt"
+    torch.save(load_run(finished).model.state_dict(), weights)
+    assert told(weights, "--config", str(like)) == []
+    assert told(weights, "--config", str(like), "--no-transient") == [
+        f"{weights} (--init-from) was trained with transient True, this run has False"
+    ]
+    torch.save(dict(load_run(finished).model.state_dict()), weights)
+    (line,) = told(weights, "--config", str(like), "--no-transient")
+    assert f"{weights} (--init-from) holds weights alone: that they were trained with " in line
+    assert "transient=False, trend=True" in line and line.endswith("as this run has it, no tensor shows")
+
+
 def test_a_public_checkpoint_to_begin_with(tmp_path: Path) -> None:
     """Its settings are in no file: they are those of the options."""
     torch.manual_seed(5)
@@ -279,6 +312,10 @@ def test_a_public_checkpoint_to_begin_with(tmp_path: Path) -> None:
     ours = load_run(tmp_path / "run").model.state_dict()
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-20)
+    as_the_program = {"init_state": "xavier", "max_offset": None}  # which no training here has by default
+    run(replace(config, overrides=as_the_program), tmp_path / "free")
+    with pytest.raises(RunError, match="does not fit: trend is True there, False here"):
+        run(replace(config, trend=False), tmp_path / "other")
 
 
 def test_weights_that_do_not_fit_are_named_and_leave_no_folder(
