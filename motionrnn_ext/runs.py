@@ -1,7 +1,7 @@
 """A run's folder, which `motionrnn train` fills and everything else reads.
 
 config.json             the settings, see `Config`
-checkpoints/last.ckpt   after the last validation; `--resume` goes on from it
+checkpoints/last.ckpt   after the last validation; `--resume` goes on from it, or where it was lost from the best
 checkpoints/best.ckpt   of the lowest validation MSE
 logs/version_N/         CSV and TensorBoard logs, one folder per start of the program
 metrics.csv             those CSV logs as one
@@ -31,6 +31,7 @@ from .models.reading import RUN_SETTINGS as CONFIG_KEY
 from .models.reading import read_file
 from .models.variants import OPTIONS
 from .resuming import Unchangeable, resumed
+from .texts import prepared
 from .visualize import read_log
 
 PathLike = str | os.PathLike[str]
@@ -305,8 +306,9 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """What `--resume` goes on from; it need not be there."""
-    return folder / "checkpoints" / "last.ckpt"
+    """What `--resume` goes on from; it need not be there. Where last.ckpt was lost that is the best one."""
+    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    return best if best.exists() and not last.exists() else last
 
 
 def _read(path: Path) -> Any:
@@ -373,11 +375,9 @@ def join_logs(folder: Path) -> Path:
             if later:
                 first = min(int(row["step"]) for row in later)
                 rows = [row for row in rows if int(row["step"]) < first] + later
-    part = folder / "metrics.csv.part"
-    with open(part, "w", newline="", encoding="utf-8") as file:
+    with prepared(folder / "metrics.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
         names = sorted({name for row in rows for name in row if name and name != "step"})
         writer = csv.DictWriter(file, ["step", *names], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(part, folder / "metrics.csv")
     return folder / "metrics.csv"

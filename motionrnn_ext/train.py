@@ -32,7 +32,7 @@ from torchmetrics import SumMetric
 from . import launchers, processes
 from .config import Config
 from .console import is_animated
-from .folders import held
+from .folders import check_writable, held
 from .loading import Clips
 from .metrics import FrameMetrics
 from .models import MotionRNN
@@ -302,6 +302,10 @@ def train(
     if resume:
         config = resumed_config(folder, config)
     with held(folder) if processes.is_first() else nullcontext():
+        for name in (
+            ("checkpoints", "logs") if processes.is_first() else ()
+        ):  # of another user, or copied read-only
+            check_writable(folder / name)
         _train(config, folder, resume, progress, watch, command)
     return folder / "checkpoints" / "best.ckpt"
 

@@ -39,7 +39,7 @@ from motionrnn_ext.folders import FolderInUse, held
 from motionrnn_ext.models import MotionRNN
 from motionrnn_ext.resuming import FREE, Unchangeable, resumed
 from motionrnn_ext.runs import RunError, has_begun, load_run
-from motionrnn_ext.train import sampling_probabilities
+from motionrnn_ext.train import Training, sampling_probabilities
 
 SHORT = replace(TINY, steps=6, val_every=3)
 
@@ -116,6 +116,41 @@ def test_the_best_checkpoint_of_a_moved_run_is_still_the_best(stopped: Path) -> 
     assert (moved / BEST).read_bytes() == before
     states = [s for s in checkpoint(moved / LAST)["callbacks"].values() if s.get("monitor") == "val/mse"]
     assert states[0]["dirpath"] == os.path.realpath(moved / "checkpoints")
+
+
+def test_without_its_last_checkpoint_a_run_goes_on_from_the_best(stopped: Path, finished: Path) -> None:
+    """It must not begin anew, over the best one."""
+    assert checkpoint(stopped / BEST)["global_step"] == 3
+    (stopped / LAST).unlink()
+    steps = []
+    step = Training.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Training, "training_step", lambda self, *a: steps.append(self.global_step) or step(self, *a)
+        )
+        assert cli.main(["train", "--out", str(stopped), "--resume", "--no-progress"]) == 0
+    assert steps == [3, 4, 5]
+    assert_same_weights(stopped, finished)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "logs"])
+def test_every_folder_of_a_run_is_tried_before_the_work(
+    name: str, stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error stands in for what the superuser is not refused."""
+    from motionrnn_ext import folders
+
+    temporary = folders.tempfile.TemporaryFile
+
+    def refused(dir: Path) -> Any:
+        if dir.name == name:
+            raise PermissionError(13, "Permission denied")
+        return temporary(dir=dir)
+
+    monkeypatch.setattr("motionrnn_ext.folders.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr(Training, "training_step", lambda *_: pytest.fail("this is work"))
+    line = fails(capsys, "train", "--out", stopped, "--resume", "--no-progress")
+    assert f"{stopped / name} cannot be written to: Permission denied; name another place with --out" in line
 
 
 def test_devices_change_and_a_step_learns_from_as_many_clips() -> None:
@@ -377,7 +412,6 @@ def test_settings_without_what_is_new_and_with_what_is_newer(stopped: Path, fini
 def test_a_start_that_failed_can_be_made_again(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from motionrnn_ext.train import Training
 
     def fail(*_: Any) -> None:
         raise error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..texts import prepared
 from .architecture import misfits
 from .description import present_arguments
 from .motion_rnn import MotionRNN
@@ -56,10 +57,8 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
         f"{prefix}{name}": tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in found.items()
     }
-    part = f"{os.fspath(path)}.part"
-    with open(part, "wb") as file:
+    with prepared(path, parents=False) as part, open(part, "wb") as file:
         torch.save({container: found}, file)
-    os.replace(part, path)
 
 
 def _differences(model: MotionRNN) -> Iterator[str]:
