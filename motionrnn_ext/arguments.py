@@ -14,6 +14,11 @@ from . import __version__
 from .config import Config
 
 DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max", "missing")  # of `clips.other_data`
+# What tensors alone do not tell of a model, beside what they do.
+MODEL_OPTIONS = (
+    "predictor", "cell_options", "compat", "patch_size", "variant", "overrides", "highway", "transient", "trend",
+    "image_size",
+)  # fmt: skip
 _GROUPS = {"predictor": "model", "dataset": "data", "batch_size": "training"}  # first field -> heading
 
 
@@ -162,6 +167,7 @@ def _add_evaluate(commands: Any) -> None:
         "--batch-size", type=_count, default=16, metavar="N", help="clips at a time (default: 16)"
     )
     parser.add_argument("--pictures", type=_index, default=2, metavar="N", help="clips to draw (default: 2)")
+    _add_model(parser)
     _add_place(parser, "evaluation")
     _add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
 
@@ -235,6 +241,16 @@ def _add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
     _add_data(parser)
     parser.add_argument("--n-input", type=_count, metavar="N", help="given frames (default: as trained)")
     parser.add_argument("--n-output", type=_count, metavar="N", help=n_output)
+    _add_model(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """The `MODEL_OPTIONS`."""
+    title = "model, of a file of weights alone, where its tensors do not tell; a warning says what is assumed"
+    group = parser.add_argument_group(title)
+    for entry in fields(Config):
+        if entry.name in MODEL_OPTIONS:
+            _add_setting(group, entry, with_default=False)
 
 
 def _add_ablate(commands: Any) -> None:

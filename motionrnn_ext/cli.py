@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import backends, processes, surroundings
-from .arguments import DATA_OPTIONS, make_parser
+from .arguments import DATA_OPTIONS, MODEL_OPTIONS, make_parser
 from .config import Config
 from .pictures import NotDrawn, Pictures
 
@@ -279,11 +279,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print_protocol(results)
 
     names = ("clips", "n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
-    options = {name: getattr(arguments, name) for name in names}
+    options = {name: getattr(arguments, name) for name in names} | {"model": _model(arguments)}
     protocol, home = _protocol(arguments), checkpoint_home(arguments.checkpoints[0])
     with held_new(arguments.out, home / "evaluation") as folder:
         _, written = evaluate(arguments.checkpoints, folder, protocol=protocol, show=show, **options)
         _conclude(written)
+
+
+def _model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of MotionRNN that are given for a file of weights alone."""
+    given = {name: value for name, value in _given(arguments).items() if name in MODEL_OPTIONS}
+    if given.get("compat") == "none":
+        given["compat"] = None
+    overrides = given.pop("overrides", {})
+    return {**given, **overrides}
 
 
 def _conclude(written: Pictures) -> None:
@@ -321,7 +330,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from .folders import held_new
     from .runs import checkpoint_home, load_run
 
-    run = load_run(arguments.checkpoint, arguments.dataset)
+    run = load_run(arguments.checkpoint, arguments.dataset, model=_model(arguments))
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
         drawn = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
@@ -380,7 +389,7 @@ def _visualize(arguments: argparse.Namespace) -> None:
     from .motion_pictures import draw_motion
     from .runs import checkpoint_home, load_run
 
-    run = load_run(arguments.checkpoint, arguments.dataset)
+    run = load_run(arguments.checkpoint, arguments.dataset, model=_model(arguments))
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "motion") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)

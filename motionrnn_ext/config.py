@@ -15,7 +15,7 @@ from . import __version__
 from .data import DATASETS
 from .layers.cells import CELLS, cell_class, cell_options
 from .models.variants import variant_options
-from .texts import NoText, read_text
+from .texts import NoText, read_text, write_text
 
 MAX_SEED = 2**32 - 1
 _RANGES = "see motionrnn_ext.data.MotionRanges"
@@ -273,10 +273,7 @@ class Config:
             raise ValueError(f"{path} is no readable JSON file: {error}") from None
 
     def write(self, path: Path) -> None:
-        """Never half-written: under another name first."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
-        os.replace(part, path)
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 def _plain(entry: dataclasses.Field[Any], value: Any) -> Any:

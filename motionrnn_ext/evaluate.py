@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from io import BytesIO
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from .models import MotionRNN
 from .pictures import Pictures
 from .pixels import as_floats, check_range, filled, in_unit_range
 from .runs import PathLike, Run, RunError, load_runs
-from .texts import read_text
+from .texts import prepared, read_text, write_text
 
 BASELINE = "repeat last frame"
 _READING = ("digits", "stride", "pixel_max")  # settings that say how a data set is read
@@ -178,6 +178,7 @@ def evaluate(
     stride: int | None = None,
     pixel_max: float | None = None,
     missing: str | float | None = None,
+    model: Mapping[str, Any] | None = None,
     split: str = "test",
     protocol: Protocol | None = None,
     batch_size: int = 16,
@@ -192,12 +193,13 @@ def evaluate(
     are drawn, of which one that fails is a line in `failed` of the paths that are returned.
 
     `clips` is by default 200 generated ones, or all that the files have. The data are the first run's, with another
-    `root`, `digits`, `stride`, `pixel_max` or `missing`, or another `dataset` of the same kind of frames.
+    `root`, `digits`, `stride`, `pixel_max` or `missing`, or another `dataset` of the same kind of frames. `model` has
+    arguments of MotionRNN for files of weights alone, see `load_run`.
 
     Raises:
         RunError: a checkpoint that cannot be read, or is given twice; runs whose clips have other sizes or inputs.
     """
-    runs = labelled(load_runs(paths, dataset))
+    runs = labelled(load_runs(paths, dataset, model))
     changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max, missing=missing)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)
@@ -312,8 +314,10 @@ def predict_frames(
     frames = fitting(run.model, in_unit_range(frames), pad)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "prediction.npy", future[..., :height, :width].cpu().numpy())
+    content = BytesIO()  # numpy's own error of a full disk does not say so
+    np.save(content, future[..., :height, :width].cpu().numpy())
+    with prepared(folder / "prediction.npy") as part:
+        part.write_bytes(content.getbuffer())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]
     colours = DATASETS[run.config.dataset].colours
     shown = in_rgb(shown[: n_given + n_output, :, :height, :width], colours)
@@ -368,12 +372,9 @@ def file_name(label: str) -> str:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write `content` as JSON, which has no nan and no infinity: null stands there, and a last entry "not_finite" says
     where which was, as [{"at": ["models", "ConvLSTM", "psnr"], "is": "inf"}]. `read_json` puts them back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     found: list[dict[str, Any]] = []
     finite = _finite(content, found, [])
-    part.write_text(json.dumps({**finite, "not_finite": found} if found else finite, indent=2) + "\n")
-    os.replace(part, path)
+    write_text(path, json.dumps({**finite, "not_finite": found} if found else finite, indent=2) + "\n")
     return path
 
 

@@ -53,6 +53,8 @@ class Pictures(list[Path]):
 def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"the package {error.name.split('.')[0]} is missing: pip install 'motionrnn-ext[train]'"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split())
     return (
         text[:200]

@@ -1,7 +1,7 @@
 """A run's folder, which `motionrnn train` fills and everything else reads.
 
 config.json             the settings, see `Config`
-checkpoints/last.ckpt   after the last validation; `--resume` goes on from it
+checkpoints/last.ckpt   after the last validation; `--resume` goes on from it, or where it was lost from the best
 checkpoints/best.ckpt   of the lowest validation MSE
 logs/version_N/         CSV and TensorBoard logs, one folder per start of the program
 metrics.csv             those CSV logs as one
@@ -13,8 +13,7 @@ import csv
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -25,11 +24,14 @@ from torch import Tensor
 
 from .config import Config
 from .data.registry import find
-from .models import MotionRNN, load_checkpoint
+from .models import MotionRNN
+from .models.description import present_arguments
+from .models.official import Found, find_model, in_words
 from .models.reading import RUN_SETTINGS as CONFIG_KEY
 from .models.reading import read_file
 from .models.variants import OPTIONS
 from .resuming import Unchangeable, resumed
+from .texts import prepared
 from .visualize import read_log
 
 PathLike = str | os.PathLike[str]
@@ -125,50 +127,77 @@ def is_free(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-def load_run(path: PathLike, dataset: str | None = None, like: Config | None = None) -> Run:
+def load_run(
+    path: PathLike,
+    dataset: str | None = None,
+    like: Config | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> Run:
     """The model of a checkpoint, in evaluation mode on the CPU; of a run's folder, the best or else the last one.
 
     A file of weights alone, such as the official program's, has no settings of the data: they are those of `like`,
     another run, or what `dataset` commonly has, by default a data set of as many channels; a warning says which.
+    `model` has the arguments of its MotionRNN that no tensor shows, as for `load_checkpoint`; a second warning says
+    what is assumed of them.
 
     Raises:
-        RunError: nothing there, a truncated file, or no data for such frames. ValueError: as `load_checkpoint`.
+        RunError: nothing there, a truncated file, no data for such frames, or `model` for a run's checkpoint, which has
+            its own. ValueError: as `load_checkpoint`.
     """
     path = checkpoint_file(Path(path))
     content = _read(path)
     if not _is_of_run(content):
-        return _of_weights(path, dataset, like)
+        return _of_weights(path, dataset, like, model or {})
+    if model:
+        raise RunError(
+            f"{path} is of a run, and its settings say what its model is; leave out {', '.join(flags(model))}"
+        )
     config = Config.from_dict(content[CONFIG_KEY], str(path))
-    model = MotionRNN(**config.model())
+    made = MotionRNN(**config.model())
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in content["state_dict"].items()
         if name.startswith("model.")
     }
     try:
-        model.load_state_dict(weights)
+        made.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(
             f"{path} does not fit its own settings: {' '.join(str(error).split())[:200]}"
         ) from None
-    return Run(config, model.eval(), int(content.get("global_step", 0)), path)
+    return Run(config, made.eval(), int(content.get("global_step", 0)), path)
 
 
-def load_runs(paths: Sequence[PathLike], dataset: str | None = None) -> list[Run]:
-    """`load_run` of each; weights alone are taken for a model of the first run's data."""
-    like = None
-    for path in paths if len(paths) > 1 else ():
-        content = _read(checkpoint_file(Path(path)))
-        if _is_of_run(content):
-            like = Config.from_dict(content[CONFIG_KEY], str(path))
-            break
-    return [load_run(path, dataset, like) for path in paths]
+def load_runs(
+    paths: Sequence[PathLike], dataset: str | None = None, model: Mapping[str, Any] | None = None
+) -> list[Run]:
+    """`load_run` of each; weights alone are taken for a model of the first run's data, and as `model` says."""
+    if len(paths) < 2:
+        return [load_run(path, dataset, None, model) for path in paths]
+    settings = [settings_of(path) for path in paths]
+    like = next((config for config in settings if config is not None), None)
+    given = [None if config is not None and None in settings else model for config in settings]
+    return [load_run(path, dataset, like, arguments) for path, arguments in zip(paths, given)]
 
 
-def _of_weights(path: Path, dataset: str | None, like: Config | None) -> Run:
+def flags(arguments: Iterable[str]) -> list[str]:
+    """The options of the program that stand for arguments of MotionRNN."""
+    own = {
+        "cell_options": "--cell-option",
+        "in_channels": "--dataset",
+        **dict.fromkeys(OPTIONS, "--override"),
+    }
+    return list(dict.fromkeys(own.get(name, f"--{name.replace('_', '-')}") for name in arguments))
+
+
+def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Mapping[str, Any]) -> Run:
     """The run that a file of weights alone would be of."""
     name = like.dataset if like else dataset
-    model = load_checkpoint(path, in_channels=None if name is None else find(name).channels).eval()
+    try:
+        found = find_model(path, **{"in_channels": None if name is None else find(name).channels, **given})
+    except TypeError as error:  # an argument of `given`
+        raise RunError(f"{path}: {error}") from None
+    model = found.model.eval()
     made = model.arguments
     name = name or {1: "moving_digits", 3: "human36m"}.get(made["in_channels"])
     if name is None:
@@ -185,8 +214,20 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None) -> Run:
     }
     if made["image_size"]:
         settings["image_size"] = made["image_size"]
+    if given.get("image_size"):
+        settings["image_size"] = given["image_size"]
     config = Config(**{**(like.to_dict() if like else {"dataset": name}), **settings})
     height, width = config.image_size
+    for sentence in found.left_out:
+        warnings.warn(f"{path}: left out {sentence}", stacklevel=3)
+    if found.pruned:
+        warnings.warn(f"{path}: applied the pruning masks of {found.pruned}", stacklevel=3)
+    if found.assumed:
+        warnings.warn(
+            f"{path} holds weights alone: assumed {in_words(found.assumed)}, which no tensor shows; give what differs "
+            f"({', '.join(flags(found.assumed))})",
+            stacklevel=3,
+        )
     warnings.warn(
         f"{path} holds weights alone: taken as of {config.dataset}, {height}x{width}, {config.n_input} frames in and "
         f"{config.n_output} out",
@@ -208,36 +249,59 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def load_weights(model: MotionRNN, source: str, config: Config) -> None:
     """Give a new run's model the weights of `config.init_from`: of a run's folder or checkpoint, as `load_run` chooses,
-    or of another checkpoint that `models.load_checkpoint` knows.
+    or of another checkpoint that `models.load_checkpoint` knows. A warning names what the model was trained with
+    otherwise, which is the user's choice, and of weights alone what no tensor shows.
 
     Raises:
-        RunError: what does not fit, by name; of a public checkpoint also options of the variant that it was not
-            trained with. Other settings than those of another run are the user's choice.
+        RunError: tensors that do not fit, by name; of a public program's checkpoint also arguments of the model that it
+            was not trained with.
     """
     path = checkpoint_file(Path(source))
-    is_public = not _is_of_run(_read(path))
-    if is_public:
-        theirs = load_checkpoint(path, in_channels=config.channels, patch_size=config.patch_size)
-        there, here = asdict(theirs.options), asdict(model.options)
+    if _is_of_run(_read(path)):
+        found = Found(load_run(path).model, {}, [], is_own=True)
     else:
-        trained = load_run(path)
-        theirs, there, here = trained.model, trained.config.model(), config.model()
-    weights, ours = theirs.state_dict(), model.state_dict()
+        found = find_model(path, in_channels=config.channels, patch_size=config.patch_size)
+    weights, ours = found.model.state_dict(), model.state_dict()
     tensors = [
         f"{name} is {_shape(weights, name)} there, {_shape(ours, name)} here"
         for name in sorted(ours.keys() | weights.keys())
         if _shape(weights, name) != _shape(ours, name)
     ]
-    settings = [
-        f"{name} is {there[name]} there, {here[name]} here" for name in there if there[name] != here.get(name)
-    ]
-    if tensors or (is_public and settings and model.interfaces):
+    there, here = (
+        _compared(found, bool(tensors)),
+        _compared(Found(model, {}, [], found.is_own), bool(tensors)),
+    )
+    differ = {name: (there[name], here[name]) for name in there if there[name] != here.get(name)}
+    if tensors or (differ and not found.is_own):
+        settings = [f"{name} is {theirs} there, {own} here" for name, (theirs, own) in differ.items()]
         more = f" and {len(tensors) - 3} tensors more" if len(tensors) > 3 else ""
         raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + tensors[:3])}{more}")
     model.load_state_dict(weights)
+    if differ:
+        settings = [f"{name} {theirs}, this run has {own}" for name, (theirs, own) in differ.items()]
+        warnings.warn(f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=2)
+    if unknown := {name: here[name] for name in found.assumed if name in here}:
+        warnings.warn(
+            f"{source} (--init-from) holds weights alone: that they were trained with {in_words(unknown)}, as this run "
+            "has it, no tensor shows",
+            stacklevel=2,
+        )
 
 
-def settings_of(source: str) -> Config | None:
+def _compared(found: Found, all_of_them: bool = False) -> dict[str, Any]:
+    """The known arguments of a model that what its weights compute depends on, or `all_of_them`."""
+    made = present_arguments(found.model)
+    left_out = {"variant", "image_size", "zero_init", *found.assumed}
+    if not found.is_own:  # the choice of a user of the weights, in the public programs too
+        left_out |= {"init_state", "max_offset"}
+    if not found.model.interfaces and not all_of_them:
+        left_out |= {"transient", "trend", *OPTIONS} - {"init_state", "highway_first"}
+    if not found.model.highway and not all_of_them:
+        left_out |= {"highway_first"}
+    return {name: value for name, value in made.items() if name not in left_out}
+
+
+def settings_of(source: PathLike) -> Config | None:
     """The settings that a new run begins with as it takes the weights of `source`; None of a public checkpoint."""
     path = checkpoint_file(Path(source))
     content = _read(path)
@@ -249,8 +313,9 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """What `--resume` goes on from; it need not be there."""
-    return folder / "checkpoints" / "last.ckpt"
+    """What `--resume` goes on from; it need not be there. Where last.ckpt was lost that is the best one."""
+    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    return best if best.exists() and not last.exists() else last
 
 
 def _read(path: Path) -> Any:
@@ -317,11 +382,9 @@ def join_logs(folder: Path) -> Path:
             if later:
                 first = min(int(row["step"]) for row in later)
                 rows = [row for row in rows if int(row["step"]) < first] + later
-    part = folder / "metrics.csv.part"
-    with open(part, "w", newline="", encoding="utf-8") as file:
+    with prepared(folder / "metrics.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
         names = sorted({name for row in rows for name in row if name and name != "step"})
         writer = csv.DictWriter(file, ["step", *names], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(part, folder / "metrics.csv")
     return folder / "metrics.csv"

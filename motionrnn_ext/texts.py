@@ -1,8 +1,11 @@
-"""Reading and writing text files: UTF-8, whatever the locale says."""
+"""Reading text files, UTF-8 whatever the locale says, and writing files that are whole or not there."""
 
 from __future__ import annotations
 
 import codecs
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -28,4 +31,25 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with prepared(path) as part:
+        part.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def prepared(path: str | os.PathLike[str], parents: bool = True) -> Iterator[Path]:
+    """Another name beside `path` to write to; it is moved there when it is whole, and removed otherwise. With `parents`
+    the folder is made where it is missing. An OSError names `path`."""
+    path = Path(path)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno and error.filename is None:  # a write says nothing of its file
+            error.filename = str(path)
+        raise
+    finally:
+        with suppress(OSError):
+            part.unlink()

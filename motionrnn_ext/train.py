@@ -32,7 +32,7 @@ from torchmetrics import SumMetric
 from . import launchers, processes
 from .config import Config
 from .console import is_animated
-from .folders import held
+from .folders import check_writable, held
 from .loading import Clips
 from .metrics import FrameMetrics
 from .models import MotionRNN
@@ -305,6 +305,9 @@ def train(
     if resume:
         config = resumed_config(folder, config)
     with held(folder) if processes.is_first() else nullcontext():
+        # These folders may be another user's, or copied read-only: better known before the work than after.
+        for name in ("checkpoints", "logs") if processes.is_first() else ():
+            check_writable(folder / name)
         _train(config, folder, resume, progress, watch, announce, command)
     return folder / "checkpoints" / "best.ckpt"
 

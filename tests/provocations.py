@@ -39,7 +39,7 @@ from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, 
 from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell, save_official
 from motionrnn_ext.models.official_names import to_ours
-from motionrnn_ext.runs import load_run, read_checkpoint, start_folder
+from motionrnn_ext.runs import load_run, load_weights, read_checkpoint, start_folder
 
 
 class Place:
@@ -622,6 +622,11 @@ def trained(p: Place) -> Path:
     return p.file({"motionrnn_config": config.to_dict(), "state_dict": weights, "global_step": 1})
 
 
+def copied_weights(p: Place) -> Path:
+    """A file that says nothing of its model."""
+    return p.file(dict(MotionRNN(**Config(hidden=(4, 4)).model()).state_dict()))
+
+
 def of_a_film(p: Place, n: int, *options: Any, colour: int = 0) -> str:
     """Frames of a size that nothing divides, some of their pixels red."""
     first, *others = [Image.new("RGB", (9, 7), (colour * (t % 2), 0, 0)) for t in range(n)]
@@ -657,6 +662,20 @@ PROGRAM: dict[str, Provocation] = {
     "... is in use by another process; name another folder with --out": held_twice,
     "... (--init-from) does not fit: ...": lambda p: p.run(
         "train", "--init-from", trained(p), "--hidden", 8, 8, "--out", p.path / "run"
+    ),
+    "... (--init-from) was trained with ..., this run has ...": lambda p: p.run(
+        "train", "--init-from", trained(p), "--no-trend", "--out", p.path / "run"
+    ),
+    "... (--init-from) holds weights alone: that they were trained with ..., as this run has it, no tensor shows": (
+        lambda p: load_weights(
+            MotionRNN(**Config(hidden=(4, 4)).model()), str(copied_weights(p)), Config(hidden=(4, 4))
+        )
+    ),
+    "... holds weights alone: assumed ..., which no tensor shows; give what differs (...)": lambda p: (
+        load_run(copied_weights(p))
+    ),
+    "... is of a run, and its settings say what its model is; leave out ...": lambda p: p.run(
+        "predict", trained(p), "--no-trend"
     ),
     "... could not be drawn: ...": not_drawn,
     "... was started with other settings, see ...": lambda p: start_folder(

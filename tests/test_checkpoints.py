@@ -334,3 +334,21 @@ def test_a_learned_alpha_among_tensors_alone_is_not_assumed() -> None:
     with pytest.warns(UserWarning, match="assumed") as told:
         found = load_checkpoint(dict(made.state_dict()))
     assert same(found, made) and "alpha" not in str(told[0].message)
+
+
+def test_cell_options_that_are_given_change_and_the_others_stay() -> None:
+    options = {"order": 2, "steps": 3, "rank": 4}
+    torch.manual_seed(0)
+    made = MotionRNN("conv_tt_lstm", 1, (4,), 2, filter_size=3, cell_options=options, motion_gru=False)
+    e3d = {"predictor": "e3d_lstm", "image_size": (8, 8), "filter_size": 3}
+    recalling = MotionRNN(
+        in_channels=1, hidden_channels=(4,), patch_size=2, cell_options={"window": 3}, **e3d
+    )
+    for state in (recalling.state_dict(), dict(recalling.state_dict())):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = load_checkpoint(state, in_channels=1, cell_options={"history": 2})
+        assert found.arguments["cell_options"] == {"window": 3, "history": 2}
+        assert torch.equal(found.conv_last.weight, recalling.conv_last.weight)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_checkpoint(made.state_dict(), cell_options={"rank": 5})

@@ -83,6 +83,39 @@ def test_numbers_that_cannot_be_written_are_printed_and_both_are_done_before_any
     assert "MSE" in capsys.readouterr().out
 
 
+def test_a_disk_that_fills_up_while_a_file_is_written_leaves_no_part_of_it(
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The folder is gone again, so that the same command can be given once there is room."""
+    out = tmp_path / "out"
+
+    def full(path: Path, data: Any) -> int:
+        with open(path, "wb") as file:
+            file.write(bytes(data)[:9])
+        raise OSError(28, "No space left on device")
+
+    cases = {"metrics.json": ["evaluate", trained, "--clips", 1], "prediction.npy": ["predict", trained]}
+    for name, command in cases.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", full)
+            line = fails(capsys, *command, "--out", out)
+        assert line.endswith(f"[Errno 28] No space left on device: '{out / name}'")
+        assert not out.exists()
+    run = load_run(trained)
+    before = (trained / "config.json").read_bytes()
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="No space left on device: .*config.json"),
+    ):
+        patch.setattr(Path, "write_bytes", full)
+        run.config.write(trained / "config.json")
+    assert (trained / "config.json").read_bytes() == before
+    assert not (trained / "config.json.part").exists()
+
+
 @pytest.mark.parametrize("command", ["predict", "visualize"])
 def test_every_command_draws_what_it_can(
     command: str,

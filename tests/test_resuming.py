@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from motionrnn_ext.folders import FolderInUse, held
 from motionrnn_ext.models import MotionRNN
 from motionrnn_ext.resuming import FREE, Unchangeable, resumed
 from motionrnn_ext.runs import RunError, has_begun, load_run
-from motionrnn_ext.train import sampling_probabilities
+from motionrnn_ext.train import Training, sampling_probabilities
 
 SHORT = replace(TINY, steps=6, val_every=3)
 
@@ -115,6 +116,41 @@ def test_the_best_checkpoint_of_a_moved_run_is_still_the_best(stopped: Path) -> 
     assert (moved / BEST).read_bytes() == before
     states = [s for s in checkpoint(moved / LAST)["callbacks"].values() if s.get("monitor") == "val/mse"]
     assert states[0]["dirpath"] == os.path.realpath(moved / "checkpoints")
+
+
+def test_without_its_last_checkpoint_a_run_goes_on_from_the_best(stopped: Path, finished: Path) -> None:
+    """It must not begin anew, over the best one."""
+    assert checkpoint(stopped / BEST)["global_step"] == 3
+    (stopped / LAST).unlink()
+    steps = []
+    step = Training.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Training, "training_step", lambda self, *a: steps.append(self.global_step) or step(self, *a)
+        )
+        assert cli.main(["train", "--out", str(stopped), "--resume", "--no-progress"]) == 0
+    assert steps == [3, 4, 5]
+    assert_same_weights(stopped, finished)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "logs"])
+def test_every_folder_of_a_run_is_tried_before_the_work(
+    name: str, stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error stands in for what the superuser is not refused."""
+    from motionrnn_ext import folders
+
+    temporary = folders.tempfile.TemporaryFile
+
+    def refused(dir: Path) -> Any:
+        if dir.name == name:
+            raise PermissionError(13, "Permission denied")
+        return temporary(dir=dir)
+
+    monkeypatch.setattr("motionrnn_ext.folders.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr(Training, "training_step", lambda *_: pytest.fail("this is work"))
+    line = fails(capsys, "train", "--out", stopped, "--resume", "--no-progress")
+    assert f"{stopped / name} cannot be written to: Permission denied; name another place with --out" in line
 
 
 def test_devices_change_and_a_step_learns_from_as_many_clips() -> None:
@@ -264,6 +300,38 @@ def test_a_run_begins_with_a_checkpoint_of_other_settings(finished: Path, tmp_pa
     assert not b.trend
 
 
+def test_what_the_weights_were_trained_with_otherwise_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What changes no tensor's shape: of a run, of weights that say it, and of weights that say nothing."""
+
+    def told(source: object, *options: str) -> list[str]:
+        out = tmp_path / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        command = ["train", "--init-from", str(source), "--out", str(out), "--no-progress", "--steps", "1"]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert cli.main([*command, *options]) == 0, capsys.readouterr().err
+        return [str(w.message) for w in said if "--init-from" in str(w.message)]
+
+    assert told(finished) == told(finished, "--lr", "0.01") == []
+    assert told(finished, "--no-trend", "--override", "alpha=0.25") == [
+        f"{finished} (--init-from) was trained with trend True, this run has False; alpha 0.5, this run has 0.25"
+    ]
+    like = tmp_path / "config.json"
+    SHORT.write(like)
+    weights = tmp_path / "weights.pt"
+    torch.save(load_run(finished).model.state_dict(), weights)
+    assert told(weights, "--config", str(like)) == []
+    assert told(weights, "--config", str(like), "--no-transient") == [
+        f"{weights} (--init-from) was trained with transient True, this run has False"
+    ]
+    torch.save(dict(load_run(finished).model.state_dict()), weights)
+    (line,) = told(weights, "--config", str(like), "--no-transient")
+    assert f"{weights} (--init-from) holds weights alone: that they were trained with " in line
+    assert "transient=False, trend=True" in line and line.endswith("as this run has it, no tensor shows")
+
+
 def test_a_public_checkpoint_to_begin_with(tmp_path: Path) -> None:
     """Its settings are in no file: they are those of the options."""
     torch.manual_seed(5)
@@ -279,6 +347,10 @@ def test_a_public_checkpoint_to_begin_with(tmp_path: Path) -> None:
     ours = load_run(tmp_path / "run").model.state_dict()
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-20)
+    as_the_program = {"init_state": "xavier", "max_offset": None}  # which no training here has by default
+    run(replace(config, overrides=as_the_program), tmp_path / "free")
+    with pytest.raises(RunError, match="does not fit: trend is True there, False here"):
+        run(replace(config, trend=False), tmp_path / "other")
 
 
 def test_weights_that_do_not_fit_are_named_and_leave_no_folder(
@@ -340,7 +412,6 @@ def test_settings_without_what_is_new_and_with_what_is_newer(stopped: Path, fini
 def test_a_start_that_failed_can_be_made_again(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from motionrnn_ext.train import Training
 
     def fail(*_: Any) -> None:
         raise error

@@ -79,6 +79,44 @@ def test_the_data_set_is_the_one_that_is_named(official: Path) -> None:
         assert config.image_size == (32, 48) and not config.trend
 
 
+def test_what_no_tensor_shows_is_given_as_options(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a state dict that was copied and tells nothing, and beside a run, which tells all."""
+    torch.manual_seed(0)
+    made = MotionRNN("convlstm", 1, (4, 4), 2, "official", filter_size=3, trend=False, alpha=0.9)
+    torch.save(dict(made.state_dict()), "copied.pt")
+    np.save("clip.npy", np.random.default_rng(0).random((4, 16, 24), np.float32))
+    words = ["--frames", "clip.npy", "--n-input", 4, "--n-output", 2, "--patch-size", 2]
+    with pytest.warns(
+        UserWarning,
+        match=r"copied\.pt holds weights alone: assumed transient=True, trend=True, alpha=0\.5, carry='motion', .*"
+        r" no tensor shows; give what differs \(--transient, --trend, --override\)",
+    ):
+        assert command("predict", "copied.pt", *words, "--out", "assumed") == 0
+    words += ["--no-trend", "--override", "alpha=0.9"]
+    with pytest.warns(
+        UserWarning, match=r"assumed transient=True, carry='motion', .*\(--transient, --override\)"
+    ):
+        assert command("predict", "copied.pt", *words, "--out", "given") == 0
+    frames = torch.from_numpy(np.load("clip.npy"))[None, :, None]
+    wanted = predict(made.eval(), frames, 2)[0]
+    torch.testing.assert_close(torch.from_numpy(np.load("given/prediction.npy")), wanted, rtol=0, atol=1e-6)
+    assert not np.array_equal(np.load("given/prediction.npy"), np.load("assumed/prediction.npy"))
+    best = run_file(dataset="radar_like", n_input=3, n_output=2, image_size=(32, 32))
+    capsys.readouterr()
+    assert command("predict", best, "--no-trend", "--override", "alpha=0.9") == 2
+    assert "best.ckpt is of a run, and its settings say what its model is; leave out --trend, --override" in (
+        capsys.readouterr().err
+    )
+    with pytest.warns(UserWarning):
+        assert command("predict", "copied.pt", "--override", "alfa=1", "--out", "out") == 2
+        words = ["--clips", 1, "--pictures", 0, "--no-trend", "--patch-size", 2, "--out", "scored"]
+        assert command("evaluate", best, "copied.pt", *words) == 0
+    assert "copied.pt: unknown option 'alfa'" in capsys.readouterr().err
+    with pytest.warns(UserWarning):
+        words = ["--image-size", 48, 64, "--no-trend", "--patch-size", 2, "--n-output", 1, "--out", "sized"]
+        assert command("visualize", "copied.pt", *words) == 0
+
+
 def test_beside_a_run_it_is_scored_on_the_runs_data(official: Path) -> None:
     best = run_file(dataset="radar_like", n_input=3, n_output=2, image_size=(32, 32))
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,16 @@ _ALPHA = "interfaces.0.cell.alpha"  # a tensor where it is learned
 _OF_CONV_TT_LSTM = re.compile(r"((?:[^.]+\.)*?)layers_?\.\d+\.")
 
 
+class Found(NamedTuple):
+    """The model of a checkpoint, and what is to be told of it."""
+
+    model: MotionRNN
+    assumed: dict[str, Any]  # arguments that no tensor shows and the caller did not give
+    left_out: list[str]  # a sentence for each kind of tensors
+    pruned: str  # a sentence on the weights whose pruning masks were applied, if any
+    is_own: bool  # whether the checkpoint is of this package, not of a public program
+
+
 def load_checkpoint(
     source: Source,
     *,
@@ -52,8 +62,9 @@ def load_checkpoint(
             or RGB (C = 3), with a warning, where neither is given.
         map_location: where a file's tensors go.
         overrides: arguments of `MotionRNN` that no tensor shows, such as init_state="xavier" to start as the
-            official program does (zeros otherwise) or trend=False. OpenSTL's E3D-LSTM gets
-            compat="openstl": its weights were trained so, and predict nothing in the paper's form.
+            official program does (zeros otherwise) or trend=False; of `cell_options` those that are given change, the
+            others stay. OpenSTL's E3D-LSTM gets compat="openstl": its weights were trained so, and predict nothing in
+            the paper's form.
 
     A state dict of this package says what model it is of, and so does a checkpoint of `motionrnn train`: the model is
     made with the same arguments. Of public programs, and where the tensors were copied into another dict or file,
@@ -68,6 +79,34 @@ def load_checkpoint(
             here; a missing, unexpected or misshapen tensor, by name. ModuleNotFoundError: a safetensors file, without
             that package.
     """
+    found = find_model(
+        source, in_channels=in_channels, patch_size=patch_size, map_location=map_location, **overrides
+    )
+    for sentence in found.left_out:
+        warnings.warn(f"load_checkpoint: left out {sentence}", stacklevel=2)
+    if found.pruned:
+        warnings.warn(f"load_checkpoint: applied the pruning masks of {found.pruned}", stacklevel=2)
+    if found.assumed:
+        warnings.warn(
+            f"load_checkpoint: assumed {in_words(found.assumed)}, which no tensor shows; name what differs",
+            stacklevel=2,
+        )
+    return found.model
+
+
+def in_words(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
+def find_model(
+    source: Source,
+    *,
+    in_channels: int | None = None,
+    patch_size: int | None = None,
+    map_location: str | torch.device = "cpu",
+    **overrides: Any,
+) -> Found:
+    """`load_checkpoint` with what it assumes and leaves out, which it does not tell."""
     for name in overrides.keys() & {"device", "dtype"}:
         raise TypeError(f"unknown option {name!r}; known: map_location, and .to() of the model afterwards")
     weights = read_weights(source, map_location)
@@ -90,20 +129,13 @@ def load_checkpoint(
     model = _made(read, given, weights.where)
     if problems := misfits(model, state, str if is_own else shown):
         raise ValueError(f"checkpoint does not fit: {'; '.join(problems[:4])}")
-    for sentence in left_out:
-        warnings.warn(f"load_checkpoint: left out {sentence}", stacklevel=2)
-    if weights.pruned:
-        count = f"{len(weights.pruned)} weights, which training may fill again: {some(weights.pruned)}"
-        warnings.warn(f"load_checkpoint: applied the pruning masks of {count}", stacklevel=2)
-    if assumed := {name: value for name, value in read.assumed.items() if name not in given}:
-        values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
-        warnings.warn(
-            f"load_checkpoint: assumed {values}, which no tensor shows; name what differs", stacklevel=2
-        )
+    assumed = {name: value for name, value in read.assumed.items() if name not in given}
     model.load_state_dict(state, assign=True)
     if isinstance(alpha := model.arguments["alpha"], Tensor):
         _share_alpha(model, alpha)
-    return model
+    pruned = weights.pruned
+    masks = f"{len(pruned)} weights, which training may fill again: {some(pruned)}" if pruned else ""
+    return Found(model, assumed, left_out, masks, is_own)
 
 
 def load_conv_tt_lstm_cell(source: Source, *, map_location: str | torch.device = "cpu") -> ConvTTLSTMCell:
@@ -201,9 +233,14 @@ def _of_program(
 
 def _made(read: Read, given: Mapping[str, Any], where: str) -> MotionRNN:
     """The model without values. A ValueError says so where the checkpoint's own arguments make none."""
+    arguments = {**read.arguments, **given}
+    there, options = read.arguments.get("cell_options"), given.get("cell_options")
+    if isinstance(there, Mapping) and isinstance(options, Mapping):
+        is_same = arguments.get("predictor") == read.arguments.get("predictor")
+        arguments["cell_options"] = {**there, **options} if is_same else options
     try:
         with torch.device("meta"):
-            return MotionRNN(**{**read.arguments, **given})
+            return MotionRNN(**arguments)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         said = " ".join(str(error).split())
         if isinstance(error, ValueError) or any(name in said for name in given):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..texts import prepared
 from .architecture import misfits
 from .description import present_arguments
 from .motion_rnn import MotionRNN
@@ -61,15 +61,8 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
         f"{prefix}{name}": tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in found.items()
     }
-    part = f"{os.fspath(path)}.part"
-    try:
-        with open(part, "wb") as file:
-            torch.save({container: found}, file)
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(part)
-        raise
+    with prepared(path, parents=False) as part, open(part, "wb") as file:
+        torch.save({container: found}, file)
 
 
 def _instead(model: object) -> str:

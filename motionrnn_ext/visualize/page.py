@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..pixels import as_floats, check_units
+from ..texts import prepared
 
 PathLike = str | os.PathLike[str]
 
@@ -269,19 +270,6 @@ def _palette(image: Any, count: int) -> Any:
     import numpy as np
 
     return np.array(image.quantize(count).getpalette()).reshape(-1, 3)[:count]
-
-
-@contextmanager
-def prepared(path: PathLike) -> Iterator[Path]:
-    """Another name beside `path` to write to; it is moved there when it is whole, and removed otherwise."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def saved(figure: Any, path: PathLike) -> Path:
