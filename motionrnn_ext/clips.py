@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import Config
-from .data.files import because
+from .data.arrays import read_array
 from .data.images import IMAGE_ENDINGS, image_files, read_images
 from .data.registry import DATASETS, ClipDataset, find, open_clips
 from .data.videos import FILMS, VIDEOS, read_film
 from .models import MotionRNN
 from .pixels import ROUNDING, marked, value_range
 from .runs import PathLike, RunError
+
+IMAGES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")  # of a user's folder of frames
 
 
 def held_out(
@@ -80,12 +82,21 @@ def in_rgb(frames: Tensor, colours: str) -> Tensor:
 
 
 def read_frames(path: Path, colours: str = "grey", missing: float | None = None) -> Tensor:
-    """A user's own frames -> float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have.
+    """All of a user's own frames, as `last_frames` reads them."""
+    return last_frames(path, None, colours, missing)[0]
+
+
+def last_frames(
+    path: Path, n: int | None, colours: str = "grey", missing: float | None = None
+) -> tuple[Tensor, int]:
+    """A user's own frames -> the last n, float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have;
+    and how many there are. Only those are looked at; None is all.
 
     Args:
-        path: a .npy file, (T, H, W), (T, C, H, W) or (T, H, W, C), uint8 or floats in [0, 1]; a folder of png, jpg and
-            bmp images, which are in the order of their names; a gif or another moving image, or a video.
-        colours: of the model's frames, as in `DataSet`; images are converted, the channels of a .npy file are not.
+        path: a .npy file, or one of an only array (.npz) or tensor (.pt), (T, H, W), (T, C, H, W) or (T, H, W, C),
+            bool, uint8 or floats in [0, 1]; a folder of images, which are in the order of their names; a gif or
+            another moving image, or a video.
+        colours: of the model's frames, as in `DataSet`; images are converted, the channels of an array are not.
             Images in colour for a model of grey frames are made grey, with a warning.
         missing: the stored value of pixels without data, or nan; None where all have data.
 
@@ -95,30 +106,32 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
         ModuleNotFoundError: nothing is installed that reads a video.
     """
     if path.is_dir() or path.suffix.lower() in (*FILMS, *VIDEOS):
-        return _read_images(path, colours, missing)
+        return _read_images(path, n, colours, missing)
     import numpy as np
 
     try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
-        raise RunError(f"{path} is no .npy file of numbers{because(error)}") from None
+        array = read_array(path)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    shape = array.shape
+    # A picture (H, W, 3) would else be taken for H frames of 3 columns.
+    is_picture = array.ndim == 3 and shape[2] in (1, 3) and shape[1] > 3
     if (
-        not isinstance(array, np.ndarray)
-        or array.dtype.kind not in "uf"
+        array.dtype.kind not in "buf"
         or array.ndim not in (3, 4)
-        or (array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] not in (1, 3))
+        or (array.ndim == 4 and shape[1] not in (1, 3) and shape[3] not in (1, 3))
+        or is_picture
         or not array.size
     ):
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise RunError(
             f"{path} must hold frames (T, H, W) or (T, 1, H, W), for colours (T, 3, H, W) or (T, H, W, 3), uint8 or "
-            f"float; it holds {found}"
+            f"float; it holds {array.dtype} {shape}" + (", which is one picture" if is_picture else "")
         )
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
-    stored = torch.from_numpy(array.astype(np.float32))
+    count = len(array)
+    array = array if n is None else array[-n:]
+    stored = torch.from_numpy(array.astype(np.float32, order="C"))
     frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
     n_nan = 0 if missing is not None else int(frames.isnan().sum())
@@ -130,20 +143,32 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
     frames = frames.clamp(0, 1)
     if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)
-    return frames if frames.ndim == 4 else frames[:, None]
+    return frames if frames.ndim == 4 else frames[:, None], count
 
 
-def _read_images(path: Path, colours: str, missing: float | None) -> Tensor:
+def _read_images(path: Path, n: int | None, colours: str, missing: float | None) -> tuple[Tensor, int]:
     if path.is_dir():
-        paths = image_files(path, (*IMAGE_ENDINGS, ".bmp"))
-        if not paths:
-            raise RunError(f"{path}: no png, jpg or bmp image is in this folder")
-        images = read_images(paths, 3)
+        paths = _images_of(path)
+        images, count = read_images(paths if n is None else paths[-n:], 3, seen=True), len(paths)
     else:
-        images = read_film(path)
+        images, count = read_film(path, n)
     if colours == "grey":
         images = _grey(images, path)
-    return in_rgb(marked(images.float() / 255, images, missing), colours)  # to BGR is the same exchange
+    # To BGR is the same exchange.
+    return in_rgb(marked(images.float() / 255, images, missing), colours), count
+
+
+def _images_of(folder: Path) -> list[Path]:
+    """The images of a folder in the order of their names."""
+    paths = image_files(folder, IMAGES)
+    if not paths:
+        raise RunError(f"{folder}: no png, jpg, bmp, tif or webp image is in this folder")
+    by_stem: dict[str, str] = {}
+    for path in paths:
+        twin = by_stem.setdefault(path.stem, path.name)
+        if twin != path.name:
+            raise RunError(f"{folder} has a frame twice, as {twin} and {path.name}; it should have each once")
+    return paths
 
 
 def _grey(images: Tensor, path: Path) -> Tensor:

@@ -345,7 +345,7 @@ def test_predict_from_images_and_arrays_of_colours(
     np.save(tmp_path / "grey.npy", noise(4, 16, 16))
     assert "(B, T, 3, H, W)" in fails(capsys, "predict", out, "--frames", tmp_path / "grey.npy")
     (tmp_path / "none").mkdir()
-    assert "no png, jpg or bmp image is in this folder" in fails(
+    assert "no png, jpg, bmp, tif or webp image is in this folder" in fails(
         capsys, "predict", out, "--frames", tmp_path / "none"
     )
     write_jpg(folder / "13.jpg", 0, (16, 20))
