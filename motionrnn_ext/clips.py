@@ -21,6 +21,7 @@ from .models import MotionRNN
 from .pixels import ROUNDING, marked, value_range
 from .runs import PathLike, RunError
 
+_LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536 parts, as pillow has it
 IMAGES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")  # of a user's folder of frames
 
 
@@ -90,14 +91,15 @@ def last_frames(
     path: Path, n: int | None, colours: str = "grey", missing: float | None = None
 ) -> tuple[Tensor, int]:
     """A user's own frames -> the last n, float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have;
-    and how many there are. Only those are looked at; None is all.
+    and how many there are; None is all. Of images and films no more than those are in memory.
 
     Args:
         path: a .npy file, or one of an only array (.npz) or tensor (.pt), (T, H, W), (T, C, H, W) or (T, H, W, C),
             bool, uint8 or floats in [0, 1]; a folder of images, which are in the order of their names; a gif or
             another moving image, or a video.
-        colours: of the model's frames, as in `DataSet`; images are converted, the channels of an array are not.
-            Images in colour for a model of grey frames are made grey, with a warning.
+        colours: of the model's frames, as in `DataSet`; images are converted, the three channels of an array are taken
+            to be in that order. What is in colour is made grey for a model of grey frames, with a warning, and the
+            reverse.
         missing: the stored value of pixels without data, or nan; None where all have data.
 
     Raises:
@@ -130,7 +132,6 @@ def last_frames(
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
     count = len(array)
-    array = array if n is None else array[-n:]
     stored = torch.from_numpy(array.astype(np.float32, order="C"))
     frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
@@ -140,10 +141,15 @@ def last_frames(
         others = ", the others" if n_nan else ""
         spread = "" if n_nan == frames.numel() else f"{others} go from {lowest:.7g} to {highest:.7g}"
         raise RunError(f"{path} must have values in [0, 1]; {found}{spread}")
-    frames = frames.clamp(0, 1)
+    frames = (frames if n is None else frames[-n:]).clamp(0, 1)
     if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)
-    return frames if frames.ndim == 4 else frames[:, None], count
+    frames = frames if frames.ndim == 4 else frames[:, None]
+    if colours == "grey" and frames.shape[1] == 3:
+        _say_grey(frames, path)
+        weights = torch.tensor(_LUMA, dtype=torch.float32) / 65536
+        frames = torch.einsum("tchw,c->thw", frames, weights)[:, None]
+    return frames if colours == "grey" else frames.expand(-1, 3, -1, -1), count
 
 
 def _read_images(path: Path, n: int | None, colours: str, missing: float | None) -> tuple[Tensor, int]:
@@ -173,11 +179,15 @@ def _images_of(folder: Path) -> list[Path]:
 
 def _grey(images: Tensor, path: Path) -> Tensor:
     """Luma (T, 1, H, W) of uint8 RGB images, as pillow has it; a warning says so of images in colour."""
-    red, green, blue = images.int().unbind(1)
-    if not (red.equal(green) and green.equal(blue)):
-        warnings.warn(f"{path} is in colour; its frames are made grey, as the model's are", stacklevel=4)
-    luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
-    return luma.to(torch.uint8)[:, None]
+    _say_grey(images, path)
+    red, green, blue = (weight * channel for weight, channel in zip(_LUMA, images.int().unbind(1)))
+    return ((red + green + blue + 0x8000) >> 16).to(torch.uint8)[:, None]
+
+
+def _say_grey(frames: Tensor, path: Path) -> None:
+    """Warn of frames (T, 3, H, W) in colour that they are made grey; missing values have none."""
+    if not all(frames[:, 0].allclose(frames[:, channel], 0, 0, equal_nan=True) for channel in (1, 2)):
+        warnings.warn(f"{path} is in colour; its frames are made grey, as the model's are", stacklevel=5)
 
 
 def fitting(model: MotionRNN, frames: Tensor, pad: bool) -> Tensor:

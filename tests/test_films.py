@@ -69,7 +69,32 @@ def test_arrays_with_channels_last(channels: int, dtype: Any, tmp_path: Path) ->
     np.save(tmp_path / "last.npy", stored)
     np.save(tmp_path / "first.npy", stored.transpose(0, 3, 1, 2))
     for name in ("last.npy", "first.npy"):
-        assert torch.equal(read_frames(tmp_path / name), as_floats(frames))
+        assert torch.equal(read_frames(tmp_path / name, "RGB"), as_floats(frames).expand(-1, 3, -1, -1))
+        assert torch.equal(read_frames(tmp_path / name, "BGR"), as_floats(frames).expand(-1, 3, -1, -1))
+
+
+def test_arrays_in_colour_are_made_grey_and_it_is_said(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).random((4, 6, 8, 3))
+    frames[1, 2, 3] = np.nan
+    np.save(tmp_path / "clip.npy", frames)
+    with pytest.warns(
+        UserWarning, match="clip.npy is in colour; its frames are made grey, as the model's are"
+    ):
+        found = read_frames(tmp_path / "clip.npy", missing=np.nan)
+    wanted = torch.from_numpy(frames @ np.array([0.299, 0.587, 0.114])).float()[:, None]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5, equal_nan=True)
+    frames[..., 1:] = frames[..., :1]
+    np.save(tmp_path / "grey.npy", frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_frames(tmp_path / "grey.npy", missing=np.nan)
+    torch.testing.assert_close(
+        found,
+        torch.from_numpy(frames[..., :1]).float().permute(0, 3, 1, 2),
+        rtol=0,
+        atol=1e-6,
+        equal_nan=True,
+    )
 
 
 def test_a_video_without_a_decoder_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,8 +207,8 @@ def test_photographs_are_turned_as_their_cameras_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "film.gif", "clip.npy", "clip.npz", "clip.pt"])
-def test_only_the_last_frames_are_looked_at(kind: str, tmp_path: Path) -> None:
-    """An earlier one may be of another size, or out of range."""
+def test_the_last_frames(kind: str, tmp_path: Path) -> None:
+    """Earlier images are not even read: one may be of another size."""
     path, frames = tmp_path / kind, moving(False)
     array = frames[..., 0].astype(np.float32) / 255
     if kind == "folder":
@@ -194,7 +219,6 @@ def test_only_the_last_frames_are_looked_at(kind: str, tmp_path: Path) -> None:
     elif kind == "film.gif":
         write_film(path, frames)
     else:
-        array[0] = np.nan
         save = {".npy": np.save, ".npz": np.savez, ".pt": lambda p, a: torch.save(torch.from_numpy(a), p)}
         save[path.suffix](path, array)
     found, count = last_frames(path, 3)
@@ -207,7 +231,7 @@ def test_arrays_of_other_dtypes_and_layouts(dtype: str, tmp_path: Path) -> None:
     np.save(tmp_path / "clip.npy", np.asfortranarray(frames))
     np.savez_compressed(tmp_path / "clip.npz", frames)
     for name in ("clip.npy", "clip.npz"):
-        found = read_frames(tmp_path / name)
+        found = read_frames(tmp_path / name, "RGB")
         assert torch.equal(found, torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2))
 
 
