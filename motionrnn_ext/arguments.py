@@ -233,8 +233,8 @@ def _add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
     source = parser.add_mutually_exclusive_group()
     help = "index of a test clip of the data set (default: 0)"
     source.add_argument("--clip", type=_index, default=0, metavar="INDEX", help=help)
-    help = "your own frames, of which the last are given: a .npy file, (T, H, W), (T, C, H, W) or (T, H, W, C), uint8 "
-    help += "or floats in [0, 1]; a folder of png, jpg or bmp; a gif; a video (mp4, ...)"
+    help = "your own frames, of which the last are given: a .npy, .npz or .pt file, (T, H, W), (T, C, H, W) or (T, H, "
+    help += "W, C), bool, uint8 or floats in [0, 1]; a folder of images; a gif; a video (mp4, ...)"
     source.add_argument("--frames", type=Path, metavar="PATH", help=help)
     help = "repeat the last row and column of frames up to a size that the model takes"
     parser.add_argument("--pad", action="store_true", help=help)

@@ -340,7 +340,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
     """The last of the user's own frames or a test clip, (T, C, H, W), how many of it a model is given, and how many it
     predicts."""
-    from .clips import held_out_clip, other_data, read_frames
+    from .clips import held_out_clip, last_frames, other_data
     from .data import DATASETS
     from .metrics import counted
 
@@ -358,8 +358,7 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
             )
     if arguments.missing is not None:
         config = replace(config, missing=arguments.missing)
-    frames = read_frames(arguments.frames, DATASETS[config.dataset].colours, config.no_data)
-    n = len(frames)
+    frames, n = last_frames(arguments.frames, n_input, DATASETS[config.dataset].colours, config.no_data)
     if n < n_input:
         needed = (
             f"--n-input {n_input} needs"
@@ -372,8 +371,8 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
     given = f"frame {n}" if n_input == 1 else f"frames {first} to {n}"
     future = f"{n + 1}" if n_output == 1 else f"{n + 1} to {n + n_output}"
     print(f"given {given} of {n}, predicts {future}")
-    _say_missing(frames[-n_input:])
-    return frames[-n_input:], n_input, n_output
+    _say_missing(frames)
+    return frames, n_input, n_output
 
 
 def _say_missing(given: Any) -> None:

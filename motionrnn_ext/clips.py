@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import Config
-from .data.files import because
+from .data.arrays import read_array
 from .data.images import IMAGE_ENDINGS, image_files, read_images
 from .data.registry import DATASETS, ClipDataset, find, open_clips
 from .data.videos import FILMS, VIDEOS, read_film
 from .models import MotionRNN
 from .pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
 from .runs import PathLike, RunError
+
+_LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536 parts, as pillow has it
+IMAGES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")  # of a user's folder of frames
 
 
 def held_out(
@@ -80,13 +83,23 @@ def in_rgb(frames: Tensor, colours: str) -> Tensor:
 
 
 def read_frames(path: Path, colours: str = "grey", missing: float | None = None) -> Tensor:
-    """A user's own frames -> float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have.
+    """All of a user's own frames, as `last_frames` reads them."""
+    return last_frames(path, None, colours, missing)[0]
+
+
+def last_frames(
+    path: Path, n: int | None, colours: str = "grey", missing: float | None = None
+) -> tuple[Tensor, int]:
+    """A user's own frames -> the last n, float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have;
+    and how many there are; None is all. Of images and films no more than those are in memory.
 
     Args:
-        path: a .npy file, (T, H, W), (T, C, H, W) or (T, H, W, C), uint8 or floats in [0, 1]; a folder of png, jpg and
-            bmp images, which are in the order of their names; a gif or another moving image, or a video.
-        colours: of the model's frames, as in `DataSet`; images are converted, the channels of a .npy file are not.
-            Images in colour for a model of grey frames are made grey, with a warning.
+        path: a .npy file, or one of an only array (.npz) or tensor (.pt), (T, H, W), (T, C, H, W) or (T, H, W, C),
+            bool, uint8 or floats in [0, 1]; a folder of images, which are in the order of their names; a gif or
+            another moving image, or a video.
+        colours: of the model's frames, as in `DataSet`; images are converted, the three channels of an array are taken
+            to be in that order. What is in colour is made grey for a model of grey frames, with a warning, and the
+            reverse.
         missing: the stored value of pixels without data, or nan; None where all have data.
 
     Raises:
@@ -95,30 +108,31 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
         ModuleNotFoundError: nothing is installed that reads a video.
     """
     if path.is_dir() or path.suffix.lower() in (*FILMS, *VIDEOS):
-        return _read_images(path, colours, missing)
+        return _read_images(path, n, colours, missing)
     import numpy as np
 
     try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
-        raise RunError(f"{path} is no .npy file of numbers{because(error)}") from None
+        array = read_array(path)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    shape = array.shape
+    # A picture (H, W, 3) would else be taken for H frames of 3 columns.
+    is_picture = array.ndim == 3 and shape[2] in (1, 3) and shape[1] > 3
     if (
-        not isinstance(array, np.ndarray)
-        or array.dtype.kind not in "uf"
+        array.dtype.kind not in "buf"
         or array.ndim not in (3, 4)
-        or (array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] not in (1, 3))
+        or (array.ndim == 4 and shape[1] not in (1, 3) and shape[3] not in (1, 3))
+        or is_picture
         or not array.size
     ):
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise RunError(
             f"{path} must hold frames (T, H, W) or (T, 1, H, W), for colours (T, 3, H, W) or (T, H, W, 3), uint8 or "
-            f"float; it holds {found}"
+            f"float; it holds {array.dtype} {shape}" + (", which is one picture" if is_picture else "")
         )
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
-    stored = torch.from_numpy(array.astype(np.float32))
+    count = len(array)
+    stored = torch.from_numpy(array.astype(np.float32, order="C"))
     frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
     n_nan = undeclared(stored, missing)
@@ -128,32 +142,53 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
         others = ", the others" if n_nan else ""
         spread = "" if n_nan == frames.numel() else f"{others} go from {lowest:.7g} to {highest:.7g}"
         raise RunError(f"{path} must have values in [0, 1]; {found}{spread}")
-    frames = frames.clamp(0, 1)
+    frames = (frames if n is None else frames[-n:]).clamp(0, 1)
     if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)
-    return frames if frames.ndim == 4 else frames[:, None]
+    frames = frames if frames.ndim == 4 else frames[:, None]
+    if colours == "grey" and frames.shape[1] == 3:
+        _say_grey(frames, path)
+        weights = torch.tensor(_LUMA, dtype=torch.float32) / 65536
+        frames = torch.einsum("tchw,c->thw", frames, weights)[:, None]
+    return frames if colours == "grey" else frames.expand(-1, 3, -1, -1), count
 
 
-def _read_images(path: Path, colours: str, missing: float | None) -> Tensor:
+def _read_images(path: Path, n: int | None, colours: str, missing: float | None) -> tuple[Tensor, int]:
     if path.is_dir():
-        paths = image_files(path, (*IMAGE_ENDINGS, ".bmp"))
-        if not paths:
-            raise RunError(f"{path}: no png, jpg or bmp image is in this folder")
-        images = read_images(paths, 3)
+        paths = _images_of(path)
+        images, count = read_images(paths if n is None else paths[-n:], 3, seen=True), len(paths)
     else:
-        images = read_film(path)
+        images, count = read_film(path, n)
     if colours == "grey":
         images = _grey(images, path)
-    return in_rgb(marked(images.float() / 255, images, missing), colours)  # to BGR is the same exchange
+    # To BGR is the same exchange.
+    return in_rgb(marked(images.float() / 255, images, missing), colours), count
+
+
+def _images_of(folder: Path) -> list[Path]:
+    """The images of a folder in the order of their names."""
+    paths = image_files(folder, IMAGES)
+    if not paths:
+        raise RunError(f"{folder}: no png, jpg, bmp, tif or webp image is in this folder")
+    by_stem: dict[str, str] = {}
+    for path in paths:
+        twin = by_stem.setdefault(path.stem, path.name)
+        if twin != path.name:
+            raise RunError(f"{folder} has a frame twice, as {twin} and {path.name}; it should have each once")
+    return paths
 
 
 def _grey(images: Tensor, path: Path) -> Tensor:
     """Luma (T, 1, H, W) of uint8 RGB images, as pillow has it; a warning says so of images in colour."""
-    red, green, blue = images.int().unbind(1)
-    if not (red.equal(green) and green.equal(blue)):
-        warnings.warn(f"{path} is in colour; its frames are made grey, as the model's are", stacklevel=4)
-    luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
-    return luma.to(torch.uint8)[:, None]
+    _say_grey(images, path)
+    red, green, blue = (weight * channel for weight, channel in zip(_LUMA, images.int().unbind(1)))
+    return ((red + green + blue + 0x8000) >> 16).to(torch.uint8)[:, None]
+
+
+def _say_grey(frames: Tensor, path: Path) -> None:
+    """Warn of frames (T, 3, H, W) in colour that they are made grey; missing values have none."""
+    if not all(frames[:, 0].allclose(frames[:, channel], 0, 0, equal_nan=True) for channel in (1, 2)):
+        warnings.warn(f"{path} is in colour; its frames are made grey, as the model's are", stacklevel=5)
 
 
 def fitting(model: MotionRNN, frames: Tensor, pad: bool) -> Tensor:

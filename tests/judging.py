@@ -1,16 +1,18 @@
 """What must come out of a random case (fuzzing.py): the reference's results in float64, and how far from them is right.
 
-Beside the stated tolerances (comparing.py) there are six rules:
+Beside the stated tolerances (comparing.py) there are seven rules:
 
     cancelling   A sum may be much smaller than its terms, and these are rounded: 16 roundings of the terms are allowed,
                  in float32, or in float64 beside float64. Tensor cores first round the warp's samples to the features'
                  dtype: there one such rounding more.
+    place        A tap's place between two pixels, from 0 to 1, is rounded: at an offset of -1e-9 it is 1, and the pixel
+                 before has no weight instead of 1e-9. One rounding of all that the four pixels hold is allowed.
     one tensor   The gradient of one that is several inputs is a sum of gradients, each stored in its dtype: the
                  tolerance counts from the terms.
     overflow     Half dtypes end early: what lies beyond their last number must be that number or inf.
     not finite   must meet not finite. It is not compared which: inf * s is nan instead of inf where float32 has s = 0.
                  Where one coordinate of a tap is nan, the other's gradient is not compared at all: the reference gives
-                 0 where that lies far outside, kernels give nan.
+                 0 where that lies far outside, kernels give nan; nor, of one tensor, a sum that holds it.
     at a bound   Where a new offset is at max_offset in one of the two alone, by a rounding, gradients are not compared.
     motion_warp  The warp is compared at the offset that the op itself found, in float32: by one rounding of 1e7 a
                  sample moves by a pixel, and by one at an integer its derivative jumps.
@@ -140,14 +142,16 @@ class _Limits:
         if case.same:
             self.rounding += TOLERANCE[case.dtype]
         self.in_warp = self.rounding
+        self.place = torch.finfo(torch.float64 if is_double else torch.float32).eps
         if on.runs_gpu_kernels and case.dtype.itemsize == 2:
             self.in_warp += torch.finfo(case.dtype).eps
 
     def of_pointwise(self, expected: Tensor, dtype: torch.dtype, terms: Tensor) -> Tensor:
         return TOLERANCE[dtype] * expected.abs() + self.rounding * terms + _smallest(dtype)
 
-    def of_warp(self, expected: Tensor, terms: float) -> Tensor:
-        limit = TOLERANCE[self.dtype] * _largest(expected) + self.in_warp * terms + _smallest(self.dtype)
+    def of_warp(self, expected: Tensor, terms: float, at_corners: float) -> Tensor:
+        rounded = self.in_warp * terms + self.place * at_corners
+        limit = TOLERANCE[self.dtype] * _largest(expected) + rounded + _smallest(self.dtype)
         return torch.full_like(expected, limit)
 
 
@@ -165,15 +169,17 @@ def _allowed(
         moved = exact if case.op == "offset_warp" else {**exact, "offset": exact_of(actual.outputs[1])}
         warp = [moved[name] for name in ("x", "offset", "mask_logits", "weight")]
         terms, by_offset = _warp_terms(*warp, of_output.get(0, torch.zeros_like(expected.outputs[0])))
-        of_offset = limits.of_warp(by_offset, terms["offset"])
+        of_offset = limits.of_warp(by_offset, *terms["offset"])
         lost = (
             sum(t.isnan() for t in warp[1].chunk(2, 1)).bool().repeat(1, 2, 1, 1)
         )  # coordinates of a tap at nan
         of_offset[lost] = float("inf")
-        outputs.append(limits.of_warp(expected.outputs[0], terms["out"]))
+        outputs.append(limits.of_warp(expected.outputs[0], *terms["out"]))
         for name, e in expected.gradients.items():
             if name in terms and not (name == "offset" and case.op == "motion_warp"):
-                grads[name] = of_offset if name == "offset" else limits.of_warp(e, terms[name])
+                grads[name] = of_offset if name == "offset" else limits.of_warp(e, *terms[name])
+                if case.same and e.shape == lost.shape:
+                    grads[name] = grads[name].masked_fill(lost, inf)
         if case.op == "motion_warp":
             given, slack = [by_offset.abs().nan_to_num(0, 0, 0), *given[1:]], of_offset
 
@@ -215,14 +221,25 @@ def _is_squashed(name: str) -> bool:
 
 def _warp_terms(
     x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor, grad: Tensor
-) -> tuple[dict[str, float], Tensor]:
-    """The largest sum of absolute terms in the output and in each gradient; and the offset's gradient itself."""
+) -> tuple[dict[str, tuple[float, float]], Tensor]:
+    """The largest sums of absolute terms in the output and in each gradient: of these terms, and of those where all
+    four pixels around a tap have weight 1; and the offset's gradient itself."""
     with torch.enable_grad():
         by = offset.clone().requires_grad_()
         (by_offset,) = torch.autograd.grad(reference.offset_warp(x, by, mask_logits, weight), by, grad)
-        leaves = [t.requires_grad_() for t in (x.abs(), mask_logits.clamp(-5, 5), weight.abs())]
+    absolute = x.abs(), mask_logits.clamp(-5, 5), weight.abs(), grad.abs()
+    terms = _largest_terms(offset, *absolute)
+    between = _largest_terms(offset.floor() + 0.5, *absolute)  # where each of the four has a quarter
+    return {name: (terms[name], 4 * between[name]) for name in terms}, by_offset
+
+
+def _largest_terms(
+    offset: Tensor, x: Tensor, mask_logits: Tensor, weight: Tensor, grad: Tensor
+) -> dict[str, float]:
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_() for t in (x, mask_logits, weight)]
         out = reference.offset_warp(leaves[0], offset, *leaves[1:])
-        of_x, of_mask, of_weight = torch.autograd.grad(out, leaves, grad.abs())
+        of_x, of_mask, of_weight = torch.autograd.grad(out, leaves, grad)
     samples = of_mask / (1 - leaves[1].detach().sigmoid())  # its derivative holds s (1 - s)
     terms = {
         "out": out.detach(),
@@ -231,7 +248,7 @@ def _warp_terms(
         "weight": of_weight,
         "offset": 4 * samples,
     }
-    return {name: _largest(t) for name, t in terms.items()}, by_offset
+    return {name: _largest(t) for name, t in terms.items()}
 
 
 def _largest(t: Tensor) -> float:

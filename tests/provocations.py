@@ -782,6 +782,17 @@ ELSEWHERE = {
         "test_build.py::test_contradiction"
     ),
     "... is ...; it should be 1, 0 or unset": "test_build.py::test_unknown_value",
+    "... has transparent pixels; they are laid over black": (
+        "test_films.py::test_transparent_pixels_are_black_and_it_is_said_once"
+    ),
+    "... has a frame twice, as ... and ...; it should have each once": "test_films.py::test_what_a_folder_may_hold",
+    "... is a film of ... frames; it should be one image, or be given alone": (
+        "test_films.py::test_what_a_folder_may_hold"
+    ),
+    "... holds the arrays ...; it should hold one: save that as a .npy file": (
+        "test_films.py::test_arrays_that_are_not_one_clip"
+    ),
+    "... holds a ...; it should hold one tensor: save that alone": "test_films.py::test_tensors",
     "CMake cannot build in ..., which has ... in its path; move it": "test_build.py::test_refused_at_once",
     "... was not found (pip install ...)": "test_build.py::test_no_build_tools",
     "MOTIONRNN_EXT_CUDA=1 is set but ...": "test_build.py::test_cuda_demanded_without_nvcc",

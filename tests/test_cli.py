@@ -156,7 +156,6 @@ def test_checkpoints_that_are_none(
         (np.linspace(0.5, 1.002, 1280).reshape(5, 16, 16), "they go from 0.5 to 1.002"),
         (np.linspace(-0.002, 1, 1280).reshape(5, 16, 16), "they go from -0.002 to 1"),
         (np.zeros((5, 18, 16)), "frames are 18x16; both should be divisible by 4 (--pad repeats"),
-        (np.zeros((5, 3, 16, 16)), "it should be (B, T, 1, H, W)"),
         (np.array([{}]), "clip.npy is no .npy file of numbers\n"),
     ],
 )

@@ -342,10 +342,13 @@ def test_predict_from_images_and_arrays_of_colours(
         assert run("predict", out, "--frames", source, "--out", tmp_path / str(number)) == 0
         found = torch.from_numpy(np.load(tmp_path / str(number) / "prediction.npy"))
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    np.save(tmp_path / "grey.npy", noise(4, 16, 16))
-    assert "(B, T, 3, H, W)" in fails(capsys, "predict", out, "--frames", tmp_path / "grey.npy")
+    np.save(tmp_path / "grey.npy", frames[:, 0].numpy())
+    assert run("predict", out, "--frames", tmp_path / "grey.npy", "--out", tmp_path / "grey") == 0
+    found = torch.from_numpy(np.load(tmp_path / "grey" / "prediction.npy"))
+    wanted = predict(load_run(out).model, frames[None, :, :1].expand(-1, -1, 3, -1, -1), 4)[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     (tmp_path / "none").mkdir()
-    assert "no png, jpg or bmp image is in this folder" in fails(
+    assert "no png, jpg, bmp, tif or webp image is in this folder" in fails(
         capsys, "predict", out, "--frames", tmp_path / "none"
     )
     write_jpg(folder / "13.jpg", 0, (16, 20))

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from motionrnn_ext import MotionRNN
-from motionrnn_ext.clips import fitting, read_frames
+from motionrnn_ext.clips import fitting, last_frames, read_frames
 from motionrnn_ext.data import videos
 
 
@@ -69,7 +69,32 @@ def test_arrays_with_channels_last(channels: int, dtype: Any, tmp_path: Path) ->
     np.save(tmp_path / "last.npy", stored)
     np.save(tmp_path / "first.npy", stored.transpose(0, 3, 1, 2))
     for name in ("last.npy", "first.npy"):
-        assert torch.equal(read_frames(tmp_path / name), as_floats(frames))
+        assert torch.equal(read_frames(tmp_path / name, "RGB"), as_floats(frames).expand(-1, 3, -1, -1))
+        assert torch.equal(read_frames(tmp_path / name, "BGR"), as_floats(frames).expand(-1, 3, -1, -1))
+
+
+def test_arrays_in_colour_are_made_grey_and_it_is_said(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).random((4, 6, 8, 3))
+    frames[1, 2, 3] = np.nan
+    np.save(tmp_path / "clip.npy", frames)
+    with pytest.warns(
+        UserWarning, match="clip.npy is in colour; its frames are made grey, as the model's are"
+    ):
+        found = read_frames(tmp_path / "clip.npy", missing=np.nan)
+    wanted = torch.from_numpy(frames @ np.array([0.299, 0.587, 0.114])).float()[:, None]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5, equal_nan=True)
+    frames[..., 1:] = frames[..., :1]
+    np.save(tmp_path / "grey.npy", frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_frames(tmp_path / "grey.npy", missing=np.nan)
+    torch.testing.assert_close(
+        found,
+        torch.from_numpy(frames[..., :1]).float().permute(0, 3, 1, 2),
+        rtol=0,
+        atol=1e-6,
+        equal_nan=True,
+    )
 
 
 def test_a_video_without_a_decoder_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +156,120 @@ def test_files_that_are_no_films(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.tiff")
     with pytest.raises(ValueError, match=r"deep.tiff: frames must have 8 bits a channel; .* mode 'I;16'"):
         read_frames(tmp_path / "deep.tiff")
+
+
+def test_what_a_folder_may_hold(tmp_path: Path) -> None:
+    grey = [Image.fromarray(frame) for frame in moving(False)]
+    for image, name in zip(grey, ["f9.png", "f10.tif", "f11.webp", "f12.bmp"]):
+        image.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    assert torch.equal(read_frames(tmp_path), as_floats(moving(False))[:, :1])
+    grey[0].save(tmp_path / "f10.png")
+    with pytest.raises(
+        ValueError, match=r"has a frame twice, as f10.png and f10.tif; it should have each once"
+    ):
+        read_frames(tmp_path)
+    (tmp_path / "f10.tif").unlink()
+    write_film(tmp_path / "f13.tif", moving(False))
+    with pytest.raises(
+        ValueError, match=r"f13.tif is a film of 4 frames; it should be one image, or be given alone"
+    ):
+        read_frames(tmp_path)
+
+
+def test_transparent_pixels_are_black_and_it_is_said_once(tmp_path: Path) -> None:
+    """Whatever colour they hide; half transparent ones are half as bright."""
+    images = [Image.new("RGBA", (8, 6), (200, 200, 200, alpha)) for alpha in (255, 0, 128)]
+    (tmp_path / "folder").mkdir()
+    for t, image in enumerate(images):
+        image.save(tmp_path / "folder" / f"{t}.png")
+    images[0].save(tmp_path / "film.webp", save_all=True, append_images=images[1:], lossless=True, exact=True)
+    for name in ("folder", "film.webp"):
+        with pytest.warns(
+            UserWarning, match=f"{name} has transparent pixels; they are laid over black"
+        ) as said:
+            found = read_frames(tmp_path / name, "RGB")
+        assert len({str(warning.message) for warning in said}) == 1
+        assert (found[0] * 255 == 200).all() and (found[1] == 0).all()
+        assert ((found[2] * 255 - 100).abs() <= 1).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images[0].save(tmp_path / "opaque.png")
+        read_frames(tmp_path / "opaque.png")
+
+
+def test_photographs_are_turned_as_their_cameras_say(tmp_path: Path) -> None:
+    turned, pixels = Image.Exif(), moving(True)[0]
+    turned[0x0112] = 6  # the first row is the right side
+    (tmp_path / "folder").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "folder" / "0.png", exif=turned)
+    for path in (tmp_path / "folder", tmp_path / "folder" / "0.png"):
+        assert torch.equal(read_frames(path, "RGB")[0], as_floats(np.rot90(pixels, -1).copy()[None])[0])
+
+
+@pytest.mark.parametrize("kind", ["folder", "film.gif", "clip.npy", "clip.npz", "clip.pt"])
+def test_the_last_frames(kind: str, tmp_path: Path) -> None:
+    """Earlier images are not even read: one may be of another size."""
+    path, frames = tmp_path / kind, moving(False)
+    array = frames[..., 0].astype(np.float32) / 255
+    if kind == "folder":
+        path.mkdir()
+        for t, frame in enumerate(frames):
+            Image.fromarray(frame).save(path / f"{t}.png")
+        Image.new("L", (3, 3)).save(path / "0.png")
+    elif kind == "film.gif":
+        write_film(path, frames)
+    else:
+        save = {".npy": np.save, ".npz": np.savez, ".pt": lambda p, a: torch.save(torch.from_numpy(a), p)}
+        save[path.suffix](path, array)
+    found, count = last_frames(path, 3)
+    assert count == 4 and torch.equal(found, as_floats(frames)[1:, :1])
+
+
+@pytest.mark.parametrize("dtype", [">f4", "float64", "float16", "bool"])
+def test_arrays_of_other_dtypes_and_layouts(dtype: str, tmp_path: Path) -> None:
+    frames = (moving(True) > 60).astype(dtype)
+    np.save(tmp_path / "clip.npy", np.asfortranarray(frames))
+    np.savez_compressed(tmp_path / "clip.npz", frames)
+    for name in ("clip.npy", "clip.npz"):
+        found = read_frames(tmp_path / name, "RGB")
+        assert torch.equal(found, torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2))
+
+
+def test_tensors(tmp_path: Path) -> None:
+    frames, path = torch.rand(4, 1, 6, 8).to(torch.bfloat16), tmp_path / "clip.pt"
+    for stored in (
+        frames,
+        frames.to_sparse(),
+        frames.float().neg().neg().requires_grad_(),
+        torch._neg_view(-frames),
+    ):
+        torch.save(stored, path)
+        assert torch.equal(read_frames(path), frames.float())
+    for stored, found in (({"frames": frames}, "a dict"), ([frames], "a list")):
+        torch.save(stored, path)
+        with pytest.raises(
+            ValueError, match=f"clip.pt holds {found}; it should hold one tensor: save that alone"
+        ):
+            read_frames(path)
+    path.write_text("text")
+    with pytest.raises(ValueError, match=r"clip.pt is no file of one tensor$"):
+        read_frames(path)
+
+
+def test_arrays_that_are_not_one_clip(tmp_path: Path) -> None:
+    clip, picture = np.zeros((4, 6, 8), np.float32), np.zeros((6, 8, 3), np.float32)
+    np.savez(tmp_path / "two.npz", a=clip, b=clip)
+    np.savez(tmp_path / "none.npz")
+    np.save(tmp_path / "picture.npy", picture)
+    np.save(tmp_path / "narrow.npy", clip[..., :3].transpose(0, 2, 1)[..., :3])
+    for name, text in (
+        ("two.npz", r"two.npz holds the arrays a, b; it should hold one: save that as a .npy file"),
+        ("none.npz", r"none.npz holds no array; it should hold one"),
+        ("picture.npy", r"it holds float32 \(6, 8, 3\), which is one picture"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            read_frames(tmp_path / name)
+    assert read_frames(tmp_path / "narrow.npy").shape == (4, 1, 3, 3)
 
 
 def test_what_is_padded_to_which_size() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from cases import FUZZED_OPS
 from features import feature
-from fuzzing import drawn
+from fuzzing import Drawn, Layout, drawn
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 from judging import check
@@ -65,6 +67,49 @@ def fuzz_module(on: UnderTest, kind: str, part: str) -> None:
 @pytest.mark.parametrize("op", FUZZED_OPS)
 def test_ops(on: UnderTest, op: str):
     fuzz_op(on, op, "few")
+
+
+def motion_warp_case(shapes: dict[str, tuple[int, ...]], **changes: Any) -> Drawn:
+    plain = {name: Layout((0, 1, 2, 3)) for name in shapes}
+    case = Drawn(
+        op="motion_warp",
+        shapes=shapes,
+        parameters={},
+        dtype=torch.float32,
+        float32_memory=False,
+        layouts=plain,
+        same=False,
+        logits=1.0,
+        features=1.0,
+        offsets=1.5,
+        quarters=False,
+        special=7,
+        wanted=tuple(shapes),
+        used=(0, 1, 2),
+        grads=(Layout((0, 1, 2, 3)),) * 3,
+        deterministic=False,
+        seed=0,
+    )
+    return replace(case, **changes)
+
+
+@on(ALL)
+@pytest.mark.parametrize(
+    "channels, out_channels, k, size, changes",
+    [
+        (33, 1, 3, (3, 3), {"logits": 200.0, "offsets": 6.0, "seed": 1592}),
+        (2, 2, 1, (1, 2), {"dtype": torch.float16, "same": True}),
+    ],
+    ids=["a tap that is off the map but for 1e-9", "one tensor, of which a gradient is nan"],
+)
+def test_rare_cases(
+    on: UnderTest, channels: int, out_channels: int, k: int, size: tuple[int, int], changes: dict[str, Any]
+):
+    """Found among some 20,000 drawn ones, and right by rules of judging.py."""
+    state = (1, 2 * k * k, *size)
+    names = ("update_logits", "candidate_logits", "offset", "trend")
+    shapes = {"x": (1, channels, *size), **dict.fromkeys(names, state), "mask_logits": (1, k * k, *size)}
+    check(on, motion_warp_case({**shapes, "weight": (out_channels, channels, k, k)}, **changes))
 
 
 @feature("fuzz")

@@ -298,6 +298,10 @@ def offsets(value: float) -> MotionState:
     return MotionState(torch.full((1, 18, 2, 2), value), torch.zeros(1, 18, 2, 2))
 
 
+def at_rest(size: int) -> MotionState:
+    return MotionState(*torch.zeros(2, 1, 18, size, size))
+
+
 def at(model: MotionRNN, value: float) -> Any:
     """An initial state with this motion, kept by a trend and filter that do not change."""
     return model.initial_state(1, 8, 8)._replace(motion=(offsets(value),))
@@ -337,6 +341,9 @@ def test_near_motion_is_not_told():
         warnings.simplefilter("error")
         model = rnn()
         model.predict(frames(), 2, at(model, 0.1))
+        model.predict(frames(), 1, at(model, 0.0))  # of a map of 2x2 pixels most taps lie outside at rest
+        tiny = frames(1, 2, 1, 4, 4)  # 1x1
+        rnn().predict(tiny, 1, model.initial_state(1, 4, 4)._replace(motion=(at_rest(1),)))
         rnn(motion_gru=False).predict(frames(), 2)
 
 

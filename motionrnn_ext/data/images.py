@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 
 
-def read_image(path: str | os.PathLike[str], channels: int) -> Tensor:
-    """A jpg or png file as uint8 (channels, H, W): 1 channel is luma, 3 are RGB; grey and palettes are converted.
+def read_image(path: str | os.PathLike[str], channels: int, *, seen: bool = False) -> Tensor:
+    """A jpg or png file as uint8 (channels, H, W): 1 channel is luma, 3 are RGB; grey and palettes are converted. It is
+    as it is stored, or as it is `seen`, see `as_seen`.
 
     Raises:
         ValueError: no such file, one that is damaged or no image, or more than 8 bits a channel.
@@ -31,20 +33,42 @@ def read_image(path: str | os.PathLike[str], channels: int) -> Tensor:
 
     try:
         with Image.open(path) as image:
-            mode = image.mode
-            pixels = np.array(image.convert("RGB" if channels == 3 else "L")) if mode in BYTE_MODES else None
+            mode, n_frames = image.mode, 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            pixels = None
+            if mode in BYTE_MODES:
+                shown = as_seen(image, Path(path).parent) if seen else image
+                pixels = np.array(shown.convert("RGB" if channels == 3 else "L"))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such image") from None
     except Exception as error:  # a damaged file can raise anything, SyntaxError and struct.error included
         raise unreadable(Path(path), error, "no jpg or png image") from None
     if pixels is None:
         raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {mode!r}")
+    if n_frames > 1:  # the second picture of MPO, a camera's jpg, is no frame
+        raise ValueError(f"{path} is a film of {n_frames} frames; it should be one image, or be given alone")
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
 
 
-def read_images(paths: Sequence[Path], channels: int) -> Tensor:
+def as_seen(image: Any, source: Path) -> Any:
+    """An image of pillow's turned as its EXIF data say, and over black where it is transparent, with a warning that
+    names the source, a folder or film, which Python shows once. Data sets leave both out, as their programs do."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            warnings.warn(f"{source} has transparent pixels; they are laid over black", stacklevel=2)
+            seen = Image.new("RGB", image.size)
+            seen.paste(image, mask=alpha)
+            return seen
+    return image
+
+
+def read_images(paths: Sequence[Path], channels: int, *, seen: bool = False) -> Tensor:
     """Images of one size, one or more, as uint8 (T, channels, H, W); a ValueError names the first of another size."""
-    images = [read_image(path, channels) for path in paths]
+    images = [read_image(path, channels, seen=seen) for path in paths]
     for path, image in zip(paths, images):
         if image.shape != images[0].shape:
             sizes = [f"{found.shape[1]}x{found.shape[2]}" for found in (image, images[0])]

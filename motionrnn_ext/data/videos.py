@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 
 from .files import because
-from .images import BYTE_MODES
+from .images import BYTE_MODES, as_seen
 
 FILMS = (".gif", ".webp", ".apng", ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")
 
 
-def read_film(path: Path) -> Tensor:
-    """All frames of a file of `FILMS` or `VIDEOS`, by the ending of its name, as uint8 RGB (T, 3, H, W).
+def read_film(path: Path, last: int | None = None) -> tuple[Tensor, int]:
+    """The last frames of a file of `FILMS` or `VIDEOS`, by the ending of its name, as uint8 RGB (T, 3, H, W), and how
+    many the file has; None is all of them. No more than those are in memory at once.
 
     Raises:
         ValueError: no such file, one that is damaged or has no frames, frames of several sizes or more than 8
@@ -30,8 +32,11 @@ def read_film(path: Path) -> Tensor:
     if not path.is_file():
         raise ValueError(f"{path} cannot be read: there is no such file")
     frames = _decoded(path, _plugin(path)) if path.suffix.lower() in VIDEOS else _drawn(path)
+    images, count = deque[Any](maxlen=last), 0
     try:
-        images = list(frames)
+        for image in frames:
+            images.append(image)
+            count += 1
     except _NotBytes as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file can raise anything
@@ -41,7 +46,7 @@ def read_film(path: Path) -> Tensor:
     sizes = {f"{image.shape[0]}x{image.shape[1]}" for image in images}
     if len(sizes) > 1:
         raise ValueError(f"{path}: frames are {', '.join(sorted(sizes))}; all must have one size")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), count
 
 
 class _NotBytes(Exception):
@@ -58,7 +63,7 @@ def _drawn(path: Path) -> Iterator[Any]:
                 raise _NotBytes(
                     f"frames must have 8 bits a channel; this image has pillow's mode {frame.mode!r}"
                 )
-            yield np.array(frame.convert("RGB"))
+            yield np.array(as_seen(frame, path).convert("RGB"))
 
 
 def _plugin(path: Path) -> str:

@@ -28,7 +28,7 @@ def share_off_map(offset: Tensor) -> Tensor:
 
 
 def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
-    """Warn, and return True, where most taps of a layer are off the map, or an offset is nan.
+    """Warn, and return True, where most taps of a layer that are on the map at rest have left it, or an offset is nan.
 
     Only tensors on the CPU are looked at, and neither while torch traces nor inside of a transform: elsewhere the
     answer would wait for a device, or be none.
@@ -45,7 +45,8 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
             )
             return True
         share = share_off_map(offset.detach()).item()
-        if share > 0.5:
+        at_rest = share_off_map(torch.zeros_like(offset[:1])).item()  # most of a map of 2x2 pixels
+        if 1 - share < 0.5 * (1 - at_rest):
             warnings.warn(
                 f"the MotionGRU after layer {level}: {share:.0%} of its taps lie outside of the map {when} and read "
                 "zeros, so that predictions no longer follow the motion; predict fewer frames from one state, train "
