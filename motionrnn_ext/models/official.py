@@ -40,8 +40,8 @@ class Found(NamedTuple):
     model: MotionRNN
     assumed: dict[str, Any]  # arguments that no tensor shows and the caller did not give
     left_out: list[str]  # a sentence for each kind of tensors
-    pruned: str  # a sentence on the weights whose pruning masks were applied, if any
     is_own: bool  # whether the checkpoint is of this package, not of a public program
+    pruned: str = ""  # which weights' pruning masks were applied
 
 
 def load_checkpoint(
@@ -135,7 +135,7 @@ def find_model(
         _share_alpha(model, alpha)
     pruned = weights.pruned
     masks = f"{len(pruned)} weights, which training may fill again: {some(pruned)}" if pruned else ""
-    return Found(model, assumed, left_out, masks, is_own)
+    return Found(model, assumed, left_out, is_own, masks)
 
 
 def load_conv_tt_lstm_cell(source: Source, *, map_location: str | torch.device = "cpu") -> ConvTTLSTMCell:
