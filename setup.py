@@ -27,6 +27,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "motionrnn_ext"
 BENCHMARKS = f"{PACKAGE}.benchmarks"  # the folder benchmarks/ of the repository
+BENCHMARK_ROOMS = [f"{BENCHMARKS}.{room}" for room in find_packages("benchmarks")]
 SKIPPED = "_build_skipped.txt"  # why there is no native library; `motionrnn info` shows it
 MIN_TORCH = (2, 10)
 NEEDED = "PyTorch >= {}.{}".format(*MIN_TORCH)
@@ -250,10 +251,10 @@ class FreshBuildPy(build_py):
 
 if __name__ == "__main__":
     setup(
-        packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), BENCHMARKS],
+        packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), BENCHMARKS, *BENCHMARK_ROOMS],
         package_dir={BENCHMARKS: "benchmarks"},
         include_package_data=False,  # of benchmarks/, the sources alone
-        package_data={PACKAGE: ["py.typed"], BENCHMARKS: ["*.cpp", "*.cu", "*.sh"]},
+        package_data={PACKAGE: ["py.typed"], BENCHMARKS: ["*.sh", "*/*.cpp", "*/*.cu"]},
         ext_modules=[Extension(f"{PACKAGE}._build", sources=[])],
         cmdclass={"build_ext": CMakeBuild, "build_py": FreshBuildPy},
     )

@@ -18,15 +18,17 @@ from rich.text import Text
 
 import motionrnn_ext
 from motionrnn_ext import backends
-from motionrnn_ext.console import Console
-from motionrnn_ext.folders import check_writable, held
+from motionrnn_ext.terminal.console import Console
+from motionrnn_ext.training.folders import check_writable, held
 
-from . import cases, cpu_ceilings, plan, rows, timing, wording
-from .machine import with_tuned_malloc
-from .measured import is_peer, operations
+from . import cases
+from .measuring import cpu_ceilings, plan, rows, timing
+from .measuring.machine import with_tuned_malloc
+from .report import wording
+from .report.measured import is_peer, operations
 
 if TYPE_CHECKING:
-    from .official import Program
+    from .measuring.official import Program
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -81,7 +83,7 @@ def check_device(device: str) -> None:
 def official_program(checkout: Path | None) -> Program | None:
     if checkout is None:
         return None
-    from .official import Program
+    from .measuring.official import Program
 
     return Program(checkout)
 
@@ -131,13 +133,13 @@ def effort(options: argparse.Namespace) -> timing.Effort:
 
 def gpu_ceilings() -> dict[str, Any] | None:
     """Measured by kernels compiled now, or None where there is no nvcc."""
-    from .ceilings import Kernels
-    from .ceilings import measure as measure_gpu
+    from .gpu.ceilings import Kernels
+    from .gpu.ceilings import measure as measure_gpu
 
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libceilings.so"
         build = ["nvcc", "-O3", "-std=c++20", "-arch=native", "-shared", "-Xcompiler", "-fPIC", "-o", str(library),
-                 str(HERE / "ceilings.cu")]  # fmt: skip
+                 str(HERE / "gpu" / "ceilings.cu")]  # fmt: skip
         try:
             subprocess.run(build, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
@@ -229,7 +231,7 @@ def _counted(row: Row) -> str:
 
 def report() -> None:
     """The pages of the repository, from the rows that are kept in it."""
-    from .report import write
+    from .report.pages import write
 
     docs, readme = HERE.parent / "docs", HERE.parent / "README.md"
     if not (RESULTS.is_dir() and docs.is_dir() and readme.is_file()):
@@ -241,7 +243,7 @@ def report() -> None:
 
 
 def profile(options: argparse.Namespace) -> None:
-    from .profiles import write
+    from .profile.profiles import write
 
     setting = cases.DRY_RUN if options.dry_run else cases.QUICK if options.quick else cases.HUMAN36M
     print(write(options.profile, setting.name, options.device))

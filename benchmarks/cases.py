@@ -37,7 +37,7 @@ class GpuMaps(NamedTuple):
 
 GPU_MAPS = GpuMaps(*MAPS, MapShape(32, 32, 128))
 DRY_RUN_MAPS = GpuMaps(*[MapShape(batch, 4, 6) for batch in (1, 2, 3, 4)])  # to try the programs, not to time
-COUNTED_MAP = MapShape(2, 16, 16)  # of tests/test_counts.py
+COUNTED_MAP = MapShape(2, 16, 16)  # of tests/bench/test_counts.py
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 #
 #   benchmarks/on_gpu.sh [--dry-run] [--experiments] OUT
 #
-# on_gpu.py says what is needed, what is left in OUT, and what the options do. PYTHON names another python3.
+# gpu/on_gpu.py says what is needed, what is left in OUT, and what the options do. PYTHON names another python3.
 set -euo pipefail
 # As the module of a package that need not be installed, which no program that it starts sees.
 exec "${PYTHON:-python3}" -c 'import runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
-runpy.run_module("benchmarks.on_gpu", run_name="__main__", alter_sys=True)' "$(dirname "${BASH_SOURCE[0]}")/.." "$@"
+runpy.run_module("benchmarks.gpu.on_gpu", run_name="__main__", alter_sys=True)' "$(dirname "${BASH_SOURCE[0]}")/.." "$@"

@@ -11,11 +11,12 @@ import pytest
 import motionrnn_ext
 from motionrnn_ext import backends
 
-from . import cases, rows
-from .implementations import implementation
-from .model_cases import INFERENCE, TRAINING, ModelCase, checked
-from .op_cases import BOTH, FORWARD, Case, exact_results
-from .roofline import POINTWISE
+from . import cases
+from .measuring import rows
+from .measuring.implementations import implementation
+from .measuring.model_cases import INFERENCE, TRAINING, ModelCase, checked
+from .measuring.op_cases import BOTH, FORWARD, Case, exact_results
+from .measuring.roofline import POINTWISE
 
 IMPLEMENTATIONS = ("ours", "reference")
 OPS = ("MotionGRUCell", "offset_warp", *POINTWISE)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from motionrnn_ext.clips import held_out
-from motionrnn_ext.config import Config
-from motionrnn_ext.evaluate import BASELINE, score
-from motionrnn_ext.runs import load_run
-from motionrnn_ext.train import train
+from motionrnn_ext.evaluation.clips import held_out
+from motionrnn_ext.evaluation.evaluate import BASELINE, score
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.runs import load_run
+from motionrnn_ext.training.train import train
 
 
 def draw_sequences(folder, n_sequences=24, length=8, size=32):

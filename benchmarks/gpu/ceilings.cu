@@ -1,5 +1,5 @@
 // Small kernels that run one unit of the card as fast as it goes, in the access patterns of the offset warp.
-//   nvcc -O3 -std=c++20 -arch=native -shared -Xcompiler -fPIC -o libceilings.so benchmarks/ceilings.cu
+//   nvcc -O3 -std=c++20 -arch=native -shared -Xcompiler -fPIC -o libceilings.so benchmarks/gpu/ceilings.cu
 // Every launch_ function returns a cudaError_t; ceilings.py calls and times them.
 #include <cuda_runtime.h>
 

@@ -1,7 +1,7 @@
 """The card's ceilings, measured: what the shares of the roofline are shares of.
 
-    nvcc -O3 -std=c++20 -arch=native -shared -Xcompiler -fPIC -o libceilings.so benchmarks/ceilings.cu
-    python -m motionrnn_ext.benchmarks.ceilings --library libceilings.so --json CEILINGS
+    nvcc -O3 -std=c++20 -arch=native -shared -Xcompiler -fPIC -o libceilings.so benchmarks/gpu/ceilings.cu
+    python -m motionrnn_ext.benchmarks.gpu.ceilings --library libceilings.so --json CEILINGS
 
     copy_bytes_per_s                 a device-to-device copy of 1 GiB, bytes read plus bytes written
     gather_l1_16_bytes_per_s         four lanes read a row of 4 x 16 bytes, rows scattered over 16 KiB (8: 4 x 8 bytes)
@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from . import timing
-from .cases import GPU_MAPS, MapShape
-from .roofline import K, M
+from ..cases import GPU_MAPS, MapShape
+from ..measuring import timing
+from ..measuring.roofline import K, M
 
 L1_WINDOW, L2_WINDOW = 16 << 10, 16 << 20
 GRAPH_LAUNCHES = 256

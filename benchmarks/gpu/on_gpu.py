@@ -26,11 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import machine
+from ..measuring import machine
 from .steps import Runner, stop
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = HERE.parents[1]
 SOURCES = (
     "CMakeLists.txt",
     "MANIFEST.in",
@@ -202,7 +202,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", 
 
 def run_tests(runner: Runner, dry_run: bool, python_path: dict[str, str]) -> bool:
     if dry_run:
-        tests = ["-m", "not cuda and not slow", ROOT / "tests" / "test_ops.py"]
+        tests = ["-m", "not cuda and not slow", ROOT / "tests" / "ops" / "test_ops.py"]
     else:
         tests = ["-m", "cuda", "-k", "not triton", "--continue-on-collection-errors", ROOT / "tests"]
     limit = 900 if dry_run else 130

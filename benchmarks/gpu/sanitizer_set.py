@@ -1,6 +1,7 @@
 """Every kernel once or a few times on small inputs, for compute-sanitizer to watch.
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python -m motionrnn_ext.benchmarks.sanitizer_set
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    compute-sanitizer --tool memcheck python -m motionrnn_ext.benchmarks.gpu.sanitizer_set
 
 All ops, forward and backward, default and deterministic, in three dtypes and both layouts, at channel counts with a
 kernel of their own and without, on maps whose pixels do not fill a block. Without caching each tensor is an allocation
@@ -14,9 +15,9 @@ import sys
 
 import motionrnn_ext
 
-from .cases import MapShape
-from .implementations import implementation
-from .op_cases import BOTH, INPUTS, LAYOUTS, Case, as_tuple
+from ..cases import MapShape
+from ..measuring.implementations import implementation
+from ..measuring.op_cases import BOTH, INPUTS, LAYOUTS, Case, as_tuple
 
 SHAPES = (MapShape(2, 16, 7), MapShape(1, 32, 5), MapShape(1, 8, 6), MapShape(1, 5, 5))
 DTYPES = ("float32", "bfloat16", "float16")

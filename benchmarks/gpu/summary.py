@@ -1,6 +1,6 @@
 """A page that a human reads from the rows: targets, ceilings, ratios.
 
-    python -m motionrnn_ext.benchmarks.gpu_summary ROWS --markdown PAGE [--steps STEPS] [--ceilings CEILINGS]
+    python -m motionrnn_ext.benchmarks.gpu.summary ROWS --markdown PAGE [--steps STEPS] [--ceilings CEILINGS]
 
 ROWS is what rows.py wrote; STEPS has a line per step of on_gpu.py: name, outcome, seconds. The steps and targets
 are printed as well. --ceilings is needed only where ROWS was not written.
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cases import GPU_MAPS
-from .gpu_targets import Row, Rows, Target, targets
+from ..cases import GPU_MAPS
+from .targets import Row, Rows, Target, targets
 
 PEERS = ("triton", "reference", "reference, compiled", "torchvision", "plain", "plain, compiled")
 EMPTY: dict[str, Any] = {"rows": [], "not_run": [], "ceilings": None, "gpu": None}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import GpuMaps
-from .roofline import POINTWISE, Work, floors, share
+from ..cases import GpuMaps
+from ..measuring.roofline import POINTWISE, Work, floors, share
 
 Row = dict[str, Any]
 POINTWISE_SHARE = 0.85  # of the measured copy bandwidth, full shape

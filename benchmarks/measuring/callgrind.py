@@ -1,6 +1,6 @@
 """Instructions that the CPU kernels execute, counted by valgrind's callgrind: no clock, the same number in every run.
 
-    python -m motionrnn_ext.benchmarks.callgrind
+    python -m motionrnn_ext.benchmarks.measuring.callgrind
 
 callgrind.cpp calls the kernels, compiled here with CMakeLists.txt's flags for x86-64-v3: valgrind knows no AVX-512.
 """
@@ -16,9 +16,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .cases import COUNTED_MAP, MapShape
+from ..cases import COUNTED_MAP, MapShape
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ISA = "x86_64_v3"
 SOURCES = ("csrc/cpu/offset_warp.cpp", "csrc/cpu/motion_gates.cpp")
 
@@ -61,7 +61,7 @@ def _build(folder: Path) -> Path:
         return made
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, [*SOURCES, "benchmarks/callgrind.cpp"]))
+        objects = list(pool.map(compile_one, [*SOURCES, "benchmarks/measuring/callgrind.cpp"]))
     _run(_compiler(), *objects, "-o", folder / "callgrind")
     return folder / "callgrind"
 

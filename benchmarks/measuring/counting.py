@@ -1,7 +1,7 @@
 """Counts of a call that do not depend on the machine's mood: bytes, dispatched ops, kernel launches, FLOPs.
 
-`tests/test_counts.py` compares those of the cell and of whole models with committed ones. What a captured CUDA graph
-launches is counted by `timing.nodes`, the instructions of the CPU kernels by `callgrind`.
+`tests/bench/test_counts.py` compares those of the cell and of whole models with committed ones. What a captured CUDA
+graph launches is counted by `timing.nodes`, the instructions of the CPU kernels by `callgrind`.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def aten_ops(call: Call) -> int:
 
 
 def flops(call: Call) -> int:
-    """FLOPs of a call's matrix products and convolutions; of ours as `motionrnn_ext.backends.flops` says."""
+    """Return the FLOPs of a call's matrix products and convolutions; for our ops, see `backends.registration.flops`."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()
     with counter:

@@ -24,8 +24,8 @@ from motionrnn_ext import MotionRNN, backend
 from motionrnn_ext.models import official_name
 from motionrnn_ext.models.patches import fold_patches, unfold_patches
 
+from ..cases import ModelSetting
 from . import counting, subjects, timing
-from .cases import ModelSetting
 from .op_cases import LAYOUTS, largest_difference
 from .subjects import Unavailable
 

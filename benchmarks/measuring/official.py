@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from motionrnn_ext.models import official_name
 
-from .cases import ModelSetting
+from ..cases import ModelSetting
 
 MARK = Path("core", "layers", "MotionGRU.py")
 

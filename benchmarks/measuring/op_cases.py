@@ -13,7 +13,7 @@ from torch import Tensor
 from motionrnn_ext import MotionGRUCell, backend
 from motionrnn_ext.backends import reference
 
-from .cases import MapShape
+from ..cases import MapShape
 from .roofline import K, M, work
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from . import cases
-from .cases import DRY_RUN_MAPS, GPU_BATCH, GPU_MAPS, MAPS, GpuMaps, MapShape, ModelSetting
+from .. import cases
+from ..cases import DRY_RUN_MAPS, GPU_BATCH, GPU_MAPS, MAPS, GpuMaps, MapShape, ModelSetting
 from .model_cases import INFERENCE, TRAINING, ModelCase
 from .op_cases import BACKWARD, BOTH, FORWARD, LAYOUTS, Case
 from .roofline import OPS, POINTWISE

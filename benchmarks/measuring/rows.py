@@ -1,8 +1,8 @@
 """Ops, cell and models beside what they replace: times, counts, bytes. `motionrnn bench` shows them as they come; on a
 GPU `on_gpu` has
 
-    python -m motionrnn_ext.benchmarks.rows --json ROWS [--ceilings CEILINGS] [--seconds 240] [--experiments]
-    python -m motionrnn_ext.benchmarks.rows --device cpu --dry-run --json ROWS
+    python -m motionrnn_ext.benchmarks.measuring.rows --json ROWS [--ceilings CEILINGS] [--seconds 240] [--experiments]
+    python -m motionrnn_ext.benchmarks.measuring.rows --device cpu --dry-run --json ROWS
     python -m benchmarks.rows --fill-compile-cache --part 0/4       # from the repository, nothing built
 
 A comparison is one case (op, direction, shape, dtype) by several implementations: results are compared with float64

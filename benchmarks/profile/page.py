@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from . import wording
-from .cases import ModelSetting
-from .gpu_summary import table
-from .machine import description, gpu_description
-from .profile_events import BACKWARD, FORWARD, KINDS, MOTION_GRU, PARTS, Spent, totals
+from ..cases import ModelSetting
+from ..gpu.summary import table
+from ..measuring.machine import description, gpu_description
+from ..report import wording
+from .events import BACKWARD, FORWARD, KINDS, MOTION_GRU, PARTS, Spent, totals
 
 OURS, BASE = "MotionRNN-PredRNN", "base predictor"
 TOP = 15

@@ -8,9 +8,9 @@ from typing import Any
 
 from motionrnn_ext.visualize.page import FAINT, HUES, INK, saved, style
 
+from ..measuring.roofline import OPS
 from .measured import OURS, Row, Run, is_peer, newest, operations, size
 from .readme_table import WHAT
-from .roofline import OPS
 
 COLOURS = dict(zip(
     ("official", "reference", "reference, compiled", "reference, CUDA graphs", "plain", "plain, compiled",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..gpu.summary import table
 from . import wording
-from .gpu_summary import table
 from .measured import OURS, WALL, Row, Run, newest, size
 
 START = "<!-- benchmarks: made by motionrnn bench --report -->"

@@ -51,7 +51,7 @@ struct WarpArguments {
   bool deterministic;
 
   // Workspace of backward.
-  void* sums;       // grad_x before its conversion, see offset_warp_sums.cuh; grad_x itself where the two agree
+  void* sums;       // grad_x before its conversion, see offset_warp/sums.cuh; grad_x itself where the two agree
   float* partials;  // of grad_weight
   uint32_t* maxima;
 };

@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import backends, processes, surroundings
-from .arguments import DATA_OPTIONS, MODEL_OPTIONS, make_parser
-from .config import Config
-from .pictures import NotDrawn, Pictures
+from .. import backends
+from ..evaluation.pictures import NotDrawn, Pictures
+from ..terminal import surroundings
+from ..training import processes
+from ..training.config import Config
+from .parser import DATA_OPTIONS, MODEL_OPTIONS, make_parser
 
 _NOT_DRAWN = 4  # exit code
 
@@ -143,11 +145,11 @@ def _import(modules: Sequence[str]) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = _config(arguments)
-    from .data import DATASETS
-    from .evaluate import count_parameters, model_name
-    from .metrics import counted
-    from .runs import last_step, load_run
-    from .train import train
+    from ..data import DATASETS
+    from ..evaluation.evaluate import count_parameters, model_name
+    from ..metrics import counted
+    from ..training.runs import last_step, load_run
+    from ..training.train import train
 
     def announce() -> None:
         size, title = f"{config.image_size[0]}x{config.image_size[1]}", DATASETS[config.dataset].title
@@ -161,7 +163,7 @@ def _train(arguments: argparse.Namespace) -> None:
             further = "; --steps with a larger number trains further"
             print(f"all steps are done{further if config.lr_schedule == 'constant' else ''}")
         if config.missing is not None:
-            from .loading import Clips
+            from ..training.batches import Clips
 
             print(Clips(config).about_missing())
 
@@ -214,8 +216,8 @@ def _as_argument(path: Path) -> str:
 
 def _config(arguments: argparse.Namespace) -> Config:
     """The settings of `train`: of the run to resume, or of --config, or the defaults; then the options given."""
-    from .resuming import Unchangeable, resumed
-    from .runs import RunError, last_step, resumable_config, settings_of
+    from ..training.resuming import Unchangeable, resumed
+    from ..training.runs import RunError, last_step, resumable_config, settings_of
 
     given = {**_given(arguments), **_of_torchrun(arguments)}
     if arguments.resume:
@@ -266,10 +268,10 @@ def _named_value(text: str) -> tuple[str, Any]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .evaluate import evaluate
-    from .folders import held_new
-    from .report import print_protocol, print_results
-    from .runs import checkpoint_file, checkpoint_home
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.tables import print_protocol, print_results
+    from ..training.folders import held_new
+    from ..training.runs import checkpoint_file, checkpoint_home
 
     for path in arguments.checkpoints:
         checkpoint_file(path)
@@ -297,7 +299,7 @@ def _model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _conclude(written: Pictures) -> None:
     """Name what was written, and by NotDrawn what was not."""
-    from .report import print_paths
+    from ..evaluation.tables import print_paths
 
     print_paths(written)
     written.check()
@@ -305,7 +307,7 @@ def _conclude(written: Pictures) -> None:
 
 def _protocol(arguments: argparse.Namespace) -> Any:
     """What to measure: a preset of values, changed by what is given for them, and its thresholds unless others are."""
-    from .metrics import PRESET_THRESHOLDS, PRESETS, Protocol, Values
+    from ..metrics import PRESET_THRESHOLDS, PRESETS, Protocol, Values
 
     scale, offset = arguments.value_scale, arguments.value_offset
     values = PRESETS.get(arguments.values)
@@ -326,9 +328,9 @@ def _protocol(arguments: argparse.Namespace) -> Any:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from .evaluate import predict_frames
-    from .folders import held_new
-    from .runs import checkpoint_home, load_run
+    from ..evaluation.evaluate import predict_frames
+    from ..training.folders import held_new
+    from ..training.runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint, arguments.dataset, model=_model(arguments))
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
@@ -340,9 +342,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
     """The last of the user's own frames or a test clip, (T, C, H, W), how many of it a model is given, and how many it
     predicts."""
-    from .clips import held_out_clip, last_frames, other_data
-    from .data import DATASETS
-    from .metrics import counted
+    from ..data import DATASETS
+    from ..evaluation.clips import held_out_clip, last_frames, other_data
+    from ..metrics import counted
 
     n_input, n_output = arguments.n_input or config.n_input, arguments.n_output or config.n_output
     options = {name: getattr(arguments, name) for name in DATA_OPTIONS}
@@ -376,17 +378,17 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
 
 
 def _say_missing(given: Any) -> None:
-    from .pixels import missing_share
+    from ..pixels import missing_share
 
     if share := missing_share(given):
         print(f"{share:.2%} of the given values are missing; the model reads 0 there")
 
 
 def _visualize(arguments: argparse.Namespace) -> None:
-    from .clips import fitting
-    from .folders import held_new
-    from .motion_pictures import draw_motion
-    from .runs import checkpoint_home, load_run
+    from ..evaluation.clips import fitting
+    from ..evaluation.motion import draw_motion
+    from ..training.folders import held_new
+    from ..training.runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint, arguments.dataset, model=_model(arguments))
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
@@ -397,20 +399,20 @@ def _visualize(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from .experiments import ablation
+    from ..experiments import ablation
 
     _experiment(arguments, ablation)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from .experiments import comparison
+    from ..experiments import comparison
 
     _experiment(arguments, partial(comparison, predictors=arguments.predictors))
 
 
 def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None:
-    from .experiments import PRESETS
-    from .experiments.run import run
+    from ..experiments import PRESETS
+    from ..experiments.run import run
 
     preset, name = PRESETS[arguments.preset], f"{arguments.command}-{arguments.preset}"
     start = preset.config
@@ -428,7 +430,7 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from .benchmarks import bench
+    from ..benchmarks import bench
 
     if _is_the_program(arguments):
         bench.start_again_tuned(arguments)
@@ -446,7 +448,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from .demo import demo
+    from ..experiments.demo import demo
 
     demo(arguments.out, quick=arguments.quick)
 

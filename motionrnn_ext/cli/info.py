@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from . import __version__, backends, ops
-from .backends import native, triton
+from .. import __version__, backends, ops
+from ..backends import native, triton
 
 # Variables that change what runs, none of which holds a secret.
 _VARIABLES = re.compile(

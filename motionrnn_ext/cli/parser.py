@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import __version__
-from .config import Config
+from .. import __version__
+from ..training.config import Config
 
 DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max", "missing")  # of `clips.other_data`
 # What tensors alone do not tell of a model, beside what they do.

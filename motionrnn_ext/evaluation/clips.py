@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import Config
-from .data.arrays import read_array
-from .data.images import IMAGE_ENDINGS, image_files, read_images
-from .data.registry import DATASETS, ClipDataset, find, open_clips
-from .data.videos import FILMS, VIDEOS, read_film
-from .models import MotionRNN
-from .pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
-from .runs import PathLike, RunError
+from ..data.arrays import read_array
+from ..data.images import IMAGE_ENDINGS, image_files, read_images
+from ..data.registry import DATASETS, ClipDataset, find, open_clips
+from ..data.videos import FILMS, VIDEOS, read_film
+from ..models import MotionRNN
+from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
+from ..training.config import Config
+from ..training.runs import PathLike, RunError
 
 _LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536 parts, as pillow has it
 IMAGES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")  # of a user's folder of frames

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from . import visualize
+from .. import visualize
+from ..data.registry import DATASETS, ClipDataset
+from ..layers import MotionState
+from ..metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
+from ..models import MotionRNN
+from ..pixels import as_floats, check_range, filled, in_unit_range
+from ..texts import prepared, read_text, write_text
+from ..training.config import Config
+from ..training.runs import PathLike, Run, RunError, load_runs
 from .clips import fitting, held_out, in_rgb, other_data
-from .config import Config
-from .data.registry import DATASETS, ClipDataset
-from .layers import MotionState
-from .metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
-from .models import MotionRNN
 from .pictures import Pictures
-from .pixels import as_floats, check_range, filled, in_unit_range
-from .runs import PathLike, Run, RunError, load_runs
-from .texts import prepared, read_text, write_text
 
 BASELINE = "repeat last frame"
 _READING = ("digits", "stride", "pixel_max")  # settings that say how a data set is read

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from . import visualize
+from .. import visualize
+from ..data.registry import DATASETS
+from ..layers.motion_gru import MotionGRU
+from ..models import MotionRNN
+from ..pixels import in_unit_range
+from ..training.runs import Run, RunError
 from .clips import in_rgb
-from .data.registry import DATASETS
 from .evaluate import motion_states, on_device, predict
-from .layers.motion_gru import MotionGRU
-from .models import MotionRNN
 from .pictures import Pictures
-from .pixels import in_unit_range
-from .runs import Run, RunError
 
 
 class Motion(NamedTuple):

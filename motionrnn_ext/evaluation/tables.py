@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from .console import wide_console
-from .metrics import LABELS, heading, table_rows
+from ..metrics import LABELS, heading, table_rows
+from ..terminal.console import wide_console
 
 _EVENTS = ("csi", "far")
 COLUMNS = {

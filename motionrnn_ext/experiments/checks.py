@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import Subset
 
-from ..clips import held_out
 from ..data.registry import DATASETS, ClipDataset
-from ..evaluate import BASELINE, score
-from ..loading import Clips
+from ..evaluation.clips import held_out
+from ..evaluation.evaluate import BASELINE, score
 from ..models import MotionRNN
-from ..runs import RunError
+from ..training.batches import Clips
+from ..training.runs import RunError
 from .costs import costs
 from .plan import Plan
 

@@ -6,8 +6,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import Config
 from ..models import MotionRNN
+from ..training.config import Config
 
 COUNTED = (
     "MACs are the multiply-adds of one forward pass over a clip (batch of 1, inputs and predictions), those of "

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from . import visualize
-from .config import SMALL, Config
-from .console import Console
-from .evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
-from .folders import held
-from .report import print_paths, print_results
-from .runs import RunError, is_free, load_run, seconds_per_step
-from .train import train
+from .. import visualize
+from ..evaluation.evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
+from ..evaluation.tables import print_paths, print_results
+from ..terminal.console import Console
+from ..training.config import SMALL, Config
+from ..training.folders import held
+from ..training.runs import RunError, is_free, load_run, seconds_per_step
+from ..training.train import train
 
 DEFAULT_FOLDER = Path("runs/demo")
 MODELS: dict[str, dict[str, Any]] = {

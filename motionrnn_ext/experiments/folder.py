@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
-from ..evaluate import read_json, write_json
-from ..resuming import FREE
-from ..runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config
+from ..evaluation.evaluate import read_json, write_json
 from ..texts import NoText
+from ..training.config import Config
+from ..training.resuming import FREE
+from ..training.runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config
 from .plan import Cell, Plan
 
 # What `table.results` reads of a cell's file, besides the metrics themselves.

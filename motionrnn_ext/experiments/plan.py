@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from ..config import SMALL, Config
 from ..layers.cells import CELLS, cell_options
+from ..training.config import SMALL, Config
 
 
 class Row(NamedTuple):
@@ -157,7 +157,7 @@ def _plain(value: Any) -> Any:
 
 
 def _bare_name(config: Config) -> str:
-    from ..evaluate import model_name
+    from ..evaluation.evaluate import model_name
 
     return model_name(replace(config, motion_gru=False, highway=False))
 

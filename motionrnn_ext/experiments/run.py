@@ -24,16 +24,16 @@ from rich.progress import (
 )
 
 from .. import __version__
-from ..config import Config
-from ..console import Console, is_animated, wide_console
-from ..evaluate import BASELINE, write_json
-from ..folders import check_writable, held
+from ..evaluation.evaluate import BASELINE, write_json
+from ..evaluation.pictures import Pictures
+from ..evaluation.tables import print_paths
 from ..metrics import counted
-from ..pictures import Pictures
-from ..report import print_paths
-from ..runs import NotFinite, has_begun, last_step, load_run, seconds_per_step, start_folder
+from ..terminal.console import Console, is_animated, wide_console
 from ..texts import write_text
-from ..train import train
+from ..training.config import Config
+from ..training.folders import check_writable, held
+from ..training.runs import NotFinite, has_begun, last_step, load_run, seconds_per_step, start_folder
+from ..training.train import train
 from . import table
 from .checks import Checked, check
 from .folder import cell_file, check_training, open_folder, read_cell

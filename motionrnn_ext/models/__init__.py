@@ -1,9 +1,9 @@
 """Models: MotionRNN and its checkpoints, public ones included."""
 
+from .checkpoints.loading import load_checkpoint, load_conv_tt_lstm_cell
+from .checkpoints.names import official_name
+from .checkpoints.saving import save_official
 from .motion_rnn import MotionRNN, MotionRNNState
-from .official import load_checkpoint, load_conv_tt_lstm_cell
-from .official_names import official_name
-from .saving import save_official
 
 __all__ = [
     "MotionRNN",

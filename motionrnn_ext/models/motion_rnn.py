@@ -41,7 +41,7 @@ from .arguments import (
     per_position_size,
     widths,
 )
-from .description import arguments_of, describe
+from .checkpoints.description import arguments_of, describe
 from .off_map import warn_of_lost_motion
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
 
+from ..data.registry import DATASETS, open_clips
+from ..metrics import counted
+from ..pixels import missing_share
 from .config import Config
-from .data.registry import DATASETS, open_clips
-from .metrics import counted
-from .pixels import missing_share
 
 _ORDER = 3  # second word of this random stream's key; the clips' own have 0, 1 and 2 there
 

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .data import DATASETS
-from .layers.cells import CELLS, cell_class, cell_options
-from .models.variants import variant_options
-from .texts import NoText, read_text, write_text
+from .. import __version__
+from ..data import DATASETS
+from ..layers.cells import CELLS, cell_class, cell_options
+from ..models.variants import variant_options
+from ..texts import NoText, read_text, write_text
 
 MAX_SEED = 2**32 - 1
 _RANGES = "see motionrnn_ext.data.MotionRanges"

@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..data.registry import find
+from ..models import MotionRNN
+from ..models.checkpoints.description import present_arguments
+from ..models.checkpoints.loading import Found, find_model, in_words
+from ..models.checkpoints.reading import RUN_SETTINGS as CONFIG_KEY
+from ..models.checkpoints.reading import read_file
+from ..models.variants import OPTIONS
+from ..texts import prepared
+from ..visualize import read_log
 from .config import Config
-from .data.registry import find
-from .models import MotionRNN
-from .models.description import present_arguments
-from .models.official import Found, find_model, in_words
-from .models.reading import RUN_SETTINGS as CONFIG_KEY
-from .models.reading import read_file
-from .models.variants import OPTIONS
 from .resuming import Unchangeable, resumed
-from .texts import prepared
-from .visualize import read_log
 
 PathLike = str | os.PathLike[str]
 

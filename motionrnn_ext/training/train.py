@@ -29,14 +29,15 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics import SumMetric
 
+from ..metrics import FrameMetrics
+from ..models import MotionRNN
+from ..pixels import filled
+from ..terminal.console import is_animated
+from ..terminal.surroundings import without_variables
 from . import launchers, processes
+from .batches import Clips
 from .config import Config
-from .console import is_animated
 from .folders import check_writable, held
-from .loading import Clips
-from .metrics import FrameMetrics
-from .models import MotionRNN
-from .pixels import filled
 from .progress import ProgressLines
 from .runs import (
     CONFIG_KEY,
@@ -52,7 +53,6 @@ from .runs import (
     resumed_config,
     start_folder,
 )
-from .surroundings import without_variables
 
 # Second words of the random streams' keys; the clips and their order have 0 to 3 there.
 _SAMPLING, _STATE = 4, 5

@@ -15,11 +15,11 @@ of that name is replaced), makes its parent folders and returns its path. matplo
 first call; pyplot is not, so the caller's own figures and backend are left alone.
 """
 
-from .clips import gif, strip
 from .curves import lead_time_curves, loss_curves, read_log
 from .dots import dots
 from .motion import arrows, motion_gif, trend_field
 from .page import style
+from .strips import gif, strip
 from .taps import sampling_points, taps
 
 __all__ = [

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 
 pytest.importorskip("rich", reason="the console's package is not installed")
 
@@ -19,12 +20,12 @@ from official_program import CHECKOUT, needs_checkout
 from under_test import CPU, NOT_TESTED
 
 from motionrnn_ext import backends, cli
-from motionrnn_ext.benchmarks import bench, cases, cpu_ceilings, machine, model_cases, plan, rows, timing
-from motionrnn_ext.benchmarks.implementations import Implementation
-from motionrnn_ext.benchmarks.model_cases import INFERENCE, TRAINING, ModelCase
-from motionrnn_ext.benchmarks.op_cases import BOTH, Case
+from motionrnn_ext.benchmarks import bench, cases
+from motionrnn_ext.benchmarks.measuring import cpu_ceilings, machine, model_cases, plan, rows, timing
+from motionrnn_ext.benchmarks.measuring.implementations import Implementation
+from motionrnn_ext.benchmarks.measuring.model_cases import INFERENCE, TRAINING, ModelCase
+from motionrnn_ext.benchmarks.measuring.op_cases import BOTH, Case
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = cases.DRY_RUN_MAPS.small
 COLUMNS = {
     "comparison", "level", "op", "setting", "shape", "dtype", "direction", "offset_scale", "implementation", "layout",
@@ -224,10 +225,11 @@ def test_the_benchmarks_are_part_of_the_package(tmp_path: Path):
     command = [sys.executable, "setup.py", "-q", *build]
     made = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    packed = {path.name for path in (tmp_path / "lib" / "motionrnn_ext" / "benchmarks").iterdir()}
+    lib = tmp_path / "lib" / "motionrnn_ext" / "benchmarks"
+    packed = {path.relative_to(lib) for path in lib.rglob("*") if path.is_file()}
     sources = {
-        path.name
+        path.relative_to(ROOT / "benchmarks")
         for pattern in ("*.py", "*.cpp", "*.cu", "*.sh")
-        for path in (ROOT / "benchmarks").glob(pattern)
+        for path in (ROOT / "benchmarks").rglob(pattern)
     }
     assert packed == sources and (tmp_path / "lib" / "motionrnn_ext" / "py.typed").is_file()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from motionrnn_ext import backends
-from motionrnn_ext.benchmarks import profile_events, profiles
-from motionrnn_ext.benchmarks.profile_events import KINDS, PARTS, kind
+from motionrnn_ext.benchmarks.profile import events as profile_events
+from motionrnn_ext.benchmarks.profile import profiles
+from motionrnn_ext.benchmarks.profile.events import KINDS, PARTS, kind
 
 EXAMPLES = {
     profile_events.CONVOLUTIONS: ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::addmm"),

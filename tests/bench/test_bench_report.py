@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
-from motionrnn_ext.benchmarks import measured, readme_table, report, wording
+from motionrnn_ext.benchmarks.report import measured, readme_table, wording
+from motionrnn_ext.benchmarks.report import pages as report
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 # ---- Made-up runs

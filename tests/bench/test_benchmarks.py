@@ -13,25 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import assert_close
+from repository import ROOT
 
 import motionrnn_ext
-from motionrnn_ext.benchmarks import (
-    cases,
-    ceilings,
+from motionrnn_ext.benchmarks import cases
+from motionrnn_ext.benchmarks.gpu import ceilings, steps
+from motionrnn_ext.benchmarks.gpu import summary as gpu_summary
+from motionrnn_ext.benchmarks.gpu import targets as gpu_targets
+from motionrnn_ext.benchmarks.measuring import (
     counting,
-    gpu_summary,
-    gpu_targets,
     implementations,
     op_cases,
     plain_cell,
     plan,
     roofline,
     rows,
-    steps,
     timing,
 )
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 # ---- What is counted
@@ -284,7 +284,7 @@ def test_the_script_is_bash_and_says_that_there_is_no_gpu(tmp_path: Path):
 def test_rows_of_tiny_shapes_on_the_cpu(tmp_path: Path):
     """The row part of a dry run, cut short: it starts with the cell and what the targets need."""
     path = tmp_path / "rows.json"
-    program = [sys.executable, "-m", "motionrnn_ext.benchmarks.rows"]
+    program = [sys.executable, "-m", "motionrnn_ext.benchmarks.measuring.rows"]
     command = [*program, "--device", "cpu", "--dry-run", "--seconds", "8", "--json", path]
     started = time.monotonic()
     made = _run(*command, cwd=tmp_path, timeout=240)
@@ -298,7 +298,7 @@ def test_rows_of_tiny_shapes_on_the_cpu(tmp_path: Path):
     for row in timed:
         assert row["eager_us"] > 0 and row["graph_us"] is None and row["difference"] < 0.15, row
     page = tmp_path / "summary.md"
-    made = _run(sys.executable, "-m", "motionrnn_ext.benchmarks.gpu_summary", path, "--markdown", page)
+    made = _run(sys.executable, "-m", "motionrnn_ext.benchmarks.gpu.summary", path, "--markdown", page)
     assert made.returncode == 0 and "## Rows" in page.read_text(), made.stderr
 
 
@@ -308,5 +308,5 @@ def test_the_ceilings_compile(tmp_path: Path):
         pytest.skip("there is no nvcc")
     for architecture in ("sm_80", "sm_90"):  # without and with four-float adds
         made = _run(nvcc, "-std=c++20", f"-arch={architecture}", "-Werror", "all-warnings", "-c", "-o",
-                    tmp_path / "ceilings.o", BENCHMARKS / "ceilings.cu")  # fmt: skip
+                    tmp_path / "ceilings.o", BENCHMARKS / "gpu" / "ceilings.cu")  # fmt: skip
         assert made.returncode == 0, made.stderr

@@ -1,6 +1,6 @@
 """Bytes, ops, launches and instructions are those that benchmarks/results/counts.json has: none grows unseen.
 
-    MOTIONRNN_EXT_COUNTS_UPDATE=1 pytest tests/test_counts.py    writes that file anew
+    MOTIONRNN_EXT_COUNTS_UPDATE=1 pytest tests/bench/test_counts.py    writes that file anew
 
 Counts, unlike times, are the same in every run. One that falls fails as well, so that the better one is recorded.
 """
@@ -11,21 +11,21 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import counted
 import pytest
 import torch
 from counted import Count
+from repository import ROOT
 
 from motionrnn_ext import backends
-from motionrnn_ext.benchmarks import callgrind, counting
+from motionrnn_ext.benchmarks.measuring import callgrind, counting
 
-TABLE = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "counts.json"
+TABLE = ROOT / "benchmarks" / "results" / "counts.json"
 UPDATE = bool(os.environ.get("MOTIONRNN_EXT_COUNTS_UPDATE"))
 ACCEPT = (
-    "If that is meant, MOTIONRNN_EXT_COUNTS_UPDATE=1 pytest tests/test_counts.py records it; commit "
+    "If that is meant, MOTIONRNN_EXT_COUNTS_UPDATE=1 pytest tests/bench/test_counts.py records it; commit "
     "benchmarks/results/counts.json with what you changed."
 )
 TORCH = torch.__version__.partition("+")[0]
@@ -66,7 +66,7 @@ def check(complaints: list[str | None]) -> None:
 
 @pytest.fixture(scope="module")
 def steps() -> dict[str, dict[str, Count]]:
-    """What tests/counted.py counts here, by step."""
+    """What tests/support/counted.py counts here, by step."""
     if why := backends.unavailable_reason("cpu"):
         pytest.skip(f"the CPU kernels are not there: {why}")
     done = subprocess.run(

@@ -20,8 +20,8 @@ from types import ModuleType
 import pytest
 import torch
 from cuda_binary import ToolMissing, find_tool
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BUILT_HERE = ("build", "dist", "runs", "lib", "*.so", "*.egg-info", "__pycache__", "_build_skipped.txt", ".*")
 
 
@@ -190,7 +190,14 @@ def test_source_distribution_holds_the_sources(tmp_path: Path) -> None:
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    wanted = ["CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md", "tests/test_build.py"]
+    wanted = [
+        "CMakeLists.txt",
+        "setup.py",
+        "pyproject.toml",
+        "LICENSE",
+        "README.md",
+        "tests/build/test_build.py",
+    ]
     for folder, pattern in [("csrc", "*.*"), ("motionrnn_ext", "*.py")]:
         wanted += [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob(pattern) if path.is_file()]
     wanted = [name for name in wanted if not name.endswith((".pyc", ".so"))]

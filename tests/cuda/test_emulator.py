@@ -16,9 +16,9 @@ from pathlib import Path
 import features
 import pytest
 import torch
+from repository import ROOT, path_of_test
 from side_by_side import Runs, check_passed, side_by_side
 
-ROOT = Path(__file__).resolve().parent.parent
 SANITIZERS = {"plain": "", "address": "address;undefined", "thread": "thread"}
 ENVIRONMENT = {
     # What is read before it is written shows in the results: fresh memory holds large numbers or NaN.
@@ -213,7 +213,7 @@ def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
     library = build(mode, "motionrnn_ext_emulated")
     return run(
         sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-m", "not slow", "-k", SELECTED[mode],
-        *(ROOT / "tests" / name for name in FILES + ALSO.get(mode, [])),
+        *map(path_of_test, FILES + ALSO.get(mode, [])),
         **ENVIRONMENT[mode], LD_PRELOAD=runtime(mode), MOTIONRNN_EXT_EMULATOR=str(library),
     )  # fmt: skip
 
@@ -257,6 +257,6 @@ def test_cpu_kernels_with_sanitizers(tmp_path: Path):
     )  # fmt: skip
     loaded = run_there("-c", "from motionrnn_ext.backends import native; print(native._LIBRARIES['cpu'])")
     assert str(tmp_path) in loaded.stdout, loaded.stdout
-    files = [ROOT / "tests" / name for name in ("test_ops.py", "test_fuzz.py")]
+    files = [path_of_test(name) for name in ("test_ops.py", "test_fuzz.py")]
     result = run_there("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu", *files)
     check_passed("cpu", result, at_least=900)

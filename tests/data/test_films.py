@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from motionrnn_ext import MotionRNN
-from motionrnn_ext.clips import fitting, last_frames, read_frames
 from motionrnn_ext.data import videos
+from motionrnn_ext.evaluation.clips import fitting, last_frames, read_frames
 
 
 def moving(colours: bool) -> np.ndarray:

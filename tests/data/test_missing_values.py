@@ -24,12 +24,10 @@ from test_data_files import refusal
 from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli
-from motionrnn_ext.clips import read_frames
-from motionrnn_ext.config import Config
 from motionrnn_ext.data import DATASETS, DataSet, MovingMNISTNpz, RadarH5, RadarImages, open_clips
 from motionrnn_ext.data.images import resized, resized_known
-from motionrnn_ext.evaluate import BASELINE, score
-from motionrnn_ext.loading import Clips
+from motionrnn_ext.evaluation.clips import read_frames
+from motionrnn_ext.evaluation.evaluate import BASELINE, score
 from motionrnn_ext.metrics import (
     FVD,
     EventMetrics,
@@ -47,7 +45,9 @@ from motionrnn_ext.metrics import (
     repeat_last_frame,
 )
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.train import Training, train
+from motionrnn_ext.training.batches import Clips
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.train import Training, train
 
 
 def clips(seed: int = 0, shape: tuple[int, ...] = (3, 2, 1, 16, 16)) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import visualize
 from motionrnn_ext.data import open_clips
-from motionrnn_ext.evaluate import predict, score
+from motionrnn_ext.evaluation.evaluate import predict, score
 from motionrnn_ext.metrics import (
     CONVENTIONS,
     FVD,

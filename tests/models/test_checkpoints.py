@@ -251,8 +251,8 @@ def test_a_registered_predictor_is_known_by_its_tensors(own_predictor: str) -> N
 @pytest.mark.parametrize("described", [True, False], ids=["", "of an older version"])
 def test_a_checkpoint_of_train_has_its_settings(described: bool, tmp_path: Path) -> None:
     pytest.importorskip("h5py", reason="the training program's packages are not installed")
-    from motionrnn_ext.config import Config
-    from motionrnn_ext.runs import CONFIG_KEY, load_run
+    from motionrnn_ext.training.config import Config
+    from motionrnn_ext.training.runs import CONFIG_KEY, load_run
 
     config = Config(
         predictor="predrnn", hidden=(8, 8), trend=False, highway=False, overrides={"alpha": 0.9}, filter_size=3,

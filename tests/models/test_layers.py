@@ -10,7 +10,7 @@ from under_test import ALL
 
 import motionrnn_ext
 from motionrnn_ext.backends import reference
-from motionrnn_ext.benchmarks import counting
+from motionrnn_ext.benchmarks.measuring import counting
 from motionrnn_ext.layers import ConvLSTMCell, LSTMState, MotionGRU, MotionGRUCell, SpatioTemporalLSTMCell
 from motionrnn_ext.layers.cells import CELLS, cell_class
 

@@ -20,13 +20,13 @@ from torch.utils import _pytree as pytree
 from under_test import ALL, REFERENCE, UnderTest, on
 
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, cli, ops
-from motionrnn_ext.benchmarks import counting
-from motionrnn_ext.config import Config
+from motionrnn_ext.benchmarks.measuring import counting
 from motionrnn_ext.layers import from_official
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models.off_map import share_off_map
 from motionrnn_ext.models.variants import Options, variant_options
+from motionrnn_ext.training.config import Config
 
 BOUND = 1e4
 quiet = pytest.mark.filterwarnings("ignore:the MotionGRU after layer")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from golden import relative_error
+from repository import ROOT
 from test_layers import BACKENDS, assert_same, drawn, randomised
 
 import motionrnn_ext
@@ -35,7 +35,6 @@ from motionrnn_ext.layers.cells import (
     cell_options,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 BASE = {"motion_gru": False, "highway": False}
 s = torch.sigmoid
 

@@ -18,13 +18,13 @@ pytest.importorskip("torchmetrics", reason="the training program's packages are 
 
 import numpy as np
 
-from motionrnn_ext.clips import read_frames
-from motionrnn_ext.config import Config
 from motionrnn_ext.data import MovingMNISTNpy, MovingMNISTNpz, RadarH5
+from motionrnn_ext.evaluation.clips import read_frames
 from motionrnn_ext.metrics.fvd import load_video_network
 from motionrnn_ext.metrics.lpips import load_lpips
 from motionrnn_ext.models import MotionRNN, load_checkpoint, load_conv_tt_lstm_cell, official_name
-from motionrnn_ext.runs import CONFIG_KEY, load_run
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.runs import CONFIG_KEY, load_run
 
 Write = Callable[[Path], None]
 Read = Callable[[Path], Any]
@@ -172,7 +172,7 @@ def test_what_a_checkpoint_asks_for_is_named() -> None:
     with pytest.raises(ValueError, match=r"^checkpoint 'model.ckpt' is no file of weights alone: ") as error:
         load_checkpoint(path)
     assert str(error.value).endswith(
-        ": it asks for motionrnn_ext.config.Config, and such a file could run code"
+        ": it asks for motionrnn_ext.training.config.Config, and such a file could run code"
     )
     with pytest.raises(FileNotFoundError, match="none.ckpt"):
         load_checkpoint("none.ckpt")

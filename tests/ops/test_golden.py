@@ -27,7 +27,7 @@ from motionrnn_ext.layers.cells import (
     PeepholeLSTM,
 )
 from motionrnn_ext.models import MotionRNNState, load_checkpoint, load_conv_tt_lstm_cell
-from motionrnn_ext.models.official_names import conv_tt_lstm_to_ours, recognised, to_ours, without_dead
+from motionrnn_ext.models.checkpoints.names import conv_tt_lstm_to_ours, recognised, to_ours, without_dead
 from motionrnn_ext.models.patches import fold_patches, unfold_patches
 
 

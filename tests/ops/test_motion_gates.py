@@ -18,7 +18,7 @@ from under_test import ALL, CPU, DTYPES, NOT_TESTED, REFERENCE
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRUCell, ops
-from motionrnn_ext.benchmarks import counting
+from motionrnn_ext.benchmarks.measuring import counting
 
 pytestmark = pytest.mark.skipif(
     CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from repository import ROOT
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
@@ -24,14 +25,12 @@ from test_train import BEST, LAST, TINY, one_thread  # noqa: F401  (the fixture 
 
 import motionrnn_ext
 from motionrnn_ext import cli
-from motionrnn_ext.arguments import make_parser
-from motionrnn_ext.clips import read_frames
-from motionrnn_ext.config import Config
-from motionrnn_ext.evaluate import held_out, predict
+from motionrnn_ext.cli.parser import make_parser
+from motionrnn_ext.evaluation.clips import read_frames
+from motionrnn_ext.evaluation.evaluate import held_out, predict
 from motionrnn_ext.layers.cells import CELLS
-from motionrnn_ext.runs import load_run
-
-ROOT = Path(__file__).resolve().parent.parent
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.runs import load_run
 
 
 @pytest.fixture(scope="module")

@@ -31,14 +31,14 @@ from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 from torch.utils.data import DataLoader
 
 from motionrnn_ext import cli
-from motionrnn_ext.arguments import make_parser
-from motionrnn_ext.clips import held_out, read_frames
-from motionrnn_ext.config import Config
+from motionrnn_ext.cli.parser import make_parser
 from motionrnn_ext.data import DATASETS, DataSet, open_clips
-from motionrnn_ext.evaluate import predict
-from motionrnn_ext.loading import Clips
-from motionrnn_ext.runs import load_run
-from motionrnn_ext.train import _quiet
+from motionrnn_ext.evaluation.clips import held_out, read_frames
+from motionrnn_ext.evaluation.evaluate import predict
+from motionrnn_ext.training.batches import Clips
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.runs import load_run
+from motionrnn_ext.training.train import _quiet
 
 Writer = Callable[[Path], object]
 LAYOUTS: dict[str, tuple[Writer | None, int, tuple[str, ...]]] = {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from provocations import ELSEWHERE, GROUPS, Place, Provocation
+from repository import ROOT, path_of_test
 from under_test import CPU, NOT_TESTED
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "errors.md"
 ALL = [(group, message) for group, entries in GROUPS.items() for message in entries]
 OF_KERNELS = ("motionrnn_ext: mixed", "motionrnn_ext: mismatched", "MOTIONRNN_EXT_CPU_ISA")
@@ -68,7 +68,7 @@ def test_the_page_has_what_is_provoked_and_nothing_else():
 @pytest.mark.parametrize("message", ELSEWHERE)
 def test_the_test_of_a_message_elsewhere_is_there(message: str):
     name, _, function = ELSEWHERE[message].partition("::")
-    source = (ROOT / "tests" / name).read_text()
+    source = path_of_test(name).read_text()
     defined = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
     assert function in defined
 

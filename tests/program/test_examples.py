@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples"
 PROGRAMS = sorted(FOLDER.glob("*.py"))
 LOSS = r"loss (\d+\.\d+)"

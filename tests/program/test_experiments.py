@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from repository import ROOT, TESTS
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
@@ -25,15 +26,15 @@ from PIL import Image
 from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli, visualize
-from motionrnn_ext.config import Config
-from motionrnn_ext.evaluate import count_parameters, held_out, score
+from motionrnn_ext.evaluation.evaluate import count_parameters, held_out, score
 from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, table
 from motionrnn_ext.experiments import run as runner
 from motionrnn_ext.experiments.costs import costs
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.metrics import Protocol, Values
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.runs import RunError, load_run
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.runs import RunError, load_run
 
 QUICK = replace(TINY, steps=2, val_every=2, val_clips=2, n_input=2, n_output=2)
 
@@ -233,7 +234,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
     code = textwrap.dedent(f"""
         import os, signal, sys
         from dataclasses import replace
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path[:0] = [{str(TESTS / "program")!r}, {str(TESTS / "support")!r}]
         from motionrnn_ext.train import Training
         from test_experiments import QUICK, plan, runner
         true_step = Training.training_step
@@ -244,7 +245,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
         Training.training_step = step
         runner.run(plan(replace(QUICK, steps=4), seeds=(0,)), runner.Path(sys.argv[1]), command="")
     """)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(tmp_path / "killed")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr

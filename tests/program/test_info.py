@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import motionrnn_ext
-from motionrnn_ext import backends, cli, info
+from motionrnn_ext import backends, cli
+from motionrnn_ext.cli import info
 
 
 def shown(capsys: pytest.CaptureFixture[str], *options: str) -> str:

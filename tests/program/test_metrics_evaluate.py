@@ -17,8 +17,9 @@ from test_metrics_perceptual import alexnet, video_network, weights  # noqa: F40
 from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli
-from motionrnn_ext.arguments import make_parser
-from motionrnn_ext.evaluate import BASELINE, held_out, predict, score
+from motionrnn_ext.cli.parser import make_parser
+from motionrnn_ext.evaluation.evaluate import BASELINE, held_out, predict, score
+from motionrnn_ext.evaluation.tables import print_protocol, print_results
 from motionrnn_ext.metrics import (
     CONVENTIONS,
     FVD,
@@ -36,8 +37,7 @@ from motionrnn_ext.metrics import (
     repeat_last_frame,
 )
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.report import print_protocol, print_results
-from motionrnn_ext.runs import load_run
+from motionrnn_ext.training.runs import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.(script|load). is deprecated")
 SETTINGS = replace(TINY, image_size=(32, 32), digit_size=16, n_input=2, steps=2, val_clips=2)

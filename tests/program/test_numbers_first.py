@@ -20,13 +20,13 @@ from test_experiments import plan
 from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli, visualize
-from motionrnn_ext import demo as demo_module
-from motionrnn_ext.evaluate import draw, held_out
+from motionrnn_ext.evaluation.evaluate import draw, held_out
+from motionrnn_ext.evaluation.pictures import NotDrawn, Pictures
+from motionrnn_ext.evaluation.tables import print_results
+from motionrnn_ext.experiments import demo as demo_module
 from motionrnn_ext.experiments import run as runner
-from motionrnn_ext.pictures import NotDrawn, Pictures
-from motionrnn_ext.report import print_results
-from motionrnn_ext.runs import load_run
-from motionrnn_ext.train import WholeCheckpointIO
+from motionrnn_ext.training.runs import load_run
+from motionrnn_ext.training.train import WholeCheckpointIO
 
 
 def failing(*_: Any, **__: Any) -> Path:
@@ -73,7 +73,7 @@ def test_numbers_that_cannot_be_written_are_printed_and_both_are_done_before_any
 
     command = ["evaluate", str(trained), "--clips", "1", "--out", str(out)]
     with monkeypatch.context() as patch:
-        patch.setattr("motionrnn_ext.evaluate.write_json", full)
+        patch.setattr("motionrnn_ext.evaluation.evaluate.write_json", full)
         assert cli.main(command) == 2
     shown = capsys.readouterr()
     assert "MSE" in shown.out and "No space left on device" in shown.err
@@ -221,11 +221,11 @@ def test_out_is_tried_before_the_work(
         def full(**_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("motionrnn_ext.folders.tempfile.TemporaryFile", full)
+        monkeypatch.setattr("motionrnn_ext.training.folders.tempfile.TemporaryFile", full)
     for work in (
-        "motionrnn_ext.train.Training",
-        "motionrnn_ext.evaluate.score",
-        "motionrnn_ext.evaluate.predict",
+        "motionrnn_ext.training.train.Training",
+        "motionrnn_ext.evaluation.evaluate.score",
+        "motionrnn_ext.evaluation.evaluate.predict",
     ):
         monkeypatch.setattr(work, lambda *_, **__: pytest.fail("this is work"))
     options: list[object] = ["--out", out]
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_written_to(
 
 
 def test_evaluations_at_once_take_folders_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
-    from motionrnn_ext.folders import held_new
+    from motionrnn_ext.training.folders import held_new
 
     with held_new(None, tmp_path / "evaluation") as one, held_new(None, tmp_path / "evaluation") as other:
         assert (one, other) == (tmp_path / "evaluation", tmp_path / "evaluation-2")

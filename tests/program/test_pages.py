@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
     "quick-start",
@@ -95,8 +95,8 @@ def test_variables_are_those_that_the_code_reads():
     folders = (
         "motionrnn_ext/**/*.py",
         "csrc/**/*.cpp",
-        "benchmarks/*.py",
-        "tests/*.py",
+        "benchmarks/**/*.py",
+        "tests/**/*.py",
         "setup.py",
         "CMakeLists.txt",
     )

@@ -34,12 +34,12 @@ from test_train import (  # noqa: F401  (one_thread applies here too)
 )
 
 from motionrnn_ext import cli
-from motionrnn_ext.config import Config
-from motionrnn_ext.folders import FolderInUse, held
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.resuming import FREE, Unchangeable, resumed
-from motionrnn_ext.runs import RunError, has_begun, load_run
-from motionrnn_ext.train import Training, sampling_probabilities
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.folders import FolderInUse, held
+from motionrnn_ext.training.resuming import FREE, Unchangeable, resumed
+from motionrnn_ext.training.runs import RunError, has_begun, load_run
+from motionrnn_ext.training.train import Training, sampling_probabilities
 
 SHORT = replace(TINY, steps=6, val_every=3)
 
@@ -138,7 +138,7 @@ def test_every_folder_of_a_run_is_tried_before_the_work(
     name: str, stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An error stands in for what the superuser is not refused."""
-    from motionrnn_ext import folders
+    from motionrnn_ext.training import folders
 
     temporary = folders.tempfile.TemporaryFile
 
@@ -147,7 +147,7 @@ def test_every_folder_of_a_run_is_tried_before_the_work(
             raise PermissionError(13, "Permission denied")
         return temporary(dir=dir)
 
-    monkeypatch.setattr("motionrnn_ext.folders.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr("motionrnn_ext.training.folders.tempfile.TemporaryFile", refused)
     monkeypatch.setattr(Training, "training_step", lambda *_: pytest.fail("this is work"))
     line = fails(capsys, "train", "--out", stopped, "--resume", "--no-progress")
     assert f"{stopped / name} cannot be written to: Permission denied; name another place with --out" in line
@@ -445,7 +445,7 @@ def test_what_is_not_a_failed_start_is_left_alone(tmp_path: Path) -> None:
 
 def test_one_of_two_in_a_folder_wins_and_the_other_says_so(finished: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from motionrnn_ext.folders import held\n"
+        "import sys; from pathlib import Path; from motionrnn_ext.training.folders import held\n"
         "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
     )
     out = tmp_path / "new" / "run"

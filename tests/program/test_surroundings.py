@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
@@ -22,16 +23,17 @@ import numpy as np
 from PIL import Image
 from test_train import LAST, TINY, checkpoint, one_thread  # noqa: F401  (the fixture applies here too)
 
-from motionrnn_ext import MotionGRU, backends, cli, info, surroundings, visualize
+from motionrnn_ext import MotionGRU, backends, cli, visualize
 from motionrnn_ext.backends import triton
-from motionrnn_ext.config import Config
-from motionrnn_ext.console import Console
+from motionrnn_ext.cli import info
 from motionrnn_ext.data.files import unreadable
-from motionrnn_ext.progress import ProgressLines
+from motionrnn_ext.terminal import surroundings
+from motionrnn_ext.terminal.console import Console
 from motionrnn_ext.texts import NoText, read_text
-from motionrnn_ext.train import train
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.progress import ProgressLines
+from motionrnn_ext.training.train import train
 
-ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, "-m", "motionrnn_ext.cli"]
 LATIN = {"PYTHONIOENCODING": "latin-1", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -133,8 +135,8 @@ def test_the_callers_streams_and_variables_are_left_alone(
 
 @pytest.mark.parametrize("text", ["dm[/x]", "[bold]x", ":smile:", "[link=a]b[/link]"])
 def test_text_of_the_user_is_no_markup(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from motionrnn_ext.evaluation.tables import print_results
     from motionrnn_ext.experiments.table import _rich
-    from motionrnn_ext.report import print_results
 
     Console().print(text)
     assert capsys.readouterr().out == f"{text}\n"

@@ -15,18 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from repository import ROOT
 
 lightning = pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from motionrnn_ext.config import Config  # noqa: E402
-from motionrnn_ext.loading import Clips, StepBatches  # noqa: E402
-from motionrnn_ext.runs import CONFIG_KEY, RunError, fresh_folder, join_logs, load_run  # noqa: E402
-from motionrnn_ext.train import (  # noqa: E402
-    Training,
-    sampling_mask,
-    sampling_probabilities,
-    train,
-)
+from motionrnn_ext.training.batches import Clips, StepBatches  # noqa: E402
+from motionrnn_ext.training.config import Config  # noqa: E402
+from motionrnn_ext.training.runs import CONFIG_KEY, RunError, fresh_folder, join_logs, load_run  # noqa: E402
+from motionrnn_ext.training.train import Training, sampling_mask, sampling_probabilities, train  # noqa: E402
 
 TINY = Config(
     hidden=(8, 8),
@@ -168,7 +164,7 @@ def child(folder: Path, patch: str) -> subprocess.Popen[str]:
     code += textwrap.dedent(patch) + "\nprogram.train(config, sys.argv[1], progress=False)\n"
     settings = folder.with_name("settings.json")
     TINY.write(settings)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(folder), str(settings)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 

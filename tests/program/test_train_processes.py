@@ -20,14 +20,15 @@ from pathlib import Path
 import pytest
 import torch
 from features import feature
+from repository import ROOT
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
 from test_train import BEST, LAST, TINY, assert_same_training, checkpoint
 
-from motionrnn_ext import launchers, processes
-from motionrnn_ext.config import Config
-from motionrnn_ext.train import train
+from motionrnn_ext.training import launchers, processes
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.train import train
 
 PROGRAM = ("-m", "motionrnn_ext.cli", "train")
 TWO = replace(TINY, devices=2)
@@ -312,7 +313,7 @@ def test_a_rank_left_over_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def start(*command: str, here: Path, **environment: object) -> subprocess.Popen[str]:
     """`motionrnn train` and the like, in `here`, which has the module `stopping`."""
     (here / "stopping.py").write_text(STOPPING)
-    path = {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    path = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     given = {name: str(value) for name, value in environment.items()}
     return subprocess.Popen(
         [sys.executable, *command], cwd=here, env={**os.environ, **path, **given}, text=True,

@@ -11,6 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from repository import ROOT
 from torch import Tensor
 
 from motionrnn_ext import visualize
@@ -390,4 +391,4 @@ def test_importing_and_drawing_leave_pyplot_alone(tmp_path: Path) -> None:
         f"visualize.strip({str(tmp_path / 's.png')!r}, torch.zeros(3, 1, 8, 8), {{}}, n_input=1)\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -18,11 +18,11 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import backends, cli, ops, visualize
-from motionrnn_ext.clips import held_out
-from motionrnn_ext.evaluate import predict
-from motionrnn_ext.motion_pictures import motions
-from motionrnn_ext.runs import load_run
-from motionrnn_ext.train import train
+from motionrnn_ext.evaluation.clips import held_out
+from motionrnn_ext.evaluation.evaluate import predict
+from motionrnn_ext.evaluation.motion import motions
+from motionrnn_ext.training.runs import load_run
+from motionrnn_ext.training.train import train
 from motionrnn_ext.visualize.taps import busiest, outside, tap_colours
 
 

@@ -17,10 +17,10 @@ pytest.importorskip("torchmetrics", reason="the training program's packages are 
 import numpy as np
 
 from motionrnn_ext import MotionRNN, cli
-from motionrnn_ext.config import Config
-from motionrnn_ext.evaluate import predict
+from motionrnn_ext.evaluation.evaluate import predict
 from motionrnn_ext.models import load_checkpoint, save_official
-from motionrnn_ext.runs import CONFIG_KEY, RunError, load_run, load_runs
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.runs import CONFIG_KEY, RunError, load_run, load_runs
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from under_test import ALL, CPU, KERNELS, NOT_TESTED, UnderTest, on
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionRNN
-from motionrnn_ext.config import Config
 from motionrnn_ext.layers.cells import CELLS
+from motionrnn_ext.training.config import Config
 
 Step = Callable[..., tuple[Tensor, Any]]
 MODELS = [t for t in ALL if not t.is_slow]

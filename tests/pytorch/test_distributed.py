@@ -15,6 +15,7 @@ import pytest
 import torch
 from comparing import TOLERANCE
 from features import feature
+from repository import TESTS
 from under_test import ALL, UnderTest, on
 
 from motionrnn_ext.layers.cells import CELLS
@@ -22,7 +23,7 @@ from motionrnn_ext.layers.cells import CELLS
 if not torch.distributed.is_available():
     pytest.skip("this PyTorch has no torch.distributed", allow_module_level=True)
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = TESTS / "support" / "distributed_worker.py"
 HERE = [test for test in ALL if test.device == "cpu"]
 WAYS = ("ddp", "fsdp", "fsdp_apart")
 ONCE = {  # on the CPU's kernels

@@ -9,12 +9,12 @@ import pkgutil
 import random
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from repository import ROOT
 from torch import Tensor, nn
 from torch.nn.utils import prune, skip_init
 from torch.nn.utils.parametrizations import spectral_norm
@@ -205,7 +205,7 @@ def test_the_state_that_mim_keeps_is_forgotten_with_the_weights_that_made_it() -
 
 
 def test_the_snippet_of_the_documentation() -> None:
-    page = (Path(__file__).resolve().parent.parent / "docs" / "pytorch.md").read_text()
+    page = (ROOT / "docs" / "pytorch.md").read_text()
     (code,) = re.findall(r"## Made without numbers\n\n```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {"torch": torch, "MotionRNN": MotionRNN, "MotionGRU": MotionGRU}
     exec(code.replace('"cuda"', '"cpu"'), names)

@@ -1,4 +1,4 @@
-"""Prints what tests/test_counts.py compares, as JSON: counts of forward and backward of the cell and of small models.
+"""Print what tests/bench/test_counts.py compares, as JSON: counts of the cell and of small models, both directions.
 
 It runs in a process of its own, so that nothing counts that the machine decides about: one thread, the kernels of the
 oldest instruction set, and convolutions without oneDNN and NNPACK, whose scratch memory follows the processor.
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from motionrnn_ext import MotionGRUCell, MotionRNN, backend
 from motionrnn_ext.backends import triton
-from motionrnn_ext.benchmarks import cases, counting
+from motionrnn_ext.benchmarks import cases
+from motionrnn_ext.benchmarks.measuring import counting
 
 # It is read when PyTorch and the kernels are loaded.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MOTIONRNN_EXT_CPU_ISA": "baseline", "TRITON_INTERPRET": "1"}

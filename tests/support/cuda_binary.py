@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from repository import ROOT, TESTS
 
 Row = dict[str, Any]  # of a kernel on an architecture
 Table = dict[str, dict[str, Row]]  # by kernel, then architecture
@@ -218,6 +218,6 @@ def launch_shapes() -> dict[str, Launch]:
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "launch_shapes")
         flags = ("-std=c++20", "--expt-relaxed-constexpr", "-arch=sm_80", f"-I{ROOT / 'csrc'}", "-o", program)
-        run(find_tool("nvcc"), *flags, str(ROOT / "tests" / "launch_shapes.cu"))
+        run(find_tool("nvcc"), *flags, str(TESTS / "support" / "launch_shapes.cu"))
         lines = [line.split(" ", 2) for line in run(program).splitlines()]
     return {start: Launch(int(threads), int(shared)) for threads, shared, start in lines}

@@ -1,7 +1,7 @@
 """What test_distributed.py starts on two processes: each takes half of a batch, and rank 0 writes down how far the
 gradients are from those of one process with the whole of it.
 
-    torchrun --standalone --nproc-per-node 2 tests/distributed_worker.py OUT.json BACKEND:PREDICTOR:WAY ...
+    torchrun --standalone --nproc-per-node 2 tests/support/distributed_worker.py OUT.json BACKEND:PREDICTOR:WAY ...
 
 A way is one of the functions below; it returns the largest relative error.
 """

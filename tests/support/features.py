@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from repository import ROOT, TESTS
 
 FEATURES = {
     "values": "the ops and their gradients, against float64",
@@ -59,10 +60,12 @@ _COLUMN_OF = {"emulated": "cuda", "auto": None}
 _HOW = {"emulated": "emulated", "triton": "interpreted"}  # without a GPU
 WORKS, REFUSED = "works", "refused"
 
-TESTS = Path(__file__).resolve().parent
-RECORD = TESTS / "features.json"
-README = TESTS.parent / "README.md"
-START, END = "<!-- compatibility: made by tests/test_features.py -->\n", "<!-- end of compatibility -->\n"
+RECORD = TESTS / "support" / "features.json"
+README = ROOT / "README.md"
+START, END = (
+    "<!-- compatibility: made by tests/pytorch/test_features.py -->\n",
+    "<!-- end of compatibility -->\n",
+)
 FOLDER = "MOTIONRNN_EXT_FEATURES"  # where the processes of a run leave their notes
 
 Cells = dict[str, dict[str, str]]  # of a feature: of a column: what came of it

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import TESTS
 from torch import Tensor
 
-RECORDED = Path(__file__).resolve().parent / "recorded"
+RECORDED = TESTS / "recorded"
 FOLDER = os.environ.get("MOTIONRNN_EXT_GOLDEN")
 # Relative to max|reference|; measured worst cases stand in test_golden.py.
 FLOAT64_TOLERANCE = 1e-9

@@ -1,9 +1,9 @@
 // Prints how the warp's kernels are launched for k = 3, which their machine code does not tell: a line of threads,
-// bytes of dynamic shared memory and the beginning of a kernel's name. Read by tests/static_report.py.
+// bytes of dynamic shared memory and the beginning of a kernel's name. Read by tests/support/static_report.py.
 #include <cstdio>
 
-#include "cuda/offset_warp_backward.cuh"
-#include "cuda/offset_warp_forward.cuh"
+#include "cuda/offset_warp/backward.cuh"
+#include "cuda/offset_warp/forward.cuh"
 
 using namespace motionrnn_ext::cuda;
 

@@ -33,13 +33,13 @@ from motionrnn_ext import (
     warmup,
 )
 from motionrnn_ext.backends import native, triton
-from motionrnn_ext.config import Config
-from motionrnn_ext.folders import held
 from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
 from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell, save_official
-from motionrnn_ext.models.official_names import to_ours
-from motionrnn_ext.runs import load_run, load_weights, read_checkpoint, start_folder
+from motionrnn_ext.models.checkpoints.names import to_ours
+from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.folders import held
+from motionrnn_ext.training.runs import load_run, load_weights, read_checkpoint, start_folder
 
 
 class Place:

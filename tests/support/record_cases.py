@@ -1,6 +1,6 @@
 """Records tests/recorded: float64 numbers of public programs, of each at one commit.
 
-    python tests/record_cases.py --official PATH --openstl PATH --out tests/recorded
+    python tests/support/record_cases.py --official PATH --openstl PATH --out tests/recorded
 
 A PATH is a checkout of the program; its files are compared with the commit's and run as they are. Without one
 of the two, the files recorded from that program stay. `recording.py` says what a file holds.

@@ -1,7 +1,7 @@
 """What the compiler made of every CUDA kernel, read from the built library; no GPU is needed.
 
-    python tests/static_report.py             compare the library with the committed table, as the test does
-    python tests/static_report.py --update    write its rows into the table, and the short table into docs/kernels.md
+    python tests/support/static_report.py           compare the library with the committed table, as the test does
+    python tests/support/static_report.py --update  write its rows into the table, the short one into docs/kernels.md
 
 The table, benchmarks/results/cuda_static.json, has a row per nvcc, kernel and architecture. Only rows of the library's
 own nvcc are compared with: another compiler's registers are another's.

@@ -1,7 +1,7 @@
 """What Triton makes of every kernel, compiled ahead of time for GPUs that need not be there.
 
-    python tests/triton_static.py             compile everything, compare with the committed table, as the test does
-    python tests/triton_static.py --update    write the rows into the table, and the short table into docs/kernels.md
+    python tests/support/triton_static.py           compile all, compare with the committed table, as the test does
+    python tests/support/triton_static.py --update  write its rows into the table, the short one into docs/kernels.md
 
 The kernels are compiled as the launchers launch them: those run on CPU tensors here, and each launch is written down
 instead. The table, benchmarks/results/triton_static.json, has a row per Triton, kernel and GPU. Only rows of the

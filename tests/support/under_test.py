@@ -1,8 +1,8 @@
 """The implementations that the tests of the ops run on, each with its device and dtypes.
 
 `emulated` is the CUDA kernels on the CPU, where MOTIONRNN_EXT_EMULATOR names their library
-(tests/test_emulator.py builds it); `cuda` needs a GPU, and so does `triton`, unless TRITON_INTERPRET=1 runs its kernels
-on the CPU (as tests/test_triton.py does).
+(tests/cuda/test_emulator.py builds it); `cuda` needs a GPU, and so does `triton`, unless TRITON_INTERPRET=1 runs its
+kernels on the CPU (as tests/triton/test_triton.py does).
 """
 
 from __future__ import annotations

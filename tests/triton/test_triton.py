@@ -8,15 +8,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import features
 import pytest
 from cuda_binary import ToolMissing, find_tool
+from repository import ROOT, path_of_test
 from side_by_side import Runs, check_passed, side_by_side
 
-TESTS = Path(__file__).resolve().parent
 NEEDS_TRITON = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
 )
@@ -47,12 +46,12 @@ SHARES = {
 def run_interpreted(share: str) -> subprocess.CompletedProcess[str]:
     files = ["test_fuzz.py", *features.FILES] if share == "features" else FILES
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", SHARES[share],
-               "--durations=25", *(str(TESTS / name) for name in files)]  # fmt: skip
+               "--durations=25", *(str(path_of_test(name)) for name in files)]  # fmt: skip
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("MOTIONRNN_EXT_EMULATOR", None)
     return subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, cwd=TESTS.parent,
+        text=True, cwd=ROOT,
     )  # fmt: skip
 
 

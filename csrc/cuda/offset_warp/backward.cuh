@@ -8,8 +8,8 @@
 //   finish    sums grad_weight over the blocks, in a fixed order; converts grad_x
 #pragma once
 
-#include "cuda/offset_warp_finish.cuh"
-#include "cuda/offset_warp_sums.cuh"
+#include "cuda/offset_warp/finish.cuh"
+#include "cuda/offset_warp/sums.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // The end of offset_warp backward: grad_weight summed over the blocks in a fixed order, grad_x converted.
 #pragma once
 
-#include "cuda/offset_warp_sums.cuh"
+#include "cuda/offset_warp/sums.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {

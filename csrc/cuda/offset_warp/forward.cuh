@@ -6,7 +6,7 @@
 // of a block, which share out the taps and add up.
 #pragma once
 
-#include "cuda/offset_warp.cuh"
+#include "cuda/offset_warp/common.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {

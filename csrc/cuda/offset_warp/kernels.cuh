@@ -1,8 +1,8 @@
 // Both directions of the warp for one dtype: a file each, so that they compile side by side.
 #pragma once
 
-#include "cuda/offset_warp_backward.cuh"
-#include "cuda/offset_warp_forward.cuh"
+#include "cuda/offset_warp/backward.cuh"
+#include "cuda/offset_warp/forward.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {

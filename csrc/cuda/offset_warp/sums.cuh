@@ -7,7 +7,7 @@
 #pragma once
 
 #include "cuda/division.h"
-#include "cuda/offset_warp.cuh"
+#include "cuda/offset_warp/common.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {

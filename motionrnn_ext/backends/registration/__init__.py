@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import flops, reference
-from .layouts import format_after, new_image
+from .. import reference
+from ..layouts import format_after, new_image
+from . import flops
 from .vmap import as_tuple, register_vmap
 
 

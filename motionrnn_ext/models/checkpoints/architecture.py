@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..layers.cells import CELLS, cell_class, cell_options
-from .motion_rnn import MotionRNN
+from ...layers.cells import CELLS, cell_class, cell_options
+from ..motion_rnn import MotionRNN
+from ..variants import OPTIONS, variant_options
 from .reading import some
-from .variants import OPTIONS, variant_options
 
 Shown = Callable[[str], str]  # what a message calls a tensor: its name in the program that wrote it
 

@@ -15,20 +15,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ..layers.arguments import whole
-from ..layers.cells import ConvTTLSTMCell
-from ..layers.motion_gru import MotionGRU
+from ...layers.arguments import whole
+from ...layers.cells import ConvTTLSTMCell
+from ...layers.motion_gru import MotionGRU
+from ..motion_rnn import MotionRNN
+from ..variants import OPTIONS
 from .architecture import Read, architecture, frame_layout, misfits, n_layers, read_own
-from .motion_rnn import MotionRNN
-from .official_names import (
-    conv_tt_lstm_to_ours,
-    official_name,
-    recognised,
-    to_ours,
-    without_dead,
-)
+from .names import conv_tt_lstm_to_ours, official_name, recognised, to_ours, without_dead
 from .reading import Source, read_weights, some
-from .variants import OPTIONS
 
 _ALPHA = "interfaces.0.cell.alpha"  # a tensor where it is learned
 _OF_CONV_TT_LSTM = re.compile(r"((?:[^.]+\.)*?)layers_?\.\d+\.")

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..untrusted import load_tensors
+from ...untrusted import load_tensors
 from .description import descriptions, of_settings
-from .official_names import refuse_foreign
+from .names import refuse_foreign
 from .reparametrised import plain_weights
 
 Source = str | os.PathLike[str] | BinaryIO | Mapping[str, Any]

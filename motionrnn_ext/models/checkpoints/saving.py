@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..texts import prepared
+from ...texts import prepared
+from ..motion_rnn import MotionRNN
+from ..variants import variant_options
 from .architecture import misfits
 from .description import present_arguments
-from .motion_rnn import MotionRNN
-from .official_names import to_official
+from .names import to_official
 from .reparametrised import plain_weights
-from .variants import variant_options
 
 # Where each program looks for its state dict, and what it puts before the names.
 _CONTAINERS = {

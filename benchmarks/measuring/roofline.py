@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .cases import MapShape
+from ..cases import MapShape
 
 K = 9
 M = 2 * K

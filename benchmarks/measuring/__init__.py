@@ -1,0 +1,1 @@
+"""Measure: subjects, times, counts, rows."""

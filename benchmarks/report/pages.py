@@ -1,0 +1,308 @@
+"""`motionrnn bench --report`: docs/benchmarks.md, its plots and README's table, from the rows in `results` and nothing
+else.
+
+The same rows give the same pages.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ..gpu.summary import problem_table, red_table, table
+from . import plots, readme_table, wording
+from .measured import LEVELS, OURS, WALL, Row, Run, is_peer, launches, operations, read
+
+BASE = "base predictor"
+
+
+def write(results: Path, docs: Path, readme: Path | None = None) -> list[Path]:
+    """Render every bench_*.json of `results` into docs/benchmarks.md and docs/images, and into `readme` between its
+    markers; the paths of what was written.
+
+    Raises:
+        ValueError: `results` has no runs, or `readme` not the two markers.
+    """
+    runs = read(results)
+    front = None if readme is None else readme_table.page_with(readme.read_text(), runs, readme)
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "benchmarks.md").write_text(page(runs))
+    if readme is not None and front is not None:
+        readme.write_text(front)
+    pictures = plots.write(
+        runs, docs / "images"
+    )  # after the numbers, which no fault of theirs then keeps back
+    return [docs / "benchmarks.md", *pictures, *([] if readme is None else [readme])]
+
+
+def page(runs: Sequence[Run]) -> str:
+    parts = [
+        ("What was measured where", where_table(runs)),
+        ("How to read it", HOW_TO_READ),
+        ("Where we lose", losses(runs)),
+        ("Ratios by op and peer", RATIOS_NOTE + ratio_table(runs)),
+        ("Pictures", "\n\n".join(f"![{alt}](images/{name})" for alt, name in plots.titles(runs))),
+        *[(run.title, "\n\n".join(sections(run))) for run in runs],
+    ]
+    return INTRODUCTION + "".join(f"\n## {title}\n\n{text}\n" for title, text in parts if text)
+
+
+INTRODUCTION = """# Benchmarks
+
+Made by `motionrnn bench --report` from the rows in [`benchmarks/results`](../benchmarks/results); no figure is written
+by hand. `motionrnn bench` measures the same on your machine (`--quick`: in minutes), `--official PATH` beside the
+official program.
+"""
+
+HOW_TO_READ = """\
+- Every comparison has the same inputs and weights. Results, gradients included, are compared with float64 before
+  anything is timed (off by: the norm of the difference over the norm); what is too far off is not timed and
+  stands under Failed. Then all are timed in turns, round after round, so that a noisy minute hits all alike.
+- Time: the median over the rounds, and what a tenth and nine tenths of them stay below. On a GPU, device: of a call
+  inside a CUDA graph; wall: of a call as Python makes it. On a CPU there is wall time alone.
+- Ratio: a peer's time over ours in the same comparison and layout. 3x: we take a third of its time. **Below 1 we
+  lose**; such rows stay in their table, are marked, and stand together under Where we lose. On a GPU it is of device
+  times, or of wall times where one of the two could not be captured (wall).
+- Kept: bytes that the forward pass keeps for backward, beside inputs and parameters. Peak: the most memory that a call
+  takes beside what is there already. On a CPU it is of what PyTorch's allocator hands out: what
+  libraries and our kernels take for a call and give back within it (up to some MB a thread) is not in it.
+- Ops: ATen ops and others that PyTorch dispatches in a call, views left out; compiled code has none to count.
+  Launches: kernels, copies and memsets of a call.
+- FLOPs and bytes are counted from the equations, not measured: bytes are each input read and each output written once.
+  Of models, FLOPs are those that FlopCounterMode counts: of convolutions and matrix products.
+  A sigmoid or tanh counts as ten.
+- Roofline: the least time at this machine's measured ceilings (copying those bytes, or multiplying so much) over the
+  time taken; the word behind says which of the two bounds. Of models it is the multiplications' alone.
+- First: the first call, compiling included where no cache on disk had it.
+- The models "without MotionGRU" and the base predictor are others, with less to do: what a MotionGRU costs.
+- -: not measured, or nothing to measure. Layouts other than NCHW are named."""
+
+RATIOS_NOTE = """The median of all ratios, forward and backward, of every shape, dtype and layout that has the peer; the
+smallest and largest in brackets, and in how many of them we lose.
+
+"""
+
+
+# ---- All runs side by side
+
+
+def where_table(runs: Sequence[Run]) -> str:
+    lines = {
+        "run": lambda run: f"`{run.name}`" + (", quick" if run.report["quick"] else ""),
+        "date": lambda run: run.report["date"],
+        "CPU": lambda run: f"{run.report['cpu']}, {run.report['instruction_set']}",
+        "threads": lambda run: str(run.report["threads"]),
+        "malloc": lambda run: run.report["malloc"],
+        "GPU": lambda run: _gpu(run, "{name}, capability {capability}"),
+        "driver, nvcc": lambda run: _gpu(run, "{driver}, {nvcc}"),
+        "Python, torch": lambda run: f"{run.report['python']}, {run.report['torch']}",
+        "triton, torchvision": lambda run: _gpu(run, "{triton}, {torchvision}"),
+        "commit": lambda run: run.report["commit"],
+        "command": lambda run: f"`{run.report['command']}`",
+        "rounds": _rounds,
+        "ceilings": _ceilings,
+    }
+    return table(("", *[run.title for run in runs]), ((name, *map(say, runs)) for name, say in lines.items()))
+
+
+def _gpu(run: Run, form: str) -> str:
+    return form.format(**run.report["gpu"]) if run.report.get("gpu") else wording.NONE
+
+
+def _rounds(run: Run) -> str:
+    rounds = [row["rounds"] for row in run.rows if row.get("rounds")]
+    return f"{min(rounds)} to {max(rounds)}" if rounds else wording.NONE
+
+
+def _ceilings(run: Run) -> str:
+    """Rates alone, such as "copy 12.3 GB/s"."""
+    found = []
+    for name, value in (run.report["ceilings"] or {}).items():
+        for ending, unit in (("_bytes_per_s", "B/s"), ("_flops", "FLOP/s")):
+            if name.endswith(ending):
+                found.append(f"{name.removesuffix(ending)} {wording.amount(value, unit)}")
+    return ", ".join(found) or wording.NONE
+
+
+def losses(runs: Sequence[Run]) -> str:
+    """A line per run, op and peer."""
+    lines: Losses = {}
+    for run in runs:
+        for row in run.rows:
+            if run.loses(row):
+                close = " (within the spread)" if run.within_spread(row) else ""
+                key = (run.title, _subject(row), row["implementation"])
+                lines.setdefault(key, []).append(f"{_case(row)}, {wording.times(run.ratio(row))}{close}")
+    more = memory_losses(runs)
+    if not (lines or more):
+        return "Nowhere in these rows."
+    in_time = LOSSES_NOTE + _loss_lines(lines) if lines else ""
+    return "\n\n".join(part for part in (in_time, MEMORY_NOTE + _loss_lines(more) if more else "") if part)
+
+
+Losses = dict[tuple[str, str, str], list[str]]
+
+
+def memory_losses(runs: Sequence[Run]) -> Losses:
+    """Where a peer keeps less for backward than ours, or takes less at the peak."""
+    lines: Losses = {}
+    for run in runs:
+        for row in filter(is_peer, run.rows):
+            ours = run.ours_beside(row)
+            for kind in ("kept", "peak"):
+                own, theirs = (ours or {}).get(f"{kind}_bytes"), row.get(f"{kind}_bytes")
+                if own is not None and theirs is not None and theirs < own:
+                    key = (run.title, _subject(row), row["implementation"])
+                    said = f"{_case(row)}, {kind} {wording.size(theirs)} to our {wording.size(own)}"
+                    lines.setdefault(key, []).append(said)
+    return lines
+
+
+def _loss_lines(lines: Losses) -> str:
+    return "\n".join(
+        f"- {title}, {subject} against {peer}: {'; '.join(cases)}"
+        for (title, subject, peer), cases in lines.items()
+    )
+
+
+LOSSES_NOTE = """Peers that take less time than ours, and how much of it. Within the spread: p10 to p90 of both overlap.
+
+"""
+MEMORY_NOTE = """Peers that need less memory than ours.
+
+"""
+
+
+def ratio_table(runs: Sequence[Run]) -> str:
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for run in runs:
+        for row in run.rows:
+            ratio = run.ratio(row)
+            if is_peer(row) and ratio is not None:
+                of_runs = found.setdefault((_subject(row), row["implementation"]), {})
+                of_runs.setdefault(run.name, []).append(ratio)
+    subjects = list(dict.fromkeys(subject for subject, _ in found))
+    ordered = sorted(found.items(), key=lambda item: subjects.index(item[0][0]))
+    lines = ((*what, *[_spread(of.get(run.name, [])) for run in runs]) for what, of in ordered)
+    return table(("op", "peer", *[run.title for run in runs]), lines)
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return wording.NONE
+    lost = sum(ratio < 1 for ratio in ratios)
+    text = wording.times(statistics.median(ratios))
+    text += f" ({wording.times(min(ratios))} to {wording.times(max(ratios))})" if len(ratios) > 1 else ""
+    return text + (f", **{lost} of {len(ratios)} lost**" if lost else "")
+
+
+# ---- One run
+
+
+def sections(run: Run) -> Iterator[str]:
+    """Its complete tables by level and op, and what has no times."""
+    for level, title in LEVELS.items():
+        rows = run.where(level=level)
+        if rows:
+            yield f"### {title}"
+        for subject in dict.fromkeys(map(_subject, rows)):
+            yield f"#### {subject}\n\n" + row_table(run, [row for row in rows if _subject(row) == subject])
+    costs = list(_motion_gru_costs(run))
+    if costs:
+        yield "### What the MotionGRUs cost\n\n" + COSTS_NOTE + table(COSTS_HEADER, costs)
+    if (run.report["ceilings"] or {}).get("red"):
+        yield "### Adds into grad_x at the card's ceilings\n\n" + red_table(run.report["ceilings"])
+    for kind, title in (("error", "Failed"), ("unavailable", "Unavailable")):
+        if problems := problem_table(run.report["rows"], kind):
+            yield f"### {title}\n\n{problems}"
+    if run.report["not_run"]:
+        yield "### Not run for lack of time\n\n" + "\n".join(f"- {what}" for what in run.report["not_run"])
+
+
+def row_table(run: Run, rows: Iterable[Row]) -> str:
+    clocks = ("device", "p10 to p90", "wall") if run.on_gpu else ("time", "p10 to p90")
+    header = ("case", "implementation", *clocks, "ratio", "kept", "peak", "launches" if run.on_gpu else "ops", "FLOPs",
+              "bytes", "roofline", "off by", "first")  # fmt: skip
+    return table(header, _lines(run, rows))
+
+
+def _lines(run: Run, rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
+    """The case stands in the first line of its comparison."""
+    comparison = None
+    for row in rows:
+        case, comparison = "" if row["comparison"] == comparison else _case(row), row["comparison"]
+        clocks: tuple[str, ...]
+        if run.on_gpu:
+            clocks = (wording.duration(row["graph_us"]), wording.span(row.get("graph_p10_us"), row.get("graph_p90_us")),
+                      wording.duration(row["eager_us"]))  # fmt: skip
+        else:
+            clocks = (wording.duration(row["eager_us"]),
+                      wording.span(row.get("eager_p10_us"), row.get("eager_p90_us")))  # fmt: skip
+        calls = launches(row) if run.on_gpu else row.get("aten_ops")
+        work, first = row.get("work"), row.get("first_call_s")
+        yield (
+            case, _implementation(row), *clocks, _ratio(run, row), wording.size(row.get("kept_bytes")),
+            wording.size(row.get("peak_bytes")), wording.number(calls), wording.amount(operations(row), ""),
+            wording.size(None if work is None else work["bytes"]), _roofline(row),
+            wording.NONE if row.get("difference") is None else f"{row['difference']:.0e}",
+            wording.duration(None if first is None else 1e6 * first),
+        )  # fmt: skip
+
+
+def _subject(row: Row) -> str:
+    return f"{row['op']} {row['setting']}" if row.get("setting") else row["op"]
+
+
+def _case(row: Row) -> str:
+    scale = row.get("offset_scale", 1.0)
+    return f"{row['shape']} {row['dtype']} {row['direction']}" + (
+        f", offsets x{scale:g}" if scale != 1 else ""
+    )
+
+
+def _implementation(row: Row) -> str:
+    return row["implementation"] + ("" if row["layout"] == "NCHW" else f" ({row['layout']})")
+
+
+def _ratio(run: Run, row: Row) -> str:
+    if row is run.ours_beside(row):
+        return "1"
+    text = wording.times(run.ratio(row))
+    if run.on_gpu and text != wording.NONE and run.clock(row) == WALL:
+        text += " (wall)"
+    return f"**{text}: we lose**" if run.loses(row) else text
+
+
+def _roofline(row: Row) -> str:
+    reached = row.get("roofline")
+    return wording.NONE if reached is None else f"{wording.share(reached)} {row['bound']}"
+
+
+COSTS_HEADER = (
+    "case",
+    "time",
+    f"of the {BASE}",
+    "times its time",
+    "times its FLOPs",
+    "kept",
+    f"kept by the {BASE}",
+)
+COSTS_NOTE = """MotionRNN against its base predictor, in the same comparison: how many times its time it takes, and how
+many times its FLOPs it has.
+
+"""
+
+
+def _motion_gru_costs(run: Run) -> Iterator[tuple[str, ...]]:
+    for ours in run.where(level="model", implementation=OURS):
+        for base in run.comparisons[ours["comparison"]]:
+            if base["implementation"] == BASE and base["layout"] == ours["layout"]:
+                clock = run.clock(base)
+                slower = ours[f"{clock}_us"] / base[f"{clock}_us"]
+                flops = ours["flops"] / base["flops"] if ours.get("flops") and base.get("flops") else None
+                yield (
+                    f"{ours['setting']} {_case(ours)}", wording.duration(ours[f"{clock}_us"]),
+                    wording.duration(base[f"{clock}_us"]), wording.times(slower), wording.times(flops),
+                    wording.size(ours.get("kept_bytes")), wording.size(base.get("kept_bytes")),
+                )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What the program prints to and inherits: its terminal, streams and environment variables."""

@@ -1,0 +1,1 @@
+"""The settings, data, processes and files of a training, and the training itself."""
