@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..untrusted import load_tensors
+from ..files import load_tensors
 from .files import because
 
 if TYPE_CHECKING:

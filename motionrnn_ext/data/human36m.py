@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..texts import NoText, read_text
+from ..files import NoText, read_text
 from .files import PathLike, check_clips, names_in
 from .images import read_image, resized
 

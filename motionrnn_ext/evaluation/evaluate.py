@@ -19,11 +19,11 @@ from torch.utils.data import Subset
 
 from .. import visualize
 from ..data.registry import DATASETS, ClipDataset
+from ..files import read_text, write_atomically, write_text
 from ..layers import MotionState
 from ..metrics import LABELS, Meter, Protocol, counted, heading, repeat_last_frame
 from ..models import MotionRNN
 from ..pixels import as_floats, check_range, filled, in_unit_range
-from ..texts import prepared, read_text, write_text
 from ..training.config import Config
 from ..training.runs import PathLike, Run, RunError, load_runs
 from .clips import fitting, held_out, in_rgb, other_data
@@ -316,7 +316,7 @@ def predict_frames(
     future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
     content = BytesIO()  # numpy's own error of a full disk does not say so
     np.save(content, future[..., :height, :width].cpu().numpy())
-    with prepared(folder / "prediction.npy") as part:
+    with write_atomically(folder / "prediction.npy") as part:
         part.write_bytes(content.getbuffer())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]
     colours = DATASETS[run.config.dataset].colours

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.evaluate import read_json, write_json
-from ..texts import NoText
+from ..files import NoText
 from ..training.config import Config
 from ..training.resuming import FREE
 from ..training.runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config

@@ -27,9 +27,9 @@ from .. import __version__
 from ..evaluation.evaluate import BASELINE, write_json
 from ..evaluation.pictures import Pictures
 from ..evaluation.tables import print_paths
+from ..files import write_text
 from ..metrics import counted
 from ..terminal.console import Console, is_animated, wide_console
-from ..texts import write_text
 from ..training.config import Config
 from ..training.folders import check_writable, held
 from ..training.runs import NotFinite, has_begun, last_step, load_run, seconds_per_step, start_folder

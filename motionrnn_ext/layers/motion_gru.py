@@ -17,12 +17,11 @@ from .. import backends, ops
 from ..backends import reference
 from ..backends.layouts import memory_format
 from ..ops import _arguments as arguments
-from .addition import add_to
 from .arguments import choice, flag, odd, whole
-from .depth import fold_depth, unfold_depth
 from .initial_values import Resettable, ZeroConv2d
 from .plain import called, check_returned, is_plain, is_plain_conv, keeps_parameters
 from .states import check_not_rounded, detached, exportable
+from .tensors import add_to, fold_depth, unfold_depth
 
 
 @exportable

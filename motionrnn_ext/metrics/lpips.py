@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..files import load_tensors
 from ..pixels import as_floats, check_range, check_units
-from ..untrusted import load_tensors
 
 _SMALLEST = 31  # the smallest height and width that both poolings leave something of
 _TAPS = (1, 4, 7, 9, 11)  # the ReLUs whose outputs are compared

@@ -13,9 +13,9 @@ from typing import Any
 
 from .. import __version__
 from ..data import DATASETS
+from ..files import NoText, read_text, write_text
 from ..layers.cells import CELLS, cell_class, cell_options
 from ..models.variants import variant_options
-from ..texts import NoText, read_text, write_text
 
 MAX_SEED = 2**32 - 1
 _RANGES = "see motionrnn_ext.data.MotionRanges"

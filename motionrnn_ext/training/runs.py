@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..data.registry import find
+from ..files import write_atomically
 from ..models import MotionRNN
 from ..models.checkpoints.description import present_arguments
 from ..models.checkpoints.loading import Found, find_model, in_words
 from ..models.checkpoints.reading import RUN_SETTINGS as CONFIG_KEY
 from ..models.checkpoints.reading import read_file
 from ..models.variants import OPTIONS
-from ..texts import prepared
 from ..visualize import read_log
 from .config import Config
 from .resuming import Unchangeable, resumed
@@ -382,7 +382,10 @@ def join_logs(folder: Path) -> Path:
             if later:
                 first = min(int(row["step"]) for row in later)
                 rows = [row for row in rows if int(row["step"]) < first] + later
-    with prepared(folder / "metrics.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with (
+        write_atomically(folder / "metrics.csv") as part,
+        open(part, "w", newline="", encoding="utf-8") as file,
+    ):
         names = sorted({name for row in rows for name in row if name and name != "step"})
         writer = csv.DictWriter(file, ["step", *names], extrasaction="ignore")
         writer.writeheader()

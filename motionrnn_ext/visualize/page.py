@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import write_atomically
 from ..pixels import as_floats, check_units
-from ..texts import prepared
 
 PathLike = str | os.PathLike[str]
 
@@ -209,7 +209,7 @@ def recorded(
         shots.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     first, *others = _with_palettes(shots, keep)
     options = {"duration": 1000 / fps, "loop": 0, "optimize": False, "disposal": 1}
-    with prepared(path) as part:
+    with write_atomically(path) as part:
         first.save(part, "GIF", save_all=True, append_images=others, **options)
     return Path(path)
 
@@ -273,6 +273,6 @@ def _palette(image: Any, count: int) -> Any:
 
 
 def saved(figure: Any, path: PathLike) -> Path:
-    with prepared(path) as part:
+    with write_atomically(path) as part:
         figure.savefig(part, format="png", dpi=figure.dpi)
     return Path(path)

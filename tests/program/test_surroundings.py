@@ -27,9 +27,9 @@ from motionrnn_ext import MotionGRU, backends, cli, visualize
 from motionrnn_ext.backends import triton
 from motionrnn_ext.cli import info
 from motionrnn_ext.data.files import unreadable
+from motionrnn_ext.files import NoText, read_text
 from motionrnn_ext.terminal import surroundings
 from motionrnn_ext.terminal.console import Console
-from motionrnn_ext.texts import NoText, read_text
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.progress import ProgressLines
 from motionrnn_ext.training.train import train

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..addition import add_to
 from ..arguments import is_whole, shown
 from ..states import detached, exportable
+from ..tensors import add_to
 from .base import RecurrentCell
 
 

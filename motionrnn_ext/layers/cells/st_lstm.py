@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..addition import add_to
+from ..tensors import add_to
 from .base import LSTMState, RecurrentCell
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...untrusted import load_tensors
+from ...files import load_tensors
 from .description import descriptions, of_settings
 from .names import refuse_foreign
 from .reparametrised import plain_weights

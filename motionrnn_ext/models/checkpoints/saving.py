@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...texts import prepared
+from ...files import write_atomically
 from ..motion_rnn import MotionRNN
 from ..variants import variant_options
 from .architecture import misfits
@@ -61,7 +61,7 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
         f"{prefix}{name}": tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in found.items()
     }
-    with prepared(path, parents=False) as part, open(part, "wb") as file:
+    with write_atomically(path, parents=False) as part, open(part, "wb") as file:
         torch.save({container: found}, file)
 
 
