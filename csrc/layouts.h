@@ -36,9 +36,10 @@ inline math::Types types_of(ScalarType feature, ScalarType state) {
 
 inline int64_t bytes_of(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
 
-// Whether dimensions first.. are contiguous; a batch stride before them may be anything.
+// Return whether the dimensions from `first` on are contiguous; a batch stride before them may be any.
 inline bool is_dense_from(const Tensor& t, int64_t first) {
-  if (t.numel() == 0) return true;  // torch's strides of nothing are not products of sizes
+  // The strides of a tensor without elements are not products of its sizes.
+  if (t.numel() == 0) return true;
   int64_t expected = 1;
   for (int64_t d = t.dim() - 1; d >= first; --d) {
     if (t.size(d) != 1 && t.stride(d) != expected) return false;
@@ -49,7 +50,7 @@ inline bool is_dense_from(const Tensor& t, int64_t first) {
 
 inline Tensor dense_planes(const Tensor& t) { return is_dense_from(t, 1) ? t : torch::stable::contiguous(t); }
 
-// All but the batch stride is that of channels_last.
+// Return whether all strides but the batch's are those of channels_last.
 inline bool is_channels_last(const Tensor& t) {
   const int64_t strides[] = {t.stride(0), 1, t.size(3) * t.size(1), t.size(1)};
   for (int d = 1; d < 4; ++d)
@@ -57,15 +58,16 @@ inline bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-// From one pixel to the next, where channels are last. The stride of a dimension of one element may be anything.
+// Return the distance of neighbouring pixels, where channels are last. A dimension of one element may have any stride.
 inline int64_t pixel_distance(const Tensor& t) {
   for (int d : {3, 2, 0})
     if (t.size(d) != 1) return t.stride(d);
   return t.size(1);
 }
 
-// Pixels of channels_last, or of channels split from it: C contiguous elements each, all at one distance.
-inline bool is_rows(const Tensor& t) {
+// Return whether each pixel has C contiguous elements and all pixels lie at one distance: channels_last, or a slice of
+// its channels.
+inline bool is_pixel_rows(const Tensor& t) {
   if (t.dim() != 4 || t.numel() == 0 || (t.size(1) != 1 && t.stride(1) != 1)) return false;
   int64_t expected = pixel_distance(t);
   for (int d : {3, 2, 0}) {
@@ -75,24 +77,25 @@ inline bool is_rows(const Tensor& t) {
   return true;
 }
 
-// The memory format of what follows t, as motionrnn_ext/backends/layouts.py's `format_after` has it.
-inline bool wants_rows(const Tensor& t) { return !is_dense_from(t, 1) && is_rows(t); }
+// Return whether results that follow t are channels_last, as `format_after` in motionrnn_ext/backends/layouts.py says.
+inline bool wants_channels_last(const Tensor& t) { return !is_dense_from(t, 1) && is_pixel_rows(t); }
 
-// (B, C, H, W) in channels_last with `rows`, else contiguous.
-inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType type, bool rows) {
-  if (!rows) return torch::stable::new_empty(like, sizes, type);
-  const std::vector<int64_t> row_sizes{sizes[0], sizes[2], sizes[3], sizes[1]};
-  const Tensor made = torch::stable::new_empty(like, row_sizes, type);
-  return torch::stable::transpose(torch::stable::transpose(made, 1, 3), 2, 3);  // (B,H,W,C) -> (B,C,W,H) -> (B,C,H,W)
+// Return a new (B, C, H, W), channels_last or contiguous.
+inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType type, bool channels_last) {
+  if (!channels_last) return torch::stable::new_empty(like, sizes, type);
+  const std::vector<int64_t> sizes_last{sizes[0], sizes[2], sizes[3], sizes[1]};
+  const Tensor made = torch::stable::new_empty(like, sizes_last, type);
+  // (B, H, W, C) -> (B, C, W, H) -> (B, C, H, W)
+  return torch::stable::transpose(torch::stable::transpose(made, 1, 3), 2, 3);
 }
 
 inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, std::array<int64_t, 1>{0}); }
 
-// An image's output or gradient: channels_last where x is that and not contiguous; contiguous otherwise.
+// Return an image's output or gradient: channels_last where x is channels_last and not contiguous, else contiguous.
 inline Tensor new_image(const Tensor& x, int64_t channels) {
   const bool gaps = x.size(0) != 1 && x.stride(0) != x.size(1) * x.size(2) * x.size(3);
-  const bool rows = !is_dense_from(x, 1) && !gaps && is_channels_last(x);
-  return new_tensor(x, {x.size(0), channels, x.size(2), x.size(3)}, x.scalar_type(), rows);
+  const bool channels_last = !is_dense_from(x, 1) && !gaps && is_channels_last(x);
+  return new_tensor(x, {x.size(0), channels, x.size(2), x.size(3)}, x.scalar_type(), channels_last);
 }
 
 }  // namespace motionrnn_ext

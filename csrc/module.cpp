@@ -1,4 +1,4 @@
-// motionrnn_ext._build: what was built, with what, and what was left out. The ops are not here but in
+// motionrnn_ext._build tells what was built, with which tools, and what was left out. The ops themselves are in
 // libmotionrnn_ext_{cpu,cuda}.so, which need no Python.
 #include <pybind11/pybind11.h>
 

@@ -1,4 +1,4 @@
-// Every schema. All of them live in the CPU library, so that fakes and autograd register where CUDA is not loaded.
+// The schemas of all ops. They live in the CPU library, so that fakes and autograd register where CUDA is not loaded.
 #include <torch/csrc/stable/library.h>
 
 #if !defined(MOTIONRNN_EXT_NAMESPACE)
@@ -20,8 +20,8 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "motion_update_backward(Tensor grad_offset, Tensor grad_trend, Tensor update_logits, Tensor candidate_logits, "
       "Tensor offset, Tensor new_offset, float alpha, float max_offset) -> (Tensor, Tensor, Tensor, Tensor)");
 
-  // a MotionGRU step up to its warp, where one kernel does it: the convolutions of x, F and s(r) F, and motion_update;
-  // returns F_t, D', the mask's logits, and the logits of u, r and z, which backward reads
+  // A MotionGRU step up to its warp, where one kernel does it: the convolutions of x, F and s(r) F, and motion_update.
+  // It returns F_t, D', the mask's logits, and the logits of u, r and z, which backward reads.
   m.def(
       "motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight, "
       "Tensor candidate_weight, float alpha, float max_offset) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");

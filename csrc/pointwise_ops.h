@@ -74,10 +74,10 @@ struct PointwiseOps {
   using Outputs = std::array<Tensor, std::size(MapOf::outputs)>;
   using Parameters = std::array<double, math::kParameters>;
 
-  // leader: the input whose memory format the outputs follow, the op's first.
+  // The leader is the input whose memory format the outputs follow: the op's first.
   template <class MapOf>
   static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, Parameters parameters = {}) {
-    const bool rows = wants_rows(in[leader]);
+    const bool channels_last = wants_channels_last(in[leader]);
     std::optional<ScalarType> feature, state;
     for (size_t i = 0; i < in.size(); ++i) {
       auto& role_type = MapOf::inputs[i].role == math::Role::feature ? feature : state;
@@ -85,9 +85,9 @@ struct PointwiseOps {
       STD_TORCH_CHECK(Backend::is_here(in[i]) && in[i].scalar_type() == *role_type,
                       "motionrnn_ext: mixed devices or dtypes");
       STD_TORCH_CHECK(in[i].dim() >= 2 && in[i].dim() == in[leader].dim(), "motionrnn_ext: mismatched sizes");
-      if (rows && !is_rows(in[i]))
+      if (channels_last && !is_pixel_rows(in[i]))
         in[i] = torch::stable::contiguous(in[i], torch::headeronly::MemoryFormat::ChannelsLast);
-      if (!rows) in[i] = dense_planes(in[i]);
+      if (!channels_last) in[i] = dense_planes(in[i]);
     }
     if (!state) state = feature;
 
@@ -96,14 +96,15 @@ struct PointwiseOps {
     int64_t pixels = 1;
     for (size_t d = 2; d < shape.size(); ++d) pixels *= shape[d];
     math::PointwiseArguments a{};
-    a.rows = rows ? shape[0] * pixels : shape[0];
-    a.inner = rows ? channels : channels * pixels;
+    a.rows = channels_last ? shape[0] * pixels : shape[0];
+    a.inner = channels_last ? channels : channels * pixels;
     std::copy(parameters.begin(), parameters.end(), a.parameters);
-    bool dense = true;  // no gap anywhere: one long row
+    // Operands without gaps are one long row.
+    bool dense = true;
     const auto add = [&](auto* pointers, int64_t* strides, auto* data, const Tensor& t, int streams, size_t& stream) {
       for (int s = 0; s < streams; ++s, ++stream) {
         pointers[stream] = data + s * a.inner * bytes_of(t.scalar_type());
-        strides[stream] = rows ? pixel_distance(t) : t.stride(0);
+        strides[stream] = channels_last ? pixel_distance(t) : t.stride(0);
         dense = dense && strides[stream] == a.inner;
       }
     };
@@ -117,7 +118,7 @@ struct PointwiseOps {
     for (size_t o = 0, stream = 0; o < out.size(); ++o) {
       const math::Operand operand = MapOf::outputs[o];
       shape[1] = channels * operand.streams;
-      out[o] = new_tensor(in[0], shape, operand.role == math::Role::feature ? *feature : *state, rows);
+      out[o] = new_tensor(in[0], shape, operand.role == math::Role::feature ? *feature : *state, channels_last);
       add(a.out, a.out_stride, static_cast<char*>(out[o].mutable_data_ptr()), out[o], operand.streams, stream);
     }
     if (a.rows * a.inner == 0) return out;

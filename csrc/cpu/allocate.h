@@ -1,4 +1,4 @@
-// Aligned memory of a kernel's own, for the time of a call.
+// Aligned memory for a kernel's own use during one call.
 #pragma once
 
 #include <cstdlib>

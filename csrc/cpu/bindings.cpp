@@ -7,6 +7,7 @@
 
 #include "cpu/kernels.h"
 #include "pointwise_ops.h"
+#include "warp_checks.h"
 
 namespace motionrnn_ext::cpu {
 namespace {
@@ -20,12 +21,13 @@ struct InstructionSet {
   GatesKernels (*gates)(Types);
 };
 
-// The best this machine runs, at most the one that MOTIONRNN_EXT_CPU_ISA names.
+// Return the best instruction set that this machine runs, at most the one that MOTIONRNN_EXT_CPU_ISA names.
 const InstructionSet& instruction_set() {
   static const InstructionSet chosen = [] {
     const char* limit = std::getenv("MOTIONRNN_EXT_CPU_ISA");
     std::string at_most = limit == nullptr ? "" : limit;
-    if (at_most.find_first_not_of(" \t\r\n") == std::string::npos) at_most = "x86_64_v4";  // blank counts as unset
+    // Blank counts as unset.
+    if (at_most.find_first_not_of(" \t\r\n") == std::string::npos) at_most = "x86_64_v4";
     STD_TORCH_CHECK(at_most == "baseline" || at_most == "x86_64_v3" || at_most == "x86_64_v4",
                     "MOTIONRNN_EXT_CPU_ISA is '", at_most, "'; it should be baseline, x86_64_v3 or x86_64_v4");
 #if defined(MOTIONRNN_EXT_HAVE_V4)
@@ -49,7 +51,7 @@ std::string cpu_instruction_set() { return instruction_set().name; }
 
 // ---- Pointwise
 
-// Two times the elements that a thread switch is worth, some 10 us of gate arithmetic.
+// Elements per task: twice what a thread computes while another wakes up, some 10 us of gate arithmetic.
 constexpr int64_t kGrain = 8192;
 
 struct Backend {
@@ -63,22 +65,25 @@ struct Backend {
 
 // ---- Offset warp
 
-// Pixels of contiguous channels, all at one distance; the batch stride may be anything.
-bool has_rows(const Tensor& t) {
+// Return whether each pixel's channels are contiguous and all pixels lie at one distance; the batch stride may be any.
+bool has_channels_last_pixels(const Tensor& t) {
   return (t.size(1) == 1 || t.stride(1) == 1) &&
          (t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.stride(3) * t.size(3));
 }
 
 Image image_of(const Tensor& t) {
   const bool planes = is_dense_from(t, 1);
-  STD_TORCH_CHECK(planes || has_rows(t), "motionrnn_ext: an image is neither contiguous nor channels_last");
+  STD_TORCH_CHECK(planes || has_channels_last_pixels(t),
+                  "motionrnn_ext: an image is neither contiguous nor channels_last");
   if (planes) return {t.const_data_ptr(), t.stride(0), t.size(2) * t.size(3), 1};
   return {t.const_data_ptr(), t.stride(0), 1, t.size(3) == 1 ? t.stride(2) : t.stride(3)};
 }
 
-Tensor readable_image(const Tensor& t) { return is_dense_from(t, 1) || has_rows(t) ? t : torch::stable::contiguous(t); }
+Tensor readable_image(const Tensor& t) {
+  return is_dense_from(t, 1) || has_channels_last_pixels(t) ? t : torch::stable::contiguous(t);
+}
 
-// How many bands each image is cut into, so that every thread gets the same number of items.
+// Return the number of bands that each image is cut into, so that every thread gets the same number of items.
 int64_t bands_for_threads(int64_t batch) {
   const int64_t threads = torch::stable::get_num_threads();
   return batch >= 4 * threads ? 1 : threads / std::gcd(batch, threads);
@@ -93,22 +98,10 @@ struct Warp {
   WarpArguments a{};
   WarpKernels kernels;
 
-  Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_)
-      : x(readable_image(x_)),
-        offset(readable_image(offset_)),
-        mask_logits(readable_image(mask_logits_)),
-        weight(torch::stable::contiguous(weight_)) {
-    STD_TORCH_CHECK(
-        mask_logits.scalar_type() == x.scalar_type() && weight.scalar_type() == x.scalar_type() &&
-            offset.scalar_type() == (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
-        "motionrnn_ext: mixed dtypes");
-    STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 4 && mask_logits.dim() == 4 && weight.dim() == 4 &&
-                        weight.size(2) == weight.size(3) && weight.size(1) == x.size(1) &&
-                        offset.size(1) == 2 * weight.size(2) * weight.size(2) &&
-                        offset.numel() == 2 * mask_logits.numel() && offset.size(2) == x.size(2) &&
-                        offset.size(3) == x.size(3) && offset.size(0) == x.size(0) &&
-                        mask_logits.size(2) == x.size(2) && mask_logits.size(0) == x.size(0),
-                    "motionrnn_ext: mismatched sizes");
+  Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_) {
+    check_warp(x_, offset_, mask_logits_, weight_);
+    x = readable_image(x_), offset = readable_image(offset_), mask_logits = readable_image(mask_logits_);
+    weight = torch::stable::contiguous(weight_);
     a.batch = x.size(0), a.channels = x.size(1), a.out_channels = weight.size(0);
     a.height = x.size(2), a.width = x.size(3), a.k = static_cast<int>(weight.size(2));
     a.x = image_of(x), a.offset = image_of(offset), a.mask_logits = image_of(mask_logits);
@@ -139,11 +132,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
   Warp warp(x, offset, mask_logits, weight);
   WarpArguments& a = warp.a;
   const Tensor grad_image = readable_image(grad);
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && grad.dim() == 4 && grad.size(0) == a.batch &&
-                      grad.size(1) == a.out_channels && grad.size(2) == a.height && grad.size(3) == a.width,
-                  "motionrnn_ext: mismatched gradient");
+  check_warp_gradient(x, weight, grad);
   const auto like = [&](bool want, const Tensor& t) {
-    return want ? new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), wants_rows(t)) : nothing(t);
+    return want ? new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), wants_channels_last(t))
+                : nothing(t);
   };
   const bool want_x = wanted & 1, want_weight = wanted & 8;
   Tensor grad_x = want_x ? new_image(x, a.channels) : nothing(x);
@@ -183,8 +175,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
 
 // ---- Motion gates
 
-// An image's rows are cut into bands where there are fewer images than threads, and so that what a band convolves, some
-// 115 planes of 16 channels' maps, stays near the second-level cache.
+// Pixels of a band. An image is cut into bands where there are fewer images than threads, and so that what a band
+// convolves (some 115 planes for 16 channels) fits about the second-level cache.
 constexpr int64_t kBandPixels = 4608;
 
 struct Gates {
@@ -201,11 +193,10 @@ struct Gates {
         state_weight(torch::stable::contiguous(state_weight_)),
         candidate_weight(torch::stable::contiguous(candidate_weight_)) {
     const ScalarType feature = x.scalar_type();
-    STD_TORCH_CHECK(
-        x_weight.scalar_type() == feature && x_bias.scalar_type() == feature && state_weight.scalar_type() == feature &&
-            candidate_weight.scalar_type() == feature &&
-            offset.scalar_type() == (feature == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
-        "motionrnn_ext: mixed dtypes");
+    STD_TORCH_CHECK(x_weight.scalar_type() == feature && x_bias.scalar_type() == feature &&
+                        state_weight.scalar_type() == feature && candidate_weight.scalar_type() == feature &&
+                        offset.scalar_type() == state_type(feature),
+                    "motionrnn_ext: mixed dtypes");
     STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 4 && x_weight.dim() == 4 && x_bias.dim() == 1 &&
                         state_weight.dim() == 4 && candidate_weight.dim() == 4,
                     "motionrnn_ext: mismatched ranks");
@@ -217,7 +208,7 @@ struct Gates {
     STD_TORCH_CHECK(a.k % 2 == 1 && a.masks >= 0 && x_bias.size(0) == x_weight.size(0) &&
                         is_weight(x_weight, x_weight.size(0), a.channels) &&
                         is_weight(state_weight, 2 * a.motion, a.motion) &&
-                        is_weight(candidate_weight, a.motion, a.motion) && is_map(offset, a.motion),
+                        is_weight(candidate_weight, a.motion, a.motion) && is_map_of(x, offset, a.motion),
                     "motionrnn_ext: mismatched sizes");
     a.alpha = alpha, a.max_offset = max_offset;
     a.x = image_of(x), a.offset = image_of(offset);
@@ -234,18 +225,13 @@ struct Gates {
 
   bool is_empty() const { return a.batch == 0 || a.height == 0 || a.width == 0; }
 
-  bool is_map(const Tensor& t, int64_t channels) const {
-    return t.dim() == 4 && t.size(0) == a.batch && t.size(1) == channels && t.size(2) == a.height &&
-           t.size(3) == a.width;
-  }
-
   Image read(const Tensor& t, int64_t channels, ScalarType type) const {
-    STD_TORCH_CHECK(is_map(t, channels) && t.scalar_type() == type, "motionrnn_ext: mismatched map");
+    check_map(x, t, channels, type);
     return image_of(t);
   }
 
   Tensor new_map(int64_t channels, ScalarType type) const {
-    return new_tensor(x, {a.batch, channels, a.height, a.width}, type, wants_rows(x));
+    return new_tensor(x, {a.batch, channels, a.height, a.width}, type, wants_channels_last(x));
   }
 };
 

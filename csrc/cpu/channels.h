@@ -1,4 +1,4 @@
-// What the kernels of maps share: pixels of one channel in and out, and the choice of the features' storage.
+// Helpers that the kernels of maps share: loads and stores of one channel's pixels, dispatch on the features' dtype.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -7,7 +7,7 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-// n pixels of a channel from pixel `first` on, in arithmetic.
+// Load n pixels of a channel, from pixel `first` on, in the arithmetic type.
 template <class T, class F>
 MOTIONRNN_EXT_INLINE void load_channel(T* values, const Image& map, int64_t b, int64_t channel, int64_t first,
                                        int64_t n) {
@@ -31,7 +31,7 @@ MOTIONRNN_EXT_INLINE void store_channel(const T* values, const Image& map, int64
   }
 }
 
-// Calls f.template operator()<F>() with the storage F of the features; motion state is in its arithmetic type.
+// Call f.template operator()<F>() with the storage type F of the features. Motion state is in its arithmetic type.
 template <class Call>
 auto for_features(Types types, Call f) {
   switch (types) {

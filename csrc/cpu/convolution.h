@@ -1,10 +1,10 @@
-// Convolutions of stride 1 that keep the map's size, on framed planes: the forward sums, and those of the weights.
+// Convolutions of stride 1 that keep the map's size, on framed planes: the forward sums, and the weights' gradients.
 //
-// A plane is one channel of some rows of a map with r = (k-1)/2 zeros to the left and the right of each row, and lies
-// flat: a step of one row is `pitch` = W + 2r elements. Seen so, tap (i, j) of pixel p is the element p + i pitch + j,
-// whatever the row p is in: vectors run over pixels across the ends of rows. What a convolution computes for the 2r
-// elements between two rows is not used; in the sums of the weights gradients are zero there (so that inf in a border
-// pixel of x makes nan of more taps than those that read it). A `row` is the flat plane that one (channel, tap) reads.
+// A plane is one channel of some rows of a map, with r = (k-1)/2 zeros to the left and the right of each row. The row
+// stride is `pitch` = W + 2r elements. Tap (i, j) of pixel p is the element p + i pitch + j in whichever row p lies, so
+// that vectors run over pixels across the ends of rows. Results at the 2r elements between two rows are not used. In
+// the gradients of the weights, the output's gradient is zero there (an inf in a border pixel of x therefore makes nan
+// of more taps than those that read it). A `row` is the flat plane that one (channel, tap) reads.
 //
 // Beside oneDNN on one core of an AMD EPYC with AVX-512, 34 -> 36 channels of 64x64, k 3, float32: 257 GFLOP/s to 105.
 #pragma once
@@ -14,7 +14,7 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-// The accumulators of one block, channels by vectors of pixels (or of rows): all in registers, of which AVX-512 has 32.
+// The accumulators of one block, channels by vectors of pixels (or of rows), are all in registers; AVX-512 has 32.
 constexpr int kOuts = kVectorBytes >= 64 ? 9 : 6;  // 9 divides the channels of 3x3 taps
 constexpr int kVectors = kVectorBytes >= 64 ? 3 : 2;
 template <class T>
@@ -22,7 +22,7 @@ constexpr int kLanes = kVectorBytes / sizeof(T);
 template <class T>
 constexpr int kStep = kVectors * kLanes<T>;  // pixels of a block
 
-// Pixels of different rows are at any distance, so vectors are not aligned.
+// Vectors are not aligned, because pixels of different rows lie at any distance.
 template <class T>
 struct LooseVector {
   typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
@@ -56,8 +56,8 @@ void convolve_block(const T* const* rows, int64_t depth, const T* weights, const
     for (int v = 0; v < kVectors; ++v) store_vector(out + o * out_stride + v * kLanes<T>, sums[o][v]);
 }
 
-// Pixels [begin, end) of `outs` channels, a multiple of kOuts: out[o][p - begin], written up to kStep further.
-// weights is (outs / kOuts, depth, kOuts).
+// Compute pixels [begin, end) of `outs` channels, a multiple of kOuts, to out[o][p - begin]; up to kStep more are
+// written. weights is (outs / kOuts, depth, kOuts).
 template <class T>
 void convolve(const T* const* rows, int64_t depth, const T* weights, const T* start, int64_t outs, T* out,
               int64_t out_stride, int64_t begin, int64_t end) {
@@ -66,8 +66,8 @@ void convolve(const T* const* rows, int64_t depth, const T* weights, const T* st
       convolve_block(rows, depth, weights + o * depth, start + o, out + o * out_stride + (p - begin), out_stride, p);
 }
 
-// Keeps a vector in a register. GCC would read it from memory again at each use, and these reads, rarely aligned, are
-// what the products below would wait for: 181 GFLOP/s instead of 93 (as above).
+// Keep a vector in a register. GCC would read it from memory again at each use, and the products below would wait for
+// these unaligned reads: 181 GFLOP/s with the register, 93 without (machine and shape as above).
 template <class V>
 MOTIONRNN_EXT_INLINE void keep_in_register(V& v) {
 #if defined(__AVX512F__)
@@ -79,7 +79,7 @@ MOTIONRNN_EXT_INLINE void keep_in_register(V& v) {
 #endif
 }
 
-// Pixels [begin, end) of one of several like parts of the planes.
+// Pixels [begin, end) of one of several equal parts of the planes.
 struct Segment {
   int64_t begin, end;
 };

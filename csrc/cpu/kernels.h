@@ -11,7 +11,7 @@ using math::Map;
 using math::PointwiseArguments;
 using math::Types;
 
-// Runs elements [begin, end) of the rows * inner elements of each stream.
+// Runs the map over elements [begin, end) of the rows * inner elements of each stream.
 using PointwiseKernel = void (*)(const PointwiseArguments&, int64_t begin, int64_t end);
 
 // A map (B, C, H, W) whose pixels lie at one distance: contiguous has channel = H*W, pixel = 1; channels_last 1 and C,

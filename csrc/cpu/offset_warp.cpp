@@ -95,7 +95,8 @@ struct Tap {
   alignas(kAlignment) T products[kTile][4];  // backward: <grad_column, corner sample>
 };
 
-// n values of one channel of a motion map from pixel `first` on: in place where pixels are neighbours, else copied.
+// Return n values of one channel of a motion map, from pixel `first` on: in place where pixels are neighbours, else
+// copied.
 template <class T>
 MOTIONRNN_EXT_INLINE const T* read_channel(const Image& map, int64_t b, int64_t channel, int64_t first, int64_t n,
                                            T* buffer) {
@@ -166,7 +167,7 @@ void sample(const Geometry<T>& g, const Tap<T>* taps, int64_t n, const T* image,
   }
 }
 
-// The samples again, and what grad_columns gives each of their parents.
+// Sample again, and differentiate the samples: to the image, the offset and the mask.
 template <class T, int lanes>
 void sample_backward(const Geometry<T>& g, Tap<T>* taps, int64_t n, const T* image, const T* grad_columns, T* columns,
                      T* grad_image) {
@@ -259,7 +260,7 @@ void forward(const WarpArguments& a, int64_t begin, int64_t end) {
   }
 }
 
-// Groups [begin, end).
+// Run groups [begin, end).
 template <class T, class F>
 void backward(const WarpArguments& a, int64_t begin, int64_t end) {
   const Geometry<T> g(a);
@@ -306,8 +307,8 @@ void backward(const WarpArguments& a, int64_t begin, int64_t end) {
   }
 }
 
-// ---- Weights, and the sums over partials in a fixed order: with one number of threads results do not depend on
-// timing.
+// ---- Weights, and the sums over partials. Their order is fixed: for a given number of threads, results do not depend
+// on timing.
 
 template <class T, class F>
 void pack(const WarpArguments& a) {

@@ -14,7 +14,7 @@ using math::Role;
 template <Role role, class Feature, class State>
 using Stored = std::conditional_t<role == Role::feature, Feature, State>;
 
-// n elements of every stream, all pointers at their first element.
+// Run the map over n elements of every stream; all pointers are at their first element.
 template <class Map, class Feature, class State, size_t... i, size_t... o>
 MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int64_t n, const double* parameters,
                                     std::index_sequence<i...>, std::index_sequence<o...>) {

@@ -24,7 +24,7 @@ MOTIONRNN_EXT_INLINE float load(bfloat16 value) {
 MOTIONRNN_EXT_INLINE float load(float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t shifted = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
-  // Read as float the exponent is 112 too small, denormals included: one multiplication mends both.
+  // The exponent, read as float's, is 112 too small, for denormals as well: one multiplication corrects both.
   const float finite = __builtin_bit_cast(float, shifted) * 0x1p112f;
   const uint32_t special = shifted | 0x7f800000u;
   const uint32_t magnitude = shifted >= (0x7c00u << 13) ? special : __builtin_bit_cast(uint32_t, finite);
@@ -34,7 +34,7 @@ MOTIONRNN_EXT_INLINE float load(float16 value) {
 MOTIONRNN_EXT_INLINE void store(float* to, float value) { *to = value; }
 MOTIONRNN_EXT_INLINE void store(double* to, double value) { *to = value; }
 
-// Both round to nearest, ties to even.
+// Both conversions round to nearest, ties to even.
 MOTIONRNN_EXT_INLINE void store(bfloat16* to, float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -54,7 +54,7 @@ MOTIONRNN_EXT_INLINE void store(float16* to, float value) {
   to->bits = static_cast<uint16_t>((bits >> 16 & 0x8000u) | result);
 }
 
-// What a dtype computes in.
+// The arithmetic type of a storage type.
 template <class Storage>
 struct arithmetic {
   using type = float;

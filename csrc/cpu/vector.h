@@ -36,7 +36,7 @@ MOTIONRNN_EXT_INLINE const Vector<T, lanes>& at(const T* p) {
   return *reinterpret_cast<const Vector<T, lanes>*>(p);
 }
 
-// The lanes that hold `count` channels in the fewest vectors, and of those the fewest lanes.
+// Return the lanes per vector that hold `count` channels in the fewest vectors, and of these the fewest lanes.
 template <class T>
 int64_t lanes_for(int64_t count) {
   int64_t best = kVectorBytes / static_cast<int64_t>(sizeof(T));
@@ -51,7 +51,7 @@ int64_t padded(int64_t count) {
   return count < lanes ? lanes : (count + lanes - 1) / lanes * lanes;
 }
 
-// Calls f.template operator()<lanes>() with the compile-time lanes for `count`.
+// Call f.template operator()<lanes>() with the compile-time lanes for `count`.
 template <class T, class F>
 void with_lanes(int64_t count, F f) {
   const int64_t bytes = lanes_for<T>(count) * static_cast<int64_t>(sizeof(T));
@@ -119,7 +119,7 @@ void multiply(Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t 
 #endif
 #endif
 
-// The sums over the lanes of four vectors, as one vector of four.
+// Return the sums over the lanes of four vectors, as one vector of four.
 #if defined(MOTIONRNN_EXT_SHUFFLE)
 template <class T, int lanes, int... i>
 MOTIONRNN_EXT_INLINE auto fold(Vector<T, lanes> v, std::integer_sequence<int, i...>) {

@@ -8,6 +8,7 @@
 
 #include "cuda/kernels.h"
 #include "pointwise_ops.h"
+#include "warp_checks.h"
 
 namespace motionrnn_ext::cuda {
 namespace {
@@ -22,7 +23,7 @@ struct OnDevice {
 };
 #else
 bool is_here(const Tensor& t) { return t.is_cuda(); }
-// Makes the tensor's device current and knows the current stream of it.
+// Makes the tensor's device current and holds that device's current stream.
 struct OnDevice {
   torch::stable::accelerator::DeviceGuard guard;
   void* stream = nullptr;
@@ -41,19 +42,22 @@ struct Backend {
   }
 };
 
-Tensor new_like(const Tensor& t, bool rows) {
-  return new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), rows);
+void check_here(const Tensor& t) { STD_TORCH_CHECK(is_here(t), "motionrnn_ext: mixed devices"); }
+
+Tensor new_like(const Tensor& t, bool channels_last) {
+  return new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), channels_last);
 }
 
 // ---- The warps
 
-// Whether the pixels lie at one distance, so that the kernels read it in place.
+// Return whether all pixels lie at one distance, so that the kernels read the tensor in place.
 bool is_image(const Tensor& t) {
   return t.numel() == 0 || t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.size(3) * t.stride(3);
 }
 
 Image image_of(const Tensor& t) {
-  static char never_read = 0;  // torch has no address for nothing, and none can be added to null
+  // An address for a tensor without elements: torch gives null, to which no offset may be added.
+  static char never_read = 0;
   if (t.numel() == 0) return {&never_read, 0, 1, 1};
   const int64_t pixel = t.size(3) == 1 ? t.stride(2) : t.stride(3);
   const int64_t limit = std::numeric_limits<int32_t>::max();
@@ -72,13 +76,8 @@ struct Warp {
 
   Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_)
       : x(x_), offset(offset_), mask_logits(mask_logits_), weight(weight_) {
-    STD_TORCH_CHECK(
-        x.dim() == 4 && weight.dim() == 4 && weight.size(2) == weight.size(3) && weight.size(1) == x.size(1),
-        "motionrnn_ext: mismatched sizes");
-    const int64_t taps = weight.size(2) * weight.size(2);
-    check_motion(offset, 2 * taps, ScalarType::Float), check_motion(mask_logits, taps, x.scalar_type());
-    STD_TORCH_CHECK(is_here(x) && is_here(weight) && weight.scalar_type() == x.scalar_type(),
-                    "motionrnn_ext: mixed devices or dtypes");
+    for (const Tensor& t : {x, offset, mask_logits, weight}) check_here(t);
+    check_warp(x, offset, mask_logits, weight);
     x = readable_image(x), offset = readable_image(offset), mask_logits = readable_image(mask_logits);
     weight = torch::stable::contiguous(weight);
     const int64_t limit = std::numeric_limits<int32_t>::max();
@@ -92,22 +91,18 @@ struct Warp {
     switch (types_of(x.scalar_type(), x.scalar_type())) {
       case Types::f32: kernels = warp_kernels_f32(); break;
       case Types::bf16: kernels = warp_kernels_bf16(); break;
-      default: kernels = warp_kernels_f16(); break;
+      case Types::f16: kernels = warp_kernels_f16(); break;
+      default: STD_TORCH_CHECK(false, "motionrnn_ext: no kernel for these dtypes");
     }
   }
 
-  // A tensor of K or 2K channels on the map of x.
-  void check_motion(const Tensor& t, int64_t channels, ScalarType type) const {
-    STD_TORCH_CHECK(is_here(t) && t.scalar_type() == type, "motionrnn_ext: mixed devices or dtypes");
-    STD_TORCH_CHECK(t.dim() == 4 && t.size(0) == x.size(0) && t.size(1) == channels && t.size(2) == x.size(2) &&
-                        t.size(3) == x.size(3),
-                    "motionrnn_ext: mismatched sizes");
+  void check_motion(const Tensor& t, ScalarType type) const {
+    check_here(t);
+    check_map(x, t, offset.size(1), type);
   }
   void check_grad(const Tensor& grad) const {
-    STD_TORCH_CHECK(is_here(grad) && grad.scalar_type() == x.scalar_type() && grad.dim() == 4 &&
-                        grad.size(0) == a.batch && grad.size(1) == a.out_channels && grad.size(2) == a.height &&
-                        grad.size(3) == a.width,
-                    "motionrnn_ext: mismatched gradient");
+    check_here(grad);
+    check_warp_gradient(x, weight, grad);
   }
 
   void run_forward() {
@@ -116,7 +111,7 @@ struct Warp {
     kernels.forward(a, device.stream);
   }
 
-  // grads: all that were made; zero where there is nothing to sum over.
+  // Write all gradients that were made; they are zero where there is nothing to sum over.
   void run_backward(std::vector<Tensor> grads) {
     if (a.batch == 0 || a.height == 0 || a.width == 0 || (a.out_channels == 0 && !a.motion.given())) {
       for (Tensor& t : grads) torch::stable::zero_(t);
@@ -154,8 +149,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
   a.grad_out = image_of(grad_image), a.deterministic = deterministic;
   std::array<Tensor, 4> grads{nothing(x), nothing(offset), nothing(mask_logits), nothing(weight)};
   if (wanted & 1) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
-  if (wanted & 2) grads[1] = new_like(offset, wants_rows(offset)), a.grad_offset = image_of(grads[1]);
-  if (wanted & 4) grads[2] = new_like(mask_logits, wants_rows(mask_logits)), a.grad_mask_logits = image_of(grads[2]);
+  if (wanted & 2) grads[1] = new_like(offset, wants_channels_last(offset)), a.grad_offset = image_of(grads[1]);
+  if (wanted & 4)
+    grads[2] = new_like(mask_logits, wants_channels_last(mask_logits)), a.grad_mask_logits = image_of(grads[2]);
   if (wanted & 8) grads[3] = new_like(weight, false), a.grad_weight = grads[3].mutable_data_ptr();
   warp.run_backward({grads.begin(), grads.end()});
   return std::tuple_cat(grads);
@@ -164,11 +160,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
 std::tuple<Tensor, Tensor, Tensor> motion_warp(Tensor x, Tensor update_logits, Tensor candidate_logits, Tensor offset,
                                                Tensor trend, Tensor mask_logits, Tensor weight, double alpha,
                                                double max_offset) {
-  const bool rows = wants_rows(update_logits);
-  Tensor new_offset = new_like(offset, rows), new_trend = new_like(trend, rows);
+  const bool channels_last = wants_channels_last(update_logits);
+  Tensor new_offset = new_like(offset, channels_last), new_trend = new_like(trend, channels_last);
   Warp warp(x, new_offset, mask_logits, weight);
-  for (const Tensor& t : {update_logits, candidate_logits}) warp.check_motion(t, offset.size(1), x.scalar_type());
-  for (const Tensor& t : {offset, trend}) warp.check_motion(t, offset.size(1), ScalarType::Float);
+  for (const Tensor& t : {update_logits, candidate_logits}) warp.check_motion(t, x.scalar_type());
+  for (const Tensor& t : {offset, trend}) warp.check_motion(t, ScalarType::Float);
   const Tensor update = readable_image(update_logits), candidate = readable_image(candidate_logits);
   const Tensor previous_offset = readable_image(offset), previous_trend = readable_image(trend);
   WarpArguments& a = warp.a;
@@ -189,8 +185,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
   Warp warp(x, new_offset, mask_logits, weight);
   WarpArguments& a = warp.a;
   warp.check_grad(grad);
-  for (const Tensor& t : {update_logits, candidate_logits}) warp.check_motion(t, offset.size(1), x.scalar_type());
-  for (const Tensor& t : {offset, grad_offset, grad_trend}) warp.check_motion(t, new_offset.size(1), ScalarType::Float);
+  for (const Tensor& t : {update_logits, candidate_logits}) warp.check_motion(t, x.scalar_type());
+  for (const Tensor& t : {offset, grad_offset, grad_trend}) warp.check_motion(t, ScalarType::Float);
   const Tensor grad_image = readable_image(grad), by_offset = readable_image(grad_offset);
   const Tensor by_trend = readable_image(grad_trend), update = readable_image(update_logits);
   const Tensor candidate = readable_image(candidate_logits), previous_offset = readable_image(offset);
@@ -200,17 +196,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
   a.motion.alpha = static_cast<float>(alpha), a.motion.max_offset = static_cast<float>(max_offset);
   a.motion.grad_offset = image_of(by_offset), a.motion.grad_trend = image_of(by_trend);
 
-  const bool rows = wants_rows(update_logits);
+  const bool channels_last = wants_channels_last(update_logits);
   std::array<Tensor, 7> grads{nothing(x),      nothing(x),           nothing(x),     nothing(offset),
                               nothing(offset), nothing(mask_logits), nothing(weight)};
   if (wanted & 1) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
   if (wanted & 2) {
-    grads[1] = new_like(update_logits, rows), grads[2] = new_like(candidate_logits, rows);
-    grads[3] = new_like(offset, rows), grads[4] = new_like(offset, rows);
+    grads[1] = new_like(update_logits, channels_last), grads[2] = new_like(candidate_logits, channels_last);
+    grads[3] = new_like(offset, channels_last), grads[4] = new_like(offset, channels_last);
     a.motion.grad_update_logits = image_of(grads[1]), a.motion.grad_candidate_logits = image_of(grads[2]);
     a.grad_offset = image_of(grads[3]), a.motion.grad_previous_trend = image_of(grads[4]);
   }
-  if (wanted & 4) grads[5] = new_like(mask_logits, wants_rows(mask_logits)), a.grad_mask_logits = image_of(grads[5]);
+  if (wanted & 4)
+    grads[5] = new_like(mask_logits, wants_channels_last(mask_logits)), a.grad_mask_logits = image_of(grads[5]);
   if (wanted & 8) grads[6] = new_like(weight, false), a.grad_weight = grads[6].mutable_data_ptr();
   warp.run_backward({grads.begin(), grads.end()});
   return std::tuple_cat(grads);

@@ -1,5 +1,5 @@
-// Division of an index by what the host knows: four instructions for 32 bits, where the device's own takes 20, or 100
-// for 64 bits.
+// Division of an index by a divisor that the host knows: four instructions for 32 bits. The device's own division takes
+// 20, or 100 for 64 bits.
 #pragma once
 
 #include "cuda/launch.h"
@@ -9,7 +9,7 @@ namespace motionrnn_ext::cuda {
 __device__ __forceinline__ uint32_t high_product(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 __device__ __forceinline__ uint64_t high_product(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 
-// i / divisor for any i: the product is right or one too small.
+// Return i / divisor for any i. The product is right or one too small.
 template <class Index>
 struct DivisionOf {
   Index divisor, reciprocal;

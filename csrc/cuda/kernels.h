@@ -13,7 +13,7 @@ using math::Map;
 using math::PointwiseArguments;
 using math::Types;
 
-// No float64; arithmetic is float.
+// Arithmetic is float; there is no float64.
 void pointwise(Map map, Types types, const PointwiseArguments& arguments, void* stream);
 
 // (B, C, H, W) whose pixels lie at one distance; strides in elements. Contiguous: channel = H*W, pixel = 1;
@@ -56,8 +56,7 @@ struct WarpArguments {
   uint32_t* maxima;
 };
 
-// Bytes of workspace that backward wants; zero where an argument needs none. Tells by grad_x and grad_weight what is
-// wanted.
+// Bytes of workspace for backward, zero where it needs none. grad_x and grad_weight show which gradients are wanted.
 struct WarpWorkspace {
   size_t sums, partials, maxima;
 };
@@ -68,7 +67,7 @@ struct WarpKernels {
   void (*backward)(const WarpArguments&, void* stream);
 };
 
-// By the storage of the features; motion state is float.
+// The kernels for each storage type of the features; motion state is float.
 WarpKernels warp_kernels_f32();
 WarpKernels warp_kernels_bf16();
 WarpKernels warp_kernels_f16();

@@ -47,7 +47,7 @@ inline void check(cudaError_t error) {
   throw std::runtime_error(std::string("motionrnn_ext: CUDA error: ") + cudaGetErrorString(error));
 }
 
-// No synchronisation, no allocation, no copy from the host: what is launched can be captured in a CUDA graph.
+// A launch synchronises nothing, allocates nothing and copies nothing from the host, so a CUDA graph can capture it.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes, Stream stream,
             Arguments&&... arguments) {

@@ -50,7 +50,7 @@ __device__ __forceinline__ void store(void* stream, int64_t at, const float (&va
   }
 }
 
-// A thread takes `width` elements of every stream: 16 bytes of the narrower dtype, or one.
+// A thread takes `width` elements of every stream: 16 bytes of the narrower dtype, or one element.
 template <class MapOf, class Feature, class State, int width, size_t... i, size_t... o>
 __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, int64_t at, std::index_sequence<i...>,
                                     std::index_sequence<o...>) {
@@ -73,8 +73,8 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
    ...);
 }
 
-// For __launch_bounds__, 0 where nothing is asked. Of the maps that read the most streams the compiler would load all
-// before it computes, in registers that take a block's place.
+// Blocks per multiprocessor for __launch_bounds__, 0 for no demand. For the maps that read the most streams, the
+// compiler would load everything before it computes, in registers that cost the multiprocessor a block.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ / 10 % 10 != 0 || __CUDA_ARCH__ >= 1100)
 constexpr int kAllBlocks = 1536 / kBlock;  // of a multiprocessor
 #else
@@ -88,7 +88,7 @@ constexpr int blocks_at_once() {
   return motion && width == 8 ? 10 : 0;
 }
 
-// 2^32 vectors are 64 GiB: what has more of them goes element by element.
+// Indices of vectors have 32 bits: 64 GiB. A larger map goes element by element.
 template <int width>
 using IndexOf = std::conditional_t<width == 1, uint64_t, uint32_t>;
 
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kBlock, blocks_at_once<MapOf, width>())
                                     std::make_index_sequence<math::count_streams(MapOf::outputs)>());
 }
 
-// Whether every row of every stream starts at a multiple of 16 bytes and holds whole vectors.
+// Return whether every row of every stream starts at a multiple of 16 bytes and holds whole vectors.
 template <class MapOf>
 bool is_aligned(const PointwiseArguments& a, int width) {
   if (a.inner % width != 0) return false;
@@ -134,7 +134,7 @@ void launch_map(const PointwiseArguments& a, Stream stream) {
     launch_map<MapOf, Feature, State, 1>(a, stream);
 }
 
-// A map over features alone never sees a state of another dtype; motion state is always float.
+// Motion state is always float. A map over features alone has no state of another dtype.
 template <class MapOf>
 constexpr bool has_state() {
   for (const math::Operand& operand : MapOf::inputs)

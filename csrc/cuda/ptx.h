@@ -23,7 +23,7 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
-// Reads the upper 19 bits of each register.
+// tf32: the instruction reads the upper 19 bits of each register.
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint2 b) {
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -37,13 +37,14 @@ __device__ __forceinline__ uint32_t transpose(uint32_t pair) {
   return result;
 }
 
-// *to = value, as one instruction: nvcc splits plain assignments of vectors that it has computed into four.
+// Store *to = value by one instruction. nvcc splits the plain assignment of a computed vector into four.
 __device__ __forceinline__ void store_vector(uint4* to, uint4 value) {
   asm volatile("st.global.v4.b32 [%0],{%1,%2,%3,%4};" ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z),
                "r"(value.w));
 }
 
-// *to += value, atomically, four floats at a 16-byte aligned address. No memory clobber: what is added to is not read.
+// Add *to += value atomically, four floats at a 16-byte aligned address. The asm has no memory clobber, as the sums are
+// not read here.
 __device__ __forceinline__ void red_add(float* to, float4 value) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("red.global.add.v4.f32 [%0],{%1,%2,%3,%4};" ::"l"(to), "f"(value.x), "f"(value.y), "f"(value.z),

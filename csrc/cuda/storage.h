@@ -48,7 +48,7 @@ __device__ __forceinline__ T from_float(float value) {
   return static_cast<T>(value);
 }
 
-// `words` words at an address that is aligned to all of them, at most 16 bytes at a time.
+// Load `words` words from an address aligned to all of them, at most 16 bytes at a time.
 template <int words>
 __device__ __forceinline__ void load_words(const void* from, uint32_t* to) {
   if constexpr (words % 4 == 0) {

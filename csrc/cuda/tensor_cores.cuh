@@ -1,4 +1,4 @@
-// What a warp does with the tensor cores and across its lanes, in the accuracy of the storage dtype. Lane = 4 g + t.
+// Operations of a warp on the tensor cores and across its lanes, at the accuracy of the storage dtype. Lane = 4 g + t.
 #pragma once
 
 #include "cuda/ptx.h"
@@ -33,8 +33,8 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, 
   }
 }
 
-// sum += what `products` adds to its argument. Tensor cores cut what they add, and a long chain of them would drift
-// toward zero: for float, a chain ends here and its sum is added with rounding. 4 FADD to 6 and more HMMA.
+// Add to `sum` what `products` adds to its argument. Tensor cores truncate each sum, so that a long chain drifts toward
+// zero; for float, each chain ends here and its sum is added with rounding: 4 FADD for 6 and more HMMA.
 template <class T, class Products>
 __device__ __forceinline__ void add_products(float (&sum)[4], Products&& products) {
   if constexpr (sizeof(T) == 2) {
@@ -70,7 +70,7 @@ struct Transposed {
   }
 };
 
-// Four values summed over the lanes that share a tap, and dealt out: the lane keeps those from first() on.
+// Sum four values over the lanes that share a tap, and deal out the sums: the lane keeps those from first() on.
 template <int lanes>
 struct DealtSums {
   static_assert(lanes == 2 || lanes == 4);

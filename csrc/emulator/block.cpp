@@ -35,7 +35,7 @@ struct Thread {
   Meeting* waits_at = nullptr;
 };
 
-// Where threads meet, again and again: all of a block, or the lanes of a warp that a mask names.
+// A reusable barrier: of all threads of a block, or of the lanes of a warp that a mask names.
 struct Meeting {
   uint32_t mask = 0;
   unsigned expected = 0, arrived = 0;
@@ -67,7 +67,7 @@ struct Launch {
   Thread& thread(unsigned i) { return threads[first_thread + i]; }
 };
 
-// What ends a thread after a failure.
+// The exception that ends a thread after a failure.
 struct Abandoned {};
 
 Launch current;
@@ -138,7 +138,7 @@ void run_next() {
   switch_to(next);
 }
 
-// Where every thread starts.
+// The function in which every thread starts.
 void run_thread() {
   arrive(current.running->fiber);
   sanitizer::acquire(&current.before);
@@ -221,7 +221,8 @@ void prepare(unsigned block_size, const std::function<void()>& kernel) {
   start_host(current.host.fiber);
 }
 
-// Allocated anew for each block, so that a sanitizer knows its end and nothing of an earlier block's is found in it.
+// Shared memory is allocated anew for each block, so that a sanitizer knows its end and no earlier block's data is
+// read.
 struct SharedMemory {
   explicit SharedMemory(size_t bytes) {
     const sanitizer::Unseen unseen;

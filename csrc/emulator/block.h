@@ -17,12 +17,12 @@ using Where = std::source_location;
 
 constexpr unsigned kWarpSize = 32;
 
-// What is wrong with a kernel or its launch; the message names the block, the thread and the line.
+// A fault of a kernel or its launch; the message names the block, the thread and the line.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What the running thread knows of itself. Blocks are one-dimensional: thread.x is the thread's number.
+// The running thread's coordinates. Blocks are one-dimensional: thread.x is the thread's number.
 struct Here {
   dim3 grid_size, block_size;
   uint3 block, thread;
@@ -42,7 +42,7 @@ void synchronize_block(const char* operation, Where where);
 // Waits for the lanes of `mask` in the running thread's warp, and orders their memory accesses.
 void synchronize_warp(uint32_t mask, const char* operation, Where where);
 
-// What a lane shows to the other lanes in an exchange.
+// The value that a lane shows to the other lanes in an exchange.
 struct alignas(16) Slot {
   unsigned char bytes[64];
 };

@@ -1,5 +1,5 @@
-// CUDA C++ as far as the kernels use it, for a C++ compiler: they run on the CPU, to test their results and to run them
-// under sanitizers. What is undefined on the device fails here wherever it can be seen.
+// The part of CUDA C++ that the kernels use, for a C++ compiler: they run on the CPU, to test their results and to run
+// them under sanitizers. Undefined behaviour of the device is an error here wherever it can be seen.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -96,7 +96,7 @@ T __ldg(const T* address, std::source_location where = std::source_location::cur
   return *address;
 }
 
-// Returns the value before. Relaxed, as on the device: it orders nothing else.
+// Returns the previous value. The order is relaxed, as on the device.
 template <class T>
 T atomicAdd(T* address, T value, std::source_location where = std::source_location::current()) {
   motionrnn_ext::emulator::check_aligned(address, sizeof(T), "atomicAdd", where);

@@ -1,4 +1,4 @@
-// What AddressSanitizer and ThreadSanitizer must be told about fibers. Empty functions where neither is used.
+// Calls that tell AddressSanitizer and ThreadSanitizer about fibers. They are empty where neither is used.
 #pragma once
 
 #include <cstddef>
@@ -58,7 +58,7 @@ inline void after_switch([[maybe_unused]] Stack& self, [[maybe_unused]] Stack& p
 #endif
 }
 
-// What a thread did before its release of an address comes before what another does after its acquire.
+// A thread's accesses before its release of an address come before another's accesses after its acquire.
 inline void release([[maybe_unused]] void* address) {
 #if defined(MOTIONRNN_EXT_TSAN)
   __tsan_release(address);
@@ -70,7 +70,7 @@ inline void acquire([[maybe_unused]] void* address) {
 #endif
 }
 
-// While one lives, allocating or freeing memory is no access to it.
+// While an object of this type lives, allocating or freeing memory counts as no access to it.
 struct Unseen {
 #if defined(MOTIONRNN_EXT_TSAN)
   Unseen() { AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }

@@ -5,10 +5,10 @@
 
 namespace motionrnn_ext::math {
 
-// A coordinate `place + offset` on an axis of `size` pixels: the integer place plus the offset's whole part, and its
-// fraction in [0, 1). The floor is taken on the offset alone, which is exact in floating point; its derivative is the
-// right one at integers. Offsets beyond `reach` are moved to it, which keeps inf and 1e7 in int's range and changes
-// nothing as long as reach >= size + k: the whole cell lies outside of the image before and after. nan stays in the
+// A coordinate `place + offset` on an axis of `size` pixels, as an integer (place plus the offset's whole part) and a
+// fraction in [0, 1). The floor is taken of the offset alone, which is exact in floating point and has the right
+// derivative at integers. Offsets beyond `reach` are clamped to it. This keeps inf and 1e7 in int's range and changes
+// nothing as long as reach >= size + k, as the whole cell lies outside of the image before and after. nan stays in the
 // fraction.
 template <class T>
 struct Cell {
@@ -21,7 +21,7 @@ MOTIONRNN_EXT_MATH Cell<T> bilinear_cell(int32_t place, T offset, int32_t reach)
   const T limit = static_cast<T>(reach);
   offset = offset > limit ? limit : offset;
   offset = offset < -limit ? -limit : offset;
-  // Truncation and a correction instead of floor(): it vectorises on every instruction set. nan may not be converted.
+  // Truncation and a correction replace floor(), because they vectorise on every instruction set. nan has no integer.
   const int32_t truncated = static_cast<int32_t>(offset == offset ? offset : T(0));
   const int32_t whole = truncated - (static_cast<T>(truncated) > offset ? 1 : 0);
   return {place + whole, offset - static_cast<T>(whole)};

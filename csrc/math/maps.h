@@ -36,13 +36,13 @@ constexpr Map kMap{};
 MOTIONRNN_EXT_POINTWISE_MAPS(MOTIONRNN_EXT_NAME)
 #undef MOTIONRNN_EXT_NAME
 
-// Storage of the features, and of motion state or memory where that differs.
+// The dtype of the features, and that of motion state or memory where it differs.
 enum class Types { f64, f32, bf16, f16, bf16_f32, f16_f32 };
 
 constexpr int kMaxStreams = 8;
 
-// What a kernel runs a map over: rows of `inner` contiguous elements of each stream. A row is a batch entry of a
-// contiguous tensor, or a pixel of a channels_last one.
+// The elements that a kernel runs a map over: rows of `inner` contiguous elements of each stream. A row is a batch
+// entry of a contiguous tensor, or a pixel of a channels_last tensor.
 struct PointwiseArguments {
   const void* in[kMaxStreams];     // a stream's first element
   int64_t in_stride[kMaxStreams];  // elements from one row to the next

@@ -37,7 +37,7 @@ MOTIONRNN_EXT_MATH T bounded(T value, T limit) {
   return value < -limit ? -limit : value;
 }
 
-// Whether the result of it is constant there. A limit of inf is none, also for a result of inf.
+// Return whether the bounded value is constant there. A limit of inf bounds nothing, not even inf.
 template <class T>
 MOTIONRNN_EXT_MATH bool is_at_limit(T result, T limit) {
   return (std::fabs(result) >= limit) & (limit < T(INFINITY));
@@ -60,7 +60,7 @@ struct MotionUpdate {
   }
 };
 
-// Linear in D, so D itself is not needed; F_t tells where it was bounded, and has no gradient there.
+// The gradient is linear in D, so D is not read. F_t shows where it was bounded, and has no gradient there.
 struct MotionUpdateBackward {
   static constexpr Operand inputs[] = {{Role::state}, {Role::state}, {Role::feature}, {Role::feature},
                                        {Role::state}, {Role::state}};  // grads of F_t, D'; u, z, F, F_t

@@ -1,4 +1,4 @@
-// What a pointwise map tells the kernels that run it: how many streams of elements each tensor holds, and their dtype.
+// The description of a pointwise map for the kernels that run it: each tensor's streams of elements and their dtype.
 // A map is a struct with `inputs`, `outputs` and a static `apply(in, out, parameters)` over one element of each stream.
 #pragma once
 

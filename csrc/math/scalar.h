@@ -16,8 +16,8 @@
 namespace motionrnn_ext::math {
 
 #if !defined(__CUDA_ARCH__)
-// exp(y) = 2^n (1 + q) with n = round(y / ln 2). Branch-free so that a loop over it vectorises, which std::exp does
-// not without fast-math; relative error below 1e-7. nan stays nan: no comparison with it is true.
+// exp(y) = 2^n (1 + q) with n = round(y / ln 2), relative error below 1e-7. It has no branch, so that a loop over it
+// vectorises, which std::exp does only with fast-math. nan stays nan, as no comparison with it is true.
 struct Exponential {
   float scale;  // 2^n
   float q;      // exp(y - n ln 2) - 1, accurate near 0

@@ -1,4 +1,4 @@
-// offset_warp backward in three launches at most; forward kept nothing, so the samples are taken again.
+// offset_warp backward in three launches at most. Forward kept nothing, so backward samples again.
 //
 //   prepare   zeroes the sums of grad_x (deterministic: and finds a bound of what is added to them)
 //   main      a warp of a block per step of taps, all at the same pixels, 32 at a time. By tensor cores:
@@ -34,8 +34,8 @@ size_t backward_shared_bytes(int warps) {
   return warps * (kTapBytes<T, N> + (chunked ? 0 : BackwardShape<T, N>::kFragments * sizeof(uint2)));
 }
 
-// The role of a block in a chunked launch: 0 does all but grad_weight, the others one chunk of it each. Otherwise 0
-// does everything.
+// The role of a block in a chunked launch: role 0 does all but grad_weight, each other role one chunk of it. Without
+// chunks, role 0 does everything.
 struct Role {
   bool gathers, sums_weight;
   int in_chunk, out_chunk, in_end, out_chunks;
@@ -71,7 +71,7 @@ __device__ __forceinline__ uint2 weight_fragment(const WarpArguments& a, int fir
   return fragment;
 }
 
-// Finds the step's taps at 32 pixels, a lane a pixel.
+// Find the step's taps at 32 pixels, one pixel per lane.
 template <class T, int N>
 __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b, int first_pixel, int first_tap,
                                                    BackwardTap* taps) {
@@ -96,9 +96,8 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
   }
 }
 
-// motion_update's backward, from the gradients that reach the new offset of a tap, row and column, by the warp. Where
-// that is fixed at its bound it hands none on. Everything is loaded before anything is stored: one wait serves both
-// axes.
+// Backward of motion_update, from the warp's gradients of a tap's new offset, row and column. An offset fixed at its
+// bound hands no gradient on. All loads come before the first store, so that one wait serves both axes.
 template <class T>
 __device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel, const float (&grad)[2],
                                              int32_t fixed) {
@@ -127,7 +126,7 @@ __device__ __forceinline__ void store_update(const WarpArguments& a, int b, int 
   }
 }
 
-// The gradients of offset and mask from the products, a lane a pixel; with motion_update, its backward follows.
+// Make the gradients of offset and mask from the products, one pixel per lane; with motion, its backward follows.
 template <class T, int N>
 __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int first_pixel, int first_tap,
                                              const BackwardTap* taps) {
@@ -155,7 +154,7 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
   }
 }
 
-// Of one corner of a pixel's tap: what its product with grad_column adds to.
+// The sums that the product of one corner of a pixel's tap with grad_column is added to.
 template <class T, int words>
 __device__ __forceinline__ float multiply_corner(const uint32_t (&word)[words],
                                                  const float (&grad)[words * kPerWord<T>], float product) {
@@ -192,7 +191,7 @@ __device__ __forceinline__ void add_weight(const uint32_t (&column)[2][Step<T, N
   }
 }
 
-// A warp with its step of taps, and what it keeps from tile to tile.
+// A warp, its step of taps, and the state it keeps from tile to tile.
 template <class T, int N, bool vectors, bool chunked, bool deterministic>
 struct BackwardWarp {
   using Shape = BackwardShape<T, N>;
@@ -238,7 +237,7 @@ struct BackwardWarp {
     }
   }
 
-  // One pixel's tap: loads its corners, makes the column, adds to the products with the corners and to grad_x.
+  // Process one pixel's tap: load its corners, make the column, add to the products with the corners and to grad_x.
   __device__ __forceinline__ void add_pixel(const BackwardTap& tap, const LaneReader<T, In, vectors>& x,
                                             const LaneSums<In, deterministic>& sums, const float (&grad)[In::kSlots],
                                             uint32_t (&column)[In::kWords], float (&product)[4]) const {
@@ -257,7 +256,7 @@ struct BackwardWarp {
     }
   }
 
-  // 16 pixels, the first of them number `first` of the 32 whose taps were found.
+  // Process 16 pixels, from number `first` on of the 32 whose taps were found.
   __device__ __forceinline__ void add_tile(int b, int first_pixel, int first) {
     const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
     BackwardTap* lane_taps = taps + In::tap(t) * kPixels + first + g;
@@ -304,7 +303,8 @@ struct BackwardWarp {
   }
 };
 
-// For __launch_bounds__: of 8 channels four blocks fit, but for what keeps more in registers on older architectures.
+// Blocks per multiprocessor for __launch_bounds__: four fit for 8 channels, except where more stays in registers on
+// older architectures.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr bool kFourBlocksFit = true;
 #else
@@ -337,7 +337,7 @@ __global__ void __launch_bounds__(kBackwardWarps<N>* kWarp, backward_blocks<T, N
 
 // ---- Launches
 
-// Whether grad_x itself can take the sums.
+// Return whether the sums can be made in grad_x itself.
 template <class T>
 bool sums_in_place(const WarpArguments& a) {
   return sizeof(T) == 4 && !a.deterministic && takes_vectors<T>(a.grad_x, a.channels, 4) &&
@@ -419,7 +419,7 @@ struct Backward {
   }
 };
 
-// Calls `use` with the Backward for these channels.
+// Call `use` with the Backward for these channels.
 template <class T, class Use>
 auto choose_backward(const WarpArguments& a, Use&& use) {
   const int channels = std::max(a.channels, a.out_channels);

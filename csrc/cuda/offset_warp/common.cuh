@@ -1,4 +1,4 @@
-// What both directions of the warp share: how a warp's lanes divide the work, where the taps fall, and the samples.
+// The parts that both directions share: how the lanes of a warp divide the work, where the taps fall, the samples.
 //
 // A warp takes 16 pixels at a time, the rows of mma's first operand: lane = 4 g + t has pixels g and g + 8. The
 // summation index of out = columns W runs over taps and channels in any order, so each lane loads just the channels
@@ -21,13 +21,13 @@
 namespace motionrnn_ext::cuda {
 namespace {
 
-// For __launch_bounds__. Left to itself ptxas 13.0 spills a few registers to fit one more block on a multiprocessor;
-// told that one block is enough it does not. The kernels on the fast path have no such spills, and use fewer registers
-// when it is not told (`docs/kernels.md`).
+// Blocks per multiprocessor for __launch_bounds__. Without it, ptxas 13.0 spills a few registers to fit one more block;
+// told that one block is enough, it does not. The kernels on the fast path have no such spills, and use fewer registers
+// without it (`docs/kernels.md`).
 template <bool yes>
 constexpr int kMayUseAllRegisters = yes ? 1 : 0;
 
-// Channels dealt to lanes: vectors of `vector` channels, round the `lanes` lanes.
+// Channels are dealt to lanes in vectors of `vector` channels, round robin over `lanes` lanes.
 template <int vector, int lanes>
 __device__ __forceinline__ constexpr int dealt_channel(int lane, int slot) {
   return slot / vector * (lanes * vector) + lane * vector + slot % vector;
@@ -72,7 +72,7 @@ __device__ __forceinline__ T& element(const Image& image, int b, int64_t channel
   return static_cast<T*>(image.data)[b * image.batch + channel * image.channel + pixel * image.pixel];
 }
 
-// The channels of one pixel. Their places take one multiplication of 32-bit numbers each, those of element() four.
+// The channels of one pixel. An address takes one multiplication of 32-bit numbers; element() takes four.
 template <class T>
 struct Channels {
   T* first;
@@ -81,11 +81,11 @@ struct Channels {
   __device__ __forceinline__ Channels(const Image& image, int b, int pixel)
       : first(&element<T>(image, b, 0, pixel)), stride(image.channel) {}
   __device__ __forceinline__ T& operator[](int c) const { return first[uint64_t(uint32_t(c)) * stride]; }
-  // Only of what this kernel does not write.
+  // Only for images that this kernel does not write.
   __device__ __forceinline__ float read(int c) const { return to_float(__ldg(&(*this)[c])); }
 };
 
-// Reads a lane's channels of pixels, 0 for channels from `end` on. With `vectors` they lie side by side and aligned.
+// Reads a lane's channels of a pixel, 0 for channels from `end` on. With `vectors` they are adjacent and aligned.
 template <class T, class Layout, bool vectors>
 struct LaneReader {
   static constexpr int kVectorWords = Layout::kVector / kPerWord<T>;
@@ -149,8 +149,8 @@ __device__ __forceinline__ CornerIndices corner_indices(const WarpArguments& a, 
            bottom && right ? at + a.width + 1 : -1}};
 }
 
-// The new offset of a tap, row and column, from the update's logits. One of the blocks at these pixels writes it, and
-// the new trend. Everything is loaded before anything is stored: one wait serves both axes.
+// Make the new offset of a tap, row and column, from the update's logits. One of the blocks at these pixels writes it
+// and the new trend. All loads come before the first store, so that one wait serves both axes.
 template <class T>
 __device__ __forceinline__ void update_motion(const WarpArguments& a, int b, int tap, int pixel, bool writes,
                                               float (&offset)[2]) {
@@ -183,7 +183,7 @@ __device__ __forceinline__ Place locate(const WarpArguments& a, int tap_row, int
           math::bilinear_cell<float>(col + tap_col - radius, col_offset, reach), math::sigmoid(mask_logit)};
 }
 
-// The sample of every slot from the words of its four corners.
+// Return the sample of every slot, from the words of its four corners.
 template <class T, int words>
 __device__ __forceinline__ void interpolate(const uint32_t (&corner)[4][words], const float (&weight)[4],
                                             uint32_t (&sample)[words]) {
@@ -201,7 +201,7 @@ __device__ __forceinline__ void interpolate(const uint32_t (&corner)[4][words], 
   }
 }
 
-// Whether vectors of `size` elements may be read or written at every pixel.
+// Return whether vectors of `size` elements may be read or written at every pixel.
 template <class T>
 bool takes_vectors(const Image& image, int channels, int size) {
   return image.channel == 1 && channels % size == 0 && image.pixel % size == 0 && image.batch % size == 0 &&

@@ -24,7 +24,7 @@ struct BackwardShape {
 template <class T, int N>
 using WeightSums = float[BackwardShape<T, N>::kRows][BackwardShape<T, N>::kOutPairs][4];
 
-// A warp's part of grad_weight as mma left it: [block][chunks][step][row][pair][result][lane].
+// A warp's partial grad_weight in mma's layout: [block][chunks][step][row][pair][result][lane].
 template <class T, int N, bool chunked>
 __device__ __forceinline__ void store_weight(const WarpArguments& a, const WeightSums<T, N>& sum, int step) {
   using Shape = BackwardShape<T, N>;

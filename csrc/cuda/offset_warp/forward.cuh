@@ -1,4 +1,4 @@
-// offset_warp forward in one launch: taps, samples and their contraction, nothing between them in device memory.
+// offset_warp forward in one launch: taps, samples and their contraction, without intermediates in device memory.
 //
 // A block keeps the weight in shared memory, in the order in which mma's lanes read it, and each of its warps goes
 // through tiles of 16 pixels on its own: it finds the 9 taps of its pixels (each by one lane: one sigmoid per pixel and
@@ -31,8 +31,8 @@ struct ForwardShape {
   static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapPlaces * kTile * sizeof(Tap);
 };
 
-// Part of the weight as mma's second operand: [tap][product][tile][column g][lane of the tap]. 0 beyond the channels.
-// A thread has the same place in each of its taps, and loads several of them before it waits.
+// Stage part of the weight as mma's second operand, [tap][product][tile][column g][lane of the tap], 0 beyond the
+// channels. A thread has the same place in each of its taps, and loads several of them before it waits.
 template <class T, int N>
 __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_tap, int first_in, int first_out,
                                              uint2* fragments) {
@@ -73,8 +73,8 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_t
   }
 }
 
-// The warp's taps of a chunk at its 16 pixels: places [n][pixel] for taps first + n * stride; dead ones read nothing.
-// Where no motion is given all loads come first, without a branch, so that one wait serves them. What they bring waits
+// Find the warp's taps of a chunk at its 16 pixels: places [n][pixel] for taps first + n * stride; taps outside read
+// nothing. Without motion, all loads come first and without a branch, so that one wait serves them; the values are kept
 // in shared memory.
 template <class T>
 __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int first_pixel, int first_tap, int stride,
@@ -130,7 +130,7 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
   }
 }
 
-// One step at 16 pixels: load, interpolate, multiply. `taps` and `fragments` are those of the lane's tap.
+// Run one step at 16 pixels: load, interpolate, multiply. `taps` and `fragments` are those of the lane's tap.
 template <class T, int N, class Reader>
 __device__ __forceinline__ void add_step(const Reader& x, const Tap* taps, const uint2* fragments, bool weighted,
                                          float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
@@ -193,7 +193,7 @@ __device__ __forceinline__ void store_tile(const WarpArguments& a, int b, int fi
   }
 }
 
-// Adds up what the warps of a block found for one tile; the first of them has the sum. `mine` is free to be written.
+// Add up the results of a block's warps for one tile; the first warp has the sum. `mine` may be overwritten.
 template <int tiles>
 __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, size_t stride) {
   const int lane = threadIdx.x % kWarp;
@@ -211,8 +211,8 @@ __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, si
   __syncthreads();
 }
 
-// For __launch_bounds__: as many blocks as registers can be had for without a spill, or shared memory has room for; 0
-// leaves it to the compiler, which by itself settles for fewer here and spills there.
+// Blocks per multiprocessor for __launch_bounds__: as many as fit without a spill and into shared memory. 0 leaves the
+// choice to the compiler, which would take fewer in some kernels and spill in others.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kBlocksOf16Floats = 7, kBlocksOf8 = 4;  // more is kept in registers there
 #else
@@ -226,8 +226,8 @@ constexpr int forward_blocks() {
   return N == 8 ? 9 : 8;
 }
 
-// sharing: warps that share a tile, 1 or all. chunked: more taps or channels than shared memory holds the weight of, so
-// that it is staged again and again; all warps of a block go through the same loops, to meet at its barriers.
+// `sharing` is the number of warps that share a tile, 1 or all. `chunked`: shared memory cannot hold the weight of all
+// taps and channels, so it is staged chunk by chunk; all warps of a block run the same loops, to meet at its barriers.
 template <class T, int N, bool vectors, bool chunked>
 __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vectors, chunked>())
     warp_forward(const WarpArguments a, const int sharing) {
@@ -280,8 +280,8 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
   }
 }
 
-// Blocks in constant number, so that the order of summation is the same on every card. More of them hide more latency;
-// each stages the weight once.
+// The number of blocks is constant, so that the order of summation is the same on every card. More blocks hide more
+// latency; each stages the weight once.
 constexpr int kForwardBlocks = 16384;  // over N
 // Below this many tiles of 16 pixels, sharing a tile keeps more of the card busy.
 constexpr int kSharedTiles = 1024;

@@ -1,4 +1,4 @@
-// Both directions of the warp for one dtype: a file each, so that they compile side by side.
+// Both directions of the warp for one dtype. Each dtype has a file, so that they compile in parallel.
 #pragma once
 
 #include "cuda/offset_warp/backward.cuh"

@@ -1,9 +1,9 @@
-// The sums that grad_x is made from: channels last, in whole vectors of 4 channels, as float or, deterministic, as
-// multiples of a power of two.
+// The sums that grad_x is made from: channels last, in whole vectors of 4 channels, as float; in deterministic mode as
+// integer multiples of a power of two.
 //
-// Atomic float sums depend on their order, sums of integers do not. The unit is so small that 62 bits just hold any sum
-// there can be: about 2^-44 of the largest addend at B32 C32 128x128. Where a gradient, an offset or a mask is not
-// finite the sums are of floats after all: what is not finite arrives where it belongs, the rest depends on the order.
+// Atomic sums of floats depend on their order, sums of integers do not. The unit is the smallest for which 62 bits hold
+// every possible sum: about 2^-44 of the largest addend at B32 C32 128x128. Where a gradient, an offset or a mask is
+// not finite, floats are summed: values that are not finite arrive where they belong, the rest depends on the order.
 #pragma once
 
 #include "cuda/division.h"
@@ -21,10 +21,10 @@ __host__ __device__ inline int64_t sums_count(const WarpArguments& a) {
 
 constexpr int kNoExponent = -0x7fffffff - 1;
 
-// 2^exponent; 0 stands for sums of floats in the place of the integers.
+// Return 2^exponent, or 0 where floats are summed instead of integers.
 __device__ inline float unit_of(int exponent) { return exponent == kNoExponent ? 0.0f : ldexpf(1.0f, exponent); }
 
-// The exponent of the addends' unit, from the maxima that `prepare` left.
+// Return the exponent of the addends' unit, from the maxima that `prepare` found.
 __device__ inline int unit_exponent(const WarpArguments& a) {
   uint32_t grad = 0, weight = 0;
   for (int i = threadIdx.x % kWarp; i < kPrepareBlocks; i += kWarp) {
@@ -38,13 +38,13 @@ __device__ inline int unit_exponent(const WarpArguments& a) {
   constexpr uint32_t kInfinity = 0x7f800000u;
   if (grad >= kInfinity || weight >= kInfinity) return kNoExponent;
   if (grad == 0 || weight == 0) return 0;
-  // An addend is below 2^(e_grad + e_weight), and at most one of a pixel and tap goes to a place.
+  // An addend is below 2^(e_grad + e_weight), and each pixel and tap adds at most one to an element.
   int e_grad, e_weight, log_addends = 0;
   frexpf(__uint_as_float(grad), &e_grad);
   frexpf(__uint_as_float(weight), &e_weight);
   if (e_grad + e_weight > 128) return kNoExponent;  // float may not hold an addend
   while ((int64_t(1) << log_addends) < int64_t(a.height) * a.width * a.k * a.k) ++log_addends;
-  // Float holds no smaller units: gradients below 1e-30 are sums of fewer bits.
+  // Float has no smaller units, so that gradients below 1e-30 are summed with fewer bits.
   return std::max(-126, std::min(126, 62 - e_grad - e_weight - log_addends));
 }
 
@@ -64,7 +64,7 @@ struct LaneSums {
     first = static_cast<char*>(a.sums) + (int64_t(b) * a.height * a.width * channels + lane_channel) * kBytes;
   }
 
-  // weight * grad to the pixel, if that is inside.
+  // Add weight * grad to the pixel, if it lies inside.
   __device__ __forceinline__ void add(int32_t pixel, float weight, const float (&grad)[Layout::kSlots]) const {
     char* to = first + uint64_t(uint32_t(pixel)) * pixel_bytes;
 #pragma unroll
@@ -93,7 +93,7 @@ struct LaneSums {
 // the bits of floats, whose order is that of integers and puts nan last. A nan offset or mask counts as such a
 // gradient.
 
-// Goes through an image's elements in the order in which they lie.
+// Visit an image's elements in the order in which they lie in memory.
 struct Scan {
   int64_t count;
   Division image, line;
