@@ -1,4 +1,4 @@
-"""Clips to learn from: generated on the fly, or of files in the public layouts.
+"""Data sets of clips to learn from: generated on the fly, or read from files in the public layouts.
 
 from motionrnn_ext.data import VariedMovingMNIST, open_clips
 
@@ -6,20 +6,22 @@ train = VariedMovingMNIST("train", seed=0, length=10000)       # items: float32 
 val = VariedMovingMNIST("val", seed=0, length=1000)            # other digits, other motions
 test = VariedMovingMNIST("test", seed=0, length=1000, digits="path/to/idx", rotation=(-15, 15))
 plain = VariedMovingMNIST("test", plain=True)                  # Moving MNIST: no rotation, no scaling
-walk = open_clips("human36m", "train", root="path/to/jpgs", n_frames=8, image_size=(128, 128))    # by name
+mine = open_clips("frames", "train", root="path/to/frames")    # by name: SEQUENCE/FRAME.png, in grey
+walk = open_clips("human36m", "train", root="path/to/jpgs", n_frames=8, image_size=(128, 128))
 
-`DATASETS` has the names; each class says which files it reads and by which rules.
+`DATASETS` lists the names. Each class documents the files that it reads and its rules.
 """
 
 from __future__ import annotations
 
-from .digits import SPLITS, load_digits
+from .arguments import SPLITS
+from .digits import load_digits
+from .grey_frames import RadarH5, RadarImages
 from .human36m import Human36M, Human36MOpenSTL
 from .moving_mnist import Motion, MotionRanges, VariedMovingMNIST, render
 from .moving_mnist_files import MovingMNISTNpy, MovingMNISTNpz
 from .radar_like import RadarLike, RadarMotion, RadarRanges
 from .registry import DATASETS, DataSet, open_clips
-from .shanghai import RadarH5, RadarImages
 
 __all__ = [
     "DATASETS",

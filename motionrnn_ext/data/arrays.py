@@ -1,4 +1,4 @@
-"""One array of a file: NumPy's .npy and .npz, PyTorch's .pt."""
+"""Files of one array: NumPy's .npy and .npz, PyTorch's .pt."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ TENSORS = (".pt", ".pth")
 
 
 def read_array(path: Path) -> np.ndarray[Any, Any]:
-    """The array of a .npy file, which stays on the disk until it is read; the only one of a .npz file; the tensor of a
-    file of torch.save.
+    """Return the array of a .npy file, the only array of a .npz file, or the tensor of a file of `torch.save`.
+
+    The array of a .npy file is mapped into memory and stays on the disk until it is read. A sparse tensor is made
+    dense, a bfloat16 one float32. No code of the file runs.
 
     Raises:
-        ValueError: no such file, one that is damaged, of Python's objects, or of none or several arrays.
+        ValueError: there is no such file, it is damaged, or it holds Python objects, no array or several.
     """
     is_tensor = path.suffix.lower() in TENSORS
     try:
         found = _tensor(load_tensors(path)) if is_tensor else _array(path)
     except _NotOne as error:
         raise ValueError(f"{path} {error}") from None
-    except Exception as error:  # a damaged file can raise anything
+    # A damaged file can raise anything.
+    except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
         kind = "file of one tensor" if is_tensor else f".npy file of numbers{because(error)}"
@@ -38,7 +41,7 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
 
 
 class _NotOne(Exception):
-    """No array, or several."""
+    """A file holds no array, or several."""
 
 
 def _array(path: Path) -> Any:

@@ -1,15 +1,15 @@
-"""Handwritten digit images, split into train, validation and test images that never meet.
+"""Images of handwritten digits, with training, validation and test images kept apart.
 
-Two sources:
+There are two sources:
 
 "sklearn"   scikit-learn's 1797 handwritten digits, 8x8 with 17 grey levels, enlarged smoothly to 28x28: real
-            handwriting without a download, but *not* MNIST. Split by position: train 0-1256, val 1257-1526,
-            test 1527-1796.
+            handwriting without a download, but *not* MNIST. They are split by position: train 0-1256,
+            val 1257-1526, test 1527-1796.
 a folder    MNIST's IDX files, or any set in that format, plain or gzipped: `train-images-idx3-ubyte[.gz]` and
-            `t10k-images-idx3-ubyte[.gz]`. Test is t10k; validation is the last twelfth of the training file
-            (5,000 of MNIST's 60,000), train the rest.
+            `t10k-images-idx3-ubyte[.gz]`. The test split is t10k, validation is the last twelfth of the training
+            file (5,000 of MNIST's 60,000), and training is the rest.
 
-The split depends on nothing else: no seed, no shuffle.
+The split depends on no seed, and nothing is shuffled.
 """
 
 from __future__ import annotations
@@ -26,26 +26,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SPLITS = ("train", "val", "test")
-DIGIT_SIZE = 28  # MNIST's image size; its digits fill 20 of the 28 pixels
+from .arguments import check_split
+
+# The side of MNIST's images in pixels; its digits fill 20 of the 28.
+DIGIT_SIZE = 28
 _SKLEARN_BOUNDS = {"train": (0, 1257), "val": (1257, 1527), "test": (1527, 1797)}
-_IDX_MAGIC = 0x00000803  # unsigned bytes, three dimensions
+# The first number of an IDX file of unsigned bytes in three dimensions.
+_IDX_MAGIC = 0x00000803
 
 
 def load_digits(source: str | os.PathLike[str] = "sklearn", split: str = "train") -> Tensor:
-    """Digit images of one split: uint8 (N, H, W), 0 paper and 255 ink; H = W = 28 for scikit-learn and MNIST.
+    """Return the digit images of one split.
 
     Args:
-        source: "sklearn", or a folder with IDX files (see the module's text).
+        source: "sklearn" for scikit-learn's digits, or a folder with MNIST's IDX files, plain or gzipped. Of the
+            folder, test is `t10k-images-idx3-ubyte`; validation is the last twelfth of `train-images-idx3-ubyte`,
+            training the rest of it.
         split: "train", "val" or "test".
 
+    Returns:
+        uint8 (N, H, W), 0 for paper and 255 for ink; H = W = 28 for scikit-learn and MNIST.
+
     Raises:
-        ValueError: an unknown split, or a file that is no IDX image file or is not whole.
-        FileNotFoundError: no such folder or file.
-        ModuleNotFoundError: "sklearn" without scikit-learn.
+        ValueError: an unknown split, or a file that is not a complete IDX image file.
+        FileNotFoundError: there is no such folder or file.
+        ModuleNotFoundError: the source is "sklearn" and scikit-learn is not installed.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    check_split(split)
     if source == "sklearn":
         return _sklearn_digits(split).clone()
     folder = Path(source)
@@ -65,7 +72,7 @@ def load_digits(source: str | os.PathLike[str] = "sklearn", split: str = "train"
 
 @cache
 def _sklearn_digits(split: str) -> Tensor:
-    """uint8 (N, 28, 28); drawn once a process, which takes a second."""
+    """Return scikit-learn's digits as uint8 (N, 28, 28); enlarging takes a second, once in a process."""
     try:
         from sklearn.datasets import load_digits as load
     except ModuleNotFoundError:
@@ -77,14 +84,14 @@ def _sklearn_digits(split: str) -> Tensor:
 
 
 def _enlarged(images: Tensor) -> Tensor:
-    """Ink counts (N, 8, 8), 0 to 16 -> uint8 (N, 28, 28), the digit within the middle 20x20 as in MNIST.
+    """Enlarge ink counts (N, 8, 8) from 0 to 16 to uint8 (N, 28, 28), digits in the middle 20x20 as in MNIST.
 
-    A count is how many pixels of a 4x4 cell of a binary scan are ink: a box-filtered drawing, 2.5 final pixels
-    a cell. Interpolated to four times the final size, a steep ramp about one half brings a stroke's edge back
-    without changing the amount of ink, and averaging down again smooths that edge. Plain interpolation alone
-    leaves a blur.
+    A count is the number of ink pixels in a 4x4 block of a binary scan, so the image is a box-filtered drawing of
+    which a block covers 2.5 final pixels. Interpolated to four times the final size, a steep ramp about one half
+    restores a stroke's edge without changing the amount of ink, and averaging down again smooths that edge. Plain
+    interpolation alone leaves a blur.
     """
-    # two empty cells around: 12 cells of 10 fine pixels make 30 final pixels, one too many on each side
+    # Two empty blocks on each side: 12 blocks of 10 fine pixels make 30 final pixels, one too many on each side.
     paper = F.pad(images[:, None] / 16, [2, 2, 2, 2])
     fine = F.interpolate(paper, scale_factor=10, mode="bicubic")
     strokes = ((fine - 0.25) / 0.5).clamp(0, 1)
@@ -99,10 +106,13 @@ def _find_idx(folder: Path, name: str) -> Path:
 
 
 def read_idx_images(path: str | os.PathLike[str]) -> Tensor:
-    """Images of an IDX file, plain or (by the name's end) gzipped: uint8 (N, rows, columns).
+    """Return the images of an IDX file as uint8 (N, rows, columns); a name that ends in .gz is a gzipped file.
 
-    The format: four big-endian 32-bit integers, 2051, N, rows, columns, then N*rows*columns bytes and no
-    more.
+    The format is four big-endian 32-bit integers, 2051, N, rows and columns, followed by exactly N*rows*columns
+    bytes.
+
+    Raises:
+        ValueError: the file cannot be read, is damaged, or is of another format.
     """
     path = Path(path)
     try:

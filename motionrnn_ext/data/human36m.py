@@ -1,9 +1,9 @@
-"""Human3.6M, in the two layouts in which video prediction uses it. They are different benchmarks.
+"""Human3.6M in the two layouts that video prediction uses. They are different benchmarks.
 
 `Human36M`          the layout and the rules of the official programs of MIM and MotionRNN
 `Human36MOpenSTL`   OpenSTL's lists of clips
 
-Neither takes anything into memory but names; every item reads its images anew.
+Both keep only names in memory, and read the images each time an item is asked for.
 """
 
 from __future__ import annotations
@@ -19,49 +19,58 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import NoText, read_text
-from .files import PathLike, check_clips, names_in
+from .arguments import check_clips
+from .files import PathLike, names_in
 from .images import read_image, resized
 
 _FRAME = re.compile(r"(?P<person>S\d+)_(?P<action>[^_.]+)(?:_[^.]*)?\.(?P<camera>\d+)_(?P<id>\d{6,})\.jpg")
-_ID_STEP = 5  # the stored frames' numbers advance by this
+# The step between the numbers of stored frames.
+_ID_STEP = 5
 
 
 class Frame(NamedTuple):
-    """A file's name taken apart: `S11_Walking_1.54138969_000471.jpg`."""
+    """The parts of a file's name, such as `S11_Walking_1.54138969_000471.jpg`."""
 
     name: str
-    video: tuple[str, str]  # "S11_Walking_1", "54138969": what stands before the camera, and the camera
-    id: int  # 471
+    # The take and the camera: ("S11_Walking_1", "54138969").
+    video: tuple[str, str]
+    # The frame's number: 471.
+    id: int
 
 
 class Human36M(Dataset[Tensor]):
-    """Clips of walking people: item i is float32 (T, 3, H, W), RGB in [0, 1].
+    """Clips of walking people from Human3.6M, as the official programs of MIM and MotionRNN read them.
 
-    Layout: one flat folder of `<subject>_<action>[_<take>].<camera>_<frame, six digits>.jpg`; numbers advance by 5.
+    An item is float32 (T, 3, H, W), RGB in [0, 1].
 
-    Which files: those whose second field between underscores is exactly "Walking", of S1, S5, S6, S7, S8 for
-    training and S9, S11 for test. Validation takes the test subjects, as the official program does: its best
-    checkpoint has seen them, its last one has not. Files of other endings are passed over.
+    Layout: one flat folder of `<subject>_<action>[_<take>].<camera>_<frame, six digits>.jpg`; the numbers of frames
+    advance by 5.
 
-    Which clips: with the names sorted, a clip of T frames is every second one from its start s,
+    Files: those whose second field between underscores is exactly "Walking", of S1, S5, S6, S7, S8 for training and
+    of S9, S11 for test. Validation takes the test subjects, as the official program does: the choice of its best
+    checkpoint depends on them, its last checkpoint does not. Files with other endings are ignored.
 
-        s, s + 2, ..., s + 2 (T - 1)        frame numbers from the first to the last: 5 * 2 * (T - 1)
+    Clips: with the names sorted, a clip of T frames takes every second one from its start s,
 
-    and s goes through the list while s + 2 T - 1 < the number of files. Where the clip's two ends are of different
-    videos, the next s is s + 1. Otherwise it is s + 10 (training) or s + 5, whether the numbers above agree and s
-    is a clip, or frames are missing and it is none.
+        s, s + 2, ..., s + 2 (T - 1)        the frame numbers of the two ends differ by 5 * 2 * (T - 1)
 
-    Which pixels: rows H//4 to H - ceil(H/4) of the stored image and columns likewise, resized to `image_size` as
-    cv2.resize does by default (bilinear, not smoothed before), in bytes.
+    and s advances while s + 2 T - 1 is less than the number of files. If the two ends belong to different videos, the
+    next s is s + 1. Otherwise it is s + 10 (training) or s + 5. If the numbers of the ends do not differ by the above,
+    frames are missing and s starts no clip.
+
+    Pixels: rows H//4 to H - ceil(H/4) of the stored image, and columns likewise, resized in bytes to `image_size` as
+    cv2.resize does by default (bilinear, without smoothing).
 
     Args:
         split: "train", "val" or "test".
         root: the folder.
         n_frames: T, inputs and targets together.
-        image_size: (H, W).
+        image_size: (H, W) of the item, in pixels.
 
     Raises:
-        ValueError: no such folder, a jpg of another name, no clip; at an item, a damaged image. One line.
+        ValueError: there is no such folder, a jpg has another name, or there is no clip; at an item, an image is
+            damaged. The message is one line.
+        ModuleNotFoundError: pillow is not installed.
 
     Source: core/data_provider/human.py of thuml/MotionRNN, which is MIM's.
     """
@@ -95,12 +104,12 @@ class Human36M(Dataset[Tensor]):
 
 
 def _middle(n: int) -> slice:
-    """Without a quarter at either end; what does not divide goes from the end."""
+    """Return the middle of n pixels, without a quarter at each end; a remainder is cut from the end."""
     return slice(n // 4, max(1, n - math.ceil(n / 4)))
 
 
 def clip_starts(frames: Sequence[Frame], n_frames: int, step: int) -> list[int]:
-    """Positions in the sorted frames at which clips start; see `Human36M`."""
+    """Return the positions in the sorted frames at which clips start, by the rule of `Human36M`."""
     starts, start = [], 0
     while start + 2 * n_frames - 1 < len(frames):
         first, last = frames[start], frames[start + 2 * (n_frames - 1)]
@@ -114,6 +123,7 @@ def clip_starts(frames: Sequence[Frame], n_frames: int, step: int) -> list[int]:
 
 
 def _walking(root: Path, people: Sequence[str]) -> list[Frame]:
+    """Return the frames of Walking by some subjects, sorted by name."""
     frames = []
     for name in names_in(root):
         if not name.endswith(".jpg") or name.startswith("."):
@@ -136,18 +146,28 @@ def _walking(root: Path, people: Sequence[str]) -> list[Frame]:
 
 
 class Human36MOpenSTL(Dataset[Tensor]):
-    """OpenSTL's clips of all 17 actions: item i is float32 (T, 3, H, W), *BGR* in [0, 1] as its models read them.
+    """Clips of all 17 actions of Human3.6M, as OpenSTL lists them.
 
-    Layout: `root` holds `train.txt`, `test.txt` and the images. A line `images/S1_Directions.54138969_,226,296` is
-    a clip: what comes before the six digits of a frame's number, the first number, and the last one; frame t is
+    An item is float32 (T, 3, H, W), *BGR* in [0, 1], the order that OpenSTL's models read.
+
+    Layout: `root` holds `train.txt`, `test.txt` and the images. A line `images/S1_Directions.54138969_,226,296` is a
+    clip: the name up to the six digits of a frame's number, the first number, and the last one. Frame t is
     `images/S1_Directions.54138969_<226 + 5 t>.jpg`. Validation is the test list, as in OpenSTL. All subjects are in
     both lists.
 
-    The whole image is resized to `image_size` as cv2.resize does with INTER_CUBIC, in bytes. OpenSTL's random crops
-    and turns in training are left out.
+    The whole image is resized in bytes to `image_size` as cv2.resize does with INTER_CUBIC. OpenSTL's random crops and
+    rotations in training are left out.
 
-    Args and Raises: as `Human36M`; a clip with fewer than n_frames frames, or with a file that is not there, is a
-    ValueError at once.
+    Args:
+        split: "train", "val" or "test".
+        root: the folder with the two lists.
+        n_frames: T, inputs and targets together.
+        image_size: (H, W) of the item, in pixels.
+
+    Raises:
+        ValueError: there is no such list, or a clip in it has fewer than n_frames frames or names a file that does not
+            exist; at an item, an image is damaged. The message is one line.
+        ModuleNotFoundError: pillow is not installed.
     """
 
     def __init__(
@@ -171,14 +191,16 @@ class Human36MOpenSTL(Dataset[Tensor]):
             resized(read_image(self.root / name, 3), self.image_size, "bicubic")
             for name in self._names(index)
         ]
-        return torch.stack(images).flip(1).float() / 255  # RGB -> BGR
+        # From RGB to BGR.
+        return torch.stack(images).flip(1).float() / 255
 
     def _names(self, index: int) -> list[str]:
         before, first = self.clips[index]
         return [f"{before}{first + _ID_STEP * t:06d}.jpg" for t in range(self.n_frames)]
 
     def _check_files(self, path: Path) -> None:
-        there: dict[str, set[str]] = {}  # a listing for each folder: 600,000 single look-ups take minutes
+        # A listing of each folder: 600,000 single look-ups would take minutes.
+        there: dict[str, set[str]] = {}
         for index in range(len(self)):
             for name in self._names(index):
                 folder, _, file = name.rpartition("/")
@@ -189,7 +211,7 @@ class Human36MOpenSTL(Dataset[Tensor]):
 
 
 def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[str, int]:
-    """What comes before a frame's number, and the first number."""
+    """Return a line's clip: the name up to a frame's number, and the first number."""
     parts = line.split(",")
     if len(parts) != 3 or not (parts[0] and parts[1].isdecimal() and parts[2].isdecimal()):
         raise ValueError(

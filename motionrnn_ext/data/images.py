@@ -1,4 +1,4 @@
-"""Images of files as bytes, and their sizes changed as OpenCV does it."""
+"""Image files read as bytes, and resizing with OpenCV's rules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from .files import unreadable
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
@@ -21,12 +22,17 @@ BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "C
 
 
 def read_image(path: str | os.PathLike[str], channels: int, *, seen: bool = False) -> Tensor:
-    """A jpg or png file as uint8 (channels, H, W): 1 channel is luma, 3 are RGB; grey and palettes are converted. It is
-    as it is stored, or as it is `seen`, see `as_seen`.
+    """Read a jpg or png file as uint8 (channels, H, W).
+
+    Args:
+        path: the file.
+        channels: 1 for luma, 3 for RGB; grey images and palettes are converted.
+        seen: whether the image is turned and laid over black as a viewer shows it, see `as_seen`; otherwise its pixels
+            are taken as stored.
 
     Raises:
-        ValueError: no such file, one that is damaged or no image, or more than 8 bits a channel.
-        ModuleNotFoundError: without pillow.
+        ValueError: there is no such file, it is damaged or not an image, or it has more than 8 bits a channel.
+        ModuleNotFoundError: pillow is not installed.
     """
     import numpy as np
     from PIL import Image
@@ -40,18 +46,23 @@ def read_image(path: str | os.PathLike[str], channels: int, *, seen: bool = Fals
                 pixels = np.array(shown.convert("RGB" if channels == 3 else "L"))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such image") from None
-    except Exception as error:  # a damaged file can raise anything, SyntaxError and struct.error included
+    # A damaged file can raise anything, SyntaxError and struct.error included.
+    except Exception as error:
         raise unreadable(Path(path), error, "no jpg or png image") from None
     if pixels is None:
         raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {mode!r}")
-    if n_frames > 1:  # the second picture of MPO, a camera's jpg, is no frame
+    # A camera's jpg may be an MPO file, whose second picture is a preview and not a frame.
+    if n_frames > 1:
         raise ValueError(f"{path} is a film of {n_frames} frames; it should be one image, or be given alone")
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
 
 
 def as_seen(image: Any, source: Path) -> Any:
-    """An image of pillow's turned as its EXIF data say, and over black where it is transparent, with a warning that
-    names the source, a folder or film, which Python shows once. Data sets leave both out, as their programs do."""
+    """Return a pillow image as a viewer shows it: turned by its EXIF data, transparent pixels laid over black.
+
+    Transparent pixels bring a warning that names the source, a folder or film, so that Python shows it once for all of
+    its images. Data sets read images as stored instead, as their official programs do.
+    """
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -59,7 +70,8 @@ def as_seen(image: Any, source: Path) -> Any:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         if alpha.getextrema()[0] < 255:
-            warnings.warn(f"{source} has transparent pixels; they are laid over black", stacklevel=2)
+            text = f"{source} has transparent pixels; they are laid over black"
+            warnings.warn(text, stacklevel=stacklevel_of_user())
             seen = Image.new("RGB", image.size)
             seen.paste(image, mask=alpha)
             return seen
@@ -67,7 +79,7 @@ def as_seen(image: Any, source: Path) -> Any:
 
 
 def read_images(paths: Sequence[Path], channels: int, *, seen: bool = False) -> Tensor:
-    """Images of one size, one or more, as uint8 (T, channels, H, W); a ValueError names the first of another size."""
+    """Read images of one size as uint8 (T, channels, H, W); a ValueError names the first image of another size."""
     images = [read_image(path, channels, seen=seen) for path in paths]
     for path, image in zip(paths, images):
         if image.shape != images[0].shape:
@@ -81,10 +93,11 @@ def read_images(paths: Sequence[Path], channels: int, *, seen: bool = False) -> 
 def resized(
     frames: Tensor, size: Sequence[int], mode: str = "bilinear", *, antialias: bool = False
 ) -> Tensor:
-    """(..., H, W) -> (..., *size), uint8 or float32 kept; bytes are rounded, halves up.
+    """Resize frames (..., H, W) to (..., *size); the dtype, uint8 or float32, stays. Bytes are rounded, halves up.
 
-    Without `antialias` that is OpenCV's INTER_LINEAR, or INTER_CUBIC (a = -0.75) for mode "bicubic": sampled at
-    half-pixel centres, edges repeated. OpenCV's fixed-point arithmetic differs by at most 1 of 255.
+    Without `antialias` the result is that of OpenCV's INTER_LINEAR, or of INTER_CUBIC (a = -0.75) for the mode
+    "bicubic": it is sampled at half-pixel centres, and edges are repeated. OpenCV's fixed-point arithmetic differs by
+    at most 1 of 255.
     """
     if frames.shape[-2:] == tuple(size):
         return frames
@@ -98,10 +111,10 @@ def resized(
 def resized_known(
     frames: Tensor, size: Sequence[int], mode: str = "bilinear", *, antialias: bool = False
 ) -> Tensor:
-    """`resized` of floats of which some are missing (nan).
+    """Resize floats with missing values (nan) as `resized` does.
 
-    A pixel is the weighted mean of the known ones that `resized` makes it of, and missing where those have less than
-    half of the weight.
+    A pixel is the weighted mean of the known pixels among those that `resized` would use. It is missing if the known
+    ones have less than half of the weight.
     """
     missing = frames.isnan()
     if frames.shape[-2:] == tuple(size) or not missing.any():
@@ -112,12 +125,12 @@ def resized_known(
 
 
 def image_files(folder: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
-    """The jpg and png files of a folder by name, numbers within names by their values; hidden files are left out."""
+    """Return the jpg and png files of a folder in the order of `by_name`; hidden files are left out."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in endings)
     return sorted((path for path in found if path.name[0] != "."), key=by_name)
 
 
 def by_name(path: Path) -> list[Any]:
-    """A key to sort by: frame_9 before frame_10, and before frame_010 where both are there."""
+    """Return a key that sorts numbers within names by value: frame_9 before frame_10, and before frame_010."""
     parts = re.split(r"(\d+)", path.name)
     return [[int(part) if i % 2 else part for i, part in enumerate(parts)], path.name]

@@ -1,4 +1,4 @@
-"""Moving MNIST as it is handed around in files: one grey channel, 20 frames of 64x64."""
+"""Moving MNIST in its published files: one grey channel, 20 frames of 64x64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..pixels import ROUNDING, as_floats, how_to_declare, marked, undeclared, value_range
-from .files import PathLike, PerProcess, check_clips, file_at, unreadable
+from .arguments import check_clips
+from .files import PathLike, PerProcess, file_at, unreadable
 from .images import resized_known
 
 _NPZ = {
@@ -26,7 +27,9 @@ _TORONTO = "mnist_test_seq.npy"
 
 
 class MovingMNISTNpz(Dataset[Tensor]):
-    """The files of PredRNN's, MIM's and E3D-LSTM's programs: item i is float32 (T, 1, H, W) in [0, 1].
+    """Clips of Moving MNIST from the files of PredRNN's, MIM's and E3D-LSTM's programs.
+
+    An item is float32 (T, 1, H, W) in [0, 1], nan where missing.
 
     Layout: `moving-mnist-train.npz`, `moving-mnist-valid.npz` and `moving-mnist-test.npz`, each with
 
@@ -35,22 +38,23 @@ class MovingMNISTNpz(Dataset[Tensor]):
                          its targets
         dims             (1, 3): 1, h, w; not needed
 
-    Frames t = 0 .. T-1 of an item are the first ones of its inputs and targets together. All n clips are used; the
-    programs above leave the last full batch out.
+    An item takes the first T frames of its inputs and targets together. All n clips are used; the programs above leave
+    out the last full batch.
 
-    Frames of a file that is not compressed stay in it. Those of a compressed one are taken into memory as float32,
-    3.3 GB for 10,000 clips; `numpy.savez` writes a file that is not compressed.
+    The frames of an uncompressed file, as `numpy.savez` writes it, stay on the disk. Those of a compressed file are
+    held in memory as float32, 3.3 GB for 10,000 clips.
 
     Args:
         split: "train", "val" or "test".
         root: the folder with the three files.
         n_frames: T, inputs and targets together.
-        image_size: (H, W); other frames are resized bilinearly.
-        missing: the stored value of pixels without data, or nan; they are nan in the item. None: there are none.
+        image_size: (H, W) of the item; stored frames of other sizes are resized bilinearly.
+        missing: the stored value of pixels without data, or nan; these pixels are nan in the item. None if every pixel
+            has data.
 
     Raises:
-        ValueError: no such file, a damaged one, arrays of other shapes or types, clips that are too short; at an
-            item, values outside of [0, 1]. One line.
+        ValueError: there is no such file, it is damaged, an array has another shape or type, or a clip is too short; at
+            an item, values lie outside of [0, 1]. The message is one line.
     """
 
     def __init__(
@@ -117,17 +121,19 @@ class MovingMNISTNpz(Dataset[Tensor]):
 
 
 class MovingMNISTNpy(Dataset[Tensor]):
-    """Toronto's `mnist_test_seq.npy`, uint8 (20, 10000, 64, 64): item i is float32 (T, 1, H, W) in [0, 1].
+    """Clips of Moving MNIST's test set from Toronto's `mnist_test_seq.npy`, uint8 (20, 10000, 64, 64).
 
-    It is a test set, and the public tables' one. Every item is taken from the file when it is asked for.
+    Published tables use this test set. Item i is float32 (T, 1, H, W) in [0, 1], read from the file when it is asked
+    for.
 
     Args:
         root: the file, or the folder with it.
-        n_frames: T, at most the file's first dimension.
-        image_size: (H, W); other frames are resized bilinearly.
+        n_frames: T, inputs and targets together, at most the file's first dimension.
+        image_size: (H, W) of the item; stored frames of other sizes are resized bilinearly.
 
     Raises:
-        ValueError: no such file, a damaged one, or an array of another type or shape. One line.
+        ValueError: there is no such file, it is damaged, or its array has another type or shape. The message is one
+            line.
     """
 
     def __init__(self, root: PathLike, *, n_frames: int = 20, image_size: Sequence[int] = (64, 64)) -> None:
@@ -151,7 +157,7 @@ class MovingMNISTNpy(Dataset[Tensor]):
 
 
 class _Held:
-    """Frames in memory, behind the face of `PerProcess`: as a tensor, because worker processes share those."""
+    """Frames in memory, called as `PerProcess` is. They are a tensor, because worker processes share tensors."""
 
     def __init__(self, frames: Any) -> None:
         is_float = frames.dtype.kind == "f"
@@ -162,7 +168,14 @@ class _Held:
 
 
 def _unit(frames: Any, where: str, size: Sequence[int], missing: float | None = None) -> Tensor:
-    """Pixels (T, 1, h, w) of numpy or torch, bytes or floats -> float32 (T, 1, H, W) in [0, 1], nan where missing."""
+    """Convert frames to float32 (T, 1, *size) in [0, 1], nan where missing.
+
+    Args:
+        frames: (T, 1, h, w), uint8 or floats in [0, 1], of NumPy or torch.
+        where: the file and the clip, for messages.
+        size: (H, W).
+        missing: the stored value of pixels without data.
+    """
     frames = torch.as_tensor(frames.copy() if not isinstance(frames, Tensor) else frames)
     pixels = marked(as_floats(frames).float(), frames, missing)
     if count := undeclared(frames, missing):
@@ -177,6 +190,7 @@ def _unit(frames: Any, where: str, size: Sequence[int], missing: float | None = 
 
 
 def _mapped(path: Path) -> Any:
+    """Return the array of a .npy file, mapped into memory. No code of the file runs."""
     import numpy as np
 
     try:
@@ -184,12 +198,13 @@ def _mapped(path: Path) -> Any:
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of arrays")
         return array
-    except Exception as error:  # ValueError, EOFError, OSError: whatever a damaged header leads to
+    # A damaged header leads to a ValueError, an EOFError or an OSError.
+    except Exception as error:
         raise unreadable(path, error, "no .npy file of numbers") from None
 
 
 def _member(path: Path, name: str) -> Any:
-    """An array of a .npz file, in memory. No code of the file can run."""
+    """Return an array of a .npz file, read into memory. No code of the file runs."""
     import numpy as np
 
     try:
@@ -203,7 +218,7 @@ def _member(path: Path, name: str) -> Any:
 
 
 def _mapped_member(path: Path, name: str) -> Any:
-    """An array of a .npz file as it lies there, not in memory; None where it is compressed."""
+    """Return an array of a .npz file, mapped into memory, or None if it is compressed."""
     import numpy as np
     from numpy.lib import format
 
@@ -215,9 +230,8 @@ def _mapped_member(path: Path, name: str) -> Any:
             if about.compress_type != zipfile.ZIP_STORED or dtype.hasobject or 0 in shape:
                 return None
             start = member.tell()
-        with path.open(
-            "rb"
-        ) as raw:  # before the member's content stand 30 bytes, its name and an extra field
+        # Before a member's content stand 30 bytes, its name and an extra field.
+        with path.open("rb") as raw:
             raw.seek(about.header_offset + 26)
             start += about.header_offset + 30 + sum(struct.unpack("<2H", raw.read(4)))
         return np.memmap(path, dtype, "r", start, shape, "F" if is_fortran else "C")
@@ -226,6 +240,7 @@ def _mapped_member(path: Path, name: str) -> Any:
 
 
 def _damaged(path: Path, name: str, error: Exception) -> ValueError:
+    """Return the error for a .npz file of which the array `name` could not be read."""
     if isinstance(error, KeyError):
         return ValueError(f"{path}: it must hold input_raw_data and clips; there is no {name}")
     return unreadable(path, error, "no .npz file of numbers")

@@ -1,24 +1,24 @@
-"""Radar-like fields: cells of echo that drift, turn about a common centre, spin, grow and decay.
+"""Radar-like fields: storm cells that drift, turn about a common centre, spin, grow and decay.
 
-As with the moving digits, each item is a pure function of (seed, split, index), and the same item with more frames
-begins with the same frames. Real radar echo has no such simple law; these clips are there so that everything made for
-radar runs, and can be learnt from, without data.
+Each item is a pure function of (seed, split, index), and the same item with more frames begins with the same frames.
+Real radar echo follows no such simple law. These clips allow everything made for radar to run, and a model to be
+trained on it, without radar data.
 
-Notation: N cells, T frames, H, W frame size, S = min(H, W). Positions X are in pixels, x to the right and y down, and
-pixel (i, j) has its centre at (j + 1/2, i + 1/2). R(a) turns by the angle a, clockwise on the screen.
+Notation: N storm cells, T frames, H, W frame size, S = min(H, W). Positions are in pixels, x to the right and y down,
+and pixel (i, j) has its centre at (j + 1/2, i + 1/2). R(a) rotates by the angle a, clockwise on the screen.
 
-The flow carries every point of the air, the cells' centres with it: from P in frame 0 to
+The flow carries every point of the air, and the storm cells' centres with it, from P in frame 0 to
 
     flow(P, t) = p(t) + R(w t) (P - p(0)),    p(t) = p(0) + v t          v steering, w rotation about p
 
-A cell k in frame t has the centre c_k(t) = flow(c_k, t), the direction a_k + (w + s_k) t of its long axis with a spin
-s_k of its own, half widths g_k(t) (l_k, m_k) and the strength b_k g_k(t); it grows and decays, again and again, by
+Storm cell k in frame t has the centre c_k(t) = flow(c_k, t), the direction a_k + (w + s_k) t of its long axis with a
+spin s_k of its own, half widths g_k(t) (l_k, m_k) and the strength b_k g_k(t). It grows and decays periodically by
 
     g_k(t) = floor + (1 - floor) sin^2(pi (t / period_k + phase_k))
 
-The echo at a point is the sum over cells of strength * exp(-d^2 / 2), d the elliptic distance in half widths, times
-a texture that drifts with the flow: 1 + roughness * the mean of `N_WAVES` plane waves. The pixel shows what exceeds
-`threshold`, in steps of 1/255 as radar images do:  min(1, echo - threshold), or 0.
+The echo at a point is the sum over storm cells of strength * exp(-d^2 / 2), with d the elliptic distance in half
+widths, times a texture that drifts with the flow: 1 + roughness * the mean of `N_WAVES` plane waves. The pixel's value
+is the echo above `threshold`, max(0, min(1, echo - threshold)), in steps of 1/255 as in radar images.
 """
 
 from __future__ import annotations
@@ -32,56 +32,86 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .files import check_clips
-from .generated import Range, between, check_generated, item_stream
+from .arguments import check_clips, check_generated, checked_index
+from .streams import Range, between, item_stream
 
 N_WAVES = 8
 
 
 @dataclass(frozen=True)
 class RadarRanges:
-    """What is drawn, uniformly: (lowest, highest). Lengths are in units of S, times in frames, angles in degrees."""
+    """The ranges that radar-like fields are drawn from, uniformly.
+
+    A range is (lowest, highest). Lengths are in units of S = min(H, W), times in frames, angles in degrees.
+
+    Args:
+        n_cells: N, the number of storm cells.
+        spread: the side of the square about the frame's middle in which storm cells start.
+        speed: the speed of the steering flow per frame, in any direction.
+        rotation: the rotation about the common centre per frame, in either direction.
+        spin: a storm cell's own rotation per frame.
+        length: the half width along a storm cell's long axis.
+        roundness: the short axis divided by the long one.
+        strength: the echo in the middle of a storm cell at its strongest.
+        floor: the part of a storm cell's size and strength that is left at its weakest.
+        period: the time from one peak of growth to the next.
+        roughness: the amplitude of the texture.
+        wavelength: the wavelength of the texture's plane waves.
+        threshold: the echo that is subtracted from every pixel.
+    """
 
     n_cells: int = 30
-    spread: float = 2.0  # side of the square about the frame's middle in which cells start
-    speed: Range = (0.006, 0.03)  # of the steering flow, in any direction
-    rotation: Range = (1.0, 5.0)  # about the common centre, per frame; either way
-    spin: Range = (-4.0, 4.0)  # of a cell on its own, per frame
-    length: Range = (0.08, 0.2)  # half width along a cell's long axis
-    roundness: Range = (0.35, 0.9)  # short axis / long axis
+    spread: float = 2.0
+    speed: Range = (0.006, 0.03)
+    rotation: Range = (1.0, 5.0)
+    spin: Range = (-4.0, 4.0)
+    length: Range = (0.08, 0.2)
+    roundness: Range = (0.35, 0.9)
     strength: Range = (0.4, 1.1)
-    floor: float = 0.3  # what is left of a cell at its weakest
-    period: Range = (14.0, 40.0)  # from one peak of growth to the next
+    floor: float = 0.3
+    period: Range = (14.0, 40.0)
     roughness: float = 1.3
     wavelength: Range = (0.12, 0.6)
     threshold: float = 0.12
 
 
 class RadarMotion(NamedTuple):
-    """The true motion behind an item."""
+    """The true motion of an item's N storm cells and its texture over T frames; all tensors are float64.
 
-    centre: Tensor  # (N, T, 2) float64, x and y in pixels
-    angle: Tensor  # (N, T) float64, direction of the long axis, degrees
-    axes: Tensor  # (N, T, 2) float64, half widths along and across it, pixels
-    strength: Tensor  # (N, T) float64
-    pivot: Tensor  # (T, 2) float64, the common centre p(t)
-    turn: Tensor  # (T,) float64, w t in degrees
-    waves: Tensor  # (N_WAVES, 3) float64: wave vector (x, y) in radians per pixel about p(0), and phase
+    Attributes:
+        centre: (N, T, 2), x and y in pixels.
+        angle: (N, T), the direction of the long axis in degrees, clockwise on the screen.
+        axes: (N, T, 2), the half widths along and across the long axis, in pixels.
+        strength: (N, T).
+        pivot: (T, 2), the common centre p(t), x and y in pixels.
+        turn: (T,), the rotation w t in degrees.
+        waves: (N_WAVES, 3), the wave vector (x, y) in radians per pixel about p(0), and the phase in radians.
+    """
+
+    centre: Tensor
+    angle: Tensor
+    axes: Tensor
+    strength: Tensor
+    pivot: Tensor
+    turn: Tensor
+    waves: Tensor
 
 
 class RadarLike(Dataset[Tensor]):
-    """Clips of radar-like fields: item i is float32 (T, 1, H, W) in [0, 1], a function of (seed, split, i) alone.
+    """Generated clips of radar-like fields: storm cells that drift, turn, grow and decay.
+
+    Item i is float32 (T, 1, H, W) in [0, 1] and depends on (seed, split, i) alone.
 
     Args:
-        split: "train", "val" or "test": different fields.
+        split: "train", "val" or "test". The splits have different fields.
         seed: an integer >= 0, the same for all splits of an experiment.
-        length: number of items; the first ones do not depend on it.
+        length: the number of items. The first items do not depend on it.
         n_frames: T, inputs and targets together.
-        image_size: (H, W).
-        ranges: what the fields are drawn from.
+        image_size: (H, W) of the frames, in pixels.
+        ranges: the ranges that the fields are drawn from; None for the defaults.
 
     Raises:
-        ValueError: a bad argument, named.
+        ValueError: a bad argument, which the message names.
     """
 
     def __init__(
@@ -106,11 +136,9 @@ class RadarLike(Dataset[Tensor]):
         return render(self.motion(index), self.image_size, self.ranges)
 
     def motion(self, index: int) -> RadarMotion:
-        """The true motion of item `index`."""
-        if not -self.length <= index < self.length:
-            raise IndexError(f"index must be in 0..{self.length - 1}; got {index}")
+        """Return the true motion of item `index`; raise an IndexError if there is no such item."""
         ranges, side = self.ranges, min(self.image_size)
-        flow, cells, waves = self._draw(index % self.length)
+        flow, cells, waves = self._draw(checked_index(index, self.length))
         t = torch.arange(self.n_frames, dtype=torch.float64)
 
         speed, heading, rotation, way, *pivot = flow
@@ -138,7 +166,7 @@ class RadarLike(Dataset[Tensor]):
         return RadarMotion(centre, angle, axes, strength, path, turn, waves)
 
     def _draw(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Uniform numbers of the flow (6,), the cells (9, N, 1) and the texture (3, N_WAVES)."""
+        """Draw uniform numbers for the flow (6,), the storm cells (9, N, 1) and the texture (3, N_WAVES)."""
         stream = item_stream(self.seed, self.split, index)
         drawn = [stream.random(shape) for shape in ((6,), (3, N_WAVES), (self.ranges.n_cells, 9))]
         flow, waves, cells = map(torch.from_numpy, drawn)
@@ -146,12 +174,12 @@ class RadarLike(Dataset[Tensor]):
 
 
 def render(motion: RadarMotion, image_size: Sequence[int], ranges: RadarRanges) -> Tensor:
-    """Frames (T, 1, H, W) float32 of a motion, as the module's text says."""
+    """Draw the frames of a motion, float32 (T, 1, H, W) in [0, 1], by the equations at the top of the module."""
     height, width = image_size
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
 
     def plane(vector: Tensor, origin: Tensor) -> Tensor:
-        """The scalar product of (..., 2) with each pixel's distance from origin (..., 2): float32 (..., H, W)."""
+        """Return the scalar product of vectors (..., 2) and each pixel's offset from origins (..., 2): (..., H, W)."""
         columns = vector[..., :1] * (x - origin[..., :1])
         rows = vector[..., 1:] * (y - origin[..., 1:])
         return columns.float()[..., None, :] + rows.float()[..., :, None]
@@ -168,7 +196,7 @@ def render(motion: RadarMotion, image_size: Sequence[int], ranges: RadarRanges) 
 
 
 def turned(vector: Tensor, angle: Tensor) -> Tensor:
-    """R(angle) times vectors (..., 2); angle (...) in degrees."""
+    """Rotate vectors (..., 2) clockwise on the screen by angles (...) in degrees."""
     cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
     x, y = vector.unbind(-1)
     return torch.stack([cos * x - sin * y, sin * x + cos * y], -1)

@@ -1,16 +1,17 @@
 """The data sets by name: how each is opened, and the protocol in which it is commonly used.
 
-A data set is a torch Dataset whose items are float32 (T, C, H, W) in [0, 1], or uint8; nan marks missing values, where
-`missing` says that there are such. One of your own takes an entry:
+A data set is a torch Dataset whose items are float32 (T, C, H, W) in [0, 1], or uint8. If `missing` is given, nan marks
+missing values. To add a data set of your own, add an entry:
 
     from motionrnn_ext.data import DATASETS, DataSet
 
     DATASETS["mine"] = DataSet("my clips", open=MyClips, layout="the folder with my files", n_input=4, n_output=4)
 
-after which `Config(dataset="mine", root="...")`, and `motionrnn_ext.cli.main` in the same process, know it.
-`MyClips(split, root=..., n_frames=..., image_size=...)` must hold no open file that cannot be pickled. Every item is
-checked when it is read: another shape, values out of range and nan that nobody declared end the command. A data set
-that names `missing` in its settings gets the code, and gives nan where a pixel has it.
+`Config(dataset="mine", root="...")` and `motionrnn_ext.cli.main` in the same process then know it, as does
+`motionrnn COMMAND --import MODULE`. `MyClips(split, root=..., n_frames=..., image_size=...)` must not hold an open file
+that cannot be pickled. Every item is checked when it is read: another shape, values out of range and undeclared nan end
+the command. A data set that lists "missing" in its settings is called with the stored value of pixels without data and
+must return nan there.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from ..pixels import as_floats, check_range, how_to_declare, marked, undeclared
-from .digits import SPLITS
+from .arguments import SPLITS, checked_index
 from .files import PathLike
+from .grey_frames import RadarH5, RadarImages
 from .human36m import Human36M, Human36MOpenSTL
 from .moving_mnist import VariedMovingMNIST
 from .moving_mnist_files import MovingMNISTNpy, MovingMNISTNpz
 from .radar_like import RadarLike
-from .shanghai import RadarH5, RadarImages
 
 
 class ClipDataset(Protocol):
-    """What every data set is, and torch's Dataset does not declare."""
+    """The interface of every data set: a length and items. torch's Dataset declares no length."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Tensor: ...
@@ -43,30 +44,42 @@ class ClipDataset(Protocol):
 
 @dataclass(frozen=True)
 class DataSet:
-    """How a data set is opened, and its protocol.
+    """An entry of `DATASETS`: how a data set is opened, and the protocol in which it is commonly used.
 
-    `open` is called with the split and, by name, `n_frames` and `image_size`; `root`, if there is a `layout`; `length`,
-    if the split is generated; and the settings of a run that `settings` names and that are not None.
+    Args:
+        title: the data set's name for people, as results state it.
+        open: the class or function that returns a split's clips. It is called with the split and, by name, `n_frames`
+            and `image_size`; with `root` if there is a `layout`; with `length` if the split is generated; and with
+            those settings of a run that `settings` lists and that are not None.
+        layout: a description of the files at `root`; "" if the data set reads no files.
+        generated: the splits whose number of clips is free.
+        settings: the fields of `Config` that `open` takes.
+        image_size: the default (H, W) of the frames, in pixels.
+        n_input: the default number of given frames.
+        n_output: the default number of frames to predict.
+        colours: the order of the channels: "grey", "RGB" or "BGR".
+        has_missing: whether pixels may be without data, see `missing` of `open_clips`.
     """
 
-    title: str  # what a run is said to be on
+    title: str
     open: Callable[..., ClipDataset]
-    layout: str = ""  # of files: what `root` is
-    generated: Collection[str] = ()  # splits with as many clips as one likes
-    settings: Collection[str] = ()  # fields of `Config`
+    layout: str = ""
+    generated: Collection[str] = ()
+    settings: Collection[str] = ()
     image_size: tuple[int, int] = (64, 64)
     n_input: int = 10
     n_output: int = 10
-    colours: str = "grey"  # or "RGB", "BGR"
-    has_missing: bool = True  # whether pixels may have no data, see `missing` of `open_clips`
+    colours: str = "grey"
+    has_missing: bool = True
 
     @property
     def channels(self) -> int:
+        """The number of channels of a frame, 1 or 3."""
         return 1 if self.colours == "grey" else 3
 
 
 class _Checked(Dataset[Tensor]):
-    """The items of a data set that is not of this package, as float32 in [0, 1]; anything else is a ValueError."""
+    """The clips of a data set from outside of this package, checked and as float32 in [0, 1]."""
 
     def __init__(
         self, clips: ClipDataset, name: str, split: str, shape: tuple[int, ...], missing: float | None
@@ -77,8 +90,7 @@ class _Checked(Dataset[Tensor]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Tensor:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index must be in 0..{len(self) - 1}; got {index}")
+        checked_index(index, len(self))
         clip = self.clips[index]
         check_item(self.name, clip, self.shape)
         name = f"the frames of clip {index} of {self.name} ({self.split})"
@@ -92,6 +104,7 @@ class _Checked(Dataset[Tensor]):
 
 
 def check_item(dataset: str, item: Any, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError unless an item is a float32 or uint8 tensor of the shape (T, C, H, W)."""
     found = f"{item.dtype} {tuple(item.shape)}" if isinstance(item, Tensor) else f"a {type(item).__name__}"
     if not isinstance(item, Tensor) or item.shape != shape or item.dtype not in (torch.float32, torch.uint8):
         raise ValueError(
@@ -101,7 +114,7 @@ def check_item(dataset: str, item: Any, shape: tuple[int, ...]) -> None:
 
 
 class _Reversed(Dataset[Tensor]):
-    """Clips with their channels in the other order: BGR of RGB, or the reverse."""
+    """Clips with the order of their channels reversed, from RGB to BGR or back."""
 
     def __init__(self, clips: ClipDataset) -> None:
         self.clips = clips
@@ -123,21 +136,28 @@ def open_clips(
     missing: float | None = None,
     **settings: Any,
 ) -> ClipDataset:
-    """The clips of a split. Generated ones are `length` many, or 10000; of files all, or `length` spread evenly.
+    """Open the clips of one split of a data set, chosen by its name.
 
     Args:
         dataset: a name in `DATASETS`.
         split: "train", "val" or "test".
-        root: where the files are.
-        colours: the wanted order of channels, "RGB" or "BGR", or "grey", which the data set must have; None is its own.
-        missing: the stored value of pixels that have no data, or nan; they become nan. None: there are none. A data set
-            that names it in its `settings` is opened with it and gives nan there, of others the items' values are
-            compared with it. It is the only one: beside another code nan is an error.
-        settings: n_frames and image_size, by default the data set's own, and what else it takes.
+        length: the number of clips. A generated split has 10000 by default. A split of files has all of its clips by
+            default, and otherwise at most `length` of them, spread evenly.
+        root: the folder or file that the data set reads, see `DataSet.layout`; None for a generated data set.
+        colours: the wanted order of channels, "RGB" or "BGR"; "grey" if the data set must be grey. None keeps the data
+            set's own.
+        missing: the stored value of pixels without data, or nan; these pixels become nan. None: every pixel has data.
+            A data set that lists "missing" in its `settings` is opened with it; the items of any other are compared
+            with it. It is the only such value: if it is a number, a stored nan is an error.
+        settings: `n_frames` and `image_size`, by default the data set's own, and its further arguments.
+
+    Returns:
+        A data set with a length, whose items are float32 (T, C, H, W) in [0, 1], nan where missing.
 
     Raises:
-        ValueError: an unknown name, files without a root or the reverse, grey for colours or the reverse, `missing` of
-            a data set without missing values, and what the data set itself finds wrong.
+        ValueError: an unknown name, files without a `root` or a `root` for a generated data set, grey clips where
+            colours are wanted or the reverse, `missing` for a data set without missing values, or an error that the
+            data set itself finds.
         ModuleNotFoundError: a package that the files need is not installed.
     """
     entry = find(dataset)
@@ -181,13 +201,14 @@ def open_clips(
 
 
 def _check_first(dataset: str, clips: ClipDataset, shape: tuple[int, ...]) -> None:
-    """Reads a clip: what is missing for that should be known before a run begins."""
+    """Read one clip, so that a missing file or package is known before a run begins."""
     if not len(clips):
         raise ValueError(f"{dataset} has no clip")
     check_item(dataset, clips[0], shape)
 
 
 def find(dataset: str) -> DataSet:
+    """Return the entry of a data set; raise a ValueError for an unknown name."""
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {dataset!r}")
     return DATASETS[dataset]
@@ -203,22 +224,24 @@ def _toronto(
     speed: tuple[float, float] | None = None,
     **generated: Any,
 ) -> ClipDataset:
-    """The file for test. As its public users do, training generates plain digits: at one speed, a tenth of the way
-    between the walls per frame."""
-    test = MovingMNISTNpy(root, n_frames=n_frames, image_size=image_size)  # opened in any case: is it there?
+    """Open Toronto's file for test, and generated plain digits for training and validation.
+
+    The digits move at one speed, a tenth of the way between the walls per frame, as in the programs that use this file.
+    """
+    # The file is opened for every split, so that its absence is known before training.
+    test = MovingMNISTNpy(root, n_frames=n_frames, image_size=image_size)
     if split == "test":
         return test
     pace = max(0.0, 0.1 * (min(image_size) - digit_size))
-    return VariedMovingMNIST(
-        split, n_frames=n_frames, image_size=image_size, digit_size=digit_size, plain=True,
-        speed=speed or (pace, pace), **generated,
-    )  # fmt: skip
+    options = {"n_frames": n_frames, "image_size": image_size, "digit_size": digit_size, **generated}
+    return VariedMovingMNIST(split, plain=True, speed=speed or (pace, pace), **options)
 
 
 _DIGITS = ("seed", "digits", "n_digits", "digit_size", "speed")
-_RADAR: dict[str, Any] = {"settings": ("stride", "pixel_max", "missing"), "n_input": 5, "n_output": 10}
+_GREY = ("stride", "pixel_max", "missing")
+_RADAR: dict[str, Any] = {"settings": _GREY, "n_input": 5, "n_output": 10}
 _HUMAN: dict[str, Any] = {"n_input": 4, "n_output": 4, "has_missing": False}
-# Classes that check their files themselves; those derived from them are a user's.
+# The classes that check their own items. A class that a user derives from one of them is not among them.
 _OWN = (
     Human36M, Human36MOpenSTL, MovingMNISTNpy, MovingMNISTNpz, RadarH5, RadarImages, RadarLike, VariedMovingMNIST,
 )  # fmt: skip
@@ -238,6 +261,13 @@ DATASETS: dict[str, DataSet] = {
         settings=("seed",),
         n_input=5,
         has_missing=False,
+    ),
+    "frames": DataSet(
+        "folders of grey frames",
+        RadarImages,
+        "the folder with SEQUENCE/FRAME.png, whose first eight tenths are for training, the next tenth for validation, "
+        "the last for test; or the folder with train/, val/ and test/ of such sequences",
+        settings=_GREY,
     ),
     "human36m": DataSet(
         "Human3.6M, Walking",

@@ -1,4 +1,4 @@
-"""Times in the names of files, and where they leap: frames before and after a gap belong to no common clip."""
+"""Times in the names of frames, and the gaps between them, which no clip may span."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from statistics import median_low
 
-# A step longer than so many usual ones is a gap.
+# A step longer than this many median steps is a gap.
 LONGEST_STEP = 1.5
 _DATE_AND_TIME = re.compile(r"(?<!\d)((?:19|20)\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)(?:\D?(\d\d))?(?!\d)")
 
@@ -17,31 +17,33 @@ def gaps(names: Sequence[str]) -> list[int]:
     """Return the positions i at which names[i] comes after a gap in time: its step from names[i-1] is longer than 1.5
     times the median step of all names.
 
-    A name's time is the date and time of day in it (`20170509_1305`, `2017-05-09T13:05:00`, ...), or else its last
-    number, as a time of day (`2355`) or as a count. Where both of these make all names increase, the one with fewer
-    gaps counts; where neither does, names say nothing of time, and there is no gap.
+    A name's time is the date and time of day in it, such as `20170509_1305` or `2017-05-09T13:05:00`. Without a date
+    it is the last number, read as a time of day (`2355`) or as a count. If all names increase by both readings, the one
+    with fewer gaps counts. If they increase by neither, the names hold no times, and there is no gap.
     """
-    if dated := _all(_date_and_time, names):  # the times of day alone could go on on another day
+    # Dates come first: times of day alone could go on at the same hour of another day.
+    if dated := _all(_date_and_time, names):
         return _leaps(dated)
     found = [_leaps(times) for read in (_time_of_day, _count) if (times := _all(read, names))]
     return min(found, key=len, default=[])
 
 
 def _all(read: Callable[[str], float | None], names: Sequence[str]) -> list[float]:
-    """Return the times of all names; nothing where one has none or they do not increase."""
+    """Return the times of all names, or an empty list if a name has none or they do not increase."""
     times = [time for name in names if (time := read(name)) is not None]
     is_right = len(times) == len(names) and all(a < b for a, b in pairwise(times))
     return times if is_right else []
 
 
 def _leaps(times: Sequence[float]) -> list[int]:
+    """Return the positions of times that come later than `LONGEST_STEP` median steps after the one before."""
     steps = [after - before for before, after in pairwise(times)]
     usual = median_low(steps) if steps else 0
     return [i for i, step in enumerate(steps, start=1) if step > LONGEST_STEP * usual]
 
 
 def _date_and_time(name: str) -> float | None:
-    """Seconds, of a calendar without time zones."""
+    """Return the date and time in a name in seconds, without time zones, or None if there is none."""
     found = _DATE_AND_TIME.search(name)
     if found is None:
         return None
@@ -53,7 +55,7 @@ def _date_and_time(name: str) -> float | None:
 
 
 def _time_of_day(name: str) -> float | None:
-    """Minutes of a last number HHMM."""
+    """Return the minutes of the day if a name's last number reads HHMM, else None."""
     number = _last_number(name)
     if number is None or len(number) != 4 or int(number[:2]) > 23 or int(number[2:]) > 59:
         return None

@@ -1,4 +1,4 @@
-"""Films as bytes: moving images by pillow, videos by imageio and what decodes them."""
+"""Films read as bytes: animated images by pillow, videos by imageio and an installed decoder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wm
 
 
 def read_film(path: Path, last: int | None = None) -> tuple[Tensor, int]:
-    """The last frames of a file of `FILMS` or `VIDEOS`, by the ending of its name, as uint8 RGB (T, 3, H, W), and how
-    many the file has; None is all of them. No more than those are in memory at once.
+    """Read the last frames of a film. Only these are in memory at once.
+
+    Args:
+        path: an animated image with an ending in `FILMS`, or a video with an ending in `VIDEOS`.
+        last: the number of frames to return; None returns all.
+
+    Returns:
+        The frames as uint8 RGB (T, 3, H, W), and the number of frames in the file.
 
     Raises:
-        ValueError: no such file, one that is damaged or has no frames, frames of several sizes or more than 8
-            bits a channel.
-        ModuleNotFoundError: nothing is installed that reads it.
+        ValueError: there is no such file, it is damaged, it has no frames, its frames have several sizes or more than
+            8 bits a channel.
+        ModuleNotFoundError: no package that reads it is installed.
     """
     import numpy as np
 
@@ -39,7 +45,8 @@ def read_film(path: Path, last: int | None = None) -> tuple[Tensor, int]:
             count += 1
     except _NotBytes as error:
         raise ValueError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged file can raise anything
+    # A damaged file can raise anything.
+    except Exception as error:
         raise ValueError(f"{path}: damaged, or no {path.suffix[1:]} file{because(error)}") from None
     if not images:
         raise ValueError(f"{path}: there are no frames in this file")
@@ -50,10 +57,11 @@ def read_film(path: Path, last: int | None = None) -> tuple[Tensor, int]:
 
 
 class _NotBytes(Exception):
-    """Frames of more than 8 bits a channel."""
+    """A frame has more than 8 bits a channel."""
 
 
 def _drawn(path: Path) -> Iterator[Any]:
+    """Yield the frames of an animated image as uint8 (H, W, 3)."""
     import numpy as np
     from PIL import Image, ImageSequence
 
@@ -67,7 +75,7 @@ def _drawn(path: Path) -> Iterator[Any]:
 
 
 def _plugin(path: Path) -> str:
-    """imageio's name of the decoder that is installed."""
+    """Return imageio's name of an installed decoder."""
     for package, plugin in (("av", "pyav"), ("imageio_ffmpeg", "FFMPEG")):
         if importlib.util.find_spec(package) is not None:
             return plugin
@@ -77,6 +85,7 @@ def _plugin(path: Path) -> str:
 
 
 def _decoded(path: Path, plugin: str) -> Iterator[Any]:
+    """Yield the frames of a video as uint8 (H, W, 3)."""
     import imageio.v3
 
     options = {"format": "rgb24"} if plugin == "pyav" else {}

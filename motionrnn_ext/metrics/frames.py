@@ -1,7 +1,8 @@
-"""Metrics of a frame by itself: MSE, MAE, PSNR, SSIM, GDL and, with a network, LPIPS.
+"""Metrics of single frames: MSE, MAE, PSNR, SSIM, GDL and, with a network, LPIPS.
 
-True frames are in [0, 1] or uint8, else a ValueError names their range. Predictions are floats of any value, or uint8.
-nan in a true frame marks a missing value, which is left out, see the package's text; nan in a prediction gives nan.
+True frames are floats in [0, 1] or uint8; a ValueError names any other range. Predictions are floats of any value, or
+uint8. nan in a true frame marks a missing value, which is left out (see `motionrnn_ext.metrics`). nan in a prediction
+makes the score nan.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from ..pixels import as_floats, check_range, check_units, filled, in_unit_range
 from .lpips import LPIPS, frame_lpips
 
 SSIM_CONVENTIONS: dict[str, dict[str, Any]] = {
-    # 7x7 uniform window on values in [0, 1]
+    # A 7x7 uniform window on values in [0, 1].
     "float": {"data_range": 1.0},
-    # the same on bytes, floor(255 x): the official MotionRNN and PredRNN programs
+    # The same on bytes floor(255 x): the official MotionRNN and PredRNN programs.
     "uint8": {"data_range": 255},
-    # the same on [0, 1] with a range of 2 taken for granted, which inflates it: MIM's and OpenSTL's tables
+    # The same on [0, 1] with an assumed data range of 2, which inflates SSIM: MIM's and OpenSTL's tables.
     "range2": {"data_range": 2.0},
-    # 11x11 Gaussian window of sigma 1.5, as where SSIM was first defined
+    # An 11x11 Gaussian window of sigma 1.5, as in the paper that defines SSIM.
     "gaussian": {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
 }
-PSNR_CONVENTIONS = ("float", "uint8")  # on the values, or on bytes floor(255 x) with their peak of 255
+# PSNR of the values, or of bytes floor(255 x) with a peak of 255.
+PSNR_CONVENTIONS = ("float", "uint8")
 
-# Arguments of `FrameMetrics` that give a published program's numbers.
+# The arguments with which `FrameMetrics` gives a published program's numbers.
 CONVENTIONS: dict[str, dict[str, Any]] = {
     "float": {"ssim": "float", "psnr": "float", "clip": True},
     "official": {"ssim": "uint8", "psnr": "uint8", "clip": True},
@@ -42,36 +44,40 @@ CONVENTIONS: dict[str, dict[str, Any]] = {
 
 
 class FrameMetrics(Metric):
-    """Accumulates the metrics over batches of any size (and, as a torchmetrics Metric, over processes).
+    """A torchmetrics Metric that accumulates the metrics of frames over batches of any size and over processes.
 
         metrics = FrameMetrics(n_lead=10)
         for ...:
             metrics.update(prediction, truth)    # (B, L, C, H, W) each
         result = metrics.compute()
 
-    `compute()` gives plain numbers: "mse", "mae", "psnr" and what is asked for of "ssim", "gdl", "lpips", each the
-    mean over lead times; "per_lead", the same names with L numbers each; "samples"; "missing", the share of the true
-    values that are; "ssim_convention", "psnr_convention", "clipped". Ready for JSON, but `psnr` can be infinite, and
-    what had no value to be taken of is nan.
+    `compute()` returns plain numbers: "mse", "mae", "psnr" and, if asked for, "ssim", "gdl", "lpips", each the mean
+    over lead times; "per_lead", the same names with L numbers each; "samples", their number; "missing", the share of
+    true values that are missing; "ssim_convention", "psnr_convention", "clipped". They are ready for JSON, except that
+    "psnr" can be infinite, and a metric without any known value is nan.
 
     Args:
-        n_lead: L.
-        ssim: a name in `SSIM_CONVENTIONS`, or None to leave SSIM out (half of the time of an update).
+        n_lead: L, the number of lead times.
+        ssim: a name in `SSIM_CONVENTIONS`, or None to leave SSIM out, which takes half of the time of an update.
         psnr: a name in `PSNR_CONVENTIONS`.
-        clip: whether predictions are clipped to [0, 1] before MSE and MAE; before the others they always are.
-        gdl: whether GDL is taken.
+        clip: whether predictions are clipped to [0, 1] for MSE and MAE. For the other metrics they always are.
+        gdl: whether to compute GDL.
         lpips: a network of `load_lpips`, or None to leave LPIPS out.
 
     Raises:
-        ValueError: a bad argument; an update with other shapes, with true frames out of [0, 1], or with frames smaller
-            than SSIM's window or than LPIPS can take; a compute before any update. TypeError: no tensors.
+        ValueError: a bad argument; an update with other shapes, with true frames outside of [0, 1], or with frames
+            smaller than SSIM's window or than LPIPS can take; a compute before any update.
+        TypeError: an update gets no tensors.
     """
 
     full_state_update = False
-    totals: Tensor  # (metric, L) float64, sums over samples
-    left_out: Tensor  # (metric, L) int64, samples whose frame is missing as far as this metric goes
+    # (metric, L) float64: sums over samples.
+    totals: Tensor
+    # (metric, L) int64: the samples whose frame has no value that this metric can use.
+    left_out: Tensor
     samples: Tensor
-    n_values: Tensor  # (2,) int64: true values that are missing, and all
+    # (2,) int64: the missing true values, and all true values.
+    n_values: Tensor
 
     def __init__(
         self,
@@ -109,6 +115,7 @@ class FrameMetrics(Metric):
         self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add a batch: (B, L, C, H, W) each, floats or uint8."""
         check_shapes(prediction, truth, self.n_lead)
         if not len(prediction):
             return
@@ -132,6 +139,7 @@ class FrameMetrics(Metric):
         self.n_values += torch.tensor([int(truth.isnan().sum()), truth.numel()]).to(self.n_values)
 
     def compute(self) -> dict[str, Any]:
+        """Return the metrics of all batches, see the class."""
         if not self.samples:
             raise ValueError("there is nothing to average: call update before compute")
         n_scores = self.samples - self.left_out
@@ -145,7 +153,7 @@ class FrameMetrics(Metric):
 
 
 def _with_clipped(prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """Predictions as floats, and clipped to [0, 1]; uint8 stays in both."""
+    """Return predictions as floats, and clipped to [0, 1]; uint8 stays uint8 in both."""
     if prediction.dtype == torch.uint8:
         return prediction, prediction
     prediction = as_floats(prediction, "predictions")
@@ -153,19 +161,20 @@ def _with_clipped(prediction: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unknown(scores: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
-    """Which scores (..., B, L) of frames (B, L, C, H, W) are nan for want of true values, not by the prediction."""
+    """Return which scores (..., B, L) of frames (B, L, C, H, W) are nan because true values are missing."""
     missing = truth.isnan()
     is_finite = (prediction.isfinite() | missing).flatten(2).all(-1) & missing.flatten(2).any(-1)
     return scores.isnan() & is_finite.to(scores.device)
 
 
 def _mean_over_lead_times(values: list[float], known: list[bool]) -> float:
-    """Of those lead times at which there was a frame to score; nan where there was none."""
+    """Return the mean over lead times with a scored frame, or nan if there is none."""
     found = [value for value, is_known in zip(values, known) if is_known]
     return sum(found) / len(found) if found else math.nan
 
 
 def check_shapes(prediction: Tensor, truth: Tensor, n_lead: int) -> None:
+    """Raise a TypeError or ValueError unless both are tensors of one shape (B, n_lead, C, H, W)."""
     for name, frames in {"prediction": prediction, "truth": truth}.items():
         if not isinstance(frames, Tensor):
             raise TypeError(f"{name} is a {type(frames).__name__}; it should be a torch.Tensor")
@@ -175,27 +184,30 @@ def check_shapes(prediction: Tensor, truth: Tensor, n_lead: int) -> None:
 
 
 def frame_mse(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(B, L, C, H, W) -> (B, L), the sum over each frame; nothing is clipped here."""
+    """Return the squared error, summed over each frame, without clipping: (B, L, C, H, W) -> (B, L)."""
     return _frame_sums(mean_squared_error, prediction, truth)
 
 
 def frame_mae(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(B, L, C, H, W) -> (B, L), the sum over each frame; nothing is clipped here."""
+    """Return the absolute error, summed over each frame, without clipping: (B, L, C, H, W) -> (B, L)."""
     return _frame_sums(mean_absolute_error, prediction, truth)
 
 
 def _frame_sums(mean_error: Any, prediction: Tensor, truth: Tensor) -> Tensor:
-    """Sums over each frame; of one with missing values the mean over the others, times the frame's values."""
+    """Return the errors (B, L), summed over each frame; missing values count as the mean of the known ones."""
     b, n_lead = prediction.shape[:2]
     prediction, truth, missing = _known(prediction, truth)
-    # torchmetrics averages over rows and keeps columns: a column per frame
+    # torchmetrics averages over the first axis, so that each frame becomes a column.
     columns = [frames.reshape(b * n_lead, -1).T for frames in (prediction, truth)]
     sums = (mean_error(*columns, num_outputs=b * n_lead) * len(columns[0])).view(b, n_lead)
     return sums if missing is None else sums * _times(missing)
 
 
 def frame_psnr(prediction: Tensor, truth: Tensor, convention: str = "float") -> Tensor:
-    """(B, L, C, H, W) -> (B, L), in dB for values in [0, 1]; "uint8" clips and truncates both to bytes first."""
+    """Return the PSNR of each frame in dB: (B, L, C, H, W) -> (B, L), infinite for equal frames.
+
+    The convention is "float" for values in [0, 1], or "uint8", which first clips both and truncates them to bytes.
+    """
     in_bytes = convention == "uint8"
     prediction, truth, missing = _known(prediction, truth, in_bytes)
     peak = 255.0 if in_bytes else 1.0
@@ -206,16 +218,24 @@ def frame_psnr(prediction: Tensor, truth: Tensor, convention: str = "float") -> 
 
 
 def frame_snr(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(B, L, C, H, W) -> (B, L): 10 log10(sum Y^2 / sum (Y - P)^2) in dB."""
+    """Return the SNR of each frame, 10 log10(sum Y^2 / sum (Y - P)^2), in dB: (B, L, C, H, W) -> (B, L)."""
     guess, fact, missing = _known(prediction, truth)
     snr = signal_noise_ratio(guess.flatten(2), fact.flatten(2))
     return snr if missing is None else snr.masked_fill(missing.flatten(2).all(-1), math.nan)
 
 
 def frame_ssim(prediction: Tensor, truth: Tensor, convention: str = "float") -> Tensor:
-    """(B, L, C, H, W) in [0, 1] -> (B, L), float64 on the CPU, the mean over channels.
+    """Return the SSIM of each frame, the mean over channels and windows: (B, L, C, H, W) -> (B, L), float64 on the CPU.
 
-    In a frame with missing values it is the mean over those windows that have none.
+    In a frame with missing values it is the mean over the windows without one.
+
+    Args:
+        prediction: floats in [0, 1] or uint8.
+        truth: floats in [0, 1] or uint8.
+        convention: a name in `SSIM_CONVENTIONS`.
+
+    Raises:
+        ValueError: the frames are smaller than the window, or true frames leave [0, 1].
     """
     from skimage.metrics import structural_similarity
 
@@ -241,11 +261,11 @@ def frame_ssim(prediction: Tensor, truth: Tensor, convention: str = "float") -> 
 
 
 def frame_gdl(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(B, L, C, H, W) -> (B, L), the gradient difference loss with exponent 1, the sum over each frame.
+    """Return the gradient difference loss with exponent 1, summed over each frame: (B, L, C, H, W) -> (B, L).
 
     GDL = sum_ij ||Y_ij - Y_{i-1,j}| - |P_ij - P_{i-1,j}|| + ||Y_ij - Y_{i,j-1}| - |P_ij - P_{i,j-1}||
 
-    In a frame with missing values it is the mean over the pairs of neighbours without one, times the number of pairs.
+    In a frame with missing values it is the mean over pairs of known neighbours, times the number of all pairs.
     """
     prediction, truth = as_floats(prediction, "predictions"), in_unit_range(truth, "true frames")
     check_units(prediction)
@@ -258,7 +278,10 @@ def frame_gdl(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def _known(prediction: Tensor, truth: Tensor, in_bytes: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Both as floats, of [0, 1] or of bytes, and where the true ones are missing, or None; there both are 0."""
+    """Return both frames as floats with 0 where true values are missing, and a mask of those values.
+
+    The floats are in [0, 1], or 0 to 255 with `in_bytes`. The mask is None if nothing is missing.
+    """
     check_range(truth, "true frames")
     check_units(prediction)
     missing = truth.isnan()
@@ -271,24 +294,33 @@ def _known(prediction: Tensor, truth: Tensor, in_bytes: bool = False) -> tuple[T
 
 
 def _floats(frames: Tensor, in_bytes: bool) -> Tensor:
-    """nan stays nan, also beside bytes."""
+    """Return frames as floats, truncated to bytes with `in_bytes`; nan stays nan."""
     floats = as_floats(frames, "predictions")
     return to_bytes(frames).float().masked_fill(floats.isnan(), math.nan) if in_bytes else floats
 
 
 def _times(missing: Tensor) -> Tensor:
-    """Of (B, L, ...): how many times as many values a frame has as known ones; infinite where it has none, so that 0
-    times that is nan."""
+    """Return the number of all values over that of known ones in each frame: (B, L, ...) -> (B, L).
+
+    It is infinite if a frame has no known value, so that 0 times it is nan.
+    """
     missing = missing.flatten(2)
     return missing.shape[-1] / (~missing).sum(-1)
 
 
 def openstl_metrics(prediction: Tensor, truth: Tensor, *, spatial_norm: bool = False) -> dict[str, float]:
-    """The report of OpenSTL on a whole test set, (B, L, C, H, W) each: mse, mae, rmse, ssim, psnr, snr.
+    """Return OpenSTL's report on a whole test set: mse, mae, rmse, ssim, psnr, snr.
 
-    MSE and MAE are of predictions that are not clipped; `spatial_norm` divides them by C*H*W. RMSE is the root of
-    that mean MSE. SSIM ("range2"), PSNR and SNR are means over frames of predictions clipped to [0, 1]. Frames without
-    anything to score are left out.
+    MSE and MAE use predictions without clipping. RMSE is the root of the mean MSE. SSIM ("range2"), PSNR and SNR are
+    means over frames of predictions clipped to [0, 1]. Frames without anything to score are left out.
+
+    Args:
+        prediction: (B, L, C, H, W), floats or uint8.
+        truth: (B, L, C, H, W), floats in [0, 1] or uint8.
+        spatial_norm: whether MSE and MAE are divided by C*H*W.
+
+    Raises:
+        ValueError: true frames leave [0, 1], or frames are smaller than SSIM's window.
     """
     size = prediction[0, 0].numel() if spatial_norm else 1
     prediction, clipped = _with_clipped(prediction)
@@ -309,15 +341,25 @@ def openstl_metrics(prediction: Tensor, truth: Tensor, *, spatial_norm: bool = F
 
 
 def to_bytes(frames: Tensor) -> Tensor:
-    """floor(255 x) of x clipped to [0, 1], nan as 0; what is uint8 already stays."""
+    """Return floor(255 x) of x clipped to [0, 1] as uint8, nan as 0; uint8 frames are returned as they are."""
     if frames.dtype == torch.uint8:
         return frames
     return (as_floats(frames).nan_to_num(0).clamp(0, 1) * 255).to(torch.uint8)
 
 
 def repeat_last_frame(frames: Tensor, n_input: int) -> Tensor:
-    """The baseline that predicts no change: (B, T, C, H, W) -> (B, T - n_input, C, H, W), the last input, 0 where that
-    has a missing value."""
+    """Return the baseline that predicts no change: the last given frame, repeated.
+
+    Args:
+        frames: (B, T, C, H, W), inputs and targets.
+        n_input: the number of given frames, from 1 to T - 1.
+
+    Returns:
+        (B, T - n_input, C, H, W), with 0 where the last given frame has a missing value.
+
+    Raises:
+        ValueError: another shape, or `n_input` out of its range.
+    """
     if frames.ndim != 5 or not 1 <= n_input < frames.shape[1]:
         shape = tuple(frames.shape)
         raise ValueError(

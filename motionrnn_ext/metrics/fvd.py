@@ -2,10 +2,11 @@
 
     FVD = |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2))
 
-m, S: mean and covariance over true clips of a video network's features, m', S' over predicted ones. The network is
-the user's, a TorchScript file; usual is I3D trained on Kinetics-400, which takes (B, 3, T, 224, 224) in [-1, 1] and
-needs 9 frames or more. The number depends on the network, on how many clips there are and how long they are,
-and on whether they include the frames that the model was given; `FVD.compute` says all of it beside the number.
+m and S are the mean and the covariance of a video network's features over true clips, m' and S' those over predicted
+clips. The user names the network, a TorchScript file. The common one is I3D trained on Kinetics-400, which takes
+(B, 3, T, 224, 224) in [-1, 1] and needs 9 frames or more. The number depends on the network, on the number and the
+length of the clips, and on whether they include the frames that the model was given. `FVD.compute` states all of this
+beside the number.
 """
 
 from __future__ import annotations
@@ -21,16 +22,23 @@ from torch.nn.functional import interpolate
 
 from ..pixels import as_floats, check_range, check_units
 
+# The height and width of the network's input, in pixels.
 SIZE = 224
 
 
 def frechet_distance(
     mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
 ) -> Tensor:
-    """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of two Gaussians: (D,), (D, D), (D,), (D, D) -> a float64 number.
+    """Return the Frechet distance of two Gaussians, |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)), a float64 scalar.
 
-    tr (S S')^(1/2) is the sum of the singular values of S^(1/2) S'^(1/2), which stays right where S is singular
-    (fewer clips than features).
+    tr (S S')^(1/2) is computed as the sum of the singular values of S^(1/2) S'^(1/2), which is accurate for a singular
+    S too, as with fewer clips than features.
+
+    Args:
+        mean: m, (D,).
+        covariance: S, (D, D).
+        other_mean: m', (D,).
+        other_covariance: S', (D, D).
     """
     apart = (mean.double() - other_mean.double()).square().sum()
     traces = covariance.double().trace() + other_covariance.double().trace()
@@ -39,39 +47,42 @@ def frechet_distance(
 
 
 def _square_root(covariance: Tensor) -> Tensor:
-    """Of a symmetric matrix whose eigenvalues are not negative but for rounding."""
+    """Return the square root of a symmetric matrix whose eigenvalues are negative by rounding at most."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 class FVD:
-    """Gathers the features of clips, batch by batch.
+    """The Frechet video distance, whose features are gathered batch by batch.
 
         fvd = FVD(load_video_network("i3d.pt"))
         for ...:
             fvd.update(prediction, truth)    # (B, T, C, H, W) in [0, 1] or uint8 each, C 1 or 3
         fvd.compute()                        # {"fvd": ..., "protocol": ...}
 
-    Where a true value is missing (nan) both clips are given 0. nan in a prediction makes the result nan.
+    Both clips are 0 where a true value is missing (nan). nan in a prediction makes the result nan.
 
     Args:
-        network: (B, 3, T, 224, 224) in [-1, 1] -> features (B, D). Called with `rescale=False, resize=False,
-            return_features=True` if it is TorchScript that has these arguments, as the common I3D file does.
-        name: what the protocol calls it.
+        network: a function of clips (B, 3, T, 224, 224) in [-1, 1] that returns features (B, D). A TorchScript network
+            is called with `rescale=False, resize=False, return_features=True`, as far as it has these arguments; the
+            common I3D file does.
+        name: the network's name in messages and in the protocol.
 
     Raises:
-        ValueError: clips of other shapes, true ones out of [0, 1], clips that the network refuses (too short),
-            features that are not (B, D); a compute of fewer than two clips.
+        ValueError: clips have other shapes, true clips leave [0, 1], the network refuses the clips (too short) or
+            returns features that are not (B, D); a compute of fewer than two clips.
     """
 
     def __init__(self, network: Any, name: str = "a network") -> None:
         self.network, self.name = network, name
         self.options = _options(network)
-        self.features: tuple[list[Tensor], list[Tensor]] = ([], [])  # of predictions, of truths
+        # The features of predicted and of true clips.
+        self.features: tuple[list[Tensor], list[Tensor]] = ([], [])
         self.shape: tuple[int, ...] = ()
 
     @torch.no_grad()
     def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add a batch of clips: (B, T, C, H, W) each, floats or uint8, with C = 1 or 3."""
         if prediction.ndim != 5 or prediction.shape != truth.shape or prediction.shape[2] not in (1, 3):
             shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
             raise ValueError(f"clips must both be (B, T, C, H, W) with C 1 or 3; got {shapes}")
@@ -87,7 +98,7 @@ class FVD:
             gathered.append(self._features(clips).cpu())
 
     def _features(self, clips: Tensor) -> Tensor:
-        """(B, T, C, H, W) in [0, 1] -> (B, D) float64."""
+        """Return the features of clips: (B, T, C, H, W) in [0, 1] -> (B, D) float64."""
         b, t, _, *size = clips.shape
         frames = (
             as_floats(clips, "predictions")
@@ -115,7 +126,7 @@ class FVD:
         return features.double()
 
     def compute(self) -> dict[str, Any]:
-        """ "fvd", a number, and "protocol", how it was taken."""
+        """Return "fvd", a number, and "protocol": the network, the clips and the input that it was computed with."""
         predicted, true = (torch.cat(found) if found else torch.empty(0, 0) for found in self.features)
         if len(true) < 2:
             raise ValueError(f"FVD needs two clips or more; got {len(true)}")
@@ -136,18 +147,18 @@ class FVD:
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, D) -> mean (D,) and covariance (D, D)."""
+    """Return the mean (D,) and the covariance (D, D) of features (N, D)."""
     return features.mean(0), torch.atleast_2d(features.T.cov())
 
 
 def load_video_network(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:
-    """A network in a TorchScript file, for `FVD`, in evaluation mode.
+    """Load a video network for `FVD` from a TorchScript file, in evaluation mode.
 
-    A TorchScript file holds a program as well as weights, and loading and calling the network run it: take files only
-    from where you would take code. Any other file, a pickle above all, is refused and runs nothing.
+    A TorchScript file holds a program as well as weights, and loading and calling the network run it. Use files only
+    from sources that you would run code from. Any other file, such as a pickle, is refused and runs nothing.
 
     Raises:
-        ValueError: no such file, or no TorchScript file.
+        ValueError: there is no such file, or it is not a TorchScript file.
     """
     if not Path(path).is_file():
         raise ValueError(f"FVD network {path} cannot be read: there is no such file")
@@ -158,8 +169,9 @@ def load_video_network(path: str | os.PathLike[str], device: str | torch.device 
 
 
 def _options(network: Any) -> dict[str, bool]:
+    """Return those options of the common I3D file that a network's TorchScript schema has."""
     wanted = {"rescale": False, "resize": False, "return_features": True}
-    schema = getattr(getattr(network, "forward", None), "schema", None)  # TorchScript's
+    schema = getattr(getattr(network, "forward", None), "schema", None)
     there = {argument.name for argument in schema.arguments} if schema else set()
     return {name: value for name, value in wanted.items() if name in there}
 

@@ -2,9 +2,9 @@
 
     d(x, y) = sum_l mean_{h,w} w_l . (f_l(x) - f_l(y))^2
 
-f_l: the activations of AlexNet's l-th convolution after its ReLU, scaled to length 1 over channels; w_l: the
-learnt weight of each channel. Images are (N, 3, H, W) in [-1, 1]; `frame_lpips` maps frames in [0, 1] to that and
-repeats grey three times.
+f_l are the activations of AlexNet's l-th convolution after its ReLU, scaled to length 1 over channels, and w_l the
+learnt weight of each channel. Images are (N, 3, H, W) in [-1, 1]; `frame_lpips` maps frames in [0, 1] to this range and
+repeats a grey channel three times.
 """
 
 from __future__ import annotations
@@ -20,16 +20,24 @@ from torch import Tensor, nn
 from ..files import load_tensors
 from ..pixels import as_floats, check_range, check_units
 
-_SMALLEST = 31  # the smallest height and width that both poolings leave something of
-_TAPS = (1, 4, 7, 9, 11)  # the ReLUs whose outputs are compared
+# The smallest height and width for which the last pooling has an output.
+_SMALLEST = 31
+# The positions of the ReLUs, whose outputs are compared, and of the convolutions in AlexNet's `features`.
+_RELUS = (1, 4, 7, 9, 11)
+_CONVOLUTIONS = (0, 3, 6, 8, 10)
 _CHANNELS = (64, 192, 384, 256, 256)
-_CONVOLUTIONS = (0, 3, 6, 8, 10)  # their places in AlexNet's `features`
-# What LPIPS takes off images in [-1, 1], and divides them by, instead of ImageNet's numbers for [0, 1].
+# LPIPS normalises images in [-1, 1] by these, ImageNet's mean and deviation being for [0, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class LPIPS(nn.Module):
-    """`network(x, y)`: (N, 3, H, W) in [-1, 1] each -> (N,). In evaluation mode, without gradients of weights."""
+    """The LPIPS network: `network(x, y)` maps two images (N, 3, H, W) in [-1, 1] to their distances (N,).
+
+    It is in evaluation mode, and its weights take no gradients. They are random until `load_lpips` loads them.
+
+    Raises:
+        ValueError: the images have other shapes, or are smaller than 31x31.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -63,16 +71,24 @@ class LPIPS(nn.Module):
         found, x = [], (images - self.shift) / self.scale
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in _TAPS:
+            if index in _RELUS:
                 found.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())
         return found
 
 
 @torch.no_grad()
 def frame_lpips(prediction: Tensor, truth: Tensor, network: LPIPS) -> Tensor:
-    """(B, L, C, H, W) in [0, 1] or uint8, C 1 or 3, -> (B, L) float32 on the network's device.
+    """Return the LPIPS of each frame: (B, L, C, H, W) -> (B, L) float32 on the network's device.
 
-    Where a true value is missing (nan) both frames are given 0; a frame without any true value gives nan.
+    Both frames are 0 where a true value is missing (nan); a frame without any true value gives nan.
+
+    Args:
+        prediction: floats in [0, 1] or uint8, with C = 1 or 3.
+        truth: floats in [0, 1] or uint8, of the same shape.
+        network: the network of `load_lpips`.
+
+    Raises:
+        ValueError: another number of channels, frames smaller than 31x31, or true frames outside of [0, 1].
     """
     if prediction.shape[2] not in (1, 3):
         raise ValueError(f"LPIPS needs frames of 1 or 3 channels; got {prediction.shape[2]}")
@@ -93,15 +109,16 @@ def frame_lpips(prediction: Tensor, truth: Tensor, network: LPIPS) -> Tensor:
 
 
 def load_lpips(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> LPIPS:
-    """LPIPS with the weights in a file; nothing is downloaded, and loading runs no code of the file.
+    """Load LPIPS with the weights in a file. Nothing is downloaded, and no code of the file runs.
 
     Args:
-        path: a state dict of AlexNet as torchvision publishes it (`features.0.weight`, ...), for which the w_l are
-            those that torchmetrics brings; or one of a whole LPIPS module (`net.slice1.0.weight`, ...,
-            `lin0.model.1.weight`, ...).
+        path: a file of `torch.save` with a state dict: AlexNet's as torchvision publishes it (`features.0.weight` and
+            so on), to which the channel weights w_l come from torchmetrics; or that of a whole LPIPS module
+            (`net.slice1.0.weight`, `lin0.model.1.weight` and so on).
+        device: the device of the network.
 
     Raises:
-        ValueError: no such file, no file of weights, or weights of something else.
+        ValueError: there is no such file, it is not a file of weights, or the weights are those of another network.
     """
     found = _read(path)
     if "lin0.model.1.weight" in found:
@@ -125,18 +142,21 @@ def load_lpips(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         raise ValueError(
             f"{path} must hold the weights of AlexNet or of a whole LPIPS by AlexNet; it has no {error}"
         ) from None
-    except RuntimeError as error:  # other shapes
+    # The weights have other shapes.
+    except RuntimeError as error:
         raise ValueError(f"{path} holds no weights of AlexNet: {_last_line(error)}") from None
     network.source = Path(path).name
     return network.to(device)
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Return the state dict in a file; raise a ValueError if there is none."""
     try:
         found = load_tensors(path)
     except OSError as error:
         raise ValueError(f"LPIPS weights {path} cannot be read: {error.strerror or error}") from None
-    except Exception:  # whatever the unpickler makes of foreign bytes
+    # The unpickler can raise anything on foreign bytes.
+    except Exception:
         raise ValueError(f"{path} is no file of weights (a state dict by torch.save), or damaged") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} must hold a state dict: names and tensors; it holds {type(found).__name__}")
@@ -144,7 +164,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _linear_weights() -> dict[str, Tensor]:
-    """The w_l of the LPIPS authors, version 0.1, which torchmetrics installs."""
+    """Return the channel weights w_l of the LPIPS authors, version 0.1, which torchmetrics installs."""
     with as_file(files("torchmetrics.functional.image") / "lpips_models" / "alex.pth") as path:
         return _read(path)
 

@@ -1,4 +1,4 @@
-"""What is measured and how, in one object: the metrics of frames, of events and of clips together."""
+"""The metrics of frames, events and clips together, chosen by one protocol."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from .tables import counted
 
 @dataclass(frozen=True)
 class Protocol:
-    """What to measure of predictions, and how.
+    """The choice of metrics and of their conventions.
 
     Args:
-        convention: a name in `CONVENTIONS`: whose numbers MSE, MAE, PSNR and SSIM are to compare with.
-        ssim: a name in `SSIM_CONVENTIONS` instead of the convention's.
-        thresholds: of CSI and FAR, in the unit of `values`; none leaves them out.
-        values: what a pixel stands for; needed with thresholds.
-        lpips: a file of weights, see `load_lpips`.
-        fvd: a TorchScript file, see `load_video_network`.
+        convention: a name in `CONVENTIONS`, the program whose MSE, MAE, PSNR and SSIM the numbers compare with.
+        ssim: a name in `SSIM_CONVENTIONS`; None takes the convention's.
+        thresholds: the thresholds of CSI and FAR, in the unit of `values`; none leaves them out.
+        values: the physical values of the pixels, needed with thresholds.
+        lpips: a file of weights, see `load_lpips`; None leaves LPIPS out.
+        fvd: a TorchScript file, see `load_video_network`; None leaves FVD out.
         fvd_context: whether FVD's clips begin with the frames that the model was given.
-        device: where the networks of LPIPS and FVD run.
+        device: the device of the networks of LPIPS and FVD.
 
     Raises:
-        ValueError: an unknown name, thresholds without values, fvd_context without fvd, a file that cannot be read.
+        ValueError: an unknown name, thresholds without values, or `fvd_context` without `fvd`; when a network is first
+            used, its file cannot be read.
     """
 
     convention: str = "float"
@@ -58,29 +59,40 @@ class Protocol:
             raise ValueError("fvd_context (--fvd-context) is for FVD, which needs a network: give --fvd too")
 
     def frame_options(self) -> dict[str, Any]:
+        """Return the arguments of `FrameMetrics`."""
         options = CONVENTIONS[self.convention]
         return {**options, "ssim": self.ssim or options["ssim"], "gdl": True, "lpips": self.lpips_network}
 
     @cached_property
     def lpips_network(self) -> LPIPS | None:
+        """The network of LPIPS, loaded at its first use; None without LPIPS."""
         return load_lpips(self.lpips, self.device) if self.lpips else None
 
     @cached_property
     def video_network(self) -> Any:
+        """The network of FVD, loaded at its first use; None without FVD."""
         return load_video_network(self.fvd, self.device) if self.fvd else None
 
 
 class Meter:
-    """Measures one model's predictions by a protocol.
+    """The metrics of one model's predictions by a protocol.
 
         meter = Meter(n_lead=10, protocol=Protocol())
         for ...:
             meter.update(prediction, truth, given)    # (B, L, C, H, W) twice, (B, T_in, C, H, W)
         result = meter.compute()
 
-    `compute()` gives what `FrameMetrics` and `EventMetrics` do, their "per_lead" joined, "missing_given", the share of
-    the given values that are missing, "fvd" if asked for, and "protocol": how each number was taken, sentences by name,
-    for people.
+    `compute()` returns the results of `FrameMetrics` and `EventMetrics` with their "per_lead" joined; "missing_given",
+    the share of given values that are missing; "fvd" if asked for; and "protocol", sentences for people that state how
+    each number was computed, by name.
+
+    Args:
+        n_lead: L, the number of lead times.
+        protocol: the choice of metrics; None for the defaults of `Protocol`.
+
+    Raises:
+        ValueError: an update with other shapes, with true or given frames outside of [0, 1], or without given frames
+            although the protocol has `fvd_context`; a compute before any update.
     """
 
     def __init__(self, n_lead: int, protocol: Protocol | None = None) -> None:
@@ -95,6 +107,13 @@ class Meter:
             self.video = FVD(protocol.video_network, protocol.fvd.name)
 
     def update(self, prediction: Tensor, truth: Tensor, given: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: (B, L, C, H, W), floats or uint8.
+            truth: (B, L, C, H, W), floats in [0, 1] or uint8.
+            given: (B, T_in, C, H, W), the frames that the model was given; needed with `fvd_context`.
+        """
         self.frames.update(prediction, truth)
         if given is not None:
             self.given_missing += int(given.isnan().sum())
@@ -113,6 +132,7 @@ class Meter:
             self.video.update(prediction, truth)
 
     def compute(self) -> dict[str, Any]:
+        """Return the results of all batches, see the class."""
         result = self.frames.compute()
         result["convention"] = self.protocol.convention
         result["protocol"] = {"frames": self._about_frames(result)}

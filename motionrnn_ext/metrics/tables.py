@@ -1,4 +1,4 @@
-"""Names of the metrics for people, and results as text."""
+"""The names of the metrics for people, and tables of results as text."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ LABELS = {
     "far": "FAR",
 }
 _UP, _DOWN = "\u2191", "\u2193"
-BETTER = {name: _UP if name in ("psnr", "ssim", "csi") else _DOWN for name in LABELS}  # which way is better
+# The arrow of a metric points in the direction that is better.
+BETTER = {name: _UP if name in ("psnr", "ssim", "csi") else _DOWN for name in LABELS}
 
 
 def heading(name: str) -> str:
-    """A metric's label with the way that is better: "mse" -> "MSE ↓", "csi_20" -> "CSI 20 ↑"."""
+    """Return a metric's label with the arrow of `BETTER`: "mse" -> "MSE ↓", "csi_20" -> "CSI 20 ↑"."""
     kind, _, threshold = name.partition("_")
     if kind not in LABELS:
         return name
@@ -29,19 +30,20 @@ def heading(name: str) -> str:
 
 
 def counted(n: int, one: str, many: str = "") -> str:
-    """ "1 clip", "1,000 clips"; `many` where that is not `one` with an s."""
+    """Return a number with its noun: "1 clip", "1,000 clips". `many` is the plural if it is not `one` with an s."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def table_rows(
     results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] | None = None
 ) -> list[list[str]]:
-    """A header and a row per model, all text, for a rich table or for `plain_table`.
+    """Return a header and a row per model, all text, for a rich table or for `plain_table`.
+
+    A number that was not measured reads "-" and nan reads "nan", or "no event" for CSI and FAR if the MSE is a number.
 
     Args:
-        results: label -> what `FrameMetrics.compute` gave, with whatever numbers the caller adds.
-        columns: key -> heading; by default the metrics that are there. What was not measured reads "-", nan "nan", or
-            "no event" of CSI and FAR where the MSE is a number.
+        results: a mapping from the models' labels to the results of `FrameMetrics.compute`, and any further numbers.
+        columns: a mapping from keys of the results to headings; None for all metrics in the results.
     """
     if columns is None:
         columns = {key: label for key, label in LABELS.items() if any(key in row for row in results.values())}
@@ -50,6 +52,7 @@ def table_rows(
 
 
 def _text(key: str, row: Mapping[str, Any]) -> str:
+    """Return the text of one number of a model's results."""
     value, mse = row.get(key), row.get("mse")
     if value is None or isinstance(value, str):
         return value or "-"
@@ -61,10 +64,10 @@ def _text(key: str, row: Mapping[str, Any]) -> str:
 
 
 def plain_table(rows: list[list[str]]) -> str:
-    """Rows as aligned text: the first column to the left, the others to the right."""
+    """Return rows as aligned text, the first column flush left and the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(
-        "  ".join(f"{cell:{'>' if i else '<'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+        "  ".join(f"{text:{'>' if i else '<'}{widths[i]}}" for i, text in enumerate(row)).rstrip()
         for row in rows
     )

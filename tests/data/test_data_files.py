@@ -500,6 +500,23 @@ def test_open_clips_spreads_what_is_left_of_files(tmp_path: Path) -> None:
     assert len(open_clips("shanghai_h5", "train", 50, **options)) == 7
 
 
+def test_a_folder_of_sequences_is_opened_under_a_neutral_name(tmp_path: Path) -> None:
+    write_pngs(tmp_path, [f"walk{i:02d}" for i in range(20)], frames=9)
+    options: dict[str, Any] = {"root": tmp_path, "n_frames": 4, "image_size": (16, 16), "stride": 2}
+    positions = {"train": range(16), "val": range(16, 18), "test": range(18, 20)}
+    for split, wanted in positions.items():
+        clips = open_clips("frames", split, **options)
+        assert [clip[0].parent.name for clip in clips.clips] == [f"walk{i:02d}" for i in wanted]  # type: ignore[attr-defined]
+        assert [path.stem for path in clips.clips[0]] == ["0", "2", "4", "6"]  # type: ignore[attr-defined]
+        assert torch.equal(clips[0], open_clips("shanghai_png", split, **options)[0])
+    assert (DATASETS["frames"].n_input, DATASETS["frames"].n_output) == (10, 10)
+    refusal(lambda: open_clips("frames", "train", root=tmp_path, n_frames=10), "it has 9 png files")
+    refusal(
+        lambda: open_clips("frames", "train"),
+        "frames needs root (--root): the folder with SEQUENCE/FRAME.png",
+    )
+
+
 def test_open_clips_brings_channels_into_the_wanted_order(tmp_path: Path) -> None:
     write_openstl(tmp_path)
     opened = partial(open_clips, "human36m_openstl", root=tmp_path, n_frames=4, image_size=(16, 16))
@@ -541,6 +558,7 @@ def test_open_clips_has_defaults_for_every_data_set(name: str, tmp_path: Path) -
     write: dict[str, Any] = {
         "human36m": lambda: write_human36m(tmp_path, {"S9_Walking_1.60457274": 30}),
         "human36m_openstl": lambda: write_openstl(tmp_path),
+        "frames": lambda: write_pngs(tmp_path, ["a", "b", "c"], frames=20),
         "shanghai_h5": lambda: write_h5(tmp_path / "shanghai.h5"),
         "shanghai_png": lambda: write_pngs(tmp_path, ["train/a", "test/b"], frames=15),
         "moving_mnist_npz": lambda: write_npz(tmp_path),

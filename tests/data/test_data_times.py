@@ -11,7 +11,7 @@ from layouts import noise
 from PIL import Image
 from test_data_files import refusal
 
-from motionrnn_ext.data import RadarImages
+from motionrnn_ext.data import RadarImages, open_clips
 from motionrnn_ext.data.times import gaps
 
 START = datetime(2017, 5, 9, 23, 40)
@@ -83,8 +83,10 @@ def test_clips_lie_on_one_side_of_a_gap(tmp_path: Path) -> None:
         r"1 of the steps in time between frames are longer than 1\.5 times the usual one; no clip spans such a gap: "
         r"there are 4 clips for train, without this rule there would be 4"
     )
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=said) as found:
         data = RadarImages("train", tmp_path, **options)
+        open_clips("frames", "train", root=tmp_path, **options)
+    assert [warning.filename for warning in found] == [__file__] * 2
     spans = [[path.stem[-4:] for path in clip] for clip in data.clips[:2]]
     assert spans == [["2340", "2345", "2350", "2355"], ["0030", "0035", "0040", "0045"]]
     # The span of a clip is what counts, here 7 frames.

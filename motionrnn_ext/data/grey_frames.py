@@ -1,15 +1,16 @@
-"""Shanghai's radar echo, and radar echo of other places in the same layouts: one grey channel.
+"""Sequences of grey frames: Shanghai's radar echo as an HDF5 file, and any frames as folders of images.
 
 `RadarH5`       `shanghai.h5`
-`RadarImages`   folders of PNG frames
+`RadarImages`   folders of images: radar echo, or any other frames
 
-Frames of other sizes are brought to `image_size` bilinearly and smoothed before, so that no echo falls between the
-pixels. `pixel_max` is the stored value that counts as 1: 255 for greys; for files whose bytes are the physical values
-themselves, the value that is to count as 1. Which of the two a file holds, it does not say: look at its values before
-CSI and FAR at thresholds in dBZ are believed. Higher values count as 1 too, with a warning.
+Frames of other sizes are smoothed and resized bilinearly to `image_size`, so that no echo is lost between pixels.
 
-`missing` is the stored value of pixels that have no data, where the radar does not see. They are nan in the item; in a
-frame that is resized, a pixel is the mean of what has data, and nan where that is less than half of it.
+`pixel_max` is the stored value that becomes 1. It is 255 for grey levels. For files whose bytes are physical values, it
+is the physical value that becomes 1. A file does not say which of the two it holds: look at its values before you
+trust CSI and FAR at thresholds in dBZ. Higher values become 1 too, with a warning.
+
+`missing` is the stored value of pixels without data, such as those that a radar does not see. They are nan in the item.
+In a resized frame, a pixel is the mean of the pixels with data, and nan if these have less than half of the weight.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..caller import stacklevel_of_user
 from ..pixels import marked
-from .digits import SPLITS
-from .files import PathLike, PerProcess, check_clips, file_at, names_in, unreadable
+from .arguments import SPLITS, check_clips, checked_index
+from .files import PathLike, PerProcess, file_at, names_in, unreadable
 from .images import image_files, read_images, resized_known
 from .times import LONGEST_STEP, gaps
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
-class _Radar(Dataset[Tensor]):
-    """What both layouts do with the frames of a clip."""
+class _GreyFrames(Dataset[Tensor]):
+    """The base of both layouts: checked arguments, and the conversion of stored frames to a clip."""
 
     def __init__(
         self,
@@ -57,21 +59,22 @@ class _Radar(Dataset[Tensor]):
             raise ValueError(f"missing must be a stored value, a whole number from 0 to 255; got {missing:g}")
         self.n_frames, self.stride, self.pixel_max, self.missing = n_frames, stride, pixel_max, missing
         self._has_warned = False
-        self.span = (n_frames - 1) * stride + 1  # stored frames from a clip's first to its last
+        # The number of stored frames from a clip's first to its last.
+        self.span = (n_frames - 1) * stride + 1
         self._open(split, root)
 
     def _open(self, split: str, root: PathLike) -> None:
-        """Find the split's sequences."""
+        """Find and check the split's sequences."""
         raise NotImplementedError
 
     def _clip(self, stored: Tensor, where: str) -> Tensor:
-        """uint8 (T, h, w) -> float32 (T, 1, H, W), nan where missing."""
+        """Convert stored frames, uint8 (T, h, w), to float32 (T, 1, H, W) in [0, 1], nan where missing."""
         frames = marked(stored.float() / self.pixel_max, stored, self.missing)
         self._warn_above_maximum(frames, where)
         return resized_known(frames, self.image_size, antialias=True).clamp(0, 1)[:, None]
 
     def _warn_above_maximum(self, frames: Tensor, where: str) -> None:
-        """Say once in a process that stored values exceed `pixel_max`."""
+        """Warn, once for a data set in a process, that stored values exceed `pixel_max`."""
         if self.pixel_max < 255 and not self._has_warned and (above := frames > 1).any():
             self._has_warned = True
             highest = frames.nan_to_num(0).max().item() * self.pixel_max
@@ -79,7 +82,7 @@ class _Radar(Dataset[Tensor]):
                 f"{where}: {above.float().mean().item():.2%} of the pixels are above pixel_max {self.pixel_max:g}, up "
                 f"to {highest:.0f}, and count as 1 (so may those of other clips); if {highest:.0f} means no data, "
                 "declare it with missing (--missing)",
-                stacklevel=3,
+                stacklevel=stacklevel_of_user(),
             )
 
     def _needed(self) -> str:
@@ -87,23 +90,29 @@ class _Radar(Dataset[Tensor]):
         return f"{self.n_frames} frames{stride} need {self.span}"
 
 
-class RadarH5(_Radar):
-    """Sequences of an HDF5 file: item i is float32 (T, 1, H, W) in [0, 1], the first T frames of sequence i.
+class RadarH5(_GreyFrames):
+    """Clips of radar echo from an HDF5 file, in the layout of the Shanghai data.
 
-    Layout: groups `train` and `test`, each with `all_len`, the number n of its sequences, and the sequences "0" to
-    "n-1", uint8 (25, h, w). Validation is the test group, as in DiffCast. The file is opened in every process anew.
+    Item i is float32 (T, 1, H, W) in [0, 1], nan where missing: the first T frames of sequence i.
+
+    Layout: the groups `train` and `test` each hold `all_len`, the number n of their sequences, and the sequences "0"
+    to "n-1", uint8 (frames, h, w); Shanghai's have 25 frames. Validation is the test group, as in DiffCast. Every
+    process opens the file itself.
 
     Args:
         split: "train", "val" or "test".
         root: the file, or a folder with `shanghai.h5`.
         n_frames: T, inputs and targets together.
-        image_size: (H, W).
-        stride: take every `stride`-th frame; Shanghai's come every 6 minutes.
-        pixel_max, missing: see the module's text.
+        image_size: (H, W) of the item; stored frames of other sizes are smoothed and resized bilinearly.
+        stride: every `stride`-th frame is taken; Shanghai's come every 6 minutes.
+        pixel_max: the stored value that becomes 1, above 0 and at most 255: 255 for grey levels, a physical value for
+            bytes that are physical values. Higher values become 1 too, with a warning.
+        missing: the stored value of pixels without data, 0 to 255, which are nan in the item; None if there are none.
 
     Raises:
-        ValueError: no such file or group, a damaged file, a sequence of another type or too short. One line.
-        ModuleNotFoundError: without h5py.
+        ValueError: there is no such file or group, the file is damaged, a sequence has another type or is too short.
+            The message is one line.
+        ModuleNotFoundError: h5py is not installed.
     """
 
     def _open(self, split: str, root: PathLike) -> None:
@@ -119,12 +128,11 @@ class RadarH5(_Radar):
         return self.length
 
     def __getitem__(self, index: int) -> Tensor:
-        if not -self.length <= index < self.length:
-            raise IndexError(f"index must be in 0..{self.length - 1}; got {index}")
-        name = str(index % self.length)
+        name = str(checked_index(index, self.length))
         try:
             frames = self._file()[self.group][name][: self.span : self.stride]
-        except OSError as error:  # a damaged block
+        # A damaged block of the file.
+        except OSError as error:
             raise ValueError(f"{self.path}: {self.group}/{name} cannot be read ({error})") from None
         return self._clip(torch.from_numpy(frames), f"{self.path}: {self.group}/{name}")
 
@@ -162,23 +170,37 @@ def _length(path: Path, file: Any, group: str) -> int:
     return length
 
 
-class RadarImages(_Radar):
-    """Sequences in folders of PNG files: item i is float32 (T, 1, H, W) in [0, 1].
+class RadarImages(_GreyFrames):
+    """Clips of grey frames from folders of image files: radar echo, or any other frames.
 
-    Layout: `<root>/<split>/<sequence>/<frame>.png` with splits `train`, `val` (or `valid`, `validation`) and `test`;
-    frames are in the order of their names, numbers in them by value. Without a folder for validation that is the test
-    split. With none of these folders `<root>/<sequence>/<frame>.png` is split by position: of the sequences sorted by
-    name, the first eight tenths are for training, the next tenth for validation, the last for test, each at least one.
+    An item is float32 (T, 1, H, W) in [0, 1], nan where missing.
 
-    A sequence gives as many clips as fit into it one after the other, and what is left over is not used.
-    jpg files, colours and palettes are taken too, as luma.
+    Layout: `<root>/<split>/<sequence>/<frame>.png` with the splits `train`, `val` (or `valid`, `validation`) and
+    `test`. Frames are in the order of their names, in which numbers count by their value. Without a folder for
+    validation the test split serves for it. Without any of these folders, `<root>/<sequence>/<frame>.png` is split by
+    position: of the sequences sorted by name, the first eight tenths are for training, the next tenth is for
+    validation and the last for test, each at least one.
+
+    A sequence is cut into clips that follow each other without overlap; frames left over are not used. jpg files,
+    colours and palettes are read too, as luma.
 
     No clip spans a gap in time: a sequence is cut wherever the step between the times in two names is longer than 1.5
-    times the sequence's median step, and each part gives as many clips as fit into it. A warning says how many gaps
-    there are and how many clips they cost. `times.gaps` says how names are read.
+    times the sequence's median step. A warning states the number of gaps and of the clips that they cost. A name's time
+    is the date and time of day in it, or else its last number, as a time of day or as a count (see `times.gaps`).
 
-    Args and Raises: as `RadarH5`; a folder without frames or with too few is a ValueError at once, as are gaps that
-    leave no clip; frames of several sizes in a clip are one when it is read.
+    Args:
+        split: "train", "val" or "test".
+        root: the folder with the splits or the sequences.
+        n_frames: T, inputs and targets together.
+        image_size: (H, W) of the item; stored frames of other sizes are smoothed and resized bilinearly.
+        stride: every `stride`-th frame is taken.
+        pixel_max: the stored value that becomes 1, see `RadarH5`.
+        missing: the stored value of pixels without data, see `RadarH5`.
+
+    Raises:
+        ValueError: a folder has no frames or too few, or gaps leave no clip; at an item, an image is damaged, or the
+            frames of the clip have several sizes. The message is one line.
+        ModuleNotFoundError: pillow is not installed.
     """
 
     def _open(self, split: str, root: PathLike) -> None:
@@ -203,10 +225,10 @@ class RadarImages(_Radar):
             )
             if not self.clips:
                 raise ValueError(f"{lost}; {self._needed()}")
-            warnings.warn(lost, stacklevel=4)
+            warnings.warn(lost, stacklevel=stacklevel_of_user())
 
     def _clips_of(self, frames: Sequence[Path]) -> list[list[Path]]:
-        """As many clips as fit into frames one after the other."""
+        """Return the clips that fit into frames one after the other."""
         starts = range(0, len(frames) - self.span + 1, self.span)
         return [list(frames[start : start + self.span : self.stride]) for start in starts]
 
@@ -219,7 +241,7 @@ class RadarImages(_Radar):
 
 
 def _sequences(root: Path, split: str) -> list[Path]:
-    """The folders of a split's sequences."""
+    """Return the folders of a split's sequences."""
     names = [name for name in names_in(root) if (root / name).is_dir() and name[0] != "."]
     folders = {part: next((n for n in _FOLDERS[part] if n in names), None) for part in SPLITS}
     if any(folders.values()):
