@@ -280,8 +280,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print_results(results, per_lead=True)
         print_protocol(results)
 
-    names = ("clips", "n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
-    options = {name: getattr(arguments, name) for name in names} | {"model": _model(arguments)}
+    names = ("n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
+    options = {name: getattr(arguments, name) for name in names}
+    options |= {"n_clips": arguments.clips, "model": _model(arguments)}
     protocol, home = _protocol(arguments), checkpoint_home(arguments.checkpoints[0])
     with held_new(arguments.out, home / "evaluation") as folder:
         _, written = evaluate(arguments.checkpoints, folder, protocol=protocol, show=show, **options)
@@ -328,14 +329,14 @@ def _protocol(arguments: argparse.Namespace) -> Any:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from ..evaluation.evaluate import predict_frames
+    from ..evaluation.evaluate import write_prediction
     from ..training.folders import held_new
     from ..training.runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint, arguments.dataset, model=_model(arguments))
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
-        drawn = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
+        drawn = write_prediction(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
         _conclude(drawn)
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from ..data.registry import DATASETS, ClipDataset
 from ..evaluation.clips import held_out
-from ..evaluation.evaluate import BASELINE, score
+from ..evaluation.scores import BASELINE, score
 from ..models import MotionRNN
 from ..training.batches import Clips
 from ..training.runs import RunError

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 
 from .. import visualize
-from ..evaluation.evaluate import BASELINE, count_parameters, draw, held_out, score, write_json
+from ..evaluation.clips import held_out
+from ..evaluation.evaluate import count_parameters, draw_clips
+from ..evaluation.scores import BASELINE, score
 from ..evaluation.tables import print_paths, print_results
+from ..files import write_json
 from ..terminal.console import Console
 from ..training.config import SMALL, Config
 from ..training.folders import held
@@ -71,7 +74,7 @@ def _demo(console: Console, config: Config, folder: Path, quick: bool) -> None:
     about = {"test_clips": len(clips), "threads": torch.get_num_threads(), "config": config.to_dict()}
     path = write_json(folder / "metrics.json", {**about, "models": results, "finished": False})
 
-    pictures = draw(folder, models, clips, config.n_input, range(PICTURES))
+    pictures = draw_clips(folder, models, clips, config.n_input, range(PICTURES))
     logs = {label: _home(folder, label) / "metrics.csv" for label in models}
     pictures.draw(visualize.loss_curves, folder / "loss.png", logs, ["val/loss"])
     pictures.draw(visualize.lead_time_curves, folder / "lead_time.png", results)

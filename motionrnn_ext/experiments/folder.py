@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.evaluate import read_json, write_json
-from ..files import NoText
+from ..files import NoText, read_json, write_json
 from ..training.config import Config
 from ..training.resuming import FREE
 from ..training.runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config

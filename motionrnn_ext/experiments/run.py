@@ -24,10 +24,10 @@ from rich.progress import (
 )
 
 from .. import __version__
-from ..evaluation.evaluate import BASELINE, write_json
 from ..evaluation.pictures import Pictures
+from ..evaluation.scores import BASELINE
 from ..evaluation.tables import print_paths
-from ..files import write_text
+from ..files import write_json, write_text
 from ..metrics import counted
 from ..terminal.console import Console, is_animated, wide_console
 from ..training.config import Config

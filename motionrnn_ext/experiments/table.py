@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import visualize
-from ..evaluation.evaluate import BASELINE
+from ..evaluation.scores import BASELINE
 from ..metrics import BETTER, counted, heading
 from .checks import names_of
 from .costs import COUNTED

@@ -26,7 +26,9 @@ from PIL import Image
 from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli, visualize
-from motionrnn_ext.evaluation.evaluate import count_parameters, held_out, score
+from motionrnn_ext.evaluation.clips import held_out
+from motionrnn_ext.evaluation.evaluate import count_parameters
+from motionrnn_ext.evaluation.scores import score
 from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, table
 from motionrnn_ext.experiments import run as runner
 from motionrnn_ext.experiments.costs import costs

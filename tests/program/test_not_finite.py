@@ -20,8 +20,9 @@ from test_experiments import plan, runner
 from test_train import BEST, LAST, TINY, assert_same_training, checkpoint, one_thread, run  # noqa: F401
 
 from motionrnn_ext import cli
-from motionrnn_ext.evaluation.evaluate import predict, read_json, write_json
+from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.experiments import table
+from motionrnn_ext.files import read_json, write_json
 from motionrnn_ext.metrics import table_rows
 from motionrnn_ext.models import MotionRNN
 from motionrnn_ext.training.runs import NotFinite
@@ -220,7 +221,7 @@ def test_predictions_that_are_not_finite_are_said(value: float) -> None:
     with pytest.warns(
         RuntimeWarning, match="predictions have values that are nan or infinite; are the model's"
     ):
-        predict(model, torch.rand(1, 3, 1, 8, 8), 2)
+        predict_clips(model, torch.rand(1, 3, 1, 8, 8), 2)
 
 
 # ---- What is written

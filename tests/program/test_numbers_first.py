@@ -20,7 +20,8 @@ from test_experiments import plan
 from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli, visualize
-from motionrnn_ext.evaluation.evaluate import draw, held_out
+from motionrnn_ext.evaluation.clips import held_out
+from motionrnn_ext.evaluation.evaluate import draw_clips
 from motionrnn_ext.evaluation.pictures import NotDrawn, Pictures
 from motionrnn_ext.evaluation.tables import print_results
 from motionrnn_ext.experiments import demo as demo_module
@@ -135,7 +136,7 @@ def test_every_command_draws_what_it_can(
 def test_models_whose_names_differ_in_signs_have_arrows_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
     run = load_run(trained)
     clips = held_out(run.config, 1)
-    names = {path.name for path in draw(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
+    names = {path.name for path in draw_clips(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
     assert {"arrows_0_a_b_1.png", "arrows_0_a_b_2.png"} <= names
 
 
@@ -225,7 +226,7 @@ def test_out_is_tried_before_the_work(
     for work in (
         "motionrnn_ext.training.train.Training",
         "motionrnn_ext.evaluation.evaluate.score",
-        "motionrnn_ext.evaluation.evaluate.predict",
+        "motionrnn_ext.evaluation.evaluate.predict_clips",
     ):
         monkeypatch.setattr(work, lambda *_, **__: pytest.fail("this is work"))
     options: list[object] = ["--out", out]
