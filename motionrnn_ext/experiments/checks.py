@@ -13,7 +13,7 @@ from ..data.registry import DATASETS, ClipDataset
 from ..evaluation.clips import held_out
 from ..evaluation.scores import BASELINE, score
 from ..models import MotionRNN
-from ..training.batches import Clips
+from ..training.batches import ClipDataModule
 from ..training.runs import RunError
 from .costs import costs
 from .plan import Plan
@@ -44,7 +44,7 @@ def check(plan: Plan) -> Checked:
     """
     counts = {row.label: costs(replace(plan.config, **row.switches)) for row in plan.rows}
     _check_machine(plan)
-    Clips(plan.config)
+    ClipDataModule(plan.config)
     clips = held_out(replace(plan.config, seed=TEST_SEED), plan.test_clips)
     checked = Checked(plan, counts, clips, ())
     few: ClipDataset = Subset(clips, range(min(2, len(clips))))  # type: ignore[arg-type]

@@ -45,9 +45,10 @@ from motionrnn_ext.metrics import (
     repeat_last_frame,
 )
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.training.batches import Clips
+from motionrnn_ext.training.batches import ClipDataModule
 from motionrnn_ext.training.config import Config
-from motionrnn_ext.training.train import Training, train
+from motionrnn_ext.training.module import Training
+from motionrnn_ext.training.train import train
 
 
 def clips(seed: int = 0, shape: tuple[int, ...] = (3, 2, 1, 16, 16)) -> tuple[Tensor, Tensor]:
@@ -467,7 +468,7 @@ def test_train_evaluate_and_predict_say_what_is_missing(
     config.write(tmp_path / "settings.json")
     command = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(out), "--no-progress"]
     assert cli.main(command) == 0
-    share = sum(float(clip.isnan().double().mean()) for clip in Clips(config).training) / 8  # type: ignore[attr-defined]
+    share = sum(float(clip.isnan().double().mean()) for clip in ClipDataModule(config).training) / 8  # type: ignore[attr-defined]
     assert (
         f"stored as nan: {share:.2%} of 8 training clips; the model reads 0 there" in capsys.readouterr().out
     )

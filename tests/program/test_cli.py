@@ -25,6 +25,7 @@ from test_train import BEST, LAST, TINY, one_thread  # noqa: F401  (the fixture 
 
 import motionrnn_ext
 from motionrnn_ext import cli
+from motionrnn_ext.cli import commands
 from motionrnn_ext.cli.parser import make_parser
 from motionrnn_ext.evaluation.clips import held_out, read_frames
 from motionrnn_ext.evaluation.scores import predict_clips
@@ -506,7 +507,7 @@ def test_the_next_command_works_when_pasted(
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.delitem(sys.modules, "own_cells", raising=False)
     if as_module:
-        monkeypatch.setattr(sys, "argv", [str(Path(cli.__file__).with_name("__main__.py"))])
+        monkeypatch.setattr(sys, "argv", [str(Path(motionrnn_ext.__file__).with_name("__main__.py"))])
     known = dict(CELLS)
     try:
         options = ["--config", "settings.json", "--predictor", "own_lstm", "--no-progress", f"--out={out}"]
@@ -517,7 +518,7 @@ def test_the_next_command_works_when_pasted(
         pasted = shlex.split(line.removeprefix(f"next: {program} "))
         assert cli.main([*pasted, "--clips", "1", "--pictures", "0"]) == 0
         arguments = make_parser().parse_args(["train", "--import", "own_cells", f"--out={out}"])
-        resumed = shlex.split(cli._go_on(arguments, replace(TINY, steps=1)).removeprefix(f"{program} "))
+        resumed = shlex.split(commands._go_on(arguments, replace(TINY, steps=1)).removeprefix(f"{program} "))
         assert cli.main([*resumed, "--no-progress"]) == 0
     finally:
         CELLS.clear()

@@ -32,10 +32,11 @@ from torch.utils.data import DataLoader
 
 from motionrnn_ext import cli
 from motionrnn_ext.cli.parser import make_parser
+from motionrnn_ext.cli.settings import config_of
 from motionrnn_ext.data import DATASETS, DataSet, open_clips
 from motionrnn_ext.evaluation.clips import held_out, read_frames
 from motionrnn_ext.evaluation.scores import predict_clips
-from motionrnn_ext.training.batches import Clips
+from motionrnn_ext.training.batches import ClipDataModule
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
 from motionrnn_ext.training.train import _quiet
@@ -105,7 +106,7 @@ def test_train_evaluate_predict(name: str, tmp_path: Path, capsys: pytest.Captur
     assert f"ConvLSTM on {entry.title}, 16x16, 4 frames in and 4 out" in capsys.readouterr().out
     config = Config.read(out / "config.json")
     assert (config.dataset, config.channels) == (name, entry.channels)
-    assert len(Clips(config).training) == (
+    assert len(ClipDataModule(config).training) == (
         LAYOUTS[name][1] or 3
     )  # files are taken whole, whatever train_clips is
 
@@ -465,7 +466,7 @@ def test_another_data_set_than_the_files_brings_its_own_protocol(tmp_path: Path)
 
     def config(*options: object) -> Config:
         words = ["train", "--config", str(path), *map(str, options)]
-        return cli._config(make_parser().parse_args(words))
+        return config_of(make_parser().parse_args(words))
 
     other = config("--dataset", "shanghai_h5", "--root", "here")
     assert (other.image_size, other.n_input, other.n_output) == ((64, 64), 5, 10)

@@ -237,7 +237,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
         import os, signal, sys
         from dataclasses import replace
         sys.path[:0] = [{str(TESTS / "program")!r}, {str(TESTS / "support")!r}]
-        from motionrnn_ext.train import Training
+        from motionrnn_ext.training.module import Training
         from test_experiments import QUICK, plan, runner
         true_step = Training.training_step
         def step(self, frames, index):

@@ -25,8 +25,8 @@ from motionrnn_ext.experiments import table
 from motionrnn_ext.files import read_json, write_json
 from motionrnn_ext.metrics import table_rows
 from motionrnn_ext.models import MotionRNN
+from motionrnn_ext.training.module import Training
 from motionrnn_ext.training.runs import NotFinite
-from motionrnn_ext.training.train import Training
 
 
 def all_finite(folder: Path) -> list[int]:
@@ -190,7 +190,7 @@ def test_processes_stop_together_when_one_alone_is_not_finite(
 ) -> None:
     (tmp_path / "breaking.py").write_text(
         "import math\n"
-        "from motionrnn_ext.training.train import Training\n"
+        "from motionrnn_ext.training.module import Training\n"
         f"true_step = Training.{kind}_step\n"
         "def step(self, frames, index):\n"
         "    loss = true_step(self, frames, index)\n"

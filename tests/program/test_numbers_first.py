@@ -26,8 +26,8 @@ from motionrnn_ext.evaluation.pictures import NotDrawn, Pictures
 from motionrnn_ext.evaluation.tables import print_results
 from motionrnn_ext.experiments import demo as demo_module
 from motionrnn_ext.experiments import run as runner
+from motionrnn_ext.training.checkpoint_io import WholeCheckpointIO
 from motionrnn_ext.training.runs import load_run
-from motionrnn_ext.training.train import WholeCheckpointIO
 
 
 def failing(*_: Any, **__: Any) -> Path:

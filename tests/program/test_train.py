@@ -19,10 +19,11 @@ from repository import ROOT
 
 lightning = pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from motionrnn_ext.training.batches import Clips, StepBatches  # noqa: E402
+from motionrnn_ext.training.batches import ClipDataModule, StepBatches  # noqa: E402
 from motionrnn_ext.training.config import Config  # noqa: E402
+from motionrnn_ext.training.module import Training, sampling_mask, sampling_probabilities  # noqa: E402
 from motionrnn_ext.training.runs import CONFIG_KEY, RunError, fresh_folder, join_logs, load_run  # noqa: E402
-from motionrnn_ext.training.train import Training, sampling_mask, sampling_probabilities, train  # noqa: E402
+from motionrnn_ext.training.train import train  # noqa: E402
 
 TINY = Config(
     hidden=(8, 8),
@@ -156,8 +157,8 @@ def child(folder: Path, patch: str) -> subprocess.Popen[str]:
     code = textwrap.dedent("""
         import os, signal, sys
         import torch
-        from motionrnn_ext import train as program
-        from motionrnn_ext.config import Config
+        from motionrnn_ext.training import train as program
+        from motionrnn_ext.training.config import Config
         config = Config.read(__import__("pathlib").Path(sys.argv[2]))
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with &
     """)
@@ -335,7 +336,7 @@ def test_two_processes_share_what_one_with_twice_the_batch_has() -> None:
 
 
 def test_training_validation_and_test_clips_differ() -> None:
-    clips = Clips(TINY)
+    clips = ClipDataModule(TINY)
     assert clips.training.split, clips.validation.split == ("train", "val")
     assert not torch.equal(clips.training[0], clips.validation[0])
 

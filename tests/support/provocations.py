@@ -39,7 +39,8 @@ from motionrnn_ext.models import load_checkpoint, load_conv_tt_lstm_cell, save_o
 from motionrnn_ext.models.checkpoints.names import to_ours
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.folders import held
-from motionrnn_ext.training.runs import load_run, load_weights, read_checkpoint, start_folder
+from motionrnn_ext.training.runs import load_run, read_checkpoint, start_folder
+from motionrnn_ext.training.weights import load_weights
 
 
 class Place:
