@@ -100,7 +100,7 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
         start_folder(home, config.located(), resume=False)
     stopped, step = None, config.steps
     try:
-        train(config, home, resume=True, progress=not display.is_shown, watch=display)
+        train(config, home, resume=True, progress=not display.is_shown, watchers=[display])
         trained = load_run(home / "checkpoints" / "last.ckpt")
         scores = checked.score({cell.row.label: trained.model.to(_device(config))})
     except NotFinite as error:  # a row that diverges is a finding, and the others are still wanted

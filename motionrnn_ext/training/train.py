@@ -54,15 +54,15 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
-    watch: callbacks.Callback | None = None,
+    watchers: Sequence[callbacks.Callback] = (),
     announce: Callable[[], None] | None = None,
     command: Sequence[str] = (),
 ) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
-    `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watch` is told of every
-    step, say to show progress in the caller's way. `announce` is called once, by the first process, when the settings
-    are checked and before the folder holds anything. Returns the checkpoint with the lowest validation MSE.
+    `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watchers` are told of
+    every step, say to show progress in the caller's way. `announce` is called once, by the first process, when the
+    settings are checked and before the folder holds anything. Returns the checkpoint with the lowest validation MSE.
 
     On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
     and this process watches over them. Without it, Lightning starts the running script anew for every further device.
@@ -82,7 +82,7 @@ def train(
         # These folders may be another user's, or copied read-only: better known before the work than after.
         for name in ("checkpoints", "logs") if processes.is_first() else ():
             check_writable(folder / name)
-        _train(config, folder, resume, progress, watch, announce, command)
+        _train(config, folder, resume, progress, watchers, announce, command)
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -91,7 +91,7 @@ def _train(
     folder: Path,
     resume: bool,
     progress: bool,
-    watch: callbacks.Callback | None,
+    watchers: Sequence[callbacks.Callback],
     announce: Callable[[], None] | None,
     command: Sequence[str],
 ) -> None:
@@ -102,7 +102,7 @@ def _train(
         load_weights(module.model, config.init_from, config)
     place = launchers.launched(config.devices, config.nodes)
     with _quiet(), _without_variables("PL_"):  # such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES
-        trainer = _trainer(config, folder, progress, [watch] if watch else [], place)
+        trainer = _trainer(config, folder, progress, watchers, place)
         clips.check(config.n_processes)
         starts_others = bool(command) and config.n_processes > 1 and place is None
         if config.n_processes == 1 or (starts_others and config.nodes == 1):
@@ -166,7 +166,7 @@ def _trainer(
     config: Config,
     folder: Path,
     progress: bool,
-    watchers: list[callbacks.Callback],
+    watchers: Sequence[callbacks.Callback],
     place: processes.Place | None,
 ) -> L.Trainer:
     version = len(log_versions(folder))

@@ -425,7 +425,15 @@ def test_demo_from_a_fresh_folder_and_again(tmp_path: Path) -> None:
         json.loads((folder / name / "config.json").read_text()) for name in ("convlstm", "motionrnn-convlstm")
     )
     assert {name for name in base if base[name] != ours[name]} == {"motion_gru", "highway"}
-    for name in ("strip_0.png", "clip_0.gif", "arrows_0.png", "loss.png", "lead_time.png"):
+    assert "a first prediction, after 12 of 12 steps: runs/demo/first_prediction.png\n" in done.stdout
+    for name in (
+        "first_prediction.png",
+        "strip_0.png",
+        "clip_0.gif",
+        "arrows_0.png",
+        "loss.png",
+        "lead_time.png",
+    ):
         with Image.open(folder / name) as image:
             assert min(image.size) > 100, name
 
