@@ -206,7 +206,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None:
     from ..experiments import PRESETS
-    from ..experiments.run import run
+    from ..experiments.runner import run_plan
 
     preset, name = PRESETS[arguments.preset], f"{arguments.command}-{arguments.preset}"
     start = preset.config
@@ -217,7 +217,7 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     planned = plan(config, seeds, test_clips, protocol=protocol_of(arguments))
     try:
         folder = arguments.out or Path("runs") / name
-        run(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)
+        run_plan(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)
     except KeyboardInterrupt:
         print("\ngo on with the same command", file=sys.stderr)
         raise

@@ -37,8 +37,8 @@ class Pictures(list[Path]):
         """Return the function's result, or None if it raises; `failed` then gets a line that names `what`."""
         try:
             return function(*arguments, **options)
-        # Matplotlib and Pillow raise many kinds of errors, for fonts, sizes, memory and the disk.
         except Exception as error:
+            # Matplotlib and Pillow raise many kinds of errors, for fonts, sizes, memory and the disk.
             self.failed.append(f"{what} could not be drawn: {_reason(error)}")
             return None
 

@@ -260,7 +260,7 @@ def test_a_training_of_a_table_that_diverges_costs_no_other(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "training_step", training_step)
         with pytest.raises(NotFinite) as error:
-            runner.run(plan(), tmp_path / "out", command="")
+            runner.run_plan(plan(), tmp_path / "out", command="")
     why = "both, seed 1: the norm of the gradient is nan in step 2"
     assert str(error.value) == f"the table is written, but not every training stayed finite: {why}"
     text = (tmp_path / "out" / "table.md").read_text()
@@ -272,9 +272,9 @@ def test_a_training_of_a_table_that_diverges_costs_no_other(
     assert math.isfinite(results["rows"]["base"]["metrics"]["mse"]["mean"])
     assert results["differences"][0]["mse"]["verdict"] == table.NO_DIFFERENCE
     with pytest.raises(NotFinite):  # finished, and not run again
-        runner.run(plan(), tmp_path / "out", command="")
+        runner.run_plan(plan(), tmp_path / "out", command="")
     assert "4 of them are finished" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "out" / "cells" / "both_seed_1.json").unlink()  # as one does to have it trained again
     assert math.isfinite(
-        runner.run(plan(), tmp_path / "out", command="")["rows"]["both"]["metrics"]["mse"]["mean"]
+        runner.run_plan(plan(), tmp_path / "out", command="")["rows"]["both"]["metrics"]["mse"]["mean"]
     )

@@ -25,7 +25,7 @@ from motionrnn_ext.evaluation.evaluate import draw_clips
 from motionrnn_ext.evaluation.pictures import NotDrawn, Pictures
 from motionrnn_ext.evaluation.tables import print_results
 from motionrnn_ext.experiments import demo as demo_module
-from motionrnn_ext.experiments import run as runner
+from motionrnn_ext.experiments import runner
 from motionrnn_ext.training.checkpoint_io import WholeCheckpointIO
 from motionrnn_ext.training.runs import load_run
 
@@ -163,7 +163,7 @@ def test_a_table_without_its_figure(
 ) -> None:
     monkeypatch.setattr(visualize, "dots", failing)
     with pytest.raises(NotDrawn, match=r"figure.png could not be drawn.*ablations.png could not be drawn"):
-        runner.run(plan(seeds=[0]), tmp_path / "out", command="", docs=tmp_path / "docs")
+        runner.run_plan(plan(seeds=[0]), tmp_path / "out", command="", docs=tmp_path / "docs")
     assert "MSE" in capsys.readouterr().out
     assert (tmp_path / "out/table.md").is_file() and (tmp_path / "docs/ablations.md").is_file()
     assert json.loads((tmp_path / "out/results.json").read_text())["rows"]
