@@ -103,8 +103,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print_results(results, per_lead=True)
         print_protocol(results)
 
-    names = ("clips", "n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
-    options = {name: getattr(arguments, name) for name in names} | {"model": model_arguments(arguments)}
+    names = ("n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
+    options = {name: getattr(arguments, name) for name in names}
+    options |= {"n_clips": arguments.clips, "model": model_arguments(arguments)}
     protocol, home = protocol_of(arguments), checkpoint_home(arguments.checkpoints[0])
     with held_new(arguments.out, home / "evaluation") as folder:
         _, written = evaluate(arguments.checkpoints, folder, protocol=protocol, show=show, **options)
@@ -120,14 +121,14 @@ def _conclude(written: Pictures) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from ..evaluation.evaluate import predict_frames
+    from ..evaluation.evaluate import write_prediction
     from ..training.folders import held_new
     from ..training.runs import checkpoint_home, load_run
 
     run = load_run(arguments.checkpoint, arguments.dataset, model=model_arguments(arguments))
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
-        drawn = predict_frames(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
+        drawn = write_prediction(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
         _conclude(drawn)
 
 
@@ -206,7 +207,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None:
     from ..experiments import PRESETS
-    from ..experiments.run import run
+    from ..experiments.runner import run_plan
 
     preset, name = PRESETS[arguments.preset], f"{arguments.command}-{arguments.preset}"
     start = preset.config
@@ -217,7 +218,7 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     planned = plan(config, seeds, test_clips, protocol=protocol_of(arguments))
     try:
         folder = arguments.out or Path("runs") / name
-        run(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)
+        run_plan(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)
     except KeyboardInterrupt:
         print("\ngo on with the same command", file=sys.stderr)
         raise

@@ -56,7 +56,7 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
-    watch: callbacks.Callback | None = None,
+    watchers: Sequence[callbacks.Callback] = (),
     announce: Callable[[], None] | None = None,
     command: Sequence[str] = (),
 ) -> Path:
@@ -64,7 +64,7 @@ def train(
 
     Args:
         progress: show a bar, or without a terminal a line for each validation and every 30 seconds.
-        watch: a further callback, for example to show progress in the caller's way.
+        watchers: further callbacks, for example to show progress in the caller's way.
         announce: a function that the first process calls once, after the settings are checked and before anything is
             written to the folder.
         command: a command that calls this function with the same arguments. On several devices or nodes this process
@@ -90,7 +90,7 @@ def train(
         # These folders may belong to another user or be read-only; this is found out before the work, not after it.
         for name in ("checkpoints", "logs") if processes.is_first() else ():
             check_writable(folder / name)
-        _train(config, folder, resume, progress, watch, announce, command)
+        _train(config, folder, resume, progress, watchers, announce, command)
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -99,7 +99,7 @@ def _train(
     folder: Path,
     resume: bool,
     progress: bool,
-    watch: callbacks.Callback | None,
+    watchers: Sequence[callbacks.Callback],
     announce: Callable[[], None] | None,
     command: Sequence[str],
 ) -> None:
@@ -111,7 +111,7 @@ def _train(
     place = launchers.launched(config.devices, config.nodes)
     # PL_ variables, such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES, would change the settings of the Trainer.
     with _quiet(), _without_variables("PL_"):
-        trainer = _trainer(config, folder, progress, [watch] if watch else [], place)
+        trainer = _trainer(config, folder, progress, watchers, place)
         clips.check(config.n_processes)
         starts_others = bool(command) and config.n_processes > 1 and place is None
         if config.n_processes == 1 or (starts_others and config.nodes == 1):
@@ -177,7 +177,7 @@ def _trainer(
     config: Config,
     folder: Path,
     progress: bool,
-    watchers: list[callbacks.Callback],
+    watchers: Sequence[callbacks.Callback],
     place: processes.Place | None,
 ) -> L.Trainer:
     version = len(log_versions(folder))

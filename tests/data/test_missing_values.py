@@ -28,7 +28,7 @@ from motionrnn_ext import cli
 from motionrnn_ext.data import DATASETS, DataSet, MovingMNISTNpz, RadarH5, RadarImages, open_clips
 from motionrnn_ext.data.images import resized, resized_known
 from motionrnn_ext.evaluation.clips import read_frames
-from motionrnn_ext.evaluation.evaluate import BASELINE, score
+from motionrnn_ext.evaluation.scores import BASELINE, score
 from motionrnn_ext.metrics import (
     FVD,
     EventMetrics,

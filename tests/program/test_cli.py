@@ -27,8 +27,8 @@ import motionrnn_ext
 from motionrnn_ext import cli
 from motionrnn_ext.cli import commands
 from motionrnn_ext.cli.parser import make_parser
-from motionrnn_ext.evaluation.clips import read_frames
-from motionrnn_ext.evaluation.evaluate import held_out, predict
+from motionrnn_ext.evaluation.clips import held_out, read_frames
+from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
@@ -299,7 +299,7 @@ def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     run = load_run(trained)
     clips = held_out(run.config, 5)
     frames = torch.stack([clips[i] for i in range(5)])
-    error = (predict(run.model, frames[:, :3], 3) - frames[:, 3:]).double()
+    error = (predict_clips(run.model, frames[:, :3], 3) - frames[:, 3:]).double()
     wanted = error.square().sum((2, 3, 4)).mean(0)  # per frame a sum, per lead time a mean over clips
     scores = next(
         score for score in results["models"].values() if score.get("checkpoint", "").endswith("best.ckpt")
@@ -346,7 +346,7 @@ def test_predict_from_a_file(
     }
     assert capsys.readouterr().out.startswith(f"{said[n_frames]}\n")
     prediction = torch.from_numpy(np.load(out / "prediction.npy"))
-    wanted = predict(load_run(trained).model, frames[None, -3:, None] / 255, n_output)[0]
+    wanted = predict_clips(load_run(trained).model, frames[None, -3:, None] / 255, n_output)[0]
     torch.testing.assert_close(prediction, wanted, rtol=1e-5, atol=1e-6)
     assert prediction.shape == (n_output, 1, 16, 16) and prediction.min() >= 0 and prediction.max() <= 1
     with Image.open(out / "clip.gif") as image:
@@ -383,7 +383,7 @@ def test_frames_of_another_size_are_padded_and_cropped(
     given = ["--frames", str(tmp_path / "clip.npy"), "--pad"]
     assert cli.main(["predict", str(trained), *given, "--out", str(out)]) == 0
     padded = np.pad(frames, ((0, 0), (0, -height % 4), (0, -width % 4)), mode="edge")
-    wanted = predict(load_run(trained).model, torch.from_numpy(padded)[None, :, None], 3)[0]
+    wanted = predict_clips(load_run(trained).model, torch.from_numpy(padded)[None, :, None], 3)[0]
     prediction = torch.from_numpy(np.load(out / "prediction.npy"))
     assert prediction.shape == (3, 1, height, width)
     torch.testing.assert_close(prediction, wanted[..., :height, :width], rtol=1e-5, atol=1e-6)
@@ -395,7 +395,7 @@ def test_predict_a_generated_clip(trained: Path, tmp_path: Path) -> None:
     assert cli.main(["predict", str(trained), "--clip", "3", "--out", str(tmp_path / "out")]) == 0
     run = load_run(trained)
     clip = held_out(run.config, 4)[3]
-    wanted = predict(run.model, clip[None, :3], 3)[0]
+    wanted = predict_clips(run.model, clip[None, :3], 3)[0]
     found = torch.from_numpy(np.load(tmp_path / "out" / "prediction.npy"))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     assert (trained / BEST).is_file()
@@ -425,7 +425,15 @@ def test_demo_from_a_fresh_folder_and_again(tmp_path: Path) -> None:
         json.loads((folder / name / "config.json").read_text()) for name in ("convlstm", "motionrnn-convlstm")
     )
     assert {name for name in base if base[name] != ours[name]} == {"motion_gru", "highway"}
-    for name in ("strip_0.png", "clip_0.gif", "arrows_0.png", "loss.png", "lead_time.png"):
+    assert "a first prediction, after 12 of 12 steps: runs/demo/first_prediction.png\n" in done.stdout
+    for name in (
+        "first_prediction.png",
+        "strip_0.png",
+        "clip_0.gif",
+        "arrows_0.png",
+        "loss.png",
+        "lead_time.png",
+    ):
         with Image.open(folder / name) as image:
             assert min(image.size) > 100, name
 

@@ -20,11 +20,12 @@ from test_experiments import plan
 from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 
 from motionrnn_ext import cli, visualize
-from motionrnn_ext.evaluation.evaluate import draw, held_out
+from motionrnn_ext.evaluation.clips import held_out
+from motionrnn_ext.evaluation.evaluate import draw_clips
 from motionrnn_ext.evaluation.pictures import NotDrawn, Pictures
 from motionrnn_ext.evaluation.tables import print_results
 from motionrnn_ext.experiments import demo as demo_module
-from motionrnn_ext.experiments import run as runner
+from motionrnn_ext.experiments import runner
 from motionrnn_ext.training.checkpoint_io import WholeCheckpointIO
 from motionrnn_ext.training.runs import load_run
 
@@ -135,7 +136,7 @@ def test_every_command_draws_what_it_can(
 def test_models_whose_names_differ_in_signs_have_arrows_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
     run = load_run(trained)
     clips = held_out(run.config, 1)
-    names = {path.name for path in draw(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
+    names = {path.name for path in draw_clips(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
     assert {"arrows_0_a_b_1.png", "arrows_0_a_b_2.png"} <= names
 
 
@@ -162,7 +163,7 @@ def test_a_table_without_its_figure(
 ) -> None:
     monkeypatch.setattr(visualize, "dots", failing)
     with pytest.raises(NotDrawn, match=r"figure.png could not be drawn.*ablations.png could not be drawn"):
-        runner.run(plan(seeds=[0]), tmp_path / "out", command="", docs=tmp_path / "docs")
+        runner.run_plan(plan(seeds=[0]), tmp_path / "out", command="", docs=tmp_path / "docs")
     assert "MSE" in capsys.readouterr().out
     assert (tmp_path / "out/table.md").is_file() and (tmp_path / "docs/ablations.md").is_file()
     assert json.loads((tmp_path / "out/results.json").read_text())["rows"]
@@ -173,9 +174,13 @@ def test_a_demo_is_finished_when_its_pictures_are_drawn(
 ) -> None:
     monkeypatch.setattr(demo_module, "QUICK", replace(demo_module.QUICK, steps=2, val_every=2))
     command = ["demo", "--quick", "--out", str(tmp_path / "demo")]
+    monkeypatch.setattr(demo_module, "FIRST_AFTER", 0)
     with monkeypatch.context() as patch:
         patch.setattr(visualize, "lead_time_curves", failing)
         assert cli.main(command) == 4
+    first = f"a first prediction, after 1 of 2 steps: {tmp_path / 'demo/first_prediction.png'}\n"
+    shown = capsys.readouterr().out
+    assert first in shown and shown.count("a first prediction") == 1
     content = json.loads((tmp_path / "demo/metrics.json").read_text())
     assert content["models"]["ConvLSTM"]["mse"] > 0
     assert not (tmp_path / "demo/lead_time.png").exists() and (tmp_path / "demo/strip_1.png").exists()
@@ -225,7 +230,7 @@ def test_out_is_tried_before_the_work(
     for work in (
         "motionrnn_ext.training.train.Training",
         "motionrnn_ext.evaluation.evaluate.score",
-        "motionrnn_ext.evaluation.evaluate.predict",
+        "motionrnn_ext.evaluation.evaluate.predict_clips",
     ):
         monkeypatch.setattr(work, lambda *_, **__: pytest.fail("this is work"))
     options: list[object] = ["--out", out]
