@@ -106,7 +106,7 @@ def test_no_comparison_starts_after_its_time(tmp_path: Path, capsys: pytest.Capt
         (("--official", "no/checkout"), "--official: no/checkout holds no core/layers/MotionGRU.py; it should be a"),
         (("--only", "nothing"), "--only 'nothing': no comparison has this in its name"),
         (("--json", "no/folder/rows.json"), "--json: no/folder is no folder"),
-        (("--report",), "--report stands alone, and measures nothing: leave --quick out"),
+        (("--report",), "--report measures nothing and takes no other option: leave --quick out"),
         pytest.param(("--device", "cuda"), "--device cuda: PyTorch finds no GPU",
                      marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
     ],
