@@ -19,10 +19,11 @@ from motionrnn_ext import backends
 from motionrnn_ext.terminal.console import Console
 from motionrnn_ext.training.folders import check_writable, held
 
-from . import cases, wording
+from . import cases
 from .measuring import cpu_ceilings, plan, rows, timing
 from .measuring.machine import with_tuned_malloc
-from .report.measured import is_peer, operations
+from .report import cells
+from .report.measured import Run
 
 if TYPE_CHECKING:
     from .measuring.official import Program
@@ -103,13 +104,13 @@ def chosen(options: argparse.Namespace, official: bool) -> list[plan.Comparison]
 def measure(
     options: argparse.Namespace, comparisons: Sequence[plan.Comparison], program: Program | None
 ) -> None:
-    console = Console(None if sys.stdout.isatty() else 140)
+    console = Console(None if sys.stdout.isatty() else 160)
     report = rows.empty_report(options.device, ceilings(options.device), options.quick or options.dry_run)
     report |= {"command": command(options), "only": options.only}
     console.print(headline(report, len(comparisons), program is not None))
     rows.measure(
         comparisons, report, effort(options), options.json, options.seconds,
-        lambda measured: console.print(table(measured)), program,
+        lambda measured: console.print(table(measured, options.device)), program,
     )  # fmt: skip
     failed = sum("error" in row for row in report["rows"])
     console.print(f"{len(report['rows'])} rows, {failed} failed")
@@ -159,62 +160,20 @@ def headline(report: dict[str, Any], comparisons: int, official: bool) -> str:
     )
 
 
-HEADINGS = (
-    "median",
-    "p10 to p90",
-    "of ours",
-    "first call",
-    "kept",
-    "peak",
-    "ops",
-    "counted",
-    "roofline",
-    "off by",
-)
-
-
-def table(measured: Sequence[Row]) -> Table:
-    """Return the table of one comparison; "of ours" is a row's time over that of ours in its first layout."""
-    first = measured[0]
+def table(measured: Sequence[Row], device: str) -> Table:
+    """Return the table of one comparison."""
+    first, run = measured[0], Run("", {"device": device, "rows": measured})
     name = " ".join(str(first[key]) for key in ("op", "setting", "direction", "shape", "dtype") if first[key])
-    missing = [f"{_name(r)}: {r[kind]}" for r in measured for kind in ("error", "unavailable") if kind in r]
+    missing = [f"{cells.implementation_of(row)}: {row[kind]}"
+               for row in measured for kind in ("error", "unavailable") if kind in row]  # fmt: skip
     made = Table(title=name, title_justify="left", title_style="bold", expand=False,
                  caption=Text("\n".join(missing)), caption_justify="left")  # fmt: skip
-    made.add_column("implementation")
-    for heading in HEADINGS:
-        made.add_column(heading, justify="right")
-    timed = [row for row in measured if "eager_us" in row]
-    baseline = next((row for row in timed if row["implementation"] == "ours"), None)
-    for row in timed:
-        made.add_row(_name(row), *_cells(row, baseline))
+    for heading in cells.row_header(run.on_gpu):
+        made.add_column(heading, justify="left" if heading == "implementation" else "right")
+    for row in run.rows:
+        line = cells.row_cells(run, row)
+        made.add_row(*[Text(c, style="bold red" if c.endswith(cells.LOST) else "") for c in line])
     return made
-
-
-def _name(row: Row) -> str:
-    return row["implementation"] + ("" if row["layout"] == "NCHW" else f", {row['layout']}")
-
-
-def _cells(row: Row, baseline: Row | None) -> list[str | Text]:
-    clock = (
-        "eager" if row["graph_us"] is None or baseline is None or baseline["graph_us"] is None else "graph"
-    )
-    ratio = None if baseline is None else row[f"{clock}_us"] / baseline[f"{clock}_us"]
-    loses = ratio is not None and ratio < 1 and is_peer(row)
-    share = row["roofline"]
-    return [
-        wording.duration(row[f"{clock}_us"]), wording.span(row[f"{clock}_p10_us"], row[f"{clock}_p90_us"]),
-        Text("-" if ratio is None else f"{ratio:.2f}x", style="bold red" if loses else ""),
-        f"{row['first_call_s']:.2f} s", wording.size(row["kept_bytes"]), wording.size(row["peak_bytes"]),
-        "-" if row["aten_ops"] is None else str(row["aten_ops"]),
-        _counted(row), "-" if share is None else f"{share:.0%} {row['bound']}", f"{row['difference']:.0e}",
-    ]  # fmt: skip
-
-
-def _counted(row: Row) -> str:
-    """Return the FLOPs and bytes that the equations have; a model has FLOPs alone."""
-    flops, work = operations(row), row.get("work")
-    counted = [wording.amount(flops, "FLOP")] if flops else []
-    return ", ".join([*counted, *([wording.amount(work["bytes"], "B")] if work else [])]) or "-"
 
 
 # ---- Pages and profiles

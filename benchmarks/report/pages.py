@@ -12,7 +12,8 @@ from pathlib import Path
 from .. import wording
 from ..wording import table
 from . import plots, readme_table
-from .measured import LEVELS, OURS, WALL, Row, Run, is_peer, launches, operations, read
+from .cells import LOST, implementation_of, row_cells, row_header
+from .measured import LEVELS, OURS, Row, Run, is_peer, read
 
 BASE = "base predictor"
 # Names of a run, an op and a peer, with what is said of each case.
@@ -231,39 +232,19 @@ def _problems(rows: Iterable[Row], kind: str) -> str:
         if kind in row:
             seen.setdefault(row[kind], []).append(row)
     return "\n".join(
-        f"- {reason}: {len(same)} rows, first {same[0]['op']} {_case(same[0])}, {_implementation(same[0])}"
+        f"- {reason}: {len(same)} rows, first {same[0]['op']} {_case(same[0])}, {implementation_of(same[0])}"
         for reason, same in seen.items()
     )
 
 
 def row_table(run: Run, rows: Iterable[Row]) -> str:
-    clocks = ("device", "p10 to p90", "wall") if run.on_gpu else ("time", "p10 to p90")
-    header = ("case", "implementation", *clocks, "ratio", "kept", "peak", "launches" if run.on_gpu else "ops", "FLOPs",
-              "bytes", "roofline", "off by", "first")  # fmt: skip
-    return table(header, _lines(run, rows))
-
-
-def _lines(run: Run, rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
-    """Yield the table's lines; only the first line of a comparison names the case."""
-    comparison = None
+    """Return the rows' table; only the first line of a comparison names the case, and losses are bold."""
+    lines, comparison = [], None
     for row in rows:
         case, comparison = "" if row["comparison"] == comparison else _case(row), row["comparison"]
-        clocks: tuple[str, ...]
-        if run.on_gpu:
-            clocks = (wording.duration(row["graph_us"]), wording.span(row.get("graph_p10_us"), row.get("graph_p90_us")),
-                      wording.duration(row["eager_us"]))  # fmt: skip
-        else:
-            clocks = (wording.duration(row["eager_us"]),
-                      wording.span(row.get("eager_p10_us"), row.get("eager_p90_us")))  # fmt: skip
-        calls = launches(row) if run.on_gpu else row.get("aten_ops")
-        work, first = row.get("work"), row.get("first_call_s")
-        yield (
-            case, _implementation(row), *clocks, _ratio(run, row), wording.size(row.get("kept_bytes")),
-            wording.size(row.get("peak_bytes")), wording.number(calls), wording.amount(operations(row), ""),
-            wording.size(None if work is None else work["bytes"]), _roofline(row),
-            wording.NONE if row.get("difference") is None else f"{row['difference']:.0e}",
-            wording.duration(None if first is None else 1e6 * first),
-        )  # fmt: skip
+        cells = [f"**{cell}**" if cell.endswith(LOST) else cell for cell in row_cells(run, row)]
+        lines.append((case, *cells))
+    return table(("case", *row_header(run.on_gpu)), lines)
 
 
 def _subject(row: Row) -> str:
@@ -272,27 +253,8 @@ def _subject(row: Row) -> str:
 
 def _case(row: Row) -> str:
     scale = row.get("offset_scale", 1.0)
-    return f"{row['shape']} {row['dtype']} {row['direction']}" + (
-        f", offsets x{scale:g}" if scale != 1 else ""
-    )
-
-
-def _implementation(row: Row) -> str:
-    return row["implementation"] + ("" if row["layout"] == "NCHW" else f" ({row['layout']})")
-
-
-def _ratio(run: Run, row: Row) -> str:
-    if row is run.ours_beside(row):
-        return "1"
-    text = wording.times(run.ratio(row))
-    if run.on_gpu and text != wording.NONE and run.clock(row) == WALL:
-        text += " (wall)"
-    return f"**{text}: we lose**" if run.loses(row) else text
-
-
-def _roofline(row: Row) -> str:
-    reached = row.get("roofline")
-    return wording.NONE if reached is None else f"{wording.share(reached)} {row['bound']}"
+    offsets = f", offsets x{scale:g}" if scale != 1 else ""
+    return f"{row['shape']} {row['dtype']} {row['direction']}{offsets}"
 
 
 COSTS_HEADER = ("case", "time", f"{BASE}'s", "ratio of times", "ratio of FLOPs", "kept", f"{BASE} keeps")

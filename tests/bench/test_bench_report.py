@@ -196,17 +196,12 @@ def test_ratios_stay_within_comparison_and_layout():
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path):
     results = results_of(tmp_path / "results", cpu=run(), cuda=gpu_run())
     written = [report.write(results, tmp_path / name) for name in ("one", "two")]
-    pictures = {f"bench_{name}.png" for name in ("speedup", "memory", "roofline")}
+    pictures = {f"bench_{name}.png" for name in ("speedup", "memory")}
     assert {path.name for path in written[0]} == {"benchmarks.md", *pictures}
     for one, two in zip(*written, strict=True):
         assert one.read_bytes() == two.read_bytes()
     page = written[0][0].read_text()
     assert all(f"](images/{path.name})" in page for path in written[0][1:])
-
-
-def test_without_ceilings_there_is_no_roofline(tmp_path: Path):
-    page, _ = pages(tmp_path, cpu=run(ceilings=None))
-    assert "bench_roofline" not in page and not (tmp_path / "docs" / "images" / "bench_roofline.png").exists()
 
 
 @pytest.mark.parametrize("readme", ["no markers", readme_table.START, readme_table.END + readme_table.START])
