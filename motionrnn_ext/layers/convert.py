@@ -12,7 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .motion_gru import MotionGRU, MotionGRUCell
+from .motion_gru import MotionGRU
+from .motion_gru_cell import MotionGRUCell
 from .recognition import CONVOLUTIONS, convolution, hooks_of_the_user, is_candidate, mismatch
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from .motion_gru import MotionGRU, MotionGRUCell
+from .motion_gru import MotionGRU
+from .motion_gru_cell import MotionGRUCell
 
 CONVOLUTIONS = ("update", "reset", "output", "warp.conv", "warp.warp_gate")
 _STRUCTURE = {"", "warp", *CONVOLUTIONS}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .motion_gru import MotionGRU, MotionState, check_hidden
+from .motion import MotionState
+from .motion_gru import MotionGRU, check_hidden
 
 
 class MotionGRULayer(MotionGRU):

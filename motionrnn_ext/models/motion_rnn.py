@@ -29,7 +29,9 @@ from ..backends.layouts import memory_format
 from ..layers.arguments import check_tensor, flag, odd, pair, whole
 from ..layers.cells import RecurrentCell, cell_class, make_cell
 from ..layers.initial_values import Resettable
-from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
+from ..layers.motion import MotionState
+from ..layers.motion_gru import MotionGRU
+from ..layers.motion_gru_cell import PackedGates
 from ..layers.plain import is_plain
 from ..layers.states import check_not_rounded, detached, exportable, taken_up
 from ..layers.tensors import fold_depth, unfold_depth

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..backends.transforms import is_transformed, is_wrapped
-from ..layers.motion_gru import MotionState
+from ..layers.motion import MotionState
 
 
 def share_off_map(offset: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...layers.cells import E3DLSTMCell, RecurrentCell, cell_options
-from ...layers.motion_gru import MotionGRU, MotionGRUCell
+from ...layers.motion_gru import MotionGRU
+from ...layers.motion_gru_cell import MotionGRUCell
 
 _KEY = "motionrnn_ext"
 
