@@ -1,4 +1,4 @@
-"""What `MotionRNN` checks of its arguments."""
+"""Checks of the arguments of `MotionRNN`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..layers.cells import cell_options
 
 
 def widths(given: Any, predictor: str, has_memory: bool, highway: bool) -> tuple[int, ...]:
-    """The width of every layer as ints, from a list, an array or another iterable with an order.
+    """Return the width of every layer as ints, from a list, an array or another iterable with an order.
 
     Raises:
-        TypeError: there is no order, or something is no integer. ValueError: there is none, one below 1, or not one
-            for all where all should be equal.
+        TypeError: the widths have no order, or one is no integer.
+        ValueError: there are none, one is below 1, or they differ although all should be equal.
     """
     ordered = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Set, Mapping))
-    # An array without axes says that it can be iterated.
+    # An array without axes counts as an Iterable, but cannot be iterated.
     hidden = tuple(given) if ordered and getattr(given, "ndim", None) != 0 else (None,)
     if isinstance(given, Iterator):
-        given = hidden  # which a message can show
+        given = hidden  # a message can show the tuple
     whole = all(map(is_whole, hidden))
     if not whole or not hidden or min(hidden) < 1:
         raise (ValueError if whole else TypeError)(
@@ -38,6 +38,7 @@ def widths(given: Any, predictor: str, has_memory: bool, highway: bool) -> tuple
 
 
 def checked_cell_options(predictor: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of the predictor's own cell; raise a TypeError if it does not take one of them."""
     if not isinstance(options, Mapping):
         raise TypeError(f"cell_options is {shown(options)}; it should be a dict of names and values")
     known = cell_options(predictor)
@@ -49,6 +50,11 @@ def checked_cell_options(predictor: str, options: Mapping[str, Any]) -> Mapping[
 
 
 def per_position_size(image_size: tuple[int, int] | None, patch_size: int, who: str) -> tuple[int, int]:
+    """Return the image size (H, W) that parameters per position need; `who` names in messages what has them.
+
+    Raises:
+        ValueError: it is None, or patch_size does not divide it.
+    """
     if image_size is None:
         raise ValueError(f"image_size is None; {who} needs (H, W), as its parameters are per position")
     height, width = image_size
@@ -64,14 +70,14 @@ def check_count(name: str, value: Any) -> None:
 
 
 def check_size(name: str, value: Any) -> None:
-    """Raise unless `value` is a whole number of at least 0, or a symbol for one."""
+    """Raise an error unless `value` is a whole number of at least 0, or a symbol for one."""
     if not is_whole(value) or value < 0:
         error = ValueError if is_whole(value) else TypeError
         raise error(f"{name} is {shown(value)}; it should be a whole number of at least 0")
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device | None) -> None:
-    """Raise unless the generator is one (TypeError), and draws on the device of the tensors that are drawn."""
+    """Raise an error unless `generator` is None, or a generator on the device of the tensors that are drawn."""
     if generator is None:
         return
     if not isinstance(generator, torch.Generator):
