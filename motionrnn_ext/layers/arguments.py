@@ -36,10 +36,20 @@ def whole(name: str, value: Any, at_least: int = 1) -> int:
         TypeError: it is no integer.
         ValueError: it is smaller than `at_least`.
     """
+    check_whole(name, value, at_least)
+    return operator.index(value)
+
+
+def check_whole(name: str, value: Any, at_least: int) -> None:
+    """Raise an error unless `value` is a whole number of at least `at_least`, or a symbol for one.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is smaller.
+    """
     if not is_whole(value) or value < at_least:
         error = ValueError if is_whole(value) else TypeError
         raise error(f"{name} is {shown(value)}; it should be a whole number of at least {at_least}")
-    return operator.index(value)
 
 
 def odd(name: str, value: Any) -> int:

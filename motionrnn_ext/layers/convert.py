@@ -82,7 +82,7 @@ def convert(model: nn.Module) -> ConversionReport:
         TypeError: `model` is no module; if it holds one, the message names that.
         ValueError: `model` is itself a MotionGRU, which cannot be replaced in place.
 
-    Example:
+    Examples:
         >>> print(motionrnn_ext.convert(model))
         converted 3: motion_list.0, motion_list.1, motion_list.2
     """

@@ -57,7 +57,7 @@ class MotionGRU(Resettable):
             alpha or max_offset is out of range.
         TypeError: an argument has another type.
 
-    Example:
+    Examples:
         >>> gru, state = MotionGRU(64), None
         >>> for hidden in torch.rand(5, 2, 64, 32, 32):
         ...     x, state = gru(hidden, state)

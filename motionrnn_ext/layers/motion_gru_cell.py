@@ -83,7 +83,7 @@ class MotionGRUCell(Resettable):
             above 0.
         TypeError: an argument has another type.
 
-    Example:
+    Examples:
         >>> cell = MotionGRUCell(16)
         >>> x = torch.rand(2, 16, 32, 32)
         >>> out, offset, trend = cell(x, *cell.initial_state(x))

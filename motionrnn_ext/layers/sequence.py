@@ -15,7 +15,7 @@ class MotionGRULayer(MotionGRU):
     Arguments, parameters and state are those of `MotionGRU`, and every time step computes what it computes. To cut
     backpropagation between the pieces of a long sequence, pass on `state.detach()`.
 
-    Example:
+    Examples:
         >>> layer = MotionGRULayer(64)
         >>> x, state = layer(torch.rand(2, 10, 64, 32, 32))  # x has the same shape
     """

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint as recomputing
 
 from .. import backends
 from ..backends.layouts import memory_format
-from ..layers.arguments import check_tensor, flag, odd, pair, whole
+from ..layers.arguments import check_tensor, check_whole, flag, odd, pair, whole
 from ..layers.cells import RecurrentCell, cell_class, make_cell
 from ..layers.initial_values import Resettable
 from ..layers.motion import MotionState
@@ -37,8 +37,10 @@ from ..layers.states import adapt_state, check_not_rounded, detached, exportable
 from ..layers.tensors import fold_depth, unfold_depth
 from .arguments import (
     check_count,
+    check_frames,
     check_generator,
-    check_size,
+    check_parts,
+    check_state,
     checked_cell_options,
     per_position_size,
     widths,
@@ -105,7 +107,7 @@ class MotionRNN(Resettable):
             all should be equal, or image_size is missing or not divisible by patch_size.
         TypeError: an option is unknown, or an argument has another type.
 
-    Example:
+    Examples:
         >>> model = MotionRNN("predrnn", in_channels=1, hidden_channels=(64, 64, 64, 64), patch_size=4)
         >>> frames = torch.rand(8, 20, 1, 64, 64)
         >>> predicted = model(frames, n_input=10)  # (8, 19, 1, 64, 64), frames 1 to 19
@@ -378,7 +380,7 @@ class MotionRNN(Resettable):
             TypeError: a size is no whole number, or generator is no `torch.Generator`.
         """
         for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
-            check_size(name, value)
+            check_whole(name, value, at_least=0)
         # A parameter gives dtype and device. Reading `conv_last.weight` would compute a parametrised one.
         parameters = itertools.chain(self.conv_last.parameters(), self.parameters())
         weight = next(p for p in parameters if p.is_floating_point())
@@ -507,15 +509,9 @@ class MotionRNN(Resettable):
     def _start(
         self, frames: Tensor, state: MotionRNNState | None, generator: torch.Generator | None
     ) -> MotionRNNState:
+        """Return the state to start from, checked against the model and the frames."""
         batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
-        for level, cell in enumerate(self.cells):
-            if not hasattr(cell, "initial_state"):
-                raise TypeError(f"cells[{level}] is a {type(cell).__name__}; it should be a RecurrentCell")
-        for level, gru in enumerate(self.interfaces):
-            if gru is None:
-                raise TypeError(
-                    f"interfaces[{level}] is None; it should be a MotionGRU, or a module that is called as one"
-                )
+        check_parts(self.cells, self.interfaces)
         if state is None:
             state = self.initial_state(batch_size, height, width, generator)
             made = state.layers[0].hidden.dtype
@@ -529,19 +525,9 @@ class MotionRNN(Resettable):
             raise TypeError(
                 f"state is a {given}; it should be a MotionRNNState, as initial_state and step return"
             )
-        for level, layer in enumerate(state.layers):
-            if not isinstance(getattr(layer, "hidden", None), Tensor):
-                raise TypeError(
-                    f"state.layers[{level}] is a {type(layer).__name__}; it should have a tensor `hidden`, as those of "
-                    "initial_state and step"
-                )
-        hidden_shape = tuple(state.layers[0].hidden.shape) if state.layers else ()
-        found = len(state.layers), len(state.motion), hidden_shape
         map_size = height // self.patch_size, width // self.patch_size
         map_shape = self._cells()[0].hidden_shape(batch_size, *map_size)
-        wanted = len(self.cells), len(self.interfaces), map_shape
-        if found != wanted:
-            raise ValueError(f"state has (layers, motions, shape of H^1) {found}; it should have {wanted}")
+        check_state(state, len(self.cells), len(self.interfaces), map_shape)
         if self._cells()[0].has_memory and state.memory is None:
             raise ValueError(
                 f"state has no memory; {self.predictor!r} has one, as initial_state and step return"
@@ -551,19 +537,4 @@ class MotionRNN(Resettable):
         return state if torch.is_autocast_enabled(frames.device.type) else adapt_state(state, frames.dtype)
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
-        check_tensor("frames", frames)
-        if frames.dim() != rank or frames.shape[-3] != self.in_channels:
-            wanted = f"({'B, T' if rank == 5 else 'B'}, {self.in_channels}, H, W)"
-            raise ValueError(f"frames has shape {tuple(frames.shape)}; it should be {wanted}")
-        if not frames.is_floating_point():
-            raise TypeError(f"frames has dtype {frames.dtype}; it should be floating point, in [0, 1]")
-        height, width = frames.shape[-2:]
-        if self.image_size is not None and (height, width) != self.image_size:
-            made = "{}x{}".format(*self.image_size)
-            why = "parameters per position were"
-            raise ValueError(f"frames are {height}x{width}; {why} made for image_size {made} only")
-        divisor, rule = self.patch_size, "patch_size"
-        if self.interfaces:
-            divisor, rule = 2 * divisor, "2*patch_size, as MotionGRU halves the map"
-        if height % divisor or width % divisor:
-            raise ValueError(f"frames are {height}x{width}; both should be divisible by {divisor} ({rule})")
+        check_frames(frames, rank, self.in_channels, self.image_size, self.patch_size, bool(self.interfaces))

@@ -47,7 +47,7 @@ def register_predictor(name: str) -> Callable[[Cell], Cell]:
         ValueError: the name is taken.
         TypeError: the decorated class is no `RecurrentCell`.
 
-    Example:
+    Examples:
         >>> @register_predictor("my_cell")
         ... class MyCell(RecurrentCell): ...
     """

@@ -90,7 +90,7 @@ def load_checkpoint(
             shape (the message names it).
         ModuleNotFoundError: the file is a safetensors file, and that package is not installed.
 
-    Example:
+    Examples:
         >>> model = load_checkpoint("predrnn.pt", in_channels=1, patch_size=4).eval()
     """
     found = find_model(

@@ -50,7 +50,7 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
             parameters than its arguments make, or parameters without values.
         OSError: the file cannot be written, or path is a folder.
 
-    Example:
+    Examples:
         >>> save_official(model, "for_openstl.pt")
     """
     if not isinstance(model, MotionRNN):
