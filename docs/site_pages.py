@@ -36,7 +36,7 @@ def on_files(files: Files, *, config: Any) -> Files:
         path = todo.pop()
         if (ROOT / path).suffix == ".md":
             found = set(_linked(path, (ROOT / path).read_text())) - seen
-            outside = {name for name in found if not name.startswith("docs/")}
+            outside = {name for name in found if not name.startswith("docs/") and (ROOT / name).exists()}
             seen |= outside
             todo += sorted(outside)
     for path in sorted(seen):
@@ -46,7 +46,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
-    """Lead every link to a page of the site."""
+    """Lead every link to a page of the site, and take the tests' mark from blocks of code."""
     uri = page.file.src_uri
     outside = uri.startswith("repository/")
     path = HOME if uri == _uri(HOME) else uri.removeprefix("repository/") if outside else f"docs/{uri}"
@@ -54,10 +54,13 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
         return markdown
 
     def lead(link: re.Match[str]) -> str:
-        target = _uri(_resolved(path, link[2]))
-        return link[1] + posixpath.relpath(target, posixpath.dirname(uri) or ".") + (link[3] or "") + link[4]
+        target = _resolved(path, link[2])
+        if not (ROOT / target).exists():
+            return link[0]  # code, or a mistake that the build reports
+        place = posixpath.relpath(_uri(target), posixpath.dirname(uri) or ".")
+        return link[1] + place + (link[3] or "") + link[4]
 
-    parts = FENCE.split(markdown)
+    parts = FENCE.split(markdown.replace("```python notest\n", "```python\n"))
     return "".join(part if part.startswith("```") else LINK.sub(lead, part) for part in parts)
 
 
