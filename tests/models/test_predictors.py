@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import relative_error
-from repository import ROOT
 from test_layers import BACKENDS, assert_same, drawn, randomised
 
 import motionrnn_ext
@@ -253,17 +251,6 @@ def conv_gru() -> Iterator[str]:
     register_predictor("conv_gru")(ConvGRUCell)
     yield "conv_gru"
     del CELLS["conv_gru"]
-
-
-def test_the_predictor_of_the_readme() -> None:
-    (code,) = re.findall(r"```python\n(# my_cells\.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    try:
-        exec(code, {"__name__": "my_cells"})
-        model = MotionRNN("conv_gru", 1, (8, 8), 2)
-        model(torch.rand(2, 4, 1, 8, 12), 2).sum().backward()
-        assert all(p.grad is not None for p in model.parameters())
-    finally:
-        CELLS.pop("conv_gru", None)
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
