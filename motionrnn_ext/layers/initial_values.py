@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+
+from ..backends.torch_private import ConvNd
 
 
 class Resettable(nn.Module):
@@ -61,7 +62,7 @@ class ZeroConv2d(nn.Conv2d):
 # into a weight that is computed anew at the next call; of what a subclass adds they know nothing.
 _OF_WEIGHT_AND_BIAS = (
     ZeroConv2d.reset_parameters,
-    *(cls.reset_parameters for cls in (_ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
+    *(cls.reset_parameters for cls in (ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
 )
 
 

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from ..backends.torch_private import register_namedtuple, tree_map_only
 
 Class = TypeVar("Class", bound=type)
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
@@ -16,14 +17,14 @@ State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
 def exportable(cls: Class) -> Class:
     """Class decorator of a named tuple of tensors: it can be saved and loaded, and so can exported programs that take
     or return it."""
-    pytree._register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
+    register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
     torch.serialization.add_safe_globals([cls])
     return cls
 
 
 def detached(state: State) -> State:
     """Return `state` with every tensor in it cut from the graph, in nested tuples as well; the rest stays as it is."""
-    return pytree.tree_map_only(Tensor, Tensor.detach, state)
+    return tree_map_only(Tensor, Tensor.detach, state)
 
 
 def taken_up(state: State, dtype: torch.dtype) -> State:
@@ -41,7 +42,7 @@ def taken_up(state: State, dtype: torch.dtype) -> State:
     if dtype != torch.float32:
         return state
     halves = (torch.bfloat16, torch.float16)
-    return pytree.tree_map_only(Tensor, lambda t: t.float() if t.dtype in halves else t, state)
+    return tree_map_only(Tensor, lambda t: t.float() if t.dtype in halves else t, state)
 
 
 def check_not_rounded(module: nn.Module, name: str, motion: Tensor) -> None:
