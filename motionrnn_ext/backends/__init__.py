@@ -1,15 +1,15 @@
-"""Which implementation runs an op.
+"""Backends: the implementations of the ops, and the choice between them.
 
     reference   pure PyTorch, any device, any order of derivative: the specification
     cpu         C++ kernels
     cuda        CUDA kernels
     triton      Triton kernels
 
-`auto`, the default, takes the fastest that fits the tensor's device and dtype (cuda, triton, cpu, reference) and warns
-once when that is `reference` for want of kernels. What the kernels do not know runs on reference: forward-mode
-differentiation, torch.func's transforms other than vmap, numbers that are tensors, an export to ONNX. A name chosen by
-`backend`, `set_backend` or the environment variable MOTIONRNN_EXT_BACKEND never falls back. Backward runs on the
-backend of its forward.
+`auto`, the default, takes the fastest backend (cuda, triton, cpu, reference) for the tensor's device and dtype. It
+warns once if that is `reference` because there are no kernels. Cases that the kernels do not support run on reference:
+forward-mode differentiation, torch.func's transforms other than vmap, numbers that are tensors, an export to ONNX. A
+name chosen by `backend`, `set_backend` or the environment variable MOTIONRNN_EXT_BACKEND never falls back. Backward
+runs on the backend of its forward.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from .transforms import is_for_onnx, is_transformed
 
 NAMES = ("reference", "cpu", "cuda", "triton")
 
-# A thread-local over a module global: Dynamo cannot trace a ContextVar.
 _VARIABLE = "MOTIONRNN_EXT_BACKEND"
-_named = os.environ.get(_VARIABLE, "").strip()  # blanks count as unset, as in every variable of the package
+# Blanks count as unset, as in every variable of the package.
+_named = os.environ.get(_VARIABLE, "").strip()
+# The choice of a thread is kept in a thread-local, that of all others in a global: Dynamo cannot trace a ContextVar.
 _chosen = _named or "auto"
 _local = threading.local()
 _warned: set[str] = set()
 
 
 def available_backends() -> tuple[str, ...]:
-    """The backends that can run on this machine, `reference` first."""
+    """Return the backends that can run on this machine, `reference` first."""
     return tuple(name for name in NAMES if unavailable_reason(name) is None)
 
 
 def unavailable_reason(name: str) -> str | None:
-    """Why a backend cannot run here, in one sentence; None if it can."""
+    """Return the reason why a backend cannot run here, in one sentence, or None if it can."""
     if name == "reference":
         return None
     if name == "triton":
@@ -64,7 +65,7 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the backend of this thread within a `with` block. Errors as `set_backend`."""
+    """Choose the backend of this thread within a `with` block. The errors are those of `set_backend`."""
     _check_name(name)
     before = getattr(_local, "chosen", None)
     _local.chosen = name
@@ -75,20 +76,26 @@ def backend(name: str) -> Iterator[None]:
 
 
 def check_variables() -> None:
-    """What ops raise where MOTIONRNN_EXT_BACKEND or MOTIONRNN_EXT_CPU_ISA names what is not there, for a program before
-    its work: a ValueError, or the kernels' RuntimeError. An import never does."""
+    """Raise the error that ops would raise later if MOTIONRNN_EXT_BACKEND or MOTIONRNN_EXT_CPU_ISA has a wrong value.
+
+    A program calls this before its work, since importing the package never raises.
+
+    Raises:
+        ValueError: the backend is unknown, or cannot run here.
+        RuntimeError: the instruction set is unknown, or this CPU does not have it.
+    """
     _check_name(current_backend())
     if unavailable_reason("cpu") is None:
         native.cpu_instruction_set()
 
 
 def current_backend() -> str:
-    """The name in force in this thread: "auto" or a backend's."""
+    """Return the choice in force in this thread: "auto" or the name of a backend."""
     return getattr(_local, "chosen", None) or _chosen
 
 
-def run(op: str, first: Tensor, *arguments: Any) -> Any:
-    """Run an op, its arguments checked, on the backend in force."""
+def dispatch(op: str, first: Tensor, *arguments: Any) -> Any:
+    """Run an op, whose arguments have been checked, on the backend in force."""
     name = current_backend()
     if name == "auto":
         name = _automatic(first)
@@ -96,11 +103,15 @@ def run(op: str, first: Tensor, *arguments: Any) -> Any:
         _check_fits(name, first)
     if name == "reference":
         return _reference(op, first, *arguments)
-    return (triton if name == "triton" else native).run(op, first, *arguments)
+    return (triton if name == "triton" else native).call(op, first, *arguments)
 
 
-def run_formulas(op: str, first: Tensor, *arguments: Any) -> Any:
-    """Run an op, its arguments checked, whose numbers are tensors: on reference, which differentiates by those, too."""
+def dispatch_formulas(op: str, first: Tensor, *arguments: Any) -> Any:
+    """Run an op that has a tensor in place of a number on reference, which differentiates by it.
+
+    Raises:
+        TypeError: another backend was chosen; its kernels take numbers.
+    """
     name = current_backend()
     _check_name(name)
     if name not in ("auto", "reference"):
@@ -112,18 +123,18 @@ def run_formulas(op: str, first: Tensor, *arguments: Any) -> Any:
 
 
 def runs_cuda_kernels(first: Tensor) -> bool:
-    """Whether the CUDA kernels are in force: they join motion_update and offset_warp."""
+    """Return whether the CUDA kernels are in force, which join motion_update and offset_warp."""
     name = _in_force(first)
     return first.device.type in native.CUDA_KERNELS_ON and name not in ("reference", "triton")
 
 
 def runs_cpu_kernels(first: Tensor) -> bool:
-    """Whether the CPU kernels are in force: they join the gates' convolutions and motion_update."""
+    """Return whether the CPU kernels are in force, which join the gates' convolutions and motion_update."""
     return _in_force(first) == "cpu" and "cpu" not in native.CUDA_KERNELS_ON
 
 
 def runs_gpu_kernels(first: Tensor) -> bool:
-    """Whether CUDA or Triton kernels are in force: they keep channels_last, and like it best."""
+    """Return whether CUDA or Triton kernels are in force, which keep channels_last and are fastest with it."""
     return runs_cuda_kernels(first) or _in_force(first) == "triton"
 
 
@@ -172,7 +183,7 @@ def _check_fits(name: str, first: Tensor) -> None:
 
 
 def _device_of(name: str) -> str:
-    """The type of device that a backend's tensors are on; a ROCm build of PyTorch calls its own cuda, too."""
+    """Return the device type of a backend's tensors. A ROCm build of PyTorch names its devices cuda, too."""
     if name == "triton":
         return "cpu" if triton.INTERPRETED else "cuda"
     return name
@@ -192,13 +203,14 @@ def _check_name(name: str) -> None:
 
 
 def _origin(name: str) -> str:
-    """For a message: that a name stands in the environment, where it is in force for that reason."""
+    """Return the variable's name in parentheses, for a message, if a name is in force because it stands there."""
     return f" ({_VARIABLE})" if current_backend() == name == _named else ""
 
 
 def _reference(op: str, first: Tensor, *arguments: Any) -> Any:
     device = first.device.type
-    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):  # its arithmetic stays in float32
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        # Autocast would round the reference's arithmetic to half precision.
         with torch.autocast(device, enabled=False):
             return getattr(reference, op)(first, *arguments)
     return getattr(reference, op)(first, *arguments)

@@ -1,4 +1,4 @@
-"""The C++ libraries: finding them, loading them, calling their ops."""
+"""The C++ libraries: how they are found and loaded, and how their ops are called."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ import torch
 
 from .registration import register
 
-NAMESPACE = "motionrnn_ext"  # of the ops that `run` calls
-CUDA_KERNELS_ON = {"cuda"}  # devices; the emulator adds "cpu" in tests
+# The namespace of the ops that `call` runs.
+NAMESPACE = "motionrnn_ext"
+# The devices that the CUDA kernels run on. The emulator adds "cpu" in tests.
+CUDA_KERNELS_ON = {"cuda"}
 _LIBRARIES = {
     name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")
 }
-_SKIPPED = Path(__file__).parent.parent / "_build_skipped.txt"  # why setup.py left the native library out
+# The reason why setup.py left the native library out.
+_SKIPPED = Path(__file__).parent.parent / "_build_skipped.txt"
 
-# Why a library is not there: a sentence, and the exception if loading it failed.
+# The reason why a library is missing, in one sentence, and the exception if loading it failed.
 _missing: dict[str, str] = {}
 load_errors: dict[str, OSError] = {}
 
 
 def unavailable_reason(name: str) -> str | None:
-    """Why "cpu" or "cuda" cannot run here, in one sentence; None if it can."""
+    """Return the reason why "cpu" or "cuda" cannot run here, in one sentence, or None if it can."""
     return _missing.get(name)
 
 
-def run(op: str, *arguments: Any) -> Any:
+def call(op: str, *arguments: Any) -> Any:
+    """Call an op of the libraries."""
     return getattr(getattr(torch.ops, NAMESPACE), op)(*arguments)
 
 
 def cpu_instruction_set() -> str:
-    """The instruction set whose copy of the CPU kernels runs: baseline, x86_64_v3 (AVX2) or x86_64_v4 (AVX-512)."""
+    """Return the instruction set of the CPU kernels that run: baseline, x86_64_v3 (AVX2) or x86_64_v4 (AVX-512)."""
     return str(torch.ops.motionrnn_ext.cpu_instruction_set())
 
 
 def build_info() -> dict[str, Any]:
-    """What the libraries were built with; empty for a pure Python install."""
+    """Return the versions and options that the libraries were built with; an empty dict for a pure Python install."""
     if importlib.util.find_spec("motionrnn_ext._build") is None:
         return {}
     try:

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.types import Device
+
+from ..backends.torch_private import ConvNd
 
 
 class Resettable(nn.Module):
@@ -88,7 +89,7 @@ def same_conv(
 # tensor that is computed anew at the next call.
 _SET_WEIGHT_AND_BIAS = (
     ZeroConv2d.reset_parameters,
-    *(cls.reset_parameters for cls in (_ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
+    *(cls.reset_parameters for cls in (ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
 )
 
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from ..backends.torch_private import register_namedtuple, tree_map_only
 
 Class = TypeVar("Class", bound=type)
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
@@ -21,14 +22,14 @@ def exportable(cls: Class) -> Class:
 
     This is a class decorator.
     """
-    pytree._register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
+    register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
     torch.serialization.add_safe_globals([cls])
     return cls
 
 
 def detached(state: State) -> State:
     """Return `state` with every tensor in it cut from the graph, in nested tuples as well; the rest stays as it is."""
-    return pytree.tree_map_only(Tensor, Tensor.detach, state)
+    return tree_map_only(Tensor, Tensor.detach, state)
 
 
 def adapt_state(state: State, dtype: torch.dtype) -> State:
@@ -48,7 +49,7 @@ def adapt_state(state: State, dtype: torch.dtype) -> State:
     if dtype != torch.float32:
         return state
     halves = (torch.bfloat16, torch.float16)
-    return pytree.tree_map_only(Tensor, lambda t: t.float() if t.dtype in halves else t, state)
+    return tree_map_only(Tensor, lambda t: t.float() if t.dtype in halves else t, state)
 
 
 def check_not_rounded(module: nn.Module, name: str, motion: Tensor) -> None:

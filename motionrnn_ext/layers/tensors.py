@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..backends.torch_private import has_dispatch_modes
 from ..backends.transforms import is_mapped
 from .plain import is_fresh
 
@@ -16,7 +17,7 @@ def add_to(fresh: Tensor, addend: Tensor, by: nn.Module | None = None) -> Tensor
     is a user's, or if a dispatch mode is active (selective checkpointing keeps the results of convolutions). It does so
     inside vmap as well, where `fresh` may be shared by all mapped entries while `addend` is not.
     """
-    watched = not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0
+    watched = not torch.compiler.is_compiling() and has_dispatch_modes()
     apart = watched or is_mapped() or not (by is None or is_fresh(by))
     return fresh + addend if apart else fresh.add_(addend)
 

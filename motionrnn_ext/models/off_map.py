@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from ..backends.transforms import is_transformed, is_wrapped
+from ..backends.torch_private import has_dispatch_modes, is_wrapped
+from ..backends.transforms import is_transformed
 from ..layers.motion import MotionState
 
 
@@ -71,4 +71,4 @@ def _is_at_hand(t: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     is_plain = type(t) is Tensor and t.device.type == "cpu" and t.numel() > 0
-    return is_plain and _get_current_dispatch_mode() is None and not is_transformed() and not is_wrapped(t)
+    return is_plain and not (has_dispatch_modes() or is_transformed() or is_wrapped(t))

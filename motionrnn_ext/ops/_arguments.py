@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.reference import state_dtype
-from ..backends.transforms import is_transformed, is_wrapped
+from ..backends.torch_private import is_wrapped
+from ..backends.transforms import is_transformed
 
 FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

@@ -55,7 +55,7 @@ def motion_gates(
     alpha = arguments.momentum(op, alpha, x)
     limit = arguments.bound(f"{op}: max_offset", max_offset)
     if backends.runs_cpu_kernels(x) and not isinstance(alpha, Tensor):
-        return backends.run(op, x, offset, trend, *weights, alpha, limit)[:3]
+        return backends.dispatch(op, x, offset, trend, *weights, alpha, limit)[:3]
     return reference.motion_gates(x, offset, trend, *weights, alpha, limit, motion_reset, motion_update)
 
 

@@ -29,7 +29,7 @@ def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
     arguments.check_state(op, "reset_logits", reset_logits, offset=offset)
     arguments.check_rank(op, "reset_logits", reset_logits, 2, "(B, M, *S)", at_least=True)
     arguments.check_shape(op, "offset", offset, reset_logits.shape, "the shape of reset_logits")
-    return backends.run(op, reset_logits, offset)
+    return backends.dispatch(op, reset_logits, offset)
 
 
 def motion_update(
@@ -71,9 +71,9 @@ def motion_update(
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
     check_motion_update(op, update_logits, candidate_logits, offset, trend)
     alpha = arguments.momentum(op, alpha, update_logits)
-    run = backends.run_formulas if isinstance(alpha, Tensor) else backends.run
+    dispatch = backends.dispatch_formulas if isinstance(alpha, Tensor) else backends.dispatch
     limit = arguments.bound(f"{op}: max_offset", max_offset)
-    return run(op, update_logits, candidate_logits, offset, trend, alpha, limit)
+    return dispatch(op, update_logits, candidate_logits, offset, trend, alpha, limit)
 
 
 def check_motion_update(

@@ -46,6 +46,6 @@ def motion_warp(
     check_motion_update(op, update_logits, candidate_logits, offset, trend)
     arguments.check_features(op, x=x, update_logits=update_logits)
     check_offset_warp(op, x, offset, mask_logits, weight)
-    return backends.run(
+    return backends.dispatch(
         op, x, update_logits, candidate_logits, offset, trend, mask_logits, weight, alpha, limit
     )

@@ -36,7 +36,7 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
         x, mask_logits, weight = arguments.cast([x, mask_logits, weight], dtype)
         (offset,) = arguments.cast([offset], arguments.state_dtype(dtype))
     check_offset_warp(op, x, offset, mask_logits, weight)
-    return backends.run(op, x, offset, mask_logits, weight)
+    return backends.dispatch(op, x, offset, mask_logits, weight)
 
 
 def check_offset_warp(op: str, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> None:

@@ -42,8 +42,8 @@ def memory_update(
     wanted = (gates_x.shape[0], gates_x.shape[1] // 3, *gates_x.shape[2:])
     arguments.check_shape(op, "memory", memory, wanted, "(B, C, *S) of gates_x's (B, 3C, *S)")
     bias = arguments.number(op, "forget_bias", forget_bias, gates_x)
-    run = backends.run_formulas if isinstance(bias, Tensor) else backends.run
-    return run(op, gates_x, gates_h, memory, bias)
+    dispatch = backends.dispatch_formulas if isinstance(bias, Tensor) else backends.dispatch
+    return dispatch(op, gates_x, gates_h, memory, bias)
 
 
 def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | None = None) -> Tensor:
@@ -71,7 +71,7 @@ def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | Non
     arguments.check_shape(op, "content", content, output_logits.shape, "the shape of output_logits")
     if highway is not None:
         arguments.check_shape(op, "highway", highway, output_logits.shape, "the shape of output_logits")
-    return backends.run(op, output_logits, content, highway)
+    return backends.dispatch(op, output_logits, content, highway)
 
 
 def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -94,4 +94,4 @@ def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
     arguments.check_rank(op, "gate_logits", gate_logits, 2, "(B, C, *S)", at_least=True)
     arguments.check_shape(op, "a", a, gate_logits.shape, "the shape of gate_logits")
     arguments.check_shape(op, "b", b, gate_logits.shape, "the shape of gate_logits")
-    return backends.run(op, gate_logits, a, b)
+    return backends.dispatch(op, gate_logits, a, b)

@@ -78,7 +78,7 @@ def test_auto_falls_back_with_one_warning_and_an_explicit_name_never(monkeypatch
         blend()
     monkeypatch.undo()
     with motionrnn_ext.backend("reference"):
-        monkeypatch.setattr(native, "run", lambda *a: pytest.fail("the native library ran"))
+        monkeypatch.setattr(native, "call", lambda *a: pytest.fail("the native library ran"))
         blend()
 
 

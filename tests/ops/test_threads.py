@@ -59,7 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, str]]:
 
         return spy
 
-    monkeypatch.setattr(native, "run", spied(native.run, "cpu"))
+    monkeypatch.setattr(native, "call", spied(native.call, "cpu"))
     monkeypatch.setattr(reference, "gated_blend", spied(reference.gated_blend, "reference"))
     return seen
 

@@ -38,13 +38,13 @@ def test_every_backend_is_tried(capsys: pytest.CaptureFixture[str]):
     ids=["wrong", "nan", "raises"],
 )
 def test_a_backend_that_is_wrong_or_fails(change: Any, said: str, monkeypatch: pytest.MonkeyPatch):
-    run = backends.run
+    dispatch = backends.dispatch
 
     def changed(op: str, *arguments: Any) -> Any:
-        out = run(op, *arguments)
+        out = dispatch(op, *arguments)
         return change(out) if out.dtype == torch.float32 else out
 
-    monkeypatch.setattr(backends, "run", changed)
+    monkeypatch.setattr(backends, "dispatch", changed)
     lines = info.text(info.collect()).splitlines()
     assert f"  reference    {said}" in lines
 

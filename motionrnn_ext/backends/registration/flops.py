@@ -1,11 +1,11 @@
-"""How many FLOPs `torch.utils.flop_counter.FlopCounterMode` counts for an op: as ever those of its matrix products.
+"""The FLOPs that `torch.utils.flop_counter.FlopCounterMode` counts for an op: those of its matrix products.
 
     offset_warp     2 B H W C_out C K, the sum over channels and taps
     motion_gates    2 B H W for each element of its convolutions' weights
-    their backward  as many for the gradients of samples and maps, as many again for the weights'
+    their backward  as many for the gradients of samples and maps, and as many again for those of weights
 
-These are the reference's own, whose contraction is one product. Sampling and the pointwise ops count nothing, as
-elementwise ops do.
+The reference counts as many, as its contraction is one product. Sampling and the pointwise ops count nothing, as
+elementwise ops of PyTorch do.
 """
 
 from __future__ import annotations
@@ -13,39 +13,46 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from .places import PLACES, Places
+from ..torch_private import argument_names
+from .wanted import Wanted
 
 _COUNTER = "torch.utils.flop_counter"
 _later: list[tuple[Any, Callable[..., int]]] = []
 
 
-def _formula(places: Places) -> Callable[..., int]:
-    def count(*arguments: Any, **unused: Any) -> int:
-        """The counter hands over shapes in place of tensors."""
-        batch, _, height, width = arguments[places.x]
-        total = 0
-        for weight, products in zip(places.weights, places.products(arguments)):
-            shape = arguments[weight]
-            total += products * math.prod(shape) if len(shape) == 4 else 0  # a bias is only added
-        return 2 * batch * height * width * total
+def register(op: Any, products: Mapping[str, Wanted]) -> None:
+    """Register the FLOPs of an op or of its backward: now, or when the counter is imported.
 
-    return count
-
-
-def register(op: Any, backward: Any) -> None:
-    """Of an op and its backward, as `torch.ops` has them: now, or when the counter is imported."""
-    for target in (op, backward):
-        if places := PLACES.get(target.__name__):
-            _later.append((target, _formula(places)))
+    products: the weights that are a factor of a matrix product, each with the wanted gradients for which backward needs
+    the gradient of the other factor.
+    """
+    _later.append((op, _formula(op, products)))
     if _COUNTER in sys.modules:
         _register_all()
     elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
         sys.meta_path.insert(0, _WhenImported())
+
+
+def _formula(op: Any, products: Mapping[str, Wanted]) -> Callable[..., int]:
+    names = argument_names(op)
+
+    def count(*arguments: Any, **unused: Any) -> int:
+        # The counter hands over shapes in place of tensors.
+        given = dict(zip(names, arguments))
+        batch, _, height, width = given["x"]
+        wanted = given.get("wanted")
+        total = 0
+        for weight, needs in products.items():
+            times = 1 if wanted is None else bool(wanted & needs) + bool(wanted & Wanted.WEIGHTS)
+            total += times * math.prod(given[weight])
+        return 2 * batch * height * width * total
+
+    return count
 
 
 def _register_all() -> None:
@@ -55,7 +62,10 @@ def _register_all() -> None:
 
 
 class _WhenImported(MetaPathFinder):
-    """Registers the formulas after torch.utils.flop_counter, which imports Triton (0.2 s), has been loaded."""
+    """The import hook that registers the formulas after torch.utils.flop_counter has been loaded.
+
+    It is not imported for that, as it imports Triton, which takes 0.2 s.
+    """
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name != _COUNTER:

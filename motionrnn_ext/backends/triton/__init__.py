@@ -1,14 +1,16 @@
-"""The Triton kernels: NVIDIA and AMD GPUs, with no nvcc, no C++ compiler and no native library.
+"""The Triton kernels for NVIDIA and AMD GPUs, which need no nvcc, no C++ compiler and no native library.
 
-    launch.py              how a kernel becomes an op, how it is launched, block sizes
-    scalar.py              functions of one element and their derivatives, storage; forward and backward share them
-    bilinear.py            one tap of the warp: the cell it falls in, its corners, their derivatives
-    pointwise.py           where the elements of a pointwise kernel lie
+    launch.py              kernels as ops of torch, their launch, block sizes
+    scalar.py              functions of one element and their derivatives, loads and stores
+    bilinear.py            one tap of the warp: its cell, the corners of that, their derivatives
+    images.py              the layout of images, tiles of pixels and channels
+    pointwise.py           the layout of a pointwise kernel's operands
+    fixed_point.py         sums that do not depend on the order of their addends
     motion_gru.py, recurrent_gates.py, offset_warp.py, offset_warp_backward.py
                            a stem each: forward kernel, backward kernel, launch
 
-Kernels are compiled for the GPU at hand when they are first launched, for which Triton needs a C compiler. Under its
-interpreter (TRITON_INTERPRET=1 before triton is imported) they run on CPU tensors instead, slowly: for tests.
+A kernel is compiled for the GPU at hand when it is first launched; Triton needs a C compiler for that. Under Triton's
+interpreter (TRITON_INTERPRET=1 before triton is imported) kernels run on CPU tensors instead, slowly, for tests.
 """
 
 from __future__ import annotations
@@ -26,22 +28,26 @@ NAMESPACE = "motionrnn_ext_triton"
 
 
 def is_on(variable: str) -> bool:
-    """Whether an environment variable says yes, in the words that Triton takes for it."""
+    """Return whether an environment variable is set to one of the words that Triton takes for yes."""
     return os.environ.get(variable, "").lower() in ("1", "true", "on", "y", "yes")
 
 
-INTERPRETED = is_on("TRITON_INTERPRET")  # kernels run on CPU tensors
+# Whether kernels run on CPU tensors.
+INTERPRETED = is_on("TRITON_INTERPRET")
 _IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def c_compiler() -> str | None:
-    """The compiler that Triton takes for the C code between Python and the driver, at the first launch on a machine."""
+    """Return the C compiler that Triton uses at the first launch on a machine, or None if there is none.
+
+    It compiles the code between Python and the driver.
+    """
     return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def python_headers() -> Path | None:
-    """The folder with Python.h, which that code includes."""
-    # Debian's own scheme names a folder that holds none.
+    """Return the folder with Python.h, which that code includes, or None if there is none."""
+    # The folder of Debian's own scheme does not hold it.
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     folder = Path(sysconfig.get_path("include", scheme))
     return folder if (folder / "Python.h").is_file() else None
@@ -59,7 +65,10 @@ _MISSING_TOOL = _missing_tool()
 
 
 def unavailable_reason() -> str | None:
-    """Why the Triton kernels cannot run here, in one sentence; None if they can, and then their ops are there."""
+    """Return the reason why the Triton kernels cannot run here, in one sentence, or None if they can.
+
+    In that case their ops have been defined.
+    """
     if not _IS_INSTALLED:
         return "the package triton is not installed"
     if not INTERPRETED:
@@ -67,10 +76,12 @@ def unavailable_reason() -> str | None:
             return "PyTorch finds no GPU (TRITON_INTERPRET=1 runs Triton's kernels on the CPU, slowly)"
         if _MISSING_TOOL is not None:
             return _MISSING_TOOL
-    from . import ops  # noqa: F401  # importing Triton takes a while, and Dynamo can trace this statement
+    # The import is here because importing Triton takes a while. Dynamo can trace this statement.
+    from . import ops  # noqa: F401
 
     return None
 
 
-def run(op: str, *arguments: Any) -> Any:
+def call(op: str, *arguments: Any) -> Any:
+    """Call an op of the Triton kernels."""
     return getattr(getattr(torch.ops, NAMESPACE), op)(*arguments)

@@ -1,4 +1,4 @@
-"""How a kernel becomes an op of torch, how it is launched, and in which blocks."""
+"""Kernels as ops of torch, their launch, and the sizes of their blocks."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import triton
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.library import custom_op, triton_op, wrap_triton
 
+from ..torch_private import is_traced
 from . import INTERPRETED, NAMESPACE, is_on
 
 Result = TypeVar("Result")
 
-# float32 matrix products: three of tf32, as exact as those of float32 and several times as fast on tensor cores. AMD's
-# compiler knows no such form. Never tf32 itself: its error is 1e-3.
+# The precision of float32 matrix products: three of tf32 are as exact as one of float32, and several times as fast on
+# tensor cores. AMD's compiler has no such form. One of tf32 would have an error of 1e-3.
 PRECISION = "ieee" if torch.version.hip else "tf32x3"
-# Products and sums in one instruction, as nvcc has it: Triton 3.9 warns where this is left out, later ones have it off.
+# The fusion of a product and a sum into one instruction, as in nvcc. Triton 3.9 warns where the option is left out, and
+# later releases have it off by default.
 COMPILED = {} if INTERPRETED else {"enable_fp_fusion": True}
 
 
 def kernel_op(function: Callable[..., Any]) -> Any:
-    """The op `motionrnn_ext_triton::<name of the function>`, whose function launches kernels.
+    """Make the op `motionrnn_ext_triton::<name of the function>` of a function that launches kernels.
 
-    torch.compile looks into it and sees the kernels. Under Triton's interpreter, which fake tensors cannot enter, it is
-    opaque.
+    torch.compile looks into the function and sees the kernels. Under Triton's interpreter, which fake tensors cannot
+    enter, the op is opaque.
     """
     name = f"{NAMESPACE}::{function.__name__}"
     if INTERPRETED:
@@ -37,8 +37,10 @@ def kernel_op(function: Callable[..., Any]) -> Any:
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
-    """Run so many programs of a kernel, on the current stream of its tensors' device: Triton itself takes the current
-    device. torch.compile takes note of the launch instead, and later compiles the kernel its own way.
+    """Run `programs` programs of a kernel on the current stream of its tensors' device.
+
+    Triton itself would take the current device. In a trace, torch.compile records the launch, and later compiles the
+    kernel its own way.
     """
     if programs == 0:
         return
@@ -50,17 +52,13 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
             _launchable(kernel)[(programs,)](*arguments, **constants, **COMPILED)
 
 
-def is_traced(t: Tensor) -> bool:
-    """Whether t is one of those without elements that torch.compile runs a function on."""
-    return isinstance(t, (FakeTensor, FunctionalTensor))
-
-
 def _launchable(kernel: Any) -> Any:
-    return kernel  # what counts or records launches puts itself here
+    # Tests and benchmarks that count or record launches replace this function.
+    return kernel
 
 
 def log2_ceil(n: int) -> int:
-    """The smallest e with 2^e >= n, also of a traced size."""
+    """Return the smallest e with 2^e >= n. A loop, so that n may be a traced size."""
     e = 0
     while 2**e < n:
         e += 1
@@ -68,16 +66,19 @@ def log2_ceil(n: int) -> int:
 
 
 class Block(NamedTuple):
-    """What one program takes on, elements of a pointwise op or pixels of a warp; how many warps of threads it has; what
-    it takes on at the least, where there is too little to keep a GPU busy."""
+    """The work of one program of a kernel.
+
+    size: elements of a pointwise op, or pixels of a warp. warps: groups of 32 threads. least: the smallest size, for
+    inputs that are too small to keep a GPU busy; None is `size` itself.
+    """
 
     size: int
     warps: int
-    least: int | None = None  # the size itself
+    least: int | None = None
 
     def spread(self, work: int) -> Block:
-        """For so many elements or pixels in all: half the size as often as there are fewer programs than a large GPU
-        has multiprocessors. A traced number, of which nothing is known yet, changes nothing."""
+        """Halve the block, down to `least`, until there are at least MULTIPROCESSORS programs for `work` elements or
+        pixels. A traced number leaves the block as it is, since its value is not known yet."""
         size = self.size
         while isinstance(work, int) and size > (self.least or size) and work < size * MULTIPROCESSORS:
             size //= 2
@@ -88,10 +89,12 @@ class Block(NamedTuple):
         return {"num_warps": self.warps, "num_stages": 1}
 
 
+# The multiprocessors of a large GPU.
 MULTIPROCESSORS = 128
 MANY = 2**31
-# Of an op: up to so many channels, the block for float32, and for half precision. A table, not @triton.autotune, which
-# would time on a user's first step, and which Triton's interpreter cannot run ("0 active drivers").
+# The blocks of each op: the largest number of channels, the block for float32, and that for half precision. This is a
+# table and not @triton.autotune, which would measure on a user's first step, and which Triton's interpreter cannot run
+# ("0 active drivers").
 BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     "pointwise": [(MANY, Block(1024, 4, least=512), Block(1024, 4, least=512))],
     "offset_warp": [
@@ -110,7 +113,7 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     ],
 }
 
-# What MOTIONRNN_EXT_AUTOTUNE=1 tries on the first call of an op with new channels or dtype.
+# The blocks that MOTIONRNN_EXT_AUTOTUNE=1 tries on the first call of an op with new channels or a new dtype.
 CANDIDATES = {
     "pointwise": [Block(size, warps) for size in (512, 1024, 2048) for warps in (2, 4, 8)],
     "offset_warp": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
@@ -121,7 +124,7 @@ _tuned: dict[tuple[str, str, int, torch.dtype, torch.device], Block] = {}
 
 
 def block(op: str, channels: int, dtype: torch.dtype) -> Block:
-    """The table's entry."""
+    """Return the block of the table for an op, its channels and its dtype."""
     is_half = dtype in (torch.bfloat16, torch.float16)
     return next(half if is_half else full for limit, full, half in BLOCKS[op] if channels <= limit)
 
@@ -129,11 +132,11 @@ def block(op: str, channels: int, dtype: torch.dtype) -> Block:
 def in_blocks(
     op: str, channels: int, like: Tensor, work: int, run: Callable[[Block], Result], kernel: str = ""
 ) -> Result:
-    """run(block) with the table's block for `op` and so much work, elements or pixels; with the fastest block for the
-    op, its `kernel`, channels and dtype if tuning is asked for.
+    """Return `run(block)` with the table's block for `op` and `work` elements or pixels, or with the fastest block.
 
-    Tuning runs whole ops on their real inputs, each result apart, so that nothing is overwritten; never while a CUDA
-    graph is captured or torch.compile traces, where time cannot be taken.
+    The fastest is measured once per op, `kernel`, channels and dtype if MOTIONRNN_EXT_AUTOTUNE=1. Measuring runs whole
+    ops on their real inputs; each call makes its own results, so that nothing is overwritten. It is left out while a
+    CUDA graph is captured or torch.compile traces, where time cannot be measured.
     """
     key = (op, kernel, channels, like.dtype, like.device)
     if key not in _tuned:
@@ -145,7 +148,7 @@ def in_blocks(
 
 
 def _time(call: Callable[[], Any]) -> float:
-    """Milliseconds of a call on the GPU; infinity where its kernels take more than a block may have."""
+    """Return the milliseconds of a call on the GPU, or infinity if a block of its kernels needs more than there is."""
     try:
         return float(triton.testing.do_bench(call, warmup=5, rep=20))
     except triton.runtime.errors.OutOfResources:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..layouts import format_after, is_dense, is_rows, pixel_distance
+from ..layouts import format_after, is_channels_last, is_dense, pixel_distance
 from .launch import Block, in_blocks, launch, log2_ceil
 from .scalar import narrow, widen
 
@@ -100,4 +100,4 @@ def _as_rows(t: Tensor, rows_of_pixels: bool) -> Tensor:
     """t where it can be read in place, else a copy."""
     if not rows_of_pixels:
         return t if is_dense(t, range(t.dim() - 1, 0, -1)) else t.contiguous()
-    return t if is_rows(t) else t.contiguous(memory_format=torch.channels_last)
+    return t if is_channels_last(t) else t.contiguous(memory_format=torch.channels_last)

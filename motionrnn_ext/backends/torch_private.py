@@ -1,0 +1,105 @@
+"""The private names of PyTorch that the package uses, each with its purpose.
+
+PyTorch may change a private name in any release. They are used here and nowhere else, so that there is one place to
+mend, and tests/pytorch/test_torch_private.py checks that each is there and does what is said of it. All of them have
+been tried with torch 2.10, 2.11 and 2.13.
+
+The dictionaries of every `nn.Module` (`_parameters`, `_buffers`, `_modules`, `_forward_hooks` and its kin) are not
+listed: a pickled module consists of them, so that PyTorch cannot rename them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree
+
+# ---- Function transforms
+
+
+# The kind of `transforms()` that torch.vmap is.
+VMAP = torch._C._functorch.TransformType.Vmap
+
+
+def transforms() -> list[Any]:
+    """Return the kinds of torch.func's transforms that are in force, the outermost first."""
+    if not torch._C._are_functorch_transforms_active():
+        return []
+    return [layer.key() for layer in torch._C._functorch.get_interpreter_stack()]
+
+
+def is_wrapped(t: Tensor) -> bool:
+    """Return whether t is a wrapper of torch.func, whose elements cannot be read."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(t)
+
+
+def is_differentiating_forward() -> bool:
+    """Return whether a level of forward-mode differentiation is open. Dynamo guards it as any global."""
+    return forward_ad._current_level >= 0
+
+
+def has_dispatch_modes() -> bool:
+    """Return whether a TorchDispatchMode watches the ops that run, such as selective checkpointing or a counter."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+# ---- torch.compile
+
+
+def constant_in_a_trace(function: Callable[[], bool]) -> Callable[[], bool]:
+    """Make Dynamo call `function` when it traces, and take the result for a constant.
+
+    `torch.compiler.assume_constant_result` does the same, but imports Dynamo, which takes 1.3 s.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_traced(t: Tensor) -> bool:
+    """Return whether t has no elements and stands for a tensor in a trace of torch.compile."""
+    return isinstance(t, (FakeTensor, FunctionalTensor))
+
+
+def uncompiled(function: Any) -> Any:
+    """Return the function or bound method that torch.compile made `function` of; `function` itself if it made none."""
+    return getattr(function, "_torchdynamo_orig_callable", function)
+
+
+# ---- Schemas of ops
+
+
+def argument_names(op: Any) -> tuple[str, ...]:
+    """Return the names of an op's arguments in the order of its schema; `op` is `torch.ops.<namespace>.<name>`."""
+    return tuple(argument.name for argument in op.default._schema.arguments)
+
+
+def count_tensor_arguments(op: Any) -> int:
+    """Return how many of an op's arguments are tensors, those that may be None included."""
+    kinds = [str(argument.type) for argument in op.default._schema.arguments]
+    return kinds.count("Tensor") + kinds.count("Optional[Tensor]")
+
+
+# ---- Tensors and modules
+
+
+def version(t: Tensor) -> int:
+    """Return how often t was written in place."""
+    return t._version
+
+
+# The base of all convolutions, which defines their `reset_parameters`.
+ConvNd = _ConvNd
+
+# Functions on the leaves of nested tuples, lists and dicts. States are named tuples: torch.export saves a program that
+# has one only if it is registered under a name.
+tree_leaves = _pytree.tree_leaves
+tree_map = _pytree.tree_map
+tree_map_only = _pytree.tree_map_only
+register_namedtuple = _pytree._register_namedtuple
