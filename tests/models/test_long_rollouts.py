@@ -14,6 +14,7 @@ import torch
 from case import generator
 from comparing import assert_close
 from compiling import nothing_compiled  # noqa: F401
+from official_modules import StandIn
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -161,8 +162,6 @@ def test_the_bound_is_an_option_of_the_program(tmp_path: Path):
 
 
 def test_a_converted_layer_has_the_official_ones_motion():
-    from test_convert import StandIn
-
     assert from_official(StandIn(4)).max_offset is None
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from equations import BACKENDS, assert_same, drawn, randomised
 from golden import relative_error
 from repository import ROOT
-from test_layers import BACKENDS, assert_same, drawn, randomised
 
 import motionrnn_ext
 from motionrnn_ext import MotionRNN

@@ -20,8 +20,9 @@ from repository import ROOT
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
 import numpy as np
+from commands import fails
 from PIL import Image
-from test_train import BEST, LAST, TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import BEST, LAST, TINY
 
 import motionrnn_ext
 from motionrnn_ext import cli
@@ -31,26 +32,6 @@ from motionrnn_ext.evaluation.evaluate import held_out, predict
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run of the command itself."""
-    home = tmp_path_factory.mktemp("cli")
-    replace(TINY, steps=4).write(home / "settings.json")
-    command = ["train", "--config", str(home / "settings.json"), "--out", str(home / "run"), "--no-progress"]
-    assert cli.main(command) == 0
-    return home / "run"
-
-
-def fails(capsys: pytest.CaptureFixture[str], *command: object) -> str:
-    """The one line on stderr of a command that must fail."""
-    assert cli.main([str(word) for word in command]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith(f"motionrnn {command[0]}: error: ")
-    return lines[0]
-
 
 # ---- What is wrong, in one line
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
@@ -23,7 +22,7 @@ from repository import ROOT, TESTS
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
 from PIL import Image
-from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import QUICK, TINY, plan
 
 from motionrnn_ext import cli, visualize
 from motionrnn_ext.evaluation.evaluate import count_parameters, held_out, score
@@ -35,17 +34,6 @@ from motionrnn_ext.metrics import Protocol, Values
 from motionrnn_ext.models import MotionRNN
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import RunError, load_run
-
-QUICK = replace(TINY, steps=2, val_every=2, val_clips=2, n_input=2, n_output=2)
-
-
-def plan(
-    config: Config = QUICK, seeds: Sequence[int] = (0, 1), labels: Sequence[str] = ("base", "both")
-) -> Plan:
-    """Some rows of the ablation."""
-    whole = ablation(config, seeds, test_clips=3)
-    pairs = tuple(pair for pair in whole.pairs if set(pair) <= set(labels))
-    return replace(whole, rows=tuple(row for row in whole.rows if row.label in labels), pairs=pairs)
 
 
 @pytest.fixture
@@ -234,9 +222,10 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
     code = textwrap.dedent(f"""
         import os, signal, sys
         from dataclasses import replace
-        sys.path[:0] = [{str(TESTS / "program")!r}, {str(TESTS / "support")!r}]
-        from motionrnn_ext.train import Training
-        from test_experiments import QUICK, plan, runner
+        sys.path.insert(0, {str(TESTS / "support")!r})
+        from motionrnn_ext.training.train import Training
+        from motionrnn_ext.experiments import run as runner
+        from trainings import QUICK, plan
         true_step = Training.training_step
         def step(self, frames, index):
             if self.config.motion_gru and self.global_step == 3:

@@ -15,9 +15,8 @@ import torch
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
 import numpy as np
-from test_cli import fails, trained  # noqa: F401  (a fixture)
-from test_experiments import plan
-from test_train import one_thread  # noqa: F401  (the fixture applies here too)
+from commands import fails
+from trainings import plan
 
 from motionrnn_ext import cli, visualize
 from motionrnn_ext.evaluation.evaluate import draw, held_out
@@ -34,7 +33,7 @@ def failing(*_: Any, **__: Any) -> Path:
 
 
 def test_a_picture_that_fails_stops_neither_numbers_nor_other_pictures(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -57,7 +56,7 @@ def test_a_picture_that_fails_stops_neither_numbers_nor_other_pictures(
 
 
 def test_numbers_that_cannot_be_written_are_printed_and_both_are_done_before_anything_is_drawn(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -84,7 +83,7 @@ def test_numbers_that_cannot_be_written_are_printed_and_both_are_done_before_any
 
 
 def test_a_disk_that_fills_up_while_a_file_is_written_leaves_no_part_of_it(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -119,7 +118,7 @@ def test_a_disk_that_fills_up_while_a_file_is_written_leaves_no_part_of_it(
 @pytest.mark.parametrize("command", ["predict", "visualize"])
 def test_every_command_draws_what_it_can(
     command: str,
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -132,7 +131,7 @@ def test_every_command_draws_what_it_can(
     assert {path.name for path in out.iterdir()} == kept[command]
 
 
-def test_models_whose_names_differ_in_signs_have_arrows_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_models_whose_names_differ_in_signs_have_arrows_of_their_own(trained: Path, tmp_path: Path) -> None:
     run = load_run(trained)
     clips = held_out(run.config, 1)
     names = {path.name for path in draw(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
@@ -204,7 +203,7 @@ def test_a_missing_package_of_the_pictures_is_named() -> None:
 def test_out_is_tried_before_the_work(
     command: str,
     kind: str,
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -242,7 +241,7 @@ def test_out_is_tried_before_the_work(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_folder_that_cannot_be_written_to(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -258,7 +257,7 @@ def test_a_folder_that_cannot_be_written_to(
         (tmp_path / "run").chmod(0o755)
 
 
-def test_evaluations_at_once_take_folders_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_evaluations_at_once_take_folders_of_their_own(trained: Path, tmp_path: Path) -> None:
     from motionrnn_ext.training.folders import held_new
 
     with held_new(None, tmp_path / "evaluation") as one, held_new(None, tmp_path / "evaluation") as other:
@@ -286,7 +285,7 @@ def test_numbers_that_are_none_are_printed_and_drawn(
 
 
 @pytest.mark.slow  # 15 to 40 seconds; test_visualize.py has the strip and the GIF by themselves
-def test_200_frames_by_command(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_200_frames_by_command(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [
         "evaluate",

@@ -18,20 +18,10 @@ import torch
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
+from commands import fails
 from layouts import write_pngs
-from test_cli import fails
-from test_official import official_dict
-from test_train import (  # noqa: F401  (one_thread applies here too)
-    BEST,
-    LAST,
-    TINY,
-    Stop,
-    assert_identical,
-    checkpoint,
-    one_thread,
-    run,
-    stop_in_step,
-)
+from public_weights import official_dict
+from trainings import BEST, LAST, TINY, Stop, assert_identical, checkpoint, run, stop_in_step
 
 from motionrnn_ext import cli
 from motionrnn_ext.models import MotionRNN

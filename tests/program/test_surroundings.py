@@ -21,7 +21,7 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 import matplotlib as mpl
 import numpy as np
 from PIL import Image
-from test_train import LAST, TINY, checkpoint, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import LAST, TINY, checkpoint
 
 from motionrnn_ext import MotionGRU, backends, cli, visualize
 from motionrnn_ext.backends import triton

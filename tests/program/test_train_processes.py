@@ -24,7 +24,7 @@ from repository import ROOT
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from test_train import BEST, LAST, TINY, assert_same_training, checkpoint
+from trainings import BEST, LAST, TINY, assert_same_training, checkpoint
 
 from motionrnn_ext.training import launchers, processes
 from motionrnn_ext.training.config import Config
@@ -35,7 +35,7 @@ TWO = replace(TINY, devices=2)
 # A module for --import: the process of rank $RANK_TO_STOP is killed in the eighth step, or Ctrl-C is pressed.
 STOPPING = """
 import os, signal, time
-from motionrnn_ext.train import Training
+from motionrnn_ext.training.train import Training
 
 true_step = Training.training_step
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import TINY
 
 from motionrnn_ext import backends, cli, ops, visualize
 from motionrnn_ext.evaluation.clips import held_out

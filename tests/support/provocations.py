@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 from cases import small_case
+from official_modules import StandIn
 from PIL import Image
-from test_convert import StandIn
-from test_official import conv_tt_dict, edited, net, official_dict
+from public_weights import conv_tt_dict, edited, net, official_dict
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils import prune
