@@ -8,10 +8,10 @@ from motionrnn_ext import cli
 
 # The options of a training of two steps on 16x16 frames.
 SMALL = [
-    *("--hidden", 4, "--patch-size", 4, "--filter-size", 3, "--image-size", 16, 16, "--n-input", 4, "--n-output", 4),
-    *("--batch-size", 2, "--steps", 2, "--val-every", 2, "--val-clips", 2, "--train-clips", 3, "--log-every", 1),
-    *("--accelerator", "cpu", "--no-progress"),
-]  # fmt: skip
+    *("--hidden", "4", "--patch-size", "4", "--filter-size", "3", "--image-size", "16", "16"),
+    *("--n-input", "4", "--n-output", "4", "--batch-size", "2", "--steps", "2", "--val-every", "2"),
+    *("--val-clips", "2", "--train-clips", "3", "--log-every", "1", "--accelerator", "cpu", "--no-progress"),
+]
 
 
 def run(*command: object) -> int:
