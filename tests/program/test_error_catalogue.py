@@ -7,6 +7,7 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,6 @@ def test_every_row_is_made_of_the_words_of_the_sources():
     for heading, message in on_the_page():
         if heading not in GROUPS:
             parts = [part.split() for part in message.split("...")]
-            pairs = [" ".join(pair) for words in parts for pair in zip(words, words[1:])]
+            pairs = [" ".join(pair) for words in parts for pair in pairwise(words)]
             absent = [pair for pair in pairs if pair not in everything]
             assert len(absent) <= max(1, len(pairs) / 2), (message, absent)

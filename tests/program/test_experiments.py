@@ -11,7 +11,6 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -398,6 +397,8 @@ def test_fvd_is_a_column(tmp_path: Path) -> None:
         ([1.0, 1.2], [2.0, 2.2], "better"),  # 1.0 apart, spread 0.28
         ([2.0, 2.2], [1.0, 1.2], "worse"),
         ([1.0, 2.0], [2.0, 3.0], table.NO_DIFFERENCE),  # 1.0 apart, spread 1.41
+        ([0.0, 2.0], [4.3, 6.3], "better"),  # 4.3 apart, spread 2.83
+        ([0.0, 2.0], [2.8, 4.8], table.NO_DIFFERENCE),  # 2.8 apart, the edge
         ([1.0, 1.0], [1.0, 1.0], table.NO_DIFFERENCE),
         ([1.0], [9.0], table.NO_DIFFERENCE),  # one seed
         ([1.0, float("nan")], [2.0, 2.0], table.NO_DIFFERENCE),
@@ -408,16 +409,6 @@ def test_the_rule(ours: list[float], theirs: list[float], verdict: str) -> None:
     assert table.difference(ours, theirs, lower_is_better=True).verdict == verdict
     mirrored = {"better": "worse", "worse": "better"}.get(verdict, verdict)
     assert table.difference(ours, theirs, lower_is_better=False).verdict == mirrored
-
-
-def test_the_rule_at_its_edge() -> None:
-    """Shown where the difference exceeds the sum of both deviations, not where it equals it."""
-    ours, theirs = [0.0, 2.0], [10.0, 14.0]
-    spread = stdev(ours) + stdev(theirs)
-    found = table.difference(ours, theirs, lower_is_better=True)
-    assert (found.difference, found.spread) == (pytest.approx(-11), pytest.approx(spread))
-    for shift, verdict in ((11 - spread - 0.01, "better"), (11 - spread + 0.01, table.NO_DIFFERENCE)):
-        assert table.difference([v + shift for v in ours], theirs, True).verdict == verdict
 
 
 @pytest.mark.parametrize(("seeds", "share"), [(2, 0.22), (3, 0.08), (5, 0.02)])
@@ -459,17 +450,6 @@ def test_table_and_figure(finished: Path, tmp_path: Path) -> None:
             assert min(image.size) > 150
 
 
-def test_a_training_that_diverged_is_said_to_be_no_number(finished: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(finished, tmp_path / "copy")
-    path = folder / "cells" / "both_seed_1.json"
-    kept = json.loads(path.read_text())
-    kept["metrics"]["mse"] = None  # as JSON keeps nan
-    path.write_text(json.dumps(kept))
-    results = runner.run(plan(), folder, command="")
-    assert results["differences"][0]["mse"]["verdict"] == table.NO_DIFFERENCE
-    assert "not finite" in (folder / "table.md").read_text()
-
-
 def test_a_metric_without_any_event_says_so(finished: Path, tmp_path: Path) -> None:
     planned = replace(plan(), protocol=Protocol(thresholds=(2.0,), values=Values(1.0)))
     runner.run(planned, tmp_path / "out", command="")
@@ -480,38 +460,6 @@ def test_a_metric_without_any_event_says_so(finished: Path, tmp_path: Path) -> N
         changed = replace(planned, protocol=Protocol(thresholds=(3.0,), values=Values(1.0)))
         runner.run(changed, tmp_path / "out", command="")
     assert "was started with metrics.thresholds [2.0], this is metrics.thresholds [3.0];" in str(error.value)
-
-
-def test_one_is_no_plural(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = shutil.copytree(finished, tmp_path / "copy")
-    for path in (folder / "cells").glob("*_1.json"):
-        path.unlink()
-    kept = json.loads((folder / "cells" / "base_seed_0.json").read_text())
-    (folder / "cells" / "base_seed_0.json").write_text(json.dumps({**kept, "resumed": True}))
-    runner.run(plan(seeds=(0,)), folder, command="")
-    assert "2 rows with 1 seed, 2 trainings of 2 steps each" in " ".join(capsys.readouterr().out.split())
-    assert "without what 1 interrupted training took before" in (folder / "table.md").read_text()
-
-
-def test_the_terminal_cuts_no_name(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "50")
-    results = runner.run(plan(), shutil.copytree(finished, tmp_path / "copy"), command="")
-    shown = capsys.readouterr().out
-    mse = results["rows"]["both"]["metrics"]["mse"]
-    assert f"{mse['mean']:.2f} ± {mse['spread']:.2f}" in shown and "\u2026" not in shown
-    (line,) = [line for line in shown.splitlines() if "both against base" in line]
-    assert ", spread " in line
-
-
-def test_one_seed_shows_no_difference(
-    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = shutil.copytree(finished, tmp_path / "copy")
-    results = runner.run(plan(seeds=(1,)), folder, command="")
-    assert {pair["mse"]["verdict"] for pair in results["differences"]} == {table.NO_DIFFERENCE}
-    assert "no difference can be shown" in " ".join(capsys.readouterr().out.split())
 
 
 def test_dots_lie_at_their_values(tmp_path: Path) -> None:

@@ -156,18 +156,6 @@ def test_an_existing_run_is_not_touched(unbroken: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == files
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run to resume in .*nowhere: it has no config.json"):
-        run(TINY, tmp_path / "nowhere", resume=True)
-
-
-def test_bad_settings_leave_no_folder(tmp_path: Path) -> None:
-    for config in (replace(TINY, hidden=(8, 12)), replace(TINY, digits=str(tmp_path / "none"))):
-        with pytest.raises((ValueError, FileNotFoundError)):
-            run(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_damaged_checkpoint_stops_the_resume(unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
@@ -221,13 +209,15 @@ def test_fresh_folder(tmp_path: Path) -> None:
 def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     for settings, message in (
         ({"accelerator": "abacus"}, "abacus"),
+        ({"hidden": (8, 12)}, "all layers should be equal"),
+        ({"digits": "none"}, "none"),
         (
             {"devices": 4},
             "val_clips gives 3 to validate on; 4 processes should have one each",
         ),
     ):
         with pytest.raises(
-            (ValueError, lightning.fabric.utilities.exceptions.MisconfigurationException)
+            (ValueError, OSError, lightning.fabric.utilities.exceptions.MisconfigurationException)
         ) as error:
             run(replace(TINY, **settings), tmp_path / "run")
         assert message in str(error.value)
