@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from motionrnn_ext.evaluation.clips import held_out
-from motionrnn_ext.evaluation.evaluate import BASELINE, score
+from motionrnn_ext.evaluation.scores import BASELINE, score
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
 from motionrnn_ext.training.train import train

@@ -1,12 +1,16 @@
-"""Files: text in UTF-8 whatever the locale says, tensors read without running code, writing that leaves no part."""
+"""Reading and writing of files: text in UTF-8 in any locale, JSON, tensors without running code, whole files only."""
 
 from __future__ import annotations
 
 import codecs
+import json
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +43,40 @@ def read_text(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     with write_atomically(path) as part:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write `content` as JSON, with null for each nan and infinity, which JSON does not have; return `path`.
+
+    A last entry "not_finite" then says which value was where, such as
+    [{"at": ["models", "ConvLSTM", "psnr"], "is": "inf"}]. `read_json` restores them.
+    """
+    found: list[dict[str, Any]] = []
+    finite = _finite(content, found, [])
+    write_text(path, json.dumps({**finite, "not_finite": found} if found else finite, indent=2) + "\n")
+    return path
+
+
+def _finite(content: Any, found: list[dict[str, Any]], place: list[Any]) -> Any:
+    """Return `content` with None for numbers that are not finite, and add those and their places to `found`."""
+    if isinstance(content, float) and not math.isfinite(content):
+        found.append({"at": place, "is": str(content)})
+        return None
+    if isinstance(content, Mapping):
+        return {key: _finite(value, found, [*place, key]) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value, found, [*place, i]) for i, value in enumerate(content)]
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Return the content that `write_json` was given."""
+    content = json.loads(read_text(path))
+    if isinstance(content, dict):
+        for entry in content.pop("not_finite", []):
+            *outer, key = entry["at"]
+            reduce(getitem, outer, content)[key] = float(entry["is"])
+    return content
 
 
 @contextmanager

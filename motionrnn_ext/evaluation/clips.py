@@ -1,4 +1,4 @@
-"""Clips to test a model on: those of its run's data set that no training has seen, and a user's own frames."""
+"""Clips for a trained model: held-out clips of a data set, which no training has seen, and a user's own frames."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
 from ..training.config import Config
 from ..training.runs import PathLike, RunError
 
-_LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536 parts, as pillow has it
-IMAGES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")  # of a user's folder of frames
+# The weights of red, green and blue in grey, in parts of 65536, as pillow has them.
+_LUMA = (19595, 38470, 7471)
+# The endings of images in a user's folder of frames.
+IMAGES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")
 
 
 def held_out(
     config: Config,
-    clips: int | None = None,
+    n_clips: int | None = None,
     *,
     split: str = "test",
     n_frames: int | None = None,
     **changes: Any,
 ) -> ClipDataset:
-    """Test clips as a run's settings describe them, which no training has seen: see the data set for its splits.
+    """Return the clips of a split of a run's data set, by default those of the test, which no training has seen.
 
-    Of another data set they are as the run's model knows them: RGB or BGR, whichever its own data set has.
+    Clips of another data set come in the colour order of the run's own one, RGB or BGR, which its model has learnt.
 
     Args:
-        clips: how many; None is all there are.
+        n_clips: the number of clips, or None for all that there are.
         changes: settings to change, such as root or dataset.
 
     Raises:
-        RunError: a change to what the data set does not take.
+        RunError: a change is to a setting that the data set does not take.
     """
     changed = replace(config, **changes)
     for name in changes:
-        if name == "missing":  # which `open_clips` checks
+        # `open_clips` checks this one.
+        if name == "missing":
             continue
         takers = [other for other, entry in DATASETS.items() if name in entry.settings]
         if takers and changed.dataset not in takers:
@@ -54,11 +57,11 @@ def held_out(
                 f"{name} (--{name.replace('_', '-')}) is for {', '.join(takers)}; {changed.dataset} has none"
             )
     settings = {**changed.data(), "n_frames": n_frames or config.n_frames}
-    return open_clips(split=split, length=clips, colours=DATASETS[config.dataset].colours, **settings)
+    return open_clips(split=split, length=n_clips, colours=DATASETS[config.dataset].colours, **settings)
 
 
 def held_out_clip(config: Config, index: int, n_frames: int, **changes: Any) -> Tensor:
-    """Test clip `index`, (T, C, H, W). RunError where there are not so many."""
+    """Return test clip `index`, (T, C, H, W). Raise a RunError if there is none of this index."""
     generated = "test" in find(changes.get("dataset", config.dataset)).generated
     clips = held_out(config, index + 1 if generated else None, n_frames=n_frames, **changes)
     if index >= len(clips):
@@ -69,46 +72,59 @@ def held_out_clip(config: Config, index: int, n_frames: int, **changes: Any) -> 
 
 
 def other_data(dataset: str | None = None, root: PathLike | None = None, **settings: Any) -> dict[str, Any]:
-    """The settings that a user's choice of other data changes; None in `settings` changes nothing."""
+    """Return the settings that a user's choice of other data changes. A None in `settings` changes nothing."""
     changes = {name: value for name, value in settings.items() if value is not None}
     root = None if root is None else os.fspath(root)
-    if dataset is not None:  # what its files hold where there is no data, the other's do not say
+    # Another data set has files of its own, and its own value for missing pixels.
+    if dataset is not None:
         return {"dataset": dataset, "root": root, "missing": None, **changes}
     return changes if root is None else {"root": root, **changes}
 
 
 def in_rgb(frames: Tensor, colours: str) -> Tensor:
-    """Frames (..., C, H, W) with the channels in the order that pictures have."""
+    """Return frames (..., C, H, W) with the channels in the order of pictures, RGB."""
     return frames.flip(-3) if colours == "BGR" else frames
 
 
 def read_frames(path: Path, colours: str = "grey", missing: float | None = None) -> Tensor:
-    """All of a user's own frames, as `last_frames` reads them."""
+    """Return all of a user's own frames, as `last_frames` reads them."""
     return last_frames(path, None, colours, missing)[0]
 
 
 def last_frames(
     path: Path, n: int | None, colours: str = "grey", missing: float | None = None
 ) -> tuple[Tensor, int]:
-    """A user's own frames -> the last n, float32 (T, C, H, W) in [0, 1], nan where missing, at the size that they have;
-    and how many there are; None is all. Of images and films no more than those are in memory.
+    """Return the last `n` of a user's own frames (None is all), and how many frames there are in all.
+
+    The frames are float32 (T, C, H, W) in [0, 1] at their own size, with nan for missing pixels. No more than `n`
+    images or frames of a film are in memory.
 
     Args:
-        path: a .npy file, or one of an only array (.npz) or tensor (.pt), (T, H, W), (T, C, H, W) or (T, H, W, C),
-            bool, uint8 or floats in [0, 1]; a folder of images, which are in the order of their names; a gif or
-            another moving image, or a video.
-        colours: of the model's frames, as in `DataSet`; images are converted, the three channels of an array are taken
-            to be in that order. What is in colour is made grey for a model of grey frames, with a warning, and the
-            reverse.
-        missing: the stored value of pixels without data, or nan; None where all have data.
+        path: a file with one array (.npy, .npz) or tensor (.pt), (T, H, W), (T, C, H, W) or (T, H, W, C), of bool,
+            uint8 or floats in [0, 1]; a folder of images, read in the order of their names; a gif or another moving
+            image; or a video.
+        colours: the colour order of the model's frames, as in `DataSet`. Images are converted to it; the three channels
+            of an array are taken to have it. Frames in colour are made grey for a model of grey frames, with a warning;
+            grey frames are repeated in three channels for a model of frames in colour.
+        missing: the stored value of pixels without data, or nan; None if all pixels have data.
 
     Raises:
-        RunError: no such file, no plain array of numbers, or another shape or range.
-        ValueError: an image that cannot be read; images of several sizes.
-        ModuleNotFoundError: nothing is installed that reads a video.
+        RunError: there is no such file, it holds no plain array of numbers, or one of another shape or range.
+        ValueError: an image cannot be read, or images differ in size.
+        ModuleNotFoundError: no package that reads videos is installed.
     """
     if path.is_dir() or path.suffix.lower() in (*FILMS, *VIDEOS):
-        return _read_images(path, n, colours, missing)
+        return _last_images(path, n, colours, missing)
+    frames, n_frames = _last_of_array(path, n, missing)
+    if colours == "grey" and frames.shape[1] == 3:
+        _warn_of_grey(frames, path)
+        weights = torch.tensor(_LUMA, dtype=torch.float32) / 65536
+        frames = torch.einsum("tchw,c->thw", frames, weights)[:, None]
+    return frames if colours == "grey" else frames.expand(-1, 3, -1, -1), n_frames
+
+
+def _last_of_array(path: Path, n: int | None, missing: float | None) -> tuple[Tensor, int]:
+    """Return the last `n` frames of an array's file, (T, 1 or 3, H, W), and how many it has."""
     import numpy as np
 
     try:
@@ -116,7 +132,7 @@ def last_frames(
     except ValueError as error:
         raise RunError(str(error)) from None
     shape = array.shape
-    # A picture (H, W, 3) would else be taken for H frames of 3 columns.
+    # One picture (H, W, 3) has the shape of H frames with 3 columns each.
     is_picture = array.ndim == 3 and shape[2] in (1, 3) and shape[1] > 3
     if (
         array.dtype.kind not in "buf"
@@ -131,7 +147,6 @@ def last_frames(
         )
     if array.dtype.kind == "u" and array.dtype != np.uint8:
         raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
-    count = len(array)
     stored = torch.from_numpy(array.astype(np.float32, order="C"))
     frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
@@ -145,28 +160,24 @@ def last_frames(
     frames = (frames if n is None else frames[-n:]).clamp(0, 1)
     if frames.ndim == 4 and frames.shape[1] not in (1, 3):
         frames = frames.permute(0, 3, 1, 2)
-    frames = frames if frames.ndim == 4 else frames[:, None]
-    if colours == "grey" and frames.shape[1] == 3:
-        _say_grey(frames, path)
-        weights = torch.tensor(_LUMA, dtype=torch.float32) / 65536
-        frames = torch.einsum("tchw,c->thw", frames, weights)[:, None]
-    return frames if colours == "grey" else frames.expand(-1, 3, -1, -1), count
+    return frames if frames.ndim == 4 else frames[:, None], len(array)
 
 
-def _read_images(path: Path, n: int | None, colours: str, missing: float | None) -> tuple[Tensor, int]:
+def _last_images(path: Path, n: int | None, colours: str, missing: float | None) -> tuple[Tensor, int]:
+    """Return the last `n` images of a folder or frames of a film, (T, 1 or 3, H, W), and how many there are."""
     if path.is_dir():
         paths = _images_of(path)
-        images, count = read_images(paths if n is None else paths[-n:], 3, seen=True), len(paths)
+        images, n_frames = read_images(paths if n is None else paths[-n:], 3, seen=True), len(paths)
     else:
-        images, count = read_film(path, n)
+        images, n_frames = read_film(path, n)
     if colours == "grey":
         images = _grey(images, path)
-    # To BGR is the same exchange.
-    return in_rgb(marked(images.float() / 255, images, missing), colours), count
+    # The exchange of channels from RGB to BGR is the one from BGR to RGB.
+    return in_rgb(marked(images.float() / 255, images, missing), colours), n_frames
 
 
 def _images_of(folder: Path) -> list[Path]:
-    """The images of a folder in the order of their names."""
+    """Return the paths of a folder's images in the order of their names. Raise a RunError if a frame is there twice."""
     paths = image_files(folder, IMAGES)
     if not paths:
         raise RunError(f"{folder}: no png, jpg, bmp, tif or webp image is in this folder")
@@ -179,23 +190,23 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _grey(images: Tensor, path: Path) -> Tensor:
-    """Luma (T, 1, H, W) of uint8 RGB images, as pillow has it; a warning says so of images in colour."""
-    _say_grey(images, path)
+    """Return the luma (T, 1, H, W) of uint8 RGB images (T, 3, H, W), as pillow computes it."""
+    _warn_of_grey(images, path)
     red, green, blue = (weight * channel for weight, channel in zip(_LUMA, images.int().unbind(1)))
     return ((red + green + blue + 0x8000) >> 16).to(torch.uint8)[:, None]
 
 
-def _say_grey(frames: Tensor, path: Path) -> None:
-    """Warn of frames (T, 3, H, W) in colour that they are made grey; missing values have none."""
+def _warn_of_grey(frames: Tensor, path: Path) -> None:
+    """Warn if frames (T, 3, H, W), which are made grey, are in colour. Missing values (nan) have no colour."""
     if not all(frames[:, 0].allclose(frames[:, channel], 0, 0, equal_nan=True) for channel in (1, 2)):
         warnings.warn(f"{path} is in colour; its frames are made grey, as the model's are", stacklevel=5)
 
 
 def fitting(model: MotionRNN, frames: Tensor, pad: bool) -> Tensor:
-    """Frames (T, C, H, W) as they are, or with `pad` their last row and column repeated up to a size that a model has.
+    """Return frames (T, C, H, W), with `pad` padded to a size that the model takes by repeating last row and column.
 
     Raises:
-        RunError: without `pad`, of a size that patches and MotionGRUs do not divide.
+        RunError: patches and MotionGRUs do not divide the frames' size, and `pad` is not set.
     """
     divisor = model.patch_size * (2 if model.interfaces else 1)
     height, width = frames.shape[-2:]

@@ -1,4 +1,4 @@
-"""`motionrnn visualize`: the motion that a model has learnt, over the frames it reads."""
+"""The work of `motionrnn visualize`: pictures of the motion that a model has learnt, over the frames that it reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..models import MotionRNN
 from ..pixels import in_unit_range
 from ..training.runs import Run, RunError
 from .clips import in_rgb
-from .evaluate import motion_states, on_device, predict
 from .pictures import Pictures
+from .scores import motion_states, on_device, predict_clips
 
 
 class Motion(NamedTuple):
-    """What one MotionGRU did after each of T frames; see `visualize` for the conventions."""
+    """The motion in one MotionGRU after each of T frames; `visualize` has the conventions."""
 
     offset: Tensor  # F, where its taps read, (T, 2K, h', w')
     trend: Tensor  # D (T, 2K, h', w')
@@ -30,24 +30,25 @@ class Motion(NamedTuple):
 
 @torch.no_grad()
 def motions(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, Motion]:
-    """What `motion_states` gives, and the taps' weights."""
+    """Return the offsets and trends of `motion_states` with the taps' weights, by MotionGRU."""
     masks: list[list[Tensor]] = [[] for _ in model.interfaces]
 
     def watch(cell: Any, inputs: tuple[Any, ...], seen: list[Tensor]) -> None:
-        seen.append(cell.warp.warp_gate(inputs[0]).sigmoid()[-1])  # (K, h', w'): one clip, its newest slice
+        # Index -1 is the only clip, or its newest slice: (K, h', w').
+        seen.append(cell.warp.warp_gate(inputs[0]).sigmoid()[-1])
 
     handles = [
         cast("MotionGRU", gru).cell.register_forward_pre_hook(lambda cell, x, seen=seen: watch(cell, x, seen))
         for gru, seen in zip(model.interfaces, masks)
     ]
     try:
-        found = motion_states(model, given, future, seed)
+        states = motion_states(model, given, future, seed)
     finally:
         for handle in handles:
             handle.remove()
     return {
         name: Motion(state.offset, state.trend, torch.stack(seen))
-        for (name, state), seen in zip(found.items(), masks)
+        for (name, state), seen in zip(states.items(), masks)
     }
 
 
@@ -63,12 +64,12 @@ def draw_motion(
     positions: int = 3,
     device: str = "cpu",
 ) -> Pictures:
-    """Let a model read the first `n_given` of frames (T, C, H, W) and go on by itself; draw the motion on the way.
+    """Let a model read the first `n_given` of frames (T, C, H, W) and predict `n_output` more; draw its motion.
 
     Writes arrows.png, taps.png and motion.gif. `interface` and `times` count from 1.
 
     Raises:
-        RunError: a model without MotionGRUs; no such interface or time.
+        RunError: the model has no MotionGRUs, or there is no such interface or time.
     """
     if not run.model.interfaces:
         raise RunError(
@@ -81,26 +82,27 @@ def draw_motion(
 
     frames = in_unit_range(frames)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
-    future = predict(model, given[None], n_output)[0]  # (n_output, C, H, W)
+    future = predict_clips(model, given[None], n_output)[0]  # (n_output, C, H, W)
     found = motions(model, given, future)
     if interface:
         found = {name: motion for name, motion in found.items() if name == f"MotionGRU {interface}"}
     read = in_rgb(torch.cat([given, future])[:-1].cpu(), DATASETS[run.config.dataset].colours)
     offsets = {name: motion.offset for name, motion in found.items()}
     masks = {name: motion.mask.cpu() for name, motion in found.items()}
-    # Without a trend D stays 0; the arrows are then those of the offsets.
-    moves, what = {name: motion.trend for name, motion in found.items()}, "motion trend"
+    # A model without a trend has D = 0; the offsets are drawn as arrows instead.
+    arrows, what = {name: motion.trend for name, motion in found.items()}, "motion trend"
     if not model.trend:
-        moves, what = offsets, "offset"
+        arrows, what = offsets, "offset"
     options: Any = {"masks": masks, "positions": positions}
     pictures = Pictures()
-    pictures.draw(visualize.arrows, folder / "arrows.png", read, moves, shown, what=what)
+    pictures.draw(visualize.arrows, folder / "arrows.png", read, arrows, shown, what=what)
     pictures.draw(visualize.taps, folder / "taps.png", read, offsets, shown, **options)
-    pictures.draw(visualize.motion_gif, folder / "motion.gif", read, moves, offsets, what=what, **options)
+    pictures.draw(visualize.motion_gif, folder / "motion.gif", read, arrows, offsets, what=what, **options)
     return pictures
 
 
 def _check_range(name: str, numbers: Sequence[int], highest: int) -> None:
+    """Raise a RunError if one of the numbers is not from 1 to `highest`."""
     for number in numbers:
         if not 1 <= number <= highest:
             raise RunError(f"{name} must be from 1 to {highest}; got {number}")

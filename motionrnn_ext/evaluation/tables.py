@@ -1,4 +1,4 @@
-"""What the commands print: tables and the paths of what they wrote."""
+"""Output of the commands: tables of results, how they were measured, and the paths of written files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ COLUMNS = {
 def print_results(
     results: Mapping[str, Mapping[str, Any]], *, per_lead: bool = False, title: str = "mean over lead times"
 ) -> None:
-    """A table of models, one of events if they were measured; with `per_lead` the same per model for its lead times."""
+    """Print a table of models, and one of CSI and FAR if these were measured.
+
+    With `per_lead` the tables of each model's lead times follow.
+    """
     columns = {key: label for key, label in COLUMNS.items() if any(key in row for row in results.values())}
     tables = [_table(title, table_rows(results, columns))]
     thresholds = _thresholds(results)
@@ -39,20 +42,20 @@ def print_results(
 
 
 def print_protocol(results: Mapping[str, Mapping[str, Any]]) -> None:
-    """How the numbers were taken, as the results of `Meter` say; nothing for results that do not."""
+    """Print how the numbers were measured, as far as the results of `Meter` say it; each sentence once."""
     sentences = [text for result in results.values() for text in result.get("protocol", {}).values()]
-    for text in dict.fromkeys(sentences):  # each once
+    for text in dict.fromkeys(sentences):
         print(text)
 
 
 def _thresholds(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The texts of the thresholds that any model has, in order: "20", "30", ..."""
+    """Return the thresholds that any model was scored with, as text such as "20", in order."""
     names = [name for result in results.values() for name in result.get("per_batch", {})]
     return list(dict.fromkeys(name.removeprefix("csi_") for name in names if name.startswith("csi_")))
 
 
 def _event_rows(results: Mapping[str, Mapping[str, Any]], thresholds: list[str]) -> list[list[str]]:
-    """A row per model and threshold, CSI and FAR by both conventions."""
+    """Return a heading and a row per model and threshold, with CSI and FAR pooled and per batch."""
     keys = {f"{kind} {how}": f"{heading(kind)} {how}" for kind in _EVENTS for how in ("pooled", "per batch")}
     rows = {}
     for label, result in results.items():
@@ -76,6 +79,7 @@ def _table(title: str, rows: list[list[str]]) -> Table:
 
 
 def _lead_rows(per_lead: Mapping[str, list[float]]) -> list[list[str]]:
+    """Return a heading and a row per lead time, with a column per metric."""
     n_lead = len(next(iter(per_lead.values())))
     rows = {f"t+{i + 1}": {name: values[i] for name, values in per_lead.items()} for i in range(n_lead)}
     first, *rest = table_rows(rows, {name: heading(name) for name in per_lead})
@@ -83,6 +87,7 @@ def _lead_rows(per_lead: Mapping[str, list[float]]) -> list[list[str]]:
 
 
 def print_paths(paths: Iterable[Path]) -> None:
+    """Print the paths of files that were written."""
     print("written:")
     for path in paths:
         print(f"  {path}")

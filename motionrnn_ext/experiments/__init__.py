@@ -1,21 +1,22 @@
-"""`motionrnn ablate` and `motionrnn compare`: tables of trainings that differ in one thing, over several seeds.
+"""The tables of `motionrnn ablate` and `motionrnn compare`: models that differ in one thing, over several seeds.
 
-    plan     the rows of a table, what is compared with what, presets
-    folder   what an experiment's folder holds, and whether it is whole
-    run      trains and scores the cells of a table (a row with a seed) that are not finished yet
-    checks   finds what is wrong before anything is written
-    costs    parameters and multiply-adds of a row's model
-    table    mean and spread over seeds, the rule for "no difference shown", Markdown and terminal
+plan     the rows of a table, which rows are compared, presets
+folder   the files of an experiment, and whether they are whole
+runner   trains and scores each row with each seed, unless it is finished, and writes the table
+checks   finds mistakes before anything is written
+costs    parameters and multiply-adds of a row's model
+table    mean and spread over seeds, the rule for "no difference shown", Markdown and terminal
+demo     the work of `motionrnn demo`
 
-A folder of an experiment:
+The folder of an experiment:
 
-    experiment.json          the settings that all cells share
-    cells/ROW_seed_N.json    a finished cell; never run again
-    runs/ROW_seed_N/         its training, see `runs`; an interrupted one goes on from its last checkpoint
-    results.json             all of the table's numbers
-    table.md, figure.png     the table, and a dot per cell
+experiment.json          the settings that all trainings share
+cells/ROW_seed_N.json    the results of a finished training, which is never repeated
+runs/ROW_seed_N/         the run's folder of a training; if interrupted, it resumes from its last checkpoint
+results.json             all numbers of the table
+table.md, figure.png     the table, and a figure with a dot per training
 """
 
-from .plan import PRESETS, Cell, Plan, Preset, Row, ablation, comparison
+from .plan import PRESETS, Plan, Preset, Row, Training, ablation, comparison
 
-__all__ = ["PRESETS", "Cell", "Plan", "Preset", "Row", "ablation", "comparison"]
+__all__ = ["PRESETS", "Plan", "Preset", "Row", "Training", "ablation", "comparison"]

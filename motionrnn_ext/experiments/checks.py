@@ -1,4 +1,4 @@
-"""What is wrong with settings, data, machine or metrics comes to light here, before anything is written or trained."""
+"""Checks of settings, data, machine and metrics, made before anything is written or trained."""
 
 from __future__ import annotations
 
@@ -11,40 +11,47 @@ from torch.utils.data import Subset
 
 from ..data.registry import DATASETS, ClipDataset
 from ..evaluation.clips import held_out
-from ..evaluation.evaluate import BASELINE, score
+from ..evaluation.scores import BASELINE, score
 from ..models import MotionRNN
-from ..training.batches import Clips
+from ..training.batches import ClipDataModule
 from ..training.runs import RunError
 from .costs import costs
 from .plan import Plan
 
-TEST_SEED = 0  # of the test clips: the same for every cell, whatever seed it was trained with
+# The seed of the test clips, which are the same for every training, whatever its own seed.
+TEST_SEED = 0
 
 
 class Checked(NamedTuple):
-    """A plan that works out, with what all its cells share."""
+    """A plan that has passed the checks.
+
+    Attributes:
+        costs: the result of `costs` for each row, by label.
+        clips: the test clips, on which all models are scored.
+        metrics: the names of the metrics that are measured.
+    """
 
     plan: Plan
-    costs: dict[str, dict[str, int]]  # by row
-    clips: ClipDataset  # of the test
-    metrics: tuple[str, ...]  # what is measured
+    costs: dict[str, dict[str, int]]
+    clips: ClipDataset
+    metrics: tuple[str, ...]
 
     def score(self, models: Mapping[str, MotionRNN], clips: ClipDataset | None = None) -> dict[str, Any]:
-        """label -> the models' metrics on the test clips, or on others; the baseline's too."""
+        """Return the results of `scores.score` by label, on the test clips or on `clips`."""
         config, clips = self.plan.config, self.clips if clips is None else clips
         colours = DATASETS[config.dataset].colours
         return score(models, clips, config.n_input, protocol=self.plan.protocol, colours=colours)
 
 
 def check(plan: Plan) -> Checked:
-    """Builds every row's model, opens the data, and scores the baseline on two test clips with all that is asked for.
+    """Build every row's model, open the data, and measure all metrics of the baseline on two test clips.
 
     Raises:
-        ValueError: the first mistake found.
+        ValueError: the first mistake that is found.
     """
     counts = {row.label: costs(replace(plan.config, **row.switches)) for row in plan.rows}
     _check_machine(plan)
-    Clips(plan.config)
+    ClipDataModule(plan.config)
     clips = held_out(replace(plan.config, seed=TEST_SEED), plan.test_clips)
     checked = Checked(plan, counts, clips, ())
     few: ClipDataset = Subset(clips, range(min(2, len(clips))))  # type: ignore[arg-type]
@@ -52,15 +59,17 @@ def check(plan: Plan) -> Checked:
 
 
 def _check_machine(plan: Plan) -> None:
+    """Raise a RunError if the accelerator or its devices cannot be used."""
     config = plan.config
     try:
         L.Fabric(accelerator=config.accelerator, devices=config.devices)
-    except Exception as error:  # Lightning's own kinds among them
+    except Exception as error:
+        # Lightning raises several kinds of errors, some of them its own.
         raise RunError(
             f"accelerator {config.accelerator!r} cannot be used: {' '.join(str(error).split())}"
         ) from None
 
 
 def names_of(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    """The metrics of a table: those with a mean over lead times, and FVD."""
+    """Return the names of a table's metrics: those with a mean over lead times, and FVD."""
     return (*(name for name in metrics["per_lead"] if name in metrics), *({"fvd"} & metrics.keys()))

@@ -1,4 +1,4 @@
-"""What a row's model costs, counted before anything is trained."""
+"""The costs of a row's model, counted before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ COUNTED = (
 
 
 def costs(config: Config) -> dict[str, int]:
-    """`parameters`, and `macs` as `COUNTED` says: half of what torch's FlopCounterMode counts.
+    """Return a model's `parameters` and `macs`, counted as `COUNTED` says: half of what torch's FlopCounterMode counts.
 
-    Building and running the model here also brings a mistake in the settings to light before hours of training.
+    The model is built and run here, so a mistake in the settings is found before hours of training.
     """
     with torch.random.fork_rng(devices=[]):
         model = MotionRNN(**config.model()).requires_grad_(False)
     frames = torch.zeros(1, config.n_frames, model.in_channels, *config.image_size)
     counter = FlopCounterMode(display=False)
-    # Of attention torch counts the plain form alone, on the CPU.
+    # On the CPU, FlopCounterMode counts no form of attention but the plain one.
     with sdpa_kernel(SDPBackend.MATH), counter:
         model(frames, config.n_input)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""An experiment's folder: its settings, which never change, and the files of its finished cells."""
+"""The folder of an experiment: its settings, which never change, and the results of finished trainings."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.evaluate import read_json, write_json
-from ..files import NoText
+from ..files import NoText, read_json, write_json
 from ..training.config import Config
 from ..training.resuming import FREE
 from ..training.runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config
-from .plan import Cell, Plan
+from .plan import Plan, Training
 
-# What `table.results` reads of a cell's file, besides the metrics themselves.
+# The entries of a training's file that `table.results` reads, besides the metrics themselves.
 _KEPT = ("row", "metrics.per_lead", "metrics.samples", "metrics.protocol", "baseline", "seconds_per_step", "seconds",
          "resumed", "finished", "machine", "version", "commit")  # fmt: skip
 
 
 def open_folder(folder: Path, plan: Plan) -> None:
-    """Make the folder, or go on with the one that holds this experiment; nothing in it is ever removed.
+    """Make the folder, or reopen the one that holds this experiment. Nothing in it is ever removed.
 
     Raises:
-        RunError: something else lies there, or the experiment was started with another setting, which is named.
+        RunError: the folder holds something else, or an experiment with another setting, which is named.
     """
     settings = folder / "experiment.json"
     if settings.is_file() and not _is_begun(folder):
@@ -37,18 +36,18 @@ def open_folder(folder: Path, plan: Plan) -> None:
 
 
 def _is_begun(folder: Path) -> bool:
-    """Whether a cell is finished here, or a training has a checkpoint."""
+    """Return whether a training of the experiment is finished or has a checkpoint."""
     trainings = [path for path in (folder / "runs").glob("*") if has_begun(path)]
     return bool(trainings) or any((folder / "cells").glob("*"))
 
 
 def _defaults(plan: Plan) -> dict[str, Any]:
-    """What an older version, which did not know a setting, worked with."""
+    """Return the defaults of settings that an experiment of an older version may lack."""
     return {name: value for name, value in Config().to_dict().items() if name in plan.settings()}
 
 
 def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """RunError where a setting differs that numbers depend on."""
+    """Raise a RunError if two sets of settings differ in one that the numbers depend on."""
     before, now = ({k: v for k, v in values.items() if k not in FREE} for values in (before, now))
     found = _first_difference(before, now)
     if found:
@@ -60,7 +59,7 @@ def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The first entry that differs, named as "metrics.ssim" where one dictionary is in another, and its values."""
+    """Return the name and both values of the first entry that differs, such as "metrics.ssim" if nested."""
     if before == now:
         return None
     if not all(isinstance(value, (dict, type(None))) for value in (before, now)):
@@ -77,40 +76,42 @@ def _shown(value: Any) -> str:
     return "none" if value is None else json.dumps(value).strip('"')
 
 
-def cell_file(folder: Path, cell: Cell) -> Path:
-    return folder / "cells" / f"{cell.name}.json"
+def result_file(folder: Path, training: Training) -> Path:
+    """Return the path of a training's results, which is there when the training is finished."""
+    return folder / "cells" / f"{training.name}.json"
 
 
-def read_cell(folder: Path, cell: Cell, metrics: Sequence[str]) -> dict[str, Any] | None:
-    """What is kept of a finished cell; None if it is not finished.
+def read_result(folder: Path, training: Training, metrics: Sequence[str]) -> dict[str, Any] | None:
+    """Return the results of a training, or None if it is not finished.
 
     Raises:
-        RunError: the file is damaged, lacks one of `metrics` or what else a table needs, or is of other settings.
+        RunError: the file is damaged, has other settings, or lacks one of `metrics` or of the table's other entries.
     """
-    path = cell_file(folder, cell)
+    path = result_file(folder, training)
     if not path.is_file():
         return None
     found = _read(path)
     try:
         config = Config.from_dict(found.get("config"), str(path))
     except ValueError as error:
-        raise RunError(f"{error}; remove that file to train the cell again") from None
-    _check_same(path, config.to_dict(), cell.config.to_dict())
+        raise RunError(f"{error}; remove that file to have the training made again") from None
+    _check_same(path, config.to_dict(), training.config.to_dict())
     scores = [f"{part}.{name}" for part in ("metrics", "baseline") for name in metrics]
     for name in (*_KEPT, *scores):
         if not _has(found, name.split(".", 1)):
-            raise RunError(f"{path} lacks {name}; remove that file to have the cell scored again")
+            raise RunError(f"{path} lacks {name}; remove that file to have the training scored again")
     return found
 
 
 def _has(content: Any, keys: Sequence[str]) -> bool:
+    """Return whether nested dictionaries have an entry under `keys`, outermost first."""
     if not keys:
         return True
     return isinstance(content, dict) and keys[0] in content and _has(content[keys[0]], keys[1:])
 
 
 def check_training(home: Path, config: Config) -> None:
-    """Can a training that was begun go on? RunError says what to remove."""
+    """Raise a RunError that says what to remove if a training that was interrupted cannot be resumed."""
     last = last_checkpoint(home)
     if not has_begun(home):
         return

@@ -1,4 +1,4 @@
-"""What is trained and what is compared with what. Needs torch alone."""
+"""The plan of a table: which models are trained, and which are compared."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from ..training.config import SMALL, Config
 
 
 class Row(NamedTuple):
-    """A row of the table: a model, as what differs in the settings."""
+    """A row of the table: a model.
 
-    key: str  # in file names
+    Attributes:
+        key: the row's name in the names of files.
+        label: the row's name in the table.
+        switches: the fields of Config in which the row differs.
+        group: rows of one group are drawn in one hue.
+    """
+
+    key: str
     label: str
-    switches: dict[str, Any]  # fields of Config
-    group: int  # rows of one group have one hue
+    switches: dict[str, Any]
+    group: int
 
 
-class Cell(NamedTuple):
-    """A row with a seed: one training."""
+class Training(NamedTuple):
+    """One training of a table: a row with a seed."""
 
     row: Row
     config: Config
@@ -36,16 +43,23 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A table to fill. A ValueError names a bad setting, what it is and what it should be."""
+    """The plan of a table. A bad setting raises a ValueError with the setting's name and what it should be.
 
-    command: str  # "ablate" or "compare"
+    Attributes:
+        command: "ablate" or "compare".
+        config: the settings that all trainings share; its seed and the rows' switches are ignored.
+        pairs: labels of two rows each: a row, and the row that it is compared with.
+        protocol: a metrics.Protocol with what is measured, or None for the default.
+    """
+
+    command: str
     title: str
-    config: Config  # its seed, and what the rows differ in, count for nothing
+    config: Config
     rows: tuple[Row, ...]
-    pairs: tuple[tuple[str, str], ...]  # labels: a row, and what it is compared with
+    pairs: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]
     test_clips: int
-    protocol: Any = None  # a metrics.Protocol: what is measured
+    protocol: Any = None
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -62,16 +76,16 @@ class Plan:
             if value > 1:
                 raise ValueError(f"{name} must be 1, trainings run one after the other; got {value}")
 
-    def cells(self) -> list[Cell]:
-        """Seed by seed, so that whatever is finished when it stops has all rows of a seed."""
+    def trainings(self) -> list[Training]:
+        """Return the trainings seed by seed: all rows of the first seed, then all rows of the next."""
         return [
-            Cell(row, replace(self.config, seed=seed, **row.switches))
+            Training(row, replace(self.config, seed=seed, **row.switches))
             for seed in self.seeds
             for row in self.rows
         ]
 
     def settings(self) -> dict[str, Any]:
-        """What all cells share, as JSON keeps it: all settings but the seed and what the rows differ in."""
+        """Return the settings that all trainings share, in plain types: all but the seed and the rows' switches."""
         varied = {"seed", *(name for row in self.rows for name in row.switches)}
         shared = {name: value for name, value in self.config.to_dict().items() if name not in varied}
         return {
@@ -87,13 +101,16 @@ class Plan:
 
 
 class Preset(NamedTuple):
+    """The size of a table."""
+
     config: Config
     seeds: tuple[int, ...]
     test_clips: int
 
 
 _PARTS: tuple[str, ...] = ("highway", "motion_gru", "transient", "trend")
-_ABLATIONS: tuple[tuple[str, int, tuple[str, ...]], ...] = (  # label, group, the parts that stay
+# Label, group and remaining parts of each row of an ablation.
+_ABLATIONS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("base", 0, ()),
     ("highway only", 1, ("highway",)),
     ("MotionGRU only", 1, ("motion_gru", "transient", "trend")),
@@ -106,12 +123,13 @@ _AGAINST["both"] = ("highway only", "MotionGRU only", "without transient", "with
 
 
 def ablation(config: Config, seeds: Sequence[int], test_clips: int, protocol: Any = None) -> Plan:
-    """MotionRNN taken apart: the predictor alone, with either part, with both, and with either half of the motion."""
+    """Return the plan of an ablation: the predictor alone, with each part, with both, with each half of the motion."""
     rows = []
     for label, group, parts in _ABLATIONS:
         switches = {name: name in parts for name in _PARTS}
+        # Without MotionGRUs these two have no effect, and keep their defaults.
         if not switches["motion_gru"]:
-            switches |= {"transient": True, "trend": True}  # of MotionGRUs, which are not there
+            switches |= {"transient": True, "trend": True}
         rows.append(Row(label.replace(" ", "_").lower(), label, switches, group))
     pairs = tuple((label, other) for other, labels in _AGAINST.items() for label in labels)
     title = f"Ablations of MotionRNN-{_bare_name(config)}"
@@ -125,9 +143,9 @@ def comparison(
     protocol: Any = None,
     predictors: Sequence[str] | None = None,
 ) -> Plan:
-    """Every predictor (or those named) by itself and inside MotionRNN.
+    """Return the plan of a comparison: each predictor, or those named, by itself and inside MotionRNN.
 
-    Each takes those `cell_options` that it knows; a ValueError where none of them does.
+    Each predictor takes the `cell_options` that it knows. An option that none of them knows raises a ValueError.
     """
     predictors = list(dict.fromkeys(CELLS if predictors is None else predictors))
     known = {predictor: cell_options(predictor) for predictor in predictors}
@@ -148,7 +166,7 @@ def comparison(
 
 
 def _plain(value: Any) -> Any:
-    """As JSON keeps it."""
+    """Return a value in types that JSON has."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -157,12 +175,14 @@ def _plain(value: Any) -> Any:
 
 
 def _bare_name(config: Config) -> str:
+    """Return the name of a config's predictor, without MotionRNN."""
     from ..evaluation.evaluate import model_name
 
     return model_name(replace(config, motion_gru=False, highway=False))
 
 
-# Small enough for a table in minutes on two cores: a look at the machinery, and too short to rank anything.
+# A table of this size takes minutes on two cores. It shows how the commands work; the trainings are too short to rank
+# models.
 _QUICK = replace(
     SMALL,
     hidden=(16, 16),
@@ -174,6 +194,6 @@ _QUICK = replace(
     steps=400,
     val_every=200,
 )
-# The size of `motionrnn demo`, with more than three times its steps.
+# The models and clips of `motionrnn demo`, with seven times its steps.
 _FULL = replace(SMALL, steps=10_000, accelerator="auto", val_every=1000)
 PRESETS = {"quick": Preset(_QUICK, (0, 1), 128), "full": Preset(_FULL, (0, 1, 2), 512)}

@@ -1,9 +1,9 @@
-"""From finished cells to a table: mean and spread over seeds, and what the differences between rows show.
+"""The table of finished trainings: mean and spread over seeds, and whether rows differ.
 
-The rule. Of two rows, each metric's means are compared. Their spread is the sum of both rows' standard deviations
-over seeds (the sample's, with n - 1). A difference is shown where it exceeds that spread; else, with a single seed,
-or where a value is not finite, the table says "no difference shown". With normally distributed results, two rows
-that are equal in truth pass for different in 22 % of such comparisons with two seeds, 8 % with three, 2 % with five.
+The rule: the means of two rows are compared for each metric. Their spread is the sum of both rows' standard deviations
+over seeds (of a sample, with n - 1). A difference is shown if it exceeds that spread. Otherwise, and with a single seed
+or a value that is not finite, the table says "no difference shown". If results are normally distributed, two rows with
+the same true mean are called different in 22 % of comparisons with two seeds, 8 % with three and 2 % with five.
 """
 
 from __future__ import annotations
@@ -18,49 +18,58 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import visualize
-from ..evaluation.evaluate import BASELINE
+from ..evaluation.scores import BASELINE
 from ..metrics import BETTER, counted, heading
 from .checks import names_of
 from .costs import COUNTED
 from .plan import Plan
 
 NO_DIFFERENCE = "no difference shown"
-HEADLINE = (
-    "mse",
-    "ssim",
-)  # what the terminal, the figure and the comparisons show; all metrics are in table.md
+# The metrics of the terminal, the figure and the comparisons; table.md has all metrics.
+HEADLINE = ("mse", "ssim")
 
 
 class Difference(NamedTuple):
-    difference: float  # mean of a row less mean of the other
-    spread: float  # sum of the rows' standard deviations; nan for a single seed
-    verdict: str  # "better", "worse" or NO_DIFFERENCE
+    """The difference between two rows in a metric.
+
+    Attributes:
+        difference: the mean of a row minus the mean of the other.
+        spread: the sum of the rows' standard deviations; nan for a single seed.
+        verdict: "better", "worse" or NO_DIFFERENCE.
+    """
+
+    difference: float
+    spread: float
+    verdict: str
 
 
 def difference(values: Sequence[float], others: Sequence[float], lower_is_better: bool) -> Difference:
-    """A row's values over seeds against another row's, by the rule above."""
+    """Compare a row's values over seeds with another row's, by the rule above."""
     gap, spread = fmean(values) - fmean(others), _deviation(values) + _deviation(others)
-    if not abs(gap) > spread or math.isinf(gap):  # nan is no difference either
+    # The comparison is false for nan, which is no difference either.
+    if not abs(gap) > spread or math.isinf(gap):
         return Difference(gap, spread, NO_DIFFERENCE)
     return Difference(gap, spread, "better" if (gap < 0) == lower_is_better else "worse")
 
 
 def _deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation of a sample; nan for a single value or one that is not finite."""
     good = len(values) > 1 and all(map(math.isfinite, values))
     return stdev(values) if good else math.nan
 
 
 def results(
-    plan: Plan, cells: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, int]], command: str
+    plan: Plan, trainings: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, int]], command: str
 ) -> dict[str, Any]:
-    """What results.json holds, of all cells of the plan."""
-    by_row = {row.label: [cell for cell in cells if cell["row"] == row.label] for row in plan.rows}
-    names = names_of(cells[0]["metrics"])
+    """Return the content of results.json from the results of all trainings of the plan."""
+    by_row = {row.label: [one for one in trainings if one["row"] == row.label] for row in plan.rows}
+    first = trainings[0]
+    names = names_of(first["metrics"])
     rows = {
         label: {
             "metrics": {name: _over_seeds(members, name) for name in names},
             **costs[label],
-            "seconds_per_step": _median([cell["seconds_per_step"] for cell in members]),
+            "seconds_per_step": _median([one["seconds_per_step"] for one in members]),
         }
         for label, members in by_row.items()
     }
@@ -70,38 +79,41 @@ def results(
         "seeds": list(plan.seeds),
         "settings": plan.settings(),
         "rows": rows,
-        BASELINE: {name: _number(cells[0]["baseline"][name]) for name in names},
-        "test_clips": cells[0]["metrics"]["samples"],
-        "protocol": list(cells[0]["metrics"]["protocol"].values()),
+        BASELINE: {name: _number(first["baseline"][name]) for name in names},
+        "test_clips": first["metrics"]["samples"],
+        "protocol": list(first["metrics"]["protocol"].values()),
         "differences": _differences(plan, rows, [name for name in HEADLINE if name in names]),
         "stopped": {
-            f"{cell['row']}, seed {cell['seed']}": cell["stopped"] for cell in cells if cell.get("stopped")
+            f"{one['row']}, seed {one['seed']}": one["stopped"] for one in trainings if one.get("stopped")
         },
-        "seconds": round(sum(cell["seconds"] for cell in cells), 1),
-        "resumed": sum(cell["resumed"] for cell in cells),
+        "seconds": round(sum(one["seconds"] for one in trainings), 1),
+        "resumed": sum(one["resumed"] for one in trainings),
         **{
-            key: sorted({str(cell[key]) for cell in cells if cell[key]})
+            key: sorted({str(one[key]) for one in trainings if one[key]})
             for key in ("version", "commit", "machine")
         },
-        "finished": max(cell["finished"] for cell in cells),
+        "finished": max(one["finished"] for one in trainings),
     }
 
 
-def _over_seeds(cells: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    values = [_number(cell["metrics"][name]) for cell in cells]
+def _over_seeds(trainings: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    values = [_number(one["metrics"][name]) for one in trainings]
     return {"mean": fmean(values), "spread": _deviation(values), "per_seed": values}
 
 
 def _median(values: Sequence[float | None]) -> float | None:
+    """Return the median of the values that are known, or None if none is."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)  # JSON has null for what is not finite
+    """Return a number of a JSON file, which has null for numbers that are not finite."""
+    return math.nan if value is None else float(value)
 
 
 def _differences(plan: Plan, rows: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return, for each pair of the plan, its labels and the difference in each metric."""
     found = []
     for row, against in plan.pairs:
         pair: dict[str, Any] = {"row": row, "against": against}
@@ -112,17 +124,18 @@ def _differences(plan: Plan, rows: Mapping[str, Any], names: Sequence[str]) -> l
     return found
 
 
-# ---- As text
+# ---- The table as text
 
 
-def cell_text(kept: Mapping[str, Any]) -> str:
-    """A finished cell in a line."""
-    scores = [f"{heading(name)[:-2]} {_text(name, _number(kept['metrics'].get(name)))}" for name in HEADLINE]
-    return ", ".join([*scores, f"{kept['seconds']:.0f} s"])
+def result_text(result: Mapping[str, Any]) -> str:
+    """Return the result of a training in a line."""
+    metrics = result["metrics"]
+    scores = [f"{heading(name)[:-2]} {_text(name, _number(metrics.get(name)))}" for name in HEADLINE]
+    return ", ".join([*scores, f"{result['seconds']:.0f} s"])
 
 
 def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
-    """The table as text, a heading first."""
+    """Return the cells of the table as text, the heading first."""
     lines = [["model", *map(heading, names), "parameters", "MACs", "s/step"]]
     lines.append([BASELINE, *(_text(name, results[BASELINE][name]) for name in names), "", "", ""])
     for label, row in results["rows"].items():
@@ -134,7 +147,7 @@ def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[st
 
 
 def difference_rows(results: Mapping[str, Any], between: str = ": ") -> list[list[str]]:
-    """The comparisons as text, a heading first; `between` numbers and verdict."""
+    """Return the comparisons as text, the heading first, with `between` between numbers and verdict."""
     names = [name for name in HEADLINE if name in results[BASELINE]]
     lines = [["compared", *map(heading, names)]]
     for pair in results["differences"]:
@@ -172,7 +185,7 @@ def _short(count: int) -> str:
 
 
 def terminal(results: Mapping[str, Any]) -> list[Any]:
-    """What is printed at the end: the table, the comparisons, and how to read them."""
+    """Return the parts of the final output: the table, the comparisons, and how to read them."""
     names = [name for name in HEADLINE if name in results[BASELINE]]
     table = _rich(results["title"], table_rows(results, names))
     verdicts = _rich("Differences of means", difference_rows(results, between="\n"))
@@ -201,7 +214,7 @@ def _spread_text(seeds: Sequence[int]) -> str:
 
 
 def markdown(results: Mapping[str, Any], figure: str) -> str:
-    """table.md; `figure` is the picture's path from there."""
+    """Return the content of table.md. `figure` is the path of the picture as seen from there."""
     settings, seeds = results["settings"], results["seeds"]
     names = list(results[BASELINE])
     n_in, n_out = settings["n_input"], settings["n_output"]
@@ -264,6 +277,7 @@ def _markdown_table(lines: list[list[str]]) -> str:
 
 
 def figure(path: Path, plan: Plan, results: Mapping[str, Any]) -> Path:
+    """Draw a dot per training and a line at the mean of each row; return `path`."""
     names = [name for name in HEADLINE if name in results[BASELINE]]
     rows = {
         label: {name: row["metrics"][name]["per_seed"] for name in names}

@@ -46,7 +46,7 @@ class StepBatches(Sampler[list[int]]):
         return np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(self.n_clips)
 
 
-class Clips(L.LightningDataModule):
+class ClipDataModule(L.LightningDataModule):
     """Clips of the run's data set (T, C, H, W), drawn or read as they are needed."""
 
     trainer: L.Trainer

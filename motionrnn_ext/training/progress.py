@@ -64,3 +64,15 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+class ProgressBar(callbacks.RichProgressBar):
+    """The run is one epoch to Lightning, and nothing to tell the user about; nor is the number of the log."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Any:
+        return {
+            name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"
+        }
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"

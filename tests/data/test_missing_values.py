@@ -26,7 +26,7 @@ from motionrnn_ext import cli
 from motionrnn_ext.data import DATASETS, DataSet, MovingMNISTNpz, RadarH5, RadarImages, open_clips
 from motionrnn_ext.data.images import resized, resized_known
 from motionrnn_ext.evaluation.clips import read_frames
-from motionrnn_ext.evaluation.evaluate import BASELINE, score
+from motionrnn_ext.evaluation.scores import BASELINE, score
 from motionrnn_ext.metrics import (
     FVD,
     EventMetrics,
@@ -44,9 +44,10 @@ from motionrnn_ext.metrics import (
     repeat_last_frame,
 )
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.training.batches import Clips
+from motionrnn_ext.training.batches import ClipDataModule
 from motionrnn_ext.training.config import Config
-from motionrnn_ext.training.train import Training, train
+from motionrnn_ext.training.module import Training
+from motionrnn_ext.training.train import train
 
 
 def clips(seed: int = 0, shape: tuple[int, ...] = (3, 2, 1, 16, 16)) -> tuple[Tensor, Tensor]:
@@ -443,7 +444,7 @@ def test_train_evaluate_and_predict_say_what_is_missing(
     config.write(tmp_path / "settings.json")
     command = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(out), "--no-progress"]
     assert cli.main(command) == 0
-    share = sum(float(clip.isnan().double().mean()) for clip in Clips(config).training) / 8  # type: ignore[attr-defined]
+    share = sum(float(clip.isnan().double().mean()) for clip in ClipDataModule(config).training) / 8  # type: ignore[attr-defined]
     assert (
         f"stored as nan: {share:.2%} of 8 training clips; the model reads 0 there" in capsys.readouterr().out
     )

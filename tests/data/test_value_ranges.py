@@ -21,7 +21,7 @@ from own_data import own, refusal
 
 from motionrnn_ext import visualize
 from motionrnn_ext.data import open_clips
-from motionrnn_ext.evaluation.evaluate import predict, score
+from motionrnn_ext.evaluation.scores import predict_clips, score
 from motionrnn_ext.metrics import (
     CONVENTIONS,
     FVD,
@@ -202,8 +202,8 @@ def test_predict_refuses_frames_out_of_range() -> None:
     frames = pair(1, 3, 1, 8, 8)[0].float()
     for change, found in ((frames, "from 0 to 249;"), (frames / 255 - 9999, "from -9999 to -9998.0..;")):
         with pytest.raises(ValueError, match=f"frames go {found} they should be in"):
-            predict(model, change.clone(), 2)
-    assert predict(model, frames / 255 * 1.0005, 2).isfinite().all()
+            predict_clips(model, change.clone(), 2)
+    assert predict_clips(model, frames / 255 * 1.0005, 2).isfinite().all()
 
 
 def test_thresholds_that_every_pixel_reaches_are_said() -> None:
@@ -235,10 +235,10 @@ def test_models_refuse_bytes_and_predict_scales_them() -> None:
         ):
             call()
     torch.testing.assert_close(
-        predict(model, frames, 3), predict(model, frames.float() / 255, 3), rtol=0, atol=1e-6
+        predict_clips(model, frames, 3), predict_clips(model, frames.float() / 255, 3), rtol=0, atol=1e-6
     )
     half = MotionRNN("convlstm", 1, (8, 8), 2).eval().to(torch.float64)
-    assert predict(half, frames.double() / 255, 2).dtype == torch.float64
+    assert predict_clips(half, frames.double() / 255, 2).dtype == torch.float64
     clips: Any = list(frames)
     assert (
         score({"m": model}, clips, 2)["m"]

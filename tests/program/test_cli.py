@@ -26,9 +26,10 @@ from trainings import BEST, LAST, TINY
 
 import motionrnn_ext
 from motionrnn_ext import cli
+from motionrnn_ext.cli import commands
 from motionrnn_ext.cli.parser import make_parser
-from motionrnn_ext.evaluation.clips import read_frames
-from motionrnn_ext.evaluation.evaluate import held_out, predict
+from motionrnn_ext.evaluation.clips import held_out, read_frames
+from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
@@ -253,7 +254,7 @@ def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     kept = load_run(trained)
     clips = held_out(kept.config, 5)
     frames = torch.stack([clips[i] for i in range(5)])
-    error = (predict(kept.model, frames[:, :3], 3) - frames[:, 3:]).double()
+    error = (predict_clips(kept.model, frames[:, :3], 3) - frames[:, 3:]).double()
     wanted = error.square().sum((2, 3, 4)).mean(0)  # per frame a sum, per lead time a mean over clips
     scores = next(
         score for score in results["models"].values() if score.get("checkpoint", "").endswith("best.ckpt")
@@ -292,7 +293,7 @@ def test_predict_from_a_file(
     }
     assert capsys.readouterr().out.startswith(f"{said[n_frames]}\n")
     prediction = torch.from_numpy(np.load(out / "prediction.npy"))
-    wanted = predict(load_run(trained).model, frames[None, -3:, None] / 255, n_output)[0]
+    wanted = predict_clips(load_run(trained).model, frames[None, -3:, None] / 255, n_output)[0]
     torch.testing.assert_close(prediction, wanted, rtol=1e-5, atol=1e-6)
     assert prediction.shape == (n_output, 1, 16, 16) and prediction.min() >= 0 and prediction.max() <= 1
     with Image.open(out / "clip.gif") as image:
@@ -329,7 +330,7 @@ def test_frames_of_another_size_are_padded_and_cropped(
     given = ["--frames", str(tmp_path / "clip.npy"), "--pad"]
     assert cli.main(["predict", str(trained), *given, "--out", str(out)]) == 0
     padded = np.pad(frames, ((0, 0), (0, -height % 4), (0, -width % 4)), mode="edge")
-    wanted = predict(load_run(trained).model, torch.from_numpy(padded)[None, :, None], 3)[0]
+    wanted = predict_clips(load_run(trained).model, torch.from_numpy(padded)[None, :, None], 3)[0]
     prediction = torch.from_numpy(np.load(out / "prediction.npy"))
     assert prediction.shape == (3, 1, height, width)
     torch.testing.assert_close(prediction, wanted[..., :height, :width], rtol=1e-5, atol=1e-6)
@@ -341,7 +342,7 @@ def test_predict_a_generated_clip(trained: Path, tmp_path: Path) -> None:
     assert cli.main(["predict", str(trained), "--clip", "3", "--out", str(tmp_path / "out")]) == 0
     run = load_run(trained)
     clip = held_out(run.config, 4)[3]
-    wanted = predict(run.model, clip[None, :3], 3)[0]
+    wanted = predict_clips(run.model, clip[None, :3], 3)[0]
     found = torch.from_numpy(np.load(tmp_path / "out" / "prediction.npy"))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     assert (trained / BEST).is_file()
@@ -371,7 +372,15 @@ def test_demo_from_a_fresh_folder_and_again(tmp_path: Path) -> None:
         json.loads((folder / name / "config.json").read_text()) for name in ("convlstm", "motionrnn-convlstm")
     )
     assert {name for name in base if base[name] != ours[name]} == {"motion_gru", "highway"}
-    for name in ("strip_0.png", "clip_0.gif", "arrows_0.png", "loss.png", "lead_time.png"):
+    assert "a first prediction, after 12 of 12 steps: runs/demo/first_prediction.png\n" in done.stdout
+    for name in (
+        "first_prediction.png",
+        "strip_0.png",
+        "clip_0.gif",
+        "arrows_0.png",
+        "loss.png",
+        "lead_time.png",
+    ):
         with Image.open(folder / name) as image:
             assert min(image.size) > 100, name
 
@@ -453,7 +462,7 @@ def test_the_next_command_works_when_pasted(
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.delitem(sys.modules, "own_cells", raising=False)
     if as_module:
-        monkeypatch.setattr(sys, "argv", [str(Path(cli.__file__).with_name("__main__.py"))])
+        monkeypatch.setattr(sys, "argv", [str(Path(motionrnn_ext.__file__).with_name("__main__.py"))])
     known = dict(CELLS)
     try:
         options = ["--config", "settings.json", "--predictor", "own_lstm", "--no-progress", f"--out={out}"]
@@ -464,7 +473,7 @@ def test_the_next_command_works_when_pasted(
         pasted = shlex.split(line.removeprefix(f"next: {program} "))
         assert cli.main([*pasted, "--clips", "1", "--pictures", "0"]) == 0
         arguments = make_parser().parse_args(["train", "--import", "own_cells", f"--out={out}"])
-        resumed = shlex.split(cli._go_on(arguments, replace(TINY, steps=1)).removeprefix(f"{program} "))
+        resumed = shlex.split(commands._go_on(arguments, replace(TINY, steps=1)).removeprefix(f"{program} "))
         assert cli.main([*resumed, "--no-progress"]) == 0
     finally:
         CELLS.clear()

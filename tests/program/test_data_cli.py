@@ -30,12 +30,12 @@ from layouts import (
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from motionrnn_ext import cli
 from motionrnn_ext.cli.parser import make_parser
+from motionrnn_ext.cli.settings import config_of
 from motionrnn_ext.data import DATASETS, DataSet, open_clips
 from motionrnn_ext.evaluation.clips import held_out, read_frames
-from motionrnn_ext.evaluation.evaluate import predict
-from motionrnn_ext.training.batches import Clips
+from motionrnn_ext.evaluation.scores import predict_clips
+from motionrnn_ext.training.batches import ClipDataModule
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
 from motionrnn_ext.training.train import _quiet
@@ -76,7 +76,7 @@ def test_train_evaluate_predict(name: str, tmp_path: Path, capsys: pytest.Captur
     assert f"ConvLSTM on {entry.title}, 16x16, 4 frames in and 4 out" in capsys.readouterr().out
     config = Config.read(out / "config.json")
     assert (config.dataset, config.channels) == (name, entry.channels)
-    assert len(Clips(config).training) == (
+    assert len(ClipDataModule(config).training) == (
         LAYOUTS[name][1] or 3
     )  # files are taken whole, whatever train_clips is
 
@@ -87,7 +87,7 @@ def test_train_evaluate_predict(name: str, tmp_path: Path, capsys: pytest.Captur
     clips = held_out(config, 2)
     assert (results["dataset"], results["clips"]) == (name, len(clips))
     frames = torch.stack([clips[i] for i in range(len(clips))])
-    error = predict(trained.model, frames[:, :4], 4) - frames[:, 4:]
+    error = predict_clips(trained.model, frames[:, :4], 4) - frames[:, 4:]
     wanted = error.double().square().sum((2, 3, 4)).mean()
     mine = next(result for result in results["models"].values() if "checkpoint" in result)
     assert mine["mse"] == pytest.approx(float(wanted), rel=1e-4)
@@ -95,7 +95,7 @@ def test_train_evaluate_predict(name: str, tmp_path: Path, capsys: pytest.Captur
     assert run("predict", out, "--clip", 0) == 0
     found = torch.from_numpy(np.load(out / "prediction/prediction.npy"))
     assert found.shape == (4, entry.channels, 16, 16)
-    torch.testing.assert_close(found, predict(trained.model, held_out(config)[0][None, :4], 4)[0])
+    torch.testing.assert_close(found, predict_clips(trained.model, held_out(config)[0][None, :4], 4)[0])
     if not entry.generated:
         n = len(held_out(config))
         assert f"the clip must be one of 0 to {n - 1}" in fails(capsys, "predict", out, "--clip", n)
@@ -170,12 +170,12 @@ def test_a_model_of_generated_radar_is_scored_on_files(
         pixel_max=200,
     )
     frames = torch.stack([own[i] for i in range(3)])
-    error = predict(load_run(out).model, frames[:, :4], 4) - frames[:, 4:]
+    error = predict_clips(load_run(out).model, frames[:, :4], 4) - frames[:, 4:]
     mine = next(result for result in results["models"].values() if "checkpoint" in result)
     assert mine["mse"] == pytest.approx(float(error.double().square().sum((2, 3, 4)).mean()), rel=1e-4)
     assert run("predict", out, *options, "--clip", 2) == 0
     found = torch.from_numpy(np.load(out / "prediction/prediction.npy"))
-    torch.testing.assert_close(found, predict(load_run(out).model, own[2][None, :4], 4)[0])
+    torch.testing.assert_close(found, predict_clips(load_run(out).model, own[2][None, :4], 4)[0])
 
     for command in (("evaluate", out), ("predict", out), ("visualize", out)):
         line = fails(capsys, *command, "--stride", 2)
@@ -209,7 +209,10 @@ def test_a_model_of_rgb_frames_gets_rgb_of_bgr_files_and_the_reverse(
         out, root = tmp_path / name / "run", tmp_path / other / "data"
         clip = open_clips(other, "test", root=root, n_frames=8, image_size=(16, 16))[0]
         model = load_run(out).model
-        wanted, swapped = predict(model, clip.flip(1)[None, :4], 4)[0], predict(model, clip[None, :4], 4)[0]
+        wanted, swapped = (
+            predict_clips(model, clip.flip(1)[None, :4], 4)[0],
+            predict_clips(model, clip[None, :4], 4)[0],
+        )
         assert not torch.allclose(wanted, swapped.flip(1), atol=1e-3)
         assert run("predict", out, *data[other]) == 0
         found = torch.from_numpy(np.load(out / "prediction/prediction.npy"))
@@ -308,7 +311,7 @@ def test_predict_from_images_and_arrays_of_colours(
     if name == "human36m_openstl":
         frames = frames.flip(1)
     np.save(tmp_path / "frames.npy", frames.numpy())
-    wanted = predict(load_run(out).model, frames[None], 4)[0]
+    wanted = predict_clips(load_run(out).model, frames[None], 4)[0]
     for number, source in enumerate((folder, tmp_path / "frames.npy")):
         assert run("predict", out, "--frames", source, "--out", tmp_path / str(number)) == 0
         found = torch.from_numpy(np.load(tmp_path / str(number) / "prediction.npy"))
@@ -316,7 +319,7 @@ def test_predict_from_images_and_arrays_of_colours(
     np.save(tmp_path / "grey.npy", frames[:, 0].numpy())
     assert run("predict", out, "--frames", tmp_path / "grey.npy", "--out", tmp_path / "grey") == 0
     found = torch.from_numpy(np.load(tmp_path / "grey" / "prediction.npy"))
-    wanted = predict(load_run(out).model, frames[None, :, :1].expand(-1, -1, 3, -1, -1), 4)[0]
+    wanted = predict_clips(load_run(out).model, frames[None, :, :1].expand(-1, -1, 3, -1, -1), 4)[0]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     (tmp_path / "none").mkdir()
     assert "no png, jpg, bmp, tif or webp image is in this folder" in fails(
@@ -433,7 +436,7 @@ def test_another_data_set_than_the_files_brings_its_own_protocol(tmp_path: Path)
 
     def config(*options: object) -> Config:
         words = ["train", "--config", str(path), *map(str, options)]
-        return cli._config(make_parser().parse_args(words))
+        return config_of(make_parser().parse_args(words))
 
     other = config("--dataset", "shanghai_h5", "--root", "here")
     assert (other.image_size, other.n_input, other.n_output) == ((64, 64), 5, 10)

@@ -24,9 +24,10 @@ from PIL import Image
 from trainings import QUICK, TINY, plan
 
 from motionrnn_ext import cli, visualize
-from motionrnn_ext.evaluation.evaluate import count_parameters, held_out, score
-from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, table
-from motionrnn_ext.experiments import run as runner
+from motionrnn_ext.evaluation.clips import held_out
+from motionrnn_ext.evaluation.evaluate import count_parameters
+from motionrnn_ext.evaluation.scores import score
+from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, runner, table
 from motionrnn_ext.experiments.costs import costs
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.metrics import Protocol, Values
@@ -52,7 +53,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiments") / "finished"
-    runner.run(plan(), folder, command="motionrnn ablate ...")
+    runner.run_plan(plan(), folder, command="motionrnn ablate ...")
     return folder
 
 
@@ -88,7 +89,8 @@ def test_every_ablation_is_compared_with_base_or_both() -> None:
 def test_a_comparison_has_every_predictor_with_and_without_motionrnn() -> None:
     planned = comparison(QUICK, [3, 4], 1)
     configs = [
-        (c.config.predictor, c.config.motion_gru, c.config.highway, c.config.seed) for c in planned.cells()
+        (c.config.predictor, c.config.motion_gru, c.config.highway, c.config.seed)
+        for c in planned.trainings()
     ]
     assert sorted(configs) == sorted((p, on, on, s) for p in CELLS for on in (False, True) for s in (3, 4))
     labels = [row.label for row in planned.rows]
@@ -96,7 +98,7 @@ def test_a_comparison_has_every_predictor_with_and_without_motionrnn() -> None:
     assert all(
         ours == f"MotionRNN-{theirs}" and {ours, theirs} <= set(labels) for ours, theirs in planned.pairs
     )
-    assert len({cell.name for cell in planned.cells()}) == len(configs)
+    assert len({training.name for training in planned.trainings()}) == len(configs)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -127,8 +129,8 @@ def test_bad_plans(changes: dict[str, Any], message: str) -> None:
 
 def test_options_of_one_predictor_reach_it_alone() -> None:
     config = replace(QUICK, predictor="conv_tt_lstm", cell_options={"rank": 2})
-    cells = comparison(config, [0], 1, predictors=["convlstm", "conv_tt_lstm"]).cells()
-    assert [cell.config.cell_options for cell in cells] == [{}, {}, {"rank": 2}, {"rank": 2}]
+    trainings = comparison(config, [0], 1, predictors=["convlstm", "conv_tt_lstm"]).trainings()
+    assert [training.config.cell_options for training in trainings] == [{}, {}, {"rank": 2}, {"rank": 2}]
     with pytest.raises(ValueError, match="cell_options: none of convlstm, predrnn knows 'rank'"):
         comparison(config, [0], 1, predictors=["convlstm", "predrnn"])
 
@@ -202,12 +204,12 @@ def test_what_is_finished_is_not_run_again(
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
     before = numbers(json.loads((folder / "results.json").read_text()))
-    assert numbers(runner.run(plan(), folder, command="again")) == before
+    assert numbers(runner.run_plan(plan(), folder, command="again")) == before
     assert trainings == []
     (folder / "cells" / "both_seed_1.json").unlink()  # its training is finished: scored again
-    assert numbers(runner.run(plan(), folder, command="again")) == before
+    assert numbers(runner.run_plan(plan(), folder, command="again")) == before
     assert trainings == [(1, True)]
-    more = runner.run(plan(seeds=(0, 1, 2)), folder, command="one seed more")
+    more = runner.run_plan(plan(seeds=(0, 1, 2)), folder, command="one seed more")
     assert trainings[1:] == [(2, False), (2, True)]
     assert all(len(row["metrics"]["mse"]["per_seed"]) == 3 for row in more["rows"].values())
     assert more["rows"]["both"]["metrics"]["mse"]["per_seed"][:2] == before[0]["both"]["mse"]["per_seed"]
@@ -216,14 +218,14 @@ def test_what_is_finished_is_not_run_again(
 def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
     finished: Path, tmp_path: Path, trainings: list[tuple[int, bool]]
 ) -> None:
-    """SIGKILL in the third step of the second cell, whose last checkpoint is of step 2."""
+    """SIGKILL in the third step of the second training, whose last checkpoint is of step 2."""
     longer = replace(QUICK, steps=4)
     code = textwrap.dedent(f"""
         import os, signal, sys
         from dataclasses import replace
         sys.path.insert(0, {str(TESTS / "support")!r})
-        from motionrnn_ext.training.train import Training
-        from motionrnn_ext.experiments import run as runner
+        from motionrnn_ext.training.module import Training
+        from motionrnn_ext.experiments import runner
         from trainings import QUICK, plan
         true_step = Training.training_step
         def step(self, frames, index):
@@ -231,7 +233,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
                 os.kill(os.getpid(), signal.SIGKILL)
             return true_step(self, frames, index)
         Training.training_step = step
-        runner.run(plan(replace(QUICK, steps=4), seeds=(0,)), runner.Path(sys.argv[1]), command="")
+        runner.run_plan(plan(replace(QUICK, steps=4), seeds=(0,)), runner.Path(sys.argv[1]), command="")
     """)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(tmp_path / "killed")]
@@ -239,12 +241,12 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_numbers(
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in (tmp_path / "killed" / "cells").iterdir()] == ["base_seed_0.json"]
 
-    resumed = runner.run(plan(longer, seeds=(0,)), tmp_path / "killed", command="")
+    resumed = runner.run_plan(plan(longer, seeds=(0,)), tmp_path / "killed", command="")
     assert trainings == [(0, True)]
     assert resumed["resumed"] == 1
     logs = tmp_path / "killed" / "runs" / "both_seed_0" / "logs"
     assert "step" in (logs / "version_1" / "metrics.csv").read_text()
-    unbroken = runner.run(plan(longer, seeds=(0,)), tmp_path / "unbroken", command="")
+    unbroken = runner.run_plan(plan(longer, seeds=(0,)), tmp_path / "unbroken", command="")
     assert unbroken["resumed"] == 0
     assert json.dumps(numbers(resumed)) == json.dumps(numbers(unbroken))  # text, as nan differs from itself
 
@@ -267,7 +269,7 @@ def test_changed_settings_are_named_and_nothing_is_touched(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(RunError) as error:
-        runner.run(changed, finished, command="")
+        runner.run_plan(changed, finished, command="")
     assert message in str(error.value) and "name another folder with --out" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
@@ -277,19 +279,19 @@ def test_changed_settings_are_named_and_nothing_is_touched(
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="exists and holds no experiment; name another folder with --out"):
-        runner.run(plan(), tmp_path, command="")
+        runner.run_plan(plan(), tmp_path, command="")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_damaged_cell_is_named(finished: Path, tmp_path: Path) -> None:
+def test_a_damaged_result_is_named(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
     (folder / "cells" / "base_seed_0.json").write_text('{"row": "ba')
     with pytest.raises(RunError, match="base_seed_0.json is no readable JSON file"):
-        runner.run(plan(), folder, command="")
+        runner.run_plan(plan(), folder, command="")
 
 
 @pytest.mark.parametrize("lacking", ["metrics", "metrics.per_lead", "metrics.gdl", "baseline", "machine"])
-def test_a_cell_that_lacks_an_entry_is_named(lacking: str, finished: Path, tmp_path: Path) -> None:
+def test_a_result_that_lacks_an_entry_is_named(lacking: str, finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
     path = folder / "cells" / "both_seed_1.json"
     kept = json.loads(path.read_text())
@@ -297,9 +299,9 @@ def test_a_cell_that_lacks_an_entry_is_named(lacking: str, finished: Path, tmp_p
     del (kept[outer[0]] if outer else kept)[last]
     path.write_text(json.dumps(kept))
     with pytest.raises(RunError) as error:
-        runner.run(plan(), folder, command="")
+        runner.run_plan(plan(), folder, command="")
     assert f"both_seed_1.json lacks {lacking}" in str(error.value)
-    assert str(error.value).endswith("; remove that file to have the cell scored again")
+    assert str(error.value).endswith("; remove that file to have the training scored again")
 
 
 @pytest.mark.parametrize("damaged", ["checkpoints/last.ckpt", "config.json"])
@@ -313,12 +315,12 @@ def test_a_damaged_training_says_what_to_remove(
     path = home / damaged
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(RunError) as error:
-        runner.run(plan(), folder, command="")
+        runner.run_plan(plan(), folder, command="")
     assert str(path) in str(error.value)
     assert str(error.value).endswith(f"; remove {home} to have that training made again")
     assert len(str(error.value).splitlines()) == 1 and trainings == []
     shutil.rmtree(home)
-    again = runner.run(plan(), folder, command="")
+    again = runner.run_plan(plan(), folder, command="")
     assert trainings == [(0, False), (1, True)]
     assert numbers(again) == numbers(json.loads((finished / "results.json").read_text()))
 
@@ -360,7 +362,7 @@ def test_bad_metrics_and_machines_come_first(
     }
     planned = replace(plan(replace(QUICK, **config)), protocol=Protocol(**options))
     with pytest.raises(ValueError) as error:
-        runner.run(planned, tmp_path / "out", command="")
+        runner.run_plan(planned, tmp_path / "out", command="")
     assert message in str(error.value)
     assert not (tmp_path / "out").exists() and trainings == []
 
@@ -383,7 +385,7 @@ def long_network(path: Path) -> Path:
 def test_fvd_is_a_column(tmp_path: Path) -> None:
     torch.jit.script(Mean(2)).save(str(tmp_path / "net.pt"))
     planned = replace(plan(seeds=(0,), labels=("base",)), protocol=Protocol(fvd=tmp_path / "net.pt"))
-    results = runner.run(planned, tmp_path / "out", command="")
+    results = runner.run_plan(planned, tmp_path / "out", command="")
     assert results["rows"]["base"]["metrics"]["fvd"]["mean"] > 0
     assert "| FVD \u2193 |" in (tmp_path / "out" / "table.md").read_text()
 
@@ -424,7 +426,7 @@ def test_how_often_equal_rows_pass_for_different(seeds: int, share: float) -> No
 
 def test_table_and_figure(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
-    results = runner.run(plan(), folder, command="motionrnn ablate --seeds 0 1", docs=tmp_path / "docs")
+    results = runner.run_plan(plan(), folder, command="motionrnn ablate --seeds 0 1", docs=tmp_path / "docs")
     text = (folder / "table.md").read_text()
     lines = {
         line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if " | " in line
@@ -452,13 +454,13 @@ def test_table_and_figure(finished: Path, tmp_path: Path) -> None:
 
 def test_a_metric_without_any_event_says_so(finished: Path, tmp_path: Path) -> None:
     planned = replace(plan(), protocol=Protocol(thresholds=(2.0,), values=Values(1.0)))
-    runner.run(planned, tmp_path / "out", command="")
+    runner.run_plan(planned, tmp_path / "out", command="")
     text = (tmp_path / "out" / "table.md").read_text()
     assert "no event" in text and "not finite" not in text
     # A changed metric is named alone.
     with pytest.raises(RunError) as error:
         changed = replace(planned, protocol=Protocol(thresholds=(3.0,), values=Values(1.0)))
-        runner.run(changed, tmp_path / "out", command="")
+        runner.run_plan(changed, tmp_path / "out", command="")
     assert "was started with metrics.thresholds [2.0], this is metrics.thresholds [3.0];" in str(error.value)
 
 

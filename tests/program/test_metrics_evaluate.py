@@ -17,7 +17,8 @@ from trainings import TINY
 
 from motionrnn_ext import cli
 from motionrnn_ext.cli.parser import make_parser
-from motionrnn_ext.evaluation.evaluate import BASELINE, held_out, predict, score
+from motionrnn_ext.evaluation.clips import held_out
+from motionrnn_ext.evaluation.scores import BASELINE, predict_clips, score
 from motionrnn_ext.evaluation.tables import print_protocol, print_results
 from motionrnn_ext.metrics import (
     CONVENTIONS,
@@ -80,7 +81,7 @@ def test_every_metric_is_what_its_part_gives(
     given, truth = frames[:, :2], frames[:, 2:]
     models = json.loads((evaluated / "metrics.json").read_text())["models"]
     (label,) = set(models) - {BASELINE}
-    parts = [predict(run.model, given[i : i + 2], 3, seed=i) for i in (0, 2, 4)]
+    parts = [predict_clips(run.model, given[i : i + 2], 3, seed=i) for i in (0, 2, 4)]
     for name, future in {label: torch.cat(parts), BASELINE: repeat_last_frame(frames, 2)}.items():
         wanted, found = parts_of(future, truth, given, alexnet_weights, video_network), models[name]
         for key in (

@@ -19,13 +19,13 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 from trainings import BEST, LAST, TINY, assert_same_training, checkpoint, plan, run
 
 from motionrnn_ext import cli
-from motionrnn_ext.evaluation.evaluate import predict, read_json, write_json
-from motionrnn_ext.experiments import run as runner
-from motionrnn_ext.experiments import table
+from motionrnn_ext.evaluation.scores import predict_clips
+from motionrnn_ext.experiments import runner, table
+from motionrnn_ext.files import read_json, write_json
 from motionrnn_ext.metrics import table_rows
 from motionrnn_ext.models import MotionRNN
+from motionrnn_ext.training.module import Training
 from motionrnn_ext.training.runs import NotFinite
-from motionrnn_ext.training.train import Training
 
 
 def all_finite(folder: Path) -> list[int]:
@@ -189,7 +189,7 @@ def test_processes_stop_together_when_one_alone_is_not_finite(
 ) -> None:
     (tmp_path / "breaking.py").write_text(
         "import math\n"
-        "from motionrnn_ext.training.train import Training\n"
+        "from motionrnn_ext.training.module import Training\n"
         f"true_step = Training.{kind}_step\n"
         "def step(self, frames, index):\n"
         "    loss = true_step(self, frames, index)\n"
@@ -220,7 +220,7 @@ def test_predictions_that_are_not_finite_are_said(value: float) -> None:
     with pytest.warns(
         RuntimeWarning, match="predictions have values that are nan or infinite; are the model's"
     ):
-        predict(model, torch.rand(1, 3, 1, 8, 8), 2)
+        predict_clips(model, torch.rand(1, 3, 1, 8, 8), 2)
 
 
 # ---- What is written
@@ -259,7 +259,7 @@ def test_a_training_of_a_table_that_diverges_costs_no_other(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "training_step", training_step)
         with pytest.raises(NotFinite) as error:
-            runner.run(plan(), tmp_path / "out", command="")
+            runner.run_plan(plan(), tmp_path / "out", command="")
     why = "both, seed 1: the norm of the gradient is nan in step 2"
     assert str(error.value) == f"the table is written, but not every training stayed finite: {why}"
     text = (tmp_path / "out" / "table.md").read_text()
@@ -271,9 +271,9 @@ def test_a_training_of_a_table_that_diverges_costs_no_other(
     assert math.isfinite(results["rows"]["base"]["metrics"]["mse"]["mean"])
     assert results["differences"][0]["mse"]["verdict"] == table.NO_DIFFERENCE
     with pytest.raises(NotFinite):  # finished, and not run again
-        runner.run(plan(), tmp_path / "out", command="")
+        runner.run_plan(plan(), tmp_path / "out", command="")
     assert "4 of them are finished" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "out" / "cells" / "both_seed_1.json").unlink()  # as one does to have it trained again
     assert math.isfinite(
-        runner.run(plan(), tmp_path / "out", command="")["rows"]["both"]["metrics"]["mse"]["mean"]
+        runner.run_plan(plan(), tmp_path / "out", command="")["rows"]["both"]["metrics"]["mse"]["mean"]
     )

@@ -19,8 +19,8 @@ from commands import fails
 from motionrnn_ext import cli, visualize
 from motionrnn_ext.evaluation.tables import print_results
 from motionrnn_ext.experiments import demo as demo_module
+from motionrnn_ext.training.checkpoint_io import WholeCheckpointIO
 from motionrnn_ext.training.runs import load_run
-from motionrnn_ext.training.train import WholeCheckpointIO
 
 
 def failing(*_: Any, **__: Any) -> Path:
@@ -149,9 +149,13 @@ def test_a_demo_is_finished_when_its_pictures_are_drawn(
 ) -> None:
     monkeypatch.setattr(demo_module, "QUICK", replace(demo_module.QUICK, steps=2, val_every=2))
     command = ["demo", "--quick", "--out", str(tmp_path / "demo")]
+    monkeypatch.setattr(demo_module, "FIRST_AFTER", 0)
     with monkeypatch.context() as patch:
         patch.setattr(visualize, "lead_time_curves", failing)
         assert cli.main(command) == 4
+    first = f"a first prediction, after 1 of 2 steps: {tmp_path / 'demo/first_prediction.png'}\n"
+    shown = capsys.readouterr().out
+    assert first in shown and shown.count("a first prediction") == 1
     content = json.loads((tmp_path / "demo/metrics.json").read_text())
     assert content["models"]["ConvLSTM"]["mse"] > 0
     assert not (tmp_path / "demo/lead_time.png").exists() and (tmp_path / "demo/strip_1.png").exists()
@@ -195,7 +199,7 @@ def test_out_is_tried_before_the_work(
     for work in (
         "motionrnn_ext.training.train.Training",
         "motionrnn_ext.evaluation.evaluate.score",
-        "motionrnn_ext.evaluation.evaluate.predict",
+        "motionrnn_ext.evaluation.evaluate.predict_clips",
     ):
         monkeypatch.setattr(work, lambda *_, **__: pytest.fail("this is work"))
     options: list[object] = ["--out", out]

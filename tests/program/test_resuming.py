@@ -26,9 +26,9 @@ from motionrnn_ext import cli
 from motionrnn_ext.models import MotionRNN
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.folders import FolderInUse, held
+from motionrnn_ext.training.module import Training, sampling_probabilities
 from motionrnn_ext.training.resuming import FREE, Unchangeable, resumed
 from motionrnn_ext.training.runs import RunError, has_begun, load_run
-from motionrnn_ext.training.train import Training, sampling_probabilities
 
 SHORT = replace(TINY, steps=6, val_every=3)
 

@@ -26,7 +26,7 @@ from motionrnn_ext import cli
 from motionrnn_ext.cli import info
 from motionrnn_ext.data.files import unreadable
 from motionrnn_ext.files import NoText, read_text
-from motionrnn_ext.terminal import surroundings
+from motionrnn_ext.terminal import streams
 from motionrnn_ext.terminal.console import Console
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.progress import ProgressLines
@@ -296,6 +296,6 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(
 
 
 def test_what_counts_as_unset_when_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    unset = surroundings._UNSET_IF_EMPTY.fullmatch
+    unset = streams._UNSET_IF_EMPTY.fullmatch
     assert all(map(unset, ("RANK", "MOTIONRNN_EXT_BACKEND", "SLURM_NTASKS", "OMP_NUM_THREADS", "HOME")))
     assert not any(map(unset, ("CUDA_VISIBLE_DEVICES", "PATH", "PYTHONPATH", "HIP_VISIBLE_DEVICES")))

@@ -29,10 +29,10 @@ from trainings import (
 
 lightning = pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from motionrnn_ext.training.batches import Clips, StepBatches  # noqa: E402
+from motionrnn_ext.training.batches import ClipDataModule, StepBatches  # noqa: E402
 from motionrnn_ext.training.config import Config  # noqa: E402
+from motionrnn_ext.training.module import Training, sampling_mask, sampling_probabilities  # noqa: E402
 from motionrnn_ext.training.runs import RunError, fresh_folder, join_logs, load_run  # noqa: E402
-from motionrnn_ext.training.train import Training, sampling_mask, sampling_probabilities  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_two_processes_share_what_one_with_twice_the_batch_has() -> None:
 
 
 def test_training_validation_and_test_clips_differ() -> None:
-    clips = Clips(TINY)
+    clips = ClipDataModule(TINY)
     assert clips.training.split, clips.validation.split == ("train", "val")
     assert not torch.equal(clips.training[0], clips.validation[0])
 

@@ -35,7 +35,7 @@ TWO = replace(TINY, devices=2)
 # A module for --import: the process of rank $RANK_TO_STOP is killed in the eighth step, or Ctrl-C is pressed.
 STOPPING = """
 import os, signal, time
-from motionrnn_ext.training.train import Training
+from motionrnn_ext.training.module import Training
 
 true_step = Training.training_step
 

@@ -19,8 +19,8 @@ from trainings import TINY
 
 from motionrnn_ext import backends, cli, ops, visualize
 from motionrnn_ext.evaluation.clips import held_out
-from motionrnn_ext.evaluation.evaluate import predict
 from motionrnn_ext.evaluation.motion import motions
+from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.training.runs import load_run
 from motionrnn_ext.training.train import train
 from motionrnn_ext.visualize.taps import busiest, outside, tap_colours
@@ -189,7 +189,7 @@ def test_motions_are_those_of_the_rollout(predictor: str) -> None:
     config = replace(TINY, predictor=predictor, hidden=(8, 8, 8))
     model = MotionRNN(**config.model()).eval()
     clip = held_out(config, 1)[0]
-    future = predict(model, clip[None, :3], 3)[0]
+    future = predict_clips(model, clip[None, :3], 3)[0]
     found = motions(model, clip[:3], future)
     assert list(found) == ["MotionGRU 1", "MotionGRU 2"]
     with torch.no_grad():

@@ -17,7 +17,7 @@ pytest.importorskip("torchmetrics", reason="the training program's packages are 
 import numpy as np
 
 from motionrnn_ext import MotionRNN, cli
-from motionrnn_ext.evaluation.evaluate import predict
+from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.models import load_checkpoint, save_official
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import CONFIG_KEY, RunError, load_run, load_runs
@@ -98,7 +98,7 @@ def test_what_no_tensor_shows_is_given_as_options(official: Path, capsys: pytest
     ):
         assert command("predict", "copied.pt", *words, "--out", "given") == 0
     frames = torch.from_numpy(np.load("clip.npy"))[None, :, None]
-    wanted = predict(made.eval(), frames, 2)[0]
+    wanted = predict_clips(made.eval(), frames, 2)[0]
     torch.testing.assert_close(torch.from_numpy(np.load("given/prediction.npy")), wanted, rtol=0, atol=1e-6)
     assert not np.array_equal(np.load("given/prediction.npy"), np.load("assumed/prediction.npy"))
     best = run_file(dataset="radar_like", n_input=3, n_output=2, image_size=(32, 32))
@@ -134,5 +134,5 @@ def test_predict_takes_a_state_dict_and_own_frames(official: Path) -> None:
     with pytest.warns(UserWarning, match=r"mine\.pt holds weights alone"):
         words = ("--frames", "clip.npy", "--n-input", 4, "--n-output", 2, "--out", "out")
         assert command("predict", "mine.pt", *words) == 0
-    wanted = predict(load_checkpoint("mine.pt").eval(), torch.from_numpy(frames)[None, :, None], 2)[0]
+    wanted = predict_clips(load_checkpoint("mine.pt").eval(), torch.from_numpy(frames)[None, :, None], 2)[0]
     torch.testing.assert_close(torch.from_numpy(np.load("out/prediction.npy")), wanted, rtol=0, atol=0)

@@ -13,8 +13,9 @@ import torch
 
 from motionrnn_ext.experiments import Plan, ablation
 from motionrnn_ext.training.config import Config
+from motionrnn_ext.training.module import Training
 from motionrnn_ext.training.runs import CONFIG_KEY
-from motionrnn_ext.training.train import Training, train
+from motionrnn_ext.training.train import train
 
 TINY = Config(
     hidden=(8, 8),

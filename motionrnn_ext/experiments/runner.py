@@ -1,4 +1,4 @@
-"""Fills a table: trains and scores what is not finished, one training after the other in this process."""
+"""Runs the trainings of a table that are not finished, one after the other in this process, and writes the table."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rich.progress import (
 )
 
 from .. import __version__
-from ..evaluation.evaluate import BASELINE, write_json
 from ..evaluation.pictures import Pictures
+from ..evaluation.scores import BASELINE
 from ..evaluation.tables import print_paths
-from ..files import write_text
+from ..files import write_json, write_text
 from ..metrics import counted
 from ..terminal.console import Console, is_animated, wide_console
 from ..training.config import Config
@@ -36,47 +36,49 @@ from ..training.runs import NotFinite, has_begun, last_step, load_run, seconds_p
 from ..training.train import train
 from . import table
 from .checks import Checked, check
-from .folder import cell_file, check_training, open_folder, read_cell
-from .plan import Cell, Plan
+from .folder import check_training, open_folder, read_result, result_file
+from .plan import Plan, Training
 
 
-def run(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> dict[str, Any]:
-    """Train and score every cell that is not finished, write and print the table; returns what results.json holds.
+def run_plan(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> dict[str, Any]:
+    """Train and score what is not finished, then write and print the table; return the content of results.json.
 
     Args:
-        command: how the user called it, for the table.
-        docs: a folder that gets the table and the figure as well, as NAME.md and images/NAME.png.
+        command: the command line that the table names.
+        docs: a folder that receives the table and the figure as well, as NAME.md and images/NAME.png.
 
     Raises:
-        ValueError: see `check`. RunError: a folder of something else, or of other settings; a damaged file.
-        NotFinite: at the end, with the table written, where a training's numbers did not stay finite.
-        KeyboardInterrupt: the same call goes on.
+        ValueError: the plan does not pass `check`.
+        RunError: the folder holds something else, or has other settings or a damaged file.
+        NotFinite: the numbers of a training did not stay finite; raised at the end, when the table is written.
+        KeyboardInterrupt: the user has stopped it; the same call resumes.
     """
     if docs is not None:
         check_writable(docs / "images", "--docs")
     with held(folder):
-        return _run(plan, folder, command, docs)
+        return _run_plan(plan, folder, command, docs)
 
 
-def _run(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict[str, Any]:
+def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict[str, Any]:
     console = Console()
     checked = check(plan)
     open_folder(folder, plan)
-    cells, finished = plan.cells(), {}
-    for cell in cells:
-        kept = read_cell(folder, cell, checked.metrics)
-        if kept is None:
-            check_training(folder / "runs" / cell.name, cell.config)
+    trainings, finished = plan.trainings(), {}
+    for training in trainings:
+        result = read_result(folder, training, checked.metrics)
+        if result is None:
+            check_training(folder / "runs" / training.name, training.config)
         else:
-            finished[cell.name] = kept
+            finished[training.name] = result
     _introduce(console, plan, folder, len(finished))
     with _Display(console, plan, len(finished)) as display:
-        for number, cell in enumerate(cells, start=1):
-            if cell.name not in finished:
-                display.start(cell)
-                kept = finished[cell.name] = _finish(cell, folder, checked, display)
-                display.line(f"[{number}/{len(cells)}] {cell.label}: {table.cell_text(kept)}")
-    results = table.results(plan, [finished[cell.name] for cell in cells], checked.costs, command)
+        for number, training in enumerate(trainings, start=1):
+            if training.name not in finished:
+                display.start(training)
+                result = finished[training.name] = _finish(training, folder, checked, display)
+                display.line(f"[{number}/{len(trainings)}] {training.label}: {table.result_text(result)}")
+    in_order = [finished[training.name] for training in trainings]
+    results = table.results(plan, in_order, checked.costs, command)
     *tables, reading = table.terminal(results)
     for part in tables:
         wide_console().print(part)
@@ -92,26 +94,30 @@ def _run(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict[str,
     return results
 
 
-def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> dict[str, Any]:
-    """Train a cell, or go on with its training; the model after the last step, so that all had the same budget."""
-    began, home, config = time.perf_counter(), folder / "runs" / cell.name, cell.config
+def _finish(training: Training, folder: Path, checked: Checked, display: _Display) -> dict[str, Any]:
+    """Begin or resume a training, score its model, write and return the result.
+
+    The model is the one after the last step, so that all have had the same budget.
+    """
+    began, home, config = time.perf_counter(), folder / "runs" / training.name, training.config
     resumed = has_begun(home)
     if not resumed:
         start_folder(home, config.located(), resume=False)
     stopped, step = None, config.steps
     try:
-        train(config, home, resume=True, progress=not display.is_shown, watch=display)
+        train(config, home, resume=True, progress=not display.is_shown, watchers=[display])
         trained = load_run(home / "checkpoints" / "last.ckpt")
-        scores = checked.score({cell.row.label: trained.model.to(_device(config))})
-    except NotFinite as error:  # a row that diverges is a finding, and the others are still wanted
+        scores = checked.score({training.row.label: trained.model.to(_device(config))})
+    except NotFinite as error:
+        # A row that diverges is a result too, and the other rows are still wanted.
         stopped, step = str(error).partition(";")[0], last_step(home) or 0
         scores = checked.score({})
-        scores[cell.row.label] = _no_scores(scores[BASELINE], checked.metrics)
+        scores[training.row.label] = _no_scores(scores[BASELINE], checked.metrics)
     per_step = seconds_per_step(home)
-    kept = {
-        "row": cell.row.label,
+    result = {
+        "row": training.row.label,
         "seed": config.seed,
-        "metrics": scores[cell.row.label],
+        "metrics": scores[training.row.label],
         "baseline": scores[BASELINE],
         "step": step,
         "stopped": stopped,
@@ -124,12 +130,12 @@ def _finish(cell: Cell, folder: Path, checked: Checked, display: _Display) -> di
         "commit": commit(),
         "config": config.to_dict(),
     }
-    write_json(cell_file(folder, cell), kept)
-    return kept
+    write_json(result_file(folder, training), result)
+    return result
 
 
 def _no_scores(baseline: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The metrics of a training that did not stay finite: nan for each of `names`."""
+    """Return the metrics of a training that did not stay finite: nan for each of `names`."""
     per_lead = {name: [math.nan] * len(values) for name, values in baseline["per_lead"].items()}
     about = {name: baseline[name] for name in ("samples", "protocol")}
     return {**dict.fromkeys(names, math.nan), "per_lead": per_lead, **about}
@@ -141,12 +147,13 @@ def _device(config: Config) -> str:
 
 
 def machine(config: Config) -> str:
+    """Return the device, the number of threads and the version of torch, as the table names them."""
     device = torch.cuda.get_device_name() if _device(config) == "cuda" else f"CPU ({platform.machine()})"
     return f"{device}, {counted(torch.get_num_threads(), 'thread')}, torch {torch.__version__}"
 
 
 def commit() -> str | None:
-    """Of the checkout that this package lies in, with "-dirty" where files differ from it; None elsewhere."""
+    """Return the commit of this package's checkout, with "-dirty" if files differ, or None without a checkout."""
     home = Path(__file__).resolve().parents[2]
     if not (home / ".git").exists():
         return None
@@ -179,13 +186,13 @@ def _introduce(console: Console, plan: Plan, folder: Path, finished: int) -> Non
     steps = counted(plan.config.steps, "step")
     console.print(f"{plan.title}: {sizes[0]} with {sizes[1]}, {sizes[2]} of {steps} each")
     if finished:
-        console.print(f"{finished} of them {'is' if finished == 1 else 'are'} finished and not run again.")
+        console.print(f"{finished} of them {'is' if finished == 1 else 'are'} finished and not repeated.")
     where = f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there."
     console.print(where, soft_wrap=True)
 
 
 class _Display(L.Callback):
-    """Progress over all steps of the table, and within the training at hand; lines alone where there is no terminal."""
+    """The progress over all steps of the table and within the current training: bars, or lines without a terminal."""
 
     def __init__(self, console: Console, plan: Plan, n_finished: int) -> None:
         self._progress = Progress(
@@ -209,12 +216,14 @@ class _Display(L.Callback):
     def is_shown(self) -> bool:
         return not self._progress.disable
 
-    def start(self, cell: Cell) -> None:
+    def start(self, training: Training) -> None:
+        """Show which training begins."""
         if not self.is_shown:
-            self._progress.console.print(f"training {cell.label}")
-        self._progress.reset(self._one, description=cell.label, visible=True)
+            self._progress.console.print(f"training {training.label}")
+        self._progress.reset(self._one, description=training.label, visible=True)
 
     def line(self, text: str) -> None:
+        """Print a line about the training that has ended."""
         self._done += self._steps
         self._progress.update(self._all, completed=self._done)
         self._progress.console.print(text)

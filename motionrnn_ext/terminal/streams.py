@@ -8,8 +8,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 ENDED_BY_A_PIPE = 141  # 128 + SIGPIPE, the exit code of a program that writes to a pipe without a reader
@@ -62,16 +62,6 @@ def guarded(call: Callable[[], int]) -> int:
                 os.dup2(nowhere, stream.fileno())
         code = ENDED_BY_A_PIPE if lost.by_pipe else 2
     return code
-
-
-@contextmanager
-def without_variables(prefix: str) -> Iterator[None]:
-    """Within the `with` block the environment has no variable whose name begins so."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 class _Raw(io.FileIO):

@@ -1,0 +1,260 @@
+"""A function per command of the program, which imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.pictures import Pictures
+from ..training import processes
+from ..training.config import Config
+from .parser import DATA_OPTIONS
+from .settings import config_of, given_settings, model_arguments, protocol_of
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    config = config_of(arguments)
+    from ..data import DATASETS
+    from ..evaluation.evaluate import count_parameters, model_name
+    from ..metrics import counted
+    from ..training.runs import last_step, load_run
+    from ..training.train import train
+
+    def announce() -> None:
+        size, title = f"{config.image_size[0]}x{config.image_size[1]}", DATASETS[config.dataset].title
+        print(
+            f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out"
+        )
+        steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
+        each = f" in each of {config.n_processes} processes" if config.n_processes > 1 else ""
+        print(f"{steps} of {batch}{each}; everything goes to {arguments.out}")
+        if arguments.resume and last_step(arguments.out) == config.steps:
+            further = "; --steps with a larger number trains further"
+            print(f"all steps are done{further if config.lr_schedule == 'constant' else ''}")
+        if config.missing is not None:
+            from ..training.batches import ClipDataModule
+
+            print(ClipDataModule(config).about_missing())
+
+    shows = processes.is_first()
+    again = [sys.executable, "-m", "motionrnn_ext.cli", *arguments.argv]
+    try:
+        best = train(
+            config,
+            arguments.out,
+            resume=arguments.resume,
+            progress=arguments.progress,
+            announce=announce,
+            command=again,
+        )
+    except KeyboardInterrupt:
+        if shows:
+            print(f"\ngo on with: {_go_on(arguments, config)}", file=sys.stderr)
+        raise
+    except processes.LostProcess as error:
+        step = last_step(arguments.out)
+        kept = "there is no checkpoint yet" if step is None else f"the last checkpoint is of step {step:,}"
+        raise processes.LostProcess(f"{error}; {kept}; go on with: {_go_on(arguments, config)}") from None
+    if shows:
+        run = load_run(best)
+        parameters = f"{count_parameters(run.model):,} parameters"
+        print(f"lowest validation MSE after step {run.step or 0:,}: {best} ({parameters})")
+        print(f"next: {_command('evaluate', arguments, _as_argument(arguments.out))}")
+
+
+def _go_on(arguments: argparse.Namespace, config: Config) -> str:
+    """The command that resumes a training."""
+    if processes.of_torchrun():
+        return "the same torchrun command and --resume"
+    command = _command("train", arguments, "--out", _as_argument(arguments.out), "--resume")
+    return command if config.nodes == 1 else f"{command} (on every machine)"
+
+
+def _command(name: str, arguments: argparse.Namespace, *words: str) -> str:
+    """A command to paste into a shell, which knows the modules that this one has imported."""
+    here = Path(__file__).parent
+    by_module = Path(sys.argv[0]) in (here / "__main__.py", here.parent / "__main__.py")
+    program = ["python", "-m", "motionrnn_ext"] if by_module else ["motionrnn"]
+    imports = [word for module in arguments.imports for word in ("--import", module)]
+    return shlex.join([*program, name, *imports, *words])
+
+
+def _as_argument(path: Path) -> str:
+    """A path that no parser takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.tables import print_protocol, print_results
+    from ..training.folders import held_new
+    from ..training.runs import checkpoint_file, checkpoint_home
+
+    for path in arguments.checkpoints:
+        checkpoint_file(path)
+
+    def show(results: Any) -> None:
+        print_results(results, per_lead=True)
+        print_protocol(results)
+
+    names = ("n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
+    options = {name: getattr(arguments, name) for name in names}
+    options |= {"n_clips": arguments.clips, "model": model_arguments(arguments)}
+    protocol, home = protocol_of(arguments), checkpoint_home(arguments.checkpoints[0])
+    with held_new(arguments.out, home / "evaluation") as folder:
+        _, written = evaluate(arguments.checkpoints, folder, protocol=protocol, show=show, **options)
+        _conclude(written)
+
+
+def _conclude(written: Pictures) -> None:
+    """Name what was written, and by NotDrawn what was not."""
+    from ..evaluation.tables import print_paths
+
+    print_paths(written)
+    written.check()
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from ..evaluation.evaluate import write_prediction
+    from ..training.folders import held_new
+    from ..training.runs import checkpoint_home, load_run
+
+    run = load_run(arguments.checkpoint, arguments.dataset, model=model_arguments(arguments))
+    with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
+        frames, n_input, n_output = _clip(arguments, run.config)
+        drawn = write_prediction(run, frames, n_input, n_output, folder, arguments.device, pad=arguments.pad)
+        _conclude(drawn)
+
+
+def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
+    """The last of the user's own frames or a test clip, (T, C, H, W), how many of it a model is given, and how many it
+    predicts."""
+    from ..data import DATASETS
+    from ..evaluation.clips import held_out_clip, last_frames, other_data
+    from ..metrics import counted
+
+    n_input, n_output = arguments.n_input or config.n_input, arguments.n_output or config.n_output
+    options = {name: getattr(arguments, name) for name in DATA_OPTIONS}
+    if arguments.frames is None:
+        changes = other_data(**options)
+        frames = held_out_clip(config, arguments.clip, n_input + n_output, **changes)
+        _say_missing(frames[:n_input])
+        return frames, n_input, n_output
+    for name, value in options.items():
+        if value is not None and name != "missing":
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
+            )
+    if arguments.missing is not None:
+        config = replace(config, missing=arguments.missing)
+    frames, n = last_frames(arguments.frames, n_input, DATASETS[config.dataset].colours, config.no_data)
+    if n < n_input:
+        needed = (
+            f"--n-input {n_input} needs"
+            if arguments.n_input
+            else f"the model was trained on {n_input} given ones: give"
+        )
+        less = "" if arguments.n_input else f", or name fewer with --n-input {n}"
+        raise ValueError(f"{arguments.frames} has {counted(n, 'frame')}; {needed} as many or more{less}")
+    first = n - n_input + 1
+    given = f"frame {n}" if n_input == 1 else f"frames {first} to {n}"
+    future = f"{n + 1}" if n_output == 1 else f"{n + 1} to {n + n_output}"
+    print(f"given {given} of {n}, predicts {future}")
+    _say_missing(frames)
+    return frames, n_input, n_output
+
+
+def _say_missing(given: Any) -> None:
+    from ..pixels import missing_share
+
+    if share := missing_share(given):
+        print(f"{share:.2%} of the given values are missing; the model reads 0 there")
+
+
+def _visualize(arguments: argparse.Namespace) -> None:
+    from ..evaluation.clips import fitting
+    from ..evaluation.motion import draw_motion
+    from ..training.folders import held_new
+    from ..training.runs import checkpoint_home, load_run
+
+    run = load_run(arguments.checkpoint, arguments.dataset, model=model_arguments(arguments))
+    options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
+    with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "motion") as folder:
+        frames, n_input, n_output = _clip(arguments, run.config)
+        frames = fitting(run.model, frames, arguments.pad)
+        _conclude(draw_motion(run, frames, n_input, n_output, folder, **options))
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from ..experiments import ablation
+
+    _experiment(arguments, ablation)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from ..experiments import comparison
+
+    _experiment(arguments, partial(comparison, predictors=arguments.predictors))
+
+
+def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None:
+    from ..experiments import PRESETS
+    from ..experiments.runner import run_plan
+
+    preset, name = PRESETS[arguments.preset], f"{arguments.command}-{arguments.preset}"
+    start = preset.config
+    if arguments.config is not None:
+        start, name = Config.read(arguments.config), arguments.command
+    config = start.changed(given_settings(arguments))
+    seeds, test_clips = arguments.seeds or preset.seeds, arguments.test_clips or preset.test_clips
+    planned = plan(config, seeds, test_clips, protocol=protocol_of(arguments))
+    try:
+        folder = arguments.out or Path("runs") / name
+        run_plan(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)
+    except KeyboardInterrupt:
+        print("\ngo on with the same command", file=sys.stderr)
+        raise
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from ..benchmarks import bench
+
+    if arguments.is_program:
+        bench.start_again_tuned(arguments)
+    bench.bench(arguments)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from . import info
+
+    facts = info.collect()
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(info.markdown(facts) if arguments.markdown else info.text(facts))
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from ..experiments.demo import demo
+
+    demo(arguments.out, quick=arguments.quick)
+
+
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "visualize": _visualize,
+    "ablate": _ablate,
+    "compare": _compare,
+    "bench": _bench,
+    "info": _info,
+    "demo": _demo,
+}

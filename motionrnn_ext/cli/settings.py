@@ -1,0 +1,97 @@
+"""The settings that the options of a command stand for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+from ..training import processes
+from ..training.config import Config
+from .parser import MODEL_OPTIONS
+
+
+def config_of(arguments: argparse.Namespace) -> Config:
+    """The settings of `train`: of the run to resume, or of --config, or the defaults; then the options given."""
+    from ..training.resuming import Unchangeable, resumed
+    from ..training.runs import RunError, last_step, resumable_config, settings_of
+
+    given = {**given_settings(arguments), **_of_torchrun(arguments)}
+    if arguments.resume:
+        before = resumable_config(arguments.out)
+        wanted = Config(**{**before.to_dict(), **given}).located()
+        try:
+            config = resumed(before, wanted, partial(last_step, arguments.out), given)
+        except Unchangeable as error:
+            raise RunError(f"{arguments.out} was started with {error}") from None
+        return config
+    start = Config() if arguments.config is None else Config.read(arguments.config)
+    if "init_from" in given and arguments.config is None:
+        start = settings_of(given["init_from"]) or start
+    return start.changed(given)
+
+
+def _of_torchrun(arguments: argparse.Namespace) -> dict[str, int]:
+    """`devices` and `nodes` as torchrun has them, which need not be given a second time."""
+    found = processes.of_torchrun()
+    for name, value in found.items():
+        if getattr(arguments, name, value) != value:
+            raise ValueError(
+                f"--{name} is {getattr(arguments, name)}, and torchrun has started {value}; leave it out"
+            )
+    return found
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that are given as options."""
+    given = {
+        entry.name: getattr(arguments, entry.name)
+        for entry in fields(Config)
+        if hasattr(arguments, entry.name)
+    }
+    for name in given.keys() & {"overrides", "cell_options"}:
+        given[name] = dict(_named_value(text) for text in given[name])
+    return given
+
+
+def _named_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--override and --cell-option must be NAME=VALUE; got {text!r}")
+    try:
+        return name, json.loads("null" if value == "None" else value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of MotionRNN that are given for a file of weights alone."""
+    given = {name: value for name, value in given_settings(arguments).items() if name in MODEL_OPTIONS}
+    if given.get("compat") == "none":
+        given["compat"] = None
+    overrides = given.pop("overrides", {})
+    return {**given, **overrides}
+
+
+def protocol_of(arguments: argparse.Namespace) -> Any:
+    """What to measure: a preset of values, changed by what is given for them, and its thresholds unless others are."""
+    from ..metrics import PRESET_THRESHOLDS, PRESETS, Protocol, Values
+
+    scale, offset = arguments.value_scale, arguments.value_offset
+    values = PRESETS.get(arguments.values)
+    if values is not None and (scale is not None or offset is not None or arguments.value_bytes):
+        raise ValueError(
+            "--values names scale and offset; leave out --value-scale, --value-offset, --value-bytes"
+        )
+    if scale is not None:
+        values = Values(scale, offset or 0.0, arguments.value_bytes)
+    thresholds = tuple(arguments.thresholds or PRESET_THRESHOLDS.get(arguments.values, ()))
+    if thresholds and values is None:
+        raise ValueError("--thresholds needs what a pixel stands for: --values NAME, or --value-scale S")
+    if not thresholds and (values is not None or offset is not None or arguments.value_bytes):
+        raise ValueError("values are for CSI and FAR: give --thresholds too")
+    names = ("convention", "ssim", "lpips", "fvd", "fvd_context", "device")
+    options = {name: getattr(arguments, name) for name in names}
+    return Protocol(thresholds=thresholds, values=values, **options)

@@ -1,0 +1,109 @@
+"""Scores of models on clips, beside a baseline, and the motion that a model reads and predicts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.registry import ClipDataset
+from ..layers import MotionState
+from ..metrics import Meter, Protocol, repeat_last_frame
+from ..models import MotionRNN
+from ..pixels import as_floats, check_range, filled, in_unit_range
+from ..training.runs import RunError
+from .clips import in_rgb
+
+BASELINE = "repeat last frame"
+
+
+def on_device(model: MotionRNN, device: str) -> MotionRNN:
+    """Return the model, moved to a device. Raise a RunError if the device is unknown or absent."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the kinds that torch raises
+        raise RunError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def predict_clips(
+    model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clamp: bool = True
+) -> Tensor:
+    """Predict the frames that follow (B, T, C, H, W); return (B, n_future, C, H, W).
+
+    Frames in uint8 are scaled to [0, 1]; the model reads missing values (nan) as 0. A RuntimeWarning is given if
+    predictions are not finite.
+
+    Args:
+        seed: seeds the initial states where the model draws them at random.
+        clamp: clamp the predictions to [0, 1].
+
+    Raises:
+        ValueError: frames lie outside [0, 1] by more than rounding.
+    """
+    check_range(frames)
+    model.reset()  # with compat="openstl" a state would be carried over from the clips before
+    generator = torch.Generator(frames.device).manual_seed(seed)
+    frames = filled(frames if frames.is_floating_point() else as_floats(frames))
+    future = model.predict(frames, n_future, generator=generator)
+    if not future.isfinite().all():
+        text = "predictions have values that are nan or infinite; are the model's weights finite?"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return future.clamp(0, 1) if clamp else future
+
+
+def score(
+    models: Mapping[str, MotionRNN],
+    clips: ClipDataset,
+    n_input: int,
+    *,
+    protocol: Protocol | None = None,
+    batch_size: int = 16,
+    colours: str = "grey",
+) -> dict[str, dict[str, Any]]:
+    """Return the results of `Meter.compute` on all clips, by label: first BASELINE's, then each model's.
+
+    The baseline repeats the last input frame. `colours` is the order of the clips' channels, as in `DataSet`.
+    """
+    n_future = len(clips[0]) - n_input
+    meters = {label: Meter(n_future, protocol) for label in (BASELINE, *models)}
+    devices = {label: next(model.parameters()).device for label, model in models.items()}
+    for start in range(0, len(clips), batch_size):
+        indices = range(start, min(start + batch_size, len(clips)))
+        frames = torch.stack([in_unit_range(clips[i], f"the frames of clip {i}") for i in indices])
+        given, truth = frames[:, :n_input], frames[:, n_input:]
+        futures = {BASELINE: repeat_last_frame(frames, n_input)}
+        for label, model in models.items():
+            future = predict_clips(model, given.to(devices[label]), n_future, seed=start, clamp=False)
+            futures[label] = future.cpu()
+        for label, future in futures.items():
+            # LPIPS and FVD expect red first.
+            meters[label].update(*(in_rgb(part, colours) for part in (future, truth, given)))
+    return {label: meter.compute() for label, meter in meters.items()}
+
+
+@torch.no_grad()
+def motion_states(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, MotionState]:
+    """Return the offset and trend of each MotionGRU, (T-1, 2K, h', w') each, after each frame that the model reads.
+
+    The model reads the `given` frames (T_in, C, H, W), then its own `future` from `predict_clips`. Keys are
+    "MotionGRU 1", "MotionGRU 2" and so on. If a MotionGRU's maps have a depth, the newest slice is returned.
+    """
+    model.reset()
+    frames = filled(torch.cat([given if given.is_floating_point() else as_floats(given), future]))[None]
+    generator = torch.Generator(frames.device).manual_seed(seed)
+    _, motion = model(frames, len(given), return_motion=True, generator=generator)
+
+    def of_clip(motion: Tensor) -> Tensor:  # (1, T-1, 2K, h', w') or (1, T-1, W, 2K, h', w')
+        return motion[0] if motion.dim() == 5 else motion[0, :, -1]
+
+    return {
+        f"MotionGRU {level}": MotionState(*map(of_clip, state)) for level, state in enumerate(motion, start=1)
+    }
+
+
+def motion_trends(model: MotionRNN, given: Tensor, future: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Return the trends of `motion_states`."""
+    return {name: state.trend for name, state in motion_states(model, given, future, seed).items()}

@@ -1,0 +1,58 @@
+"""How Lightning writes and reads the checkpoints of a run."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from .runs import read_checkpoint
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there: written beside their place, then moved. Lightning's own go through the
+    system's temporary folder, and from there to another disk they are copied. Reading runs no code of the file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f"{path}.part"
+        try:
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # torch's own of a full disk is a RuntimeError
+            with suppress(OSError):
+                os.remove(part)
+            reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+            raise OSError(f"{path} cannot be written: {reason}; earlier ones are kept") from error
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        content = read_checkpoint(Path(path))
+        for state in content.get("callbacks", {}).values():
+            _move(state, os.path.dirname(os.path.realpath(path)))
+        # The last batch of a finished run is not the last where it goes on with more steps.
+        loop = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+        loop["is_last_batch"] = False
+        return content
+
+
+def _move(state: dict[str, Any], folder: str) -> None:
+    """Name the files of a ModelCheckpoint's state by where they are now: Lightning forgets which was the best if its
+    folder has another name."""
+    before = state.get("dirpath")
+    if not before or before == folder:
+        return
+
+    def moved(path: str) -> str:
+        return os.path.join(folder, os.path.basename(path)) if path.startswith(before) else path
+
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[name] = moved(state[name])
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+    state["dirpath"] = folder

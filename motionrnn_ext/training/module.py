@@ -1,0 +1,180 @@
+"""The model as Lightning trains it, and scheduled sampling."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import SumMetric
+
+from ..metrics import FrameMetrics
+from ..models import MotionRNN
+from ..pixels import filled
+from .config import Config
+from .runs import CONFIG_KEY, NotFinite
+
+# Second words of the random streams' keys; the clips and their order have 0 to 3 there.
+_SAMPLING, _STATE = 4, 5
+_ADVICE = "a lower lr, or a clip_norm, may keep the training finite"
+
+
+def sampling_probabilities(config: Config, step: int) -> tuple[float, float]:
+    """The probabilities that a true frame is read at steps 1..n_input-1, and at later ones, in optimiser step `step`.
+
+    With p = step / (sampling_until * steps), so that p = 1 stands for the official programs' iteration 50,000:
+
+        linear     1, 1 - p                                          MotionRNN's program
+        reverse    .5, .5 up to p = .5, then
+                   1 - .5 exp(-10 (p - .5)), 1 - p                   PredRNN-V2's program, alpha = 5,000
+        both       1, 0 from p = 1 on
+        none       1, 0
+    """
+    p = step / (config.sampling_until * config.steps)
+    if config.sampling == "none" or p >= 1:
+        return 1.0, 0.0
+    if config.sampling == "linear":
+        return 1.0, 1 - p
+    return (0.5, 0.5) if p < 0.5 else (1 - 0.5 * math.exp(-10 * (p - 0.5)), 1 - p)
+
+
+def sampling_mask(
+    config: Config, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1
+) -> Tensor | None:
+    """1 where the true frame is read: (B, n_output-1, 1, 1, 1), or (B, T-2, 1, 1, 1) if inputs are sampled too. Of
+    several ranks each has its rows of what one has with the joined batch, as `StepBatches` gives out the clips."""
+    given, generated = sampling_probabilities(config, step)
+    if config.sampling == "none":
+        return None
+    chances = [generated] * (config.n_output - 1)
+    if config.sampling == "reverse":
+        chances = [given] * (config.n_input - 1) + chances
+    stream = np.random.default_rng([config.seed, _SAMPLING, step, 0])
+    drawn = stream.random((batch_size * n_ranks, len(chances)))[rank::n_ranks]
+    return torch.from_numpy(drawn < np.array(chances)).float()[..., None, None, None]
+
+
+class Training(L.LightningModule):
+    """How a MotionRNN learns: the loss over all T-1 predictions, scheduled sampling, Adam, validation."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.train_loss = config, torch.zeros(())
+        self.model = MotionRNN(**config.model())
+        # Of validations; both join the processes. Lightning's own mean is wrong where their clips differ in number.
+        self.metrics = FrameMetrics(config.n_output)
+        # Weighted loss and weights apart, as torchmetrics' MeanMetric forgets the weights where it is to keep nan.
+        self.loss, self.loss_weight = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
+
+    def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
+        config, step = self.config, self.global_step
+        self.model.reset()  # with compat="openstl" a step would depend on the last, and a resumed run differ
+        mask = sampling_mask(config, step, len(frames), self.global_rank, config.n_processes)
+        if config.time_reversal:  # the same mask for both directions, as in the official program
+            frames = torch.cat([frames, frames.flip(1)])
+            mask = None if mask is None else torch.cat([mask, mask])
+        if config.missing is not None:
+            self.log("train/missing", frames.isnan().float().mean())
+        predictions = self.model(
+            frames if config.missing is None else filled(frames),
+            config.n_input,
+            None if mask is None else mask.to(frames.device),
+            reverse_sampling=config.sampling == "reverse",
+            generator=self._generator(step),
+            checkpoint=config.checkpoint_steps,
+        )
+        loss, _ = self._loss(predictions, frames[:, 1:], joined=config.n_processes > 1)
+        self.train_loss = loss.detach()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/sampling", sampling_probabilities(config, step)[1])
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before weights change by what is not finite, in all processes together."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        found = torch.stack([self.train_loss, torch.nn.utils.get_total_norm(gradients)]).float()
+        if self.config.n_processes > 1:  # the gradients are joined, the loss is each process's own
+            finite = found.isfinite().float()
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+            found = torch.where(finite.bool() | ~found.isfinite(), found, math.nan)
+        for name, value in zip(("loss", "norm of the gradient"), found.tolist()):
+            if not math.isfinite(value):
+                raise NotFinite(f"the {name} is {value} in step {self.global_step + 1:,}; {_ADVICE}")
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.log("train/seconds", time.perf_counter() - self._started)
+        if self.global_step >= self.config.steps:
+            self.trainer.should_stop = True  # asks for a validation after the last step, wherever that is
+
+    def validation_step(self, frames: Tensor, batch_index: int) -> None:
+        self.model.reset()
+        n_input, generator = self.config.n_input, self._generator(batch_index)
+        given = filled(frames[:, :n_input])
+        prediction = self.model.predict(given, self.config.n_output, generator=generator)
+        self.metrics.update(prediction.float(), frames[:, n_input:])
+        loss, weight = self._loss(prediction, frames[:, n_input:])
+        self.loss.update(loss * weight)
+        self.loss_weight.update(weight)
+
+    def on_validation_epoch_end(self) -> None:
+        result = {**self.metrics.compute(), "loss": self.loss.compute() / self.loss_weight.compute()}
+        self.metrics.reset()
+        self.loss.reset()
+        self.loss_weight.reset()
+        for name in ("loss", "mse"):
+            if not math.isfinite(result[name]):
+                why = "its true frames have no data" if result["missing"] == 1 else _ADVICE
+                raise NotFinite(
+                    f"the {name} of the validation after step {self.global_step:,} is {float(result[name])}; {why}"
+                )
+        for name in (*self.metrics.names, "loss"):
+            self.log(f"val/{name}", result[name], prog_bar=name == "mse", rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr)
+        if config.lr_schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1, cycle_momentum=False
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, parameter in self.named_parameters():
+            if not parameter.isfinite().all():
+                raise NotFinite(f"{name} is not finite after step {self.global_step:,}")
+        checkpoint[CONFIG_KEY] = self.config.to_dict()
+
+    def _loss(self, prediction: Tensor, truth: Tensor, joined: bool = False) -> tuple[Tensor, Any]:
+        """The mean over the true values, and its weight in a mean over batches. Missing values are left out; if
+        `joined`, the mean over processes is that over all their values."""
+        prediction = prediction.float()
+        l1_weight = self.config.l1_weight if self.config.loss == "l1+l2" else 0.0
+        if self.config.missing is None:
+            loss = F.mse_loss(prediction, truth)
+            return (loss + l1_weight * F.l1_loss(prediction, truth) if l1_weight else loss), len(truth)
+        known = ~truth.isnan()
+        error = torch.where(known, prediction - filled(truth), 0)
+        n_values = known.sum().float()
+        if joined:
+            torch.distributed.all_reduce(n_values, torch.distributed.ReduceOp.SUM)
+            n_values = n_values / self.config.n_processes
+        sums = error.square().sum() + l1_weight * error.abs().sum()
+        return sums / n_values.clamp(min=1), n_values
+
+    def _generator(self, index: int) -> torch.Generator | None:
+        """For the model's initial state, where that is random."""
+        if self.model.options.init_state == "zeros":
+            return None
+        key = [self.config.seed, _STATE, int(self.training), index, self.global_rank]
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        return torch.Generator(self.device).manual_seed(seed)
