@@ -149,53 +149,6 @@ def test_a_kernel_that_breaks_every_promise(tmp_path: Path) -> None:
     ]
 
 
-CALCULATOR = """
-#include <cuda_occupancy.h>
-#include <cstdio>
-int main() {
-  int major, minor, warps, all_shared, block, registers, shared;
-  while (scanf("%d %d %d %d %d %d %d", &major, &minor, &warps, &all_shared, &block, &registers, &shared) == 7) {
-    cudaOccDeviceProp card;
-    card.computeMajor = major, card.computeMinor = minor, card.warpSize = 32, card.numSms = 100;
-    card.maxThreadsPerBlock = 1024, card.maxThreadsPerMultiprocessor = 32 * warps;
-    card.regsPerBlock = card.regsPerMultiprocessor = 65536;
-    card.sharedMemPerBlock = 48 * 1024, card.sharedMemPerMultiprocessor = all_shared;
-    card.reservedSharedMemPerBlock = 1024, card.sharedMemPerBlockOptin = all_shared - 1024;
-    cudaOccFuncAttributes kernel;
-    kernel.maxThreadsPerBlock = block, kernel.numRegs = registers, kernel.sharedSizeBytes = 0;
-    kernel.partitionedGCConfig = PARTITIONED_GC_OFF, kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
-    kernel.maxDynamicSharedSizeBytes = shared, kernel.numBlockBarriers = 1;
-    cudaOccDeviceState state;
-    cudaOccResult result;
-    cudaOccMaxActiveBlocksPerMultiprocessor(&result, &card, &kernel, &state, block, shared);
-    printf("%d\\n", result.activeBlocksPerMultiprocessor);
-  }
-}
-"""
-
-
-def test_occupancy_is_what_the_cuda_toolkit_calculates(tmp_path: Path) -> None:
-    nvcc = tool("nvcc")
-    (tmp_path / "calculator.cu").write_text(CALCULATOR)
-    subprocess.run([nvcc, "-o", str(tmp_path / "calculator"), str(tmp_path / "calculator.cu")], check=True)
-    cases = [
-        (architecture, block, registers, shared)
-        for architecture in (80, 86, 89, 90, 100, 120)
-        for block in (32, 128, 160, 256, 288, 1024)
-        for registers in (16, 40, 64, 96, 97, 130, 168, 255)
-        for shared in (0, 1000, 15360, 29696, 57344, 94208)
-    ]
-    lines = []
-    for architecture, *rest in cases:
-        has = cuda_binary.MULTIPROCESSORS[architecture]
-        lines.append(" ".join(map(str, (*divmod(architecture, 10), has.warps, has.shared, *rest))))
-    printed = cuda_binary.run(str(tmp_path / "calculator"), feed="\n".join(lines))
-    for case, blocks in zip(cases, printed.split(), strict=True):
-        architecture, block, *_ = case
-        share = int(blocks) * (block // 32) / cuda_binary.MULTIPROCESSORS[architecture].warps
-        assert cuda_binary.occupancy(*case)[0] == pytest.approx(share), case
-
-
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))

@@ -185,7 +185,7 @@ def test_the_default_bound_changes_no_frame(predictor: str, variant: str):
 
 
 @quiet
-@pytest.mark.parametrize("variant", ["paper", "official"])
+@pytest.mark.parametrize("variant", ["paper", pytest.param("official", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("predictor", CELLS)
 def test_400_frames_are_finite(predictor: str, variant: str):
     """Without the bound the first nan came at frame 71 with closed gates, at 168 and 323 without."""
@@ -234,7 +234,7 @@ def test_a_half_memory_comes_to_rest(on: UnderTest, dtype: torch.dtype, most: in
 
 
 @quiet
-@pytest.mark.parametrize("predictor", ["convlstm", "predrnn"])
+@pytest.mark.parametrize("predictor", ["convlstm", pytest.param("predrnn", marks=pytest.mark.slow)])
 def test_predict_keeps_no_more_than_its_frames(predictor: str):
     """Beside the predictions, three times (folded, joined, unfolded), 100 steps take what 20 do."""
     model = rnn(predictor)

@@ -255,8 +255,11 @@ def test_openstls_mim_and_e3d_lstm(predictor, layers, own, layer_norm) -> None:
 @pytest.mark.parametrize("predictor", ["mim", "e3d_lstm"])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_every_missing_or_misshapen_tensor_is_named(predictor: str, layer_norm: bool) -> None:
+    """With layer norm, its own tensors alone: the others are tried without."""
     weights = openstl_dict(predictor, 2, layer_norm=layer_norm)
-    for name, tensor in weights.items():
+    tried = weights.keys() - (openstl_dict(predictor, 2) if layer_norm else {}).keys()
+    for name in sorted(tried):
+        tensor = weights[name]
         with pytest.raises(ValueError, match=f"missing {re.escape(name)}"):
             load_checkpoint({key: t for key, t in weights.items() if key != name})
         wrong = [tensor[:5].clone(), tensor.flatten(), tensor.new_ones(())]
