@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_checkpoints import Tensors, equal, loaded, model, same
+from small_models import Tensors, equal, loaded, model, same
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel

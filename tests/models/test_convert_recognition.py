@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from official_modules import Idle, StandIn, UserModel, official_parts
 from official_program import needs_checkout, official_module
-from test_convert import Idle, StandIn, UserModel, official_parts
 from torch import nn
 from torch.ao.nn import qat
 from torch.ao.quantization import get_default_qat_qconfig

@@ -14,6 +14,7 @@ import torch
 from case import generator
 from comparing import assert_close
 from compiling import nothing_compiled  # noqa: F401
+from official_modules import StandIn
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -161,8 +162,6 @@ def test_the_bound_is_an_option_of_the_program(tmp_path: Path):
 
 
 def test_a_converted_layer_has_the_official_ones_motion():
-    from test_convert import StandIn
-
     assert from_official(StandIn(4)).max_offset is None
 
 
@@ -186,7 +185,7 @@ def test_the_default_bound_changes_no_frame(predictor: str, variant: str):
 
 
 @quiet
-@pytest.mark.parametrize("variant", ["paper", "official"])
+@pytest.mark.parametrize("variant", ["paper", pytest.param("official", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("predictor", CELLS)
 def test_400_frames_are_finite(predictor: str, variant: str):
     """Without the bound the first nan came at frame 71 with closed gates, at 168 and 323 without."""
@@ -235,7 +234,7 @@ def test_a_half_memory_comes_to_rest(on: UnderTest, dtype: torch.dtype, most: in
 
 
 @quiet
-@pytest.mark.parametrize("predictor", ["convlstm", "predrnn"])
+@pytest.mark.parametrize("predictor", ["convlstm", pytest.param("predrnn", marks=pytest.mark.slow)])
 def test_predict_keeps_no_more_than_its_frames(predictor: str):
     """Beside the predictions, three times (folded, joined, unfolded), 100 steps take what 20 do."""
     model = rnn(predictor)

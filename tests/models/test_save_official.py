@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 from golden import GoldenCase, golden_cases
-from test_official import net, openstl_dict
+from public_weights import net, openstl_dict
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 

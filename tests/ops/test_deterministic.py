@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -12,7 +11,7 @@ from case import Case, generator
 from checking import check
 from comparing import assert_close
 from torch import Tensor
-from under_test import DTYPES, EMULATED, EMULATOR, GPU_KERNELS, UnderTest, on
+from under_test import DTYPES, EMULATED, GPU_KERNELS, UnderTest, on, set_seed
 from warp_cases import WARP_CASES, motion_inputs, warp_inputs
 
 from motionrnn_ext.backends import reference
@@ -70,11 +69,6 @@ def test_deterministic_gradients_show_what_is_not_finite(
     for f, o in zip(found, others):
         assert f.isfinite().equal(o.isfinite())
         assert_close(f[f.isfinite()], o[o.isfinite()], 1e-6)
-
-
-def set_seed(value: int) -> None:
-    """Sets the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
-    ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
 
 
 @pytest.fixture

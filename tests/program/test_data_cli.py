@@ -16,6 +16,7 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 pytest.importorskip("h5py", reason="the training program's packages are not installed")
 
 import numpy as np
+from commands import SMALL, fails, run
 from layouts import (
     noise,
     write_h5,
@@ -27,10 +28,8 @@ from layouts import (
     write_pngs,
 )
 from PIL import Image
-from test_train import one_thread  # noqa: F401  (the fixture applies here too)
 from torch.utils.data import DataLoader
 
-from motionrnn_ext import cli
 from motionrnn_ext.cli.parser import make_parser
 from motionrnn_ext.cli.settings import config_of
 from motionrnn_ext.data import DATASETS, DataSet, open_clips
@@ -58,35 +57,6 @@ LAYOUTS: dict[str, tuple[Writer | None, int, tuple[str, ...]]] = {
     "moving_mnist_npz": (write_npz, 4, ()),
     "moving_mnist_npy": (lambda root: write_npy(root / "mnist_test_seq.npy"), 0, ("--digit-size", "12")),
 }
-SMALL = [
-    *(
-        "--hidden",
-        "4",
-        "--patch-size",
-        "4",
-        "--filter-size",
-        "3",
-        "--image-size",
-        "16",
-        "16",
-        "--n-input",
-        "4",
-    ),
-    *("--n-output", "4", "--batch-size", "2", "--steps", "2", "--val-every", "2", "--val-clips", "2"),
-    *("--train-clips", "3", "--log-every", "1", "--accelerator", "cpu", "--no-progress"),
-]
-
-
-def run(*command: object) -> int:
-    return cli.main([str(word) for word in command])
-
-
-def fails(capsys: pytest.CaptureFixture[str], *command: object) -> str:
-    """The one line on stderr of a command that must fail."""
-    capsys.readouterr()
-    assert run(*command) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 def written(home: Path, name: str) -> list[str]:

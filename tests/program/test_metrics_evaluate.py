@@ -13,8 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from test_metrics_perceptual import alexnet, video_network, weights  # noqa: F401  (fixtures)
-from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import TINY
 
 from motionrnn_ext import cli
 from motionrnn_ext.cli.parser import make_parser
@@ -56,15 +55,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evaluated(
     trained: Path,
-    weights: Path,  # noqa: F811
-    video_network: Path,  # noqa: F811
+    alexnet_weights: Path,
+    video_network: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The command with every metric."""
     out = tmp_path_factory.mktemp("evaluated") / "out"
     options = (
         f"--clips 5 --batch-size 2 --pictures 0 --ssim gaussian --thresholds 0 40 --value-scale 70"
-        f" --value-offset -10 --lpips {weights} --fvd {video_network} --fvd-context --out {out}"
+        f" --value-offset -10 --lpips {alexnet_weights} --fvd {video_network} --fvd-context --out {out}"
     )
     assert cli.main(["evaluate", str(trained), *options.split()]) == 0
     return out
@@ -73,8 +72,8 @@ def evaluated(
 def test_every_metric_is_what_its_part_gives(
     evaluated: Path,
     trained: Path,
-    weights: Path,  # noqa: F811
-    video_network: Path,  # noqa: F811
+    alexnet_weights: Path,
+    video_network: Path,
 ) -> None:
     run = load_run(trained)
     clips = held_out(run.config, 5)
@@ -84,7 +83,7 @@ def test_every_metric_is_what_its_part_gives(
     (label,) = set(models) - {BASELINE}
     parts = [predict_clips(run.model, given[i : i + 2], 3, seed=i) for i in (0, 2, 4)]
     for name, future in {label: torch.cat(parts), BASELINE: repeat_last_frame(frames, 2)}.items():
-        wanted, found = parts_of(future, truth, given, weights, video_network), models[name]
+        wanted, found = parts_of(future, truth, given, alexnet_weights, video_network), models[name]
         for key in (
             "mse",
             "mae",
@@ -107,8 +106,10 @@ def test_every_metric_is_what_its_part_gives(
             assert found["per_batch"][key] == pytest.approx(wanted["per_batch"][key], rel=1e-9)
 
 
-def parts_of(future: Tensor, truth: Tensor, given: Tensor, weights: Path, network: Path) -> dict[str, Any]:  # noqa: F811
-    lpips = load_lpips(weights)
+def parts_of(
+    future: Tensor, truth: Tensor, given: Tensor, alexnet_weights: Path, network: Path
+) -> dict[str, Any]:
+    lpips = load_lpips(alexnet_weights)
     frames = FrameMetrics(3, "gaussian", gdl=True)
     frames.update(future, truth)
     events = EventMetrics(3, (0, 40), Values(70.0, -10.0))
@@ -203,7 +204,7 @@ def test_bad_options(
 
 def test_clips_too_short_for_the_video_network(
     trained: Path,
-    video_network: Path,  # noqa: F811
+    video_network: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -240,10 +241,10 @@ def test_openstl_measures_what_is_not_clipped() -> None:
         assert result["mse"] == pytest.approx(wanted.item(), rel=1e-5), convention
 
 
-def test_colours_reach_the_networks_red_first(weights: Path) -> None:  # noqa: F811
+def test_colours_reach_the_networks_red_first(alexnet_weights: Path) -> None:
     """Clips stored blue first have the LPIPS of the same clips stored red first."""
     red_first = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    protocol = Protocol(lpips=weights)
+    protocol = Protocol(lpips=alexnet_weights)
     found = [
         score({}, clips, 2, protocol=protocol, colours=colours)[BASELINE]["lpips"]
         for clips, colours in ((red_first, "RGB"), (red_first.flip(2), "BGR"), (red_first.flip(2), "RGB"))
@@ -282,7 +283,7 @@ def test_bad_protocols_are_named() -> None:
         Protocol(thresholds=(1.0,))
 
 
-def test_context_is_asked_for(video_network: Path) -> None:  # noqa: F811
+def test_context_is_asked_for(video_network: Path) -> None:
     meter = Meter(3, Protocol(fvd=video_network, fvd_context=True))
     frames = torch.rand(2, 3, 1, 8, 8)
     with pytest.raises(ValueError, match="fvd_context needs the frames that the model was given"):

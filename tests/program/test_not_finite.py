@@ -16,12 +16,11 @@ from torch import Tensor
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from test_experiments import plan, runner
-from test_train import BEST, LAST, TINY, assert_same_training, checkpoint, one_thread, run  # noqa: F401
+from trainings import BEST, LAST, TINY, assert_same_training, checkpoint, plan, run
 
 from motionrnn_ext import cli
 from motionrnn_ext.evaluation.scores import predict_clips
-from motionrnn_ext.experiments import table
+from motionrnn_ext.experiments import runner, table
 from motionrnn_ext.files import read_json, write_json
 from motionrnn_ext.metrics import table_rows
 from motionrnn_ext.models import MotionRNN

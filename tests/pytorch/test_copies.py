@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from features import feature
-from test_convert import UserModel
+from official_modules import UserModel
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from under_test import ALL, CPU, REFERENCE, UnderTest, on

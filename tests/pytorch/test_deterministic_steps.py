@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from features import feature
 from side_by_side import check_passed
-from test_deterministic import set_seed
 from torch import Tensor
-from under_test import ALL, EMULATED, REFERENCE, UnderTest, on
+from under_test import ALL, EMULATED, REFERENCE, UnderTest, on, set_seed
 
 from motionrnn_ext import MotionRNN
 from motionrnn_ext.layers.cells import CELLS, ConvLSTMCell

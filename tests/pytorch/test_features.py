@@ -1,15 +1,14 @@
 """The compatibility table of docs/pytorch.md: this run's tests, the record and the page agree.
 
-conftest.py puts this file last. `MOTIONRNN_EXT_FEATURES_UPDATE=1 make test-all` writes record and page anew.
+conftest.py puts this file last. After a change, `MOTIONRNN_EXT_FEATURES=NOTES make test-all` keeps what passed,
+and `python tests/support/features.py --update NOTES` writes it into record and page.
 """
 
 from __future__ import annotations
 
-import os
-
 import features
 import pytest
-from features import COLUMNS, END, FEATURES, PAGE, START
+from features import COLUMNS, END, PAGE, START
 
 
 def test_a_failure_counts_most_and_a_refusal_least():
@@ -28,9 +27,6 @@ def test_what_passed_is_what_the_record_says(request: pytest.FixtureRequest):
     whole = not config.option.keyword and not config.option.markexpr
     whole = whole and config.args_source is pytest.Config.ArgsSource.TESTPATHS
     found = features.noted()
-    if os.environ.get("MOTIONRNN_EXT_FEATURES_UPDATE") == "1":
-        before = {} if whole or not features.RECORD.exists() else features.recorded()
-        features.write({name: {**before.get(name, {}), **found.get(name, {})} for name in FEATURES})
     recorded = features.recorded()
     outcomes = {
         name: {c: said.partition(",")[0] for c, said in row.items()} for name, row in recorded.items()

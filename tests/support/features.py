@@ -8,6 +8,7 @@ pytest process of a run, those that a test starts included, notes what passed; t
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -84,8 +85,10 @@ _made: list[str] = []
 
 
 def begin() -> None:
-    """The first process of a run makes the folder for those it starts, and removes it."""
-    if FOLDER not in os.environ:
+    """Make the folder of the notes, which `end` of this process removes, unless a variable names one that stays."""
+    if FOLDER in os.environ:
+        Path(os.environ[FOLDER]).mkdir(parents=True, exist_ok=True)
+    else:
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="motionrnn_ext-features-")
         _made.append(os.environ[FOLDER])
 
@@ -129,7 +132,7 @@ def _put(cells: Cells, name: str, column: str, said: str) -> None:
 
 
 def noted() -> Cells:
-    """By this process and by those it started."""
+    """Return what this process noted, and those it started."""
     cells: Cells = {}
     found = [json.loads(path.read_text()) for path in Path(os.environ[FOLDER]).glob("*.json")]
     for part in [*found, _noted]:
@@ -157,3 +160,19 @@ def table(cells: Cells) -> Iterator[str]:
     for name, title in FEATURES.items():
         row = cells.get(name, {})
         yield f"| {title} | {' | '.join(row.get(c, '-') for c in COLUMNS)} |"
+
+
+def main() -> None:
+    """Add the notes of a run of the tests to the record, and write the page's table anew."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "--update", type=Path, metavar="NOTES", required=True,
+        help=f"the folder of the notes: first run {FOLDER}=NOTES make test-all",
+    )  # fmt: skip
+    os.environ[FOLDER] = str(parser.parse_args().update)
+    found, before = noted(), recorded()
+    write({name: {**before.get(name, {}), **found.get(name, {})} for name in FEATURES})
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ kernels on the CPU (as tests/triton/test_triton.py does).
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,11 @@ EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' lib
 def _load_emulator() -> None:
     torch.ops.load_library(EMULATOR)
     native.register(EMULATED.namespace)
+
+
+def set_seed(value: int) -> None:
+    """Set the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
+    ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
 
 
 def _hasten_the_interpreter() -> None:
