@@ -351,7 +351,9 @@ LAYERS: dict[str, Provocation] = {
     "transient and trend are both False; one should be True, or no motion is left": lambda _: MotionGRUCell(
         4, transient=False, trend=False
     ),
-    "hidden_channels is ...; it should be at least 4, a quarter is encoded": lambda _: MotionGRU(3),
+    "hidden_channels is ...; it should be at least 4, because a quarter of them is encoded": lambda _: (
+        MotionGRU(3)
+    ),
     "gate_side is ...; it should be 'hidden' or 'decoded'": lambda _: MotionGRU(8, gate_side="left"),
     "... has shape ...; it should be ...": lambda _: MotionGRU(8)(torch.ones(1, 4, 6, 6)),
     "... has shape ...; it should be ...; a sequence ... is for MotionGRULayer, maps with a depth axis ... are for "
@@ -400,7 +402,7 @@ LAYERS: dict[str, Provocation] = {
     "predictor ... is ...; it should be a subclass of RecurrentCell": predictor("mine", nn.Module),
     "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
-    "model is itself a MotionGRU, which cannot be swapped in place; ...": lambda _: convert(StandIn(4)),
+    "model is itself a MotionGRU, which cannot be replaced in place; ...": lambda _: convert(StandIn(4)),
     "model is itself a converted MotionGRU; revert the model that holds it": twice,
     "... has no ... any more, which its official module needs; put them back first": revert_without_warp,
     "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (
@@ -505,7 +507,7 @@ def text(p: Place) -> None:
 
 CHECKPOINTS: dict[str, Provocation] = {
     "checkpoint ... is truncated or no file of weights": text,
-    "checkpoint ... is no file of weights alone: it asks for ..., and such a file could run code": lambda p: (
+    "checkpoint ... holds more than weights: it asks for ..., and such a file could run code": lambda p: (
         load_checkpoint(p.file({"state_dict": subprocess.Popen}))
     ),
     "checkpoint ... is a TorchScript program; it should be a file of weights: torch.save its state_dict()": program,
@@ -526,11 +528,13 @@ CHECKPOINTS: dict[str, Provocation] = {
     "... has tensors on the device meta, without values: ...": lambda _: load_checkpoint(
         rnn().to("meta").state_dict()
     ),
-    "... has ..., it is of ... and cannot be loaded; known are ...": lambda _: load_checkpoint(
+    "... has ..., which belongs to ... and cannot be loaded; known are ...": lambda _: load_checkpoint(
         {"srcnn.0.weight": torch.ones(1)}
     ),
-    "... has ..., it is of no known program; known are ...": lambda _: load_checkpoint({"a": torch.ones(1)}),
-    "... is of no known predictor; known: ...; one of your own is to be registered first": lambda _: (
+    "... has ..., which belongs to no known program; known are ...": lambda _: load_checkpoint(
+        {"a": torch.ones(1)}
+    ),
+    "... belongs to no known predictor; known: ...; register one of your own first": lambda _: (
         load_checkpoint({"cells.0.weight": torch.ones(1), "conv_last.weight": torch.ones(1, 1, 1, 1)})
     ),
     "... describes a model that cannot be made: ...": tampered,
@@ -560,7 +564,7 @@ CHECKPOINTS: dict[str, Provocation] = {
         official_dict(net()) | {"adapter.weight": torch.ones(8, 8, 1, 1)}
     ),
     "load_checkpoint: applied the pruning masks of ...": lambda _: load_checkpoint(pruned().state_dict()),
-    "load_checkpoint: assumed ..., which no tensor shows; name what differs": lambda _: load_checkpoint(
+    "load_checkpoint: assumed ..., which no tensor shows; pass those that differ": lambda _: load_checkpoint(
         official_dict(net())
     ),
     "model is a ...; it should be a MotionRNN...": lambda p: save_official(nn.Linear(1, 1), p.path / "file"),
