@@ -89,7 +89,7 @@ def convert(model: nn.Module) -> ConversionReport:
     _check_module(model)
     if is_candidate(model):
         raise ValueError(
-            "model is itself a MotionGRU, which cannot be swapped in place; "
+            "model is itself a MotionGRU, which cannot be replaced in place; "
             "assign the result instead: layer = motionrnn_ext.layers.from_official(layer)"
         )
     report = ConversionReport()

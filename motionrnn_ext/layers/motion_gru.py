@@ -20,7 +20,7 @@ from .states import check_not_rounded
 from .tensors import add_to, fold_depth, unfold_depth
 from .warp import OffsetWarp
 
-# Pickles of older versions look all of these up here.
+# Pickles of older versions name all of these classes by this module.
 __all__ = ["MotionGRU", "MotionGRUCell", "MotionState", "OffsetWarp", "PackedGates"]
 
 
@@ -89,7 +89,7 @@ class MotionGRU(Resettable):
         encoded = hidden_channels // 4
         if encoded < 1:
             raise ValueError(
-                f"hidden_channels is {hidden_channels}; it should be at least 4, a quarter is encoded"
+                f"hidden_channels is {hidden_channels}; it should be at least 4, because a quarter of them is encoded"
             )
         encoder_kernel_size = whole("encoder_kernel_size", encoder_kernel_size)
         blend_kernel_size = odd("blend_kernel_size", blend_kernel_size)

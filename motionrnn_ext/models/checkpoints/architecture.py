@@ -105,7 +105,7 @@ def own_predictor(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
             return predictor
     key = next(name for name in state if name.startswith("cells."))
     raise ValueError(
-        f"{key} is of no known predictor; known: {', '.join(CELLS)}; one of your own is to be registered first"
+        f"{key} belongs to no known predictor; known: {', '.join(CELLS)}; register one of your own first"
     )
 
 

@@ -102,7 +102,7 @@ def load_checkpoint(
         warnings.warn(f"load_checkpoint: applied the pruning masks of {found.pruned}", stacklevel=2)
     if found.assumed:
         warnings.warn(
-            f"load_checkpoint: assumed {in_words(found.assumed)}, which no tensor shows; name what differs",
+            f"load_checkpoint: assumed {in_words(found.assumed)}, which no tensor shows; pass those that differ",
             stacklevel=2,
         )
     return found.model

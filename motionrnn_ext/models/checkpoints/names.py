@@ -90,7 +90,7 @@ _FOREIGN = {
     "PhyDNet": r"(^|\.)phycell\.",
     "SimVP": r"(^|\.)(enc\.enc|hid\.enc|dec\.readout)\.",
     "action-conditioned PredRNN": r"\.conv_a\.",
-    "Conv-TT-LSTM, of which load_conv_tt_lstm_cell takes a cell,": r"(^|\.)layers_\.\d+\.",
+    "Conv-TT-LSTM (load_conv_tt_lstm_cell loads a cell of it)": r"(^|\.)layers_\.\d+\.",
 }
 _KNOWN = "MotionRNN, PredRNN, ConvLSTM (thuml, OpenSTL), MIM, E3D-LSTM (OpenSTL) and this package's own"
 
@@ -100,7 +100,7 @@ def refuse_foreign(names: Iterable[str], where: str) -> None:
     for program, part in _FOREIGN.items():
         if key := next((name for name in names if re.search(part, name)), None):
             raise ValueError(
-                f"{where} has {key}, it is of {program} and cannot be loaded; known are {_KNOWN}"
+                f"{where} has {key}, which belongs to {program} and cannot be loaded; known are {_KNOWN}"
             )
 
 
@@ -118,7 +118,9 @@ def recognised(names: Mapping[str, object], where: str = "state dict") -> str:
     if any(".conv_m." in name for name in names):
         return "predrnn"
     if not any(name.startswith(("cell_list.", "conv_last.")) for name in names):
-        raise ValueError(f"{where} has {next(iter(names))}, it is of no known program; known are {_KNOWN}")
+        raise ValueError(
+            f"{where} has {next(iter(names))}, which belongs to no known program; known are {_KNOWN}"
+        )
     return "convlstm"
 
 

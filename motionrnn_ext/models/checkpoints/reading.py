@@ -132,7 +132,7 @@ def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safet
         said = str(error)
     if asked := re.search(r"GLOBAL (\S+)", said):
         raise ValueError(
-            f"{where} is no file of weights alone: it asks for {asked[1]}, and such a file could run code"
+            f"{where} holds more than weights: it asks for {asked[1]}, and such a file could run code"
         )
     if "TorchScript" in said:
         raise ValueError(
