@@ -1,11 +1,11 @@
 """motionrnn_ext: MotionRNN (video prediction, CVPR 2021), made fast.
 
-    ops         six fused, differentiable ops: `motionrnn_ext.ops.offset_warp` and its kin
+    ops         fused, differentiable ops such as `motionrnn_ext.ops.offset_warp`
     layers      `MotionGRUCell`, `MotionGRU`, `MotionGRULayer`, the recurrent cells, `convert` and `revert`
     models      `MotionRNN`, checkpoints of the official program
     warmup      run a module before a CUDA graph is captured or a clock starts
 
-Importing needs torch alone, compiles nothing, and never fails for the lack of a native library.
+An import needs torch alone, compiles nothing, and never fails because a native library is missing.
 """
 
 import torch
@@ -18,8 +18,8 @@ from .warmup import warmup
 
 __version__ = "0.1.0"
 
-# torch.compile keeps graphs on disk, backward functions included, and does not look into this package: without its
-# version in their keys, a compiled program would go on with those of the version before.
+# The version is part of the keys of torch.compile's cache, which keeps graphs on disk, backward functions included, and
+# does not look into this package. Without it a compiled program would run the graphs of an earlier version.
 if "motionrnn_ext" not in torch.compiler.config.cache_key_tag:
     torch.compiler.config.cache_key_tag += f" motionrnn_ext {__version__}"
 

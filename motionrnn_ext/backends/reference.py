@@ -1,6 +1,6 @@
 """The specification of the ops in plain, differentiable PyTorch: any device, any layout, any order of derivative.
 
-Arguments are those of `motionrnn_ext.ops`, already checked there. The other backends are tested against this file.
+The arguments are those of `motionrnn_ext.ops`, which has checked them. The other backends are tested against this file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .layouts import memory_format
 
 
 def state_dtype(feature: torch.dtype) -> torch.dtype:
-    """The dtype of motion state, coordinates and arithmetic beside features of dtype `feature`."""
+    """Return the dtype of motion state, coordinates and arithmetic for features of dtype `feature`."""
     return torch.float64 if feature == torch.float64 else torch.float32
 
 
@@ -25,7 +25,10 @@ def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
 
 
 def bounded(offset: Tensor, max_offset: float) -> Tensor:
-    """offset within [-max_offset, max_offset], without gradient at the bound. nan stays nan; a bound of inf is none."""
+    """Return offset limited to [-max_offset, max_offset], without gradient at the bound.
+
+    nan stays nan. A max_offset of inf sets no bound.
+    """
     if max_offset == math.inf:
         return offset
     fixed = offset.detach()
@@ -33,7 +36,7 @@ def bounded(offset: Tensor, max_offset: float) -> Tensor:
 
 
 def bounded_backward(grad: Tensor, new_offset: Tensor, max_offset: float) -> Tensor:
-    """The gradient of what was bounded, from that of the result `new_offset`."""
+    """Return the gradient of the argument of `bounded`, from that of its result `new_offset`."""
     if max_offset == math.inf:
         return grad
     return grad.masked_fill(new_offset.detach().abs() >= max_offset, 0)
@@ -66,7 +69,10 @@ def motion_gates(
     motion_reset: Callable[..., Tensor] = motion_reset,
     motion_update: Callable[..., tuple[Tensor, Tensor]] = motion_update,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With other backends' ops between the convolutions, what those without a kernel for all of it run."""
+    """Run the gates' convolutions and the pointwise ops between them.
+
+    Backends without a fused kernel run this too, passing their own `motion_reset` and `motion_update`.
+    """
     padding, motion = x_weight.shape[-1] // 2, offset.shape[1]
     from_x = F.conv2d(x, x_weight, x_bias, padding=padding)
     gates_x, candidate_x, mask = from_x.split((2 * motion, motion, from_x.shape[1] - 3 * motion), dim=1)
@@ -102,12 +108,12 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
 
 
 def masked_taps(x: Tensor, offset: Tensor, mask_logits: Tensor, k: int) -> Tensor:
-    """What the warp sums over: the k*k taps of x, (B, C, K, H, W) in the dtype of offset."""
+    """Return the k*k masked taps of x that the warp sums over, (B, C, K, H, W) in the dtype of offset."""
     dtype = offset.dtype
     row_offset, col_offset = offset.chunk(2, dim=1)  # (B, K, H, W) each
     height, width = x.shape[-2:]
-    row, row_fraction = _cell(row_offset, _taps(k, x.device).repeat_interleave(k), height, axis=-2)
-    col, col_fraction = _cell(col_offset, _taps(k, x.device).repeat(k), width, axis=-1)
+    row, row_fraction = _bilinear_cell(row_offset, _taps(k, x.device).repeat_interleave(k), height, axis=-2)
+    col, col_fraction = _bilinear_cell(col_offset, _taps(k, x.device).repeat(k), width, axis=-1)
     features = x.to(dtype)
     samples = (
         (1 - row_fraction) * (1 - col_fraction) * _pixels(features, row, col)
@@ -119,14 +125,15 @@ def masked_taps(x: Tensor, offset: Tensor, mask_logits: Tensor, k: int) -> Tenso
 
 
 def _taps(k: int, device: torch.device) -> Tensor:
+    """Return the places of k taps on one axis, relative to the pixel."""
     return torch.arange(k, device=device) - (k - 1) // 2
 
 
-def _cell(offset: Tensor, tap: Tensor, size: int, axis: int) -> tuple[Tensor, Tensor]:
-    """The lower pixel index of the bilinear cell, (B, K, H, W) int64, and the place in it, (B, 1, K, H, W) in [0, 1).
+def _bilinear_cell(offset: Tensor, tap: Tensor, size: int, axis: int) -> tuple[Tensor, Tensor]:
+    """Return the lower pixel index of the bilinear cell and the fraction in it, along one axis.
 
-    Offsets beyond `reach` are moved to it, which keeps inf and 1e7 in int64's range; they lie outside of the image
-    before and after, and have no gradient.
+    The index is (B, K, H, W) int64, the fraction (B, 1, K, H, W) in [0, 1). Offsets beyond `reach` are moved to it,
+    which keeps inf and 1e7 in int64's range; they lie outside of the image before and after, and have no gradient.
     """
     reach = size + tap.numel()
     offset = torch.where(offset.abs() > reach, offset.detach().clamp(-reach, reach), offset)
@@ -137,7 +144,7 @@ def _cell(offset: Tensor, tap: Tensor, size: int, axis: int) -> tuple[Tensor, Te
 
 
 def _pixels(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
-    """x (B, C, H, W) at integer places (B, K, H, W): (B, C, K, H, W), zero outside of the image."""
+    """Return x (B, C, H, W) at integer places (B, K, H, W) as (B, C, K, H, W), zero outside of the image."""
     height, width = x.shape[-2:]
     inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
     index = row.clamp(0, max(height - 1, 0)) * width + col.clamp(0, max(width - 1, 0))

@@ -1,5 +1,7 @@
-"""The functional API: six differentiable ops, one file per stem, and two that join them: `motion_gates`, with the
-convolutions between, and `motion_warp`.
+"""The functional API: six differentiable ops, one file per stem, and two that join others.
+
+`motion_gates` joins the MotionGRU's pointwise ops and the convolutions between them; `motion_warp` joins
+`motion_update` and `offset_warp`.
 
 Notation, used in every docstring and shape comment of the package:
 
@@ -11,16 +13,16 @@ Notation, used in every docstring and shape comment of the package:
     D trend (the momentum): as F
     s() sigmoid   . elementwise product   * convolution   *S any trailing sizes
 
-Every op takes logits and applies the activations inside, so one launch each way is enough and backward needs only the
-op's inputs (that of a new offset the offset, to see where it is at its bound; that of `motion_gates`, which makes the
-logits itself, those as well).
+Every op takes logits and applies the activations itself, so that one launch each way is enough and backward needs only
+the op's inputs. Where an op returns a new offset, backward also needs that, to see where it is at its bound;
+`motion_gates` also keeps the logits that it computes.
 
 Features (x, logits, gates, weight) share one dtype: float32, bfloat16, float16 or float64. Motion state
 (offset, trend), coordinates and all arithmetic are float32, or float64 with float64 features. Under autocast the ops
 cast features to autocast's dtype and motion state to float32 themselves.
 
-Wrong ranks, sizes and devices raise ValueError, wrong dtypes TypeError; the message names the argument, what it is and
-what it should be.
+Wrong ranks, sizes and devices raise ValueError, wrong dtypes TypeError. The message names the argument, says what it is
+and what it should be.
 """
 
 from .motion_gates import motion_gates

@@ -1,4 +1,4 @@
-"""What all ops ask of their arguments: one device, known dtypes, matching shapes, numbers; and autocast's casts."""
+"""Checks of the ops' arguments: one device, known dtypes, matching shapes, numbers; and the casts of autocast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype that autocast wants for features on this tensor's device; None outside of autocast."""
+    """Return the dtype that autocast wants for features on this tensor's device, or None outside of autocast."""
     device = tensor.device.type if isinstance(tensor, Tensor) else ""
     if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -26,12 +26,12 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def cast(tensors: Sequence[Any], dtype: torch.dtype) -> list[Any]:
-    """Autocast's rule: floating tensors to `dtype`, all else left as it is, float64 included."""
+    """Return arguments as autocast casts them: floating tensors in `dtype`; all else, float64 included, unchanged."""
     return [t.to(dtype) if isinstance(t, Tensor) and t.dtype in FEATURE_DTYPES[:3] else t for t in tensors]
 
 
 def check_features(op: str, **features: Tensor) -> None:
-    """All the same supported dtype and the same device."""
+    """Raise unless all features are tensors of the same supported dtype on the same device."""
     first_name, first = next(iter(features.items()))
     for name, tensor in features.items():
         if not isinstance(tensor, Tensor):
@@ -50,7 +50,10 @@ def check_features(op: str, **features: Tensor) -> None:
 def check_state(
     op: str, feature_name: str, feature: Tensor, *, or_feature_dtype: bool = False, **state: Tensor
 ) -> None:
-    """Motion state: float32, or float64 with float64 features; with `or_feature_dtype` the features' dtype as well."""
+    """Raise unless motion state is float32, or float64 with float64 features, on the features' device.
+
+    With `or_feature_dtype` the features' dtype is right as well.
+    """
     wanted = state_dtype(feature.dtype)
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
@@ -74,13 +77,14 @@ def _check_device(op: str, name: str, tensor: Tensor, first_name: str, first: Te
 def check_rank(
     op: str, name: str, tensor: Tensor, rank: int, meaning: str, *, at_least: bool = False
 ) -> None:
-    """`meaning` spells the shape, such as (B, C, H, W)."""
+    """Raise unless a tensor has this rank, or a higher one if `at_least`. `meaning` spells the shape: (B, C, H, W)."""
     if tensor.dim() != rank and not (at_least and tensor.dim() > rank):
         more = " or more" if at_least else ""
         raise ValueError(f"{op}: {name} has rank {tensor.dim()}; it should have rank {rank}{more}: {meaning}")
 
 
 def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], because: str) -> None:
+    """Raise unless a tensor has this shape. `because` ends the message, and says where the shape comes from."""
     if tensor.shape != torch.Size(shape):
         raise ValueError(
             f"{op}: {name} has shape {tuple(tensor.shape)}; it should be {tuple(shape)}, {because}"
@@ -89,15 +93,16 @@ def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], becaus
 
 # ---- Numbers
 
-_LARGEST = torch.finfo(torch.float32).max  # motion state may be float32
+# The largest bound, since motion state may be float32.
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def number(op: str, name: str, value: Any, features: Tensor) -> float | Tensor:
-    """A number that the formulas differentiate by, where it is a tensor: as the op hands it on.
+    """Return an op's number in the form in which the op hands it on.
 
-    A tensor of one element that is to be had on the CPU at once, and asks for no gradient, becomes its number. Any
-    other becomes a 0-d tensor in the dtype of arithmetic, whose value is never read: that would wait for a device, or
-    break a graph.
+    A tensor of one element whose value can be read at once on the CPU, and which asks for no gradient, becomes a float.
+    Any other tensor becomes a 0-d tensor in the dtype of arithmetic, by which the formulas differentiate. Its value is
+    never read, since that would wait for a device, or break a graph.
     """
     if not isinstance(value, Tensor):
         return real(f"{op}: {name}", value)
@@ -122,7 +127,7 @@ def _is_at_hand(value: Tensor) -> bool:
 
 
 def real(what: str, value: Any) -> float:
-    """A number of Python's or NumPy's as a float; `what` is named in the message."""
+    """Return a number of Python or NumPy as a float. `what` names it in the message."""
     if isinstance(value, bool) or not isinstance(value, (float, int, torch.SymFloat, numbers.Real)):
         raise TypeError(f"{what} is {' '.join(repr(value).split())}; it should be a number")
     if value != value:
@@ -134,14 +139,14 @@ def real(what: str, value: Any) -> float:
 
 
 def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
-    """alpha, in [0, 1] if it is a number. A Parameter was learned, and goes on with what it learned when frozen."""
+    """Return alpha for an op. A number has to be in [0, 1]; a frozen Parameter keeps the value that it learned."""
     is_learned = isinstance(alpha, nn.Parameter)
     alpha = number(op, "alpha", alpha, features)
     return alpha if is_learned or isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
 
 
 def momentum_of_module(alpha: Any) -> float | Tensor:
-    """alpha as a module keeps it: a number in [0, 1], or a tensor that is a Parameter or asks for a gradient."""
+    """Return alpha for a module: a number in [0, 1], or a tensor that is a Parameter or asks for a gradient."""
     if not isinstance(alpha, Tensor):
         return unit("alpha", alpha)
     _check_scalar("alpha", alpha)
@@ -152,7 +157,7 @@ def momentum_of_module(alpha: Any) -> float | Tensor:
 
 
 def unit(what: str, value: Any) -> float:
-    """A number in [0, 1]."""
+    """Return a number in [0, 1] as a float."""
     value = real(what, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{what} is {value}; it should be in [0, 1]")
@@ -160,7 +165,7 @@ def unit(what: str, value: Any) -> float:
 
 
 def bound(what: str, value: Any) -> float:
-    """max_offset as the kernels take it, inf for None."""
+    """Return max_offset for the kernels, which is inf for None."""
     if value is None:
         return math.inf
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""A MotionGRU step up to its warp: the convolutional gates, and the new motion."""
+"""The op for a MotionGRU step up to its warp: the convolutional gates, and the new motion."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ def motion_gates(
     alpha: float | Tensor = 0.5,
     max_offset: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gates of x and F by "same" convolutions, the motion they make, and the logits of the warp's mask.
+    """Compute the gates of x and F by "same" convolutions, the new motion, and the logits of the warp's mask.
 
         [u, r, z_x, m] = W_x * x + b;   [u, r] += W_F * F;   z = z_x + W_z * (s(r) . F)
         F_t, D_t = motion_update(u, z, F, D, alpha, max_offset)
 
-    One kernel each way on the backend `cpu`, which keeps of it the logits of u, r and z for backward; PyTorch's
-    convolutions between that backend's own ops on the others.
+    The backend `cpu` has one kernel each way, and keeps the logits of u, r and z for backward. On the other backends
+    PyTorch's convolutions run between the backend's own ops.
 
     Args:
         x: (B, C, H, W), features.
         offset: F_{t-1}, (B, M, H, W), motion state, in pixels.
         trend: D_{t-1}, (B, M, H, W), motion state, in pixels.
-        x_weight: W_x, (3M + K, C, g, g), features: rows for u, r, z, then the mask's; g odd.
+        x_weight: W_x, (3M + K, C, g, g), features: rows for u, r, z, then for the mask; g odd.
         x_bias: b, (3M + K,), features.
         state_weight: W_F, (2M, M, g, g), features: rows for u, then r.
         candidate_weight: W_z, (M, M, g, g), features.
-        alpha, max_offset: of `motion_update`.
+        alpha, max_offset: the numbers of `motion_update`.
 
     Returns:
-        (F_t, D_t, m): twice (B, M, H, W) motion state, and (B, K, H, W) features, K what W_x has more rows than 3M.
+        (F_t, D_t, m): F_t and D_t (B, M, H, W), motion state; m (B, K, H, W), features. K is the number of rows of W_x
+        beyond 3M.
 
     Source: MotionRNN, section 3.2: the MotionGRU's gates, transient variation and trending momentum.
     """

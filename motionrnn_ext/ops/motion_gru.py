@@ -1,4 +1,4 @@
-"""The MotionGRU's pointwise ops: the reset of its state and the update of transient variation and trend."""
+"""The MotionGRU's pointwise ops: the reset of the motion filter; the update of transient variation and trend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import _arguments as arguments
 
 
 def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
-    """s(r) . F: the motion filter as the candidate's convolution is to see it.
+    """Compute s(r) . F, the motion filter that the candidate's convolution reads.
 
     Args:
         reset_logits: r, (B, M, *S), features.
@@ -40,15 +40,15 @@ def motion_update(
     alpha: float | Tensor = 0.5,
     max_offset: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The transient variation, the momentum of the trend, and their sum, the new motion filter.
+    """Compute the transient variation, the momentum of the trend, and their sum, the new motion filter.
 
         F'  = F + s(u) . (tanh(z) - F)                  transient variation
         D'  = D + alpha (F - D)                         trend; F is the *previous* filter
         F_t = clamp(F' + D', -max_offset, max_offset)   motion filter
 
-    Without a bound F grows from step to step, by 1.31 at s(u) = 0.5, and ends at inf and nan. With one F_t is within
-    it from the first step on, and D', which is between D and F, wherever D and F are: a larger initial D comes nearer
-    by 1 - alpha a step. At the bound F_t has no gradient; D' has its own. nan stays nan.
+    Without a bound F grows from step to step, by a factor of 1.31 at s(u) = 0.5, and ends at inf and nan. With a bound
+    F_t is within it from the first step on. So is D', which lies between D and F, if D and F are; a larger initial D
+    comes nearer by a factor of 1 - alpha a step. At the bound F_t has no gradient; D' has its own. nan stays nan.
 
     Args:
         update_logits: u, (B, M, *S), features.
@@ -57,7 +57,7 @@ def motion_update(
         trend: D_{t-1}, (B, M, *S), motion state, in pixels.
         alpha: the momentum's step, in [0, 1]. A tensor of one element that asks for a gradient gets one, by PyTorch's
             own operations, with the backends "auto" and "reference"; its value is not checked.
-        max_offset: the largest |F_t|, in pixels, above 0; None is no bound, as in the official program.
+        max_offset: the largest |F_t|, in pixels, above 0. None sets no bound, as in the official program.
 
     Returns:
         (F_t, D_t), each (B, M, *S) in the dtype of offset.
@@ -79,7 +79,7 @@ def motion_update(
 def check_motion_update(
     op: str, update_logits: Tensor, candidate_logits: Tensor, offset: Tensor, trend: Tensor
 ) -> None:
-    """Raise where the arguments do not fit each other; `op` is named in the message."""
+    """Raise if the arguments do not fit each other. `op` is the name in the message."""
     arguments.check_features(op, update_logits=update_logits, candidate_logits=candidate_logits)
     arguments.check_state(op, "update_logits", update_logits, offset=offset, trend=trend)
     arguments.check_rank(op, "update_logits", update_logits, 2, "(B, M, *S)", at_least=True)

@@ -1,4 +1,4 @@
-"""The end of a MotionGRU step: the new motion, and the features warped by it."""
+"""The op for the end of a MotionGRU step: the new motion, and the features warped by it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def motion_warp(
     alpha: float | Tensor = 0.5,
     max_offset: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`motion_update`, then `offset_warp` of x by the new offset.
+    """Compute `motion_update`, then `offset_warp` of x by the new offset.
 
         F_t, D_t = motion_update(update_logits, candidate_logits, offset, trend, alpha, max_offset)
         out = offset_warp(x, F_t, mask_logits, weight)
 
-    One kernel each way on the backend `cuda`, the two ops on the others. Shapes, dtypes and errors are theirs.
+    The backend `cuda` has one kernel each way; the other backends run the two ops. Shapes, dtypes and errors are those
+    of the two ops.
 
     Returns:
-        (out, F_t, D_t): (B, C_out, H, W) in the dtype of x, and twice (B, 2K, H, W) motion state.
+        (out, F_t, D_t): out (B, C_out, H, W) in the dtype of x; F_t and D_t (B, 2K, H, W), motion state.
     """
     op = "motion_warp"
     limit = arguments.bound(f"{op}: max_offset", max_offset)

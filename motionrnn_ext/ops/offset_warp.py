@@ -40,7 +40,7 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
 
 
 def check_offset_warp(op: str, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> None:
-    """Raise where the arguments do not fit each other; `op` is named in the message."""
+    """Raise if the arguments do not fit each other. `op` is the name in the message."""
     arguments.check_features(op, x=x, mask_logits=mask_logits, weight=weight)
     arguments.check_state(op, "x", x, offset=offset)
     arguments.check_rank(op, "x", x, 4, "(B, C, H, W)")

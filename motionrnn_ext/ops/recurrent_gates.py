@@ -1,4 +1,4 @@
-"""The pointwise ops of the recurrent cells around the MotionGRU: memory, output with motion highway, blend."""
+"""The pointwise ops of the recurrent cells around the MotionGRU: memory, output gate with motion highway, blend."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from . import _arguments as arguments
 def memory_update(
     gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float | Tensor = 1.0
 ) -> Tensor:
-    """The LSTM's memory from two packed addends of its gates.
+    """Compute the LSTM's new memory from its gates, which are the sum of two packed addends.
 
         C' = s(f_x + f_h + b) . C + s(i_x + i_h) . tanh(g_x + g_h)
 
     Args:
         gates_x: (i, f, g) packed along the channels, (B, 3C, *S), features.
-        gates_h: as gates_x.
-        memory: C_{t-1}, (B, C, *S), in the features' dtype, or float32 beside half features.
+        gates_h: the other addend, in the form of gates_x.
+        memory: C_{t-1}, (B, C, *S), in the features' dtype, or float32 with half-precision features.
         forget_bias: b. A tensor of one element that asks for a gradient gets one, by PyTorch's own operations, with the
             backends "auto" and "reference".
 
@@ -47,7 +47,7 @@ def memory_update(
 
 
 def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | None = None) -> Tensor:
-    """A cell's output gate, with the motion highway past it.
+    """Compute a cell's hidden state: its output gate, and the motion highway past that gate.
 
         H = s(o) . tanh(content) + (1 - s(o)) . highway          (the second term only with a highway)
 
@@ -75,7 +75,7 @@ def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | Non
 
 
 def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """s(g) . a + (1 - s(g)) . b
+    """Compute s(g) . a + (1 - s(g)) . b.
 
     Args:
         gate_logits: g, (B, C, *S), features.

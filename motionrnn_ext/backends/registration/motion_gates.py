@@ -65,11 +65,13 @@ class MotionGates(Weighted):
     def backward(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if any(g is not None for g in grads[3:]):
             raise RuntimeError("motion_gates: its logits have no gradient; they are there for its backward")
-        x, offset, x_weight = ctx.saved_tensors[:3]
+        # Checkpointing allows one reading.
+        saved = ctx.saved_tensors
+        x, offset, x_weight = saved[:3]
         mask_shape = (x.shape[0], x_weight.shape[0] - 3 * offset.shape[1], *x.shape[2:])
         likes = ((offset, offset.shape), (offset, offset.shape), (x, mask_shape))
         given = [t.new_zeros(shape) if g is None else g for g, (t, shape) in zip(grads, likes)]
-        return self.needed(ctx, self.run_backward(*given, *ctx.saved_tensors, *ctx.numbers, self.wanted(ctx)))
+        return self.needed(ctx, self.run_backward(*given, *saved, *ctx.numbers, self.wanted(ctx)))
 
     def reference_backward(self, *arguments: Any) -> tuple[Tensor, ...]:
         given = self.backward_inputs(*arguments)

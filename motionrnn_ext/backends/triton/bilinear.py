@@ -1,4 +1,4 @@
-"""One bilinear tap: the cell it falls in, the corners of that with their weights, and the derivatives of those."""
+"""One bilinear tap: its cell of four pixels, the weights of the cell's corners, and their derivatives."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import triton.language as tl
 
 @triton.jit
 def bilinear_cell(place, offset, reach):
-    """The integer place plus the offset's whole part, and its fraction in [0, 1).
+    """Return the integer place plus the offset's whole part, and the offset's fraction in [0, 1).
 
-    The floor is taken on the offset alone, which is exact; its derivative is the right one at integers. Offsets beyond
+    The floor is taken of the offset alone, which is exact; its derivative is the right one at integers. Offsets beyond
     `reach` are moved to it, which keeps inf and 1e7 in an integer's range and changes nothing as long as
     reach >= size + k: the whole cell lies outside of the image before and after. nan stays in the fraction.
     """
@@ -22,8 +22,10 @@ def bilinear_cell(place, offset, reach):
 
 @triton.jit
 def bilinear_corner(CORNER: tl.constexpr, row, col, row_fraction, col_fraction, exists, height, width):
-    """Of a cell's upper left (0), upper right, lower left or lower right (3) corner: whether it is in the image; its
-    weight, and the derivatives of that by row and column."""
+    """Return whether a cell's corner is in the image, its weight, and the derivatives of that by row and column.
+
+    CORNER: 0 upper left, 1 upper right, 2 lower left, 3 lower right.
+    """
     row += CORNER // 2
     col += CORNER % 2
     inside = exists & (row >= 0) & (row < height) & (col >= 0) & (col < width)

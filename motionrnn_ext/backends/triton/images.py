@@ -1,7 +1,7 @@
-"""Where the elements of images lie: (B, C, H, W), contiguous or channels_last, with any batch stride.
+"""The layout of images: (B, C, H, W), contiguous or channels_last, with any batch stride; tiles of their elements.
 
-An image has two strides: of the batch, and of a pixel, which is 1 where channels are planes and the distance of two
-pixels where those come last. The channel's follows from it.
+An image has two strides: that of the batch, and that of a pixel, which is 1 if channels are planes, and the distance of
+two pixels if channels come last. The channel's stride follows from it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from .scalar import narrow
 
 
 class Image(NamedTuple):
+    """A tensor that kernels can read in place, with its batch stride and its pixel stride."""
+
     tensor: Tensor
     batch: int
     pixel: int
 
     @classmethod
     def of(cls, t: Tensor) -> Image:
-        """t where it can be read in place, else a copy in its memory format."""
+        """Return the image of t if t can be read in place, else that of a copy in its memory format."""
         if not is_dense(t, (3, 2, 1)):
             pixel = t.stride(2 if t.shape[3] == 1 else 3)
             if t.stride(1) == 1 and is_dense(t, (3, 2), pixel) and pixel >= t.shape[1]:
@@ -35,43 +37,44 @@ class Image(NamedTuple):
         return cls(t, t.stride(0), 1)
 
     @classmethod
-    def of_rows(cls, like: Tensor) -> Image:
-        """An empty one of its shape, with the channels last."""
+    def new_channels_last(cls, like: Tensor) -> Image:
+        """Return an empty image of the shape of `like`, with channels last."""
         made = torch.empty_like(like, memory_format=torch.channels_last)
         return cls(made, like[0].numel(), like.shape[1])
 
     @property
-    def has_rows(self) -> bool:
+    def is_channels_last(self) -> bool:
         """Whether the channels of a pixel are neighbours."""
         return self.pixel != 1 or self.tensor.shape[1] == 1
 
     @property
     def end(self) -> int:
-        """One past the last element, counted from the first."""
+        """The index after that of the last element, where the first has index 0."""
         batch, channels, height, width = self.tensor.shape
         return (batch - 1) * self.batch + max(height * width * self.pixel, channels * height * width)
 
 
 def needs_64_bits(*images: Image) -> bool:
-    """Whether an index into one of them is too large for 32."""
+    """Return whether an index into one of the images needs more than 32 bits."""
     return any(image.end >= 2**31 for image in images)
 
 
 @triton.jit
 def channel_stride(PIXEL: tl.constexpr, size):
-    """Of an image whose channels are planes of `size` pixels, or come last."""
+    """Return the stride of a channel: `size` if channels are planes of `size` pixels, 1 if they come last."""
     if PIXEL == 1:
         return size
     else:
         return 1
 
 
-# A tile is pixels x channels (LAST), or channels x pixels: the inner axis is the one whose elements are neighbours, and
-# neighbouring threads take those.
+# A tile is pixels x channels if channels come last (LAST), else channels x pixels. The inner axis is the one whose
+# elements are neighbours in memory, so that neighbouring threads access neighbouring elements.
 
 
 @triton.jit
 def as_rows(v, LAST: tl.constexpr):
+    """Return a vector over pixels in the shape that broadcasts along a tile's pixels."""
     if LAST:
         return v[:, None]
     else:
@@ -80,6 +83,7 @@ def as_rows(v, LAST: tl.constexpr):
 
 @triton.jit
 def as_columns(v, LAST: tl.constexpr):
+    """Return a vector over channels in the shape that broadcasts along a tile's channels."""
     if LAST:
         return v[None, :]
     else:
@@ -88,6 +92,7 @@ def as_columns(v, LAST: tl.constexpr):
 
 @triton.jit
 def zero_tile(PIXELS: tl.constexpr, CHANNELS: tl.constexpr, LAST: tl.constexpr, dtype: tl.constexpr):
+    """Return a tile of zeros."""
     if LAST:
         return tl.zeros((PIXELS, CHANNELS), dtype)
     else:
@@ -96,7 +101,7 @@ def zero_tile(PIXELS: tl.constexpr, CHANNELS: tl.constexpr, LAST: tl.constexpr, 
 
 @triton.jit
 def tile_pixels(tile, PIXELS: tl.constexpr, pixels, size, width, WIDE: tl.constexpr):
-    """The tile's pixels: whether each exists, its image in the batch, its place in that, row and column."""
+    """Return whether each pixel of a tile exists, its image in the batch, its index in that, its row and its column."""
     if WIDE:
         tile = tile.to(tl.int64)
     pixel = tile * PIXELS + tl.arange(0, PIXELS)
@@ -108,13 +113,13 @@ def tile_pixels(tile, PIXELS: tl.constexpr, pixels, size, width, WIDE: tl.conste
 
 @triton.jit
 def image_indices(at, c, size, PIXEL: tl.constexpr, LAST: tl.constexpr):
-    """Of the channels c of the pixels whose first channels are `at`."""
+    """Return the indices of the channels c of pixels, where `at` are the indices of the pixels' first channels."""
     return as_rows(at, LAST) + as_columns(c * channel_stride(PIXEL, size), LAST)
 
 
 @triton.jit
 def load_image(image, at, c, inside, size, COUNT: tl.constexpr, PIXEL: tl.constexpr, LAST: tl.constexpr):
-    """Pixels x channels, as stored; 0 where a pixel is not inside."""
+    """Return a tile of an image in its stored dtype, 0 where a pixel is not inside."""
     there = as_rows(inside, LAST) & as_columns(c < COUNT, LAST)
     return tl.load(image + image_indices(at, c, size, PIXEL, LAST), mask=there, other=0)
 

@@ -1,4 +1,4 @@
-"""MotionGRU: the reset of the motion filter and the update of transient variation and trend."""
+"""The MotionGRU's pointwise kernels: the reset of the motion filter; the update of transient variation and trend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import kernel_op
-from .pointwise import elements, load, run, store
+from .pointwise import elements, launch_pointwise, load, store
 from .scalar import d_sigmoid, d_tanh, sigmoid, tanh
 
 
@@ -50,7 +50,8 @@ def motion_update_kernel(
     d += alpha * (f - d)
     store(new_trend, inner, row, at, inside, d)
     f += update * (candidate - f) + d
-    f = tl.where(f > max_offset, max_offset, f)  # nan stays nan: no comparison with it is true
+    # nan stays nan, because no comparison with it is true.
+    f = tl.where(f > max_offset, max_offset, f)
     store(new_offset, inner, row, at, inside, tl.where(f < -max_offset, -max_offset, f))
 
 
@@ -62,14 +63,14 @@ def motion_update_backward_kernel(
     new_offset_stride,
     rows, inner, alpha, max_offset, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Linear in D, so D itself is not needed; F_t tells where it was bounded, and has no gradient there."""
+    """The op is linear in D, so that D is not needed. F_t tells where it was bounded, and has no gradient there."""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
     g = load(grad_new_offset, grad_new_offset_stride, row, at, inside)
     is_at_limit = tl.abs(load(new_offset, new_offset_stride, row, at, inside)) >= max_offset
-    g = tl.where(
-        is_at_limit & (max_offset < float("inf")), 0, g
-    )  # inf is no limit, also for an offset of inf
-    into_trend = g + load(grad_new_trend, grad_new_trend_stride, row, at, inside)  # D' feeds F_t as well
+    # A max_offset of inf is no limit, also for an offset of inf.
+    g = tl.where(is_at_limit & (max_offset < float("inf")), 0, g)
+    # D' is an addend of F_t as well.
+    into_trend = g + load(grad_new_trend, grad_new_trend_stride, row, at, inside)
     update = sigmoid(load(update_logits, update_stride, row, at, inside))
     candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))
     f = load(offset, offset_stride, row, at, inside)
@@ -81,13 +82,13 @@ def motion_update_backward_kernel(
 
 @kernel_op
 def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
-    return run(motion_reset_kernel, [reset_logits, offset], [(1, reset_logits.dtype)])[0]
+    return launch_pointwise(motion_reset_kernel, [reset_logits, offset], [(1, reset_logits.dtype)])[0]
 
 
 @kernel_op
 def motion_reset_backward(grad: Tensor, reset_logits: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     made = [(1, reset_logits.dtype), (1, offset.dtype)]
-    grads = run(motion_reset_backward_kernel, [grad, reset_logits, offset], made, leader=1)
+    grads = launch_pointwise(motion_reset_backward_kernel, [grad, reset_logits, offset], made, leader=1)
     return grads[0], grads[1]
 
 
@@ -101,7 +102,9 @@ def motion_update(
     max_offset: float,
 ) -> tuple[Tensor, Tensor]:
     inputs = [update_logits, candidate_logits, offset, trend]
-    new_offset, new_trend = run(motion_update_kernel, inputs, [(1, offset.dtype)] * 2, alpha, max_offset)
+    new_offset, new_trend = launch_pointwise(
+        motion_update_kernel, inputs, [(1, offset.dtype)] * 2, alpha, max_offset
+    )
     return new_offset, new_trend
 
 
@@ -118,5 +121,5 @@ def motion_update_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = [grad_offset, grad_trend, update_logits, candidate_logits, offset, new_offset]
     made = [(1, update_logits.dtype)] * 2 + [(1, offset.dtype)] * 2
-    grads = run(motion_update_backward_kernel, inputs, made, alpha, max_offset, leader=2)
+    grads = launch_pointwise(motion_update_backward_kernel, inputs, made, alpha, max_offset, leader=2)
     return grads[0], grads[1], grads[2], grads[3]

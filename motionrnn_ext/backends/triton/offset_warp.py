@@ -1,4 +1,4 @@
-"""The offset warp, forward: a program gathers its pixels' taps one after another and contracts each on tensor cores."""
+"""The offset warp, forward: a program gathers the taps of its pixels one by one, and contracts each on tensor cores."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from .images import (
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
 from .scalar import dot, narrow, sigmoid, widen
 
-# To torch.compile, what a helper function loads from a tensor counts as a pointer into it. Where it becomes part of an
-# address that is written, as a tap's place does, the kernel itself has to load it, or the tensor counts as overwritten.
+# torch.compile takes a value that a helper function loads from a tensor for a pointer into that tensor. Where the value
+# becomes part of an address that is written, as a tap's place does, the kernel itself has to load it: otherwise
+# torch.compile takes the tensor for overwritten.
 
 
 @triton.jit
 def offset_tap(n, row_offset, col_offset, logit, row, col, height, width, K: tl.constexpr):
-    """Of tap n at each pixel: the upper left corner of the cell it falls in, its place in that, s(m)."""
+    """Return, for tap n of each pixel, the upper left corner of its cell, its fractions in the cell, and s(m)."""
     reach = (height + width + K) * 1.0
     row, row_fraction = bilinear_cell(row + (n // K - (K - 1) // 2), row_offset, reach)
     col, col_fraction = bilinear_cell(col + (n % K - (K - 1) // 2), col_offset, reach)
@@ -38,7 +39,7 @@ def offset_tap(n, row_offset, col_offset, logit, row, col, height, width, K: tl.
 
 @triton.jit
 def load_tap(n, at_offset, at_mask, offset_plane, mask_plane, exists, K: tl.constexpr):
-    """Of tap n at each pixel: its offset by rows and by columns, the mask's logit."""
+    """Return, for tap n of each pixel, its offset by rows and by columns, and the mask's logit."""
     row_offset = tl.load(at_offset + n * offset_plane, mask=exists, other=0)
     col_offset = tl.load(at_offset + (n + K * K) * offset_plane, mask=exists, other=0)
     return row_offset, col_offset, tl.load(at_mask + n * mask_plane, mask=exists, other=0)
@@ -49,7 +50,7 @@ def load_weight(
     weight, c, n, o, C: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr,
     WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """W of tap n: channels x out channels."""
+    """Return the tile of weights of tap n, channels x out channels."""
     index = as_rows(c * WEIGHT_C, LAST) + as_columns(o * (C * K * K), LAST) + n * WEIGHT_TAP
     return tl.load(weight + index, mask=as_rows(c < C, LAST) & as_columns(o < C_OUT, LAST), other=0)
 
@@ -85,14 +86,15 @@ def offset_warp_kernel(
             n, row_offset, col_offset, logit, p_row, p_col, height, width, K
         )
         if LAST:
-            # The next tap's, so that no gather waits for them. As planes they would take more registers than there are.
+            # The next tap is loaded here, so that its gather does not wait. With channels as planes, this would take
+            # more registers than there are.
             row_offset, col_offset, logit = load_tap(
                 n + 1, at_offset, at_mask, offset_plane, mask_plane, exists & (n + 1 < K * K), K
             )
         at = b * x_batch + (row * width + col) * X_PIXEL
         for first in range(0, C, CHANNELS):
             c = first + tl.arange(0, CHANNELS)
-            sample = zero_tile(PIXELS, CHANNELS, LAST, acc.dtype)  # pixels x channels
+            sample = zero_tile(PIXELS, CHANNELS, LAST, acc.dtype)
             for corner in tl.static_range(4):
                 inside, share, _, _ = bilinear_corner(
                     corner, row, col, row_fraction, col_fraction, exists, height, width
@@ -110,12 +112,12 @@ def offset_warp_kernel(
 
 
 def channel_block(channels: int, most: int) -> int:
-    """How many channels a tile has: tensor cores take no fewer than 16, registers hold no more than `most`."""
+    """Return the number of channels of a tile: at least 16 for tensor cores, at most `most` for the registers."""
     return min(max(16, 2 ** log2_ceil(channels)), most)
 
 
 def weight_strides(weight: Tensor) -> tuple[Tensor, dict[str, int]]:
-    """The weight, and how far apart its channels and taps are: it is read in place in either memory format."""
+    """Return the weight and the strides of its channels and taps. It is read in place in either memory format."""
     _, channels, k, _ = weight.shape
     if not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
         return weight, {"WEIGHT_C": 1, "WEIGHT_TAP": channels}

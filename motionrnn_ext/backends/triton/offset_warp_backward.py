@@ -1,8 +1,12 @@
-"""The offset warp, backward: a program takes one tap through its tiles of pixels, gathering once for all gradients.
+"""The offset warp, backward: a program has one tap and several tiles of pixels, and gathers once for all gradients.
 
-Launches: the sums of grad_x are cleared; where x or grad have to be laid out channels_last, or deterministic gradients
-need the largest addend, they are prepared; the main kernel; the last one sums the parts of grad_weight in a fixed order
-and brings grad_x into its dtype and memory format.
+The launches:
+    1. The sums of grad_x are cleared.
+    2. If x or grad has to be copied to channels_last, or deterministic gradients need the largest addend, a kernel
+       prepares these.
+    3. The main kernel.
+    4. The last kernel sums the parts of grad_weight in a fixed order, and converts grad_x to its dtype and memory
+       format.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..layouts import format_after, new_image
+from ..layouts import new_image, new_like
+from ..registration.base import new_weight
+from ..registration.wanted import Wanted
 from .bilinear import bilinear_corner
 from .fixed_point import add_exactly, raise_maximum, unit_exponent, value_of_sum
 from .images import Image, channel_stride, image_indices, load_image, needs_64_bits, store_image, tile_pixels
@@ -20,11 +26,10 @@ from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
 from .offset_warp import channel_block, load_weight, offset_tap, weight_strides
 from .scalar import d_sigmoid, dot, narrow, widen
 
-MAX_PARTS = 256  # of grad_weight, which a program of the last launch sums at once
-FINISH_PIXELS, FINISH_ADDENDS = (
-    64,
-    4096,
-)  # what a program of that takes on: of grad_x, or of the parts of grad_weight
+# The most parts of grad_weight, which a program of the last launch sums at once.
+MAX_PARTS = 256
+# The work of a program of the last launch: pixels of grad_x, or addends of grad_weight.
+FINISH_PIXELS, FINISH_ADDENDS = 64, 4096
 
 
 @triton.jit
@@ -34,8 +39,10 @@ def offset_warp_prepare_kernel(
     GRAD_PIXEL: tl.constexpr, DETERMINISTIC: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """grad and x with their channels last; the factors of an addend to grad_x: the largest |grad|, and the largest sum
-    over o of |W[o,c,n]|."""
+    """Copy grad and x to channels_last, and find the largest factors of an addend to grad_x.
+
+    The factors are |grad|, and the sum over o of |W[o,c,n]|.
+    """
     program, size = tl.program_id(0), height * width
     exists, b, place, _, _ = tile_pixels(program, PIXELS, pixels, size, width, WIDE)
     LAST: tl.constexpr = GRAD_PIXEL != 1
@@ -81,7 +88,8 @@ def offset_warp_backward_kernel(
     PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """All tiles are pixels x channels; grad and x have their channels last."""
-    IN_REGISTERS: tl.constexpr = C <= CHANNELS and C_OUT <= OUT_CHANNELS  # the part of grad_weight
+    # Whether the program's part of grad_weight stays in registers.
+    IN_REGISTERS: tl.constexpr = C <= CHANNELS and C_OUT <= OUT_CHANNELS
     ARITHMETIC: tl.constexpr = offset.dtype.element_ty
     part, n = tl.program_id(0) // (K * K), tl.program_id(0) % (K * K)
     size = height * width
@@ -90,9 +98,8 @@ def offset_warp_backward_kernel(
         exponent = unit_exponent(sums + pixels * C, log_addends)
     parts = grad_weight_parts + ((part.to(tl.int64) if WIDE else part) * (K * K) + n) * (C * C_OUT)
     by_weight = tl.zeros((CHANNELS, OUT_CHANNELS), ARITHMETIC)
-    for tile in range(
-        TILES
-    ):  # a constexpr, as all bounds: others fail in Triton 3.6's interpreter with numpy >= 2.4
+    # TILES is a constexpr, as all bounds are: others fail in Triton 3.6's interpreter with numpy >= 2.4.
+    for tile in range(TILES):
         exists, b, place, p_row, p_col = tile_pixels(part * TILES + tile, PIXELS, pixels, size, width, WIDE)
         at_offset = offset + (b * offset_batch + place * OFFSET_PIXEL)
         offset_plane = channel_stride(OFFSET_PIXEL, size)
@@ -105,19 +112,21 @@ def offset_warp_backward_kernel(
         )
         at_grad = b * grad_batch + place * GRAD_PIXEL
         at, to = b * x_batch + (row * width + col) * X_PIXEL, (b * size + row * width + col) * C
-        by_mask = tl.zeros((PIXELS,), ARITHMETIC)  # gradients of s(m) and of the place
+        # The gradients of s(m), and of the tap's row and column.
+        by_mask = tl.zeros((PIXELS,), ARITHMETIC)
         by_row, by_col = by_mask, by_mask
         for first_c in range(0, C, CHANNELS):
             c = first_c + tl.arange(0, CHANNELS)
-            d = tl.zeros((PIXELS, CHANNELS), ARITHMETIC)  # gradient of the masked sample
+            # The gradient of the masked sample.
+            d = tl.zeros((PIXELS, CHANNELS), ARITHMETIC)
             for first_o in range(0, C_OUT, OUT_CHANNELS):
                 o = first_o + tl.arange(0, OUT_CHANNELS)
                 g = load_image(grad, at_grad, o, exists, size, C_OUT, GRAD_PIXEL, True)
                 w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, False)
                 d = dot(g, w, d, PRECISION)
             sample = tl.zeros((PIXELS, CHANNELS), ARITHMETIC)
-            # Adds to grad_x between the loads of x keep the compiler from holding four corners in registers: 126
-            # instead of 254 of them for float32, C = 16, sm_90.
+            # The adds to grad_x stand between the loads of x, so that the compiler does not hold four corners in
+            # registers: 126 registers instead of 254 for float32, C = 16, sm_90.
             for corner in tl.static_range(4):
                 inside, share, d_row, d_col = bilinear_corner(
                     corner, row, col, row_fraction, col_fraction, exists, height, width
@@ -146,9 +155,8 @@ def offset_warp_backward_kernel(
                     g = load_image(grad, at_grad, o, exists, size, C_OUT, GRAD_PIXEL, True)
                     to_part = parts + c[:, None] * C_OUT + o[None, :]
                     is_weight = (c < C)[:, None] & (o < C_OUT)[None, :]
-                    if (
-                        not IN_REGISTERS
-                    ):  # this program's own part: no other touches it, but other threads stored it
+                    if not IN_REGISTERS:
+                        # No other program writes this part, but other threads of this program have stored it.
                         tl.debug_barrier()
                         by_weight = tl.load(to_part, mask=is_weight & (tile > 0), other=0)
                     by_weight = dot(tl.trans(sample), g, by_weight, PRECISION)
@@ -191,7 +199,8 @@ def offset_warp_finish_kernel(
             to = b * (C * size) + place * GRAD_X_PIXEL
             store_image(grad_x, to, c, exists, size, C, GRAD_X_PIXEL, LAST, value)
     else:
-        i = (program - x_programs) * WEIGHTS + tl.arange(0, WEIGHTS)  # n, c, o
+        # The indices of weights in the order (n, c, o).
+        i = (program - x_programs) * WEIGHTS + tl.arange(0, WEIGHTS)
         inside = i < C * C_OUT * K * K
         part = tl.arange(0, PARTS)
         if WIDE:
@@ -216,8 +225,9 @@ def offset_warp_backward(
     def in_block(block: Block) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return _backward(grad, x, offset, mask_logits, weight, wanted, deterministic, block)
 
-    in_float64 = x.dtype == torch.float64  # under the interpreter, whose order is fixed anyway
-    deterministic = deterministic and bool(wanted & 1) and not in_float64
+    # float64 exists under the interpreter alone, whose order is fixed anyway.
+    is_float64 = x.dtype == torch.float64
+    deterministic = deterministic and bool(wanted & Wanted.X) and not is_float64
     op = "offset_warp_backward_deterministic" if deterministic else "offset_warp_backward"
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
     return in_blocks(op, x.shape[1], x, pixels, in_block)
@@ -235,7 +245,7 @@ def _backward(
         for g in grads:
             g.zero_()
         return grads
-    wants_x, wants_offset, wants_mask, wants_weight = (bool(wanted & 1 << i) for i in range(4))
+    wants_x, wants_offset, wants_mask, wants_weight = (bool(wanted & bit) for bit in Wanted)
     sums = _new_sums(grad_x, offset.dtype, deterministic)
     tiles = triton.cdiv(pixels, block.size)
     per_part = 2 ** log2_ceil(triton.cdiv(tiles, MAX_PARTS))
@@ -244,8 +254,10 @@ def _backward(
     grad_weight_parts = offset.new_empty((parts, n_weights))
 
     out, image, motion, mask = (Image.of(t) for t in (grad, x, offset, mask_logits))
-    out_rows = out if out.has_rows else Image.of_rows(grad)
-    image_rows = image if image.has_rows or wanted == 1 else Image.of_rows(x)
+    out_rows = out if out.is_channels_last else Image.new_channels_last(grad)
+    image_rows = image
+    if wanted != Wanted.X and not image.is_channels_last:
+        image_rows = Image.new_channels_last(x)
     taps, strides = weight_strides(weight)
     log_addends = log2_ceil(height * width * k * k) if deterministic else 0
     shape = {"C": channels, "C_OUT": c_out, "K": k}
@@ -284,33 +296,29 @@ def _backward(
 def _new_gradients(
     x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor, wanted: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Those that are wanted, in the memory formats that torch is told of; the others empty."""
+    """Return new gradients in the memory formats that are registered with torch; those not wanted are empty."""
     return (
-        new_image(x, x.shape[1]) if wanted & 1 else x.new_empty(0),
-        _new_after(offset) if wanted & 2 else offset.new_empty(0),
-        _new_after(mask_logits) if wanted & 4 else mask_logits.new_empty(0),
-        torch.empty_like(weight, memory_format=torch.contiguous_format)
-        if wanted & 8
-        else weight.new_empty(0),
+        new_image(x, x.shape[1]) if wanted & Wanted.X else x.new_empty(0),
+        new_like(offset) if wanted & Wanted.MOTION else offset.new_empty(0),
+        new_like(mask_logits) if wanted & Wanted.MASK else mask_logits.new_empty(0),
+        new_weight(weight) if wanted & Wanted.WEIGHTS else weight.new_empty(0),
     )
 
 
-def _new_after(t: Tensor) -> Tensor:
-    return torch.empty(t.shape, dtype=t.dtype, device=t.device, memory_format=format_after(t))
-
-
 def _new_sums(grad_x: Tensor, dtype: torch.dtype, deterministic: bool) -> Tensor:
-    """Zeros with the channels last, grad_x itself where that and its dtype will do; deterministic: then two maxima.
+    """Return zeros for the sums of grad_x, with channels last; `deterministic` sums are followed by two maxima.
 
-    Half precision is summed in float32: its atomic adds are slow, inexact, and unknown to Triton's interpreter.
+    This is grad_x itself if it has that layout and `dtype`, and sums are not deterministic.
+    Half precision is summed in float32, since its atomic adds are slow and inexact, and Triton's interpreter does not
+    support them.
     """
     if deterministic:
         return torch.zeros(grad_x.numel() + 2, dtype=torch.int64, device=grad_x.device)
-    if grad_x.dtype == dtype and (grad_x.dim() != 4 or Image.of(grad_x).has_rows):
+    if grad_x.dtype == dtype and (grad_x.dim() != 4 or Image.of(grad_x).is_channels_last):
         return grad_x.zero_()
     return torch.zeros(grad_x.numel(), dtype=dtype, device=grad_x.device)
 
 
 def _pixel(grad: Tensor) -> int:
-    """Of a dense image that may be left out."""
+    """Return a gradient's pixel stride, or 1 if it was not requested."""
     return Image.of(grad).pixel if grad.dim() == 4 else 1

@@ -1,4 +1,4 @@
-"""Importing this defines the ops of `motionrnn_ext_triton` and tells torch their shapes and gradients."""
+"""The ops of `motionrnn_ext_triton`: an import of this module defines and registers them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Where the elements of a pointwise kernel lie: rows of `inner` contiguous elements, a batch entry of a contiguous
-tensor each, or a pixel of a channels_last one. Tensors of several streams hold them one after another in each row."""
+"""The layout of a pointwise kernel's operands: rows of `inner` contiguous elements.
+
+A row is a batch entry of a contiguous tensor, or a pixel of a channels_last one. A tensor of several streams, such as
+packed gates, holds them one after another in each row.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ from .scalar import narrow, widen
 
 @triton.jit
 def elements(rows, inner, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr):
-    """This program's part of the rows: (ROWS, 1) rows, (1, INNER) places in them, (ROWS, INNER) whether they exist.
+    """Return this program's rows (ROWS, 1), its columns (1, INNER), and whether each element exists (ROWS, INNER).
 
-    No ROWS: there is one row in all, and no division to find the program's, a tenth of a kernel's instructions.
+    ROWS = 0 means that there is one row in all. The division that finds a program's row is left out then, which is a
+    tenth of a kernel's instructions.
     """
     program = tl.program_id(0)
     if WIDE:
@@ -37,15 +41,17 @@ def elements(rows, inner, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.cons
 
 @triton.jit
 def load(tensor, row_stride, row, at, inside):
+    """Return elements in the dtype of arithmetic, 0 where they are not inside."""
     return widen(tl.load(tensor + (row * row_stride + at), mask=inside, other=0))
 
 
 @triton.jit
 def store(tensor, row_stride, row, at, inside, value):
+    """Store elements that are inside, in the tensor's dtype."""
     tl.store(tensor + (row * row_stride + at), narrow(value, tensor.dtype.element_ty), mask=inside)
 
 
-def run(
+def launch_pointwise(
     kernel: Any,
     inputs: Sequence[Tensor],
     outputs: Sequence[tuple[int, torch.dtype]],
@@ -54,33 +60,33 @@ def run(
     channels: int | None = None,
     **constants: bool,
 ) -> list[Tensor]:
-    """Launch `kernel(*inputs, *outputs, *input strides, rows, inner, *parameters, **constants)`, return the
-    outputs.
+    """Launch `kernel(*inputs, *outputs, *input strides, rows, inner, *parameters, **constants)`; return the outputs.
 
-    outputs: streams and dtype of each. leader: the input whose memory format they follow. channels: of one stream, if
-    the leader has several.
+    outputs: the number of streams and the dtype of each. leader: the index of the input whose memory format they
+    follow. channels: those of one stream, if the leader has several.
     """
     first = inputs[leader]
     channels = first.shape[1] if channels is None else channels
-    rows_of_pixels = format_after(first) is torch.channels_last
-    inputs = [_as_rows(t, rows_of_pixels) for t in inputs]
+    is_last = format_after(first) is torch.channels_last
+    inputs = [_readable(t, is_last) for t in inputs]
     made = [
         torch.empty(
             (first.shape[0], streams * channels, *first.shape[2:]),
             dtype=dtype,
             device=first.device,
-            memory_format=torch.channels_last if rows_of_pixels else torch.contiguous_format,
+            memory_format=torch.channels_last if is_last else torch.contiguous_format,
         )
         for streams, dtype in outputs
     ]
     total = first.shape[0] * channels * first.shape[2:].numel()
     if total == 0:
         return made
-    inner = channels if rows_of_pixels else total // first.shape[0]
+    inner = channels if is_last else total // first.shape[0]
     rows = total // inner
-    strides = [pixel_distance(t) if rows_of_pixels else t.stride(0) for t in inputs]
+    strides = [pixel_distance(t) if is_last else t.stride(0) for t in inputs]
     if all(stride == inner for stride in strides) and all(streams == 1 for streams, _ in outputs):
-        rows, inner = 1, total  # no gap anywhere: one long row
+        # There is no gap anywhere, so that all elements are one row.
+        rows, inner = 1, total
     farthest = max([3 * total, *[(rows - 1) * stride + inner for stride in strides]])
 
     def in_block(block: Block) -> list[Tensor]:
@@ -96,8 +102,8 @@ def run(
     return in_blocks("pointwise", 1, first, total, in_block, kernel.__name__)
 
 
-def _as_rows(t: Tensor, rows_of_pixels: bool) -> Tensor:
-    """t where it can be read in place, else a copy."""
-    if not rows_of_pixels:
+def _readable(t: Tensor, is_last: bool) -> Tensor:
+    """Return t if it can be read in place, else a copy."""
+    if not is_last:
         return t if is_dense(t, range(t.dim() - 1, 0, -1)) else t.contiguous()
     return t if is_channels_last(t) else t.contiguous(memory_format=torch.channels_last)

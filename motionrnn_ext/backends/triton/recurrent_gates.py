@@ -1,4 +1,4 @@
-"""The recurrent cells around the MotionGRU: LSTM memory, output gate with motion highway, blend."""
+"""The pointwise kernels of the recurrent cells: LSTM memory, output gate with motion highway, blend."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import kernel_op
-from .pointwise import elements, load, run, store
+from .pointwise import elements, launch_pointwise, load, store
 from .scalar import d_sigmoid, d_tanh, sigmoid, tanh
 
 
 @triton.jit
 def packed_gate(gates_x, gates_h, x_stride, h_stride, row, at, inside, inner, WHICH: tl.constexpr):
-    """One of the packed (i, f, g), summed over the two addends."""
+    """Return one of the packed gates (i, f, g), the sum of its two addends."""
     at += WHICH * inner
     return load(gates_x, x_stride, row, at, inside) + load(gates_h, h_stride, row, at, inside)
 
@@ -36,7 +36,7 @@ def memory_update_backward_kernel(
     grad, gates_x, gates_h, memory, grad_gates, grad_memory, grad_stride, x_stride, h_stride, memory_stride,
     rows, inner, forget_bias, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The two addends have the same gradient: it is written once."""
+    """The two addends of the gates have the same gradient, which is written once."""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
     d = load(grad, grad_stride, row, at, inside)
     i = sigmoid(packed_gate(gates_x, gates_h, x_stride, h_stride, row, at, inside, inner, 0))
@@ -111,7 +111,9 @@ def blend_backward_kernel(
 def memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor, forget_bias: float) -> Tensor:
     channels = memory.shape[1]
     inputs = [gates_x, gates_h, memory]
-    return run(memory_update_kernel, inputs, [(1, memory.dtype)], forget_bias, channels=channels)[0]
+    return launch_pointwise(
+        memory_update_kernel, inputs, [(1, memory.dtype)], forget_bias, channels=channels
+    )[0]
 
 
 @kernel_op
@@ -120,7 +122,9 @@ def memory_update_backward(
 ) -> tuple[Tensor, Tensor]:
     inputs, made = [grad, gates_x, gates_h, memory], [(3, gates_x.dtype), (1, memory.dtype)]
     channels = memory.shape[1]
-    grads = run(memory_update_backward_kernel, inputs, made, forget_bias, leader=1, channels=channels)
+    grads = launch_pointwise(
+        memory_update_backward_kernel, inputs, made, forget_bias, leader=1, channels=channels
+    )
     return grads[0], grads[1]
 
 
@@ -128,8 +132,8 @@ def memory_update_backward(
 def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | None) -> Tensor:
     made = [(1, output_logits.dtype)]
     if highway is None:
-        return run(gated_output_kernel, [output_logits, content], made)[0]
-    return run(blend_kernel, [output_logits, content, highway], made, SQUASH=True)[0]
+        return launch_pointwise(gated_output_kernel, [output_logits, content], made)[0]
+    return launch_pointwise(blend_kernel, [output_logits, content, highway], made, SQUASH=True)[0]
 
 
 @kernel_op
@@ -139,16 +143,16 @@ def highway_output_backward(
     dtype = output_logits.dtype
     if highway is None:
         inputs, made = [grad, output_logits, content], [(1, dtype)] * 2
-        grads = run(gated_output_backward_kernel, inputs, made, leader=1)
+        grads = launch_pointwise(gated_output_backward_kernel, inputs, made, leader=1)
         return grads[0], grads[1], grad.new_empty(0)
     inputs = [grad, output_logits, content, highway]
-    grads = run(blend_backward_kernel, inputs, [(1, dtype)] * 3, leader=1, SQUASH=True)
+    grads = launch_pointwise(blend_backward_kernel, inputs, [(1, dtype)] * 3, leader=1, SQUASH=True)
     return grads[0], grads[1], grads[2]
 
 
 @kernel_op
 def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return run(blend_kernel, [gate_logits, a, b], [(1, gate_logits.dtype)], SQUASH=False)[0]
+    return launch_pointwise(blend_kernel, [gate_logits, a, b], [(1, gate_logits.dtype)], SQUASH=False)[0]
 
 
 @kernel_op
@@ -156,5 +160,7 @@ def gated_blend_backward(
     grad: Tensor, gate_logits: Tensor, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     inputs = [grad, gate_logits, a, b]
-    grads = run(blend_backward_kernel, inputs, [(1, gate_logits.dtype)] * 3, leader=1, SQUASH=False)
+    grads = launch_pointwise(
+        blend_backward_kernel, inputs, [(1, gate_logits.dtype)] * 3, leader=1, SQUASH=False
+    )
     return grads[0], grads[1], grads[2]

@@ -1,4 +1,4 @@
-"""Functions of one element, their derivatives as functions of their outputs, and storage: loads widen, stores round."""
+"""Functions of one element, their derivatives as functions of their outputs, and the conversion of loads and stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INTERPRETED = tl.constexpr(_INTERPRETED)
 
 @triton.jit
 def exp(x):
-    # A multiplication and one instruction. tl.exp has three more, for results below 1e-38, which are 0 here.
+    # This is a multiplication and one instruction. tl.exp has three more for results below 1e-38, which are 0 here.
     if INTERPRETED or x.dtype == tl.float64:
         return tl.exp(x)
     else:
@@ -22,7 +22,8 @@ def exp(x):
 
 @triton.jit
 def reciprocal(x):
-    # Within 2 ulp. Division takes three instructions more, for divisors above 1e37, whose reciprocals are 0 here.
+    # The result is within 2 ulp. Division takes three more instructions for divisors above 1e37, whose reciprocals are
+    # 0 here.
     if INTERPRETED or x.dtype == tl.float64:
         return 1 / x
     else:
@@ -36,13 +37,14 @@ def sigmoid(x):
 
 @triton.jit
 def d_sigmoid(y):
+    """Return the derivative of sigmoid where its value is y."""
     return y * (1 - y)
 
 
 @triton.jit
 def tanh(x):
-    # Triton has no tanh that its interpreter knows. 1 - 2 / (1 + exp(2x)) loses digits near 0, where float32 takes a
-    # polynomial in x^2 for tanh(x) / x: below 0.5 within 1.5e-8, of the least largest error.
+    # Triton's interpreter does not support Triton's tanh. 1 - 2 / (1 + exp(2x)) loses digits near 0, where float32
+    # takes the minimax polynomial in x^2 of tanh(x) / x, which is within 1.5e-8 for |x| < 0.5.
     far = 1 - 2 * reciprocal(1 + exp(2 * x))
     if x.dtype == tl.float64:
         return far
@@ -54,15 +56,17 @@ def tanh(x):
 
 @triton.jit
 def d_tanh(y):
+    """Return the derivative of tanh where its value is y."""
     return 1 - y * y
 
 
 @triton.jit
 def widen(stored):
-    """In the dtype of arithmetic: float32, or float64 for float64."""
+    """Return stored elements in the dtype of arithmetic: float32, or float64 for float64."""
     if stored.dtype == tl.float64:
         return stored
-    elif INTERPRETED and stored.dtype == tl.bfloat16:  # Triton's interpreter mistakes subnormal numbers
+    elif INTERPRETED and stored.dtype == tl.bfloat16:
+        # Triton's interpreter converts subnormal numbers wrongly.
         return (stored.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     else:
         return stored.to(tl.float32)
@@ -70,10 +74,9 @@ def widen(stored):
 
 @triton.jit
 def narrow(value, dtype: tl.constexpr):
-    """In the dtype of storage, rounded to nearest even."""
-    if (
-        INTERPRETED and dtype == tl.bfloat16
-    ):  # Triton's interpreter cuts the bits off, and mistakes subnormal numbers
+    """Return a value in the dtype of storage, rounded to nearest even."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        # Triton's interpreter truncates, and converts subnormal numbers wrongly.
         bits = value.to(tl.float32).to(tl.int32, bitcast=True)
         bits = tl.where(value == value, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
         return (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
@@ -83,7 +86,8 @@ def narrow(value, dtype: tl.constexpr):
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b, in the dtype of acc."""
-    if INTERPRETED:  # which multiplies the bit patterns of bfloat16 (triton issue 11584)
+    """Return acc + a b in the dtype of acc."""
+    if INTERPRETED:
+        # Triton's interpreter multiplies the bit patterns of bfloat16 (triton issue 11584).
         a, b = a.to(acc.dtype), b.to(acc.dtype)
     return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
