@@ -92,7 +92,7 @@ def test_a_strip_of_40_frames_goes_on_in_lines(tmp_path: Path) -> None:
 def sheets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures of strips, arrows and taps, which are not written."""
     seen: list[Any] = []
-    for name in ("clips", "motion", "taps"):  # `visualize.taps` is a function
+    for name in ("strips", "motion", "taps"):  # `visualize.taps` is a function
         module = sys.modules[f"motionrnn_ext.visualize.{name}"]
         monkeypatch.setattr(module, "saved", lambda figure, path: seen.append(figure) or path)
     return seen
