@@ -38,7 +38,7 @@ def main(work):
         draw_sequences(root)
     config = Config(
         predictor="convlstm", hidden=(16, 16), patch_size=2, filter_size=3,
-        dataset="shanghai_png", root=str(root), image_size=(32, 32), n_input=4, n_output=4,
+        dataset="frames", root=str(root), image_size=(32, 32), n_input=4, n_output=4,
         steps=100, batch_size=4, lr=1e-2, lr_schedule="one-cycle", sampling="none", loss="l2",
         val_every=50, accelerator="cpu",
     )  # fmt: skip

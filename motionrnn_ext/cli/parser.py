@@ -80,6 +80,7 @@ def _add_train(commands: Any) -> None:
         "motionrnn train --out runs/mine --resume",
         "motionrnn train --out runs/base --no-motion-gru --no-highway     # the bare predictor",
         "motionrnn train --out runs/mnist --digits path/to/idx --plain    # Moving MNIST",
+        "motionrnn train --out runs/mine --dataset frames --root path/to/frames    # SEQUENCE/FRAME.png, grey",
         "motionrnn train --out runs/walk --dataset human36m --root path/to/jpgs --workers 4",
     ]
     parser = _add(commands, "train", "train a model on clips of a data set", examples)
@@ -339,9 +340,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     help = "where the data set's files are now (default: as trained)"
     parser.add_argument("--root", metavar="PATH", help=help)
-    help = "shanghai_*: take every stride-th frame (default: as trained)"
+    help = "frames, shanghai_*: take every stride-th frame (default: as trained)"
     parser.add_argument("--stride", type=_count, metavar="N", help=help)
-    help = "shanghai_*: the stored value that counts as 1 (default: as trained)"
+    help = "frames, shanghai_*: the stored value that counts as 1 (default: as trained)"
     parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
     help = "the one stored value of pixels without data, or nan, which is an error elsewhere (default: as trained; of "
     help += "another --dataset none)"

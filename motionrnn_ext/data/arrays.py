@@ -36,7 +36,7 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
         if isinstance(error, OSError) and error.errno:
             raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
         kind = "file of one tensor" if is_tensor else f".npy file of numbers{because(error)}"
-        raise ValueError(f"{path} is no {kind}") from None
+        raise ValueError(f"{path} is not a {kind}") from None
     return found
 
 

@@ -131,7 +131,7 @@ def read_idx_images(path: str | os.PathLike[str]) -> Tensor:
             f"{path}: an IDX image file begins with the number {_IDX_MAGIC}; this one with {magic}"
         )
     if not n * rows * columns:
-        raise ValueError(f"{path}: its header tells of {n} images of {rows}x{columns}; there must be a pixel")
+        raise ValueError(f"{path}: its header states {n} images of {rows}x{columns}; there must be a pixel")
     expected = 16 + math.prod((n, rows, columns))
     if len(data) != expected:
         fault = "cut short" if len(data) < expected else "too long"

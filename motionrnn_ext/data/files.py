@@ -43,7 +43,7 @@ def unreadable(path: Path, error: Exception, kind: str) -> ValueError:
     """Return the error for a file that a library could not read.
 
     It says that another process has locked the file, that it cannot be opened, or that it is damaged or of another
-    kind; `kind` is the end of that sentence, such as "no HDF5 file".
+    kind; `kind` is the end of that sentence, such as "an HDF5 file".
     """
     if "unable to lock file" in str(error):
         return ValueError(
@@ -54,7 +54,7 @@ def unreadable(path: Path, error: Exception, kind: str) -> ValueError:
         path.open("rb").close()
     except OSError as reason:
         return ValueError(f"{path}: cannot be opened ({reason.strerror or reason})")
-    return ValueError(f"{path}: damaged, or {kind}{because(error)}")
+    return ValueError(f"{path}: damaged, or not {kind}{because(error)}")
 
 
 class PerProcess(Generic[T]):

@@ -139,7 +139,7 @@ class RadarH5(_GreyFrames):
     def _check(self, group: Any, index: int) -> None:
         where = f"{self.path}: {self.group}/{index}"
         if str(index) not in group:
-            raise ValueError(f"{where} is not there; all_len says that there are {self.length} sequences")
+            raise ValueError(f"{where} is missing; all_len says that there are {self.length} sequences")
         frames = group[str(index)]
         shape, dtype = getattr(frames, "shape", None), getattr(frames, "dtype", None)
         if shape is None or len(shape) != 3 or dtype != "uint8" or 0 in shape:
@@ -154,7 +154,7 @@ def _open_h5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise unreadable(path, error, "no HDF5 file") from None
+        raise unreadable(path, error, "an HDF5 file") from None
 
 
 def _length(path: Path, file: Any, group: str) -> int:
@@ -251,7 +251,7 @@ def _sequences(root: Path, split: str) -> list[Path]:
         inside = [name for name in names_in(root / chosen) if (root / chosen / name).is_dir()]
         found = [root / chosen / name for name in inside if name[0] != "."]
         if not found:
-            raise ValueError(f"{root / chosen}: no folder of a sequence is in it")
+            raise ValueError(f"{root / chosen}: it has no folder of a sequence")
         return found
     if len(names) < 3:
         raise ValueError(

@@ -180,7 +180,7 @@ class Human36MOpenSTL(Dataset[Tensor]):
             _clip_of_list(path, number, line, n_frames) for number, line in enumerate(_lines(path), 1) if line
         ]
         if not self.clips:
-            raise ValueError(f"{path}: no clip is in this list")
+            raise ValueError(f"{path}: this list has no clip")
         self._check_files(path)
 
     def __len__(self) -> int:
@@ -207,7 +207,7 @@ class Human36MOpenSTL(Dataset[Tensor]):
                 if folder not in there:
                     there[folder] = set(names_in(self.root / folder))
                 if file not in there[folder]:
-                    raise ValueError(f"{self.root / name}: {path} names this image, and it is not there")
+                    raise ValueError(f"{self.root / name}: {path} names this image, which does not exist")
 
 
 def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[str, int]:

@@ -48,7 +48,7 @@ def read_image(path: str | os.PathLike[str], channels: int, *, seen: bool = Fals
         raise ValueError(f"{path}: there is no such image") from None
     # A damaged file can raise anything, SyntaxError and struct.error included.
     except Exception as error:
-        raise unreadable(Path(path), error, "no jpg or png image") from None
+        raise unreadable(Path(path), error, "a jpg or png image") from None
     if pixels is None:
         raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {mode!r}")
     # A camera's jpg may be an MPO file, whose second picture is a preview and not a frame.

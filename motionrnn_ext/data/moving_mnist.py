@@ -78,7 +78,7 @@ class MotionRanges:
         for name in ("speed", "angle", "rotation", "scale", "scale_rate"):
             object.__setattr__(self, name, _as_range(name, getattr(self, name)))
         if self.speed[0] < 0:
-            raise ValueError(f"speed must be >= 0, the direction is drawn by itself; got {self.speed}")
+            raise ValueError(f"speed must be >= 0, as its direction is drawn separately; got {self.speed}")
         if self.scale[0] <= 0:
             raise ValueError(f"scale must be > 0; got {self.scale}")
 

@@ -200,7 +200,7 @@ def _mapped(path: Path) -> Any:
         return array
     # A damaged header leads to a ValueError, an EOFError or an OSError.
     except Exception as error:
-        raise unreadable(path, error, "no .npy file of numbers") from None
+        raise unreadable(path, error, "a .npy file of numbers") from None
 
 
 def _member(path: Path, name: str) -> Any:
@@ -243,4 +243,4 @@ def _damaged(path: Path, name: str, error: Exception) -> ValueError:
     """Return the error for a .npz file of which the array `name` could not be read."""
     if isinstance(error, KeyError):
         return ValueError(f"{path}: it must hold input_raw_data and clips; there is no {name}")
-    return unreadable(path, error, "no .npz file of numbers")
+    return unreadable(path, error, "a .npz file of numbers")

@@ -47,7 +47,7 @@ def read_film(path: Path, last: int | None = None) -> tuple[Tensor, int]:
         raise ValueError(f"{path}: {error}") from None
     # A damaged file can raise anything.
     except Exception as error:
-        raise ValueError(f"{path}: damaged, or no {path.suffix[1:]} file{because(error)}") from None
+        raise ValueError(f"{path}: damaged, or not a {path.suffix[1:]} file{because(error)}") from None
     if not images:
         raise ValueError(f"{path}: there are no frames in this file")
     sizes = {f"{image.shape[0]}x{image.shape[1]}" for image in images}

@@ -165,7 +165,7 @@ def load_video_network(path: str | os.PathLike[str], device: str | torch.device 
     try:
         return torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError:
-        raise ValueError(f"{path} is no TorchScript file (by torch.jit.save), or damaged") from None
+        raise ValueError(f"{path} is damaged, or not a TorchScript file (by torch.jit.save)") from None
 
 
 def _options(network: Any) -> dict[str, bool]:

@@ -157,7 +157,9 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise ValueError(f"LPIPS weights {path} cannot be read: {error.strerror or error}") from None
     # The unpickler can raise anything on foreign bytes.
     except Exception:
-        raise ValueError(f"{path} is no file of weights (a state dict by torch.save), or damaged") from None
+        raise ValueError(
+            f"{path} is damaged, or not a file of weights (a state dict by torch.save)"
+        ) from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} must hold a state dict: names and tensors; it holds {type(found).__name__}")
     return found

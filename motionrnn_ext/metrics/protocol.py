@@ -156,7 +156,7 @@ class Meter:
             always = [f"{threshold:g}" for threshold in self.protocol.thresholds if threshold <= lowest_value]
             if always:
                 result["protocol"]["only events"] = (
-                    f"warning: a pixel is {lowest_value:g} or more, so that every one reaches the threshold"
+                    f"warning: a pixel is {lowest_value:g} or more, so that every pixel reaches the threshold"
                     f" {', '.join(always)}: CSI is 1 and FAR 0 for any prediction"
                 )
         if self.video is not None:
@@ -174,11 +174,14 @@ class Meter:
         )
 
     def _about_missing(self, true: float, given: float) -> str:
-        networks = "; LPIPS and FVD see 0 there in both" if self.protocol.lpips or self.protocol.fvd else ""
+        networks = (
+            "; for LPIPS and FVD both clips are 0 there" if self.protocol.lpips or self.protocol.fvd else ""
+        )
         return (
-            f"{given:.3%} of the given values are missing, 0 to the models and the baseline, and {true:.3%} of the true"
-            " ones, which count for nothing: MSE, MAE and GDL are means over the others times a frame's size, PSNR is"
-            f" of that mean, SSIM of the windows without any, CSI and FAR of the others{networks}"
+            f"{given:.3%} of the given values are missing, which the models and the baseline read as 0, and {true:.3%}"
+            " of the true values, which no metric counts: MSE, MAE and GDL are means over the known values times a"
+            " frame's size, PSNR uses that mean, SSIM the windows without a missing value, CSI and FAR the known"
+            f" values{networks}"
         )
 
     def _about_lpips(self, samples: int) -> str:
@@ -192,7 +195,7 @@ class Meter:
     def _about_events(self, batches: int) -> str:
         values = self.protocol.values
         assert values is not None
-        averaged = f"the mean over {batches} batches" if batches != 1 else "of the one batch"
+        averaged = f"the mean over {batches} batches" if batches != 1 else "one batch"
         pixel = "floor(255 p) / 255" if values.bytes else "p"
         return (
             f"CSI and FAR of {values.scale:g} {pixel} {values.offset:+g} >= threshold; pooled: counts of all clips per"

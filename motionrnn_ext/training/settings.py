@@ -108,10 +108,10 @@ class DataSettings:
 
     dataset: str = _option("moving_digits", f"data set: {', '.join(DATASETS)}, or one of --import")
     root: str | None = _option(None, "where the data set's files are", unset="none, for generated data")
-    stride: int = _option(1, "shanghai_*: take every stride-th frame")
+    stride: int = _option(1, "frames, shanghai_*: take every stride-th frame")
     pixel_max: float = _option(
         255.0,
-        "shanghai_*: the stored value that counts as 1; below 255 for bytes that are physical values themselves",
+        "frames, shanghai_*: the stored value that counts as 1; below 255 for bytes that are physical values",
     )
     missing: str | None = _option(
         None,

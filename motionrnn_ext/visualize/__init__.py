@@ -2,17 +2,17 @@
 
     strip               a clip's inputs, true futures and predictions, frame by frame
     gif                 truth and predictions side by side, moving
-    arrows              motion trends over frames; `trend_field` gives their numbers
-    taps                where the taps of the warps read; `sampling_points` gives their numbers
+    arrows              motion trends over frames; `trend_field` returns their numbers
+    taps                the positions that the taps of the warps read; `sampling_points` returns their numbers
     motion_gif          frames, arrows and taps side by side, moving
-    loss_curves         from Lightning's CSV logs, which `read_log` reads
+    loss_curves         losses of Lightning's CSV logs; `read_log` returns their numbers
     lead_time_curves    metrics against the lead time
     dots                results over seeds, a dot per training
 
-Frames are tensors (T, C, H, W) in [0, 1] or uint8, with C = 1 or 3, and black where they are nan; predictions are
-(T - n_input, C, H, W), one entry per model's label. Every function writes the file it is told to write (an older file
-of that name is replaced), makes its parent folders and returns its path. matplotlib and Pillow are imported at the
-first call; pyplot is not, so the caller's own figures and backend are left alone.
+Frames are tensors (T, C, H, W), floats in [0, 1] or uint8, with C = 1 or 3; a nan is drawn black. Predictions are a
+mapping from the models' labels to tensors (T - n_input, C, H, W). Every function writes one file, replaces an older
+file of that name, makes its parent folders and returns its path. matplotlib and Pillow are imported at the first call.
+pyplot is never imported, so the caller's own figures and backend stay as they are.
 """
 
 from .curves import lead_time_curves, loss_curves, read_log

@@ -1,4 +1,4 @@
-"""Curves: losses while training, and metrics against the lead time."""
+"""Curves of losses against the training step, and of metrics against the lead time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from .page import FAINT, PathLike, hues, lines_of, saved, shortened, style
 
 
 def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[str] | None = None) -> Path:
-    """A PNG of the losses in Lightning's CSV logs against the training step: a hue per run, a dash per column.
+    """Draw the losses of Lightning's CSV logs against the training step as a PNG file.
+
+    Each run has a colour, and each column a line style. The axis is logarithmic if all losses are positive.
 
     Args:
-        logs: label -> a CSV log, `metrics.csv`, with a `step` column.
-        columns: what to draw; by default every column with "loss" in its name, except epoch averages of a
-            loss that is there per step.
+        path: the file to write.
+        logs: a mapping from labels to CSV logs, `metrics.csv`, each with a `step` column.
+        columns: the columns to draw; None for every column with "loss" in its name, except the epoch averages of a
+            loss that is logged per step too.
+
+    Returns:
+        The file's path.
 
     Raises:
-        ValueError: a log without a `step` column or without a value in any of the columns.
+        ValueError: a log has no `step` column, or no value in any of the columns.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
@@ -49,7 +55,18 @@ def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[
 def read_log(
     path: PathLike, columns: Sequence[str] | None = None
 ) -> dict[str, tuple[list[int], list[float]]]:
-    """Columns of a Lightning CSV log: name -> (steps, values), rows where the column is empty left out."""
+    """Read columns of a Lightning CSV log.
+
+    Args:
+        path: the log, `metrics.csv`.
+        columns: the columns to read; None for the default of `loss_curves`.
+
+    Returns:
+        A mapping from each column's name to its steps and its values, without rows where it is empty.
+
+    Raises:
+        ValueError: the log has no `step` column, or no value in any of the columns.
+    """
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     names = list(rows[0]) if rows else []
@@ -74,26 +91,35 @@ def read_log(
 def lead_time_curves(
     path: PathLike, results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None = None
 ) -> Path:
-    """A PNG with a panel per metric, its value against the lead time: a hue per model, baselines dashed and grey.
+    """Draw metrics against the lead time as a PNG file, with a panel per metric.
+
+    Each model has a colour; baselines are dashed and grey. A panel of CSI or FAR reads "no event" if there is none at
+    any lead time.
 
     Args:
-        results: label -> what `FrameMetrics.compute` gave. A label that starts with "repeat" is a baseline.
-        metrics: names under "per_lead"; by default all that the first entry has. CSI and FAR without any event at
-            any lead time say so.
+        path: the file to write.
+        results: a mapping from labels to the results of `FrameMetrics.compute`. A label that starts with "repeat" is
+            that of a baseline.
+        metrics: names under "per_lead"; None for all of the first entry.
+
+    Returns:
+        The file's path.
     """
     from matplotlib.figure import Figure
 
     from ..metrics import heading
 
     metrics = list(metrics or next(iter(results.values()))["per_lead"])
-    lines = lines_of(len(metrics), 7)  # of panels
+    lines = lines_of(len(metrics), 7)
     models = [label for label in results if not label.startswith("repeat")]
     hue_of = dict(zip(models, hues(models), strict=True))
     with style():
         width = max(4.5, 2.25 * lines[0].stop)
-        names = [f" {shortened(label, int((width - 0.6) / 0.085))}" for label in results]  # "_" would hide it
+        # A legend hides labels that begin with an underscore, so a space comes first.
+        names = [f" {shortened(label, int((width - 0.6) / 0.085))}" for label in results]
         columns = max(1, min(int(width / (0.6 + 0.085 * max(map(len, names)))), len(names)))
-        below = 0.2 * max(0, -(-len(names) // columns) - 2)  # what the legend's lines take
+        # The height of the legend's lines, in inches.
+        below = 0.2 * max(0, -(-len(names) // columns) - 2)
         figure = Figure(figsize=(width, 2.9 * len(lines) + below), layout="constrained")
         panels = figure.subplots(len(lines), lines[0].stop, squeeze=False).flat
         for axes in panels[len(metrics) :]:
@@ -114,7 +140,7 @@ def lead_time_curves(
 
 
 def _finish_shares(axes: Any) -> None:
-    """Of panels of CSI and FAR: one scale for all; without a value there was no event."""
+    """Give a panel of CSI or FAR the scale 0 to 1, or write "no event" if it has no value."""
     axes.set_ylim(-0.02, 1.02)
     if not any(math.isfinite(value) for line in axes.lines for value in line.get_ydata()):
         axes.set_xticks([])

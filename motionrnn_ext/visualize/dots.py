@@ -1,4 +1,4 @@
-"""Results over seeds: a dot per training, a line at each row's mean."""
+"""Results over seeds, drawn with a dot per training and a line at each row's mean."""
 
 from __future__ import annotations
 
@@ -20,12 +20,23 @@ def dots(
     baseline: Mapping[str, Mapping[str, float]] | None = None,
     title: str = "",
 ) -> Path:
-    """A PNG with a panel per metric: rows from top to bottom, each with a dot per value and a line at their mean.
+    """Draw results over seeds as a PNG file, with a panel per metric.
+
+    The rows stand from top to bottom, each with a dot per value and a line at their mean.
 
     Args:
-        rows: label -> metric -> values, one per seed. What is not finite is left out.
-        groups: a number per row; rows of one group follow each other and share a hue. By default one group each.
-        baseline: label -> metric -> value, one entry: a dashed line, or where it would lie far off, a note of it.
+        path: the file to write.
+        rows: a mapping from labels to metrics to values, one value per seed. Values that are not finite are left out.
+        groups: a number per row; rows of one group follow each other and share a colour. None for a group each.
+        baseline: a mapping from one label to metrics to values. It is drawn as a dashed line, or written below the
+            panel if it lies far from the dots.
+        title: the text above the panels.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: `groups` has another length than `rows`.
     """
     from matplotlib.figure import Figure
 
@@ -37,7 +48,8 @@ def dots(
         raise ValueError(f"groups must have a number for each of {len(rows)} rows; got {len(groups)}")
     kinds = list(dict.fromkeys(groups))
     hue_of = dict(zip(kinds, hues(kinds), strict=True))
-    places = [i + 0.45 * kinds.index(group) for i, group in enumerate(groups)]  # a gap between groups
+    # Each group begins after a gap.
+    places = [i + 0.45 * kinds.index(group) for i, group in enumerate(groups)]
     with style():
         figure = Figure(
             figsize=(2.1 + 3.1 * len(metrics), 1.05 + 0.3 * (places[-1] + 1)), layout="constrained"
@@ -55,7 +67,8 @@ def dots(
             axes.grid(False, axis="y")
             axes.locator_params(axis="x", nbins=5)
         panels[0].set_ylim(places[-1] + 0.6, -0.6)
-        for group in kinds[::2]:  # every other group on a band
+        # Every other group lies on a band.
+        for group in kinds[::2]:
             own = [place for place, g in zip(places, groups, strict=True) if g == group]
             for axes in panels:
                 axes.axhspan(own[0] - 0.6, own[-1] + 0.6, color=_BAND, zorder=0, linewidth=0)
@@ -65,6 +78,7 @@ def dots(
 
 
 def _row(axes: Any, place: float, values: list[float], hue: str) -> None:
+    """Draw a row's dots, their range and their mean at the height `place`."""
     if not values:
         return
     mean = sum(values) / len(values)
@@ -72,11 +86,12 @@ def _row(axes: Any, place: float, values: list[float], hue: str) -> None:
         [min(values), max(values)], [place] * 2, color=hue, alpha=0.3, linewidth=3, solid_capstyle="round"
     )
     axes.plot([mean] * 2, [place - 0.3, place + 0.3], color=hue, linewidth=2.2, solid_capstyle="round")
-    axes.plot(values, [place] * len(values), "o", color=hue, markersize=5.5, markeredgecolor="white",
-              markeredgewidth=0.7, alpha=0.9, zorder=3)  # fmt: skip
+    looks = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.7, "alpha": 0.9, "zorder": 3}
+    axes.plot(values, [place] * len(values), "o", color=hue, **looks)
 
 
 def _baseline(axes: Any, label: str, value: float) -> None:
+    """Draw a baseline as a dashed line, or write its value below if it lies far from the dots."""
     if not math.isfinite(value):
         return
     low, high = axes.get_xlim()

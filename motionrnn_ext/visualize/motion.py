@@ -1,4 +1,4 @@
-"""The motion trend as arrows, and motion in motion."""
+"""Pictures of the motion trend as arrows, and moving pictures of arrows and taps."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from .taps import LONGEST, busiest, chosen_times, draw_taps, outside, sampling_p
 
 
 def trend_field(trend: Tensor, frame_size: tuple[int, int]) -> Tensor:
-    """The mean displacement in a motion trend (or an offset map), in frame pixels: (..., 2, h', w'), float32.
+    """Return the mean displacement in a motion trend or an offset map, in pixels of the frame.
 
-    A trend holds 2K channels: the K row offsets of the neighbourhood's taps first, then their K column
-    offsets, in pixels of its own map (h', w'). One of those is H/h' x W/w' frame pixels, 2*patch_size for
-    MotionGRU's map of half resolution. The result holds the means over the K taps, rows (down) before columns
-    (right). A displacement points from a position to where the layer reads its features: what it brings to a
-    position comes from the arrow's head.
+    A trend has 2K channels: first the K row offsets of the neighbourhood's taps, then their K column offsets, in pixels
+    of its own map (h', w'). A map pixel covers H/h' x W/w' frame pixels, which is 2*patch_size for MotionGRU's map of
+    half resolution. The result is the mean over the K taps. A displacement points from a position to the place where
+    the layer reads its features, so features move from the arrow's head to its start.
 
     Args:
         trend: (..., 2K, h', w').
         frame_size: (H, W).
+
+    Returns:
+        float32 (..., 2, h', w') on the CPU: the rows (down), then the columns (right).
+
+    Raises:
+        ValueError: the number of channels is odd, or there are fewer than three dimensions.
     """
     if trend.ndim < 3 or trend.shape[-3] < 2 or trend.shape[-3] % 2:
         raise ValueError(
@@ -44,20 +49,28 @@ def arrows(
     magnify: float | None = None,
     what: str = "motion trend",
 ) -> Path:
-    """A PNG of motion trends as arrows over the frames they belong to: a row per entry, a column per time.
+    """Draw motion trends as arrows over their frames as a PNG file, with a row per entry and a column per time.
 
-    An arrow starts at its map pixel and points to where the layer reads (see `trend_field`); arrows drawn
-    shorter than a hundredth of the frame are left out.
+    An arrow starts at its map pixel and points to the place that the layer reads (see `trend_field`). Arrows whose
+    drawn length is less than a hundredth of the frame are left out.
 
     Args:
+        path: the file to write.
         frames: (T, C, H, W).
-        trends: label -> (T', 2K, h', w') with T' <= T, say one per MotionRNN interface; entry t is frame t's.
-        times: the t to show, six in a line; by default six, evenly spread. Where there is no room for all, some are
-            shown, evenly spread, and a line above says so.
-        magnify: drawn length over true length; by default, for each column, the power of two that brings its
-            longest arrows to about one map pixel (trends grow by orders of magnitude along a sequence). It
-            stands above each column.
-        what: the arrows' name in the footer; entries may be offset maps too.
+        trends: a mapping from labels to trends or offset maps (T', 2K, h', w') with T' <= T, for example one per
+            MotionRNN interface; entry t belongs to frame t.
+        times: the t to show, six in a line; None for six, evenly spread. If there is no room for all, some are shown,
+            evenly spread, and a line above states how many.
+        magnify: the drawn length over the true length, which stands above each column. None takes, for each column,
+            the power of two that brings its longest arrows to about one map pixel, because trends grow by orders of
+            magnitude along a sequence.
+        what: the arrows' name in the footer.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: frames or trends have another shape.
     """
     if frames.ndim != 4 or not trends:
         raise ValueError(f"frames must be (T, C, H, W) with one trend at least; got {tuple(frames.shape)}")
@@ -81,8 +94,8 @@ def arrows(
             heads = zip(times[line], factors[line], strict=True)
             sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in heads])
             for name, field in fields.items():
-                cells = sheet.row(drawable(frames[times[line]]) * 0.7, name, weight="bold")
-                for axes, displacement, factor in zip(cells, field[line], factors[line], strict=True):
+                panels = sheet.row(drawable(frames[times[line]]) * 0.7, name, weight="bold")
+                for axes, displacement, factor in zip(panels, field[line], factors[line], strict=True):
                     _quiver(axes, displacement * factor, height, width)
         sheet.foot(f"arrows: {what} in frame pixels, scaled as stated above each column")
         return saved(sheet.figure, path)
@@ -99,10 +112,23 @@ def motion_gif(
     fps: float = 3,
     what: str = "motion trend",
 ) -> Path:
-    """A looping GIF of frames (T, C, H, W): a row per entry, plain, with the trend's arrows and with the taps.
+    """Draw frames, their motion trends and their taps as a looping GIF file, with a row per entry.
 
-    Arguments as of `arrows` and `taps`; the arrows' factor is each frame's own and stands below, as does how many of
-    the taps lie outside of the frame.
+    A row shows the plain frame, the frame with the trend's arrows, and the frame with the taps. The factor of the
+    arrows' length is chosen for each frame; it stands below, with the number of taps that lie outside of the frame.
+
+    Args:
+        path: the file to write.
+        frames: (T, C, H, W).
+        trends: a mapping from labels to trends (T', 2K, h', w') with T' <= T, see `arrows`.
+        offsets: a mapping from the same labels to offset maps (T', 2K, h', w'), see `taps`.
+        masks: a mapping from the same labels to the taps' weights (T', K, h', w') in [0, 1]; None draws equal dots.
+        positions: the number of map positions per frame whose taps are shown, see `taps`.
+        fps: frames per second.
+        what: the arrows' name in the heading.
+
+    Returns:
+        The file's path.
     """
     size, n_times = (frames.shape[-2], frames.shape[-1]), min(map(len, offsets.values()))
     frames = drawable(frames[:n_times])
@@ -139,7 +165,7 @@ def motion_gif(
 
 
 def _factor(fields: list[Tensor], width: int) -> float:
-    """The power of two that brings the longest of arrows (2, h', w') to about one map pixel; 1 where there is none."""
+    """Return the power of two that brings the longest arrows (2, h', w') to about one map pixel, or 1 without any."""
     longest = max(float(field.double().norm(dim=0).quantile(0.98)) for field in fields)
     if not 0 < longest < math.inf:
         return 1.0
@@ -148,16 +174,17 @@ def _factor(fields: list[Tensor], width: int) -> float:
 
 
 def _times(factor: float) -> str:
+    """Return a factor as text, a multiplication or a division."""
     return f"\u00d7 {factor:.3g}" if factor >= 1 else f"\u00f7 {1 / factor:.3g}"
 
 
 def _quiver(axes: Any, field: Tensor, height: int, width: int) -> Any:
-    """Arrows (2, h', w'), frame pixels, on axes that show the frame; without values that are not finite."""
+    """Draw finite arrows (2, h', w'), in frame pixels, on axes that show the frame, and return them."""
     rows, columns = field.shape[-2:]
     y = (torch.arange(rows) + 0.5) * height / rows - 0.5
     x = (torch.arange(columns) + 0.5) * width / columns - 0.5
     y, x = torch.meshgrid(y, x, indexing="ij")
-    # Far arrows keep their direction: Agg draws no further than some 10^4 pixels.
+    # Long arrows are shortened and keep their direction: Agg draws up to about 10^4 pixels.
     length, reach = field.double().norm(dim=0), 4.0 * math.hypot(height, width)
     field = field * (reach / length.clamp(min=reach)).nan_to_num()
     drawn = (length >= width / 100) & length.isfinite()

@@ -1,4 +1,4 @@
-"""What all pictures share: the style, a page of labelled rows of frames, and saving."""
+"""The parts that all pictures share: the style, a page of labelled rows of frames, and saving."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from ..pixels import as_floats, check_units
 PathLike = str | os.PathLike[str]
 
 INK, FAINT, PAPER, ARROW = "#24292f", "#8b949e", "#ffffff", "#ff9f43"
-# one hue per model, in order; they differ in lightness too
+# A hue per model, in order; the hues differ in lightness too.
 HUES = ("#0b6bcb", "#d4570a", "#0f8a5f", "#8a4fbf", "#b0892a", "#c2407e")
 
 
 @contextmanager
 def style(dots_per_inch: int = 150) -> Iterator[None]:
-    """All pictures' matplotlib settings, whatever the user's own are: `with style(): ...`."""
+    """Apply the matplotlib settings of all pictures within a `with` block, in place of the user's own.
+
+    Args:
+        dots_per_inch: the resolution of figures made in the block.
+    """
     import matplotlib as mpl
     from cycler import cycler
 
@@ -38,41 +42,46 @@ def style(dots_per_inch: int = 150) -> Iterator[None]:
         "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "axes.grid": True, "grid.color": "#e4e8ec", "grid.linewidth": 0.8, "lines.linewidth": 1.8,
         "lines.markersize": 4, "axes.prop_cycle": cycler(color=HUES),
-        "text.parse_math": False,  # a $ in a run's name is one
+        # A dollar sign in a run's name begins no formula.
+        "text.parse_math": False,
     }  # fmt: skip
     with mpl.rc_context():
-        mpl.rcdefaults()  # all but the backend and its windows
+        # This resets all settings except the backend and its windows.
+        mpl.rcdefaults()
         mpl.rcParams.update(settings)
         yield
 
 
 def hues(labels: Any) -> list[str]:
+    """Return a hue for each label, in order."""
     return [HUES[i % len(HUES)] for i in range(len(labels))]
 
 
 def lines_of(count: int, longest: int) -> list[slice]:
-    """0 to count - 1 in lines of up to `longest`, as equal as can be."""
+    """Split 0 to count - 1 into lines of up to `longest`, as equal as possible."""
     n_lines = -(-count // longest)
     length = -(-count // n_lines)
     return [slice(start, min(start + length, count)) for start in range(0, count, length)]
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Up to `most` of 0 to count - 1, evenly spread, with both ends."""
+    """Return up to `most` of 0 to count - 1, evenly spread, with both ends."""
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / max(1, most - 1)) for i in range(most)]
 
 
 class Sheet:
-    """Rows of equal cells under headings, laid out from the top in inches; a label left of each row.
+    """A page of rows of equal panels under headings, with a label left of each row, laid out from the top in inches.
 
-    Cells have the frames' shape, within limits: very tall and very wide frames are smaller than their cells.
+    Panels have the frames' shape, within limits: very tall and very wide frames are smaller than their panels.
     """
 
-    GAP, HEAD, WIDEST, LARGEST_CELL = 0.045, 0.27, 7.9, 2.1
-    LOWEST, TALLEST = 0.3, 4.3  # of a cell
-    HIGHEST = 36.0  # of all lines of rows together; what takes more is thinned out, see `shown`
+    GAP, HEAD, WIDEST, LARGEST_PANEL = 0.045, 0.27, 7.9, 2.1
+    # The limits of a panel's height.
+    LOWEST, TALLEST = 0.3, 4.3
+    # The height of all lines of rows together; if frames need more, only some are drawn, see `shown`.
+    HIGHEST = 36.0
 
     def __init__(
         self,
@@ -82,80 +91,97 @@ class Sheet:
         n_heads: int,
         label: float = 1.3,
         foot: float = 0.0,
-        narrowest: float = 0.0,  # right of the labels
+        narrowest: float = 0.0,
     ) -> None:
+        """Make an empty page.
+
+        Args:
+            n_columns: the number of panels in a row.
+            n_rows: the number of rows.
+            frames: frames (..., H, W), whose shape the panels take.
+            n_heads: the number of lines of headings.
+            label: the width left of the rows, in inches.
+            foot: the height below the rows, in inches.
+            narrowest: the smallest width right of the labels, in inches.
+        """
         from matplotlib.figure import Figure
 
         self.label, self.foot_height = label, foot
-        self.cell, self.cell_height, self.is_filled = self._cell(n_columns, frames)
-        self.width = label + max(n_columns * self.cell, narrowest)
-        self.height = n_heads * self.HEAD + n_rows * self.cell_height + foot
+        self.panel, self.panel_height, self.is_filled = self._panel(n_columns, frames)
+        self.width = label + max(n_columns * self.panel, narrowest)
+        self.height = n_heads * self.HEAD + n_rows * self.panel_height + foot
         self.figure = Figure(figsize=(self.width, self.height))
-        self.top = self.height  # of what is laid out next
+        # The top of the next line or row.
+        self.top = self.height
 
     @classmethod
-    def _cell(cls, n_columns: int, frames: Tensor) -> tuple[float, float, bool]:
-        """Width and height of a cell, and whether a frame fills it."""
-        cell = min(cls.WIDEST / n_columns, cls.LARGEST_CELL)
-        height = (cell - cls.GAP) * frames.shape[-2] / frames.shape[-1] + cls.GAP
+    def _panel(cls, n_columns: int, frames: Tensor) -> tuple[float, float, bool]:
+        """Return the width and the height of a panel, and whether a frame fills it."""
+        width = min(cls.WIDEST / n_columns, cls.LARGEST_PANEL)
+        height = (width - cls.GAP) * frames.shape[-2] / frames.shape[-1] + cls.GAP
         limited = min(max(height, cls.LOWEST), cls.TALLEST)
-        return cell, limited, height == limited
+        return width, limited, height == limited
 
     @classmethod
     def shown(cls, count: int, longest: int, n_rows: int, frames: Tensor) -> list[int]:
-        """Which of `count` columns there is room for, in lines of up to `longest` with `n_rows` each: all, or some that
-        are evenly spread."""
-        line = cls.HEAD + n_rows * cls._cell(min(count, longest), frames)[1]
+        """Return the columns of `count` that the page has room for: all, or some that are evenly spread.
+
+        The columns stand in lines of up to `longest`, with `n_rows` rows each.
+        """
+        line = cls.HEAD + n_rows * cls._panel(min(count, longest), frames)[1]
         return evenly(count, longest * max(1, int(cls.HIGHEST / line)))
 
     def title(self, text: str) -> None:
-        """A line above all, which counts as a head."""
+        """Write a line above the page, which counts as a line of headings."""
         self.top -= self.HEAD
         x, y = (self.label + self.width - self.GAP) / 2 / self.width, (self.top + 0.06) / self.height
         self.figure.text(x, y, text, size=8.5, ha="center", color=INK)
 
     def heads(self, texts: Sequence[str], colours: Sequence[str] | None = None, **looks: Any) -> None:
+        """Write a line of headings, one above each column; `looks` are matplotlib's properties of text."""
         looks = {"size": 8.5, "ha": "center", **looks}
         self.top -= self.HEAD
         for i, text in enumerate(texts):
-            x = self.label + i * self.cell + (self.cell - self.GAP) / 2
+            x = self.label + i * self.panel + (self.panel - self.GAP) / 2
             colour = colours[i] if colours else FAINT
-            wide = 0.0095 if looks.get("weight") == "bold" else 0.0085  # inches per character and point
-            text = shortened(text, int(self.cell / (wide * looks["size"])))
+            # The width of a character, in inches per point of size.
+            wide = 0.0095 if looks.get("weight") == "bold" else 0.0085
+            text = shortened(text, int(self.panel / (wide * looks["size"])))
             self.figure.text(x / self.width, (self.top + 0.06) / self.height, text, color=colour, **looks)
 
     def row(self, images: Sequence[Tensor] | Tensor, label: str = "", **looks: Any) -> list[Any]:
-        """The cells' axes, each with its image."""
-        self.top -= self.cell_height
-        y = (self.top + self.cell_height / 2) / self.height
+        """Draw a row of images (C, H, W) with its label, and return the axes of its panels."""
+        self.top -= self.panel_height
+        y = (self.top + self.panel_height / 2) / self.height
         looks = {"size": 9.5, "ha": "right", "va": "center", **looks}
-        label = _wrapped(label, lines=max(1, int(self.cell_height / 0.16)))
+        label = _wrapped(label, lines=max(1, int(self.panel_height / 0.16)))
         self.figure.text((self.label - 0.12) / self.width, y, label, **looks)
-        cells = []
+        panels = []
         for i, image in enumerate(images):
-            corner = ((self.label + i * self.cell) / self.width, (self.top + self.GAP) / self.height)
-            size = ((self.cell - self.GAP) / self.width, (self.cell_height - self.GAP) / self.height)
+            corner = ((self.label + i * self.panel) / self.width, (self.top + self.GAP) / self.height)
+            size = ((self.panel - self.GAP) / self.width, (self.panel_height - self.GAP) / self.height)
             axes = self.figure.add_axes((*corner, *size))
             axes.set_axis_off()
             aspect: Any = "auto" if self.is_filled else "equal"
             axes.imshow(pixels(image), interpolation="nearest", aspect=aspect)
-            cells.append(axes)
-        return cells
+            panels.append(axes)
+        return panels
 
     def foot(self, text: str = "") -> Any:
-        """A text below the rows, on as many lines as it takes."""
+        """Write a text below the rows, on as many lines as it needs, and return it."""
         text = self.fitted(text)
         x = (self.label + self.width - self.GAP) / 2 / self.width
         y = self.foot_height / 2 / self.height
         return self.figure.text(x, y, text, size=9, ha="center", va="center", color=FAINT)
 
     def fitted(self, text: str) -> str:
-        """As wide as the rows."""
-        return fill(text, max(10, int((self.width - self.label) / 0.07)))  # inches per character
+        """Return a text broken into lines as wide as the rows."""
+        inches_per_character = 0.07
+        return fill(text, max(10, int((self.width - self.label) / inches_per_character)))
 
 
 def _wrapped(label: str, width: int = 13, lines: int = 9) -> str:
-    """A long label on up to so many lines, broken after hyphens, underscores and spaces, or where it must be."""
+    """Break a label into at most `lines` lines, after hyphens, underscores and spaces if possible."""
     broken = [""]
     for part in re.findall(r"[^-_\s]*[-_\s]?", " ".join(label.split())):
         if broken[-1] and len(broken[-1] + part.rstrip()) > width:
@@ -169,7 +195,7 @@ def _wrapped(label: str, width: int = 13, lines: int = 9) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """A text of one line without its middle where it is wider than so many characters."""
+    """Return a text on one line; if it has more than `width` characters, an ellipsis replaces its middle."""
     text = " ".join(text.split())
     if len(text) <= width:
         return text
@@ -178,13 +204,13 @@ def shortened(text: str, width: int) -> str:
 
 
 def drawable(frames: Tensor) -> Tensor:
-    """Frames of floats or uint8 as float32 on the CPU; they may be predictions, and so leave [0, 1]."""
+    """Return frames, floats or uint8, as float32 on the CPU; they may be predictions and leave [0, 1]."""
     check_units(frames, "frames")
     return as_floats(frames.detach()).float().cpu()
 
 
 def pixels(image: Tensor) -> Any:
-    """(C, H, W) -> uint8 array (H, W, 3); what is no number is black."""
+    """Convert an image (C, H, W) to a NumPy array, uint8 (H, W, 3); nan is black."""
     image = (image.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
     return image.expand(-1, -1, 3).numpy()
 
@@ -197,8 +223,16 @@ def recorded(
     fps: float,
     keep: Sequence[Any] = (),
 ) -> Path:
-    """A looping GIF of a figure; `draw(t)` brings it to frame t. A GIF has 256 colours: those of `keep`, at most 64,
-    are among them."""
+    """Write a looping GIF of a figure and return its path.
+
+    Args:
+        path: the file to write.
+        figure: matplotlib's figure.
+        draw: a function that brings the figure to frame t.
+        times: the frames to draw, in order.
+        fps: frames per second.
+        keep: colours, at most 64, that are among the 256 colours of the GIF.
+    """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -215,15 +249,19 @@ def recorded(
 
 
 def moments(sheet: Sheet, n_frames: int, most: int = 500) -> tuple[list[int], str]:
-    """Which frames a GIF shows: all, or as many as memory should hold, evenly spread; and words that say so."""
+    """Return the frames that a GIF shows, all or as many as memory should hold, and words if they are not all."""
     width, height = sheet.figure.get_size_inches() * sheet.figure.dpi
-    times = evenly(n_frames, min(most, max(24, int(150e6 / (width * height)))))  # 150 MP, 3 bytes each
+    # 150 million pixels of 3 bytes each.
+    times = evenly(n_frames, min(most, max(24, int(150e6 / (width * height)))))
     return times, "" if len(times) == n_frames else f" ({len(times)} of {n_frames} frames are shown)"
 
 
 def _with_palettes(shots: Sequence[Any], keep: Sequence[Any]) -> list[Any]:
-    """uint8 arrays (H, W, 3) as images of 256 colours. Where few pixels have a colour, a palette by population would
-    have greys alone: then 160 of the colours are greys, and the others are for those pixels."""
+    """Convert uint8 arrays (H, W, 3) to images of 256 colours.
+
+    If few pixels have a colour, a palette chosen by population would hold greys alone. Then 160 of its entries are
+    greys, and the others serve the coloured pixels.
+    """
     import numpy as np
     from matplotlib.colors import to_rgb
     from PIL import Image
@@ -246,15 +284,16 @@ def _with_palettes(shots: Sequence[Any], keep: Sequence[Any]) -> list[Any]:
 
 
 def _nearest(colours: Any, few: Any) -> Any:
-    """Which of a few colours (M, 3) is nearest to each of (N, 3)."""
+    """Return, for each colour (N, 3), the position of the nearest of `few` colours (M, 3)."""
     import numpy as np
 
-    parts = np.array_split(colours.astype(np.int16), len(colours) // 10_000 + 1)  # else N x M numbers at once
+    # Parts keep the N x M distances from being in memory at once.
+    parts = np.array_split(colours.astype(np.int16), len(colours) // 10_000 + 1)
     return np.concatenate([np.abs(part[:, None] - few).sum(-1).argmin(1) for part in parts])
 
 
 def _quantized(image: Any, kept: Any) -> Any:
-    """With its own palette, which has the `kept` colours (N, 3) first."""
+    """Return an image with a palette of its own, which begins with the `kept` colours (N, 3)."""
     import numpy as np
     from PIL import Image
 
@@ -266,13 +305,14 @@ def _quantized(image: Any, kept: Any) -> Any:
 
 
 def _palette(image: Any, count: int) -> Any:
-    """(up to `count`, 3): the colours that stand for an image's best."""
+    """Return the up to `count` colours (N, 3) that represent an image best."""
     import numpy as np
 
     return np.array(image.quantize(count).getpalette()).reshape(-1, 3)[:count]
 
 
 def saved(figure: Any, path: PathLike) -> Path:
+    """Write a figure as a PNG file and return its path."""
     with write_atomically(path) as part:
         figure.savefig(part, format="png", dpi=figure.dpi)
     return Path(path)

@@ -1,4 +1,4 @@
-"""A clip and its predictions: as a strip of frames, and moving."""
+"""Pictures of a clip and its predictions: a strip of frames, and a moving picture."""
 
 from __future__ import annotations
 
@@ -24,19 +24,32 @@ from .page import (
     style,
 )
 
-_LONGEST = 14  # frames in a line of `strip`: what their headings leave room for
+# The number of frames in a line of `strip`, for which their headings have room.
+_LONGEST = 14
 
 
 def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int) -> Path:
-    """A PNG of one clip: a row of inputs, one of true futures, one per model; lead times above the columns.
+    """Draw one clip as a PNG file: a row of inputs, a row of true futures and a row per model, under their lead times.
 
-    With T = n_input the future is not known and its row is left out, here and in `gif`. More than 14 frames go on in
-    the next line, in rows of their own; of hundreds as many as there is room for are shown, evenly spread, and a line
-    above says so.
+    More than 14 frames are continued in further lines. If there is no room for all frames, some are shown, evenly
+    spread, and a line above states how many.
+
+    Args:
+        path: the file to write.
+        frames: (T, C, H, W), inputs and true futures. With T = n_input the future is unknown, and its row is left out.
+        predictions: a mapping from the models' labels to predictions (T - n_input, C, H, W).
+        n_input: the number of inputs.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: frames or predictions have another shape, or frames leave [0, 1].
     """
     frames, predictions, n_future = _checked(frames, predictions, n_input)
     known = len(frames) > n_input
-    given = Sheet.shown(n_input, _LONGEST, 3, frames)  # inputs get a third of the page at most
+    # Inputs take a third of the page at most.
+    given = Sheet.shown(n_input, _LONGEST, 3, frames)
     future = Sheet.shown(n_future, _LONGEST, known + len(predictions), frames)
     names = [f"t\u2212{n_input - 1 - i}" if i < n_input - 1 else "t" for i in given]
     before, after = lines_of(len(given), _LONGEST), lines_of(len(future), _LONGEST)
@@ -60,14 +73,32 @@ def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_i
 
 
 def _fewer(shown: list[int], count: int, what: str) -> list[str]:
+    """Return words that say how many of `count` are shown, or nothing if all are."""
     return [f"{len(shown)} of {count} {what}"] if len(shown) < count else []
 
 
 def gif(
     path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int, fps: float = 4
 ) -> Path:
-    """A looping GIF of T frames: the truth and each model side by side, three in a line; the inputs run first in all of
-    them. Of very many frames some are shown, evenly spread, and the caption says so."""
+    """Draw one clip as a looping GIF file: the truth and each model side by side, three in a line.
+
+    All of them show the inputs first. If there are very many frames, some are shown, evenly spread, and the caption
+    states how many.
+
+    Args:
+        path: the file to write.
+        frames: (T, C, H, W), inputs and true futures. With T = n_input the future is unknown, and only the models are
+            shown.
+        predictions: a mapping from the models' labels to predictions (T - n_input, C, H, W).
+        n_input: the number of inputs.
+        fps: frames per second.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: frames or predictions have another shape, or frames leave [0, 1].
+    """
     frames, predictions, n_future = _checked(frames, predictions, n_input)
     clips = [torch.cat([frames[:n_input], future]) for future in predictions.values()]
     titles, colours = [*predictions], hues(predictions)
@@ -97,7 +128,7 @@ def gif(
 def _checked(
     frames: Tensor, predictions: Mapping[str, Tensor], n_input: int
 ) -> tuple[Tensor, dict[str, Tensor], int]:
-    """Both in float32 on the CPU, and how many frames are predicted."""
+    """Check shapes; return frames and predictions in float32 on the CPU, and the number of predicted frames."""
     n_future = len(frames) - n_input or max((len(p) for p in predictions.values()), default=0)
     if frames.ndim != 4 or frames.shape[1] not in (1, 3) or n_input < 1 or n_future < 1:
         shape = tuple(frames.shape)

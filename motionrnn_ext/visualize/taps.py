@@ -1,4 +1,4 @@
-"""Where the taps of a MotionGRU's warp read: `sampling_points` has the numbers, `taps` draws them over frames."""
+"""The positions that the taps of a MotionGRU's warp read, as numbers and drawn over frames."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from torch import Tensor
 
 from .page import FAINT, PAPER, PathLike, Sheet, drawable, evenly, lines_of, saved, style
 
-LONGEST = 6  # frames in a line: what headings such as "frame 123, × 1.05e+03" leave room for
+# The number of frames in a line, with room for headings such as "frame 123, × 1.05e+03".
+LONGEST = 6
 
 
 def sampling_points(offset: Tensor, frame_size: tuple[int, int]) -> Tensor:
-    """Where every tap reads, in frame pixels: (..., K, 2, h', w') float32, rows (down) before columns (right).
+    """Return the position that every tap reads, in pixels of the frame.
 
-    Tap n = (i, j) of the k x k neighbourhood of map position (r, c), row by row from 0, reads the map at
-    (r + i - (k-1)/2 + F[n], c + j - (k-1)/2 + F[K + n]); the middle of map pixel m lies at frame pixel
+    Tap n = (i, j) of the k x k neighbourhood of map position (r, c), counted row by row from 0, reads the map at
+    (r + i - (k-1)/2 + F[n], c + j - (k-1)/2 + F[K + n]). The middle of map pixel m lies at frame pixel
     (m + 1/2) H/h' - 1/2.
 
     Args:
         offset: F, (..., 2K, h', w'), K = k*k row offsets, then K column offsets, in pixels of the map.
         frame_size: (H, W).
+
+    Returns:
+        float32 (..., K, 2, h', w') on the CPU: the row (down), then the column (right).
+
+    Raises:
+        ValueError: the number of channels is not 2 k*k.
     """
     k = math.isqrt(offset.shape[-3] // 2) if offset.ndim >= 3 else 0
     if k < 1 or offset.shape[-3] != 2 * k * k:
@@ -33,7 +40,8 @@ def sampling_points(offset: Tensor, frame_size: tuple[int, int]) -> Tensor:
             f"offset must be (..., 2K, h', w') with K = k*k, K row then K column offsets; got {tuple(offset.shape)}"
         )
     tap = torch.arange(k, dtype=torch.float32) - (k - 1) / 2
-    taps = (tap.repeat_interleave(k), tap.repeat(k))  # rows and columns of the K taps
+    # The rows and the columns of the K taps.
+    taps = (tap.repeat_interleave(k), tap.repeat(k))
     points = []
     for axis, half in enumerate(offset.detach().float().cpu().chunk(2, dim=-3)):
         n = half.shape[-2 + axis]
@@ -45,8 +53,19 @@ def sampling_points(offset: Tensor, frame_size: tuple[int, int]) -> Tensor:
 def busiest(
     frames: Tensor, map_size: tuple[int, int], count: int, apart: int | None = None
 ) -> list[list[tuple[int, int]]]:
-    """For each of frames (T, C, H, W) up to `count` map positions (row, column) where it differs most from the one
-    before (the first: from the next), `apart` map pixels (by default a fifth of the map) or more from each other."""
+    """Return, for every frame, the map positions at which it differs most from the frame before.
+
+    The first frame is compared with the next one.
+
+    Args:
+        frames: (T, C, H, W).
+        map_size: (h', w').
+        count: the largest number of positions per frame.
+        apart: the smallest distance between positions in map pixels; None for a fifth of the map.
+
+    Returns:
+        A list of positions (row, column) for each frame.
+    """
     apart = max(1, round(min(map_size) / 5)) if apart is None else apart
     frames = drawable(frames)
     change = frames.diff(dim=0).abs()
@@ -56,12 +75,13 @@ def busiest(
 
 
 def _peaks(field: Tensor, count: int, apart: int) -> list[tuple[int, int]]:
+    """Return the positions of up to `count` highest positive values of a field (h', w'); at least one position."""
     field = field.clone()
     found: list[tuple[int, int]] = []
     while len(found) < count and field.max() > -1:
         row, column = divmod(int(field.argmax()), field.shape[1])
         if found and field[row, column] <= 0:
-            break  # nothing moves any more; one position at least
+            break
         found.append((row, column))
         field[max(0, row - apart + 1) : row + apart, max(0, column - apart + 1) : column + apart] = -1
     return found
@@ -76,19 +96,28 @@ def taps(
     masks: Mapping[str, Tensor] | None = None,
     positions: int | Sequence[tuple[int, int]] = 3,
 ) -> Path:
-    """A PNG of where the taps read, over the frames: a row per entry, a column per time.
+    """Draw the positions that the taps read over the frames as a PNG file, with a row per entry and a column per time.
 
-    A dot is where a tap reads, in the tap's colour (see the key), and a line comes from where the tap would be without
-    motion; with masks a dot's area is the tap's weight. What is read outside of the frame counts as 0 and is not
-    drawn, but for the line that leads there, and the footer counts it; offsets that are not finite are left out.
+    A dot marks the position that a tap reads, in the tap's colour (see the key), and a line leads to it from the tap's
+    position without motion. With masks, a dot's area is the tap's weight. A tap outside of the frame reads 0: only the
+    line that leads there is drawn, and the footer counts it. Offsets that are not finite are left out.
 
     Args:
+        path: the file to write.
         frames: (T, C, H, W).
-        offsets: label -> (T', 2K, h', w') with T' <= T, say one per MotionRNN interface; entry t is frame t's.
-        times: the t to show, six in a line; by default four, evenly spread. Where there is no room for all, as in
-            `arrows`.
-        masks: label -> (T', K, h', w') in [0, 1].
-        positions: (row, column) on the map to show, or how many of the `busiest` per frame.
+        offsets: a mapping from labels to offset maps (T', 2K, h', w') with T' <= T, for example one per MotionRNN
+            interface; entry t belongs to frame t.
+        times: the t to show, six in a line; None for four, evenly spread. If there is no room for all, some are shown,
+            as in `arrows`.
+        masks: a mapping from labels to the taps' weights (T', K, h', w') in [0, 1].
+        positions: positions (row, column) on the map, or the number of positions per frame at which the frame changes
+            most.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: frames or offsets have another shape, or a position lies outside of the map.
     """
     if frames.ndim != 4 or not offsets:
         raise ValueError(f"frames must be (T, C, H, W) with one offset at least; got {tuple(frames.shape)}")
@@ -125,7 +154,7 @@ def taps(
 def chosen_times(
     times: Sequence[int] | None, n_times: int, default: int, n_rows: int, frames: Tensor
 ) -> tuple[list[int], str]:
-    """The times to show, by default so many, evenly spread, and words where there is no room for all."""
+    """Return the times to show, `default` many if `times` is None, and words if there is no room for all of them."""
     if times is None:
         return evenly(n_times, default), ""
     shown = Sheet.shown(len(times), LONGEST, n_rows, frames)
@@ -152,13 +181,22 @@ def draw_taps(
     frame_size: tuple[int, int],
     weights: Tensor | None,
 ) -> list[Any]:
-    """Draw sampling points (K, 2, h', w') at some places on axes that show the frame; returns what was drawn."""
+    """Draw the taps of some map positions on axes that show the frame, and return the drawn artists.
+
+    Args:
+        axes: matplotlib's axes.
+        points: the taps' sampling points (K, 2, h', w').
+        places: positions (row, column) on the map.
+        frame_size: (H, W).
+        weights: the taps' weights (K, h', w') in [0, 1]; None draws equal dots.
+    """
     (height, width), (rows, columns) = frame_size, points.shape[-2:]
     still = sampling_points(torch.zeros(2 * len(points), rows, columns), frame_size)
     colours, drawn = tap_colours(len(points)), []
-    # Far points keep their direction: Agg draws no further than some 10^4 pixels.
+    # Far points are brought nearer and keep their direction: Agg draws up to about 10^4 pixels.
     moved = points - still
-    length = moved.norm(dim=1, keepdim=True)  # (K, 1, h', w')
+    # (K, 1, h', w')
+    length = moved.norm(dim=1, keepdim=True)
     reach = 4.0 * math.hypot(height, width)
     points = still + moved * (reach / length.clamp(min=reach)).nan_to_num()
     for row, column in places:
@@ -179,9 +217,10 @@ def draw_taps(
 
 
 def outside(points: Tensor, places: Sequence[tuple[int, int]], frame_size: tuple[int, int]) -> Tensor:
-    """Of sampling points (K, 2, h', w') at some places: how many are not in the frame, and how many are finite."""
+    """Count the sampling points (K, 2, h', w') of some map positions outside of the frame, and the finite ones."""
     rows, columns = torch.tensor(places, dtype=torch.int64).view(-1, 2).T
-    found = points[:, :, rows, columns]  # (K, 2, places)
+    # (K, 2, places)
+    found = points[:, :, rows, columns]
     highest = torch.tensor(frame_size).view(2, 1) - 0.5
     finite = found.isfinite().all(1)
     beyond = ((found < -0.5) | (found > highest)).any(1) & finite
@@ -189,7 +228,7 @@ def outside(points: Tensor, places: Sequence[tuple[int, int]], frame_size: tuple
 
 
 def tap_colours(count: int) -> list[Any]:
-    """A colour per tap of a k x k neighbourhood: the hue is the direction from the middle, which is white."""
+    """Return a colour per tap of a k x k neighbourhood: its hue is the direction from the middle, which is white."""
     import colorsys
 
     k = math.isqrt(count)
@@ -202,7 +241,7 @@ def tap_colours(count: int) -> list[Any]:
 
 
 def tap_key(sheet: Sheet, count: int) -> None:
-    """The taps' colours in their places, in the lower left corner."""
+    """Draw the key of the taps' colours, in their places, into the lower left corner."""
     side, k = 0.34, math.isqrt(count)
     corner = ((sheet.label - 0.12 - side) / sheet.width, (sheet.foot_height - side) / 2 / sheet.height)
     axes = sheet.figure.add_axes((*corner, side / sheet.width, side / sheet.height))

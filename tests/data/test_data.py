@@ -352,7 +352,7 @@ def test_idx_images_of_other_sizes_are_resized(tmp_path: Path) -> None:
         (lambda whole: b"", "has 16 bytes of header; this one ends after 0"),
         (lambda whole: whole[:3] + b"\1" + whole[4:], "begins with the number 2051; this one with 2049"),
         (lambda whole: b"PK\3\4" + whole[4:], "begins with the number 2051; this one with 1347093252"),
-        (lambda whole: struct.pack(">4I", 2051, 0, 28, 28), "its header tells of 0 images of 28x28"),
+        (lambda whole: struct.pack(">4I", 2051, 0, 28, 28), "its header states 0 images of 28x28"),
     ],
     ids=["truncated", "trailing", "header", "empty", "labels", "zip", "no images"],
 )

@@ -178,7 +178,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
         refusal(lambda: data[0], path, "there is no such image")
     else:
         path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no image"}[damage])
-        refusal(lambda: data[0], path, "damaged, or no jpg or png image")
+        refusal(lambda: data[0], path, "damaged, or not a jpg or png image")
 
 
 def test_openstl_takes_listed_frames_whole_and_bgr(tmp_path: Path) -> None:
@@ -262,11 +262,11 @@ def test_h5_says_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "shanghai.h5"
     refusal(lambda: RadarH5("test", tmp_path), tmp_path, "neither a file nor a folder with shanghai.h5")
     path.write_text("no radar")
-    refusal(lambda: RadarH5("test", path), path, "damaged, or no HDF5 file")
+    refusal(lambda: RadarH5("test", path), path, "damaged, or not an HDF5 file")
     write_h5(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refusal(lambda: RadarH5("test", path), path, "damaged, or no HDF5 file")
+    refusal(lambda: RadarH5("test", path), path, "damaged, or not an HDF5 file")
     write_h5(path, frames=14)
     refusal(lambda: RadarH5("test", path), path, "test/0 has 14 frames; 15 frames need 15")
     refusal(lambda: RadarH5("test", path, stride=2, n_frames=8), "8 frames at stride 2 need 15")
@@ -278,7 +278,7 @@ def test_h5_says_what_is_wrong(tmp_path: Path) -> None:
         ({"test": frames}, ["must have a group 'test'"]),
         ({"test/0": frames}, ["all_len", "there is no such number"]),
         ({"test/0": frames, "test/all_len": 0}, ["test/all_len is 0"]),
-        ({"test/0": frames, "test/all_len": 2}, ["test/1 is not there; all_len says that there are 2"]),
+        ({"test/0": frames, "test/all_len": 2}, ["test/1 is missing; all_len says that there are 2"]),
         ({"test/0": frames / 2, "test/all_len": 1}, ["test/0 must be frames (T, h, w) of uint8", "float64"]),
         ({"test/0": frames[0], "test/all_len": 1}, ["test/0 must be frames (T, h, w) of uint8", "(8, 8)"]),
         ({"test/0/x": frames, "test/all_len": 1}, ["test/0 must be frames (T, h, w) of uint8"]),
@@ -349,7 +349,7 @@ def test_pngs_say_what_is_wrong(tmp_path: Path) -> None:
     write_pngs(tmp_path, ["train/a", "valid/b"])
     refusal(open_, tmp_path, "there is no folder 'test' beside train, valid")
     (tmp_path / "test").mkdir()
-    refusal(open_, tmp_path / "test", "no folder of a sequence is in it")
+    refusal(open_, tmp_path / "test", "it has no folder of a sequence")
     refusal(lambda: open_("", "train", 9), tmp_path / "train/a", "it has 8 png files, 9 frames need 9")
     (tmp_path / "train/empty").mkdir()
     refusal(lambda: open_("", "train"), tmp_path / "train/empty", "it has 0 png files")
@@ -357,7 +357,7 @@ def test_pngs_say_what_is_wrong(tmp_path: Path) -> None:
     Image.fromarray(noise(16, 16).astype(np.uint16) * 256).save(deep)
     refusal(lambda: open_("", "val")[0], deep, "8 bits a channel", "I;16")
     deep.write_bytes(deep.read_bytes()[:40])
-    refusal(lambda: open_("", "val")[0], deep, "damaged, or no jpg or png image")
+    refusal(lambda: open_("", "val")[0], deep, "damaged, or not a jpg or png image")
     Image.fromarray(noise(16, 18)).save(deep)
     refusal(
         lambda: open_("", "val")[0], deep, "is 16x18, the first frame 16x16 (0.png); all must have one size"
@@ -407,12 +407,12 @@ def test_npz_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     root_rule = "this is a file; root must be the folder with moving-mnist-train.npz"
     refusal(lambda: MovingMNISTNpz("test", path, n_frames=4), f"{path}: {root_rule}")
     path.write_bytes(b"PK no archive")
-    refusal(open_, path, "damaged, or no .npz file of numbers")
+    refusal(open_, path, "damaged, or not a .npz file of numbers")
     clips, raw = np.array([[(0, 2)], [(2, 2)]]), np.zeros((4, 1, 8, 8), np.float32)
     np.savez(path, clips=clips, input_raw_data=raw)
     refusal(lambda: open_(5), path, "a clip has 4 frames; 5 are wanted")
     path.write_bytes(path.read_bytes()[:500])
-    refusal(open_, path, "damaged, or no .npz file of numbers")
+    refusal(open_, path, "damaged, or not a .npz file of numbers")
     for content, words in (
         ({"clips": clips}, ["must hold input_raw_data and clips; there is no input_raw_data"]),
         ({"input_raw_data": raw}, ["there is no clips"]),
@@ -424,7 +424,10 @@ def test_npz_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"clips": clips, "input_raw_data": raw[:0]}, ["input_raw_data must be frames", "(0, 1, 8, 8)"]),
         ({"clips": clips, "input_raw_data": raw[:, 0]}, ["must be frames (M, 1, h, w)", "(4, 8, 8)"]),
         ({"clips": clips, "input_raw_data": raw.astype(int)}, ["float or uint8; it is int64"]),
-        ({"clips": clips, "input_raw_data": np.array([Hostile()])}, ["damaged, or no .npz file of numbers"]),
+        (
+            {"clips": clips, "input_raw_data": np.array([Hostile()])},
+            ["damaged, or not a .npz file of numbers"],
+        ),
     ):
         np.savez(path, **content)
         refusal(open_, path, *words)
@@ -432,7 +435,7 @@ def test_npz_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     refusal(lambda: open_()[0], path, "clip 0 must have values in [0, 1]; they go from 2 to 2")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("clips.npy", b"no array")
-    refusal(open_, path, "damaged, or no .npz file of numbers")
+    refusal(open_, path, "damaged, or not a .npz file of numbers")
     assert not Path("hostile_code_ran").exists()
 
 
@@ -453,14 +456,14 @@ def test_npy_says_what_is_wrong(tmp_path: Path) -> None:
     write_npy(path)
     refusal(lambda: MovingMNISTNpy(path, n_frames=21), path, "its clips have 20 frames; 21 are wanted")
     path.write_bytes(path.read_bytes()[:5000])
-    refusal(lambda: MovingMNISTNpy(path), path, "damaged, or no .npy file of numbers")
+    refusal(lambda: MovingMNISTNpy(path), path, "damaged, or not a .npy file of numbers")
     for array, found in ((np.zeros((20, 5, 8)), "float64 (20, 5, 8)"), (noise(20, 8, 8), "uint8 (20, 8, 8)")):
         np.save(path, array)
         refusal(lambda: MovingMNISTNpy(path), path, "must hold uint8 (frames, clips, h, w)", found)
     np.save(path, np.array([Hostile()]), allow_pickle=True)
-    refusal(lambda: MovingMNISTNpy(path), path, "damaged, or no .npy file of numbers")
+    refusal(lambda: MovingMNISTNpy(path), path, "damaged, or not a .npy file of numbers")
     path.write_bytes(b"text")
-    refusal(lambda: MovingMNISTNpy(path), path, "damaged, or no .npy file of numbers")
+    refusal(lambda: MovingMNISTNpy(path), path, "damaged, or not a .npy file of numbers")
 
 
 # ---- By name

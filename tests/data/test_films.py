@@ -140,7 +140,7 @@ def test_a_real_video(package: str, tmp_path: Path) -> None:
 
 def test_files_that_are_no_films(tmp_path: Path) -> None:
     (tmp_path / "text.gif").write_text("text")
-    with pytest.raises(ValueError, match=r"text.gif: damaged, or no gif file"):
+    with pytest.raises(ValueError, match=r"text.gif: damaged, or not a gif file"):
         read_frames(tmp_path / "text.gif")
     with pytest.raises(ValueError, match=r"none.gif cannot be read: there is no such file"):
         read_frames(tmp_path / "none.gif")
@@ -252,7 +252,7 @@ def test_tensors(tmp_path: Path) -> None:
         ):
             read_frames(path)
     path.write_text("text")
-    with pytest.raises(ValueError, match=r"clip.pt is no file of one tensor$"):
+    with pytest.raises(ValueError, match=r"clip.pt is not a file of one tensor$"):
         read_frames(path)
 
 

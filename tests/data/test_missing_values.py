@@ -111,7 +111,7 @@ def test_what_a_missing_value_hides_does_not_matter(convention: str) -> None:
     assert results[0] == results[1] == results[2]
     share = float(truth.isnan().double().mean())
     assert results[0]["missing"] == pytest.approx(share, abs=1e-12)
-    assert f"{share:.3%} of the true ones, which count for nothing" in results[0]["protocol"]["missing"]
+    assert f"{share:.3%} of the true values, which no metric counts" in results[0]["protocol"]["missing"]
 
 
 def test_events_are_counted_where_the_truth_is_known() -> None:

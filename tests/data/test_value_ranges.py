@@ -213,7 +213,7 @@ def test_thresholds_that_every_pixel_reaches_are_said() -> None:
     result = meter.compute()
     assert result["csi_15"] == 1
     assert (
-        "a pixel is 15 or more, so that every one reaches the threshold 15: CSI is 1"
+        "a pixel is 15 or more, so that every pixel reaches the threshold 15: CSI is 1"
         in result["protocol"]["only events"]
     )
 

@@ -90,8 +90,8 @@ class Hostile:
     ("content", "message"),
     [
         (None, "cannot be read: No such file"),
-        (b"text", r"is no file of weights \(a state dict by torch.save\), or damaged$"),
-        (Hostile(), r"is no file of weights \(a state dict by torch.save\), or damaged$"),
+        (b"text", r"is damaged, or not a file of weights \(a state dict by torch.save\)$"),
+        (Hostile(), r"is damaged, or not a file of weights \(a state dict by torch.save\)$"),
         ([1, 2], "must hold a state dict: names and tensors; it holds list"),
         (
             {"weight": torch.zeros(2)},
@@ -215,9 +215,11 @@ def test_what_are_no_networks(tmp_path: Path) -> None:
         load_video_network(path)
     for content in (b"", b"text"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"net\.pt is no TorchScript file \(.*\), or damaged$") as raised:
+        with pytest.raises(
+            ValueError, match=r"net\.pt is damaged, or not a TorchScript file \(.*\)$"
+        ) as raised:
             load_video_network(path)
         assert "\n" not in str(raised.value)
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"net\.pt is no TorchScript file"):
+    with pytest.raises(ValueError, match=r"net\.pt is damaged, or not a TorchScript file"):
         load_video_network(path)

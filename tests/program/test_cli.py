@@ -130,7 +130,7 @@ def test_checkpoints_that_are_none(
         (np.linspace(0.5, 1.002, 1280).reshape(5, 16, 16), "they go from 0.5 to 1.002"),
         (np.linspace(-0.002, 1, 1280).reshape(5, 16, 16), "they go from -0.002 to 1"),
         (np.zeros((5, 18, 16)), "frames are 18x16; both should be divisible by 4 (--pad repeats"),
-        (np.array([{}]), "clip.npy is no .npy file of numbers\n"),
+        (np.array([{}]), "clip.npy is not a .npy file of numbers\n"),
     ],
 )
 def test_frames_that_do_not_fit(

@@ -265,7 +265,7 @@ def test_a_damaged_image_ends_the_training_with_its_name(
     bad = tmp_path / "data/S1_Walking.54138969_000121.jpg"  # in the second clip alone
     bad.write_bytes(bad.read_bytes()[:300])
     line = fails(capsys, "train", "--out", tmp_path / "run", *data, *SMALL, "--workers", workers)
-    assert line.startswith(f"motionrnn train: error: {bad}: damaged, or no jpg or png image (")
+    assert line.startswith(f"motionrnn train: error: {bad}: damaged, or not a jpg or png image (")
 
 
 @pytest.mark.parametrize(

@@ -337,9 +337,9 @@ def broken_network(path: Path) -> Path:
     ("protocol", "config", "message"),
     [
         ({"lpips": Path("no/such.pth")}, {}, "LPIPS weights no/such.pth cannot be read"),
-        ({"lpips": "BROKEN"}, {}, "is no file of weights"),
+        ({"lpips": "BROKEN"}, {}, "is damaged, or not a file of weights"),
         ({"fvd": Path("no/such.pt")}, {}, "FVD network no/such.pt cannot be read"),
-        ({"fvd": "BROKEN"}, {}, "is no TorchScript file"),
+        ({"fvd": "BROKEN"}, {}, "is damaged, or not a TorchScript file"),
         ({"fvd": "LONG"}, {}, "cannot take clips of 2 frames"),
         (
             {"ssim": "gaussian"},

@@ -263,7 +263,7 @@ def test_thresholds_that_no_pixel_reaches_are_said_once(
         shown = capsys.readouterr().out
         warning = "warning: no true pixel of the scored clips reaches the lowest threshold, 95: "
         assert shown.count(warning) == shown.count("warning") == int(warned)
-    assert "1 clip, 1 lead time\n" in shown and "per batch: of the one batch, 0 without events" in shown
+    assert "1 clip, 1 lead time\n" in shown and "per batch: one batch, 0 without events" in shown
     assert "data: moving_digits, test, 1 clip of 2 given frames and 1 to predict, digits sklearn\n" in shown
 
 

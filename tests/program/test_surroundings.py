@@ -299,11 +299,12 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(
         raise PermissionError(13, "Permission denied")
 
     assert (
-        str(unreadable(path, ValueError("odd"), "no .npy file")) == f"{path}: damaged, or no .npy file (odd)"
+        str(unreadable(path, ValueError("odd"), "a .npy file"))
+        == f"{path}: damaged, or not a .npy file (odd)"
     )
     monkeypatch.setattr(io, "open", refuse)
     assert (
-        str(unreadable(path, ValueError("odd"), "no .npy file"))
+        str(unreadable(path, ValueError("odd"), "a .npy file"))
         == f"{path}: cannot be opened (Permission denied)"
     )
 
