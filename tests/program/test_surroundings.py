@@ -307,7 +307,7 @@ def test_nothing_is_announced_before_the_settings_are_checked(
     words = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "run")]
     for options, message in {
         ("--digits", str(tmp_path / "none")): "is no folder",
-        ("--nodes", "2"): "nodes is 2, and MASTER_ADDR",
+        ("--nodes", "2"): "nodes is 2, but the environment lacks MASTER_ADDR",
     }.items():
         assert cli.main([*words, *options]) == 2
         out, err = capsys.readouterr()

@@ -667,7 +667,7 @@ PROGRAM: dict[str, Provocation] = {
     "... (--init-from) was trained with ..., this run has ...": lambda p: p.run(
         "train", "--init-from", trained(p), "--no-trend", "--out", p.path / "run"
     ),
-    "... (--init-from) holds weights alone: that they were trained with ..., as this run has it, no tensor shows": (
+    "... (--init-from) holds weights alone: its tensors do not show if they were trained with ..., as this run is": (
         lambda p: load_weights(
             MotionRNN(**Config(hidden=(4, 4)).model()), str(copied_weights(p)), Config(hidden=(4, 4))
         )
@@ -675,7 +675,7 @@ PROGRAM: dict[str, Provocation] = {
     "... holds weights alone: assumed ..., which no tensor shows; give what differs (...)": lambda p: (
         load_run(copied_weights(p))
     ),
-    "... is of a run, and its settings say what its model is; leave out ...": lambda p: p.run(
+    "... is a run's checkpoint, whose settings describe its model; leave out ...": lambda p: p.run(
         "predict", trained(p), "--no-trend"
     ),
     "... could not be drawn: ...": not_drawn,
@@ -698,7 +698,7 @@ PROGRAM: dict[str, Provocation] = {
     "... holds weights alone: taken as of ..., ...x..., ... frames in and ... out": lambda p: load_run(
         p.file(rnn().state_dict())
     ),
-    "... is of a model with ... channels; name a data set that has so many (--dataset)": lambda p: p.run(
+    "... holds a model with ... channels; name a data set with as many (--dataset)": lambda p: p.run(
         "predict", p.file(MotionRNN("convlstm", 2, (4, 4), 2).state_dict())
     ),
     "... does not fit its own settings: ...": misfit,
@@ -819,11 +819,11 @@ ELSEWHERE = {
     "... was lost or cannot be reached; ...": (
         "test_train_processes.py::test_two_machines_and_one_loses_its_process"
     ),
-    "nodes is ..., and ... not in the environment: ...": "test_train_processes.py::test_several_nodes_need_an_address",
+    "nodes is ..., but the environment lacks ...: ...": "test_train_processes.py::test_several_nodes_need_an_address",
     "NODE_RANK is ... in the environment; it should be ...": (
         "test_train_processes.py::test_a_machines_number_is_checked"
     ),
-    "... is ... in the environment, as in one of several processes, and ...; ...": (
+    "... is ... in the environment, as in one of several processes, but ...; ...": (
         "test_train_processes.py::test_what_would_fail_leaves_no_folder"
     ),
     "... is ... in the environment; it should be a whole number from 0 on": (
@@ -832,7 +832,7 @@ ELSEWHERE = {
     "... has started ... processes, and the run has ...; start as many, or one alone": (
         "test_train_processes.py::test_launched_otherwise"
     ),
-    "nodes is ..., and MASTER_ADDR, the first machine's address, not in the environment of what ... has started": (
+    "nodes is ..., but MASTER_ADDR, the first machine's address, is not set for the processes that ... has started": (
         "test_train_processes.py::test_launched_otherwise"
     ),
     "stdout cannot be written: ...": "test_surroundings.py::test_a_full_disk",
