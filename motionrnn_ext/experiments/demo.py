@@ -200,7 +200,7 @@ def _introduce(console: Console, config: Config, folder: Path, quick: bool) -> N
         f"{config.steps:,} steps on the same clips, {config.batch_size} at a time.",
         "This takes a minute."
         if quick
-        else "On two cores this takes four to ten minutes; a first prediction is drawn after one minute.",
+        else "On two cores this takes about ten minutes or less. A first prediction is drawn after one minute of training.",
     )
     console.print("\n" + " ".join(text))
     where = f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there."

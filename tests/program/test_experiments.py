@@ -602,7 +602,7 @@ def test_another_data_set_brings_its_protocol(
     words: str, wanted: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Plan] = []
-    monkeypatch.setattr(runner, "run", lambda planned, *_, **__: seen.append(planned))
+    monkeypatch.setattr(runner, "run_plan", lambda planned, *_, **__: seen.append(planned))
     assert cli.main(["ablate", *words.split(), "--out", str(tmp_path / "out")]) == 0
     config = seen[0].config
     assert (config.image_size, config.n_input, config.n_output) == wanted
