@@ -445,9 +445,7 @@ def test_demo_from_a_fresh_folder_and_again(tmp_path: Path) -> None:
     (half / "config.json").write_bytes((folder / "convlstm/config.json").read_bytes())
     again = demo(tmp_path)
     assert again.returncode == 0, again.stderr
-    assert (
-        "runs/demo holds a finished demo" in again.stdout and "was stopped; going on with it" in again.stdout
-    )
+    assert "runs/demo holds a finished demo" in again.stdout and "was stopped; resuming it" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     repeated = json.loads((tmp_path / "runs/demo-2/metrics.json").read_text())["models"]
     for label, result in results.items():
