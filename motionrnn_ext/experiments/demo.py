@@ -114,7 +114,7 @@ def _train(config: Config, folder: Path, first: FirstPrediction) -> None:
 
 
 class FirstPrediction(callbacks.Callback):
-    """Draws the prediction of the first test clip once, FIRST_AFTER seconds into a training or at its end."""
+    """A callback that draws a prediction of the first test clip, FIRST_AFTER seconds into a training or at its end."""
 
     def __init__(self, path: Path, clips: ClipDataset, config: Config) -> None:
         self._path, self._clips, self._config = path, clips, config

@@ -1,4 +1,4 @@
-"""Runs the trainings of a table that are not finished, one after the other in this process, and writes the table."""
+"""Training and scoring of the rows of a table, one training after the other in this process, and the table's files."""
 
 from __future__ import annotations
 
