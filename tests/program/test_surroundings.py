@@ -57,7 +57,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_terminal_of_another_encoding_in_a_notebooks_environment(short: Path) -> None:
-    """What `!motionrnn` inherits from a kernel, empty variables, and a path that no encoding has a name for."""
+    """`!motionrnn` inherits variables from a kernel, some empty; the path has bytes that are no text."""
     name = os.fsdecode(b"caf\xe9 \xe2\x86\x92 [/x] :smile:")
     notebook = {"MPLBACKEND": "module://no_such_backend", "RANK": "", "MOTIONRNN_EXT_BACKEND": ""}
     options = ("--config", "settings.json", "--out", name)
@@ -82,7 +82,7 @@ def test_a_pipe_without_a_reader(words: tuple[str, ...]) -> None:
 
 
 def test_a_pipe_without_a_reader_costs_no_scores(short: Path) -> None:
-    """As of `evaluate | head -1`."""
+    """This is `evaluate | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
     done = run("evaluate", "run", "--clips", 2, "--out", "unread", here=short, out=writing)
@@ -100,7 +100,7 @@ def test_a_full_disk() -> None:
 
 
 def test_a_closed_output(short: Path) -> None:
-    """What is opened next must not take its place."""
+    """The file that is opened next must not take the output's place."""
     words = [*PROGRAM, "train", "--config", "settings.json", "--out", "closed"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -178,7 +178,7 @@ def drawn(*shape: int, seed: int = 1) -> Tensor:
 
 
 def trained(module: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], steps: int = 2) -> list[Tensor]:
-    """What two training steps return, the gradients they take and the values they leave, buffers included."""
+    """Return outputs and gradients of two training steps, and the values they leave, buffers included."""
     found: list[Tensor] = []
     optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-4)
     for _ in range(steps):
@@ -415,7 +415,7 @@ def test_what_hooks_of_the_cells_convolutions_keep_is_not_overwritten(
 
 @pytest.mark.parametrize("predictor", ["predrnn", "conv_tt_lstm"])
 def test_cells_take_convolutions_whose_result_is_kept_for_backward(predictor: str) -> None:
-    """As that of a ReLU is; and one that returns its input must not have that overwritten."""
+    """A ReLU keeps its result; a module that returns its input must not have that overwritten."""
     made = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3)
     for cell in made.cells:
         if predictor == "predrnn":
