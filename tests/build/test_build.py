@@ -22,6 +22,8 @@ import torch
 from cuda_binary import ToolMissing, find_tool
 from repository import ROOT
 
+import motionrnn_ext
+
 BUILT_HERE = ("build", "dist", "runs", "lib", "*.so", "*.egg-info", "__pycache__", "_build_skipped.txt", ".*")
 
 
@@ -155,10 +157,16 @@ ninja: build stopped: subcommand failed."""
         )
 
 
+def test_citation_names_the_version():
+    cited = re.search(r"(?m)^version: (\S+)$", (ROOT / "CITATION.cff").read_text())
+    assert cited is not None and cited[1] == motionrnn_ext.__version__
+
+
 def test_source_distribution_holds_the_sources(tmp_path: Path) -> None:
     words = ["-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path)]
     subprocess.run([sys.executable, "setup.py", *words], cwd=ROOT, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
+    assert archive.name == f"motionrnn_ext-{motionrnn_ext.__version__}.tar.gz"
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     wanted = [

@@ -61,7 +61,7 @@ def python(code: str) -> list[str]:
 def test_run_places_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = "RANK LOCAL_RANK NODE_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT"
     write = f"open(sys.argv[1] + str(rank), 'w').write(' '.join(os.environ[n] for n in '{names}'.split()))"
-    processes.run([*python(write), str(tmp_path / "one")], 2, 1)
+    processes.run_processes([*python(write), str(tmp_path / "one")], 2, 1)
     ports = set()
     for rank in (0, 1):
         *place, port = (tmp_path / f"one{rank}").read_text().split()
@@ -70,7 +70,7 @@ def test_run_places_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(ports) == 1
     for name, value in {"MASTER_ADDR": "first", "MASTER_PORT": "123", "NODE_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    processes.run([*python(write), str(tmp_path / "two")], 2, 2)
+    processes.run_processes([*python(write), str(tmp_path / "two")], 2, 2)
     for rank in (2, 3):
         assert (tmp_path / f"two{rank}").read_text() == f"{rank} {rank - 2} 1 4 first 123"
 
@@ -94,13 +94,13 @@ def test_one_that_fails_ends_all(
     for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "NODE_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(error, match=message):
-        processes.run(python(code), 2, nodes)
+        processes.run_processes(python(code), 2, nodes)
 
 
 def test_several_nodes_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "first")
     with pytest.raises(ValueError, match="nodes is 2, and MASTER_PORT, NODE_RANK not in the environment"):
-        processes.run(["true"], 1, 2)
+        processes.run_processes(["true"], 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_machines_number_is_checked(number: str, message: str, monkeypatch: py
     for name, value in {"MASTER_ADDR": "first", "MASTER_PORT": "1", "NODE_RANK": number}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
-        processes.run(["true"], 1, 2)
+        processes.run_processes(["true"], 1, 2)
 
 
 def test_what_would_fail_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_processes_end_with_their_parent_and_so_do_theirs(tmp_path: Path) -> Non
         [
             sys.executable,
             "-c",
-            f"from motionrnn_ext.training import processes; processes.run({command}, 2, 1)",
+            f"from motionrnn_ext.training import processes; processes.run_processes({command}, 2, 1)",
         ]
     )
     files = [tmp_path / f"pids{rank}" for rank in (0, 1)]
