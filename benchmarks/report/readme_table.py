@@ -5,6 +5,7 @@ There is a table per machine.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,9 +43,10 @@ def text(runs: Sequence[Run]) -> str:
     return "\n".join([*parts, REST])
 
 
-REST = """Medians of rounds in turns, results compared with float64 first. 3x: the other takes three times our time;
-below 1x we lose. Of eager and compiled PyTorch the faster form stands here. All rows, memory, FLOPs, rooflines and
-where we lose: [docs/benchmarks.md](docs/benchmarks.md).
+REST = """Times are medians of rounds in turns. Results were compared with float64 before. 3x means that the
+other takes three times our time; below 1x we lose. Of eager and compiled PyTorch the faster form is
+shown. [docs/benchmarks.md](docs/benchmarks.md) has all rows, with memory, FLOPs, rooflines and
+where we lose.
 """
 
 
@@ -56,7 +58,8 @@ def _sentence(run: Run) -> str:
         where = f"{r['gpu']['name']}, driver {r['gpu']['driver']} (host: {where})"
     quick = " A quick run: few rounds, the smallest shapes." if r["quick"] else ""
     versions = f"torch {r['torch']}, commit {r['commit']}, {r['date']}"
-    return f"On a {'GPU' if run.on_gpu else 'CPU'}: {where}, {versions}.{quick}"
+    sentence = f"On a {'GPU' if run.on_gpu else 'CPU'}: {where}, {versions}.{quick}"
+    return textwrap.fill(sentence, 100, break_on_hyphens=False)
 
 
 def _lines(run: Run) -> Iterator[tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from equations import BACKENDS, assert_same, drawn, randomised
 from golden import relative_error
-from repository import ROOT
 
 import motionrnn_ext
 from motionrnn_ext import MotionRNN
@@ -252,17 +250,6 @@ def conv_gru() -> Iterator[str]:
     register_predictor("conv_gru")(ConvGRUCell)
     yield "conv_gru"
     del CELLS["conv_gru"]
-
-
-def test_the_predictor_of_the_readme() -> None:
-    (code,) = re.findall(r"```python\n(# my_cells\.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    try:
-        exec(code, {"__name__": "my_cells"})
-        model = MotionRNN("conv_gru", 1, (8, 8), 2)
-        model(torch.rand(2, 4, 1, 8, 12), 2).sum().backward()
-        assert all(p.grad is not None for p in model.parameters())
-    finally:
-        CELLS.pop("conv_gru", None)
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])

@@ -1,4 +1,4 @@
-"""The compatibility table of the README: what this run's tests say is what the record says, and what the page shows.
+"""The compatibility table of docs/pytorch.md: this run's tests, the record and the page agree.
 
 conftest.py puts this file last. After a change, `MOTIONRNN_EXT_FEATURES=NOTES make test-all` keeps what passed,
 and `python tests/support/features.py --update NOTES` writes it into record and page.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import features
 import pytest
-from features import COLUMNS, END, README, START
+from features import COLUMNS, END, PAGE, START
 
 
 def test_a_failure_counts_most_and_a_refusal_least():
@@ -42,7 +42,7 @@ def test_what_passed_is_what_the_record_says(request: pytest.FixtureRequest):
         assert not missing, f"no test of this run covers {sorted(missing)}"
 
 
-def test_the_readme_shows_the_record():
-    shown = README.read_text().partition(START)[2].partition(END)[0]
+def test_the_page_shows_the_record():
+    shown = PAGE.read_text().partition(START)[2].partition(END)[0]
     assert shown == "\n".join(features.table(features.recorded())) + "\n"
     assert all(set(row) <= set(COLUMNS) for row in features.recorded().values())

@@ -1,9 +1,9 @@
-"""The compatibility table of the README: which feature has been tested on which backend, and what came of it.
+"""The compatibility table of docs/pytorch.md: which feature has been tested on which backend, and what came of it.
 
 A test of a feature carries `@feature("vmap")`, or `@feature("vmap", refused=True)` where what it asserts is a refusal.
 Its backend is its argument `on` (see under_test.py) or `backend`, or is named: `@feature("ddp", on=["cpu"])`. Every
 pytest process of a run, those that a test starts included, notes what passed; the run's last test
-(test_features.py) compares that with `features.json`, from which the README's table is made.
+(test_features.py) compares that with `features.json`, from which the page's table is made.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _HOW = {"emulated": "emulated", "triton": "interpreted"}  # without a GPU
 WORKS, REFUSED = "works", "refused"
 
 RECORD = TESTS / "support" / "features.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "pytorch.md"
 START, END = (
     "<!-- compatibility: made by tests/pytorch/test_features.py -->\n",
     "<!-- end of compatibility -->\n",
@@ -149,9 +149,9 @@ def recorded() -> Cells:
 def write(cells: Cells) -> None:
     ordered = {n: {c: cells[n][c] for c in COLUMNS if c in cells[n]} for n in FEATURES if n in cells}
     RECORD.write_text(json.dumps(ordered, indent=2) + "\n")
-    before, _, rest = README.read_text().partition(START)
+    before, _, rest = PAGE.read_text().partition(START)
     _, _, after = rest.partition(END)
-    README.write_text(before + START + "\n".join(table(ordered)) + "\n" + END + after)
+    PAGE.write_text(before + START + "\n".join(table(ordered)) + "\n" + END + after)
 
 
 def table(cells: Cells) -> Iterator[str]:
