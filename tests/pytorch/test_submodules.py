@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune as prune
+from equations import randomised
 from golden import relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -154,13 +155,6 @@ CHANGES: dict[str, Change] = {
     "frozen": lambda p, n: getattr(p, n).requires_grad_(False),
 }
 TARGETS = ("update", "reset", "output", "warp.conv", "warp.warp_gate", "gate")
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.double().parameters():
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return module
 
 
 def changed(change: str, *targets: str) -> MotionGRU:
