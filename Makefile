@@ -2,6 +2,7 @@
 # make test      set up, run the quick tests (a C++ compiler is all they need; an nvcc adds the CUDA kernels, no GPU)
 # make test-all  set up, run every test; what a missing tool leaves out is printed as a skip, with the reason
 # make lint      set up, check style (ruff, clang-format) and types (mypy)
+# make docs      build the documentation site into build/site, in an environment of its own that needs no PyTorch
 # make clean     remove what was built here; runs/ and .venv stay
 
 # Empty is as unset, in the environment and on make's command line.
@@ -14,6 +15,7 @@ export TORCH_CUDA_ARCH_LIST := $(or $(TORCH_CUDA_ARCH_LIST),8.0;9.0+PTX)
 
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check
+DOCS_VENV := build/docs-environment
 BUILD_TOOLS := 'setuptools>=64' wheel 'pybind11>=2.12' ninja 'cmake>=3.24'
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 
@@ -37,7 +39,7 @@ if tuple(map(int, re.findall(r"\d+", torch.version)[:2])) >= (2, 10):
 endef
 export FIND_TORCH
 
-.PHONY: demo test test-all lint setup clean
+.PHONY: demo test test-all lint docs setup clean
 
 demo: setup
 	$(RUN) motionrnn_ext.cli demo
@@ -53,6 +55,16 @@ lint: setup
 	$(RUN) ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc benchmarks tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 	$(RUN) mypy
+
+# A warning is an error. (`--quiet` would hide warnings. The variable silences a notice about the generator's future.)
+docs: $(DOCS_VENV)/installed
+	PATH="$(CURDIR)/$(DOCS_VENV)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "built build/site/index.html"
+
+$(DOCS_VENV)/installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --requirement docs/requirements.txt
+	@touch $@
 
 setup: $(VENV)/installed
 

@@ -1,13 +1,11 @@
-"""What `motionrnn bench` does: measure on this machine, write the pages about what was measured, or profile a model."""
+"""Run `motionrnn bench`: measure on this machine, write the pages from the measured rows, or profile a model."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +22,8 @@ from motionrnn_ext.training.folders import check_writable, held
 from . import cases
 from .measuring import cpu_ceilings, plan, rows, timing
 from .measuring.machine import with_tuned_malloc
-from .report import wording
-from .report.measured import is_peer, operations
+from .report import cells
+from .report.measured import Run
 
 if TYPE_CHECKING:
     from .measuring.official import Program
@@ -36,7 +34,7 @@ Row = dict[str, Any]
 
 
 def bench(options: argparse.Namespace) -> None:
-    """`options` are those of `motionrnn bench`; a mistake in them is a ValueError."""
+    """Do what the options of `motionrnn bench` ask for; a mistake in them is a ValueError."""
     if options.report:
         check_alone("--report", options.argv)
         report()
@@ -52,7 +50,7 @@ def bench(options: argparse.Namespace) -> None:
         raise ValueError(f"--json: {options.json} is a folder; it should be a file")
     if options.json is not None:
         check_writable(options.json.resolve().parent, "--json")
-    with motionrnn_ext.backend(options.device):  # within: `main` may be a call of somebody's program
+    with motionrnn_ext.backend(options.device):  # for this call alone: a program may have called `main`
         if options.profile is not None:
             with held(options.profile):
                 profile(options)
@@ -61,7 +59,7 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def start_again_tuned(options: argparse.Namespace) -> None:
-    """Once at the start of a program that measures, for the reason that `machine.with_tuned_malloc` gives."""
+    """Restart a program that measures with a tuned malloc, see `machine.with_tuned_malloc`."""
     if not (options.report or options.default_malloc):
         with_tuned_malloc()
 
@@ -70,7 +68,7 @@ def check_alone(flag: str, words: Sequence[str]) -> None:
     given = [word.split("=", 1)[0] for word in words if word.startswith("-")]
     others = [word for word in given if word not in (flag, "--debug", "--import")]
     if others:
-        raise ValueError(f"{flag} stands alone, and measures nothing: leave {others[0]} out")
+        raise ValueError(f"{flag} measures nothing and takes no other option: leave {others[0]} out")
 
 
 def check_device(device: str) -> None:
@@ -89,7 +87,7 @@ def official_program(checkout: Path | None) -> Program | None:
 
 
 def chosen(options: argparse.Namespace, official: bool) -> list[plan.Comparison]:
-    """The comparisons that the options ask for."""
+    """Return the comparisons that the options ask for."""
     if options.quick:
         planned = plan.quick_plan(official, options.dry_run)
     elif options.device == "cuda":
@@ -106,14 +104,13 @@ def chosen(options: argparse.Namespace, official: bool) -> list[plan.Comparison]
 def measure(
     options: argparse.Namespace, comparisons: Sequence[plan.Comparison], program: Program | None
 ) -> None:
-    console = Console(None if sys.stdout.isatty() else 140)
-    found = gpu_ceilings() if options.device == "cuda" else cpu_ceilings.measure()
-    report = rows.empty_report(options.device, found, options.quick or options.dry_run)
+    console = Console(None if sys.stdout.isatty() else 160)
+    report = rows.empty_report(options.device, ceilings(options.device), options.quick or options.dry_run)
     report |= {"command": command(options), "only": options.only}
     console.print(headline(report, len(comparisons), program is not None))
     rows.measure(
         comparisons, report, effort(options), options.json, options.seconds,
-        lambda measured: console.print(table(measured)), program,
+        lambda measured: console.print(table(measured, options.device)), program,
     )  # fmt: skip
     failed = sum("error" in row for row in report["rows"])
     console.print(f"{len(report['rows'])} rows, {failed} failed")
@@ -121,6 +118,14 @@ def measure(
         console.print(f"not run for lack of time (--seconds): {len(report['not_run'])}")
     if options.json is not None:
         console.print(f"rows: {options.json}", soft_wrap=True)
+
+
+def ceilings(device: str) -> dict[str, Any] | None:
+    if device == "cpu":
+        return cpu_ceilings.measure()
+    from .gpu import ceilings
+
+    return ceilings.measure()
 
 
 def effort(options: argparse.Namespace) -> timing.Effort:
@@ -131,24 +136,8 @@ def effort(options: argparse.Namespace) -> timing.Effort:
     return timing.ON_GPU if options.device == "cuda" else timing.ON_CPU
 
 
-def gpu_ceilings() -> dict[str, Any] | None:
-    """Measured by kernels compiled now, or None where there is no nvcc."""
-    from .gpu.ceilings import Kernels
-    from .gpu.ceilings import measure as measure_gpu
-
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "libceilings.so"
-        build = ["nvcc", "-O3", "-std=c++20", "-arch=native", "-shared", "-Xcompiler", "-fPIC", "-o", str(library),
-                 str(HERE / "gpu" / "ceilings.cu")]  # fmt: skip
-        try:
-            subprocess.run(build, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return measure_gpu(Kernels(library))
-
-
 def command(options: argparse.Namespace) -> str:
-    """As it was given, but for where things lie on this machine."""
+    """Return the command as it was given, without the folders of this machine."""
     words = [part for word in options.argv for part in word.split("=", 1)]  # --flag=value as --flag value
     for flag, instead in (("--official", "PATH"), ("--json", options.json and options.json.name)):
         if flag in words[:-1]:
@@ -171,66 +160,27 @@ def headline(report: dict[str, Any], comparisons: int, official: bool) -> str:
     )
 
 
-def table(measured: Sequence[Row]) -> Table:
-    """One comparison; "of ours" says how many times as long as ours, as it was timed first, a row takes."""
-    first = measured[0]
+def table(measured: Sequence[Row], device: str) -> Table:
+    """Return the table of one comparison."""
+    first, run = measured[0], Run("", {"device": device, "rows": measured})
     name = " ".join(str(first[key]) for key in ("op", "setting", "direction", "shape", "dtype") if first[key])
-    missing = [f"{_name(r)}: {r[kind]}" for r in measured for kind in ("error", "unavailable") if kind in r]
+    missing = [f"{cells.implementation_of(row)}: {row[kind]}"
+               for row in measured for kind in ("error", "unavailable") if kind in row]  # fmt: skip
     made = Table(title=name, title_justify="left", title_style="bold", expand=False,
                  caption=Text("\n".join(missing)), caption_justify="left")  # fmt: skip
-    made.add_column("implementation")
-    for heading in (
-        "median",
-        "p10 to p90",
-        "of ours",
-        "first call",
-        "kept",
-        "peak",
-        "ops",
-        "counted",
-        "roofline",
-        "off by",
-    ):
-        made.add_column(heading, justify="right")
-    timed = [row for row in measured if "eager_us" in row]
-    baseline = next((row for row in timed if row["implementation"] == "ours"), None)
-    for row in timed:
-        made.add_row(_name(row), *_cells(row, baseline))
+    for heading in cells.row_header(run.on_gpu):
+        made.add_column(heading, justify="left" if heading == "implementation" else "right")
+    for row in run.rows:
+        line = cells.row_cells(run, row)
+        made.add_row(*[Text(c, style="bold red" if c.endswith(cells.LOST) else "") for c in line])
     return made
-
-
-def _name(row: Row) -> str:
-    return row["implementation"] + ("" if row["layout"] == "NCHW" else f", {row['layout']}")
-
-
-def _cells(row: Row, baseline: Row | None) -> list[str | Text]:
-    clock = (
-        "eager" if row["graph_us"] is None or baseline is None or baseline["graph_us"] is None else "graph"
-    )
-    ratio = None if baseline is None else row[f"{clock}_us"] / baseline[f"{clock}_us"]
-    loses = ratio is not None and ratio < 1 and is_peer(row)
-    share = row["roofline"]
-    return [
-        wording.duration(row[f"{clock}_us"]), wording.span(row[f"{clock}_p10_us"], row[f"{clock}_p90_us"]),
-        Text("-" if ratio is None else f"{ratio:.2f}x", style="bold red" if loses else ""),
-        f"{row['first_call_s']:.2f} s", wording.size(row["kept_bytes"]), wording.size(row["peak_bytes"]),
-        "-" if row["aten_ops"] is None else str(row["aten_ops"]),
-        _counted(row), "-" if share is None else f"{share:.0%} {row['bound']}", f"{row['difference']:.0e}",
-    ]  # fmt: skip
-
-
-def _counted(row: Row) -> str:
-    """FLOPs and bytes, from the equations; of models FLOPs alone."""
-    flops, work = operations(row), row.get("work")
-    counted = [wording.amount(flops, "FLOP")] if flops else []
-    return ", ".join([*counted, *([wording.amount(work["bytes"], "B")] if work else [])]) or "-"
 
 
 # ---- Pages and profiles
 
 
 def report() -> None:
-    """The pages of the repository, from the rows that are kept in it."""
+    """Write the repository's pages from the rows that are kept in it."""
     from .report.pages import write
 
     docs, readme = HERE.parent / "docs", HERE.parent / "README.md"

@@ -1,8 +1,9 @@
-"""`python -m motionrnn_ext` is the program `motionrnn`, where that is not on the path."""
+"""Run the program `motionrnn` as `python -m motionrnn_ext`, which also works if `motionrnn` is not on the path."""
 
 import sys
 
 from .cli import main
 
-if __name__ == "__main__":  # data workers import this file again
+# A data worker imports this file again, under another name.
+if __name__ == "__main__":
     sys.exit(main())

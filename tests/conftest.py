@@ -8,6 +8,8 @@ from collections.abc import Generator
 import features
 import pytest
 
+pytest_plugins = ("perceptual_networks",)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", metavar="I/N", help="run every Nth of the selected tests, from the Ith on")

@@ -1,6 +1,5 @@
-// Small kernels that run one unit of the card as fast as it goes, in the access patterns of the offset warp.
-//   nvcc -O3 -std=c++20 -arch=native -shared -Xcompiler -fPIC -o libceilings.so benchmarks/gpu/ceilings.cu
-// Every launch_ function returns a cudaError_t; ceilings.py calls and times them.
+// Small kernels that each run one unit of the card as fast as it goes, in the access patterns of the offset warp.
+// ceilings.py compiles, calls and times them. Every launch_ function returns a cudaError_t.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -17,8 +16,8 @@ __device__ __forceinline__ unsigned fold(uint2 v) { return v.x ^ v.y; }
 __device__ __forceinline__ unsigned fold(uint4 v) { return v.x ^ v.y ^ v.z ^ v.w; }
 
 // Four lanes together read one row of 4 V, as they read a pixel's channels; rows are scattered over a window. row_mask
-// has the bits of a row's first byte in the window. An L1 wavefront lasts four issue slots: six instructions a load fit
-// into the eight of a 64-bit load.
+// has the bits of a row's first byte in the window. An L1 wavefront lasts four issue slots, and a 64-bit load eight:
+// the six instructions of a load fit into them.
 template <class V>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const V* window, unsigned row_mask, int repeats, unsigned* sink) {
@@ -34,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < kChains; ++j) sum ^= fold(values[j]);
   }
-  if (sum == 0x9e3779b9u) *sink = sum;  // so that the loads are needed
+  if (sum == 0x9e3779b9u) *sink = sum;  // keeps the compiler from removing the loads
 }
 
 __global__ void __launch_bounds__(kThreads) ffma_kernel(float a, float b, int repeats, float* sink) {
@@ -69,7 +68,8 @@ template <bool kTf32>
 __global__ void __launch_bounds__(kThreads) mma_kernel(int repeats, float* sink) {
   const uint32_t seed = threadIdx.x * 2654435761u;
   uint32_t a[4];
-  for (int i = 0; i < 4; ++i) a[i] = 0x3e803e80u + (seed >> i & 0x007f007fu);  // values between 1/4 and 1/2
+  // values between 1/4 and 1/2
+  for (int i = 0; i < 4; ++i) a[i] = 0x3e803e80u + (seed >> i & 0x007f007fu);
   const uint2 b = {0xbe803e80u + (seed >> 4 & 0x007f007fu), 0x3e80be80u + (seed >> 5 & 0x007f007fu)};
   float d[kChains][4] = {};
 #pragma unroll 4
@@ -83,37 +83,20 @@ __global__ void __launch_bounds__(kThreads) mma_kernel(int repeats, float* sink)
   if (sum == 0.125f) *sink = sum;
 }
 
-enum class Red : int { kFloat, kFloat4, kFixed };
-
+// Adds to one lane's four channels of one corner: one instruction from sm_90 on, four before.
+__device__ __forceinline__ void add_four(float* to, float value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr bool kHasVectorRed = true;
+  asm volatile("red.global.add.v4.f32 [%0],{%1,%1,%1,%1};" ::"l"(to), "f"(value));
 #else
-constexpr bool kHasVectorRed = false;
-#endif
-
-// One lane's four channels of one corner.
-template <Red kind>
-__device__ __forceinline__ void add_four(void* to, int64_t index, float value) {
-  float* const floats = static_cast<float*>(to) + index;
-  unsigned long long* const fixed = static_cast<unsigned long long*>(to) + index;
-  if constexpr (kind == Red::kFloat4 && kHasVectorRed) {
-    asm volatile("red.global.add.v4.f32 [%0],{%1,%1,%1,%1};" ::"l"(floats), "f"(value));
-  } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (kind == Red::kFixed)
-        asm volatile("red.global.add.u64 [%0],%1;" ::"l"(fixed + i), "l"(static_cast<unsigned long long>(value)));
-      else
-        asm volatile("red.global.add.f32 [%0],%1;" ::"l"(floats + i), "f"(value));
-    }
-  }
+  for (int i = 0; i < 4; ++i) asm volatile("red.global.add.f32 [%0],%1;" ::"l"(to + i), "f"(value));
+#endif
 }
 
-// The warp's backward, adds only: four lanes share a pixel, each adds a quarter of the channels at four corners per
-// tap. offset (B, 2K, H, W), to (B, H, W, C).
-template <Red kind>
+// The adds of the warp's backward alone: four lanes share a pixel, each adds a quarter of the channels at four corners
+// per tap. offset (B, 2K, H, W), to (B, H, W, C).
 __global__ void __launch_bounds__(kThreads)
-    red_kernel(const float* offset, void* to, int pixels, int height, int width, int channels) {
+    red_kernel(const float* offset, float* to, int pixels, int height, int width, int channels) {
   const int pixel = (blockIdx.x * kThreads + threadIdx.x) / 4;
   const int quarter = channels / 4, first = static_cast<int>(threadIdx.x % 4) * quarter;
   if (pixel >= pixels) return;
@@ -128,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
       const int r = top + corner / 2, c = left + corner % 2;
       if (r < 0 || r >= height || c < 0 || c >= width) continue;
       const int64_t index = (static_cast<int64_t>(image) * area + r * width + c) * channels + first;
-      for (int i = 0; i < quarter; i += 4) add_four<kind>(to, index + i, 1.0f);
+      for (int i = 0; i < quarter; i += 4) add_four(to + index + i, 1.0f);
     }
   }
 }
@@ -165,14 +148,11 @@ int launch_mma(int tf32, int repeats, int blocks, void* sink, cudaStream_t strea
   return cudaGetLastError();
 }
 
-// kind: 0 float by float, 1 four floats (scalar before sm_90), 2 64-bit integers; channels: a multiple of 16
-int launch_red(int kind, const void* offset, void* to, int batch, int height, int width, int channels,
-               cudaStream_t stream) {
+// channels: a multiple of 16
+int launch_red(const void* offset, void* to, int batch, int height, int width, int channels, cudaStream_t stream) {
   const int pixels = batch * height * width, blocks = (pixels * 4 + kThreads - 1) / kThreads;
-  const auto kernel = kind == 0   ? red_kernel<Red::kFloat>
-                      : kind == 1 ? red_kernel<Red::kFloat4>
-                                  : red_kernel<Red::kFixed>;
-  kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(offset), to, pixels, height, width, channels);
+  red_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(offset), static_cast<float*>(to), pixels,
+                                              height, width, channels);
   return cudaGetLastError();
 }
 

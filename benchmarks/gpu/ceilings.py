@@ -1,24 +1,20 @@
-"""The card's ceilings, measured: what the shares of the roofline are shares of.
+"""Measure the card's ceilings, which the roofline's shares refer to; `ceilings.cu` has the kernels.
 
-    nvcc -O3 -std=c++20 -arch=native -shared -Xcompiler -fPIC -o libceilings.so benchmarks/gpu/ceilings.cu
-    python -m motionrnn_ext.benchmarks.gpu.ceilings --library libceilings.so --json CEILINGS
-
-    copy_bytes_per_s                 a device-to-device copy of 1 GiB, bytes read plus bytes written
-    gather_l1_16_bytes_per_s         four lanes read a row of 4 x 16 bytes, rows scattered over 16 KiB (8: 4 x 8 bytes)
-    gather_l2_16_bytes_per_s         the same over 16 MiB, beyond L1
-    ffma_flops, mma_*_flops          float32 multiply-adds; mma.sync m16n8k16 bf16 and m16n8k8 tf32
-    empty_kernel_us                  one of 256 empty kernels in a graph
-    red_float4_bytes_per_s           float32 sums added by the warp's backward, four at a time, at the largest shape
-
-`red` holds the adds of every shape: float by float, four at a time, as 64-bit integers; at offsets N(0, 1) and 0; bytes
-are those of the sums added, taps outside of the map not counted.
+copy_bytes_per_s            a device-to-device copy of 1 GiB, bytes read plus bytes written
+gather_l1_16_bytes_per_s    four lanes read a row of 4 x 16 bytes, rows scattered over 16 KiB (8: 4 x 8 bytes)
+gather_l2_16_bytes_per_s    the same over 16 MiB, beyond L1
+ffma_flops, mma_*_flops     float32 multiply-adds; mma.sync m16n8k16 bf16 and m16n8k8 tf32
+empty_kernel_us             one of 256 empty kernels in a graph
+red_float4_bytes_per_s      float32 sums added as by the warp's backward, four at a time, at the largest shape with
+                            offsets N(0, 1); taps outside of the map do not count
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import json
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,37 +25,29 @@ from ..cases import GPU_MAPS, MapShape
 from ..measuring import timing
 from ..measuring.roofline import K, M
 
+SOURCE = Path(__file__).with_name("ceilings.cu")
 L1_WINDOW, L2_WINDOW = 16 << 10, 16 << 20
 GRAPH_LAUNCHES = 256
-RED_KINDS = ("float", "float4", "fixed")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--library", type=Path, required=True, help="ceilings.cu, compiled")
-    parser.add_argument("--json", type=Path, required=True, help="write the ceilings here")
-    options = parser.parse_args()
-    kernels = Kernels(options.library)
-    ceilings = measure(kernels)
-    options.json.write_text(json.dumps(ceilings, indent=1) + "\n")
-    for name, value in ceilings.items():
-        if name != "red":
-            print(f"{name:28} {value:12.4g}")
-    for row in ceilings["red"]:
-        print(
-            "red {kind:7} {shape:15} offsets x{offset_scale:g} {us:10.1f} us {bytes_per_s:10.3g} B/s".format(
-                **row
-            )
-        )
+def measure() -> dict[str, float] | None:
+    """Compile the kernels for this machine's GPU and measure; return None if nvcc is missing or fails."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    flags = ["-O3", "-std=c++20", "-arch=native", "-shared", "-Xcompiler", "-fPIC"]
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "libceilings.so"
+        try:
+            subprocess.run([nvcc, *flags, "-o", str(library), str(SOURCE)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return _measured(Kernels(library))
 
 
 class Kernels:
-    """ceilings.cu's functions on PyTorch's current stream; a CUDA error is a RuntimeError."""
+    """The functions of ceilings.cu on PyTorch's current stream; a CUDA error becomes a RuntimeError."""
 
     def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library.resolve()))
+        self.library = ctypes.CDLL(str(library))
         self.threads = self.library.threads_per_block()
         self.chains = self.library.chains_per_thread()
         self.sink = torch.zeros(64, device="cuda")
@@ -76,33 +64,31 @@ class Kernels:
             raise RuntimeError(f"launch_{name}: CUDA error {status}")
 
 
-def measure(kernels: Kernels) -> dict[str, Any]:
-    found: dict[str, Any] = {"copy_bytes_per_s": copy_rate()}
-    for where, window in (("l1", L1_WINDOW), ("l2", L2_WINDOW)):
-        for lane in (8, 16):
-            found[f"gather_{where}_{lane}_bytes_per_s"] = gather_rate(kernels, lane, window)
-    found["ffma_flops"] = ffma_rate(kernels)
-    found["mma_bf16_flops"] = mma_rate(kernels, tf32=False)
-    found["mma_tf32_flops"] = mma_rate(kernels, tf32=True)
-    found["empty_kernel_us"] = empty_kernel_us(kernels)
-    found["red"] = [
-        red_row(kernels, shape, kind, scale)
-        for shape in GPU_MAPS
-        for scale in (1.0, 0.0)
-        for kind in range(len(RED_KINDS))
-    ]
-    full = [r for r in found["red"] if r["shape"] == str(GPU_MAPS.full) and r["offset_scale"]]
-    found["red_float4_bytes_per_s"] = next(r["bytes_per_s"] for r in full if r["kind"] == "float4")
-    return found
+def _measured(kernels: Kernels) -> dict[str, float]:
+    windows = {"l1": L1_WINDOW, "l2": L2_WINDOW}
+    gathers = {
+        f"gather_{where}_{lane}_bytes_per_s": _gather_rate(kernels, lane, window)
+        for where, window in windows.items()
+        for lane in (8, 16)
+    }
+    return {
+        "copy_bytes_per_s": _copy_rate(),
+        **gathers,
+        "ffma_flops": _ffma_rate(kernels),
+        "mma_bf16_flops": _mma_rate(kernels, tf32=False),
+        "mma_tf32_flops": _mma_rate(kernels, tf32=True),
+        "empty_kernel_us": _empty_kernel_us(kernels),
+        "red_float4_bytes_per_s": _red_rate(kernels, GPU_MAPS.full),
+    }
 
 
-def copy_rate() -> float:
+def _copy_rate() -> float:
     source = torch.randint(255, (1 << 30,), dtype=torch.uint8, device="cuda")
     to = torch.empty_like(source)
     return 1e6 * 2 * source.numel() / timing.device_us(lambda: to.copy_(source), repeats=11)
 
 
-def gather_rate(kernels: Kernels, lane: int, window_bytes: int) -> float:
+def _gather_rate(kernels: Kernels, lane: int, window_bytes: int) -> float:
     window = torch.randint(255, (window_bytes,), dtype=torch.uint8, device="cuda")
     repeats = 400 if window_bytes == L1_WINDOW else 60
 
@@ -113,44 +99,38 @@ def gather_rate(kernels: Kernels, lane: int, window_bytes: int) -> float:
     return 1e6 * total / timing.device_us(call)
 
 
-def ffma_rate(kernels: Kernels, repeats: int = 8192) -> float:
+def _ffma_rate(kernels: Kernels, repeats: int = 8192) -> float:
     microseconds = timing.device_us(lambda: kernels("ffma", repeats, kernels.blocks, kernels.sink))
     return 1e6 * 2 * kernels.blocks * kernels.threads * repeats * kernels.chains / microseconds
 
 
-def mma_rate(kernels: Kernels, tf32: bool, repeats: int = 2048) -> float:
-    blocks = kernels.blocks // 2  # its registers leave no room for more at a time
+def _mma_rate(kernels: Kernels, tf32: bool, repeats: int = 2048) -> float:
+    blocks = kernels.blocks // 2  # the kernel's registers leave no room for more at a time
     microseconds = timing.device_us(lambda: kernels("mma", int(tf32), repeats, blocks, kernels.sink))
     one = 2 * 16 * 8 * (8 if tf32 else 16)
     return 1e6 * blocks * (kernels.threads // 32) * repeats * kernels.chains * one / microseconds
 
 
-def empty_kernel_us(kernels: Kernels) -> float:
+def _empty_kernel_us(kernels: Kernels) -> float:
     calls: list[Callable[[], Any]] = [lambda: kernels("empty")] * GRAPH_LAUNCHES
     graph, count = timing.captured(calls)
     return timing.device_us(graph.replay, repeats=21) / count
 
 
-def red_row(kernels: Kernels, shape: MapShape, kind: int, scale: float) -> dict[str, Any]:
+def _red_rate(kernels: Kernels, shape: MapShape) -> float:
     size = (shape.batch, M, shape.size, shape.size)
-    offset = scale * torch.randn(size, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
-    to = torch.zeros(
-        shape.pixels * shape.channels, dtype=torch.int64 if kind == 2 else torch.float32, device="cuda"
-    )
+    offset = torch.randn(size, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
+    to = torch.zeros(shape.pixels * shape.channels, device="cuda")
 
     def call() -> None:
-        kernels("red", kind, offset, to, shape.batch, shape.size, shape.size, shape.channels)
+        kernels("red", offset, to, shape.batch, shape.size, shape.size, shape.channels)
 
-    microseconds = timing.device_us(call, repeats=7)
     added = corners_inside(offset.cpu()) * shape.channels * to.element_size()
-    return {
-        "shape": str(shape), "kind": RED_KINDS[kind], "offset_scale": scale,
-        "us": microseconds, "bytes": added, "bytes_per_s": 1e6 * added / microseconds,
-    }  # fmt: skip
+    return 1e6 * added / timing.device_us(call, repeats=7)
 
 
 def corners_inside(offset: torch.Tensor) -> int:
-    """How many of the four corners of all taps of all pixels lie on the map."""
+    """Return how many of the four corners of all taps of all pixels lie on the map; offset: (B, 2K, H, W)."""
     height, width = offset.shape[-2:]
     tap = torch.arange(K).view(1, K, 1, 1)
     top = offset[:, :K].floor() + tap // 3 - 1 + torch.arange(height).view(-1, 1)
@@ -158,7 +138,3 @@ def corners_inside(offset: torch.Tensor) -> int:
     rows: Any = sum(((top + i >= 0) & (top + i < height)).long() for i in (0, 1))
     cols = sum(((left + i >= 0) & (left + i < width)).long() for i in (0, 1))
     return int((rows * cols).sum())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,12 @@
-"""Every kernel once or a few times on small inputs, for compute-sanitizer to watch.
+"""Call every kernel once or a few times on small inputs, for compute-sanitizer to watch.
 
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     compute-sanitizer --tool memcheck python -m motionrnn_ext.benchmarks.gpu.sanitizer_set
 
-All ops, forward and backward, default and deterministic, in three dtypes and both layouts, at channel counts with a
-kernel of their own and without, on maps whose pixels do not fill a block. Without caching each tensor is an allocation
-of its own, so that reads past its end are seen. Values are tested elsewhere; here they only have to be finite.
+The calls are those of all ops, forward and backward, default and deterministic, in three dtypes and both layouts, at
+channel counts with and without a kernel of their own, on maps whose pixels do not fill a block. Without caching each
+tensor is an allocation of its own, so that a read past its end is seen. Values are tested elsewhere; here they only
+have to be finite.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ def main() -> int:
     motionrnn_ext.set_backend(options.device)
     calls = 0
     for op in INPUTS:
-        if op == "MotionGRUCell":  # its kernels are those of its ops, and the convolutions of a library
+        if op == "MotionGRUCell":  # the cell's kernels are those of its ops and a library's convolutions
             continue
         for shape in SHAPES if "warp" in op else SHAPES[:2]:
             for dtype in DTYPES:
                 for layout in LAYOUTS:
-                    calls += run(Case(op, shape, dtype, BOTH), layout, options.device)
+                    calls += check(Case(op, shape, dtype, BOTH), layout, options.device)
     print(f"{calls} calls, forward and backward, all finite")
     return 0
 
 
-def run(case: Case, layout: str, device: str) -> int:
-    """The op's calls; the number of them."""
+def check(case: Case, layout: str, device: str) -> int:
+    """Call the op in each of its variants, check that the results are finite, and return the number of calls."""
     variants = ("ours", "ours, deterministic") if "warp" in case.op else ("ours",)
     for name in variants:
         call, _ = implementation(name, layout, case, device).call(case, case.inputs(device, 0))

@@ -1,4 +1,4 @@
-"""What the CUDA and Triton backends are to reach on a card that is at hand, checked on measured rows."""
+"""Check on measured rows whether the CUDA and Triton backends reach their targets."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ OVER_TORCHVISION = 2.0  # forward and backward, float32
 DETERMINISTIC = {"large": 4.0, "full": 4.0, "small": 2.0}  # times the default backward, at most
 CELL_OVER_PLAIN, CELL_OVER_COMPILED = 4.0, 1.2  # forward and backward, small shape, in a graph and eager
 KEPT_OF_PLAIN, KEPT_OF_REFERENCE = 1 / 20, 1 / 50  # bytes for backward: cell, offset_warp
-# Triton's times over those of the CUDA kernels, at most; times of torch.compile(reference) over Triton's, at least.
+# Upper limits of Triton's times over those of the CUDA kernels, then lower limits of torch.compile(reference)'s times
+# over Triton's.
 TRITON_POINTWISE, TRITON_WARP = 1.1, {"forward": 1.5, "backward": 2.0}
 TRITON_OVER_COMPILED = {"offset_warp": 2.0, "pointwise": 0.95}
 
 
 @dataclass(frozen=True)
 class Target:
+    """A target, what was measured for it, and whether it is met; `met` is None if nothing was measured."""
+
     what: str
     measured: str
-    met: bool | None  # None: not measured
+    met: bool | None
 
     @property
     def verdict(self) -> str:
@@ -34,7 +37,7 @@ class Target:
 
 
 class Rows:
-    """Measured rows, found by what they measured."""
+    """The rows of a report that have times, found by what they measured."""
 
     def __init__(self, report: dict[str, Any]) -> None:
         self.all: list[Row] = [r for r in report["rows"] if "eager_us" in r]
@@ -45,20 +48,20 @@ class Rows:
         return [r for r in self.all if all(r.get(key) == value for key, value in wanted.items())]
 
     def one(self, **wanted: Any) -> Row | None:
-        """The first such row: the plan's deciding comparisons come first."""
+        """Return the first such row or None; the plan's deciding comparisons come first."""
         return next(iter(self.where(**wanted)), None)
 
     def beside(self, row: Row, name: str) -> list[Row]:
-        """The rows of an implementation, in any layout, timed in turns with this one."""
+        """Return the rows of an implementation, in any layout, that were timed in turns with this one."""
         return [r for r in self.all if r["comparison"] == row["comparison"] and r["implementation"] == name]
 
     def ratio(self, row: Row, name: str, clock: str) -> float | None:
-        """How many times as long the implementation takes, in its faster layout."""
+        """Return how many times as long the implementation takes, in its faster layout, or None if not measured."""
         times = [r[clock] for r in self.beside(row, name) if r[clock] is not None]
         return min(times) / row[clock] if times and row[clock] else None
 
     def share(self, row: Row) -> tuple[float, str] | None:
-        """Of the roofline, and its term that bounds."""
+        """Return the reached share of the roofline, and the term that bounds it."""
         if not self.ceilings or row["graph_us"] is None or not row.get("work"):
             return None
         terms = floors(Work(**row["work"]), self.ceilings, row["dtype"], row["lane_bytes"])
@@ -122,7 +125,7 @@ def _warp_over_torchvision(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
             row = rows.one(op="offset_warp", shape=str(shape), dtype="float32", direction="forward+backward",
                            implementation="ours", layout=layout)  # fmt: skip
             found[layout] = rows.ratio(row, "torchvision", "graph_us") if row else None
-        best = found["channels_last"]  # what MotionGRU uses inside
+        best = found["channels_last"]  # the layout that MotionGRU uses inside
         text = ", ".join(f"{layout} {value:.2f}x" for layout, value in found.items() if value is not None)
         yield Target(what, text or "-", None if best is None else best >= OVER_TORCHVISION)
 
@@ -182,7 +185,7 @@ def _triton_beside_cuda(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
 
 
 def _triton_ratio(what: str, ours: Iterable[Row], limit: float, rows: Rows) -> Target:
-    """Layout by layout."""
+    """Compare Triton with ours layout by layout."""
     measured = []
     for row in ours:
         same = [r for r in rows.beside(row, "triton") if r["layout"] == row["layout"]]
@@ -193,7 +196,7 @@ def _triton_ratio(what: str, ours: Iterable[Row], limit: float, rows: Rows) -> T
 
 
 def _triton_over_compiled(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
-    """The faster layout of each."""
+    """Compare the faster layout of each."""
     for name, limit in TRITON_OVER_COMPILED.items():
         measured = []
         for op in POINTWISE if name == "pointwise" else (name,):
@@ -219,7 +222,7 @@ def _worst(
     at_least: bool,
     form: Callable[[float], str],
 ) -> Target:
-    """A target that every row has to meet, by the row that is farthest from it."""
+    """Return a target that every row has to meet; it names the row that is farthest from it."""
     measured = sorted(measured, key=lambda pair: pair[0], reverse=not at_least)
     if not measured:
         return Target(what, "-", None)

@@ -1,4 +1,4 @@
-"""Which comparisons are made, the deciding ones first: on a GPU, on a CPU, and in a few minutes."""
+"""Plan the comparisons, those that decide most first: on a CPU, in a few minutes, and on a GPU."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .roofline import OPS, POINTWISE
 
 DTYPES = ("float32", "bfloat16")
 DIRECTIONS = (FORWARD, BOTH)
-Implementations = tuple[tuple[str, str], ...]  # names and layouts
+Implementations = tuple[tuple[str, str], ...]  # name and layout of each
 
 OURS: Implementations = tuple(("ours", layout) for layout in LAYOUTS)
 TRITON: Implementations = tuple(("triton", layout) for layout in LAYOUTS)
-REFERENCE: Implementations = (
-    ("reference", "NCHW"),
-)  # its gathers take NCHW; channels_last would only be copied
+# The reference's gathers take NCHW; channels_last would only be copied.
+REFERENCE: Implementations = (("reference", "NCHW"),)
 COMPILED: Implementations = (("reference, compiled", "NCHW"),)
 GRAPHED: Implementations = (("reference, CUDA graphs", "NCHW"),)
-PLAIN: Implementations = tuple(("plain", layout) for layout in LAYOUTS)  # convolutions may prefer either
+# The plain cell's convolutions may prefer either layout.
+PLAIN: Implementations = tuple(("plain", layout) for layout in LAYOUTS)
 PLAIN_COMPILED: Implementations = tuple(("plain, compiled", layout) for layout in LAYOUTS)
 OFFICIAL: Implementations = (("official", "NCHW"),)
 PARTS: Implementations = (("ours, without MotionGRU", "NCHW"), ("base predictor", "NCHW"))
@@ -32,6 +32,8 @@ PARTS: Implementations = (("ours, without MotionGRU", "NCHW"), ("base predictor"
 
 @dataclass(frozen=True)
 class Comparison:
+    """A case, and the implementations that are timed in turns."""
+
     case: Case | ModelCase
     implementations: Implementations
 
@@ -42,7 +44,7 @@ class Comparison:
         return self.case.identity()
 
     def without(self, unwanted: str) -> Comparison:
-        """Leaves out the implementations with this in their name."""
+        """Return the comparison without the implementations that have this text in their name."""
         kept = tuple((name, layout) for name, layout in self.implementations if unwanted not in name)
         return Comparison(self.case, kept)
 
@@ -53,8 +55,8 @@ CPU_OPS = ("offset_warp", "motion_gates", *POINTWISE)
 
 
 def cpu_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
-    """Every op and the cell, in float32; other layouts and dtypes at one shape; whole models. `motion_warp` is two ops
-    here, and has no rows of its own."""
+    """Plan every op and the cell in float32, other layouts and dtypes at one shape, and whole models. `motion_warp` has
+    no rows of its own: on a CPU it is two ops."""
     maps = DRY_RUN_MAPS[:3] if dry_run else MAPS
     settings = (cases.DRY_RUN,) if dry_run else (cases.HUMAN36M, cases.VMNIST)
     planned = [*_models(settings, official), *_cpu_cells(maps, official), *_cpu_ops(maps, official)]
@@ -62,7 +64,7 @@ def cpu_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
 
 
 def quick_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
-    """Every op and the cell forward and backward at the smallest shape, and a small model."""
+    """Plan every op and the cell forward and backward at the smallest shape, and a small model."""
     shape = DRY_RUN_MAPS.small if dry_run else MAPS[0]
     cell = Comparison(Case("MotionGRUCell", shape, "float32", BOTH),
                       (*OURS, *PLAIN[:1], *REFERENCE, *COMPILED, *_if(official, OFFICIAL)))  # fmt: skip
@@ -106,24 +108,24 @@ def _if(wanted: bool, implementations: Implementations) -> Implementations:
 # ---- On a GPU
 
 
-def gpu_plan(dry_run: bool = False, experiments: bool = False, official: bool = False) -> list[Comparison]:
-    """What the targets need, then experiments if asked for, then every other case, then compiled peers."""
+def gpu_plan(dry_run: bool = False, official: bool = False) -> list[Comparison]:
+    """Plan what the targets need, then models, every other case, experiments, and compiled peers."""
     maps = DRY_RUN_MAPS if dry_run else GPU_MAPS
-    first = list(_targets(maps, official)) + (list(_experiments(maps)) if experiments else [])
+    first = list(_targets(maps, official))
     settings = [s.of_batch(GPU_BATCH) for s in (cases.HUMAN36M, cases.VMNIST)]
     models = _models([cases.DRY_RUN] if dry_run else settings, official)
-    rest = _every_case(maps, {comparison.case for comparison in first})
-    if dry_run:  # compiling takes half a minute each on a CPU
+    rest = [*_every_case(maps, {comparison.case for comparison in first}), *_experiments(maps)]
+    if dry_run:  # on a CPU each compilation takes half a minute
         return [c.without("compiled").without("CUDA graphs") for c in [*first, *models, *rest]]
     return [*first, *models, *rest, *_compiled(maps, first)]
 
 
 def peers(case: Case) -> Implementations:
-    """What a case is compared with as a matter of course."""
+    """Return the implementations that a case is always compared with."""
     if case.op == "MotionGRUCell":
         return (*PLAIN, *REFERENCE)
     if case.op == "offset_warp":
-        # deform_conv2d has no bfloat16, and is as fast in half precision
+        # deform_conv2d has no bfloat16; its float16 is as fast
         return (*REFERENCE, ("torchvision", "NCHW")) if case.dtype != "bfloat16" else REFERENCE
     return REFERENCE
 
@@ -148,7 +150,7 @@ def _targets(maps: GpuMaps, official: bool) -> Iterator[Comparison]:
 
 
 def _experiments(maps: GpuMaps) -> Iterator[Comparison]:
-    """What grad_x costs, and what far offsets cost."""
+    """Plan what grad_x costs, and what far offsets cost."""
     without = tuple(("ours, without grad_x", layout) for layout in LAYOUTS)
     for shape, dtype in product((maps.full, maps.small), DTYPES):
         yield Comparison(Case("offset_warp", shape, dtype, BACKWARD), (*OURS, *without))
@@ -164,7 +166,7 @@ def _every_case(maps: GpuMaps, done: set[Case | ModelCase]) -> Iterator[Comparis
         case = Case(op, shape, dtype, direction)
         if case not in done:
             yield _usual(case)
-    for shape, direction in product(maps, DIRECTIONS):  # half precision that torchvision has as well
+    for shape, direction in product(maps, DIRECTIONS):  # the half precision that torchvision has too
         yield _usual(Case("offset_warp", shape, "float16", direction))
     for dtype in DTYPES:
         case = Case("offset_warp", maps.medium, dtype, BACKWARD)
@@ -173,7 +175,7 @@ def _every_case(maps: GpuMaps, done: set[Case | ModelCase]) -> Iterator[Comparis
 
 
 def _compiled(maps: GpuMaps, planned: Sequence[Comparison]) -> Iterator[Comparison]:
-    """Every case again, beside compiled peers: last, because compiling takes most of the time."""
+    """Plan every case again beside compiled peers. They come last, because compiling takes most of the time."""
     cell, others = "MotionGRUCell", (*[op for op in OPS if op not in POINTWISE], *POINTWISE)
     for direction in reversed(DIRECTIONS):
         for shape, dtype in product(maps, DTYPES):

@@ -1,1 +1,1 @@
-"""Profile a training step: where its time goes, by kind of work and by part of the model."""
+"""Profile a training step: where its time goes, by part of the model and by op."""

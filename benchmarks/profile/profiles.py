@@ -1,45 +1,71 @@
-"""`motionrnn bench --profile`: where a training step of MotionRNN-PredRNN spends its time.
+"""Profile a training step of MotionRNN-PredRNN beside one of its base predictor: `motionrnn bench --profile`.
 
     trace.json      torch.profiler's trace, for Perfetto or chrome://tracing
-    breakdown.md    a page: by kind of work and by part of the model, beside the base predictor; the longest ops
+    breakdown.md    a page: the step, its time by part of the model, and torch.profiler's table of the longest ops
 
-Parts are ranges that are there for the profile alone: hooks around the model's modules. On a GPU, a step with NVTX
-ranges of the same names, between cudaProfilerStart and cudaProfilerStop, comes first: for Nsight Systems and Nsight
-Compute.
+The parts are ranges from hooks around the model's modules, which last as long as the profile. On a GPU, a step with
+NVTX ranges of the same names, between cudaProfilerStart and cudaProfilerStop, comes first: for Nsight Systems and
+Nsight Compute.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch.profiler import ProfilerActivity, record_function
 
-from motionrnn_ext import MotionGRU, MotionRNN
-from motionrnn_ext.models import motion_rnn
+from motionrnn_ext import MotionRNN
 
+from .. import wording
 from ..cases import DRY_RUN, GPU_BATCH, SETTINGS, ModelSetting
 from ..measuring import counting, timing
+from ..measuring.machine import description, gpu_description
 from ..measuring.model_cases import TRAINING, ModelCase
-from . import events
-from .events import BACKWARD, FORWARD, PARTS, REST, STEP, Spent
-from .page import BASE, OURS, Profile, render
+from .parts import (
+    BACKWARD,
+    FORWARD,
+    IDLE,
+    MOTION_GRU,
+    PARTS,
+    STEP,
+    Ranged,
+    Times,
+    flops_by_part,
+    ranges,
+    times_by_part,
+)
 
-NAMES = {OURS: "ours", BASE: "base predictor"}  # how model_cases calls them
-EFFORT = timing.Effort(0.0, (5, 5), limit=20.0, few=3)  # of the step without a profiler
-Ranged = Callable[[str], AbstractContextManager[Any]]
+OURS, BASE = "MotionRNN-PredRNN", "base predictor"
+NAMES = {OURS: "ours", BASE: "base predictor"}  # the names in model_cases
+EFFORT = timing.Effort(0.0, (5, 5), limit=20.0, few=3)  # for the step without a profiler
+LONGEST = 15
+
+
+@dataclass
+class Profile:
+    """A model's training step: its median time, its FLOPs, and under the profiler its time by part and by op."""
+
+    step_us: float
+    flops: int
+    forward_flops: dict[str, int]
+    times: Times
+    ops: str
+
+    @property
+    def total(self) -> float:
+        return sum(self.times.values())
 
 
 def write(out: Path, setting: str = "human36m", device: str = "cpu") -> Path:
-    """Profile at one of the settings of `cases`, in float32; the path of the page. `trace.json` lies beside it.
+    """Profile at a setting of `cases`, in float32; write the page and `trace.json`, and return the page's path.
 
     Raises:
         ValueError: no setting has this name.
@@ -61,28 +87,24 @@ def write(out: Path, setting: str = "human36m", device: str = "cpu") -> Path:
     timing.interleave(list(subjects.values()), EFFORT)
     profiles = {}
     for title, model in models.items():
-        trace = out / "trace.json" if title == OURS else None
-        times = _profiled(model, frames, chosen, trace)
+        times, ops = profiled(model, frames, chosen, out / "trace.json" if title == OURS else None)
         step_us = timing.quantile(subjects[title].eager_us, 0.5)
         by_part = flops_by_part(model, lambda model=model: model(frames, chosen.given))  # type: ignore[misc]
         flops = counting.flops(_step(model, frames, chosen))
-        profiles[title] = Profile(times, step_us, flops, by_part)
+        profiles[title] = Profile(step_us, flops, by_part, times, ops)
     page = out / "breakdown.md"
     page.write_text(render(profiles, chosen, device))
     return page
 
 
-# ---- A step, and its ranges
-
-
-def _nothing(name: str) -> AbstractContextManager[Any]:
+def nothing(name: str) -> AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
 def _step(
-    model: MotionRNN, frames: Tensor, setting: ModelSetting, ranged: Ranged = _nothing
+    model: MotionRNN, frames: Tensor, setting: ModelSetting, ranged: Ranged = nothing
 ) -> Callable[[], object]:
-    """Forward, the mean squared error of all predictions, its gradients by all parameters; no optimiser."""
+    """Return the step: forward, the mean squared error of all predictions, its gradients; no optimiser."""
     parameters = list(model.parameters())
 
     def step() -> object:
@@ -98,66 +120,22 @@ def _step(
     return step
 
 
-def modules_of_parts(model: MotionRNN) -> Iterator[tuple[nn.Module, str, str]]:
-    """A module, the part that it is, and its range's name."""
-    interfaces = [m for m in model.interfaces if isinstance(m, MotionGRU)]
-    layered: dict[str, Sequence[nn.Module]] = {events.CELLS: list(model.cells)}
-    layered[events.ENCODE] = [i.encoder for i in interfaces]
-    layered[events.MOTION] = [i.cell for i in interfaces]
-    layered[events.DECODE] = [i.decoder for i in interfaces]
-    layered[events.BLEND] = interfaces  # what of a MotionGRU is in none of the three
-    for part, modules in layered.items():
-        for level, module in enumerate(modules):
-            yield module, part, f"{part} {level + 1}"
-    for projection in (model.conv_first, model.conv_last):
-        if projection is not None:
-            yield projection, events.PROJECTIONS, events.PROJECTIONS
-
-
-@contextlib.contextmanager
-def ranges(model: MotionRNN, ranged: Ranged) -> Iterator[None]:
-    """Ranges around the parts of a model's forward pass, as long as this lasts."""
-    opened: list[AbstractContextManager[Any]] = []
-
-    def opens(name: str) -> Callable[..., None]:
-        def hook(*unused: Any) -> None:
-            opened.append(ranged(name))
-            opened[-1].__enter__()
-
-        return hook
-
-    def closes(*unused: Any) -> None:
-        opened.pop().__exit__(None, None, None)
-
-    def folding(name: str) -> Callable[..., Tensor]:
-        fold = getattr(motion_rnn, name)
-
-        def folded(*arguments: Any) -> Tensor:
-            with ranged(events.PATCHES):
-                return fold(*arguments)
-
-        return folded
-
-    with contextlib.ExitStack() as stack:
-        for module, _, name in modules_of_parts(model):
-            stack.callback(module.register_forward_pre_hook(opens(name)).remove)
-            stack.callback(module.register_forward_hook(closes, always_call=True).remove)
-        for name in ("fold_patches", "unfold_patches"):
-            stack.enter_context(mock.patch.object(motion_rnn, name, folding(name)))
-        yield
-
-
-def _profiled(model: MotionRNN, frames: Tensor, setting: ModelSetting, trace: Path | None) -> list[Spent]:
+def profiled(
+    model: MotionRNN, frames: Tensor, setting: ModelSetting, trace: Path | None
+) -> tuple[Times, str]:
+    """Return a step's time by part, and torch.profiler's table of its longest ops."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if frames.is_cuda else [])]
     step = _step(model, frames, setting, record_function)
     with ranges(model, record_function):
-        with profile(activities=activities):  # its first use loads and allocates what it needs
+        with torch.profiler.profile(activities=activities):  # the first use loads and allocates
             step()
-        with profile(activities=activities) as profiler:
+        with torch.profiler.profile(activities=activities) as profiler:
             step()
     if trace is not None:
         profiler.export_chrome_trace(str(trace))
-    return events.spent(profiler.events() or [], on_gpu=frames.is_cuda)
+    own = "self_device_time_total" if frames.is_cuda else "self_cpu_time_total"
+    ops = profiler.key_averages().table(sort_by=own, row_limit=LONGEST, max_name_column_width=60)
+    return times_by_part(profiler.events() or [], on_gpu=frames.is_cuda), ops
 
 
 def _for_nsight(model: MotionRNN, frames: Tensor, setting: ModelSetting) -> None:
@@ -170,16 +148,71 @@ def _for_nsight(model: MotionRNN, frames: Tensor, setting: ModelSetting) -> None
         step()
 
 
-def flops_by_part(model: MotionRNN, forward: Callable[[], object]) -> dict[str, int]:
-    """Of one forward pass, by FlopCounterMode: those of convolutions and matrix products. (Backward, it counts some for
-    modules that they do not belong to, and without gradients it takes no weights as inputs of modules.)"""
-    with FlopCounterMode(display=False) as counter:
-        forward()
-    names = {module: name for name, module in model.named_modules()}
-    counts = counter.get_flop_counts()
-    flops = dict.fromkeys(PARTS, 0)
-    for module, part, _ in modules_of_parts(model):
-        flops[part] += sum(counts.get(f"{type(model).__name__}.{names[module]}", {}).values())
-    flops[events.BLEND] -= flops[events.ENCODE] + flops[events.MOTION] + flops[events.DECODE]  # nested in it
-    flops[REST] = counter.get_total_flops() - sum(flops.values())
-    return flops
+# ---- The page
+
+
+def render(profiles: Mapping[str, Profile], setting: ModelSetting, device: str) -> str:
+    ops = {f"The {LONGEST} longest ops of {title}": f"```\n{p.ops}\n```" for title, p in profiles.items()}
+    parts = {
+        "The step": _steps(profiles),
+        "By part of the model": _parts(profiles),
+        **ops,
+        "How to read it": ON_GPU if device == "cuda" else ON_CPU,
+    }
+    title = f"# Where a training step of {OURS} spends its time: {setting.name}, {setting}, float32\n\n"
+    return title + _where(device) + "".join(f"\n## {heading}\n\n{text}\n" for heading, text in parts.items())
+
+
+FOR_BOTH = """Backward counts for the part whose forward made the node. FLOPs are counted for convolutions and
+matrix products alone. In torch.profiler's tables, "Self" is without children. `trace.json` opens in
+https://ui.perfetto.dev or chrome://tracing."""
+ON_CPU = f"""Times are those of one step under torch.profiler. An event's time is its own, without its children's, so
+that the parts add up to the step. The profiler slows every op call down, so the step without it is shorter, and the
+shares of autograd and Python are upper bounds. {FOR_BOTH}"""
+ON_GPU = f"""Times are those of the kernels of one step under torch.profiler, for the op that launched them. GPU idle is
+the rest of the step: launches that the host was late with, and Python. {FOR_BOTH}"""
+
+
+def _where(device: str) -> str:
+    d = description()
+    threads = f"{d['threads']} thread{'s' if d['threads'] != 1 else ''}"
+    where = f"{d['cpu']}, {d['instruction_set']}, {threads}, malloc {d['malloc']}"
+    where += f", torch {d['torch']}, commit {d['commit']}"
+    return f"{gpu_description()['name']} ({where})\n" if device == "cuda" else f"{where}\n"
+
+
+def _steps(profiles: Mapping[str, Profile]) -> str:
+    ours, base = profiles[OURS], profiles[BASE]
+    rows = [
+        (title, wording.duration(p.step_us), wording.duration(p.total), wording.amount(p.flops, ""))
+        for title, p in profiles.items()
+    ]
+    ratios = (ours.step_us / base.step_us, ours.total / base.total, ours.flops / base.flops)
+    over = (f"{OURS} over {BASE}", *map(wording.times, ratios))
+    return wording.table(("", "step, without a profiler", "step, profiled", "FLOPs"), [*rows, over])
+
+
+def _parts(profiles: Mapping[str, Profile]) -> str:
+    columns = (FORWARD, BACKWARD, "share of time", "of forward FLOPs")
+    header = ("", *columns, f"{BASE}: {FORWARD}", *columns[1:])
+    every = (*PARTS, IDLE)
+    groups = {**{part: (part,) for part in every}, "all of the MotionGRUs": MOTION_GRU, "together": every}
+    lines = []
+    for title, parts in groups.items():
+        cells = [cell for p in profiles.values() for cell in _part(p, parts)]
+        if any(cell != wording.NONE for cell in cells):
+            lines.append((title, *cells))
+    return wording.table(header, lines)
+
+
+def _part(of: Profile, parts: tuple[str, ...]) -> Iterator[str]:
+    """Yield the time forward, the time backward, the share of the time, and the share of the FLOPs."""
+    times = {key: us for key, us in of.times.items() if key[0] in parts}
+    if not times:
+        yield from [wording.NONE] * 4
+        return
+    for wanted in (FORWARD, BACKWARD):
+        found = [us for (_, way), us in times.items() if way == wanted]
+        yield wording.duration(sum(found) if found else None)
+    yield wording.share(sum(times.values()) / of.total)
+    yield wording.share(sum(of.forward_flops.get(part, 0) for part in parts) / sum(of.forward_flops.values()))

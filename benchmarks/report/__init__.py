@@ -1,1 +1,1 @@
-"""Pages and pictures of measured rows."""
+"""Write pages and pictures of measured rows."""

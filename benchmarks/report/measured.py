@@ -1,12 +1,13 @@
-"""Runs as they lie in `results`, and what their rows say of each other.
+"""Read the runs in `results`, and compare their rows.
 
 A peer's ratio is its time over ours in the same comparison and layout (ours in NCHW where it was not timed in the
-peer's layout): above 1 we are faster. Device time of a CUDA graph where both have it, else wall time.
+peer's layout): above 1 we are faster. It is that of device times in a CUDA graph if both have one, else of wall times.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,15 +17,15 @@ from typing import Any
 
 Row = dict[str, Any]
 OURS = "ours"
-NOT_PEERS = ("ours", "base predictor")  # how the names begin of what is no replacement for ours
+NOT_PEERS = ("ours", "base predictor")  # beginnings of names that are no replacement for ours
 LEVELS = {"op": "Ops", "cell": "The cell", "model": "Whole models"}
 DIRECTIONS = ("forward+backward", "training step", "forward", "inference", "backward")
-WALL, DEVICE = "eager", "graph"  # how the names of their columns begin
+WALL, DEVICE = "eager", "graph"  # beginnings of the names of their columns
 
 
 @dataclass(frozen=True)
 class Run:
-    """One JSON file of `motionrnn bench`, and its name without ending."""
+    """A JSON file of `motionrnn bench`, and its name without the ending."""
 
     name: str
     report: dict[str, Any]
@@ -39,14 +40,13 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Such as "GPU (NVIDIA H200)"; short enough for the head of a column."""
-        return (
-            f"{'GPU' if self.on_gpu else 'CPU'} ({self.machine}{', quick' if self.report['quick'] else ''})"
-        )
+        """Return a title such as "GPU (NVIDIA H200)", short enough for the head of a column."""
+        quick = ", quick" if self.report["quick"] else ""
+        return f"{'GPU' if self.on_gpu else 'CPU'} ({self.machine}{quick})"
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Those with times, in the order of what they measure."""
+        """The rows with times, in the order of what they measure."""
         measured = [row for row in self.report["rows"] if f"{WALL}_us" in row]
         return sorted(measured, key=_place)
 
@@ -72,18 +72,18 @@ class Run:
         return row[f"{clock}_us"] / ours[f"{clock}_us"]
 
     def clock(self, row: Row) -> str:
-        """Which time of a row its ratio is of."""
+        """Return which of a row's times its ratio compares, WALL or DEVICE."""
         ours = self.ours_beside(row) or row
         has_device = all(r.get(f"{DEVICE}_us") is not None for r in (row, ours))
         return DEVICE if has_device else WALL
 
     def loses(self, row: Row) -> bool:
-        """Whether ours is slower than this row's peer."""
+        """Return whether ours is slower than this row's peer."""
         ratio = self.ratio(row)
         return is_peer(row) and ratio is not None and ratio < 1
 
     def within_spread(self, row: Row) -> bool:
-        """Whether the middle four fifths of the row's times and of ours overlap."""
+        """Return whether p10 to p90 of the row's times and of ours overlap."""
         ours, clock = self.ours_beside(row) or row, self.clock(row)
         low, high = f"{clock}_p10_us", f"{clock}_p90_us"
         return row[low] <= ours[high] and ours[low] <= row[high]
@@ -94,7 +94,7 @@ def is_peer(row: Row) -> bool:
 
 
 def read(results: Path) -> list[Run]:
-    """Every bench_*.json of a folder: those of CPUs first, quick ones last.
+    """Return the runs of every bench_*.json of a folder: those of CPUs first, quick ones last.
 
     Raises:
         ValueError: there is none, or one is no run of `motionrnn bench`.
@@ -111,7 +111,7 @@ def read(results: Path) -> list[Run]:
 
 
 def newest(runs: Iterable[Run]) -> list[Run]:
-    """One run per machine, the newest of the best kind: full, or cut short, or quick, or only a part."""
+    """Return one run per machine, the newest of the best kind: full, else cut short, else quick, else a part."""
     chosen: dict[str, Run] = {}
     for run in runs:
         before = chosen.get(run.machine)
@@ -126,7 +126,7 @@ def _rank(run: Run) -> tuple[bool, bool, bool, str]:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """Level, then op or setting as planned, then size; comparisons stay together."""
+    """Return a sort key: level, then op or setting as planned, then size; comparisons stay together."""
     return (
         list(LEVELS).index(row["level"]), OPS.index(row["op"]) if row["op"] in OPS else len(OPS), row["op"],
         row.get("setting") or "", row["dtype"] != "float32", row["dtype"], DIRECTIONS.index(row["direction"]),
@@ -139,15 +139,12 @@ OPS = ("offset_warp", "motion_warp", "motion_gates", "motion_reset", "motion_upd
 
 
 def size(row: Row) -> int:
-    """Elements of a shape such as "B8 C16 32x32"."""
-    product = 1
-    for number in re.findall(r"\d+", row["shape"]):
-        product *= int(number)
-    return product
+    """Return the number of elements of a shape such as "B8 C16 32x32"."""
+    return math.prod(map(int, re.findall(r"\d+", row["shape"])))
 
 
 def operations(row: Row) -> int | None:
-    """FLOPs counted: all of an op's, those of a model's convolutions and matrix products."""
+    """Return the FLOPs counted: all of an op, or those of a model's convolutions and matrix products."""
     if row.get("flops") is not None:
         return row["flops"]
     work = row.get("work")
@@ -155,5 +152,5 @@ def operations(row: Row) -> int | None:
 
 
 def launches(row: Row) -> float | None:
-    """Kernels, copies and memsets of a call in a CUDA graph."""
+    """Return the kernels, copies and memsets of a call in a CUDA graph."""
     return sum(row["nodes"].values()) if row.get("nodes") else None

@@ -1,7 +1,6 @@
-"""`motionrnn bench --report`: docs/benchmarks.md, its plots and README's table, from the rows in `results` and nothing
-else.
+"""Write docs/benchmarks.md, its plots and README's table from the rows in `results` and nothing else.
 
-The same rows give the same pages.
+`motionrnn bench --report` does this; the same rows give the same pages.
 """
 
 from __future__ import annotations
@@ -10,19 +9,23 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..gpu.summary import problem_table, red_table, table
-from . import plots, readme_table, wording
-from .measured import LEVELS, OURS, WALL, Row, Run, is_peer, launches, operations, read
+from .. import wording
+from ..wording import table
+from . import plots, readme_table
+from .cells import LOST, implementation_of, row_cells, row_header
+from .measured import LEVELS, OURS, Row, Run, is_peer, read
 
 BASE = "base predictor"
+# Names of a run, an op and a peer, with what is said of each case.
+Losses = dict[tuple[str, str, str], list[str]]
 
 
 def write(results: Path, docs: Path, readme: Path | None = None) -> list[Path]:
-    """Render every bench_*.json of `results` into docs/benchmarks.md and docs/images, and into `readme` between its
-    markers; the paths of what was written.
+    """Write the pages of every bench_*.json of `results`: docs/benchmarks.md, docs/images, and the table between the
+    markers of `readme`. Return the paths.
 
     Raises:
-        ValueError: `results` has no runs, or `readme` not the two markers.
+        ValueError: `results` has no runs, or `readme` lacks the two markers.
     """
     runs = read(results)
     front = None if readme is None else readme_table.page_with(readme.read_text(), runs, readme)
@@ -30,9 +33,8 @@ def write(results: Path, docs: Path, readme: Path | None = None) -> list[Path]:
     (docs / "benchmarks.md").write_text(page(runs))
     if readme is not None and front is not None:
         readme.write_text(front)
-    pictures = plots.write(
-        runs, docs / "images"
-    )  # after the numbers, which no fault of theirs then keeps back
+    # The pictures come last, so that an error in them leaves the numbers written.
+    pictures = plots.write(runs, docs / "images")
     return [docs / "benchmarks.md", *pictures, *([] if readme is None else [readme])]
 
 
@@ -50,36 +52,44 @@ def page(runs: Sequence[Run]) -> str:
 
 INTRODUCTION = """# Benchmarks
 
-Made by `motionrnn bench --report` from the rows in [`benchmarks/results`](../benchmarks/results); no figure is written
-by hand. `motionrnn bench` measures the same on your machine (`--quick`: in minutes), `--official PATH` beside the
-official program.
+`motionrnn bench --report` makes this page from the rows in
+[`benchmarks/results`](../benchmarks/results); no figure is written by hand. `motionrnn bench`
+measures the same on your machine, `--quick` in minutes, and `--official PATH` compares with the
+official program as well.
 """
 
 HOW_TO_READ = """\
-- Every comparison has the same inputs and weights. Results, gradients included, are compared with float64 before
-  anything is timed (off by: the norm of the difference over the norm); what is too far off is not timed and
-  stands under Failed. Then all are timed in turns, round after round, so that a noisy minute hits all alike.
-- Time: the median over the rounds, and what a tenth and nine tenths of them stay below. On a GPU, device: of a call
-  inside a CUDA graph; wall: of a call as Python makes it. On a CPU there is wall time alone.
-- Ratio: a peer's time over ours in the same comparison and layout. 3x: we take a third of its time. **Below 1 we
-  lose**; such rows stay in their table, are marked, and stand together under Where we lose. On a GPU it is of device
-  times, or of wall times where one of the two could not be captured (wall).
-- Kept: bytes that the forward pass keeps for backward, beside inputs and parameters. Peak: the most memory that a call
-  takes beside what is there already. On a CPU it is of what PyTorch's allocator hands out: what
-  libraries and our kernels take for a call and give back within it (up to some MB a thread) is not in it.
-- Ops: ATen ops and others that PyTorch dispatches in a call, views left out; compiled code has none to count.
-  Launches: kernels, copies and memsets of a call.
-- FLOPs and bytes are counted from the equations, not measured: bytes are each input read and each output written once.
-  Of models, FLOPs are those that FlopCounterMode counts: of convolutions and matrix products.
-  A sigmoid or tanh counts as ten.
-- Roofline: the least time at this machine's measured ceilings (copying those bytes, or multiplying so much) over the
-  time taken; the word behind says which of the two bounds. Of models it is the multiplications' alone.
-- First: the first call, compiling included where no cache on disk had it.
-- The models "without MotionGRU" and the base predictor are others, with less to do: what a MotionGRU costs.
-- -: not measured, or nothing to measure. Layouts other than NCHW are named."""
+- All implementations of a comparison have the same inputs and weights. Results, gradients included,
+  are compared with float64 before anything is timed ("off by": the norm of the difference over the
+  norm). An implementation that is too far off is not timed and stands under Failed. The others are
+  timed in turns, round after round, so that a noisy minute affects all of them alike.
+- Time: the median of the rounds, and the 10th and 90th percentiles (p10, p90). On a GPU, "device"
+  is the time of a call inside a CUDA graph, and "wall" that of a call from Python. On a CPU there
+  is only the wall time.
+- Ratio: a peer's time over ours in the same comparison and layout. 3x means that we take a third of
+  its time. **Below 1 we lose**: such rows stay in their table, are marked, and are listed under
+  Where we lose. On a GPU the ratio is that of device times, or of wall times ("wall") where one of
+  the two could not be captured in a graph.
+- Kept: bytes that the forward pass keeps for backward, beside inputs and parameters. Peak: the most
+  memory that a call takes beside what is allocated already. On a CPU this counts what PyTorch's
+  allocator hands out. Memory that libraries and our kernels take for a call and return within it,
+  up to some MB per thread, does not count.
+- Ops: the ops that PyTorch dispatches in a call, without views; compiled code has none to count.
+  Launches: the kernels, copies and memsets of a call.
+- FLOPs and bytes are counted from the equations, not measured. Bytes: each input read once and each
+  output written once. A sigmoid or tanh counts as ten FLOPs. A model's FLOPs are those of
+  convolutions and matrix products, counted by FlopCounterMode.
+- Roofline: the least time at this machine's measured ceilings, for copying those bytes or for those
+  multiplications, over the time taken; the word after it names the larger of the two. For models it
+  is that of the multiplications.
+- First: the time of the first call, with compiling unless a cache on disk had the result.
+- The models "without MotionGRU" and "base predictor" compute less: they show what a MotionGRU
+  costs.
+- "-" means not measured, or nothing to measure. Layouts other than NCHW are named."""
 
-RATIOS_NOTE = """The median of all ratios, forward and backward, of every shape, dtype and layout that has the peer; the
-smallest and largest in brackets, and in how many of them we lose.
+RATIOS_NOTE = """\
+The median of all ratios, forward and backward, over every shape, dtype and layout that has the
+peer; in brackets the smallest and the largest, then in how many of them we lose.
 
 """
 
@@ -116,7 +126,7 @@ def _rounds(run: Run) -> str:
 
 
 def _ceilings(run: Run) -> str:
-    """Rates alone, such as "copy 12.3 GB/s"."""
+    """Return the ceilings that are rates, such as "copy 12.3 GB/s"."""
     found = []
     for name, value in (run.report["ceilings"] or {}).items():
         for ending, unit in (("_bytes_per_s", "B/s"), ("_flops", "FLOP/s")):
@@ -126,7 +136,7 @@ def _ceilings(run: Run) -> str:
 
 
 def losses(runs: Sequence[Run]) -> str:
-    """A line per run, op and peer."""
+    """Return a line per run, op and peer that is faster than ours or needs less memory."""
     lines: Losses = {}
     for run in runs:
         for row in run.rows:
@@ -141,11 +151,8 @@ def losses(runs: Sequence[Run]) -> str:
     return "\n\n".join(part for part in (in_time, MEMORY_NOTE + _loss_lines(more) if more else "") if part)
 
 
-Losses = dict[tuple[str, str, str], list[str]]
-
-
 def memory_losses(runs: Sequence[Run]) -> Losses:
-    """Where a peer keeps less for backward than ours, or takes less at the peak."""
+    """Find where a peer keeps less for backward than ours, or takes less at the peak."""
     lines: Losses = {}
     for run in runs:
         for row in filter(is_peer, run.rows):
@@ -166,7 +173,8 @@ def _loss_lines(lines: Losses) -> str:
     )
 
 
-LOSSES_NOTE = """Peers that take less time than ours, and how much of it. Within the spread: p10 to p90 of both overlap.
+LOSSES_NOTE = """\
+Peers that take less time than ours, and their ratio. Within the spread: p10 to p90 of both overlap.
 
 """
 MEMORY_NOTE = """Peers that need less memory than ours.
@@ -201,7 +209,7 @@ def _spread(ratios: Sequence[float]) -> str:
 
 
 def sections(run: Run) -> Iterator[str]:
-    """Its complete tables by level and op, and what has no times."""
+    """Yield a run's complete tables by level and op, and what has no times."""
     for level, title in LEVELS.items():
         rows = run.where(level=level)
         if rows:
@@ -211,43 +219,32 @@ def sections(run: Run) -> Iterator[str]:
     costs = list(_motion_gru_costs(run))
     if costs:
         yield "### What the MotionGRUs cost\n\n" + COSTS_NOTE + table(COSTS_HEADER, costs)
-    if (run.report["ceilings"] or {}).get("red"):
-        yield "### Adds into grad_x at the card's ceilings\n\n" + red_table(run.report["ceilings"])
     for kind, title in (("error", "Failed"), ("unavailable", "Unavailable")):
-        if problems := problem_table(run.report["rows"], kind):
+        if problems := _problems(run.report["rows"], kind):
             yield f"### {title}\n\n{problems}"
     if run.report["not_run"]:
         yield "### Not run for lack of time\n\n" + "\n".join(f"- {what}" for what in run.report["not_run"])
 
 
+def _problems(rows: Iterable[Row], kind: str) -> str:
+    seen: dict[str, list[Row]] = {}
+    for row in rows:
+        if kind in row:
+            seen.setdefault(row[kind], []).append(row)
+    return "\n".join(
+        f"- {reason}: {len(same)} rows, first {same[0]['op']} {_case(same[0])}, {implementation_of(same[0])}"
+        for reason, same in seen.items()
+    )
+
+
 def row_table(run: Run, rows: Iterable[Row]) -> str:
-    clocks = ("device", "p10 to p90", "wall") if run.on_gpu else ("time", "p10 to p90")
-    header = ("case", "implementation", *clocks, "ratio", "kept", "peak", "launches" if run.on_gpu else "ops", "FLOPs",
-              "bytes", "roofline", "off by", "first")  # fmt: skip
-    return table(header, _lines(run, rows))
-
-
-def _lines(run: Run, rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
-    """The case stands in the first line of its comparison."""
-    comparison = None
+    """Return the rows' table; only the first line of a comparison names the case, and losses are bold."""
+    lines, comparison = [], None
     for row in rows:
         case, comparison = "" if row["comparison"] == comparison else _case(row), row["comparison"]
-        clocks: tuple[str, ...]
-        if run.on_gpu:
-            clocks = (wording.duration(row["graph_us"]), wording.span(row.get("graph_p10_us"), row.get("graph_p90_us")),
-                      wording.duration(row["eager_us"]))  # fmt: skip
-        else:
-            clocks = (wording.duration(row["eager_us"]),
-                      wording.span(row.get("eager_p10_us"), row.get("eager_p90_us")))  # fmt: skip
-        calls = launches(row) if run.on_gpu else row.get("aten_ops")
-        work, first = row.get("work"), row.get("first_call_s")
-        yield (
-            case, _implementation(row), *clocks, _ratio(run, row), wording.size(row.get("kept_bytes")),
-            wording.size(row.get("peak_bytes")), wording.number(calls), wording.amount(operations(row), ""),
-            wording.size(None if work is None else work["bytes"]), _roofline(row),
-            wording.NONE if row.get("difference") is None else f"{row['difference']:.0e}",
-            wording.duration(None if first is None else 1e6 * first),
-        )  # fmt: skip
+        cells = [f"**{cell}**" if cell.endswith(LOST) else cell for cell in row_cells(run, row)]
+        lines.append((case, *cells))
+    return table(("case", *row_header(run.on_gpu)), lines)
 
 
 def _subject(row: Row) -> str:
@@ -256,40 +253,14 @@ def _subject(row: Row) -> str:
 
 def _case(row: Row) -> str:
     scale = row.get("offset_scale", 1.0)
-    return f"{row['shape']} {row['dtype']} {row['direction']}" + (
-        f", offsets x{scale:g}" if scale != 1 else ""
-    )
+    offsets = f", offsets x{scale:g}" if scale != 1 else ""
+    return f"{row['shape']} {row['dtype']} {row['direction']}{offsets}"
 
 
-def _implementation(row: Row) -> str:
-    return row["implementation"] + ("" if row["layout"] == "NCHW" else f" ({row['layout']})")
-
-
-def _ratio(run: Run, row: Row) -> str:
-    if row is run.ours_beside(row):
-        return "1"
-    text = wording.times(run.ratio(row))
-    if run.on_gpu and text != wording.NONE and run.clock(row) == WALL:
-        text += " (wall)"
-    return f"**{text}: we lose**" if run.loses(row) else text
-
-
-def _roofline(row: Row) -> str:
-    reached = row.get("roofline")
-    return wording.NONE if reached is None else f"{wording.share(reached)} {row['bound']}"
-
-
-COSTS_HEADER = (
-    "case",
-    "time",
-    f"of the {BASE}",
-    "times its time",
-    "times its FLOPs",
-    "kept",
-    f"kept by the {BASE}",
-)
-COSTS_NOTE = """MotionRNN against its base predictor, in the same comparison: how many times its time it takes, and how
-many times its FLOPs it has.
+COSTS_HEADER = ("case", "time", f"{BASE}'s", "ratio of times", "ratio of FLOPs", "kept", f"{BASE} keeps")
+COSTS_NOTE = """\
+MotionRNN beside its base predictor in the same comparison: the ratios of their times and of their
+FLOPs.
 
 """
 

@@ -1,17 +1,22 @@
-"""README's table: the warp, the cell and a training step against the official program and PyTorch, one per machine."""
+"""Make README's table: the warp, the cell and a training step against the official program and PyTorch.
+
+There is a table per machine.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..gpu.summary import table
-from . import wording
+from .. import wording
+from ..wording import table
 from .measured import OURS, WALL, Row, Run, newest, size
 
 START = "<!-- benchmarks: made by motionrnn bench --report -->"
 END = "<!-- end of benchmarks -->"
-COLUMNS = {  # the implementations of each; the one that takes the least time stands there
+# A column shows the fastest of its implementations.
+COLUMNS = {
     "official program": ("official",),
     "eager PyTorch": ("reference", "plain"),
     "torch.compile": ("reference, compiled", "plain, compiled", "reference, CUDA graphs"),
@@ -22,7 +27,7 @@ HEADER = ("float32, forward and backward", OURS, *COLUMNS, "kept for backward, a
 
 
 def page_with(page: str, runs: Sequence[Run], path: Path) -> str:
-    """README's text, `path`'s, with the tables of these runs between the markers."""
+    """Return `page`, the text of README at `path`, with the tables of these runs between the markers."""
     before, start, rest = page.partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):
@@ -33,14 +38,15 @@ def page_with(page: str, runs: Sequence[Run], path: Path) -> str:
 
 
 def text(runs: Sequence[Run]) -> str:
-    """A sentence and a table per machine, and where the rest is."""
+    """Return a sentence and a table per machine, and a pointer to the complete page."""
     parts = [f"{_sentence(run)}\n\n{table(HEADER, _lines(run))}\n" for run in newest(runs)]
     return "\n".join([*parts, REST])
 
 
-REST = """Medians of rounds in turns, results compared with float64 first. 3x: the other takes three times our time;
-below 1x we lose. Of eager and compiled PyTorch the faster form stands here. All rows, memory, FLOPs, rooflines and
-where we lose: [docs/benchmarks.md](docs/benchmarks.md).
+REST = """Times are medians of rounds in turns. Results were compared with float64 before. 3x means that the
+other takes three times our time; below 1x we lose. Of eager and compiled PyTorch the faster form is
+shown. [docs/benchmarks.md](docs/benchmarks.md) has all rows, with memory, FLOPs, rooflines and
+where we lose.
 """
 
 
@@ -52,7 +58,8 @@ def _sentence(run: Run) -> str:
         where = f"{r['gpu']['name']}, driver {r['gpu']['driver']} (host: {where})"
     quick = " A quick run: few rounds, the smallest shapes." if r["quick"] else ""
     versions = f"torch {r['torch']}, commit {r['commit']}, {r['date']}"
-    return f"On a {'GPU' if run.on_gpu else 'CPU'}: {where}, {versions}.{quick}"
+    sentence = f"On a {'GPU' if run.on_gpu else 'CPU'}: {where}, {versions}.{quick}"
+    return textwrap.fill(sentence, 100, break_on_hyphens=False)
 
 
 def _lines(run: Run) -> Iterator[tuple[str, ...]]:
@@ -74,15 +81,14 @@ def _lines(run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def _fastest(run: Run, ours: Sequence[Row], names: Sequence[str]) -> Row | None:
-    """Of these implementations in the comparisons of ours, the one with the smallest ratio."""
-    found = [
-        row for own in ours for row in run.comparisons[own["comparison"]] if row["implementation"] in names
-    ]
+    """Return the row with the smallest ratio among these implementations in the comparisons of ours."""
+    compared = [row for own in ours for row in run.comparisons[own["comparison"]]]
+    found = [row for row in compared if row["implementation"] in names]
     return min(found, key=lambda row: run.ratio(row) or 0.0, default=None)
 
 
 def _own(run: Run, row: Row, peers: Sequence[Row | None]) -> str:
-    """The times that the peers' are compared with: device time, and wall time for those that have no other."""
+    """Return our times that the peers are compared with: device time, and wall time for peers without the former."""
     clocks = sorted({run.clock(peer) for peer in peers if peer is not None} or {run.clock(row)}, reverse=True)
     return ", ".join(
         wording.duration(row[f"{clock}_us"]) + (" wall" if run.on_gpu and clock == WALL else "")
@@ -100,7 +106,7 @@ def _peer(run: Run, row: Row | None) -> str:
 
 
 def _kept(ours: Row, peers: Sequence[Row | None]) -> str:
-    """Beside the official program's, or else eager PyTorch's."""
+    """Return the bytes that ours keeps, beside those of the official program or else of eager PyTorch."""
     own = ours.get("kept_bytes")
     for peer in peers[:2]:
         if own is not None and peer is not None and peer.get("kept_bytes") is not None:

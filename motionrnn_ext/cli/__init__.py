@@ -1,4 +1,4 @@
-"""The program `motionrnn`: a function per command, which imports what it needs when it runs."""
+"""The program `motionrnn`: its entry point, and its messages and exit codes for errors."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from ..training import processes
 from .commands import COMMANDS
 from .parser import make_parser
 
-_NOT_DRAWN = 4  # exit code
+_NOT_DRAWN = 4  # the exit code if pictures could not be drawn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code: 0, 2 for what the user can put right, 3 where one of several processes
-    of a training was lost, 4 where pictures could not be drawn and all else is done, 130 when interrupted, 141 where
-    the reader of its output has gone."""
+    """Run the program and return its exit code.
+
+    0 stands for success, 2 for a mistake that the user can correct, 3 for a lost process of a training, 4 for pictures
+    that could not be drawn while the rest is done, 130 for an interruption, and 141 for a closed output pipe.
+    """
     given = sys.argv[1:] if argv is None else list(argv)
-    if given != sys.argv[1:]:  # called from a program, whose streams and variables these are
+    if given != sys.argv[1:]:  # another program calls this; its streams and variables stay as they are
         return _run(given)
-    streams.settle()
+    streams.set_up()
     code = streams.guarded(partial(_run, given))
     if processes.is_started() or processes.of_torchrun():
         processes.leave(code)
@@ -38,15 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     arguments.argv = argv
-    arguments.is_program = argv == sys.argv[1:]  # or else a program that calls `main`
-    if arguments.is_program:  # a warning is one line, without the line of the source
+    arguments.is_program = argv == sys.argv[1:]  # otherwise another program calls `main`
+    if arguments.is_program:  # print a warning as one line, without its place in the source
         warnings.formatwarning = lambda message, *_: f"motionrnn {arguments.command}: warning: {message}\n"
     if processes.is_started():
         processes.end_with_parent()
     try:
-        processes.is_first()  # or what it reads is named before Lightning fails on it
+        processes.is_first()  # reports a bad variable before Lightning fails on it
         _import(arguments.imports)
-        if arguments.command != "info":  # which shows what is wrong with them
+        if arguments.command != "info":  # info shows what is wrong with the variables
             _check_variables()
         COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
@@ -67,12 +69,12 @@ def _run(argv: list[str]) -> int:
         advice = _advice(error)
         if advice is not None:
             return _fail(arguments, advice)
-        # Lightning's exception by name, because Lightning may not be installed.
+        # Lightning's exception is compared by name, because Lightning may not be installed.
         is_mistake = (
             isinstance(error, (ValueError, OSError)) or type(error).__name__ == "MisconfigurationException"
         )
         if not is_mistake:
-            raise  # a fault of the program: its traceback is wanted
+            raise  # an error of the program itself, shown with its traceback
         return _fail(arguments, _one_line(error))
     return 0
 
@@ -86,13 +88,13 @@ def _fail(arguments: argparse.Namespace, message: str) -> int:
 
 def _one_line(error: Exception) -> str:
     text = str(error).strip()
-    if "in DataLoader worker process" in text:  # what the worker raised stands last, after its traceback
+    if "in DataLoader worker process" in text:  # the worker's own error is the last line, after a traceback
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
 
 
 def _advice(error: Exception) -> str | None:
-    """What to do where the machine has too little memory; torch and its workers say it in many ways."""
+    """Return advice if the machine has too little memory, or else None. torch and its workers have many messages."""
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return "out of memory: try a smaller --batch-size, and for training --checkpoint-steps"
@@ -102,7 +104,7 @@ def _advice(error: Exception) -> str | None:
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
-    if error.name is None:  # a message of ours, or Lightning's of a logger's packages
+    if error.name is None:  # the message already names the package
         return " ".join(str(error).split())
     return f"the package {error.name.split('.')[0]} is missing: pip install 'motionrnn-ext[train]'"
 
@@ -110,12 +112,12 @@ def _missing_package(error: ModuleNotFoundError) -> str:
 def _check_variables() -> None:
     try:
         backends.check_variables()
-    except RuntimeError as error:  # of the kernels, which begins with a place in their source
+    except RuntimeError as error:  # an error of the kernels begins with its place in the source
         raise ValueError(re.sub(r"^.*\.cpp:\d+, ", "", str(error))) from None
 
 
 def _import(modules: Sequence[str]) -> None:
-    """The user's modules, from the working directory too, as with `python -m`."""
+    """Import the user's modules, also from the working directory, as `python -m` does."""
     if modules and "" not in sys.path:
         sys.path.insert(0, "")
     for name in modules:

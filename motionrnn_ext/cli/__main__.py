@@ -1,4 +1,4 @@
-"""Run the program `motionrnn`, where it is not on the path: `python -m motionrnn_ext.cli`."""
+"""Run the program `motionrnn` as `python -m motionrnn_ext.cli`."""
 
 from __future__ import annotations
 
@@ -6,5 +6,6 @@ import sys
 
 from . import main
 
+# A data worker imports this file again, under another name.
 if __name__ == "__main__":
     sys.exit(main())

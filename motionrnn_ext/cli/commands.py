@@ -1,4 +1,4 @@
-"""A function per command of the program, which imports what it needs when it runs."""
+"""The commands of the program, a function each. Each imports only what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _go_on(arguments: argparse.Namespace, config: Config) -> str:
-    """The command that resumes a training."""
+    """Return the command that resumes a training."""
     if processes.of_torchrun():
         return "the same torchrun command and --resume"
     command = _command("train", arguments, "--out", _as_argument(arguments.out), "--resume")
@@ -78,16 +78,15 @@ def _go_on(arguments: argparse.Namespace, config: Config) -> str:
 
 
 def _command(name: str, arguments: argparse.Namespace, *words: str) -> str:
-    """A command to paste into a shell, which knows the modules that this one has imported."""
-    here = Path(__file__).parent
-    by_module = Path(sys.argv[0]) in (here / "__main__.py", here.parent / "__main__.py")
+    """Return a command to paste into a shell, with the same --import options as this one."""
+    by_module = Path(sys.argv[0]) == Path(__file__).parents[1] / "__main__.py"
     program = ["python", "-m", "motionrnn_ext"] if by_module else ["motionrnn"]
     imports = [word for module in arguments.imports for word in ("--import", module)]
     return shlex.join([*program, name, *imports, *words])
 
 
 def _as_argument(path: Path) -> str:
-    """A path that no parser takes for an option."""
+    """Return a path in a form that is not mistaken for an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
@@ -114,7 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _conclude(written: Pictures) -> None:
-    """Name what was written, and by NotDrawn what was not."""
+    """Print the paths of the files that were written. Raise NotDrawn if a picture could not be drawn."""
     from ..evaluation.tables import print_paths
 
     print_paths(written)
@@ -134,8 +133,10 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
-    """The last of the user's own frames or a test clip, (T, C, H, W), how many of it a model is given, and how many it
-    predicts."""
+    """Return a clip (T, C, H, W), the number of its frames that the model is given, and the number that it predicts.
+
+    The clip is a test clip, or with --frames the last of the user's own frames.
+    """
     from ..data import DATASETS
     from ..evaluation.clips import held_out_clip, last_frames, other_data
     from ..metrics import counted

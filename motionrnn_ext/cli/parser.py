@@ -12,6 +12,7 @@ import torch
 
 from .. import __version__
 from ..training.config import Config
+from ..training.settings import DataSettings, ModelSettings, TrainingSettings, kind_of
 
 DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max", "missing")  # of `clips.other_data`
 # What tensors alone do not tell of a model, beside what they do.
@@ -19,7 +20,7 @@ MODEL_OPTIONS = (
     "predictor", "cell_options", "compat", "patch_size", "variant", "overrides", "highway", "transient", "trend",
     "image_size",
 )  # fmt: skip
-_GROUPS = {"predictor": "model", "dataset": "data", "batch_size": "training"}  # first field -> heading
+_GROUPS = {"model": ModelSettings, "data": DataSettings, "training": TrainingSettings}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,35 +97,36 @@ def _add_train(commands: Any) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser, left_out: Collection[str] = (), default: str = "") -> None:
     """An option for every setting of a run but those `left_out`; `default` says what theirs is, if not Config's."""
-    group: Any = parser
-    for entry in fields(Config):
-        if entry.name in _GROUPS:
-            group = parser.add_argument_group(_GROUPS[entry.name], default)
-        if entry.name not in left_out:
-            _add_setting(group, entry, with_default=not default)
+    for title, settings in _GROUPS.items():
+        group = parser.add_argument_group(title, default)
+        for entry in fields(settings):
+            if entry.name not in left_out:
+                _add_setting(group, entry, with_default=not default)
 
 
 def _add_setting(group: Any, entry: Field[Any], with_default: bool) -> None:
-    flag, kind = f"--{entry.name.replace('_', '-')}", str(entry.type)
+    flag, kind = f"--{entry.name.replace('_', '-')}", kind_of(entry)
     options: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
     default = "" if entry.default is MISSING else entry.metadata.get("unset") or _text(entry.default)
-    help = entry.metadata["help"] + (f" (default: {default})" if default and with_default else "")
-    if kind == "bool":
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help, **options)
-    elif kind.startswith("dict"):
-        group.add_argument(
-            entry.metadata["flag"], action="append", metavar="NAME=VALUE", help=help, **options
-        )
-    elif kind.startswith("tuple"):
-        item: Any = int if "int" in kind else float
-        metavar: Any = "WIDTH" if entry.name == "hidden" else ("H", "W") if item is int else ("LOW", "HIGH")
-        nargs = "+" if entry.name == "hidden" else 2
-        group.add_argument(flag, type=item, nargs=nargs, metavar=metavar, help=help, **options)
+    options["help"] = entry.metadata["help"] + (f" (default: {default})" if default and with_default else "")
+    if kind.item is bool:
+        options |= {"action": argparse.BooleanOptionalAction}
+    elif kind.item is dict:
+        flag = entry.metadata["flag"]
+        options |= {"action": "append", "metavar": "NAME=VALUE"}
+    elif entry.name == "hidden":
+        options |= {"type": kind.item, "nargs": "+", "metavar": "WIDTH"}
+    elif kind.is_tuple:
+        options |= {
+            "type": kind.item,
+            "nargs": 2,
+            "metavar": ("H", "W") if kind.item is int else ("LOW", "HIGH"),
+        }
+    elif choices := entry.metadata["choices"]:
+        options |= {"type": kind.item, "choices": choices}
     else:
-        item = {"int": int, "float": float}.get(kind, str)
-        choices = entry.metadata.get("choices")
-        metavar = None if choices else {"int": "N", "float": "X"}.get(kind, "TEXT")
-        group.add_argument(flag, type=item, choices=choices, metavar=metavar, help=help, **options)
+        options |= {"type": kind.item, "metavar": {int: "N", float: "X"}.get(kind.item, "TEXT")}
+    group.add_argument(flag, **options)
 
 
 def _text(default: Any) -> str:

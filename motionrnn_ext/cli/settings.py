@@ -1,4 +1,4 @@
-"""The settings that the options of a command stand for."""
+"""Turn the options of a command into the settings of a run, a model or an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .parser import MODEL_OPTIONS
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
-    """The settings of `train`: of the run to resume, or of --config, or the defaults; then the options given."""
+    """Return the settings of `train`: those of the run to resume, of --config or of --init-from, or else the defaults,
+    changed by the options that are given."""
     from ..training.resuming import Unchangeable, resumed
     from ..training.runs import RunError, last_step, resumable_config, settings_of
 
@@ -34,7 +35,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def _of_torchrun(arguments: argparse.Namespace) -> dict[str, int]:
-    """`devices` and `nodes` as torchrun has them, which need not be given a second time."""
+    """Return `devices` and `nodes` as torchrun has set them, so that they need not be given again."""
     found = processes.of_torchrun()
     for name, value in found.items():
         if getattr(arguments, name, value) != value:
@@ -45,7 +46,7 @@ def _of_torchrun(arguments: argparse.Namespace) -> dict[str, int]:
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that are given as options."""
+    """Return the settings of a run that are given as options, by name."""
     given = {
         entry.name: getattr(arguments, entry.name)
         for entry in fields(Config)
@@ -67,7 +68,7 @@ def _named_value(text: str) -> tuple[str, Any]:
 
 
 def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of MotionRNN that are given for a file of weights alone."""
+    """Return the arguments of MotionRNN that are given for a file of weights alone."""
     given = {name: value for name, value in given_settings(arguments).items() if name in MODEL_OPTIONS}
     if given.get("compat") == "none":
         given["compat"] = None
@@ -76,7 +77,8 @@ def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def protocol_of(arguments: argparse.Namespace) -> Any:
-    """What to measure: a preset of values, changed by what is given for them, and its thresholds unless others are."""
+    """Return the metrics to compute: with the values of a preset or the given ones, and the preset's thresholds unless
+    others are given."""
     from ..metrics import PRESET_THRESHOLDS, PRESETS, Protocol, Values
 
     scale, offset = arguments.value_scale, arguments.value_offset

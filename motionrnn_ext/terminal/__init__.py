@@ -1,1 +1,1 @@
-"""What the program prints to and inherits: its terminal, streams and environment variables."""
+"""The terminal and the standard streams of the program."""

@@ -1,1 +1,1 @@
-"""The settings, data, processes and files of a training, and the training itself."""
+"""The training of a model: its settings, its data, its processes, and the folder of a run."""

@@ -1,4 +1,4 @@
-"""Which clips every optimiser step learns from, and the loaders that draw them."""
+"""The clips of every optimiser step, and the data module that loads them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from ..metrics import counted
 from ..pixels import missing_share
 from .config import Config
 
-_ORDER = 3  # second word of this random stream's key; the clips' own have 0, 1 and 2 there
+# The second number in the key of this random stream. The clips' own streams use 0, 1 and 2.
+_ORDER = 3
 
 
 class StepBatches(Sampler[list[int]]):
-    """The clips of every optimiser step, from `first_step` on: rank r's share of step s is a function of the seed.
+    """The indices of the clips of every optimiser step from `first_step` on, for one rank.
 
-    Clips go through a new permutation in every epoch, one after the other; a batch may reach into the next epoch.
+    They are a function of the seed, the step and the rank alone. Every epoch is a new permutation of the clips. Epochs
+    follow each other without a gap, so a batch may reach into the next one.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class StepBatches(Sampler[list[int]]):
         self.n_clips = config.train_clips if n_clips is None else n_clips
 
     def __len__(self) -> int:
-        return self.config.steps  # of the whole run: Lightning counts a resumed run's steps from 0
+        return self.config.steps  # all steps, because Lightning counts those of a resumed run from 0
 
     def __iter__(self) -> Iterator[list[int]]:
         order: dict[int, Any] = {}
@@ -47,7 +49,7 @@ class StepBatches(Sampler[list[int]]):
 
 
 class ClipDataModule(L.LightningDataModule):
-    """Clips of the run's data set (T, C, H, W), drawn or read as they are needed."""
+    """The clips (T, C, H, W) of a run's data set, generated or read when they are needed."""
 
     trainer: L.Trainer
 
@@ -61,14 +63,14 @@ class ClipDataModule(L.LightningDataModule):
         self.validation = open_clips(split="val", length=config.val_clips, **config.data())
 
     def check(self, n_ranks: int) -> None:
-        """A ValueError where the clips are too few for every process to have one to validate on."""
+        """Raise ValueError if there are fewer clips for validation than processes."""
         if len(self.validation) < n_ranks:
             raise ValueError(
                 f"val_clips gives {len(self.validation)} to validate on; {n_ranks} processes should have one each"
             )
 
     def about_missing(self) -> str:
-        """A sentence on the share of missing values in up to 16 clips for training, spread evenly."""
+        """Return a sentence on the share of missing values in up to 16 evenly spaced training clips."""
         n = len(self.training)
         chosen = [self.training[i * n // min(n, 16)] for i in range(min(n, 16))]
         share = sum(map(missing_share, chosen)) / len(chosen)

@@ -1,4 +1,4 @@
-"""How Lightning writes and reads the checkpoints of a run."""
+"""Write and read the checkpoints of a run for Lightning."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from .runs import read_checkpoint
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or not there: written beside their place, then moved. Lightning's own go through the
-    system's temporary folder, and from there to another disk they are copied. Reading runs no code of the file."""
+    """Checkpoint files that are either whole or absent.
+
+    A checkpoint is written beside its final path and then renamed. Lightning itself writes to the system's temporary
+    folder, from where a file is copied if that is another disk. Reading a checkpoint runs no code from it.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -26,7 +29,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
-        except (OSError, RuntimeError) as error:  # torch's own of a full disk is a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
             with suppress(OSError):
                 os.remove(part)
             reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
@@ -35,16 +38,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         content = read_checkpoint(Path(path))
         for state in content.get("callbacks", {}).values():
-            _move(state, os.path.dirname(os.path.realpath(path)))
-        # The last batch of a finished run is not the last where it goes on with more steps.
+            _relocate(state, os.path.dirname(os.path.realpath(path)))
+        # The last batch of a finished run is no longer the last if the run is resumed with more steps.
         loop = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
         loop["is_last_batch"] = False
         return content
 
 
-def _move(state: dict[str, Any], folder: str) -> None:
-    """Name the files of a ModelCheckpoint's state by where they are now: Lightning forgets which was the best if its
-    folder has another name."""
+def _relocate(state: dict[str, Any], folder: str) -> None:
+    """Change the paths in a ModelCheckpoint's state to `folder`: Lightning discards the best checkpoint and its score
+    if the folder was renamed or moved."""
     before = state.get("dirpath")
     if not before or before == folder:
         return

@@ -1,4 +1,4 @@
-"""Folders that commands write to: tried before the work begins, and held while it lasts."""
+"""The folders that commands write to: checked before the work begins, and locked while it lasts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .runs import RunError, is_free, numbered
 
-_held: set[int] = set()  # file descriptors of the folders that this process holds
+# The file descriptors of the folders that this process holds.
+_held: set[int] = set()
 
 
 class FolderInUse(RunError):
@@ -20,14 +21,14 @@ class FolderInUse(RunError):
 
 @contextmanager
 def held(folder: Path) -> Iterator[Path]:
-    """Hold `folder` for this process alone; it is made if it is not there, and removed if it is empty in the end.
+    """Lock `folder` for this process alone. It is made if it does not exist, and removed if it is empty at the end.
 
-    The lock goes with the process, however that ends, and leaves no file. Where the file system has no locks nothing
-    is held.
+    The lock ends with the process, however that ends, and leaves no file. On a file system without locks nothing is
+    locked.
 
     Raises:
-        RunError: it cannot be made or written to: what would fail after hours fails now.
-        FolderInUse: another process holds it.
+        RunError: the folder cannot be made or written to; this fails now and not after hours of work.
+        FolderInUse: another process holds the folder.
     """
     with _writable(folder):
         lock = _locked(folder)
@@ -40,7 +41,8 @@ def held(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def held_new(chosen: Path | None, default: Path) -> Iterator[Path]:
-    """`held` of the folder that the user chose, which must be new or empty, or of the next free default-N."""
+    """Lock the folder that the user chose, which must be new or empty, or else the first free one of default,
+    default-2, default-3 and so on."""
     with ExitStack() as stack:
         if chosen is not None:
             if not is_free(chosen):
@@ -55,14 +57,14 @@ def held_new(chosen: Path | None, default: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path, option: str = "--out") -> None:
-    """RunError where files cannot be written to `folder`, which need not be there; nothing is left behind."""
+    """Raise RunError if files cannot be written to `folder`, which need not exist. Nothing is left behind."""
     with _writable(folder, option):
         pass
 
 
 @contextmanager
 def _writable(folder: Path, option: str = "--out") -> Iterator[None]:
-    """Make `folder` and write a file into it; in the end, what was made for it and is empty is removed."""
+    """Make `folder`, with its parents, and write a file to it. At the end remove the new folders that are empty."""
     made: list[Path] = []
     try:
         try:
@@ -78,12 +80,12 @@ def _writable(folder: Path, option: str = "--out") -> Iterator[None]:
         yield
     finally:
         for place in made:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # a folder that is not empty stays
                 place.rmdir()
 
 
 def _locked(folder: Path) -> int:
-    """The locked folder's file descriptor."""
+    """Lock `folder` and return its file descriptor."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,17 +93,17 @@ def _locked(folder: Path) -> int:
         os.close(lock)
         raise FolderInUse(f"{folder} is in use by another process; name another folder with --out") from None
     except OSError:
-        pass  # a file system without locks
+        pass  # the file system has no locks
     _held.add(lock)
     return lock
 
 
-def _let_go() -> None:
-    """In a forked process, such as a DataLoader's: the folder is its parent's, and free when that has ended."""
+def _release_in_child() -> None:
+    """Release the locks in a forked process, such as a DataLoader's, so that they end with its parent."""
     for lock in _held:
         with suppress(OSError):
             os.close(lock)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_in_child)

@@ -1,9 +1,9 @@
-"""Which program has started this process as one of several, as its environment says, and what Lightning is told of it.
+"""The launcher (torchrun, srun, ...) that started this process as one of several, and its description for Lightning.
 
-Lightning left to itself takes the variables of a SLURM allocation for those of a task that srun has started, and
-installs handlers that write checkpoints into the working directory and put the job back into the queue. Here a process
-counts as one of several only where the launcher's variables say so, and their number is the run's; what is left over of
-another program, or describes the allocation alone, is passed over, and the processes are started by `processes.run`.
+Lightning's own detection mistakes the variables of a SLURM allocation for those of a task that srun has started. It
+then installs handlers that write checkpoints to the working directory and requeue the job. Here a process counts as
+one of several only if its launcher's variables say so and their number is the run's. Variables that another program
+left behind, or that describe only the allocation, are ignored, and `processes.run_processes` starts the processes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .processes import variable
 
 
 def launched(devices: int, nodes: int) -> processes.Place | None:
-    """The place of this process among `devices * nodes`; None where no other program has started them.
+    """Return the place of this process among `devices * nodes`, or None if no launcher has started them.
 
     Raises:
-        ValueError: a launcher has started another number of processes, or says nowhere how they find each other.
+        ValueError: a launcher has started another number of processes, or has not set the first machine's address.
     """
     wanted, found = devices * nodes, processes.started_by()
     if wanted == 1 or found is None:
@@ -31,7 +31,7 @@ def launched(devices: int, nodes: int) -> processes.Place | None:
                 f"{found.launcher} has started"
             )
         return found
-    if found.n_processes in (1, nodes):  # one on each machine starts the others
+    if found.n_processes in (1, nodes):  # the one on each machine starts the others
         return None
     raise ValueError(
         f"{found.launcher} has started {found.n_processes} processes, and the run has {wanted} (devices {devices}, "
@@ -40,12 +40,12 @@ def launched(devices: int, nodes: int) -> processes.Place | None:
 
 
 def environment(place: processes.Place | None) -> ClusterEnvironment:
-    """What Lightning is to go by, never its own search for a scheduler."""
+    """Return the environment for Lightning, which otherwise searches for a scheduler itself."""
     return LightningEnvironment() if place is None else _Launched(place)
 
 
 class _Launched(ClusterEnvironment):
-    """The place of a process that is there already, for Lightning."""
+    """The place of a process that a launcher has started, in the form that Lightning reads."""
 
     def __init__(self, place: processes.Place) -> None:
         super().__init__()

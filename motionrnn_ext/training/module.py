@@ -1,4 +1,4 @@
-"""The model as Lightning trains it, and scheduled sampling."""
+"""The Lightning module that trains a MotionRNN, and its scheduled sampling."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from ..pixels import filled
 from .config import Config
 from .runs import CONFIG_KEY, NotFinite
 
-# Second words of the random streams' keys; the clips and their order have 0 to 3 there.
+# The second number in the key of each random stream. Clips and their order use 0 to 3.
 _SAMPLING, _STATE = 4, 5
 _ADVICE = "a lower lr, or a clip_norm, may keep the training finite"
 
 
 def sampling_probabilities(config: Config, step: int) -> tuple[float, float]:
-    """The probabilities that a true frame is read at steps 1..n_input-1, and at later ones, in optimiser step `step`.
+    """Return the probabilities of reading a true frame in optimiser step `step`: at the given frames 1..n_input-1, and
+    at later frames.
 
-    With p = step / (sampling_until * steps), so that p = 1 stands for the official programs' iteration 50,000:
+    With p = step / (sampling_until * steps), where p = 1 corresponds to iteration 50,000 of the official programs:
 
         linear     1, 1 - p                                          MotionRNN's program
         reverse    .5, .5 up to p = .5, then
@@ -46,8 +47,11 @@ def sampling_probabilities(config: Config, step: int) -> tuple[float, float]:
 def sampling_mask(
     config: Config, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1
 ) -> Tensor | None:
-    """1 where the true frame is read: (B, n_output-1, 1, 1, 1), or (B, T-2, 1, 1, 1) if inputs are sampled too. Of
-    several ranks each has its rows of what one has with the joined batch, as `StepBatches` gives out the clips."""
+    """Return a mask that is 1 where the true frame is read and 0 where the prediction is, or None without sampling.
+
+    Its shape is (B, n_output-1, 1, 1, 1), or (B, T-2, 1, 1, 1) if inputs are sampled too. Each of several ranks gets
+    its rows of the mask that one rank would draw for the joint batch, as `StepBatches` distributes the clips.
+    """
     given, generated = sampling_probabilities(config, step)
     if config.sampling == "none":
         return None
@@ -60,22 +64,24 @@ def sampling_mask(
 
 
 class Training(L.LightningModule):
-    """How a MotionRNN learns: the loss over all T-1 predictions, scheduled sampling, Adam, validation."""
+    """The training of a MotionRNN: the loss over all T-1 predictions, scheduled sampling, Adam and validation."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.train_loss = config, torch.zeros(())
         self.model = MotionRNN(**config.model())
-        # Of validations; both join the processes. Lightning's own mean is wrong where their clips differ in number.
+        # The validation's metrics and loss are joined over the processes. Lightning's own mean would be wrong where
+        # processes have different numbers of clips.
         self.metrics = FrameMetrics(config.n_output)
-        # Weighted loss and weights apart, as torchmetrics' MeanMetric forgets the weights where it is to keep nan.
+        # Two sums, because torchmetrics' MeanMetric ignores its weights when it is told to keep nan.
         self.loss, self.loss_weight = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
 
     def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
         config, step = self.config, self.global_step
-        self.model.reset()  # with compat="openstl" a step would depend on the last, and a resumed run differ
+        # With compat="openstl" cells keep a state between calls: a resumed run would differ from an unbroken one.
+        self.model.reset()
         mask = sampling_mask(config, step, len(frames), self.global_rank, config.n_processes)
-        if config.time_reversal:  # the same mask for both directions, as in the official program
+        if config.time_reversal:  # both directions share the mask, as in the official program
             frames = torch.cat([frames, frames.flip(1)])
             mask = None if mask is None else torch.cat([mask, mask])
         if config.missing is not None:
@@ -95,10 +101,10 @@ class Training(L.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before weights change by what is not finite, in all processes together."""
+        """Raise NotFinite, in all processes together, before a loss or gradient that is not finite changes weights."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         found = torch.stack([self.train_loss, torch.nn.utils.get_total_norm(gradients)]).float()
-        if self.config.n_processes > 1:  # the gradients are joined, the loss is each process's own
+        if self.config.n_processes > 1:  # gradients are the same in all processes, losses are not
             finite = found.isfinite().float()
             torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
             found = torch.where(finite.bool() | ~found.isfinite(), found, math.nan)
@@ -112,7 +118,9 @@ class Training(L.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         self.log("train/seconds", time.perf_counter() - self._started)
         if self.global_step >= self.config.steps:
-            self.trainer.should_stop = True  # asks for a validation after the last step, wherever that is
+            self.trainer.should_stop = (
+                True  # Lightning then validates after the last step, whatever val_every is
+            )
 
     def validation_step(self, frames: Tensor, batch_index: int) -> None:
         self.model.reset()
@@ -155,8 +163,11 @@ class Training(L.LightningModule):
         checkpoint[CONFIG_KEY] = self.config.to_dict()
 
     def _loss(self, prediction: Tensor, truth: Tensor, joined: bool = False) -> tuple[Tensor, Any]:
-        """The mean over the true values, and its weight in a mean over batches. Missing values are left out; if
-        `joined`, the mean over processes is that over all their values."""
+        """Return the mean loss over the true values, and the weight of this batch in a mean over batches.
+
+        Missing values are left out. If `joined`, the loss is scaled so that its mean over processes is the mean over
+        all their values.
+        """
         prediction = prediction.float()
         l1_weight = self.config.l1_weight if self.config.loss == "l1+l2" else 0.0
         if self.config.missing is None:
@@ -172,7 +183,7 @@ class Training(L.LightningModule):
         return sums / n_values.clamp(min=1), n_values
 
     def _generator(self, index: int) -> torch.Generator | None:
-        """For the model's initial state, where that is random."""
+        """Return a generator for the model's random initial state, or None if that state is zeros."""
         if self.model.options.init_state == "zeros":
             return None
         key = [self.config.seed, _STATE, int(self.training), index, self.global_rank]

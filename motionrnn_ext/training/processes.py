@@ -1,7 +1,7 @@
-"""The processes of a training: where this one stands among them, and `run`, which starts and watches this machine's.
+"""The processes of a training: the rank of this one, and `run_processes`, which starts and watches those of a machine.
 
-`run` is the parent of all that it starts. Lightning's own launcher is one of the processes itself: when that one is
-lost nobody is left to say so, and the others are orphans.
+`run_processes` runs in a parent process that does not train. Lightning's own launcher is one of the training processes:
+if that one is lost, nothing reports it and nothing ends the others.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import NamedTuple, NoReturn
 
 import torch
 
-LOST = 3  # exit code of a process that lost another, and of the program then
-_STARTED_BY_RUN = "MOTIONRNN_EXT_PARENT"
-# By launcher: the variables of a process's rank, its rank on its machine, and the number of all. srun is the last: what
-# mpirun starts on other machines is started by srun there.
+LOST = 3  # exit code of a process that lost contact with another, and then of the program
+_PARENT = "MOTIONRNN_EXT_PARENT"
+# The variables, by launcher, of a process's rank, its rank on its machine, and the number of all processes. srun comes
+# last, because mpirun may use srun to start its processes on other machines.
 _VARIABLES = {
     "motionrnn": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
     "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
@@ -32,13 +32,14 @@ _VARIABLES = {
     "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
 }
 MPI = ("mpirun", "mpiexec")
-_FIRST_STEP_OF_SLURM_ITSELF = 0xFFFFFFF0  # such as that of a batch script
+# SLURM gives its own steps, such as a batch script, numbers from here on.
+_FIRST_INTERNAL_STEP = 0xFFFFFFF0
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
-_SECONDS_TO_STOP = 10  # after Ctrl-C, before a process is killed
+_SECONDS_TO_STOP = 10  # from Ctrl-C until a process is killed
 
 
 class Place(NamedTuple):
-    """Where one of several processes stands."""
+    """The rank of one of several processes, and the program that started them."""
 
     launcher: str
     rank: int
@@ -47,16 +48,16 @@ class Place(NamedTuple):
 
 
 class LostProcess(ConnectionError):
-    """A process of the training ended by itself or cannot be reached any more."""
+    """A process of the training ended unexpectedly or can no longer be reached."""
 
 
 def is_first() -> bool:
-    """Whether this is the process that makes the run's folder and tells the user how it goes."""
+    """Return whether this is the process that makes the run's folder and prints its progress."""
     return not any(_ranks().values()) and not is_started()
 
 
 def started_by() -> Place | None:
-    """The place that the program which started this process among several has given it; None where none has."""
+    """Return the place of this process among those that a launcher started, or None if no launcher started it."""
     if is_started():
         launchers = ["motionrnn"]
     elif of_torchrun():
@@ -73,15 +74,18 @@ def started_by() -> Place | None:
 
 
 def _is_task_of_srun() -> bool:
-    """Whether srun has started this process: a batch script has a SLURM_PROCID, too, but is no step of the job."""
+    """Return whether srun started this process. A batch script has a SLURM_PROCID too, but is no task of a step."""
     step = variable("SLURM_STEP_ID") or variable("SLURM_STEPID")
     return bool(variable("SLURM_PROCID")) and (
-        (step.isdecimal() and int(step) < _FIRST_STEP_OF_SLURM_ITSELF) or whole("SLURM_PROCID") > 0
+        (step.isdecimal() and int(step) < _FIRST_INTERNAL_STEP) or whole("SLURM_PROCID") > 0
     )
 
 
 def check_first(n_processes: int) -> None:
-    """A ValueError where the environment says that this is a later one of several: it would train in silence."""
+    """Raise ValueError if the environment says that this process is not the first of several.
+
+    Such a process prints nothing and makes no folder, so it would train without a visible result.
+    """
     for name, rank in _ranks().items():
         if rank:
             has = "the run has one" if n_processes == 1 else f"this one is to start all {n_processes}"
@@ -92,18 +96,18 @@ def check_first(n_processes: int) -> None:
 
 
 def _ranks() -> dict[str, int]:
-    """What the environment says of this process, by variable."""
+    """Return the ranks of this process in the environment, by variable: that of a launcher, or else Lightning's."""
     one = [name for name in dict.fromkeys(rank for rank, *_ in _VARIABLES.values()) if variable(name)][:1]
     return {name: whole(name) for name in one or ("NODE_RANK", "LOCAL_RANK")}
 
 
 def variable(name: str) -> str:
-    """What an environment variable holds; "" where it is not set, empty or blank."""
+    """Return the value of an environment variable without blanks around it, or "" if it is not set."""
     return os.environ.get(name, "").strip()
 
 
 def whole(name: str) -> int:
-    """The number that an environment variable holds, 0 where it is not set or blank. ValueError for anything else."""
+    """Return the whole number in an environment variable, or 0 if it is not set. Raise ValueError for other text."""
     value = variable(name) or "0"
     if not (value.isascii() and value.isdecimal()):
         raise ValueError(f"{name} is {value!r} in the environment; it should be a whole number from 0 on")
@@ -111,46 +115,46 @@ def whole(name: str) -> int:
 
 
 def is_started() -> bool:
-    """Whether `run` of another process started this one."""
-    return bool(variable(_STARTED_BY_RUN))
+    """Return whether `run_processes` of another process started this one."""
+    return bool(variable(_PARENT))
 
 
 def of_torchrun() -> dict[str, int]:
-    """The settings `devices` and `nodes` of processes that torchrun started; empty in others."""
+    """Return the settings `devices` and `nodes` if torchrun started this process, or else an empty dict."""
     if not (torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()):
         return {}
     here, all_of_them = map(whole, ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    # torchrun sets all three: one alone is left over of another program.
+    # torchrun sets both. A single one was left behind by another program.
     return {"devices": here, "nodes": all_of_them // here} if here and all_of_them else {}
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether torch.distributed raised this because of another process; gloo's errors have no type of their own."""
+    """Return whether torch.distributed raised `error` because of another process. gloo's errors have no own type."""
     return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
-def run(command: Sequence[str], devices: int, nodes: int) -> None:
-    """Run `command` in `devices` processes, with the environment that Lightning reads its ranks from, to the end.
+def run_processes(command: Sequence[str], devices: int, nodes: int) -> None:
+    """Run `command` in `devices` processes until all have ended, with the variables that Lightning reads ranks from.
 
-    With several nodes each has a `run` of its own. A process that fails ends them all; each is in a session of its own,
-    and ends when this process does.
+    On several nodes each calls this function. If one process fails, all are ended. Each process has its own session
+    and ends when this process ends.
 
     Raises:
-        ValueError: `find_place` does not find this machine's.
-        LostProcess: one was killed, or another node's cannot be reached.
-        SystemExit: one failed, and has said why.
-        KeyboardInterrupt: when all have stopped.
+        ValueError: `find_place` finds no place for this machine.
+        LostProcess: a process was killed, or one on another node cannot be reached.
+        SystemExit: a process failed and has printed its error.
+        KeyboardInterrupt: the user stopped the training; raised after all processes have stopped.
     """
     first_rank, address = find_place(devices, nodes)
     processes = []
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:  # what a scheduler sends first, is for the processes as Ctrl-C is
+    if in_main_thread:  # schedulers send SIGTERM first; treat it as Ctrl-C
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for local_rank in range(devices):
             variables = {
                 **address, "WORLD_SIZE": devices * nodes, "RANK": first_rank + local_rank, "LOCAL_RANK": local_rank,
-                _STARTED_BY_RUN: os.getpid(),
+                _PARENT: os.getpid(),
             }  # fmt: skip
             environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
             processes.append(
@@ -177,7 +181,7 @@ def run(command: Sequence[str], devices: int, nodes: int) -> None:
 
 
 def end_with_parent() -> None:
-    """In a process that `run` started: end when the parent does, however that ended; DataLoader's processes too."""
+    """End this process and its DataLoader's when the parent ends in any way. For processes of `run_processes`."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):
@@ -188,16 +192,22 @@ def end_with_parent() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End one of several processes that has done its part. In the interpreter's own end torch.distributed takes down
-    threads of gloo that may still run, and then aborts: what was finished would count as lost."""
+    """End one of several processes that has finished, without the interpreter's own cleanup.
+
+    In that cleanup torch.distributed may abort while threads of gloo still run; the finished process would then count
+    as lost.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def find_place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
-    """The rank of this machine's first process, and how all find each other: of several nodes from MASTER_ADDR,
-    MASTER_PORT and NODE_RANK in the environment. A ValueError where these are missing or do not fit."""
+    """Return the rank of this machine's first process, and the variables by which the processes find each other.
+
+    With several nodes these are MASTER_ADDR, MASTER_PORT and NODE_RANK of the environment. Raise ValueError if they are
+    missing or do not fit.
+    """
     if nodes == 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -218,11 +228,11 @@ def find_place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Until all have ended or one has failed; exit codes, 0 of those that are still running."""
+    """Wait until all processes have ended or one has failed. Return the exit codes, 0 for those still running."""
     while True:
         codes = [process.poll() for process in processes]
         if any(codes):
-            time.sleep(0.5)  # what failed because of another failed with it
+            time.sleep(0.5)  # let processes that fail because of this one end too
             return [process.poll() or 0 for process in processes]
         if None not in codes:
             return [0] * len(processes)
@@ -238,7 +248,7 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
-    """With what they started; SIGTERM would not end one that waits for another."""
+    """Kill the processes and their children. SIGTERM would not end one that waits for another."""
     for process in processes:
         if process.returncode != 0:
             with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""How a training goes, as lines: for logs, and wherever no terminal moves a bar."""
+"""The progress of a training: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch import callbacks
 
 
 class ProgressLines(callbacks.Callback):
-    """A line for every validation, and one each `seconds` that pass without, from the first process alone."""
+    """A line after every validation, and another whenever `seconds` pass without one. Only the first process prints."""
 
     def __init__(self, steps: int, seconds: float = 30) -> None:
         self._steps, self._seconds = steps, seconds
@@ -43,7 +43,7 @@ class ProgressLines(callbacks.Callback):
         return trainer.is_global_zero and time.monotonic() - self._told >= self._seconds
 
     def _pace(self, trainer: L.Trainer) -> str:
-        """Of this start's steps, validations included."""
+        """Return the mean time per step since this start, validations included, and the time left."""
         done = trainer.global_step - self._first_step
         if not done:
             return ""
@@ -58,7 +58,7 @@ class ProgressLines(callbacks.Callback):
 
 
 def _duration(seconds: float) -> str:
-    """Rounded up: no time is left only where there is nothing left to do."""
+    """Return a duration in words, rounded up, so that it is 0 s only when nothing is left to do."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -67,7 +67,7 @@ def _duration(seconds: float) -> str:
 
 
 class ProgressBar(callbacks.RichProgressBar):
-    """The run is one epoch to Lightning, and nothing to tell the user about; nor is the number of the log."""
+    """Lightning's bar without the epoch, which is the whole run here, and without the number of the log."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Any:
         return {

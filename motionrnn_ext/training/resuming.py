@@ -1,14 +1,14 @@
-"""What may change when a run goes on: `--resume` refuses what its numbers depend on, and says what to do instead.
+"""The settings that may change when a run is resumed. `--resume` refuses a change that its numbers depend on.
 
 root, workers, accelerator, checkpoint_steps, log_every
-                    change freely: no number depends on them, but for the rounding of another device.
-digits              the folder of the same files may change, as `root` may.
-val_every           changes freely: the weights do not depend on it; best.ckpt is the best of what was validated.
-devices, nodes      may change where a step still learns from as many clips: batch_size becomes their share. Random
-                    initial states (`init_state`) are then drawn anew.
-steps               may grow, also of a finished run, where lr_schedule is constant. sampling_until shrinks by the same
-                    factor, so that scheduled sampling ends at the step it had: the run is from then on one that was
-                    started with both. It may fall to a step that is not passed yet.
+                    may change: no number depends on them, except for the rounding of another device.
+digits              may change from one folder to another that holds the same files.
+val_every           may change: the weights do not depend on it. best.ckpt is the best of the validated steps.
+devices, nodes      may change if a step still learns from the same number of clips: batch_size becomes the share of
+                    each process. Random initial states (`init_state`) are then other ones.
+steps               may grow if lr_schedule is constant, even after the run has finished. sampling_until shrinks by the
+                    same factor, so that scheduled sampling ends at the same step, and the run continues as if it had
+                    been started with both. steps may shrink to any step that the run has not passed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FREE = frozenset(("root", "workers", "accelerator", "checkpoint_steps", "log_eve
 
 
 class Unchangeable(ValueError):
-    """What cannot change; the text goes on after "was started with"."""
+    """A setting that cannot change. The message continues a sentence that ends in "was started with"."""
 
 
 def resumed(
@@ -32,29 +32,29 @@ def resumed(
     last_step: Callable[[], int | None],
     given: Collection[str] = (),
 ) -> Config:
-    """The settings of a run that was started as `before` and goes on as `wanted`; `given` are named by the user.
+    """Return the settings of a run that was started as `before` and is resumed as `wanted`.
+
+    `given` names the settings that the user has set. batch_size and sampling_until are adapted unless they are given.
 
     Raises:
-        Unchangeable: its numbers depend on a setting that differs.
+        Unchangeable: a setting differs that the run's numbers depend on.
     """
     free = {name: getattr(wanted, name) for name in FREE}
     if "sklearn" not in (before.digits, wanted.digits):
         free["digits"] = wanted.digits
     config = replace(before, **free)
     if wanted.n_processes != before.n_processes:
-        config = _spread(config, wanted)
+        config = _with_processes(config, wanted)
     else:
         config = replace(config, devices=wanted.devices, nodes=wanted.nodes)
     if wanted.steps != before.steps:
-        config = _of_length(config, wanted, last_step() or 0)
+        config = _with_steps(config, wanted, last_step() or 0)
     old, new, named = before.to_dict(), config.to_dict(), wanted.to_dict()
-    follows = {"batch_size", "sampling_until"} - set(
-        given
-    )  # may stay as it was, and then follows what changes
+    adapted = {"batch_size", "sampling_until"} - set(given)
     refused = [
         name
         for name, value in named.items()
-        if value != new[name] and not (name in follows and value == old[name])
+        if value != new[name] and not (name in adapted and value == old[name])
     ]
     if refused:
         parts = [f"{name} {old[name]}; --resume cannot change it to {named[name]}" for name in refused]
@@ -62,8 +62,8 @@ def resumed(
     return config
 
 
-def _spread(config: Config, wanted: Config) -> Config:
-    """With as many clips a step from other processes."""
+def _with_processes(config: Config, wanted: Config) -> Config:
+    """Return `config` with the devices and nodes of `wanted`, and the same number of clips per step."""
     clips = config.batch_size * config.n_processes
     if clips % wanted.n_processes:
         raise Unchangeable(
@@ -73,8 +73,8 @@ def _spread(config: Config, wanted: Config) -> Config:
     return replace(config, devices=wanted.devices, nodes=wanted.nodes, batch_size=clips // wanted.n_processes)
 
 
-def _of_length(config: Config, wanted: Config, done: int) -> Config:
-    """With more steps, or fewer."""
+def _with_steps(config: Config, wanted: Config, done: int) -> Config:
+    """Return `config` with the steps of `wanted`; `done` is the step of the last checkpoint."""
     new = f"steps {config.steps}; --resume cannot change it to {wanted.steps}"
     if config.lr_schedule != "constant":
         raise Unchangeable(

@@ -1,10 +1,10 @@
-"""A run's folder, which `motionrnn train` fills and everything else reads.
+"""The folder of a run, which `motionrnn train` writes and the other commands read.
 
 config.json             the settings, see `Config`
-checkpoints/last.ckpt   after the last validation; `--resume` goes on from it, or where it was lost from the best
-checkpoints/best.ckpt   of the lowest validation MSE
+checkpoints/last.ckpt   the checkpoint after the last validation, from which `--resume` continues
+checkpoints/best.ckpt   the checkpoint with the lowest validation MSE; `--resume` uses it if last.ckpt is lost
 logs/version_N/         CSV and TensorBoard logs, one folder per start of the program
-metrics.csv             those CSV logs as one
+metrics.csv             the CSV logs joined
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ PathLike = str | os.PathLike[str]
 
 
 class RunError(ValueError):
-    """What the user can put right; the text is one line."""
+    """An error that the user can correct, with a message of one line."""
 
 
 class NotFinite(RunError):
-    """A training came upon a number that is not finite; no checkpoint holds one."""
+    """A number of a training became nan or infinite. No checkpoint holds such a number."""
 
 
 class Run(NamedTuple):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     config: Config
     model: MotionRNN
-    step: int | None  # None where the checkpoint does not say it
+    step: int | None  # None for a file of weights alone
     path: Path
 
 
 def start_folder(folder: Path, config: Config, resume: bool) -> Path | None:
-    """Make or reopen a run's folder; returns the checkpoint to go on from, if there is one.
+    """Make or reopen a run's folder. Return the checkpoint to resume from, or None if there is none.
 
     Raises:
-        RunError: the folder is in use and `resume` is not set, there is no such run to resume, or its numbers depend
-            on a setting that differs.
+        RunError: the folder has content and `resume` is not set; there is no run to resume; or a setting differs that
+            the run's numbers depend on.
     """
     last = last_checkpoint(folder)
     if resume:
@@ -66,7 +66,7 @@ def start_folder(folder: Path, config: Config, resume: bool) -> Path | None:
             config.write(folder / "config.json")
         return last if last.exists() else None
     check_new(folder)
-    for path in log_versions(folder):  # of a start that came to no checkpoint
+    for path in log_versions(folder):  # an earlier start ended before its first checkpoint
         shutil.rmtree(path)
     folder.mkdir(parents=True, exist_ok=True)
     config.write(folder / "config.json")
@@ -74,7 +74,7 @@ def start_folder(folder: Path, config: Config, resume: bool) -> Path | None:
 
 
 def check_new(folder: Path) -> None:
-    """RunError where something in `folder` would be lost if a training started there."""
+    """Raise RunError if a training that starts in `folder` would overwrite something there."""
     if has_begun(folder):
         raise RunError(
             f"{folder} exists: go on with that run with --resume, or name another folder with --out"
@@ -82,8 +82,11 @@ def check_new(folder: Path) -> None:
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether something in `folder` would be lost if a training started there: a checkpoint, or what is no run's. What
-    a start leaves that ended before its first checkpoint is none."""
+    """Return whether a training that starts in `folder` would overwrite something there.
+
+    That is a checkpoint, or a file that does not belong to a run. The files of a start that ended before its first
+    checkpoint do not count.
+    """
     if is_free(folder):
         return False
     try:
@@ -96,7 +99,8 @@ def has_begun(folder: Path) -> bool:
 
 
 def resumed_config(folder: Path, config: Config) -> Config:
-    """The settings of the run in `folder` when it goes on as `config`, see `resuming`. RunError where it cannot."""
+    """Return the settings of the run in `folder` when it is resumed as `config`, see resuming.py. Raise RunError if it
+    cannot be."""
     try:
         return resumed(resumable_config(folder), config, partial(last_step, folder))
     except Unchangeable as error:
@@ -111,18 +115,18 @@ def resumable_config(folder: Path) -> Config:
 
 
 def fresh_folder(folder: Path) -> Path:
-    """`folder` if nothing is there, or the first of folder-2, folder-3, ... where nothing is."""
+    """Return the first of `folder`, folder-2, folder-3 and so on that does not exist or is empty."""
     return next(filter(is_free, numbered(folder)))
 
 
 def numbered(folder: Path) -> Iterator[Path]:
-    """`folder`, folder-2, folder-3 and so on."""
+    """Yield `folder`, folder-2, folder-3 and so on."""
     yield folder
     yield from (folder.with_name(f"{folder.name}-{n}") for n in count(2))
 
 
 def is_free(folder: Path) -> bool:
-    """Whether nothing is there, or an empty folder."""
+    """Return whether `folder` does not exist or is an empty folder."""
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
@@ -132,16 +136,17 @@ def load_run(
     like: Config | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> Run:
-    """The model of a checkpoint, in evaluation mode on the CPU; of a run's folder, the best or else the last one.
+    """Load the model of a checkpoint, or of a run's best or else last one, in evaluation mode on the CPU.
 
-    A file of weights alone, such as the official program's, has no settings of the data: they are those of `like`,
-    another run, or what `dataset` commonly has, by default a data set of as many channels; a warning says which.
-    `model` has the arguments of its MotionRNN that no tensor shows, as for `load_checkpoint`; a second warning says
-    what is assumed of them.
+    A file of weights alone, such as the official program's, holds no settings of the data. They are those of `like`,
+    another run, or the usual ones of `dataset`, by default a data set with the same number of channels; a warning says
+    which. `model` gives the arguments of its MotionRNN that no tensor shows, as for `load_checkpoint`; a second warning
+    names those that are assumed.
 
     Raises:
-        RunError: nothing there, a truncated file, no data for such frames, or `model` for a run's checkpoint, which has
-            its own. ValueError: as `load_checkpoint`.
+        RunError: there is no such file, it is truncated, no data set has such frames, or `model` is given for a run's
+            checkpoint, which has its own arguments.
+        ValueError: as for `load_checkpoint`.
     """
     path = checkpoint_file(Path(path))
     content = _read(path)
@@ -170,7 +175,8 @@ def load_run(
 def load_runs(
     paths: Sequence[PathLike], dataset: str | None = None, model: Mapping[str, Any] | None = None
 ) -> list[Run]:
-    """`load_run` of each; weights alone are taken for a model of the first run's data, and as `model` says."""
+    """Load several checkpoints as `load_run` does. A file of weights alone gets the data settings of the first run
+    among them, and the arguments in `model`."""
     if len(paths) < 2:
         return [load_run(path, dataset, None, model) for path in paths]
     settings = [settings_of(path) for path in paths]
@@ -180,7 +186,7 @@ def load_runs(
 
 
 def flags(arguments: Iterable[str]) -> list[str]:
-    """The options of the program that stand for arguments of MotionRNN."""
+    """Return the program's options for some arguments of MotionRNN."""
     own = {
         "cell_options": "--cell-option",
         "in_channels": "--dataset",
@@ -190,11 +196,11 @@ def flags(arguments: Iterable[str]) -> list[str]:
 
 
 def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Mapping[str, Any]) -> Run:
-    """The run that a file of weights alone would be of."""
+    """Return a file of weights alone as a run, with settings from its tensors, `given`, and `like` or `dataset`."""
     name = like.dataset if like else dataset
     try:
         found = find_model(path, **{"in_channels": None if name is None else find(name).channels, **given})
-    except TypeError as error:  # an argument of `given`
+    except TypeError as error:  # `given` holds a wrong argument
         raise RunError(f"{path}: {error}") from None
     model = found.model.eval()
     made = model.arguments
@@ -203,19 +209,8 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Map
         raise RunError(
             f"{path} is of a model with {made['in_channels']} channels; name a data set that has so many (--dataset)"
         )
-    names = ["predictor", "patch_size", "filter_size", "layer_norm", "variant", "cell_options"]
-    names += ["motion_gru", "highway", "transient", "trend"]
-    settings = {option: made[option] for option in names}
-    settings |= {"hidden": made["hidden_channels"], "compat": made["compat"] or "none"}
-    settings["overrides"] = {
-        option: float(made[option].detach()) if isinstance(made[option], Tensor) else made[option]
-        for option in OPTIONS
-    }
-    if made["image_size"]:
-        settings["image_size"] = made["image_size"]
-    if given.get("image_size"):
-        settings["image_size"] = given["image_size"]
-    config = Config(**{**(like.to_dict() if like else {"dataset": name}), **settings})
+    settings = like.to_dict() if like else {"dataset": name}
+    config = Config(**{**settings, **_model_settings(made, given.get("image_size"))})
     height, width = config.image_size
     for sentence in found.left_out:
         warnings.warn(f"{path}: left out {sentence}", stacklevel=3)
@@ -235,8 +230,23 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Map
     return Run(config, model, None, path)
 
 
+def _model_settings(made: Mapping[str, Any], image_size: Any) -> dict[str, Any]:
+    """Return the settings of a run for a model with the arguments `made`."""
+    names = ["predictor", "patch_size", "filter_size", "layer_norm", "variant", "cell_options"]
+    names += ["motion_gru", "highway", "transient", "trend"]
+    settings = {option: made[option] for option in names}
+    settings |= {"hidden": made["hidden_channels"], "compat": made["compat"] or "none"}
+    settings["overrides"] = {
+        option: float(made[option].detach()) if isinstance(made[option], Tensor) else made[option]
+        for option in OPTIONS
+    }
+    if image_size or made["image_size"]:
+        settings["image_size"] = image_size or made["image_size"]
+    return settings
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of `motionrnn train`, with weights_only=True: no code of it can run."""
+    """Read a checkpoint of `motionrnn train` with weights_only=True, so that no code in it can run."""
     content = _read(path)
     if not _is_of_run(content):
         raise RunError(
@@ -247,14 +257,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def settings_of(source: PathLike) -> Config | None:
-    """The settings that a new run begins with as it takes the weights of `source`; None of a public checkpoint."""
+    """Return the settings in a run's checkpoint, or None if `source` is a file of weights alone."""
     path = checkpoint_file(Path(source))
     content = _read(path)
     return Config.from_dict(content[CONFIG_KEY], str(path)) if _is_of_run(content) else None
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """What `--resume` goes on from; it need not be there. Where last.ckpt was lost that is the best one."""
+    """Return the path that `--resume` continues from, which need not exist: last.ckpt, or best.ckpt if that is lost."""
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     return best if best.exists() and not last.exists() else last
 
@@ -275,13 +285,13 @@ def _is_of_run(content: Any) -> bool:
 
 
 def last_step(folder: Path) -> int | None:
-    """That the last checkpoint of a run is of; None where there is none yet."""
+    """Return the training step of the run's last checkpoint, or None if there is none."""
     last = last_checkpoint(folder)
     return int(read_checkpoint(last)["global_step"]) if last.exists() else None
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The file that a user means: that, or of a run's folder its best checkpoint or else the last one."""
+    """Return `path` if it is a file, or the best or else the last checkpoint of a run's folder."""
     if path.is_file():
         return path
     for name in ("best.ckpt", "last.ckpt"):
@@ -292,20 +302,20 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def checkpoint_home(path: Path) -> Path:
-    """The folder that results for this checkpoint go to: its run's, or the one it lies in."""
+    """Return the folder for results of this checkpoint: its run's, or else the one that holds the file."""
     if not path.is_file():
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def log_versions(folder: Path) -> list[Path]:
-    """The folders logs/version_N, in order."""
+    """Return the folders logs/version_N in order."""
     found = (folder / "logs").glob("version_*")
     return sorted((path for path in found if path.name[8:].isdigit()), key=lambda path: int(path.name[8:]))
 
 
 def seconds_per_step(folder: Path) -> float | None:
-    """The median over a run's logged steps; None where none was logged, for a run shorter than log_every."""
+    """Return the median over a run's logged steps, or None if the run was shorter than log_every."""
     try:
         _, seconds = read_log(folder / "metrics.csv", ["train/seconds"])["train/seconds"]
     except ValueError:
@@ -314,7 +324,7 @@ def seconds_per_step(folder: Path) -> float | None:
 
 
 def join_logs(folder: Path) -> Path:
-    """Write metrics.csv from logs/version_*/metrics.csv; rows of steps that a later start repeated count once."""
+    """Write metrics.csv from logs/version_*/metrics.csv. The rows of a start replace all from its first step on."""
     rows: list[dict[str, str]] = []
     for version in log_versions(folder):
         if (version / "metrics.csv").is_file():

@@ -1,7 +1,7 @@
-"""Training on Lightning: a module, a data module, checkpoints, and `train`.
+"""Train a model with Lightning, from the start or from the last checkpoint of a run.
 
-Whatever is random is a function of (seed, what it is for, epoch or step): a resume needs no generator state, and a run
-that was stopped at any moment ends with the weights of one that was not.
+Every random number is a function of the seed, its purpose, and the epoch or step. A resumed run therefore needs no
+generator state, and a run that was stopped at any moment ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ from .runs import (
 )
 from .weights import load_weights
 
-_SECONDS_TO_SAY = 10.0  # before another process that stops for the same reason ends
-_UNREACHABLE = timedelta(minutes=10)  # a process that does not answer for so long is lost
+# The first process reports the error within this time; then the others, which stop for the same reason, end too.
+_SECONDS_TO_REPORT = 10.0
+# A process that does not answer for so long is lost.
+_UNREACHABLE = timedelta(minutes=10)
 
 
 def train(
@@ -60,26 +62,32 @@ def train(
 ) -> Path:
     """Train to the end of `config.steps`, in a new folder or (`resume`) from the last checkpoint of an existing one.
 
-    `progress` is a bar, or without a terminal a line for each validation and every 30 seconds. `watchers` are told of
-    every step, say to show progress in the caller's way. `announce` is called once, by the first process, when the
-    settings are checked and before the folder holds anything. Returns the checkpoint with the lowest validation MSE.
+    Args:
+        progress: show a bar, or without a terminal a line for each validation and every 30 seconds.
+        watchers: further callbacks that are told of every step, for example to show progress in the caller's way.
+        announce: a function that the first process calls once, after the settings are checked and before anything is
+            written to the folder.
+        command: a command that calls this function with the same arguments. On several devices or nodes this process
+            runs it once per device of this machine and watches over these processes. Without it, Lightning starts the
+            running script again for every further device. Processes that torchrun, srun, jsrun or mpirun has started
+            are used as they are, see launchers.py.
 
-    On several devices or nodes `command`, which calls this function likewise, is run in a process for each device,
-    and this process watches over them. Without it, Lightning starts the running script anew for every further device.
-    Processes that torchrun, srun, jsrun or mpirun has started are taken as they are, see launchers.py.
+    Returns:
+        The checkpoint with the lowest validation MSE.
 
     Raises:
-        ValueError: settings that do not work out; RunError: an existing folder, an unreadable checkpoint.
-        NotFinite: the loss, the gradient, a validation or a weight became nan or infinite; the step and the last
-            checkpoint, which is finite, are named.
+        ValueError: settings that cannot be used.
+        RunError: the folder exists already, or a checkpoint cannot be read.
+        NotFinite: the loss, the gradient, a validation or a weight became nan or infinite. The message names the step
+            and the last checkpoint, which is finite.
         LostProcess: one of several processes was lost; the run is ready to be resumed.
-        KeyboardInterrupt: stopped by the user, ready to be resumed.
+        KeyboardInterrupt: the user stopped the training; the run is ready to be resumed.
     """
     folder, config = Path(folder), config.located()
     if resume:
         config = resumed_config(folder, config)
     with held(folder) if processes.is_first() else nullcontext():
-        # These folders may be another user's, or copied read-only: better known before the work than after.
+        # These folders may belong to another user or be read-only; this is found out before the work, not after it.
         for name in ("checkpoints", "logs") if processes.is_first() else ():
             check_writable(folder / name)
         _train(config, folder, resume, progress, watchers, announce, command)
@@ -101,19 +109,20 @@ def _train(
     if config.init_from and not (resume and last_checkpoint(folder).exists()):
         load_weights(module.model, config.init_from, config)
     place = launchers.launched(config.devices, config.nodes)
-    with _quiet(), _without_variables("PL_"):  # such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES
+    # PL_ variables, such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES, would change the settings of the Trainer.
+    with _quiet(), _without_variables("PL_"):
         trainer = _trainer(config, folder, progress, watchers, place)
         clips.check(config.n_processes)
         starts_others = bool(command) and config.n_processes > 1 and place is None
         if config.n_processes == 1 or (starts_others and config.nodes == 1):
             processes.check_first(config.n_processes)
         if starts_others:
-            processes.find_place(config.devices, config.nodes)  # or fail before there is a folder
+            processes.find_place(config.devices, config.nodes)  # an error comes before the folder is made
         checkpoint = _checkpoint(config, folder, resume, announce)
         try:
             if starts_others:
-                del module, clips  # the processes have their own
-                processes.run(command, config.devices, config.nodes)
+                del module, clips  # each process makes its own
+                processes.run_processes(command, config.devices, config.nodes)
             else:
                 trainer.fit(
                     module, datamodule=clips, ckpt_path=None if checkpoint is None else str(checkpoint)
@@ -124,8 +133,8 @@ def _train(
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
             raise KeyboardInterrupt from None
         except NotFinite as error:
-            if trainer.global_rank:  # the first process says it; then this one is ended with it
-                time.sleep(_SECONDS_TO_SAY)
+            if trainer.global_rank:  # the first process reports the error
+                time.sleep(_SECONDS_TO_REPORT)
                 raise SystemExit(2) from None
             raise NotFinite(f"{error}; {_kept(folder)}") from None
         except RuntimeError as error:
@@ -134,20 +143,22 @@ def _train(
             raise processes.LostProcess("another process of the training was lost") from None
         finally:
             if processes.is_first():
-                with suppress(OSError):  # a full disk: what it kept from being written says so
+                with suppress(OSError):  # a full disk has already raised an error where it mattered
                     join_logs(folder)
 
 
 def _checkpoint(
     config: Config, folder: Path, resume: bool, announce: Callable[[], None] | None
 ) -> Path | None:
-    """What to go on from. The first process makes or checks the folder; the others need its first step for theirs."""
+    """Return the checkpoint to resume from, or None. The first process also makes or checks the folder; the others wait
+    for it in their first joint operation."""
     if processes.is_first():
         if not resume:
             check_new(folder)
         elif last_checkpoint(folder).exists():
             read_checkpoint(last_checkpoint(folder))
-        if announce is not None:  # before the folder holds anything: it may find that nobody reads its words
+        # The announcement comes before anything is written: it raises if the output cannot be written.
+        if announce is not None:
             announce()
         return start_folder(folder, config, resume)
     last = last_checkpoint(folder)
@@ -155,7 +166,7 @@ def _checkpoint(
 
 
 def _kept(folder: Path) -> str:
-    """Which checkpoint is left of a training that became not finite."""
+    """Return a sentence that names the last checkpoint of a training whose numbers are no longer finite."""
     path, step = last_checkpoint(folder), last_step(folder)
     if step is None:
         return "there is no checkpoint yet"
@@ -174,7 +185,7 @@ def _trainer(
         callbacks.ModelCheckpoint,
         folder / "checkpoints",
         every_n_epochs=1,
-        save_on_train_epoch_end=False,  # but after each validation
+        save_on_train_epoch_end=False,  # saved after each validation instead
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
@@ -184,7 +195,7 @@ def _trainer(
         num_nodes=config.nodes,
         strategy=_strategy(config),
         precision=config.precision,  # type: ignore[arg-type]
-        max_epochs=1,  # the run; StepBatches knows of epochs
+        max_epochs=1,  # the whole run; StepBatches counts the real epochs
         max_steps=config.steps,
         gradient_clip_val=config.clip_norm or None,
         check_val_every_n_epoch=None,
@@ -195,7 +206,7 @@ def _trainer(
         enable_model_summary=False,
         enable_progress_bar=progress and is_animated(),
         plugins=[WholeCheckpointIO(), launchers.environment(place)],
-        default_root_dir=folder,  # else Lightning looks for another run's checkpoint in the working directory
+        default_root_dir=folder,  # otherwise Lightning looks for checkpoints in the working directory
         logger=[
             loggers.CSVLogger(folder, "logs", version, flush_logs_every_n_steps=config.log_every),
             *([loggers.TensorBoardLogger(folder, "logs", version)] if _is_text(folder) else []),
@@ -211,7 +222,7 @@ def _trainer(
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a path is UTF-8: TensorBoard can write to no other, and its log is then left out."""
+    """Return whether a path is UTF-8. TensorBoard cannot write to other paths; its log is then left out."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -222,13 +233,13 @@ def _is_text(path: Path) -> bool:
 def _strategy(config: Config) -> DDPStrategy | str:
     if config.n_processes == 1:
         return "auto"
-    # static_graph: parameters that get no gradient, as MIM's have of two frames, are found in the first step.
+    # static_graph finds the parameters without a gradient in the first step: some of MIM's have none with two frames.
     return DDPStrategy(static_graph=True, timeout=_UNREACHABLE)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advice on things that are settled here."""
+    """Hide Lightning's advice on choices that this module makes on purpose."""
     levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
     with warnings.catch_warnings():
         for text in (
@@ -238,10 +249,12 @@ def _quiet() -> Iterator[None]:
             ".*LeafSpec.*",
             ".*smaller than the logging interval.*",
             ".*This DataLoader will create.*",
-            ".*`srun` command is available.*",  # see launchers.py
-            ".*recommended to use .*sync_dist=True.*",  # FrameMetrics joins the processes itself
+            ".*`srun` command is available.*",  # launchers.py decides
+            ".*recommended to use .*sync_dist=True.*",  # the metrics join the processes themselves
         ):
-            warnings.filterwarnings("ignore", message=f"(?s){text}")  # a folder's name may have line ends
+            warnings.filterwarnings(
+                "ignore", message=f"(?s){text}"
+            )  # (?s): a folder's name may contain line ends
         for name in levels:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
@@ -253,7 +266,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_variables(prefix: str) -> Iterator[None]:
-    """Within the `with` block the environment has no variable whose name begins so."""
+    """Remove the environment variables whose names begin with `prefix` for the duration of the `with` block."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
     try:
         yield

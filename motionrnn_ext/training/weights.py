@@ -1,4 +1,4 @@
-"""The weights that a new run begins with, see `Config.init_from`."""
+"""Load the weights that a new run starts with, see `Config.init_from`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from .runs import RunError, checkpoint_file, load_run, settings_of
 
 
 def load_weights(model: MotionRNN, source: str, config: Config) -> None:
-    """Give a new run's model the weights of `config.init_from`: of a run's folder or checkpoint, as `load_run` chooses,
-    or of another checkpoint that `models.load_checkpoint` knows. A warning names what the model was trained with
-    otherwise, which is the user's choice, and of weights alone what no tensor shows.
+    """Load weights into the model of a new run. `source` is the value of `config.init_from`.
+
+    It is a run's folder or checkpoint, as for `load_run`, or another checkpoint that `models.load_checkpoint` knows.
+    A warning names the arguments that differ from those that a run's weights were trained with, and for a file of
+    weights alone the arguments that its tensors do not show.
 
     Raises:
-        RunError: tensors that do not fit, by name; of a public program's checkpoint also arguments of the model that it
-            was not trained with.
+        RunError: tensors do not fit, which are named; or a public program's weights were trained with other arguments.
     """
     path = checkpoint_file(Path(source))
     if settings_of(path) is not None:
@@ -37,10 +38,8 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
         for name in sorted(ours.keys() | weights.keys())
         if _shape(weights, name) != _shape(ours, name)
     ]
-    there, here = (
-        _compared(found, bool(tensors)),
-        _compared(Found(model, {}, [], found.is_own), bool(tensors)),
-    )
+    there = _known_arguments(found, bool(tensors))
+    here = _known_arguments(Found(model, {}, [], found.is_own), bool(tensors))
     differ = {name: (there[name], here[name]) for name in there if there[name] != here.get(name)}
     if tensors or (differ and not found.is_own):
         settings = [f"{name} is {theirs} there, {own} here" for name, (theirs, own) in differ.items()]
@@ -58,15 +57,18 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
         )
 
 
-def _compared(found: Found, all_of_them: bool = False) -> dict[str, Any]:
-    """The known arguments of a model that what its weights compute depends on, or `all_of_them`."""
+def _known_arguments(found: Found, also_unused: bool) -> dict[str, Any]:
+    """Return the known arguments of a model that change what its weights compute.
+
+    `also_unused` adds those of parts that the model lacks, which explain why tensors do not fit.
+    """
     made = present_arguments(found.model)
     left_out = {"variant", "image_size", "zero_init", *found.assumed}
-    if not found.is_own:  # the choice of a user of the weights, in the public programs too
+    if not found.is_own:  # the public programs leave these to the user of the weights
         left_out |= {"init_state", "max_offset"}
-    if not found.model.interfaces and not all_of_them:
+    if not found.model.interfaces and not also_unused:
         left_out |= {"transient", "trend", *OPTIONS} - {"init_state", "highway_first"}
-    if not found.model.highway and not all_of_them:
+    if not found.model.highway and not also_unused:
         left_out |= {"highway_first"}
     return {name: value for name, value in made.items() if name not in left_out}
 

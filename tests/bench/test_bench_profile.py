@@ -1,4 +1,4 @@
-"""What `motionrnn bench --profile` makes of a training step: shares of kinds of work and of parts, and their page."""
+"""Does `motionrnn bench --profile` divide a training step into its parts, and write that on its page?"""
 
 from __future__ import annotations
 
@@ -8,95 +8,68 @@ from pathlib import Path
 import pytest
 import torch
 
-from motionrnn_ext import backends
-from motionrnn_ext.benchmarks.profile import events as profile_events
-from motionrnn_ext.benchmarks.profile import profiles
-from motionrnn_ext.benchmarks.profile.events import KINDS, PARTS, kind
+from motionrnn_ext.benchmarks.cases import DRY_RUN
+from motionrnn_ext.benchmarks.measuring import counting
+from motionrnn_ext.benchmarks.measuring.model_cases import TRAINING, ModelCase
+from motionrnn_ext.benchmarks.profile import parts, profiles
 
-EXAMPLES = {
-    profile_events.CONVOLUTIONS: ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::addmm"),
-    profile_events.WARP: ("motionrnn_ext::offset_warp", "motionrnn_ext::motion_warp_backward",
-                          "GeneratedBackwardFor_motionrnn_ext_offset_warp_default"),
-    profile_events.GATES: ("motionrnn_ext::motion_gates", "motionrnn_ext::motion_gates_backward"),
-    profile_events.FUSED: ("motionrnn_ext::memory_update", "motionrnn_ext::gated_blend_backward"),
-    profile_events.ELEMENTWISE: ("aten::add_", "aten::sigmoid", "aten::mse_loss_backward", "aten::sum"),
-    profile_events.COPIES: ("aten::copy_", "aten::cat", "aten::clone", "aten::empty_strided", "aten::zeros"),
-    profile_events.AUTOGRAD: ("autograd::engine::evaluate_function: AddBackward0", "ConvolutionBackward0", "backward",
-                              "GeneratedBackwardFor_motionrnn_ext_offset_warp_defaultBackward"),
-    profile_events.CALLS: ("aten::view", "aten::split_with_sizes", "aten::reshape",
-                           "aten::result_type", "aten::no_such_op"),
-    profile_events.PYTHON: ("training step", "forward", "MotionGRU gate 12", "patches"),
-    profile_events.IDLE: (profile_events.IDLE,),
-}  # fmt: skip
+CASE = ModelCase(DRY_RUN, "float32", TRAINING)
 
 
-@pytest.mark.parametrize("expected", KINDS)
-def test_every_kind_of_work_has_its_ops(expected: str):
-    assert {name: kind(name) for name in EXAMPLES[expected]} == dict.fromkeys(EXAMPLES[expected], expected)
-
-
-def lines_with(page: str, *texts: str) -> list[str]:
-    return [line for line in page.splitlines() if all(text in line for text in texts)]
-
-
-def test_a_profile_adds_up(tmp_path: Path):
+def test_the_page(tmp_path: Path):
     page = profiles.write(tmp_path / "profile", "dry run")
     assert page.name == "breakdown.md" and json.loads((page.parent / "trace.json").read_text())["traceEvents"]
     text = page.read_text()
-    for heading in ("By kind of work", "By part of the model", "The 15 longest ops of MotionRNN-PredRNN"):
+    for heading in ("The step", "By part of the model", "The 15 longest ops of MotionRNN-PredRNN",
+                    "The 15 longest ops of base predictor"):  # fmt: skip
         assert f"\n## {heading}\n" in text
-    assert lines_with(text, "| together |", "| 100% |")
-    assert lines_with(text, "MotionRNN-PredRNN over base predictor")
+    assert "| MotionRNN-PredRNN over base predictor | " in text and "| 100% | 100% |" in text
+    assert "Self CPU time total" in text and text.count("aten::") > 5
 
 
-def test_times_of_kinds_and_parts_are_the_steps():
-    if why := backends.unavailable_reason("cpu"):
-        pytest.skip(f"the reference has no fused kernels to be found; the backend cpu: {why}")
-    setting = profiles.DRY_RUN
-    case = profiles.ModelCase(setting, "float32", profiles.TRAINING)
-    model, frames = case.model("ours"), case.frames("cpu")
-    times = profiles._profiled(model, frames, setting, None)
-    step = sum(s.microseconds for s in times)
-    shares = profile_events.totals(times, "kind")
-    assert sum(shares.values()) == pytest.approx(step) and set(shares) <= set(KINDS)
-    ways = profile_events.totals(times, "part", "way")
-    assert sum(ways.values()) == pytest.approx(step)
-    assert all(ways[part, way] > 0 for part in PARTS for way in ("forward", "backward"))
-    calls = {s.name: sum(t.calls for t in times if t.name == s.name) for s in times}
-    steps, interfaces = setting.total - 1, len(model.interfaces)
-    assert calls["motionrnn_ext::offset_warp"] == steps * interfaces  # the Function inside is no second call
-    warps = {(s.part, s.way) for s in times if s.kind == profile_events.WARP}
-    assert warps == {(profile_events.MOTION, "forward"), (profile_events.MOTION, "backward")}
+def test_times_of_the_parts_are_the_steps():
+    model, frames = CASE.model("ours"), CASE.frames("cpu")
+    found = []
+    divided = parts.times_by_part
+
+    def keep(events, on_gpu):
+        found.extend(events)
+        return divided(events, on_gpu)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiles, "times_by_part", keep)
+        times, _ = profiles.profiled(model, frames, DRY_RUN, None)
+    (step,) = [e for e in found if e.name == parts.STEP]
+    assert sum(times.values()) == pytest.approx(step.cpu_time_total)
+    assert all(times[part, way] > 0 for part in parts.PARTS for way in ("forward", "backward"))
 
 
 def test_a_profile_leaves_nothing_on_the_model():
-    case = profiles.ModelCase(profiles.DRY_RUN, "float32", profiles.TRAINING)
-    model, fold = case.model("ours"), profiles.motion_rnn.fold_patches
-    with profiles.ranges(model, profiles._nothing):
-        assert profiles.motion_rnn.fold_patches is not fold
-    assert profiles.motion_rnn.fold_patches is fold
+    model, fold = CASE.model("ours"), parts.motion_rnn.fold_patches
+    with parts.ranges(model, profiles.nothing):
+        assert parts.motion_rnn.fold_patches is not fold
+    assert parts.motion_rnn.fold_patches is fold
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_flops_by_part_are_all_of_the_forward_pass():
-    case = profiles.ModelCase(profiles.DRY_RUN, "float32", profiles.TRAINING)
-    model, frames = case.model("ours"), case.frames("cpu")
+    model, frames = CASE.model("ours"), CASE.frames("cpu")
 
     def forward() -> object:
-        return model(frames, profiles.DRY_RUN.given)
+        return model(frames, DRY_RUN.given)
 
-    flops = profiles.flops_by_part(model, forward)
-    assert sum(flops.values()) == profiles.counting.flops(forward)
-    assert set(flops) == set(PARTS) and min(flops.values()) >= 0
+    flops = parts.flops_by_part(model, forward)
+    assert sum(flops.values()) == counting.flops(forward)
+    assert set(flops) == set(parts.PARTS) and min(flops.values()) >= 0
     encoder = model.interfaces[0].encoder
-    maps = (profiles.DRY_RUN.size // profiles.DRY_RUN.patch // 2) ** 2
-    steps = (profiles.DRY_RUN.total - 1) * len(model.interfaces)
-    assert flops[profile_events.ENCODE] == 2 * encoder.weight.numel() * maps * steps
-    assert flops[profile_events.PATCHES] == 0
+    maps = (DRY_RUN.size // DRY_RUN.patch // 2) ** 2
+    steps = (DRY_RUN.total - 1) * len(model.interfaces)
+    assert flops[parts.ENCODE] == 2 * encoder.weight.numel() * maps * steps
+    assert flops[parts.PATCHES] == 0
 
 
-def test_on_a_gpu_what_no_kernel_takes_is_idle():
-    """Of made-up events: a step of 100 us, in which an op launches a kernel of 30."""
+def test_on_a_gpu_the_time_without_a_kernel_is_idle():
+    """The events are made up: a step of 100 us, in which an op launches a kernel of 30 us."""
 
     class Event:
         def __init__(
@@ -110,13 +83,11 @@ def test_on_a_gpu_what_no_kernel_takes_is_idle():
         duration = 30.0
 
     step = Event("training step", 0, 100)
-    part = Event(
-        "MotionGRU cell 1", 5, 60, step, (Kernel(),)
-    )  # a range has what its ops have: not counted twice
+    part = Event("MotionGRU cell 1", 5, 60, step, (Kernel(),))  # a range lists its ops' kernels again
     events = [step, part, Event("motionrnn_ext::offset_warp", 10, 20, part, (Kernel(),))]
-    kinds = profile_events.totals(profile_events.spent(events, on_gpu=True), "kind")
-    assert kinds[profile_events.WARP] == 30 and kinds[profile_events.IDLE] == 70
-    assert sum(kinds.values()) == 100
+    times = parts.times_by_part(events, on_gpu=True)
+    assert times[parts.MOTION, "forward"] == 30 and times[parts.IDLE, "forward"] == 70
+    assert sum(times.values()) == 100
 
 
 def test_an_unknown_setting_is_named(tmp_path: Path):

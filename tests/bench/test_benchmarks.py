@@ -1,4 +1,4 @@
-"""The GPU benchmarks where there is no GPU: what they count, compare, decide and print. Times decide nothing here."""
+"""Do the GPU benchmarks count, compare and decide rightly, tested without a GPU? No test depends on a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from repository import ROOT
 
 import motionrnn_ext
 from motionrnn_ext.benchmarks import cases
-from motionrnn_ext.benchmarks.gpu import ceilings, steps
-from motionrnn_ext.benchmarks.gpu import summary as gpu_summary
+from motionrnn_ext.benchmarks.gpu import ceilings, on_gpu, sanitizer_set, steps
 from motionrnn_ext.benchmarks.gpu import targets as gpu_targets
 from motionrnn_ext.benchmarks.measuring import (
     counting,
@@ -95,8 +93,8 @@ def test_what_backward_keeps_beside_its_inputs():
     x, weight = torch.randn(5, 8, requires_grad=True), torch.randn(8, 3, requires_grad=True)
 
     def call():
-        gate = x.sigmoid()  # keeps itself, and once more for the product: one storage
-        return (gate * x) @ weight  # keeps the product
+        gate = x.sigmoid()  # kept by the sigmoid and by the product, in one storage
+        return (gate * x) @ weight  # the product is kept
 
     assert counting.kept_bytes(call, [x, weight]) == 2 * 5 * 8 * 4
     assert counting.kept_bytes(lambda: x * 2, [x, weight]) == 0
@@ -167,7 +165,7 @@ def test_the_plan_has_every_row():
     planned = {}
     for comparison in plan.gpu_plan():
         planned.setdefault(comparison.case, set()).update(comparison.implementations)
-    gpu_ops = [op for op in roofline.OPS if op != "motion_gates"]  # which is no kernel there
+    gpu_ops = [op for op in roofline.OPS if op != "motion_gates"]  # no kernel on a GPU
     for op in (*gpu_ops, "MotionGRUCell"):
         for shape in shapes:
             for dtype in dtypes:
@@ -184,11 +182,10 @@ def test_the_plan_has_every_row():
 
 
 def _report(ours_us: float, peer_us: float) -> dict:
-    """All rows of the plan with one time for ours and one for every peer."""
+    """Return all rows of the plan, with one time for ours and one for every peer."""
     per_second = ("copy", "gather_l1_8", "gather_l1_16", "red_float4")
     rates = dict.fromkeys([f"{name}_bytes_per_s" for name in per_second], 1e12)
     rates |= dict.fromkeys(("ffma_flops", "mma_bf16_flops", "mma_tf32_flops"), 1e12)
-    red = [{"shape": "B1", "offset_scale": 1.0, "kind": "float4", "us": 2.0, "bytes_per_s": 3e12}]
     rows = []
     for i, comparison in enumerate(plan.gpu_plan()):
         case = comparison.case
@@ -203,7 +200,7 @@ def _report(ours_us: float, peer_us: float) -> dict:
                 "kept_bytes": 10 if mine else 1000, "peak_bytes": 2**20, "difference": 0.0,
             })  # fmt: skip
     gpu = {"name": "A card", "driver": "1", "nvcc": "13.0", "triton": "3.6", "torchvision": "0.26"}
-    return {"gpu": gpu, "torch": "2.11", "commit": "abc", "ceilings": {**rates, "empty_kernel_us": 1.0, "red": red},
+    return {"gpu": gpu, "torch": "2.11", "commit": "abc", "ceilings": {**rates, "empty_kernel_us": 1.0},
             "rows": rows, "not_run": ["something slow"]}  # fmt: skip
 
 
@@ -222,7 +219,7 @@ def test_targets_are_met_and_missed():
         assert chosen and all(limit in name for name in chosen)
         assert {fast[name].verdict for name in chosen} == {"met"}, what
         assert {slow[name].verdict for name in chosen} == {"MISSED"}, what
-    for report in (fast, slow):  # ratios of ours to ours, and bytes, which both have alike
+    for report in (fast, slow):  # ratios of ours to ours, and bytes, are the same in both
         same = ("deterministic", "keeps", "the time of the CUDA kernels")
         assert {t.verdict for name, t in report.items() if any(part in name for part in same)} == {"met"}
     missed = next(
@@ -231,19 +228,13 @@ def test_targets_are_met_and_missed():
     assert missed.measured.startswith("1.10x")
 
 
-def test_the_summary_of_recorded_rows():
-    short, page = gpu_summary.render(_report(2.0, 6.0), [("build", "ok", "61")])
-    assert "| build | ok | 61 |" in short and "MISSED" in short and "A card, driver 1" in short
-    lines = [
-        line
-        for line in page.splitlines()
-        if line.startswith("| offset_warp | forward+backward | B16 C16 64x64")
-    ]
-    assert len(lines) == 6 and lines[0].count("|") == page.split("| op |")[1].split("\n")[0].count("|") + 2
-    assert "| 3.00x / 3.00x | 3.00x / 3.00x | 3.00x / 3.00x |" in lines[0]  # reference, compiled, torchvision
-    assert "| 1 kernel |" in lines[0] and "1.00 MiB" in lines[0]
-    assert "| B1 | 1 | float4 | 2.0 | 3.00 |" in page and "- something slow" in page
-    assert "A GPU is needed" in gpu_summary.render({**gpu_summary.EMPTY})[0]
+def test_the_summary_has_the_steps_and_the_targets(tmp_path: Path):
+    runner, path = steps.Runner(tmp_path, tmp_path, seconds=60), tmp_path / "rows.json"
+    runner.record("build", "ok", 61)
+    assert "A GPU is needed" in on_gpu.summary(runner, path)
+    path.write_text(json.dumps(_report(2.0, 6.0)))
+    page = on_gpu.summary(runner, path)
+    assert "| build | ok | 61 |" in page and "MISSED |" in page and "| met |" in page
 
 
 # ---- The programs
@@ -255,20 +246,19 @@ def _run(*command: object, **options) -> subprocess.CompletedProcess[str]:
 
 def test_a_step_is_limited_recorded_and_followed_by_the_next(tmp_path: Path):
     runner = steps.Runner(tmp_path, tmp_path, seconds=60)
-    log = tmp_path / "log"
     python = [sys.executable, "-c"]
-    assert not runner.step("slow", ["bash", "-c", "echo begun; sleep 50"], 2, log)
-    assert not runner.step("wrong", [*python, "raise SystemExit(7)"], 20, log)
-    assert not runner.step("absent", [tmp_path / "no_such_program"], 20, log)
-    assert runner.step("right", [*python, "import os; print(os.environ['WORD'])"], 20, log, WORD="given")
+    assert not runner.step("slow", ["bash", "-c", "echo begun; sleep 50"], 2)
+    assert not runner.step("wrong", [*python, "raise SystemExit(7)"], 20)
+    assert not runner.step("absent", [tmp_path / "no_such_program"], 20)
+    assert runner.step("right 1/2", [*python, "import os; print(os.environ['WORD'])"], 20, WORD="given")
     runner.started -= 100
-    assert not runner.step("late", [*python, "print('too late')"], 20, log)
-    outcomes = [line.split("\t")[:2] for line in (tmp_path / "steps.tsv").read_text().splitlines()]
-    assert [name for name, _ in outcomes] == ["slow", "wrong", "absent", "right", "late"]
-    assert outcomes[0][1].startswith("stopped after 2 s") and outcomes[1][1].startswith("failed with 7")
-    assert "no_such_program" in outcomes[2][1] and outcomes[3][1] == "ok" and outcomes[4][1] == "no time left"
-    assert "begun" in log.read_text() and "given" in log.read_text() and "too late" not in log.read_text()
-    assert not runner.passed()
+    assert not runner.step("late", [*python, "print('too late')"], 20)
+    outcomes = {name: outcome for name, outcome, _ in runner.outcomes}
+    assert list(outcomes) == ["slow", "wrong", "absent", "right 1/2", "late"]
+    assert outcomes["slow"].startswith("stopped after 2 s") and outcomes["wrong"].startswith("failed with 7")
+    assert "no_such_program" in outcomes["absent"] and outcomes["late"] == "no time left"
+    assert "begun" in (tmp_path / "slow.log").read_text() and not (tmp_path / "late.log").exists()
+    assert "given" in (tmp_path / "right-1-of-2.log").read_text() and not runner.passed()
 
 
 def test_the_script_is_bash_and_says_that_there_is_no_gpu(tmp_path: Path):
@@ -282,24 +272,24 @@ def test_the_script_is_bash_and_says_that_there_is_no_gpu(tmp_path: Path):
 
 
 def test_rows_of_tiny_shapes_on_the_cpu(tmp_path: Path):
-    """The row part of a dry run, cut short: it starts with the cell and what the targets need."""
+    """The measuring part of a dry run, cut short: it starts with the cell and with what the targets need."""
     path = tmp_path / "rows.json"
-    program = [sys.executable, "-m", "motionrnn_ext.benchmarks.measuring.rows"]
-    command = [*program, "--device", "cpu", "--dry-run", "--seconds", "8", "--json", path]
-    started = time.monotonic()
+    command = [sys.executable, "-m", f"{on_gpu.PROGRAMS}.measure", path, "--dry-run", "--seconds", "8"]
     made = _run(*command, cwd=tmp_path, timeout=240)
-    assert made.returncode == 0, (
-        f"after {time.monotonic() - started:.0f} s: {made.stdout[-2000:]}{made.stderr[-2000:]}"
-    )
+    assert made.returncode == 0, f"{made.stdout[-2000:]}{made.stderr[-2000:]}"
     report = json.loads(path.read_text())
     assert report["rows"] and {"torch", "commit", "command", "threads"} <= set(report)
     timed = [row for row in report["rows"] if "unavailable" not in row]
     assert {row["implementation"] for row in timed} >= {"ours", "plain"}
     for row in timed:
         assert row["eager_us"] > 0 and row["graph_us"] is None and row["difference"] < 0.15, row
-    page = tmp_path / "summary.md"
-    made = _run(sys.executable, "-m", "motionrnn_ext.benchmarks.gpu.summary", path, "--markdown", page)
-    assert made.returncode == 0 and "## Rows" in page.read_text(), made.stderr
+
+
+def test_the_calls_for_the_sanitizers_are_finite():
+    calls = sanitizer_set.check(
+        op_cases.Case("offset_warp", cases.DRY_RUN_MAPS.small, "float32", op_cases.BOTH), "NCHW", "cpu"
+    )
+    assert calls == 2
 
 
 def test_the_ceilings_compile(tmp_path: Path):

@@ -22,6 +22,8 @@ import torch
 from cuda_binary import ToolMissing, find_tool
 from repository import ROOT
 
+import motionrnn_ext
+
 BUILT_HERE = ("build", "dist", "runs", "lib", "*.so", "*.egg-info", "__pycache__", "_build_skipped.txt", ".*")
 
 
@@ -59,7 +61,7 @@ class TestFindingTorch:
         assert "pip install --no-build-isolation ." in message
         assert str(tmp_path / "a" / "torch") in message and str(tmp_path / "b" / "torch") in message
 
-    @pytest.mark.parametrize("version", ["1.13.1", "2.9.1+cu130", "2.0.0a0+git123"])
+    @pytest.mark.parametrize("version", ["2.9.1+cu130", "2.0.0a0+git123"])
     def test_too_old(self, script: ModuleType, tmp_path: Path, version: str) -> None:
         folder = package_folder(tmp_path, version)
         with pytest.raises(
@@ -80,23 +82,11 @@ class TestFindingTorch:
         places = [tmp_path / "empty", tmp_path / "first", tmp_path / "second"]
         assert script.find_torch(places, {}) == (first, "2.11.0")
 
-    def test_an_old_one_is_not_passed_over(self, script: ModuleType, tmp_path: Path) -> None:
-        package_folder(tmp_path / "old", "2.8.0")
-        package_folder(tmp_path / "new", "2.13.0")
-        with pytest.raises(SystemExit, match="too old"):
-            script.find_torch([tmp_path / "old", tmp_path / "new"], {})
-
     def test_named_folder_comes_first(self, script: ModuleType, tmp_path: Path) -> None:
         package_folder(tmp_path / "first", "2.11.0")
         named = package_folder(tmp_path / "named", "2.12.0")
         env = {"MOTIONRNN_EXT_TORCH_DIR": str(named)}
         assert script.find_torch([tmp_path / "first"], env) == (named, "2.12.0")
-
-    def test_named_folder_without_torch_is_an_error(self, script: ModuleType, tmp_path: Path) -> None:
-        package_folder(tmp_path, "2.11.0")
-        env = {"MOTIONRNN_EXT_TORCH_DIR": str(tmp_path / "nowhere")}
-        with pytest.raises(SystemExit, match="no PyTorch >= 2[.]10 was found"):
-            script.find_torch([tmp_path], env)
 
 
 class TestWhatIsBuilt:
@@ -115,10 +105,6 @@ class TestWhatIsBuilt:
         assert "MOTIONRNN_EXT_NATIVE=0" in script.reason_to_skip(
             {"PATH": str(tmp_path), "MOTIONRNN_EXT_NATIVE": "0"}
         )
-
-    def test_cxx_with_arguments(self, script: ModuleType, tmp_path: Path) -> None:
-        (tmp_path / "g++-12").touch(mode=0o755)
-        assert script.reason_to_skip({"PATH": str(tmp_path), "CXX": "g++-12 -m64"}) is None
 
     def test_cxx_that_is_not_there(self, script: ModuleType, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match="CXX is 'g\\+\\+-99', which is not an executable file"):
@@ -170,24 +156,17 @@ ninja: build stopped: subcommand failed."""
             == "csrc/cpu/pointwise.cpp:7:3: error: 'x' was not declared in this scope"
         )
 
-    def test_of_nothing_known(self, script: ModuleType) -> None:
-        assert script.first_error(["a", "killed"]) == "killed"
+
+def test_citation_names_the_version():
+    cited = re.search(r"(?m)^version: (\S+)$", (ROOT / "CITATION.cff").read_text())
+    assert cited is not None and cited[1] == motionrnn_ext.__version__
 
 
 def test_source_distribution_holds_the_sources(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "egg_info",
-        "--egg-base",
-        str(tmp_path),
-        "sdist",
-        "--dist-dir",
-        str(tmp_path),
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    words = ["-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "setup.py", *words], cwd=ROOT, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
+    assert archive.name == f"motionrnn_ext-{motionrnn_ext.__version__}.tar.gz"
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     wanted = [
@@ -332,13 +311,9 @@ class Environment:
         }
         command = [str(self.python), "-m", "pip", "install", "-v", "--no-deps", *options, str(tree)]
         return subprocess.run(
-            command,
-            env=env | {"MOTIONRNN_EXT_CUDA": "0"} | variables,
-            cwd=self.outside,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+            command, env=env | {"MOTIONRNN_EXT_CUDA": "0"} | variables, cwd=self.outside, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     def run(self, code: str, **variables: str) -> str:
         env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
@@ -364,20 +339,6 @@ def no_compiler(tmp_path: Path) -> str:
         if found:
             (folder / name).symlink_to(found)
     return str(folder)
-
-
-def has_index(environment: Environment) -> bool:
-    command = [
-        str(environment.python),
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--dest",
-        str(environment.outside),
-        "ninja",
-    ]
-    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 NATIVE = """
@@ -416,16 +377,8 @@ def configure(
 
 
 def test_empty_variables_are_unset_ones(configure, script: ModuleType) -> None:
-    names = (
-        "CUDACXX",
-        "CUDA_HOME",
-        "CUDA_PATH",
-        "CXX",
-        "CMAKE_ARGS",
-        "CMAKE_BUILD_TYPE",
-        "TORCH_CUDA_ARCH_LIST",
-    )
-    done = configure(**dict.fromkeys(names, ""), MOTIONRNN_EXT_CUDA="")
+    names = "CUDACXX CUDA_HOME CUDA_PATH CXX CMAKE_ARGS CMAKE_BUILD_TYPE TORCH_CUDA_ARCH_LIST"
+    done = configure(**dict.fromkeys(names.split(), ""), MOTIONRNN_EXT_CUDA="")
     assert done.returncode == 0, done.stdout
     assert "CUDA kernels 8.0 8.6 9.0" in done.stdout or "no nvcc was found (looked at CUDACXX," in done.stdout
     assert script.reason_to_skip({"PATH": os.environ["PATH"], "MOTIONRNN_EXT_NATIVE": "", "CXX": ""}) is None
@@ -435,11 +388,9 @@ class TestArchitectures:
     @pytest.mark.parametrize(
         "variable, value, built",
         [
-            ("TORCH_CUDA_ARCH_LIST", "9.0", "9.0"),
             ("TORCH_CUDA_ARCH_LIST", "7.5 8.0;8.6,9.0+PTX", "8.0 8.6 9.0+PTX"),
             ("TORCH_CUDA_ARCH_LIST", "", "8.0 8.6 9.0 10.0 12.0+PTX"),  # what is released
             ("CMAKE_CUDA_ARCHITECTURES", "80-real;90", "8.0 9.0+PTX"),
-            ("CMAKE_CUDA_ARCHITECTURES", "90-virtual", "9.0+PTX"),
         ],
     )
     def test_lists(self, configure, variable: str, value: str, built: str) -> None:
@@ -452,13 +403,8 @@ class TestArchitectures:
     @pytest.mark.parametrize(
         "variable, value, error",
         [
-            (
-                "TORCH_CUDA_ARCH_LIST",
-                "sm_90",
-                "'sm_90' should be a compute capability such as 9.0 or 9.0+PTX",
-            ),
+            ("TORCH_CUDA_ARCH_LIST", "sm_90", "'sm_90' should be a compute capability such as 9.0"),
             ("TORCH_CUDA_ARCH_LIST", "7.0;7.5", "names no architecture from 8.0 on"),
-            ("CMAKE_CUDA_ARCHITECTURES", "75", "75 is too old (the kernels need 80)"),
             ("CMAKE_CUDA_ARCHITECTURES", "all-major", "'all-major' should be native or a number"),
         ],
     )
@@ -478,7 +424,7 @@ class TestArchitectures:
 
 
 class TestNamesOfFolders:
-    """What the checkout may lie in."""
+    """Names of folders that the checkout may lie in."""
 
     @pytest.mark.parametrize("name", ['a "b"', "a;b", "a\\b", "a\nb"])
     def test_refused_at_once(self, script: ModuleType, name: str) -> None:
@@ -523,7 +469,7 @@ class TestInstalling:
         self.check_instruction_sets(tree)
 
     def check_instruction_sets(self, tree: Path) -> None:
-        """What inline functions the objects of newer instruction sets carry, a baseline object carries too."""
+        """A baseline object carries every inline function that objects of newer instruction sets carry."""
         (build,) = (tree / "build").glob("cmake-*")
         weak: dict[str, set[str]] = {}
         for file in sorted(build.glob("CMakeFiles/cpu_*.dir/**/*.o")):
@@ -542,19 +488,12 @@ class TestInstalling:
         assert "ninja: no work to do" in result.stdout
 
     def test_with_isolation(self, tree: Path, environment: Environment) -> None:
-        if not has_index(environment):
+        download = ("-m", "pip", "download", "--no-deps", "--dest", str(environment.outside), "ninja")
+        if subprocess.run([str(environment.python), *download], capture_output=True).returncode != 0:
             pytest.skip("the package index cannot be reached")
         result = environment.install(tree)
         assert result.returncode == 0, result.stdout
         assert Path(environment.run(NATIVE)).is_relative_to(environment.site)
-
-    def test_with_isolation_and_no_torch(self, tree: Path, environment: Environment) -> None:
-        if not has_index(environment):
-            pytest.skip("the package index cannot be reached")
-        environment.borrow([])
-        result = environment.install(tree)
-        assert result.returncode != 0
-        assert "motionrnn_ext: no PyTorch >= 2.10 was found to build against" in result.stdout
 
     def test_no_compiler(self, tree: Path, environment: Environment, no_compiler: str) -> None:
         result = environment.install(tree, "--no-build-isolation", path=no_compiler)
@@ -572,11 +511,6 @@ class TestInstalling:
         assert result.returncode == 0, result.stdout
         environment.run(NATIVE)
         assert not (package / "_build_skipped.txt").exists()
-
-    def test_no_compiler_but_demanded(self, tree: Path, environment: Environment, no_compiler: str) -> None:
-        result = environment.install(tree, "--no-build-isolation", path=no_compiler, MOTIONRNN_EXT_NATIVE="1")
-        assert result.returncode != 0
-        assert "motionrnn_ext: MOTIONRNN_EXT_NATIVE=1 is set but no C++ compiler" in result.stdout
 
     def test_cuda_for_one_architecture(self, tree: Path, environment: Environment) -> None:
         cuda = {"MOTIONRNN_EXT_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0", "CUDACXX": nvcc()}
@@ -596,26 +530,6 @@ class TestInstalling:
         assert result.returncode == 0, result.stdout
         assert "CUDA kernels left out: MOTIONRNN_EXT_CUDA=0 was set" in result.stdout
         assert not (package / "lib" / "libmotionrnn_ext_cuda.so").exists()
-
-    def test_cuda_demanded_without_nvcc(self, tree: Path, environment: Environment, tmp_path: Path) -> None:
-        missing = str(tmp_path / "nvcc")
-        result = environment.install(tree, "--no-build-isolation", MOTIONRNN_EXT_CUDA="1", CUDACXX=missing)
-        assert result.returncode != 0
-        assert "MOTIONRNN_EXT_CUDA=1 is set but no nvcc was found" in result.stdout
-
-    def test_cuda_demanded_without_kernels(
-        self, tree: Path, environment: Environment, tmp_path: Path
-    ) -> None:
-        no_kernels = tmp_path / "tree"
-        shutil.copytree(tree, no_kernels, ignore=shutil.ignore_patterns("build", "cuda"))
-        nvcc = tmp_path / "nvcc"
-        nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
-        nvcc.chmod(0o755)
-        result = environment.install(
-            no_kernels, "--no-build-isolation", MOTIONRNN_EXT_CUDA="1", CUDACXX=str(nvcc)
-        )
-        assert result.returncode != 0
-        assert "MOTIONRNN_EXT_CUDA=1 is set but no CUDA kernels in this version" in result.stdout
 
     def test_broken_source_is_an_error(self, tree: Path, environment: Environment, tmp_path: Path) -> None:
         broken = tmp_path / "tree"

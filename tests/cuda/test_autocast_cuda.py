@@ -6,7 +6,7 @@ import fake_cuda
 import pytest
 import torch
 from cases import ALL_OPS, small_case
-from test_autocast import HALF, STATE_OUTPUTS, flat, small
+from half_precision import HALF, STATE_OUTPUTS, flat, small
 
 from motionrnn_ext.layers.cells import CELLS
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from layouts import (
     write_openstl,
     write_pngs,
 )
+from own_data import refusal
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -43,18 +43,6 @@ from motionrnn_ext.data import (
 )
 from motionrnn_ext.data.human36m import Frame, clip_starts
 from motionrnn_ext.data.images import resized
-
-
-def refusal(make: Callable[[], Any], *words: object) -> None:
-    """The one line of the ValueError that it must raise has all these words."""
-    with pytest.raises(ValueError) as error:
-        make()
-    text = str(error.value)
-    assert "\n" not in text
-    assert "allow_pickle" not in text and "trust" not in text, text  # no library's advice to read it unsafely
-    for word in words:
-        assert str(word) in text, text
-
 
 # ---- Resizing
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from layouts import noise
+from own_data import refusal
 from PIL import Image
-from test_data_files import refusal
 
 from motionrnn_ext.data import RadarImages
 from motionrnn_ext.data.times import gaps

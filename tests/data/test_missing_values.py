@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 pytest.importorskip("h5py", reason="the training program's packages are not installed")
 
 from layouts import noise, write_h5, write_pngs
+from own_data import Own, own, refusal
 from PIL import Image
 from skimage.metrics import structural_similarity
-from test_data_files import refusal
-from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import TINY
 
 from motionrnn_ext import cli
 from motionrnn_ext.data import DATASETS, DataSet, MovingMNISTNpz, RadarH5, RadarImages, open_clips
@@ -65,7 +64,7 @@ def clips(seed: int = 0, shape: tuple[int, ...] = (3, 2, 1, 16, 16)) -> tuple[Te
 
 
 def by_hand(guess: Tensor, fact: Tensor) -> dict[str, float]:
-    """Of one frame (C, H, W), value by value in float64."""
+    """Return the metrics of one frame (C, H, W), value by value in float64."""
     guess, fact = guess.double().numpy(), fact.double().numpy()
     known = ~np.isnan(fact)
     error = (guess - fact)[known]
@@ -278,29 +277,6 @@ def test_floats_with_nan_in_the_layout_of_moving_mnist(tmp_path: Path) -> None:
     refusal(lambda: MovingMNISTNpz("train", tmp_path, **options)[0], "clip 0", "they go from -99 to 0.99")
     clip = open_clips("moving_mnist_npz", "train", root=tmp_path, **options, missing=-99)[0]
     assert clip.isnan().nonzero().tolist() == [[1, 0, 3, 4]]
-
-
-class Own:
-    """Eight clips of a user's data set; `change` makes an item of noise in bytes."""
-
-    def __init__(
-        self, change: Callable[[Tensor, int], Any], n_frames: int, image_size: tuple[int, int]
-    ) -> None:
-        self.change, self.shape = change, (n_frames, 1, *image_size)
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> Any:
-        return self.change(torch.from_numpy(noise(*self.shape, seed=index)), index)
-
-
-def own(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor, int], Any]) -> None:
-    def opened(split: str, root: str, **options: Any) -> Own:
-        return Own(change, **options)
-
-    entry = DataSet("mine", opened, "files", image_size=(16, 16), n_input=3, n_output=3)
-    monkeypatch.setitem(DATASETS, "mine", entry)
 
 
 def test_codes_of_a_data_set_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:

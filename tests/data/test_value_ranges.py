@@ -15,12 +15,9 @@ from torch import Tensor
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 pytest.importorskip("h5py", reason="the training program's packages are not installed")
 
+from commands import SMALL, fails, run
 from layouts import noise
-from test_data_cli import SMALL, fails, run
-from test_data_files import refusal
-from test_metrics_perceptual import video_network, weights  # noqa: F401  (fixtures)
-from test_missing_values import own
-from test_train import one_thread  # noqa: F401  (the fixture applies here too)
+from own_data import own, refusal
 
 from motionrnn_ext import visualize
 from motionrnn_ext.data import open_clips
@@ -78,10 +75,10 @@ def test_bytes_are_scaled_by_the_metrics_of_frames(convention: str) -> None:
     torch.testing.assert_close(exact.double(), 10 * (255**2 / error).log10(), rtol=1e-6, atol=0)
 
 
-def test_bytes_are_scaled_by_networks_and_events(weights: Path, video_network: Path) -> None:  # noqa: F811
+def test_bytes_are_scaled_by_networks_and_events(alexnet_weights: Path, video_network: Path) -> None:
     prediction, truth = pair(2, 2, 1, 32, 32)
     floats = [frames.float() / 255 for frames in (prediction, truth)]
-    lpips = load_lpips(weights)
+    lpips = load_lpips(alexnet_weights)
     torch.testing.assert_close(
         frame_lpips(prediction, truth, lpips), frame_lpips(*floats, lpips), rtol=1e-5, atol=1e-6
     )
@@ -100,7 +97,7 @@ def test_bytes_are_scaled_by_networks_and_events(weights: Path, video_network: P
     assert report == pytest.approx(openstl_metrics(*floats), rel=1e-5)
 
 
-def test_given_bytes_are_scaled_for_the_video_network(video_network: Path) -> None:  # noqa: F811
+def test_given_bytes_are_scaled_for_the_video_network(video_network: Path) -> None:
     prediction, truth = pair(2, 3, 1, 32, 32)
     results = []
     for scaled in (False, True):
@@ -111,9 +108,9 @@ def test_given_bytes_are_scaled_for_the_video_network(video_network: Path) -> No
     assert results[0] == pytest.approx(results[1], rel=1e-4, abs=1e-9)
 
 
-def test_true_frames_out_of_range_are_refused(weights: Path, video_network: Path) -> None:  # noqa: F811
+def test_true_frames_out_of_range_are_refused(alexnet_weights: Path, video_network: Path) -> None:
     prediction, truth = (frames.float() for frames in pair(2, 3, 1, 32, 32))
-    lpips = load_lpips(weights)
+    lpips = load_lpips(alexnet_weights)
     for measure in (
         FrameMetrics(3).update,
         EventMetrics(3, (20.0,), Values(70.0)).update,

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 pytest.importorskip("torchmetrics", reason="the training program's packages are not installed")
 
 import numpy as np
 import torchmetrics.functional.image.lpips as second
+from perceptual_networks import alexnet
 from scipy.linalg import sqrtm
 
 from motionrnn_ext.metrics import (
     FVD,
-    LPIPS,
     FrameMetrics,
     frame_lpips,
     frechet_distance,
@@ -30,48 +30,35 @@ from motionrnn_ext.metrics import (
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.(script|load). is deprecated")
 
 
-def alexnet(seed: int = 0) -> dict[str, Tensor]:
-    """Random weights by the names of torchvision's AlexNet, its classifier included in part."""
-    torch.manual_seed(seed)
-    state = {name: value for name, value in LPIPS().state_dict().items() if name.startswith("features")}
-    state = {name: torch.randn_like(value) / value[0].numel() ** 0.5 for name, value in state.items()}
-    return {**state, "classifier.1.weight": torch.zeros(2, 2)}
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    torch.save(alexnet(), path)
-    return path
-
-
 def frames(*shape: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(shape, generator=generator), torch.rand(shape, generator=generator)
 
 
 @pytest.fixture
-def second_library(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def second_library(alexnet_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """torchmetrics' LPIPS on the same AlexNet, which it would otherwise have torchvision download."""
-    features = load_lpips(weights).features
+    features = load_lpips(alexnet_weights).features
     monkeypatch.setattr(second, "_get_tv_model_features", lambda net, pretrained: features)
     return second.learned_perceptual_image_patch_similarity
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_lpips_agrees_with_a_second_library(channels: int, weights: Path, second_library: Any) -> None:
+def test_lpips_agrees_with_a_second_library(
+    channels: int, alexnet_weights: Path, second_library: Any
+) -> None:
     prediction, truth = frames(2, 3, channels, 33, 40)
-    found = frame_lpips(prediction, truth, load_lpips(weights))
+    found = frame_lpips(prediction, truth, load_lpips(alexnet_weights))
     images = [x.flatten(0, 1).expand(-1, 3, -1, -1) for x in (prediction, truth)]
     wanted = second_library(*images, net_type="alex", normalize=True, reduction="none")
     assert found.shape == (2, 3) and found.min() > 1e-4
     torch.testing.assert_close(found.flatten(), wanted, rtol=1e-5, atol=1e-7)
-    assert frame_lpips(truth, truth, load_lpips(weights)).abs().max() == 0
+    assert frame_lpips(truth, truth, load_lpips(alexnet_weights)).abs().max() == 0
 
 
-def test_weights_of_a_whole_lpips(weights: Path, tmp_path: Path) -> None:
-    """By the names of the LPIPS authors' module; its own linear weights count."""
-    network = load_lpips(weights)
+def test_weights_of_a_whole_lpips(alexnet_weights: Path, tmp_path: Path) -> None:
+    """The names are those of the LPIPS authors' module; its own linear weights count."""
+    network = load_lpips(alexnet_weights)
     places = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
     state = {f"lin{i}.model.1.weight": w.view(1, -1, 1, 1) * 2 for i, w in enumerate(network.weights)}
     for name, value in network.features.state_dict().items():
@@ -83,9 +70,9 @@ def test_weights_of_a_whole_lpips(weights: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(doubled, 2 * frame_lpips(*pair, network))
 
 
-def test_lpips_is_a_metric_of_frames(weights: Path) -> None:
+def test_lpips_is_a_metric_of_frames(alexnet_weights: Path) -> None:
     prediction, truth = frames(3, 2, 1, 32, 32)
-    network = load_lpips(weights)
+    network = load_lpips(alexnet_weights)
     metrics = FrameMetrics(2, ssim=None, lpips=network)
     for i in range(3):
         metrics.update(prediction[i : i + 1] * 3 - 1, truth[i : i + 1])
@@ -128,8 +115,8 @@ def test_what_are_no_weights(
     assert not (tmp_path / "hostile_code_ran").exists()
 
 
-def test_frames_that_lpips_cannot_take(weights: Path) -> None:
-    network = load_lpips(weights)
+def test_frames_that_lpips_cannot_take(alexnet_weights: Path) -> None:
+    network = load_lpips(alexnet_weights)
     frame_lpips(*frames(1, 1, 1, 31, 31), network)
     with pytest.raises(ValueError, match=r"LPIPS needs frames of at least 31x31; got \(30, 40\)"):
         frame_lpips(*frames(1, 1, 1, 30, 40), network)
@@ -166,27 +153,6 @@ def test_frechet_distance_agrees_with_scipy(rank: int) -> None:
     wanted = ((means[0] - means[1]) ** 2).sum() + np.trace(first + other - 2 * root.real)
     arguments = (torch.from_numpy(x) for x in (means[0], first, means[1], other))
     assert frechet_distance(*arguments).item() == pytest.approx(wanted, rel=1e-6)
-
-
-class Moments(nn.Module):
-    """Like the I3D file: scales and resizes unless told not to, and takes no clip of fewer than three frames."""
-
-    def forward(
-        self, video: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
-    ) -> Tensor:
-        if rescale or resize or not return_features:
-            return video
-        if video.shape[2] < 3:
-            raise RuntimeError("pooling window is larger than its input")
-        corner = video[:, :, :, 0, 0].mean((1, 2))
-        return torch.stack([video.mean((1, 2, 3, 4)), corner, video[:, 0, 0].mean((1, 2))], 1)
-
-
-@pytest.fixture(scope="module")
-def video_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("networks") / "small.pt"
-    torch.jit.script(Moments()).save(str(path))
-    return path
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -11,42 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_models import equal, loaded, model, same
+from torch import nn
 
 from motionrnn_ext import MotionRNN
 from motionrnn_ext.layers import LSTMState, RecurrentCell, register_predictor
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.models import load_checkpoint
 from motionrnn_ext.models.variants import OPTIONS
-
-Tensors = dict[str, Tensor]
-
-
-def model(predictor: str = "convlstm", layers: int = 2, **options: Any) -> MotionRNN:
-    torch.manual_seed(0)
-    made = MotionRNN(predictor, 1, (8,) * layers, 2, **{"filter_size": 3, **options})
-    for parameter in made.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return made
-
-
-def same(a: MotionRNN, b: MotionRNN) -> bool:
-    """Whether both give the same predictions."""
-    frames = torch.rand(1, 4, 1, 8, 12, generator=torch.Generator().manual_seed(1))
-    return torch.equal(a(frames, 2), b(frames, 2))
-
-
-def equal(a: MotionRNN, b: MotionRNN) -> bool:
-    """Whether both were made with the same arguments and have the same weights."""
-    ours, theirs = a.state_dict(), b.state_dict()
-    return a.arguments == b.arguments and all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def loaded(source: Any, **options: Any) -> MotionRNN:
-    """Loaded without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return load_checkpoint(source, **options)
 
 
 class OwnCell(RecurrentCell):
@@ -312,7 +284,7 @@ def test_a_description_that_was_tampered_with_is_one_line(arguments: dict[Any, A
 
 
 def test_a_learned_alpha_comes_back_as_one_parameter(tmp_path: Path) -> None:
-    """With every other argument, also where training has taken it out of [0, 1]."""
+    """Every other argument comes back too, also where training has taken alpha out of [0, 1]."""
     made = model(layers=3, alpha=nn.Parameter(torch.tensor(0.3)), max_offset=None, gate_side="decoded")
     made.options.alpha.data.fill_(-0.1)
     torch.save(made.state_dict(), tmp_path / "learned.pt")

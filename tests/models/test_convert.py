@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from golden import relative_error
+from official_modules import Idle, StandIn, UserModel, official_parts
 from official_program import needs_checkout, official_module
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -16,51 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import prune
 
 import motionrnn_ext
-from motionrnn_ext.backends import reference
 from motionrnn_ext.layers import MotionGRUCell, convert, from_official, revert
-
-
-class StandInWarp(nn.Module):
-    def __init__(self, channels: int, k: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, k, stride=k, bias=False)
-        self.warp_gate = nn.Conv2d(channels, k * k, 3, padding=1)
-
-
-class StandIn(nn.Module):
-    """Attribute names, sizes and results of the official MotionGRU, in a few lines of plain PyTorch."""
-
-    def __init__(self, channels: int, motion: int = 18, k: int = 3) -> None:
-        super().__init__()
-        self.update, self.reset, self.output = (
-            nn.Conv2d(channels + motion, motion, 3, padding=1) for _ in "urz"
-        )
-        self.warp = StandInWarp(channels, k)
-
-    def forward(self, x, offset, mean):
-        u = torch.sigmoid(self.update(torch.cat([x, offset], 1)))
-        r = torch.sigmoid(self.reset(torch.cat([x, offset], 1)))
-        z = torch.tanh(self.output(torch.cat([x, r * offset], 1)))
-        mean = mean + 0.5 * (offset - mean)
-        offset = u * z + (1 - u) * offset + mean
-        return reference.offset_warp(x, offset, self.warp.warp_gate(x), self.warp.conv.weight), offset, mean
-
-
-class UserModel(nn.Module):
-    """Two MotionGRUs in a list, one of them used under a second name too."""
-
-    def __init__(self, layer=StandIn) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 4, 3, padding=1)
-        self.motion_list = nn.ModuleList(layer(4) for _ in range(2))
-        self.again = self.motion_list[0]
-
-    def forward(self, x):
-        offset = mean = x.new_zeros(x.shape[0], 18, *x.shape[2:])
-        x = self.stem(x)
-        for layer in (*self.motion_list, self.again):
-            x, offset, mean = layer(x, offset, mean)
-        return x + offset.mean()
 
 
 def loss_and_gradients(model, x):
@@ -226,7 +183,7 @@ def test_reports_say_what_was_done_and_why_nothing_was() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_of_half_precision_goes_on(dtype: torch.dtype) -> None:
-    """With the states of half precision that its own program makes, and no further from float32 than before."""
+    """The model takes its own program's states of half precision, and is no further from float32 than before."""
     torch.manual_seed(0)
     model, x = UserModel(), torch.randn(2, 1, 6, 8)
     exact = model(x)
@@ -257,29 +214,6 @@ def test_arguments_may_have_their_official_names() -> None:
 
 
 # ---- What comes back with revert
-
-
-def official_parts(model: nn.Module) -> list[tuple[object, ...]]:
-    """Everything of a model that convert could change: objects by identity, and their flags."""
-    modules = [
-        (name, id(module), type(module), module.training, dict(module._backward_hooks), list(module._modules))
-        for name, module in model.named_modules(remove_duplicate=False)
-    ]
-    flags = [(name, id(p), p.requires_grad, p._version, id(p.grad)) for name, p in model.named_parameters()]
-    return [*modules, *flags]
-
-
-class Idle(StandIn):
-    """With hooks that do nothing, as the official layer has."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        for conv in (self.update, self.reset, self.output, self.warp.warp_gate):
-            conv.register_backward_hook(self._set_lr)
-
-    @staticmethod
-    def _set_lr(module, grad_input, grad_output):
-        grad_input = (grad_input[i] * 0.1 for i in range(len(grad_input)))
 
 
 def test_revert_restores_what_there_was() -> None:
@@ -436,7 +370,7 @@ def kernels_run(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
 def test_wrapped_models(wrap) -> None:
-    """Also where they have run before."""
+    """Wrapped models have run before they are converted."""
     model = wrap(UserModel(Idle))
     x = torch.randn(2, 1, 6, 8)
     before, ours = kernels_run(model, x)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 from golden import GoldenCase, golden_cases
-from test_official import net, openstl_dict
+from public_weights import net, openstl_dict
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -35,7 +35,7 @@ def quietly(source: Any, **options: Any) -> MotionRNN:
 
 
 def with_alpha(*values: float) -> MotionRNN:
-    """With alpha set after it was made."""
+    """Return a model whose alphas were set after it was made."""
     made = net(layers=3)
     for interface, value in zip(made.interfaces, values):
         interface.cell.alpha = value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -12,7 +11,7 @@ from case import Case, generator
 from checking import check
 from comparing import assert_close
 from torch import Tensor
-from under_test import DTYPES, EMULATED, EMULATOR, GPU_KERNELS, UnderTest, on
+from under_test import DTYPES, EMULATED, GPU_KERNELS, UnderTest, on, set_seed
 from warp_cases import WARP_CASES, motion_inputs, warp_inputs
 
 from motionrnn_ext.backends import reference
@@ -59,7 +58,7 @@ def test_deterministic_gradients_of_any_size(on: UnderTest, scale: float):
 def test_deterministic_gradients_show_what_is_not_finite(
     on: UnderTest, where: str, value: float, layout: torch.memory_format
 ):
-    """As the others do: gradient scaling looks for it."""
+    """Deterministic gradients show what is not finite, as the others do: gradient scaling looks for it."""
     inputs = {"grad": torch.randn(2, 8, 7, 9, generator=generator(1)), **warp_inputs(generator(), channels=8)}
     inputs[where][1, 3, 2, 1] = value
     tensors = [t.float().to(on.device) for t in inputs.values()]
@@ -72,11 +71,6 @@ def test_deterministic_gradients_show_what_is_not_finite(
         assert_close(f[f.isfinite()], o[o.isfinite()], 1e-6)
 
 
-def set_seed(value: int) -> None:
-    """Sets the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
-    ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
-
-
 @pytest.fixture
 def seed() -> Iterator[Callable[[int], None]]:
     yield set_seed
@@ -84,7 +78,7 @@ def seed() -> Iterator[Callable[[int], None]]:
 
 
 def run_backward(on: UnderTest, dtype: torch.dtype, fused: bool, deterministic: bool) -> tuple[Tensor, ...]:
-    """Of a case where many blocks add to the same pixels of grad_x."""
+    """Return the gradients of a case where many blocks add to the same pixels of grad_x."""
     options = {"batch": 1, "channels": 16, "height": 9, "width": 15, "offset": lambda n: 6 * n}
     make = motion_inputs if fused else warp_inputs
     inputs = Case("", "", partial(make, **options)).inputs(dtype, grad=False)

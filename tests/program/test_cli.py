@@ -20,8 +20,9 @@ from repository import ROOT
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
 import numpy as np
+from commands import fails, run
 from PIL import Image
-from test_train import BEST, LAST, TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import LAST, TINY
 
 import motionrnn_ext
 from motionrnn_ext import cli
@@ -33,26 +34,6 @@ from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run of the command itself."""
-    home = tmp_path_factory.mktemp("cli")
-    replace(TINY, steps=4).write(home / "settings.json")
-    command = ["train", "--config", str(home / "settings.json"), "--out", str(home / "run"), "--no-progress"]
-    assert cli.main(command) == 0
-    return home / "run"
-
-
-def fails(capsys: pytest.CaptureFixture[str], *command: object) -> str:
-    """The one line on stderr of a command that must fail."""
-    assert cli.main([str(word) for word in command]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith(f"motionrnn {command[0]}: error: ")
-    return lines[0]
-
-
 # ---- What is wrong, in one line
 
 
@@ -60,16 +41,9 @@ def fails(capsys: pytest.CaptureFixture[str], *command: object) -> str:
     ("options", "message"),
     [
         (("--steps", 0), "steps must be at least 1; got 0"),
-        (("--lr", "nan"), "lr must be a finite number"),
-        (("--image-size", 50, 64), "image_size must be height and width"),
         (("--predictor", "x"), "unknown predictor 'x'; known: convlstm, predrnn, mim"),
         (("--cell-option", "rank=2"), "cell_options must be of none for convlstm; got 'rank'"),
-        (("--predictor", "conv_tt_lstm", "--cell-option", "rank=x"), "rank 'x'; they should be whole"),
         (("--predictor", "conv_tt_lstm", "--cell-option", "order=x"), "order is 'x'"),
-        (
-            ("--predictor", "e3d_lstm", "--cell-option", "window=x"),
-            "window is 'x'; it should be a whole number",
-        ),
         (("--override", "carry=all"), "carry is 'all'; it should be 'block' or 'motion'"),
         (("--override", "carry"), "--override and --cell-option must be NAME=VALUE; got 'carry'"),
         (("--digits", "no/such/folder"), "'no/such/folder' is no folder"),
@@ -93,13 +67,6 @@ def test_unreadable_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + b"\0" * 5)
     message = fails(capsys, "train", "--out", tmp_path / "run", "--digits", tmp_path)
     assert "train-images-idx3-ubyte" in message
-
-
-def test_an_existing_run_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = fails(capsys, "train", "--out", trained)
-    assert (
-        f"{trained} exists: go on with that run with --resume, or name another folder with --out" in message
-    )
 
 
 def test_a_resume_keeps_its_settings(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,9 +168,10 @@ def test_a_bad_command_line(command: str, message: str, capsys: pytest.CaptureFi
     assert line.startswith("motionrnn") and message in line and line.endswith("--help)")
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "predict", "visualize", "ablate", "compare", "info", "demo"]
-)
+COMMANDS = "train evaluate predict visualize ablate compare info demo"
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         cli.main([command, "--help"])
@@ -266,60 +234,33 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(command: str, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_info_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info"]) == 0
-    shown = capsys.readouterr().out
-    assert f"torch          {torch.__version__}" in shown
-    assert "reference    yes" in shown
-    assert re.search(r"^triton         at its first launch takes ", shown, re.MULTILINE)
-
-
 # ---- What the commands write
 
 
 def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    command = [
-        "evaluate",
-        str(trained),
-        str(trained / LAST),
-        "--clips",
-        "5",
-        "--pictures",
-        "1",
-        "--out",
-        str(out),
-    ]
-    assert cli.main(command) == 0
+    assert run("evaluate", trained, trained / LAST, "--clips", 5, "--pictures", 1, "--out", out) == 0
     shown = capsys.readouterr().out
     assert "repeat last frame" in shown and "t+3" in shown
     results = json.loads((out / "metrics.json").read_text())
     assert (results["clips"], results["n_input"], results["n_output"], results["split"]) == (5, 3, 3, "test")
     assert len(results["models"]) == 3
-    run = load_run(trained)
-    clips = held_out(run.config, 5)
+    kept = load_run(trained)
+    clips = held_out(kept.config, 5)
     frames = torch.stack([clips[i] for i in range(5)])
-    error = (predict_clips(run.model, frames[:, :3], 3) - frames[:, 3:]).double()
+    error = (predict_clips(kept.model, frames[:, :3], 3) - frames[:, 3:]).double()
     wanted = error.square().sum((2, 3, 4)).mean(0)  # per frame a sum, per lead time a mean over clips
     scores = next(
         score for score in results["models"].values() if score.get("checkpoint", "").endswith("best.ckpt")
     )
     assert scores["per_lead"]["mse"] == pytest.approx(wanted.tolist(), rel=1e-5)
     assert scores["mse"] == pytest.approx(float(wanted.mean()), rel=1e-5)
-    assert scores["parameters"] == sum(p.numel() for p in run.model.parameters())
+    assert scores["parameters"] == sum(p.numel() for p in kept.model.parameters())
     for name in ("strip_0.png", "clip_0.gif", "lead_time.png"):
         with Image.open(out / name) as image:
             assert min(image.size) > 50, name
             assert getattr(image, "n_frames", 1) == (6 if name.endswith("gif") else 1)
     assert len(list(out.glob("arrows_0*.png"))) == 2
-
-
-def test_results_go_to_the_next_free_folder(trained: Path) -> None:
-    for _ in range(2):
-        assert cli.main(["evaluate", str(trained), "--clips", "1", "--pictures", "0"]) == 0
-    assert (trained / "evaluation/metrics.json").is_file() and (
-        trained / "evaluation-2/metrics.json"
-    ).is_file()
 
 
 @pytest.mark.parametrize("n_frames", [3, 8])
@@ -389,16 +330,6 @@ def test_frames_of_another_size_are_padded_and_cropped(
     torch.testing.assert_close(prediction, wanted[..., :height, :width], rtol=1e-5, atol=1e-6)
     assert (out / "strip.png").is_file() and (out / "arrows.png").is_file()
     assert cli.main(["visualize", str(trained), *given, "--out", str(tmp_path / "motion")]) == 0
-
-
-def test_predict_a_generated_clip(trained: Path, tmp_path: Path) -> None:
-    assert cli.main(["predict", str(trained), "--clip", "3", "--out", str(tmp_path / "out")]) == 0
-    run = load_run(trained)
-    clip = held_out(run.config, 4)[3]
-    wanted = predict_clips(run.model, clip[None, :3], 3)[0]
-    found = torch.from_numpy(np.load(tmp_path / "out" / "prediction.npy"))
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    assert (trained / BEST).is_file()
 
 
 # ---- The demo

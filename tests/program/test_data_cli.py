@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 pytest.importorskip("h5py", reason="the training program's packages are not installed")
 
 import numpy as np
+from commands import SMALL, fails, run
 from layouts import (
     noise,
     write_h5,
@@ -27,10 +27,7 @@ from layouts import (
     write_pngs,
 )
 from PIL import Image
-from test_train import one_thread  # noqa: F401  (the fixture applies here too)
-from torch.utils.data import DataLoader
 
-from motionrnn_ext import cli
 from motionrnn_ext.cli.parser import make_parser
 from motionrnn_ext.cli.settings import config_of
 from motionrnn_ext.data import DATASETS, DataSet, open_clips
@@ -39,7 +36,6 @@ from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.training.batches import ClipDataModule
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
-from motionrnn_ext.training.train import _quiet
 
 Writer = Callable[[Path], object]
 LAYOUTS: dict[str, tuple[Writer | None, int, tuple[str, ...]]] = {
@@ -57,35 +53,6 @@ LAYOUTS: dict[str, tuple[Writer | None, int, tuple[str, ...]]] = {
     "moving_mnist_npz": (write_npz, 4, ()),
     "moving_mnist_npy": (lambda root: write_npy(root / "mnist_test_seq.npy"), 0, ("--digit-size", "12")),
 }
-SMALL = [
-    *(
-        "--hidden",
-        "4",
-        "--patch-size",
-        "4",
-        "--filter-size",
-        "3",
-        "--image-size",
-        "16",
-        "16",
-        "--n-input",
-        "4",
-    ),
-    *("--n-output", "4", "--batch-size", "2", "--steps", "2", "--val-every", "2", "--val-clips", "2"),
-    *("--train-clips", "3", "--log-every", "1", "--accelerator", "cpu", "--no-progress"),
-]
-
-
-def run(*command: object) -> int:
-    return cli.main([str(word) for word in command])
-
-
-def fails(capsys: pytest.CaptureFixture[str], *command: object) -> str:
-    """The one line on stderr of a command that must fail."""
-    capsys.readouterr()
-    assert run(*command) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 def written(home: Path, name: str) -> list[str]:
@@ -368,24 +335,6 @@ def test_folders_of_images_become_grey_for_a_grey_model(tmp_path: Path) -> None:
     assert torch.equal(read_frames(tmp_path, "RGB"), wanted.expand(3, 3, 8, 10))
 
 
-def test_pictures_of_bgr_clips_are_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from motionrnn_ext import visualize
-
-    out = tmp_path / "run"
-    assert run("train", "--out", out, *written(tmp_path, "human36m_openstl"), *SMALL) == 0
-    shown: list[torch.Tensor] = []
-    strip = visualize.strip
-    monkeypatch.setattr(
-        visualize, "strip", lambda path, frames, *rest: shown.append(frames) or strip(path, frames, *rest)
-    )
-    assert run("evaluate", out, "--pictures", 1) == 0
-    assert run("predict", out) == 0
-    clip = held_out(Config.read(out / "config.json"))[0]
-    assert len(shown) == 2
-    for frames in shown:
-        assert torch.equal(frames, clip.flip(1)) and not torch.equal(frames, clip)
-
-
 MODULE = """
 import torch
 from torch.utils.data import Dataset
@@ -476,17 +425,6 @@ def test_another_data_set_than_the_files_brings_its_own_protocol(tmp_path: Path)
     assert (chosen.image_size, chosen.n_input, chosen.n_output) == ((32, 48), 7, 10)
     same = config("--dataset", "human36m", "--n-output", 6)
     assert (same.image_size, same.n_input, same.n_output, same.root) == ((128, 128), 3, 6, "there")
-
-
-@pytest.mark.filterwarnings("error:.*smaller than the logging interval")
-def test_advice_of_the_training_program_is_left_out(tmp_path: Path) -> None:
-    assert run("train", "--out", tmp_path / "run", *SMALL, "--digit-size", 8, "--log-every", 50) == 0
-    advice = "This DataLoader will create 5000 worker processes"
-    with pytest.warns(UserWarning, match=advice):
-        DataLoader(torch.zeros(3), num_workers=5000)  # type: ignore[arg-type]
-    with warnings.catch_warnings(record=True) as seen, _quiet():
-        DataLoader(torch.zeros(3), num_workers=5000)  # type: ignore[arg-type]
-    assert not seen
 
 
 def test_settings_of_before_there_were_data_sets_still_load(tmp_path: Path) -> None:

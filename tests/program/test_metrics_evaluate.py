@@ -13,25 +13,19 @@ from torch import Tensor
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from test_metrics_perceptual import alexnet, video_network, weights  # noqa: F401  (fixtures)
-from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import TINY
 
 from motionrnn_ext import cli
-from motionrnn_ext.cli.parser import make_parser
 from motionrnn_ext.evaluation.clips import held_out
 from motionrnn_ext.evaluation.scores import BASELINE, predict_clips, score
 from motionrnn_ext.evaluation.tables import print_protocol, print_results
 from motionrnn_ext.metrics import (
-    CONVENTIONS,
     FVD,
-    PRESETS,
-    SSIM_CONVENTIONS,
     EventMetrics,
     FrameMetrics,
     Meter,
     Protocol,
     Values,
-    counted,
     frame_lpips,
     load_lpips,
     load_video_network,
@@ -56,15 +50,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evaluated(
     trained: Path,
-    weights: Path,  # noqa: F811
-    video_network: Path,  # noqa: F811
+    alexnet_weights: Path,
+    video_network: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The command with every metric."""
     out = tmp_path_factory.mktemp("evaluated") / "out"
     options = (
         f"--clips 5 --batch-size 2 --pictures 0 --ssim gaussian --thresholds 0 40 --value-scale 70"
-        f" --value-offset -10 --lpips {weights} --fvd {video_network} --fvd-context --out {out}"
+        f" --value-offset -10 --lpips {alexnet_weights} --fvd {video_network} --fvd-context --out {out}"
     )
     assert cli.main(["evaluate", str(trained), *options.split()]) == 0
     return out
@@ -73,8 +67,8 @@ def evaluated(
 def test_every_metric_is_what_its_part_gives(
     evaluated: Path,
     trained: Path,
-    weights: Path,  # noqa: F811
-    video_network: Path,  # noqa: F811
+    alexnet_weights: Path,
+    video_network: Path,
 ) -> None:
     run = load_run(trained)
     clips = held_out(run.config, 5)
@@ -84,20 +78,9 @@ def test_every_metric_is_what_its_part_gives(
     (label,) = set(models) - {BASELINE}
     parts = [predict_clips(run.model, given[i : i + 2], 3, seed=i) for i in (0, 2, 4)]
     for name, future in {label: torch.cat(parts), BASELINE: repeat_last_frame(frames, 2)}.items():
-        wanted, found = parts_of(future, truth, given, weights, video_network), models[name]
-        for key in (
-            "mse",
-            "mae",
-            "psnr",
-            "ssim",
-            "gdl",
-            "lpips",
-            "csi_0",
-            "csi_40",
-            "far_0",
-            "far_40",
-            "fvd",
-        ):
+        wanted, found = parts_of(future, truth, given, alexnet_weights, video_network), models[name]
+        keys = "mse mae psnr ssim gdl lpips csi_0 csi_40 far_0 far_40 fvd"
+        for key in keys.split():
             assert found[key] == approximately(wanted[key]), key
         assert set(found["per_lead"]) == set(wanted["per_lead"])
         for key, values in wanted["per_lead"].items():
@@ -107,8 +90,10 @@ def test_every_metric_is_what_its_part_gives(
             assert found["per_batch"][key] == pytest.approx(wanted["per_batch"][key], rel=1e-9)
 
 
-def parts_of(future: Tensor, truth: Tensor, given: Tensor, weights: Path, network: Path) -> dict[str, Any]:  # noqa: F811
-    lpips = load_lpips(weights)
+def parts_of(
+    future: Tensor, truth: Tensor, given: Tensor, alexnet_weights: Path, network: Path
+) -> dict[str, Any]:
+    lpips = load_lpips(alexnet_weights)
     frames = FrameMetrics(3, "gaussian", gdl=True)
     frames.update(future, truth)
     events = EventMetrics(3, (0, 40), Values(70.0, -10.0))
@@ -167,25 +152,13 @@ def test_without_options_frames_alone_are_measured(
     assert "GDL" in shown and "CSI" not in shown and "FVD" not in shown
 
 
-def test_a_preset_brings_its_thresholds(trained: Path, tmp_path: Path) -> None:
-    options = ["--clips", "2", "--pictures", "0", "--values", "echo", "--convention", "official"]
-    assert cli.main(["evaluate", str(trained), *options, "--out", str(tmp_path / "out")]) == 0
-    result = json.loads((tmp_path / "out" / "metrics.json").read_text())["models"][BASELINE]
-    assert list(result["counts"]) == ["20", "30", "40", "50"]
-    assert (result["ssim_convention"], result["psnr_convention"]) == ("uint8", "uint8")
-    assert "127.5 floor(255 p) / 255 +15 >= threshold" in result["protocol"]["events"]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--thresholds 20", "--thresholds needs what a pixel stands for: --values NAME, or --value-scale S"),
         ("--value-scale 70", "values are for CSI and FAR: give --thresholds too"),
-        ("--values hko7", "values are for CSI and FAR: give --thresholds too"),
-        ("--value-offset 3 --thresholds 1", "--thresholds needs what a pixel stands for"),
         ("--values echo --value-scale 2", "--values names scale and offset; leave out --value-scale"),
         ("--value-scale -1 --thresholds 1", "scale must be a positive number; got -1.0"),
-        ("--value-scale 1 --thresholds 1 1", "thresholds must be one or more different, finite numbers"),
         ("--fvd-context", "fvd_context (--fvd-context) is for FVD, which needs a network: give --fvd too"),
         ("--lpips no.pth", "LPIPS weights no.pth cannot be read: No such file or directory"),
         ("--fvd no.pt", "FVD network no.pt cannot be read: there is no such file"),
@@ -203,7 +176,7 @@ def test_bad_options(
 
 def test_clips_too_short_for_the_video_network(
     trained: Path,
-    video_network: Path,  # noqa: F811
+    video_network: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -211,16 +184,6 @@ def test_clips_too_short_for_the_video_network(
     assert cli.main(command.split()) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "small.pt cannot take clips of 2 frames (I3D needs 9 or more" in line
-
-
-def test_choices_are_the_conventions() -> None:
-    parse = make_parser().parse_args
-    for name in CONVENTIONS:
-        assert parse(["evaluate", "x", "--convention", name]).convention == name
-    for name in SSIM_CONVENTIONS:
-        assert parse(["evaluate", "x", "--ssim", name]).ssim == name
-    for name in PRESETS:
-        assert parse(["evaluate", "x", "--values", name]).values == name
 
 
 class Beyond(MotionRNN):
@@ -240,10 +203,10 @@ def test_openstl_measures_what_is_not_clipped() -> None:
         assert result["mse"] == pytest.approx(wanted.item(), rel=1e-5), convention
 
 
-def test_colours_reach_the_networks_red_first(weights: Path) -> None:  # noqa: F811
+def test_colours_reach_the_networks_red_first(alexnet_weights: Path) -> None:
     """Clips stored blue first have the LPIPS of the same clips stored red first."""
     red_first = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    protocol = Protocol(lpips=weights)
+    protocol = Protocol(lpips=alexnet_weights)
     found = [
         score({}, clips, 2, protocol=protocol, colours=colours)[BASELINE]["lpips"]
         for clips, colours in ((red_first, "RGB"), (red_first.flip(2), "BGR"), (red_first.flip(2), "RGB"))
@@ -266,11 +229,6 @@ def test_thresholds_that_no_pixel_reaches_are_said_once(
     assert "data: moving_digits, test, 1 clip of 2 given frames and 1 to predict, digits sklearn\n" in shown
 
 
-def test_counted() -> None:
-    assert [counted(n, "clip") for n in (0, 1, 1000)] == ["0 clips", "1 clip", "1,000 clips"]
-    assert [counted(n, "batch", "batches") for n in (1, 2)] == ["1 batch", "2 batches"]
-
-
 def test_bad_protocols_are_named() -> None:
     with pytest.raises(ValueError, match="convention must be one of float, official, openstl; got 'ours'"):
         Protocol("ours")
@@ -282,26 +240,8 @@ def test_bad_protocols_are_named() -> None:
         Protocol(thresholds=(1.0,))
 
 
-def test_context_is_asked_for(video_network: Path) -> None:  # noqa: F811
+def test_context_is_asked_for(video_network: Path) -> None:
     meter = Meter(3, Protocol(fvd=video_network, fvd_context=True))
     frames = torch.rand(2, 3, 1, 8, 8)
     with pytest.raises(ValueError, match="fvd_context needs the frames that the model was given"):
         meter.update(frames, frames)
-
-
-def test_results_of_before_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """A metrics.json without GDL, events or a protocol."""
-    lead = {"mse": [1.0, 3.0], "mae": [1.0, 1.0], "psnr": [None, 20.0], "ssim": [0.5, 0.5]}
-    old = {
-        "mse": 2.0,
-        "mae": 1.0,
-        "psnr": None,
-        "ssim": 0.5,
-        "per_lead": lead,
-        "samples": 4,
-        "parameters": 10,
-    }
-    print_results({"a": old}, per_lead=True)
-    print_protocol({"a": old})
-    shown = capsys.readouterr().out
-    assert "MSE ↓" in shown and "GDL" not in shown and "CSI" not in shown and "t+2" in shown

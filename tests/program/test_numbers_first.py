@@ -14,18 +14,11 @@ import torch
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-import numpy as np
-from test_cli import fails, trained  # noqa: F401  (a fixture)
-from test_experiments import plan
-from test_train import one_thread  # noqa: F401  (the fixture applies here too)
+from commands import fails
 
 from motionrnn_ext import cli, visualize
-from motionrnn_ext.evaluation.clips import held_out
-from motionrnn_ext.evaluation.evaluate import draw_clips
-from motionrnn_ext.evaluation.pictures import NotDrawn, Pictures
 from motionrnn_ext.evaluation.tables import print_results
 from motionrnn_ext.experiments import demo as demo_module
-from motionrnn_ext.experiments import runner
 from motionrnn_ext.training.checkpoint_io import WholeCheckpointIO
 from motionrnn_ext.training.runs import load_run
 
@@ -35,7 +28,7 @@ def failing(*_: Any, **__: Any) -> Path:
 
 
 def test_a_picture_that_fails_stops_neither_numbers_nor_other_pictures(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -58,7 +51,7 @@ def test_a_picture_that_fails_stops_neither_numbers_nor_other_pictures(
 
 
 def test_numbers_that_cannot_be_written_are_printed_and_both_are_done_before_anything_is_drawn(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -85,7 +78,7 @@ def test_numbers_that_cannot_be_written_are_printed_and_both_are_done_before_any
 
 
 def test_a_disk_that_fills_up_while_a_file_is_written_leaves_no_part_of_it(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -120,7 +113,7 @@ def test_a_disk_that_fills_up_while_a_file_is_written_leaves_no_part_of_it(
 @pytest.mark.parametrize("command", ["predict", "visualize"])
 def test_every_command_draws_what_it_can(
     command: str,
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -131,13 +124,6 @@ def test_every_command_draws_what_it_can(
     assert f"{command}: error: {out / 'arrows.png'} could not be drawn" in capsys.readouterr().err
     kept = {"predict": {"prediction.npy", "strip.png", "clip.gif"}, "visualize": {"taps.png", "motion.gif"}}
     assert {path.name for path in out.iterdir()} == kept[command]
-
-
-def test_models_whose_names_differ_in_signs_have_arrows_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
-    run = load_run(trained)
-    clips = held_out(run.config, 1)
-    names = {path.name for path in draw_clips(tmp_path, {"a b": run.model, "a-b": run.model}, clips, 3, [0])}
-    assert {"arrows_0_a_b_1.png", "arrows_0_a_b_2.png"} <= names
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_it(
@@ -156,17 +142,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_it(
     with pytest.raises(OSError, match="last.ckpt cannot be written: .*; earlier ones are kept"):
         writer.save_checkpoint({}, tmp_path / "last.ckpt")
     assert (tmp_path / "last.ckpt").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_table_without_its_figure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(visualize, "dots", failing)
-    with pytest.raises(NotDrawn, match=r"figure.png could not be drawn.*ablations.png could not be drawn"):
-        runner.run_plan(plan(seeds=[0]), tmp_path / "out", command="", docs=tmp_path / "docs")
-    assert "MSE" in capsys.readouterr().out
-    assert (tmp_path / "out/table.md").is_file() and (tmp_path / "docs/ablations.md").is_file()
-    assert json.loads((tmp_path / "out/results.json").read_text())["rows"]
 
 
 def test_a_demo_is_finished_when_its_pictures_are_drawn(
@@ -190,26 +165,20 @@ def test_a_demo_is_finished_when_its_pictures_are_drawn(
     assert "exists; name another folder" in fails(capsys, *command)
 
 
-def test_a_missing_package_of_the_pictures_is_named() -> None:
-    pictures = Pictures()
-
-    def missing() -> None:
-        raise ModuleNotFoundError("No module named 'matplotlib.figure'", name="matplotlib.figure")
-
-    assert pictures.attempt("x.png", missing) is None
-    wanted = "x.png could not be drawn: the package matplotlib is missing: pip install 'motionrnn-ext[train]'"
-    assert pictures.failed == [wanted]
-
-
 # ---- The folder is tried before the work
 
 
-@pytest.mark.parametrize("kind", ["file", "below a file", "dangling link", "name too long", "/proc", "full"])
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "visualize", "ablate", "demo", "bench"])
+KINDS = ["file", "below a file", "dangling link", "name too long", "/proc", "full"]
+COMMANDS = ["evaluate", "predict", "visualize", "ablate", "demo", "bench"]
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [*(("train", kind) for kind in KINDS), *((command, "file") for command in COMMANDS)]
+)
 def test_out_is_tried_before_the_work(
     command: str,
     kind: str,
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -247,7 +216,7 @@ def test_out_is_tried_before_the_work(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_folder_that_cannot_be_written_to(
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -263,7 +232,7 @@ def test_a_folder_that_cannot_be_written_to(
         (tmp_path / "run").chmod(0o755)
 
 
-def test_evaluations_at_once_take_folders_of_their_own(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_evaluations_at_once_take_folders_of_their_own(trained: Path, tmp_path: Path) -> None:
     from motionrnn_ext.training.folders import held_new
 
     with held_new(None, tmp_path / "evaluation") as one, held_new(None, tmp_path / "evaluation") as other:
@@ -288,28 +257,3 @@ def test_numbers_that_are_none_are_printed_and_drawn(
     assert visualize.loss_curves(tmp_path / "loss.png", {"a": log}).is_file()
     rows = {"a": {"mse": [nan, nan], "ssim": [inf, 1.0]}, "b": {"mse": [nan, 1.0], "ssim": [0.5, 1.0]}}
     assert visualize.dots(tmp_path / "dots.png", rows, baseline={"r": {"mse": nan, "ssim": inf}}).is_file()
-
-
-@pytest.mark.slow  # 15 to 40 seconds; test_visualize.py has the strip and the GIF by themselves
-def test_200_frames_by_command(trained: Path, tmp_path: Path) -> None:  # noqa: F811
-    out = tmp_path / "out"
-    command = [
-        "evaluate",
-        str(trained),
-        "--clips",
-        "1",
-        "--pictures",
-        "1",
-        "--n-output",
-        "200",
-        "--out",
-        str(out),
-    ]
-    assert cli.main(command) == 0
-    assert (
-        len(json.loads((out / "metrics.json").read_text())["models"]["repeat last frame"]["per_lead"]["mse"])
-        == 200
-    )
-    np.save(tmp_path / "clip.npy", torch.rand(3, 16, 16).numpy())
-    command = ["predict", str(trained), "--frames", str(tmp_path / "clip.npy"), "--n-output", "60"]
-    assert cli.main([*command, "--out", str(tmp_path / "p")]) == 0

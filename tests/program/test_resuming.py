@@ -1,10 +1,9 @@
-"""What may change when a run goes on, what may not, and how a run begins with another's weights."""
+"""Settings that may change when a run goes on, those that may not, and runs that begin with another's weights."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,20 +17,10 @@ import torch
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
+from commands import fails
 from layouts import write_pngs
-from test_cli import fails
-from test_official import official_dict
-from test_train import (  # noqa: F401  (one_thread applies here too)
-    BEST,
-    LAST,
-    TINY,
-    Stop,
-    assert_identical,
-    checkpoint,
-    one_thread,
-    run,
-    stop_in_step,
-)
+from public_weights import official_dict
+from trainings import BEST, LAST, TINY, Stop, assert_identical, checkpoint, run, stop_in_step
 
 from motionrnn_ext import cli
 from motionrnn_ext.models import MotionRNN
@@ -133,26 +122,6 @@ def test_without_its_last_checkpoint_a_run_goes_on_from_the_best(stopped: Path, 
     assert_same_weights(stopped, finished)
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "logs"])
-def test_every_folder_of_a_run_is_tried_before_the_work(
-    name: str, stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An error stands in for what the superuser is not refused."""
-    from motionrnn_ext.training import folders
-
-    temporary = folders.tempfile.TemporaryFile
-
-    def refused(dir: Path) -> Any:
-        if dir.name == name:
-            raise PermissionError(13, "Permission denied")
-        return temporary(dir=dir)
-
-    monkeypatch.setattr("motionrnn_ext.training.folders.tempfile.TemporaryFile", refused)
-    monkeypatch.setattr(Training, "training_step", lambda *_: pytest.fail("this is work"))
-    line = fails(capsys, "train", "--out", stopped, "--resume", "--no-progress")
-    assert f"{stopped / name} cannot be written to: Permission denied; name another place with --out" in line
-
-
 def test_devices_change_and_a_step_learns_from_as_many_clips() -> None:
     before = replace(SHORT, batch_size=4)
     found = resumed(before, replace(before, devices=2), never)
@@ -204,15 +173,6 @@ def test_the_digits_may_have_moved_but_not_be_others() -> None:
         resumed(before, replace(before, digits="sklearn"), never)
 
 
-def test_all_that_cannot_change_is_named(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fails(capsys, "train", "--out", finished, "--resume", "--lr", 0.5, "--seed", 3)
-    assert (
-        "was started with lr 0.001; --resume cannot change it to 0.5; and with seed 0; --resume cannot"
-        in line
-    )
-    assert line.endswith("for a new run from its weights: --init-from, with another --out")
-
-
 def test_relative_paths_are_kept_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run goes on from another working directory, and with `--root` after its data have moved."""
     (tmp_path / "data").mkdir()
@@ -251,15 +211,6 @@ def test_a_finished_run_goes_on_with_more_steps(finished: Path, tmp_path: Path) 
     assert cli.main(command) == 0  # the same command again is no change
 
 
-def test_a_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "--out", str(finished), "--resume", "--no-progress"]) == 0
-    shown = capsys.readouterr().out
-    assert "all steps are done; --steps with a larger number trains further\n" in shown
-    assert re.search(
-        r"^lowest validation MSE after step \d+: .*best.ckpt \([0-9,]+ parameters\)$", shown, re.M
-    )
-
-
 def test_steps_that_cannot_be(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, "train", "--out", finished, "--resume", "--steps", 4)
     assert (
@@ -291,19 +242,10 @@ def test_a_run_begins_with_the_weights_and_settings_of_another(finished: Path, t
     assert Config.read(out / "config.json") == config == load_run(out).config
 
 
-def test_a_run_begins_with_a_checkpoint_of_other_settings(finished: Path, tmp_path: Path) -> None:
-    config = replace(SHORT, init_from=str(finished / LAST), steps=1, lr=1e-30, trend=False, batch_size=1)
-    run(config, tmp_path / "run")
-    a, b = load_run(finished / LAST).model, load_run(tmp_path / "run").model
-    for name, weight in a.state_dict().items():
-        torch.testing.assert_close(weight, b.state_dict()[name], rtol=0, atol=1e-20)
-    assert not b.trend
-
-
 def test_what_the_weights_were_trained_with_otherwise_is_told(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What changes no tensor's shape: of a run, of weights that say it, and of weights that say nothing."""
+    """Settings that change no tensor's shape: of a run, of weights that say them, and of weights that say nothing."""
 
     def told(source: object, *options: str) -> list[str]:
         out = tmp_path / "run"
@@ -404,9 +346,7 @@ def test_settings_without_what_is_new_and_with_what_is_newer(stopped: Path, fini
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("DataLoader worker is out of shared memory"),
         KeyboardInterrupt(),
-        ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.", name=None),
     ],
 )
 def test_a_start_that_failed_can_be_made_again(

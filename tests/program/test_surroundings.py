@@ -18,13 +18,11 @@ from repository import ROOT
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image
-from test_train import LAST, TINY, checkpoint, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import LAST, TINY, checkpoint
 
-from motionrnn_ext import MotionGRU, backends, cli, visualize
-from motionrnn_ext.backends import triton
+from motionrnn_ext import cli
 from motionrnn_ext.cli import info
 from motionrnn_ext.data.files import unreadable
 from motionrnn_ext.files import NoText, read_text
@@ -59,7 +57,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_terminal_of_another_encoding_in_a_notebooks_environment(short: Path) -> None:
-    """What `!motionrnn` inherits from a kernel, empty variables, and a path that no encoding has a name for."""
+    """`!motionrnn` inherits variables from a kernel, some empty; the path has bytes that are no text."""
     name = os.fsdecode(b"caf\xe9 \xe2\x86\x92 [/x] :smile:")
     notebook = {"MPLBACKEND": "module://no_such_backend", "RANK": "", "MOTIONRNN_EXT_BACKEND": ""}
     options = ("--config", "settings.json", "--out", name)
@@ -83,17 +81,8 @@ def test_a_pipe_without_a_reader(words: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_pipe_without_a_reader_ends_a_training(short: Path) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = run("train", "--config", "settings.json", "--out", "piped", here=short, out=writing)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (141, b"")
-    assert not (short / "piped").exists()
-
-
 def test_a_pipe_without_a_reader_costs_no_scores(short: Path) -> None:
-    """As of `evaluate | head -1`."""
+    """This is `evaluate | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
     done = run("evaluate", "run", "--clips", 2, "--out", "unread", here=short, out=writing)
@@ -111,7 +100,7 @@ def test_a_full_disk() -> None:
 
 
 def test_a_closed_output(short: Path) -> None:
-    """What is opened next must not take its place."""
+    """The file that is opened next must not take the output's place."""
     words = [*PROGRAM, "train", "--config", "settings.json", "--out", "closed"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -146,16 +135,6 @@ def test_text_of_the_user_is_no_markup(text: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.count(text) == 4
 
 
-def test_a_demo_in_a_folder_of_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "20")
-    assert cli.main(["demo", "--quick", "--out", "dm[/x] $y^"]) == 0
-    shown = capsys.readouterr().out
-    assert "Everything goes to dm[/x] $y^;" in shown and "  dm[/x] $y^/metrics.json\n" in shown
-
-
 # ---- A training without a terminal
 
 
@@ -178,17 +157,6 @@ def test_a_log_has_a_line_for_each_validation(
     assert capsys.readouterr().out == ""
 
 
-def test_the_lines_come_at_once(short: Path) -> None:
-    """Before the program ends, and though its output is a pipe."""
-    command = [*PROGRAM, "train", "--config", "settings.json", "--steps", "100000", "--out", "long"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=short, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(3)]
-        process.kill()
-    assert lines[2].startswith("step 3 of 100,000: validation loss ")
-
-
 # ---- Lightning's and matplotlib's own variables and settings
 
 
@@ -203,37 +171,6 @@ def test_lightnings_variables_are_no_settings(short: Path, monkeypatch: pytest.M
     found, expected = (checkpoint(short / name / LAST)["state_dict"] for name in ("variables", "run"))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert os.environ["PL_TRAINER_FAST_DEV_RUN"] == "1"
-
-
-def test_pictures_are_the_same_with_any_settings_of_the_user(tmp_path: Path) -> None:
-    frames = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    results = {"run $x^": {"per_lead": {"mse": [3.0, 2.0]}}}
-
-    def draw(folder: Path) -> list[bytes]:
-        paths = [
-            visualize.strip(folder / "strip.png", frames, {"run $x^": frames[2:]}, 2),
-            visualize.lead_time_curves(folder / "lead.png", results),
-        ]
-        return [Image.open(path).tobytes() for path in paths]
-
-    expected = draw(tmp_path / "plain")
-    own = {
-        "text.usetex": True, "font.family": "no such font", "savefig.dpi": 7, "figure.dpi": 900,
-        "savefig.bbox": "tight",
-        "axes.xmargin": 0.4, "lines.linestyle": ":", "image.origin": "lower", "savefig.transparent": True,
-    }  # fmt: skip
-    with mpl.rc_context(own):
-        before = dict(mpl.rcParams)
-        assert draw(tmp_path / "own") == expected
-        assert dict(mpl.rcParams) == before
-
-
-def test_a_matplotlibrc_ends_nothing(short: Path, tmp_path: Path) -> None:
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\nfont.family: none such\n")
-    words = ("evaluate", short / "run", "--clips", 1, "--pictures", 1, "--out", "scores")
-    done = run(*words, here=tmp_path, MPLCONFIGDIR="/proc/no such folder")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "scores" / "strip_0.png").is_file()
 
 
 # ---- Users and variables
@@ -285,44 +222,6 @@ def test_a_wrong_variable_ends_the_program_before_its_work(name: str, message: s
     assert done.stderr.startswith(f"motionrnn train: error: {message}".encode())
     assert not (short / "wrong").exists()
     assert run("info", **{name: "abacus"}).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("value", "on"),
-    [("1", True), ("True", True), ("yes", True), ("", False), ("0", False), (" ", False)],
-)
-def test_variables_that_say_yes_are_read_as_triton_reads_them(
-    value: str, on: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", value)
-    assert triton.is_on("TRITON_INTERPRET") is on
-    if triton._IS_INSTALLED:
-        assert pytest.importorskip("triton.knobs").runtime.interpret is on
-
-
-def test_nothing_is_announced_before_the_settings_are_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    replace(TINY, steps=1).write(tmp_path / "settings.json")
-    words = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "run")]
-    for options, message in {
-        ("--digits", str(tmp_path / "none")): "is no folder",
-        ("--nodes", "2"): "nodes is 2, and MASTER_ADDR",
-    }.items():
-        assert cli.main([*words, *options]) == 2
-        out, err = capsys.readouterr()
-        assert out == "" and message in err and not (tmp_path / "run").exists(), options
-    assert cli.main(words) == 0
-    assert (
-        capsys.readouterr().out.splitlines()[1] == f"1 step of 2 clips; everything goes to {tmp_path / 'run'}"
-    )
-
-
-def test_a_choice_in_the_program_is_not_blamed_on_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOTIONRNN_EXT_BACKEND", "reference")
-    with pytest.raises(ValueError, match="unknown backend 'abacus'; known"):
-        backends.set_backend("abacus")
-    assert MotionGRU(8)(torch.zeros(1, 8, 4, 4))[0].shape == (1, 8, 4, 4)
 
 
 # ---- Files

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,82 +15,24 @@ from typing import Any
 import pytest
 import torch
 from repository import ROOT
+from trainings import (
+    BEST,
+    LAST,
+    TINY,
+    Stop,
+    assert_identical,
+    assert_same_training,
+    checkpoint,
+    run,
+    stop_in_step,
+)
 
 lightning = pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
 from motionrnn_ext.training.batches import ClipDataModule, StepBatches  # noqa: E402
 from motionrnn_ext.training.config import Config  # noqa: E402
 from motionrnn_ext.training.module import Training, sampling_mask, sampling_probabilities  # noqa: E402
-from motionrnn_ext.training.runs import CONFIG_KEY, RunError, fresh_folder, join_logs, load_run  # noqa: E402
-from motionrnn_ext.training.train import train  # noqa: E402
-
-TINY = Config(
-    hidden=(8, 8),
-    patch_size=2,
-    filter_size=3,
-    image_size=(16, 16),
-    digit_size=8,
-    n_input=3,
-    n_output=3,
-    train_clips=10,
-    val_clips=3,
-    batch_size=2,
-    steps=11,
-    val_every=3,
-    log_every=1,
-    accelerator="cpu",
-)
-LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As fast as more for nets of this size, and it stays so when something else keeps the other cores busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Stop(Exception):
-    """Not the user's interrupt, which Lightning handles."""
-
-
-def run(config: Config, folder: Path, **options: Any) -> Path:
-    return train(config, folder, progress=False, **options)
-
-
-def checkpoint(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True)
-
-
-def assert_same_training(one: Path, other: Path) -> None:
-    """The same weights, optimiser and schedule, bit for bit, in both kept checkpoints; and the same logs."""
-    for name in (LAST, BEST):
-        a, b = checkpoint(one / name), checkpoint(other / name)
-        assert a["global_step"] == b["global_step"]
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", CONFIG_KEY):
-            assert_identical(a[key], b[key], key)
-    columns = ("step", "train/loss", "train/sampling", "val/mse", "val/ssim", "val/loss")
-    logs = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (one, other)]
-    a_rows, b_rows = ([[row.get(name, "") for name in columns] for row in log] for log in logs)
-    assert a_rows == b_rows
-
-
-def assert_identical(a: Any, b: Any, where: str) -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_identical(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b)):
-            assert_identical(*pair, f"{where}[{i}]")
-    else:
-        assert a == b, where
+from motionrnn_ext.training.runs import RunError, fresh_folder, join_logs, load_run  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +45,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- Resuming
 
 
-def stop_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    true_step = Training.training_step
-
-    def training_step(self: Training, frames: torch.Tensor, index: int) -> torch.Tensor:
-        if self.global_step == step:
-            raise Stop
-        return true_step(self, frames, index)
-
-    monkeypatch.setattr(Training, "training_step", training_step)
-
-
-@pytest.mark.parametrize("step", [0, 2, 3, 4, 8, 10])
+@pytest.mark.parametrize("step", [0, 3, 8])
 def test_stopped_in_any_step_it_resumes_to_the_same_bits(
     step: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,18 +156,6 @@ def test_an_existing_run_is_not_touched(unbroken: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == files
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run to resume in .*nowhere: it has no config.json"):
-        run(TINY, tmp_path / "nowhere", resume=True)
-
-
-def test_bad_settings_leave_no_folder(tmp_path: Path) -> None:
-    for config in (replace(TINY, hidden=(8, 12)), replace(TINY, digits=str(tmp_path / "none"))):
-        with pytest.raises((ValueError, FileNotFoundError)):
-            run(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_damaged_checkpoint_stops_the_resume(unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
@@ -291,13 +209,15 @@ def test_fresh_folder(tmp_path: Path) -> None:
 def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     for settings, message in (
         ({"accelerator": "abacus"}, "abacus"),
+        ({"hidden": (8, 12)}, "all layers should be equal"),
+        ({"digits": "none"}, "none"),
         (
             {"devices": 4},
             "val_clips gives 3 to validate on; 4 processes should have one each",
         ),
     ):
         with pytest.raises(
-            (ValueError, lightning.fabric.utilities.exceptions.MisconfigurationException)
+            (ValueError, OSError, lightning.fabric.utilities.exceptions.MisconfigurationException)
         ) as error:
             run(replace(TINY, **settings), tmp_path / "run")
         assert message in str(error.value)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
-from test_train import TINY, one_thread  # noqa: F401  (the fixture applies here too)
+from trainings import TINY
 
 from motionrnn_ext import backends, cli, ops, visualize
 from motionrnn_ext.evaluation.clips import held_out
@@ -131,14 +131,6 @@ def test_taps_are_drawn_at_their_points(tmp_path: Path) -> None:
         ), n
 
 
-def test_what_is_far_or_not_finite_is_not_drawn(tmp_path: Path) -> None:
-    offset = torch.zeros(18, 8, 8)
-    offset[0], offset[1], offset[2], offset[3] = math.nan, math.inf, 1e30, -50.0
-    part, _, _ = cell_of(picture(tmp_path, offset), 64)
-    drawn = [centre(part, colour) is not None for colour in tap_colours(9)]
-    assert drawn == [False] * 4 + [True] * 5
-
-
 @pytest.fixture
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All that stands on the pictures."""
@@ -159,30 +151,12 @@ def test_taps_outside_are_counted(tmp_path: Path, texts: list[str]) -> None:
     assert outside(points, [(0, 0), (1, 2)], (16, 16)).tolist() == [5, 18]  # the corner's upper and left taps
 
 
-def test_a_dot_is_as_large_as_its_weight(tmp_path: Path) -> None:
-    mask = torch.ones(1, 9, 8, 8)
-    mask[:, 0] = 0.0
-    part, _, _ = cell_of(picture(tmp_path, torch.zeros(18, 8, 8), masks={"m": mask}), 64)
-    areas = [int((np.abs(part - np.array(colour) * 255).max(-1) < 40).sum()) for colour in tap_colours(9)]
-    assert areas[0] < 0.6 * min(areas[1:])
-
-
 def test_taps_of_other_shapes_are_refused(tmp_path: Path) -> None:
     frames = torch.zeros(2, 1, 16, 16)
     with pytest.raises(ValueError, match="must be \\(T' <= 2, 2K, h', w'\\); got \\(3, 18, 4, 4\\)"):
         visualize.taps(tmp_path / "x.png", frames, {"m": torch.zeros(3, 18, 4, 4)})
     with pytest.raises(ValueError, match="positions must lie on the map of 4x4; got \\(4, 0\\)"):
         visualize.taps(tmp_path / "x.png", frames, {"m": torch.zeros(2, 18, 4, 4)}, positions=[(4, 0)])
-
-
-def test_colours_survive_over_colours(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    frames = torch.rand(2, 3, 64, 64)
-    zero = torch.zeros(2, 18, 4, 4)
-    trend = torch.full((2, 18, 4, 4), 0.5)
-    shots = iio.imread(visualize.motion_gif(tmp_path / "m.gif", frames, {"m": trend}, {"m": zero}))
-    for colour in (*tap_colours(9), (1.0, 0x9F / 255, 0x43 / 255)):
-        assert (np.abs(shots[1].astype(int) - np.array(colour) * 255).max(-1) < 8).sum() > 20, colour
 
 
 def test_colours_survive_in_a_gif(tmp_path: Path) -> None:
@@ -276,36 +250,6 @@ def test_visualize_a_users_frames(trained: Path, tmp_path: Path) -> None:
     assert len(iio.imread(tmp_path / "out" / "motion.gif")) == 6
     assert cli.main(words) == 0
     assert (trained / "motion" / "taps.png").is_file()
-
-
-def test_of_a_short_clip_all_is_taken_where_that_is_said(trained: Path, tmp_path: Path) -> None:
-    clip = held_out(load_run(trained).config, 1)[0]
-    np.save(tmp_path / "clip.npy", clip[:2].numpy())  # trained with three
-    for command, count in (("visualize", "motion.gif"), ("predict", "clip.gif")):
-        out = tmp_path / command
-        words = [command, str(trained), "--frames", str(tmp_path / "clip.npy"), "--out", str(out)]
-        assert cli.main(words) == 2
-        assert cli.main([*words, "--n-input", "2"]) == 0
-        assert len(iio.imread(out / count)) == 2 + 3 - (command == "visualize")
-
-
-def test_times_are_sorted_and_shown_once(trained: Path, tmp_path: Path, texts: list[str]) -> None:
-    words = ["visualize", str(trained), "--out", str(tmp_path / "out"), "--times", "3", "3", "1"]
-    assert cli.main(words) == 0
-    assert [text for text in texts if text in ("frame 1", "frame 3")] == ["frame 1", "frame 3"]
-
-
-def test_arrows_are_called_what_they_are(trained: Path, tmp_path: Path, texts: list[str]) -> None:
-    train(replace(TINY, steps=1, trend=False), tmp_path / "run", progress=False)
-    for path, here, elsewhere in (
-        (trained, "motion trend", "offset"),
-        (tmp_path / "run", "offset", "motion trend"),
-    ):
-        texts.clear()
-        assert cli.main(["visualize", str(path), "--out", str(tmp_path / here)]) == 0
-        assert here in texts  # above the GIF's column
-        assert any(text.startswith(f"arrows: {here} in frame pixels") for text in texts)
-        assert not any(elsewhere in text for text in texts)
 
 
 @pytest.mark.parametrize(

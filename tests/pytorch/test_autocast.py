@@ -11,6 +11,7 @@ from cases import ALL_OPS, OPS, small_case
 from checking import exactly, gradients
 from comparing import TOLERANCE, assert_close
 from features import feature
+from half_precision import HALF, STATE_OUTPUTS, flat, small
 from torch import Tensor, nn
 from under_test import ALL, KERNELS, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES, WARP_CASES
@@ -18,13 +19,6 @@ from warp_cases import MOTION_CASES, WARP_CASES
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN
 from motionrnn_ext.layers.cells import CELLS
 
-HALF = (torch.bfloat16, torch.float16)
-STATE_OUTPUTS = {
-    "motion_update": (0, 1),
-    "motion_gates": (0, 1),
-    "motion_warp": (1, 2),
-    "memory_update": (0,),
-}  # float32 beside half features
 MODELS = [t for t in ALL if not t.is_slow]  # the interpreter takes a minute for a rollout
 # Gradients by a parameter, in multiples of an op's tolerance. Rounded, an offset may lie on the other side of an
 # integer, where the derivative of bilinear sampling jumps: measured up to 2.9 for a layer, 3.8 for a model in 4 steps.
@@ -81,7 +75,7 @@ def like(outputs: tuple[Tensor, ...], cotangents: list[Tensor]) -> list[Tensor]:
 @on(ALL)
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_an_op_is_that_of_half_inputs(op: str, on: UnderTest):
-    """To the bit, its arithmetic in float32; also where half and float32 are mixed, as layers and users mix them."""
+    """The arithmetic is float32, to the bit; half and float32 may be mixed, as layers and users mix them."""
     case = small_case(op)
     inputs = rounded(case, on, torch.bfloat16)
     features = [n for n in inputs if n not in ("offset", "trend", "memory")]
@@ -134,10 +128,6 @@ def mean(outputs: list[Tensor]) -> Tensor:
     return sum((o * o).mean() for o in wide)
 
 
-def flat(value: object) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [t for part in value for t in flat(part)]
-
-
 def drawn(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=generator(seed))
 
@@ -161,11 +151,6 @@ def test_motion_gru(on: UnderTest, dtype: torch.dtype, ablation: dict[str, bool]
     torch.manual_seed(0)
     x, *motion = compare(on, MotionGRU(16, **ablation), dtype, drawn(2, 16, 8, 6))
     assert x.dtype == dtype and all(t.dtype == torch.float32 for t in motion)
-
-
-def small(predictor: str, variant: str = "paper") -> MotionRNN:
-    torch.manual_seed(0)
-    return MotionRNN(predictor, 1, (8, 8), 2, variant, filter_size=3, image_size=(16, 12), zero_init=False)
 
 
 class Rollout(nn.Module):
@@ -195,7 +180,7 @@ def test_motion_rnn(on: UnderTest, predictor: str, variant: str, dtype: torch.dt
 @on(MODELS)
 @pytest.mark.parametrize("predictor", CELLS)
 def test_memories_stay_in_float32(on: UnderTest, predictor: str):
-    """What a rollout adds to at every step; hidden states are what a half layer gave."""
+    """A rollout adds to its memories at every step; hidden states are what a half layer gave."""
     model = small(predictor).to(on.device)
     frame, state = torch.rand(2, 1, 16, 12, device=on.device), None
     with on.chosen(), torch.autocast(on.device, torch.bfloat16):
@@ -255,7 +240,7 @@ def test_a_compiled_op(on: UnderTest):
 @feature("autocast")
 @on([t for t in KERNELS if not t.is_slow])
 def test_a_compiled_layer(on: UnderTest):
-    """With the context outside of the graph, as Lightning has it, and inside."""
+    """The context is outside of the graph, as Lightning has it, and inside."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     gru, hidden = MotionGRU(8).to(on.device), torch.randn(2, 8, 8, 6, device=on.device)

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from features import feature
 from side_by_side import check_passed
-from test_deterministic import set_seed
 from torch import Tensor
-from under_test import ALL, EMULATED, REFERENCE, UnderTest, on
+from under_test import ALL, EMULATED, REFERENCE, UnderTest, on, set_seed
 
 from motionrnn_ext import MotionRNN
 from motionrnn_ext.layers.cells import CELLS, ConvLSTMCell
@@ -124,7 +123,7 @@ def test_two_threads():
 
 
 class UnpoolingCell(ConvLSTMCell):
-    """With an op that PyTorch itself has in no deterministic form."""
+    """A cell with an op that PyTorch itself has in no deterministic form."""
 
     def forward(self, x: Tensor, *rest):
         pooled, places = F.max_pool2d(x, 2, return_indices=True)

@@ -1,15 +1,14 @@
-"""The compatibility table of the README: what this run's tests say is what the record says, and what the page shows.
+"""The compatibility table of docs/pytorch.md: this run's tests, the record and the page agree.
 
-conftest.py puts this file last. `MOTIONRNN_EXT_FEATURES_UPDATE=1 make test-all` writes record and page anew.
+conftest.py puts this file last. After a change, `MOTIONRNN_EXT_FEATURES=NOTES make test-all` keeps what passed,
+and `python tests/support/features.py --update NOTES` writes it into record and page.
 """
 
 from __future__ import annotations
 
-import os
-
 import features
 import pytest
-from features import COLUMNS, END, FEATURES, README, START
+from features import COLUMNS, END, PAGE, START
 
 
 def test_a_failure_counts_most_and_a_refusal_least():
@@ -23,14 +22,11 @@ def test_a_failure_counts_most_and_a_refusal_least():
 
 
 def test_what_passed_is_what_the_record_says(request: pytest.FixtureRequest):
-    """Of a run of all tests also the reverse, for the backends that it had."""
+    """A run of all tests also covers all of the record, for the backends that it had."""
     config = request.config
     whole = not config.option.keyword and not config.option.markexpr
     whole = whole and config.args_source is pytest.Config.ArgsSource.TESTPATHS
     found = features.noted()
-    if os.environ.get("MOTIONRNN_EXT_FEATURES_UPDATE") == "1":
-        before = {} if whole or not features.RECORD.exists() else features.recorded()
-        features.write({name: {**before.get(name, {}), **found.get(name, {})} for name in FEATURES})
     recorded = features.recorded()
     outcomes = {
         name: {c: said.partition(",")[0] for c, said in row.items()} for name, row in recorded.items()
@@ -46,7 +42,7 @@ def test_what_passed_is_what_the_record_says(request: pytest.FixtureRequest):
         assert not missing, f"no test of this run covers {sorted(missing)}"
 
 
-def test_the_readme_shows_the_record():
-    shown = README.read_text().partition(START)[2].partition(END)[0]
+def test_the_page_shows_the_record():
+    shown = PAGE.read_text().partition(START)[2].partition(END)[0]
     assert shown == "\n".join(features.table(features.recorded())) + "\n"
     assert all(set(row) <= set(COLUMNS) for row in features.recorded().values())

@@ -1,14 +1,21 @@
-"""Print what tests/bench/test_counts.py compares, as JSON: counts of the cell and of small models, both directions.
+"""Count what tests/bench/test_counts.py compares: bytes, ops and launches of the cell and of small models.
 
-It runs in a process of its own, so that nothing counts that the machine decides about: one thread, the kernels of the
-oldest instruction set, and convolutions without oneDNN and NNPACK, whose scratch memory follows the processor.
+    python tests/support/counted.py             print the counts as JSON
+    python tests/support/counted.py --update    record them in benchmarks/results/counts.json
+
+The program restarts itself with ENVIRONMENT, so that nothing counts that the machine decides about: one thread, the
+kernels of the oldest instruction set, and convolutions without oneDNN and NNPACK, whose scratch memory depends on the
+processor.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,14 +26,20 @@ from motionrnn_ext.backends import triton
 from motionrnn_ext.benchmarks import cases
 from motionrnn_ext.benchmarks.measuring import counting
 
-# It is read when PyTorch and the kernels are loaded.
+TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "counts.json"
+TORCH = torch.__version__.partition("+")[0]
+LAUNCHES = "launches of Triton kernels"
+# PyTorch and the kernels read these when they are loaded.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MOTIONRNN_EXT_CPU_ISA": "baseline", "TRITON_INTERPRET": "1"}
 Count = int | dict[str, int]
+Counts = dict[str, dict[str, Count]]  # by step, then by what is counted
 
 
 class Step(NamedTuple):
+    """A forward pass that can be differentiated, with its inputs and parameters."""
+
     forward: Callable[[], Tensor]
-    known: list[Tensor]  # inputs and parameters: gradients by all that want one
+    known: list[Tensor]
 
     def __call__(self) -> Any:
         return torch.autograd.grad(self.forward(), [t for t in self.known if t.requires_grad])
@@ -64,23 +77,43 @@ def _model_step(predictor: str, setting: cases.ModelSetting) -> Step:
 
 def counts(step: Step) -> dict[str, Count]:
     with backend("cpu"):
-        step()  # what is made once does not count
+        step()  # the first call makes what later calls reuse
         found: dict[str, Count] = {
             "bytes kept for backward": counting.kept_bytes(step.forward, step.known),
             "bytes at the peak": counting.peak_bytes(step, "cpu"),
-            "ops": in_order(counting.ops_by_name(step)),
+            "ops": _sorted(counting.ops_by_name(step)),
         }
     if triton.unavailable_reason() is None:
         with backend("triton"):
-            found["launches of Triton kernels"] = in_order(counting.triton_launches(step))
+            found[LAUNCHES] = _sorted(counting.triton_launches(step))
     return found
 
 
-def in_order(found: Counter[str]) -> dict[str, int]:
+def _sorted(found: Counter[str]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+# ---- The record
+
+
+def read() -> dict[str, Any]:
+    return json.loads(TABLE.read_text())
+
+
+def update(found: Counts) -> None:
+    """Record the counts; a machine without Triton keeps the launches that are recorded."""
+    before = read()["steps"]
+    kept = {name: before.get(name, {}) | counts for name, counts in found.items()}
+    TABLE.write_text(json.dumps({"torch": TORCH, "steps": kept}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
+    if not os.environ.items() >= ENVIRONMENT.items():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ENVIRONMENT)
     torch.backends.mkldnn.set_flags(False)
     torch.backends.nnpack.set_flags(False)
-    print(json.dumps({name: counts(step) for name, step in steps()}))
+    measured = {name: counts(step) for name, step in steps()}
+    if sys.argv[1:] == ["--update"]:
+        update(measured)
+    else:
+        print(json.dumps(measured))

@@ -1,13 +1,14 @@
-"""The compatibility table of the README: which feature has been tested on which backend, and what came of it.
+"""The compatibility table of docs/pytorch.md: which feature has been tested on which backend, and what came of it.
 
 A test of a feature carries `@feature("vmap")`, or `@feature("vmap", refused=True)` where what it asserts is a refusal.
 Its backend is its argument `on` (see under_test.py) or `backend`, or is named: `@feature("ddp", on=["cpu"])`. Every
 pytest process of a run, those that a test starts included, notes what passed; the run's last test
-(test_features.py) compares that with `features.json`, from which the README's table is made.
+(test_features.py) compares that with `features.json`, from which the page's table is made.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -61,7 +62,7 @@ _HOW = {"emulated": "emulated", "triton": "interpreted"}  # without a GPU
 WORKS, REFUSED = "works", "refused"
 
 RECORD = TESTS / "support" / "features.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "pytorch.md"
 START, END = (
     "<!-- compatibility: made by tests/pytorch/test_features.py -->\n",
     "<!-- end of compatibility -->\n",
@@ -84,8 +85,10 @@ _made: list[str] = []
 
 
 def begin() -> None:
-    """The first process of a run makes the folder for those it starts, and removes it."""
-    if FOLDER not in os.environ:
+    """Make the folder of the notes, which `end` of this process removes, unless a variable names one that stays."""
+    if FOLDER in os.environ:
+        Path(os.environ[FOLDER]).mkdir(parents=True, exist_ok=True)
+    else:
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="motionrnn_ext-features-")
         _made.append(os.environ[FOLDER])
 
@@ -119,7 +122,7 @@ def _backends(item: pytest.Item, mark: pytest.Mark) -> Sequence[str]:
 
 
 def _put(cells: Cells, name: str, column: str, said: str) -> None:
-    """Of several tests' outcomes a failure counts most, then what works."""
+    """Note an outcome. A failure counts most among several tests' outcomes, then what works."""
     row = cells.setdefault(name, {})
     rank = ["fails", WORKS, REFUSED]
     row[column] = min(row.get(column, said), said, key=lambda s: rank.index(s.partition(",")[0]))
@@ -129,7 +132,7 @@ def _put(cells: Cells, name: str, column: str, said: str) -> None:
 
 
 def noted() -> Cells:
-    """By this process and by those it started."""
+    """Return what this process noted, and those it started."""
     cells: Cells = {}
     found = [json.loads(path.read_text()) for path in Path(os.environ[FOLDER]).glob("*.json")]
     for part in [*found, _noted]:
@@ -146,9 +149,9 @@ def recorded() -> Cells:
 def write(cells: Cells) -> None:
     ordered = {n: {c: cells[n][c] for c in COLUMNS if c in cells[n]} for n in FEATURES if n in cells}
     RECORD.write_text(json.dumps(ordered, indent=2) + "\n")
-    before, _, rest = README.read_text().partition(START)
+    before, _, rest = PAGE.read_text().partition(START)
     _, _, after = rest.partition(END)
-    README.write_text(before + START + "\n".join(table(ordered)) + "\n" + END + after)
+    PAGE.write_text(before + START + "\n".join(table(ordered)) + "\n" + END + after)
 
 
 def table(cells: Cells) -> Iterator[str]:
@@ -157,3 +160,19 @@ def table(cells: Cells) -> Iterator[str]:
     for name, title in FEATURES.items():
         row = cells.get(name, {})
         yield f"| {title} | {' | '.join(row.get(c, '-') for c in COLUMNS)} |"
+
+
+def main() -> None:
+    """Add the notes of a run of the tests to the record, and write the page's table anew."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "--update", type=Path, metavar="NOTES", required=True,
+        help=f"the folder of the notes: first run {FOLDER}=NOTES make test-all",
+    )  # fmt: skip
+    os.environ[FOLDER] = str(parser.parse_args().update)
+    found, before = noted(), recorded()
+    write({name: {**before.get(name, {}), **found.get(name, {})} for name in FEATURES})
+
+
+if __name__ == "__main__":
+    main()

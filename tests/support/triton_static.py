@@ -1,11 +1,11 @@
-"""What Triton makes of every kernel, compiled ahead of time for GPUs that need not be there.
+"""Triton's result for every kernel, compiled ahead of time for GPUs that need not be there.
 
-    python tests/support/triton_static.py           compile all, compare with the committed table, as the test does
-    python tests/support/triton_static.py --update  write its rows into the table, the short one into docs/kernels.md
+    python tests/support/triton_static.py                       print every kernel's figures and what is wrong
+    python tests/support/triton_static.py offset_warp_backward  the kernels with this in their name
 
 The kernels are compiled as the launchers launch them: those run on CPU tensors here, and each launch is written down
-instead. The table, benchmarks/results/triton_static.json, has a row per Triton, kernel and GPU. Only rows of the
-installed Triton are compared with: another one's registers are another's.
+instead. The test fails on what `broken_promises` finds: spills, stack frames, lost vector accesses and lost matrix
+instructions.
 """
 
 from __future__ import annotations
@@ -22,20 +22,16 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-import static_table
 import torch
 import triton
 from case import channels_last
 from cases import PARAMETERS, POINTWISE, dense_case
-from cuda_binary import INSTRUCTION, ROOT, Row, Table, counted_as, find_tool, occupancy, run
-from static_table import Tables
+from cuda_binary import INSTRUCTION, Row, Table, counted_as, find_tool, occupancy, run
+from static_report import markdown
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-TABLE = ROOT / "benchmarks" / "results" / "triton_static.json"
-PAGE = ROOT / "docs" / "kernels.md"
-MARKERS = ("<!-- triton report -->\n", "<!-- end of triton report -->\n")
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -222,7 +218,7 @@ def _read_amd(assembly: str) -> Row:
 
 
 def _compile_named(job: tuple[str, str]) -> tuple[str, str, Row | str]:
-    """In a process of its own: launches do not travel between processes, their names do."""
+    """Compile in a process of its own: launches do not travel between processes, their names do."""
     name, target = job
     torch.set_num_threads(1)
     try:
@@ -253,58 +249,47 @@ def compile_all(matching: str = "") -> tuple[Table, list[str]]:
 # ---- the rules ---------------------------------------------------------------------------------------------
 
 
-def problems(table: Table, committed: Table | None) -> list[str]:
-    """committed: the rows of the same Triton, if there are."""
-    return static_table.problems(
-        table, committed, broken_promises, lambda name, target: f"{name} for {target}", "among the kernels"
-    )
+def problems(table: Table) -> list[str]:
+    return [
+        f"{name} for {target}: {complaint}"
+        for name, rows in table.items()
+        for target, row in rows.items()
+        for complaint in broken_promises(name, row, target)
+    ]
 
 
-def broken_promises(name: str, row: Row) -> list[str]:
-    """What a kernel's code must have or must not have, whoever compiled it."""
+def broken_promises(name: str, row: Row, target: str) -> list[str]:
+    """Return what is wrong with a kernel's code, a phrase each."""
     broken = []
     if spilled := row.get("LDL/STL", 0) + row.get("scratch", 0):
         broken.append(f"{spilled} accesses of local memory (spills)")
-    of_warp = name.startswith(("offset_warp:", "offset_warp_backward"))
-    if of_warp and "bf16" in name and not row.get("MMA", 0):
-        broken.append("no matrix instructions")
+    if row["stack"]:
+        broken.append(f"a stack frame of {row['stack']} bytes")
+    kernel = re.split("[:,]", name)[0]
+    if kernel.startswith("offset_warp"):
+        if kernel in ("offset_warp", "offset_warp_backward") and "bf16" in name and not row.get("MMA", 0):
+            broken.append("no matrix instructions")
+        wide = name.endswith("channels_last") and target.startswith("sm_")  # small forms have narrow blocks
+        if kernel == "offset_warp" and wide and not row.get("LDG.128"):
+            broken.append("no global load of 16 bytes")
+    elif target.startswith("sm_"):
+        for load in ("LDG", "STG"):
+            if row.get(load, 0) != row.get(f"{load}.128", 0):
+                broken.append(f"{row.get(load, 0)} {load}, {row.get(f'{load}.128', 0)} of them of 16 bytes")
     return broken
 
 
-# ---- the committed table, and its short form ---------------------------------------------------------------
-
-
-def read_table() -> Tables:
-    return static_table.read(TABLE, "triton", "gpu")
-
-
-def write_table(tables: Tables) -> None:
-    static_table.write(TABLE, tables, "triton", "gpu")
-
+# ---- the command -------------------------------------------------------------------------------------------
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "registers": lambda row: str(row["registers"]),
     "shared memory": lambda row: str(row["shared"]),
     "warps": lambda row: str(row["warps"]),
-    "occupancy": lambda row: f"{row['occupancy']:.0%}",
+    "occupancy": lambda row: f"{row['occupancy']:.0%}" if "occupancy" in row else "-",
     "instructions": lambda row: str(row["instructions"]),
     "LDG (16 bytes)": lambda row: f"{row.get('LDG', 0)} ({row.get('LDG.128', 0)})",
     "RED (vectors)": lambda row: f"{row.get('RED', 0)} ({row.get('RED.vector', 0)})",
 }
-
-
-def markdown(tables: Tables) -> str:
-    """What every Triton of the table makes of a kernel for sm_90, for readers."""
-    versions = sorted(tables, reverse=True)
-    heading = f"sm_90. Where two figures stand: Triton {' / '.join(versions)}.\n\n"
-    names = sorted({name for table in tables.values() for name in table})
-    return heading + static_table.markdown(
-        COLUMNS, [(name, [tables[v][name]["sm_90"] for v in versions if name in tables[v]]) for name in names]
-    )
-
-
-def page_with(table: str, page: str) -> str:
-    return static_table.page_with(MARKERS, table, page)
 
 
 def main() -> int:
@@ -312,17 +297,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("matching", nargs="?", default="", help="only kernels whose name contains this")
-    parser.add_argument("--update", action="store_true", help="write the committed table and docs/kernels.md")
     options = parser.parse_args()
     table, failed = compile_all(options.matching)
-    tables = read_table()
-    if options.update:
-        kept = tables.get(triton.__version__, {}) if options.matching else {}
-        tables[triton.__version__] = kept | table
-        write_table(tables)
-        PAGE.write_text(page_with(markdown(tables), PAGE.read_text()))
-    found = failed + problems(table, None if options.matching else tables.get(triton.__version__))
-    print("\n".join(found) or f"{len(table)} kernels, Triton {triton.__version__}: nothing is wrong")
+    print(
+        f"Triton {triton.__version__}. Where several figures stand: {' / '.join(TARGETS)}, as far as compiled.\n"
+    )
+    print(markdown(COLUMNS, [(name, list(rows.values())) for name, rows in sorted(table.items())]))
+    found = failed + problems(table)
+    print("", *found or [f"{len(table)} kernels: nothing is wrong"], sep="\n")
     return 1 if found else 0
 
 

@@ -7,6 +7,7 @@ kernels on the CPU (as tests/triton/test_triton.py does).
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -57,8 +58,11 @@ class UnderTest:
 
     @property
     def float32_bound(self) -> float:
-        """Of the relative error of float32 values, far inside of the stated 5e-5: measured up to 7.4e-7, 2.1e-6 with
-        72 channels on tensor cores, also emulated, which cut sums instead of rounding them."""
+        """The bound of float32 values' relative error, far inside of the stated 5e-5.
+
+        Measured: up to 7.4e-7, and 2.1e-6 by 72 channels on tensor cores, also emulated, which cut sums instead of
+        rounding them.
+        """
         return 5e-6 if self.runs_cuda_kernels or self.device == "cuda" else 1.5e-6
 
     def op(self, name: str) -> Any:
@@ -84,8 +88,13 @@ def _load_emulator() -> None:
     native.register(EMULATED.namespace)
 
 
+def set_seed(value: int) -> None:
+    """Set the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
+    ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
+
+
 def _hasten_the_interpreter() -> None:
-    """To a quarter of its time, which does not depend on the size of blocks: they are large.
+    """Cut the interpreter's time to a quarter. It does not depend on the size of blocks: they are large.
 
     Most of it goes into patching Triton's language again, 1 ms, for every call of a helper function, though the kernel
     that calls has done so; much of the rest into whether sums of 32 bits overflow, for which there is a test.

@@ -74,8 +74,7 @@ def test_interpreted(running: Runs, share: str):
 @NEEDS_TRITON
 @pytest.mark.slow
 def test_every_kernel_compiles_and_stays_in_registers():
-    """For every GPU of the table, in float32 and bfloat16; no more registers than before with the same Triton."""
-    import triton
+    """Every kernel compiles for every GPU of the list, in float32 and bfloat16, without spills."""
     import triton_static as report
 
     try:
@@ -83,17 +82,12 @@ def test_every_kernel_compiles_and_stays_in_registers():
     except ToolMissing as missing:
         pytest.skip(str(missing))
     table, failed = report.compile_all()
-    committed = report.read_table().get(triton.__version__)
-    assert failed + report.problems(table, committed) == []
+    assert failed + report.problems(table) == []
     kernels = {kernel.__name__.removesuffix("_kernel") for kernel in all_kernels()}
     for dtype in report.DTYPES:
         for target in report.TARGETS:
             names = [name for name in table if target in table[name] and dtype in name]
             assert {re.split("[:,]", name)[0] for name in names} == kernels, (dtype, target)
-    if committed is None:
-        pytest.skip(
-            f"every kernel is in order; the committed table has no rows of Triton {triton.__version__}"
-        )
 
 
 @NEEDS_TRITON
@@ -111,11 +105,3 @@ def all_kernels() -> list[Any]:
 
     modules = [getattr(ops, name) for name in ops.__all__]
     return [value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")]
-
-
-@NEEDS_TRITON
-def test_the_page_shows_the_committed_table():
-    import triton_static as report
-
-    page = report.PAGE.read_text()
-    assert report.page_with(report.markdown(report.read_table()), page) == page

@@ -1,0 +1,175 @@
+"""The settings of a run in groups, each with its type, its default and its help text.
+
+`Config` joins the groups and checks the values; the options of the command line are made from them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import Field, dataclass, field
+from typing import Any, NamedTuple
+
+from ..data import DATASETS
+from ..layers.cells import CELLS
+
+_RANGES = "see motionrnn_ext.data.MotionRanges"
+
+
+class Kind(NamedTuple):
+    """The type of a setting. `item` is the type of the value, or of each entry if the value is a tuple."""
+
+    item: type
+    rule: str  # the words of an error after "must be"
+    is_tuple: bool = False
+
+    def fits(self, value: Any) -> bool:
+        if self.is_tuple:
+            return isinstance(value, (list, tuple)) and all(_is_a(self.item, entry) for entry in value)
+        return _is_a(self.item, value)
+
+    def convert(self, value: Any) -> Any:
+        """Return a value that fits as this type: lists become tuples, and 1 becomes 1.0 where floats are wanted."""
+        if self.is_tuple:
+            return tuple(map(self.item, value))
+        return self.item(value) if self.item in (int, float) else value
+
+
+# The kinds by annotation, without its "| None".
+_KINDS = {
+    "bool": Kind(bool, "a bool"),
+    "dict[str, Any]": Kind(dict, "a dict"),
+    "float": Kind(float, "a finite number (float)"),
+    "int": Kind(int, "a finite number (int)"),
+    "str": Kind(str, "a str"),
+    "tuple[float, ...]": Kind(float, "numbers (float)", is_tuple=True),
+    "tuple[int, ...]": Kind(int, "numbers (int)", is_tuple=True),
+}
+
+
+def kind_of(entry: Field[Any]) -> Kind:
+    return _KINDS[str(entry.type).removesuffix(" | None")]
+
+
+def may_be_none(entry: Field[Any]) -> bool:
+    return str(entry.type).endswith(" | None")
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Return whether `value` is a `kind`. An int may stand for a float, which must be finite; a bool is no number."""
+    if kind not in (int, float):
+        return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isinstance(value, int) if kind is int else math.isfinite(value)
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None, unset: str = "") -> Any:
+    """Return the field of a setting. `unset` is the help's text for a default of None."""
+    return field(default=default, metadata={"help": help, "choices": choices, "unset": unset})
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The arguments of `MotionRNN`."""
+
+    predictor: str = _option(
+        "convlstm", f"recurrent cells of the model: {', '.join(CELLS)}, or one of --import"
+    )
+    cell_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "options of this predictor's cells alone, such as rank=16 of conv_tt_lstm",
+            "flag": "--cell-option",
+        },
+    )
+    compat: str = _option(
+        "none", "cells as in OpenSTL, which differ in places from their papers", ("none", "openstl")
+    )
+    hidden: tuple[int, ...] = _option((64, 64, 64, 64), "width of every layer, first to last")
+    patch_size: int = _option(
+        4, "side of the patches that frames are folded into; maps are smaller by this factor"
+    )
+    filter_size: int = _option(5, "kernel size of the cells' convolutions")
+    layer_norm: bool = _option(False, "layer norm in the cells")
+    variant: str = _option("paper", "which of the two forms of MotionRNN", ("paper", "official"))
+    overrides: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "single options of the variant, see models/variants.py", "flag": "--override"},
+    )
+    motion_gru: bool = _option(True, "MotionGRUs between the layers")
+    highway: bool = _option(True, "the Motion Highway around the layers")
+    transient: bool = _option(True, "transient variation in the MotionGRUs")
+    trend: bool = _option(True, "motion trend in the MotionGRUs")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The arguments of `open_clips`."""
+
+    dataset: str = _option("moving_digits", f"data set: {', '.join(DATASETS)}, or one of --import")
+    root: str | None = _option(None, "where the data set's files are", unset="none, for generated data")
+    stride: int = _option(1, "shanghai_*: take every stride-th frame")
+    pixel_max: float = _option(
+        255.0,
+        "shanghai_*: the stored value that counts as 1; below 255 for bytes that are physical values themselves",
+    )
+    missing: str | None = _option(
+        None,
+        "the stored value of pixels without data, or 'nan'. They are left out of loss and metrics, and the model reads "
+        "0 there; a nan that is not declared here is an error",
+        unset="none",
+    )
+    digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
+    plain: bool = _option(False, "plain Moving MNIST: no rotation, no change of size")
+    image_size: tuple[int, ...] = _option(
+        None, "height and width of the frames; files are resized", unset="the data set's"
+    )
+    n_digits: int = _option(2, "digits in a clip")
+    digit_size: int = _option(28, "side of a digit's image at scale 1, in pixels")
+    speed: tuple[float, ...] | None = _option(None, "range of the speed, pixels per frame", unset=_RANGES)
+    angle: tuple[float, ...] | None = _option(None, "range of the first angle, degrees", unset=_RANGES)
+    rotation: tuple[float, ...] | None = _option(None, "range of rotation, degrees per frame", unset=_RANGES)
+    scale: tuple[float, ...] | None = _option(None, "range of the scale", unset=_RANGES)
+    scale_rate: tuple[float, ...] | None = _option(None, "range of growth, scale per frame", unset=_RANGES)
+    n_input: int = _option(None, "given frames", unset="the data set's")
+    n_output: int = _option(None, "frames to predict", unset="the data set's")
+    train_clips: int = _option(10000, "generated clips per epoch; of files all clips are used")
+    val_clips: int = _option(200, "most clips per validation")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The settings of the training itself."""
+
+    batch_size: int = _option(
+        8, "clips per step and device; a step learns from devices x nodes times as many"
+    )
+    steps: int = _option(20000, "optimiser steps")
+    lr: float = _option(1e-3, "learning rate of Adam; with one-cycle its maximum")
+    lr_schedule: str = _option("constant", "course of the learning rate", ("constant", "one-cycle"))
+    clip_norm: float = _option(0.0, "largest norm of the gradient; 0 for no limit")
+    loss: str = _option("l1+l2", "mean over pixels and all T-1 predictions", ("l2", "l1+l2"))
+    l1_weight: float = _option(1.0, "weight of L1 in l1+l2")
+    sampling: str = _option(
+        "linear", "scheduled sampling of true frames past n_input; 'reverse' also samples the inputs",
+        ("linear", "reverse", "none"),
+    )  # fmt: skip
+    sampling_until: float = _option(0.625, "share of the run after which no true frame is read past n_input")
+    checkpoint_steps: bool = _option(
+        False, "recompute every step in backward: 7 to 10 times less memory, 1.3 to 1.4 times the time"
+    )
+    time_reversal: bool = _option(False, "train on every clip backwards as well, in the same step")
+    seed: int = _option(0, "seed of the weights, the clips, their order and the sampling masks")
+    init_from: str | None = _option(
+        None,
+        "start a new run with these weights: a run's folder (its best checkpoint), a .ckpt file, or a public "
+        "checkpoint that load_checkpoint knows; a run also brings its settings, unless --config is given",
+        unset="random weights",
+    )
+    precision: str = _option("32", "precision of the features", ("32", "bf16-mixed"))
+    accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, ...")
+    devices: int = _option(1, "devices of this machine; each gets a process")
+    nodes: int = _option(1, "machines with as many devices each; start the same command on each")
+    workers: int = _option(0, "processes that load clips; 0 loads them in the training process")
+    val_every: int = _option(500, "steps between validations; a checkpoint is written after each")
+    log_every: int = _option(10, "steps between rows of the logs")
