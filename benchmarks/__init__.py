@@ -1,2 +1,1 @@
-"""Benchmarks of the package: what `motionrnn bench` measures, reports and profiles. Installed as
-`motionrnn_ext.benchmarks`."""
+"""Benchmarks of the package, which `motionrnn bench` runs; installed as `motionrnn_ext.benchmarks`."""

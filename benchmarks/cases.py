@@ -1,4 +1,4 @@
-"""The shapes of every benchmark."""
+"""Define the shapes of every benchmark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class MapShape:
-    """A batch of square feature maps: what a MotionGRU sees, its encoder's output."""
+    """A batch of square feature maps, as a MotionGRU's encoder puts them out."""
 
     batch: int
     channels: int
@@ -22,12 +22,12 @@ class MapShape:
         return self.batch * self.size**2
 
 
-# 16x16 is Human3.6M at 128x128 with patches of 4; 64x64 shows the memory.
+# Maps of 16x16 are those of Human3.6M at 128x128 with patches of 4; 64x64 shows the memory.
 MAPS = (MapShape(8, 16, 16), MapShape(8, 16, 32), MapShape(16, 16, 64))
 
 
 class GpuMaps(NamedTuple):
-    """From launches that the card does not notice to one that fills it."""
+    """Maps from small ones, where the launch decides, to one that fills the card."""
 
     small: MapShape
     medium: MapShape
@@ -36,13 +36,15 @@ class GpuMaps(NamedTuple):
 
 
 GPU_MAPS = GpuMaps(*MAPS, MapShape(32, 32, 128))
-DRY_RUN_MAPS = GpuMaps(*[MapShape(batch, 4, 6) for batch in (1, 2, 3, 4)])  # to try the programs, not to time
-COUNTED_MAP = MapShape(2, 16, 16)  # of tests/bench/test_counts.py
+# Tiny maps try the programs; their times say nothing.
+DRY_RUN_MAPS = GpuMaps(*[MapShape(batch, 4, 6) for batch in (1, 2, 3, 4)])
+# tests/bench/test_counts.py counts at this shape.
+COUNTED_MAP = MapShape(2, 16, 16)
 
 
 @dataclass(frozen=True)
 class ModelSetting:
-    """A MotionRNN-PredRNN and its clips: `given` frames (B, C, size, size), then `predicted` ones."""
+    """A MotionRNN-PredRNN and its clips: `given` frames (B, C, size, size), followed by `predicted` ones."""
 
     name: str
     channels: int
@@ -65,9 +67,10 @@ class ModelSetting:
         return replace(self, batch=batch)
 
 
-HUMAN36M = ModelSetting("human36m", 3, 128, given=4, predicted=4)  # of the official program's script
+# The official program's script has these sizes, and this batch.
+HUMAN36M = ModelSetting("human36m", 3, 128, given=4, predicted=4)
+GPU_BATCH = 8
 VMNIST = ModelSetting("vmnist", 1, 64, given=10, predicted=10)
 QUICK = ModelSetting("quick", 1, 64, given=2, predicted=2, hidden=(32, 32, 32))
 DRY_RUN = ModelSetting("dry run", 1, 16, given=2, predicted=2, patch=2, hidden=(8, 8), filter_size=3)
 SETTINGS = {setting.name: setting for setting in (HUMAN36M, VMNIST, QUICK)}
-GPU_BATCH = 8  # of the official program's script

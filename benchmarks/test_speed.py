@@ -1,5 +1,7 @@
-"""Ops, the cell and models by pytest-benchmark: `pytest benchmarks/ -m "not slow"`, without the last words with whole
-models. No time is asserted; `motionrnn bench` times in turns what it compares, and says more of it."""
+"""Time ops and the cell with pytest-benchmark: `pytest benchmarks/ -m "not slow"`; without `-m`, whole models too.
+
+No time is asserted. `motionrnn bench` measures more, and times in turns what it compares.
+"""
 
 from __future__ import annotations
 

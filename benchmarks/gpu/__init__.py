@@ -1,1 +1,1 @@
-"""Build, prove and measure the package on the GPU of this machine."""
+"""Build, test and measure the package on the GPU of this machine."""

@@ -1,1 +1,1 @@
-"""Measure: subjects, times, counts, rows."""
+"""Measure ops, the cell and models: what is compared, how it is counted and timed, and the rows."""

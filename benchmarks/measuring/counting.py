@@ -1,7 +1,7 @@
-"""Counts of a call that do not depend on the machine's mood: bytes, dispatched ops, kernel launches, FLOPs.
+"""Count what is the same in every run of a call: bytes, dispatched ops, kernel launches, FLOPs.
 
-`tests/bench/test_counts.py` compares those of the cell and of whole models with committed ones. What a captured CUDA
-graph launches is counted by `timing.nodes`, the instructions of the CPU kernels by `callgrind`.
+`tests/bench/test_counts.py` compares the counts of the cell and of whole models with committed ones. `timing.nodes`
+counts the launches of a captured CUDA graph.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Call = Callable[[], Any]
 
 
 def kept_bytes(call: Call, known: Sequence[torch.Tensor]) -> int:
-    """Bytes that backward keeps alive, beside inputs and parameters."""
+    """Return the bytes that are kept for backward, beside those of the `known` inputs and parameters."""
     return sum(kept_storages(call, known))
 
 
 def kept_storages(call: Call, known: Sequence[torch.Tensor]) -> list[int]:
-    """The sizes of the storages of what autograd saves, those of `known` left out, in bytes."""
+    """Return the sizes in bytes of the storages that autograd saves, without those of `known`."""
     inputs = {t.untyped_storage().data_ptr() for t in known}
-    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+    saved: dict[int, torch.UntypedStorage] = {}  # holding them keeps an address from being reused
 
     def pack(t: torch.Tensor) -> torch.Tensor:
         storage = t.untyped_storage()
@@ -47,14 +47,14 @@ def kept_storages(call: Call, known: Sequence[torch.Tensor]) -> list[int]:
     return sizes
 
 
-# ---- The most memory at one time
+# ---- Peak memory
 
 
 def peak_bytes(call: Call, device: str | torch.device | None = None) -> int:
-    """The most bytes that one call takes beside what is there already, its results included.
+    """Return the most bytes that one call takes beside what is allocated already, its results included.
 
-    device: "cuda", "cpu", or None for a GPU where there is one. What PyTorch's allocator hands out counts, on a GPU in
-    multiples of 512; scratch memory that kernels and libraries get elsewhere does not.
+    device: "cuda", "cpu", or None for a GPU if there is one. Memory from PyTorch's allocator counts, on a GPU in
+    multiples of 512 bytes; scratch memory that kernels and libraries get elsewhere does not.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,7 +69,7 @@ def peak_bytes(call: Call, device: str | torch.device | None = None) -> int:
 
 
 def _cpu_allocations(call: Call) -> list[tuple[int, int]]:
-    """(address, bytes) of every allocation in order, negative where memory is given back."""
+    """Return (address, bytes) of every allocation in order; a release has negative bytes."""
     profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
     with _quiet():
         profile.start()
@@ -88,7 +88,7 @@ def _cpu_allocations(call: Call) -> list[tuple[int, int]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the profiler's C++ library writes to stderr when it starts and stops, whatever its log level."""
+    """Silence stderr, where the profiler's C++ library writes at start and stop, whatever its log level."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _peak_of(allocations: Sequence[tuple[int, int]]) -> int:
-    """Memory that was there before counts neither while it is there nor when it is given back."""
+    """Return the peak of live memory; memory from before the first allocation never counts."""
     live: dict[int, int] = {}
     now = peak = 0
     for address, size in allocations:
@@ -116,7 +116,7 @@ def _peak_of(allocations: Sequence[tuple[int, int]]) -> int:
 
 # ---- Ops and launches
 
-# Allocations, and what no schema tells apart from computing: views that are not declared so, questions about dtypes.
+# Allocations, undeclared views and questions about dtypes, whose schemas look like those of computing ops.
 BOOKKEEPING = (
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided",
     "_unsafe_view", "lift_fresh", "promote_types", "result_type",
@@ -136,10 +136,10 @@ class _Ops(TorchDispatchMode):
 
 
 def ops_by_name(call: Call) -> collections.Counter[str]:
-    """How often a call dispatches each op that computes something, those of its backward included.
+    """Return how often a call dispatches each op that computes something, those of its backward included.
 
-    Views and allocations compute nothing. An op counts once, whatever it is made of: what autograd or the composite ops
-    of PyTorch turn it into counts in its place.
+    Views and allocations compute nothing. Ops count as they are dispatched, after autograd and PyTorch's composite ops
+    have been resolved.
     """
     with _Ops() as ops:
         call()
@@ -147,7 +147,7 @@ def ops_by_name(call: Call) -> collections.Counter[str]:
 
 
 def aten_ops(call: Call) -> int:
-    """How many ops a call dispatches that compute something: `ops_by_name`."""
+    """Return how many ops a call dispatches that compute something, see `ops_by_name`."""
     return ops_by_name(call).total()
 
 
@@ -161,7 +161,7 @@ def flops(call: Call) -> int:
 
 
 class _NoModules(ModuleTracker):
-    """Which module computes what is not asked, and the tracker's hooks cannot live with `torch.autograd.grad`."""
+    """A tracker that tracks nothing: its hooks do not work with `torch.autograd.grad`."""
 
     def __enter__(self) -> _NoModules:
         return self
@@ -171,7 +171,7 @@ class _NoModules(ModuleTracker):
 
 
 def triton_launches(call: Call) -> collections.Counter[str]:
-    """How often a call launches each of the package's Triton kernels. They are counted, not run: results are arbitrary.
+    """Return how often a call launches each Triton kernel. Kernels are not run: the call's results are arbitrary.
 
     The call has to choose the backend "triton", which on a CPU needs TRITON_INTERPRET=1.
     """

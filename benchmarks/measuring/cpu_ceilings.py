@@ -1,10 +1,10 @@
-"""This processor's ceilings, measured by torch with the threads that the rows have.
+"""Measure this processor's ceilings with torch, with as many threads as the rows have.
 
 copy_bytes_per_s    a copy much larger than the caches, bytes read plus bytes written
-copies              the same from what the inner caches hold to that: {"bytes", "bytes_per_s"} of each
+copies              the same by size, from what the inner caches hold up to that: {"bytes", "bytes_per_s"} of each
 matmul_flops        a float32 matrix product, 2 n^3 for n x n
-convolution_flops   a float32 convolution 5x5 of 64 to 448 channels, PredRNN's widest; where the library of the products
-                    knows the processor less well, it is the faster
+convolution_flops   a float32 convolution 5x5 of 64 to 448 channels, PredRNN's widest; it is faster than the product
+                    where the product's library is not tuned for the processor
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-COPIES = tuple(1 << k for k in range(16, 30, 2))  # bytes read plus bytes written: 64 KiB to 256 MiB
-SECONDS = 0.25  # of each
+COPIES = tuple(1 << k for k in range(16, 30, 2))  # bytes read plus bytes written, 64 KiB to 256 MiB
+SECONDS = 0.25  # per ceiling
 
 
 def measure() -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _convolution_rate(size: int = 32) -> float:
 
 
 def _best_seconds(call: Callable[[], object]) -> float:
-    """Of one call: the best of batches of about a millisecond, because a ceiling is what is possible."""
+    """Return the time of one call: the best of batches of about a millisecond, as a ceiling is what is possible."""
     call()
     started = time.perf_counter()
     call()

@@ -1,17 +1,15 @@
-"""The implementations that a row of an op or the cell compares, each in the same form: prepared inputs, a function, its
-parameters.
+"""Give the implementations of an op or the cell one form: prepared inputs, a function, its parameters.
 
 ours                    the package's kernels
 triton                  the package's Triton kernels
 ..., deterministic      under torch.use_deterministic_algorithms(True)
 reference               the package's plain PyTorch, eager
-reference, compiled     by torch.compile
+reference, compiled     the same by torch.compile
 reference, CUDA graphs  by torch.compile(mode="reduce-overhead"), on a GPU
 plain                   the cell as one writes it from the equations (`plain_cell`), eager
-plain, compiled         by torch.compile
-torchvision             deform_conv2d for the warp, in its favour: offsets interleaved and the mask's sigmoid taken
-                        beforehand, neither in its time
-official                the released program's Warp, its mask logits given, or MotionGRU (`official`)
+plain, compiled         the same by torch.compile
+torchvision             deform_conv2d for the warp; interleaving the offsets and the mask's sigmoid are not in its time
+official                the released program's Warp, with given mask logits, or its MotionGRU (`official`)
 """
 
 from __future__ import annotations
@@ -41,19 +39,25 @@ WITHOUT_X = 14  # bits of the wanted gradients: offset 2, mask 4, weight 8; x wo
 
 @dataclass
 class Implementation:
+    """An implementation in a layout.
+
+    prepare: makes the function's inputs from the case's. restore: turns gradients by the function's inputs into those
+    by the case's. tolerance: replaces the case's; inf means no limit. can_be_captured: in a CUDA graph of our own.
+    """
+
     name: str
     layout: str
-    function: Function  # of the prepared inputs
+    function: Function
     parameters: list[Tensor] = field(default_factory=list)
     prepare: Callable[[list[Tensor]], list[Tensor]] = lambda inputs: inputs
     restore: Callable[[list[Tensor], list[Tensor]], list[Tensor]] = lambda inputs, grads: grads
     deterministic: bool = False
-    tolerance: float | None = None  # instead of the case's; inf: no limit
+    tolerance: float | None = None
     compiled: bool = False
-    can_be_captured: bool = True  # in a CUDA graph of our own
+    can_be_captured: bool = True
 
     def call(self, case: Case, inputs: Sequence[Tensor]) -> tuple[Callable[[], Any], list[Tensor]]:
-        """One call of the case's direction on these inputs, and all the tensors that it starts from."""
+        """Return a call of the case's direction on these inputs, and all the tensors that it starts from."""
         leaves = self.prepare([_laid_out(t, self.layout) for t in inputs])
         if case.direction == FORWARD:
             return self._switched(torch.no_grad()(lambda: self.function(*leaves))), leaves
@@ -70,11 +74,11 @@ class Implementation:
         return self._switched(both), wanted
 
     def forward(self, leaves: Sequence[Tensor]) -> object:
-        """The forward pass of a call that started from `leaves`."""
+        """Run the forward pass of a call that started from `leaves`."""
         return self.function(*leaves[: len(leaves) - len(self.parameters)])
 
     def results(self, case: Case, call: Callable[[], Any], leaves: list[Tensor]) -> Results:
-        """Outputs and gradients of a call, as `exact_results` has them."""
+        """Return the outputs and gradients of a call in the order of `exact_results`."""
         made = call()
         if case.direction == FORWARD:
             return list(as_tuple(made)), []
@@ -105,7 +109,7 @@ def _laid_out(t: Tensor, layout: str) -> Tensor:
 def implementation(
     name: str, layout: str, case: Case, device: str, program: Program | None = None
 ) -> Implementation:
-    """One of the implementations in the docstring above, for a case; `program` is the official one."""
+    """Return one of the implementations of this module's docstring for a case; `program` is the official one."""
     base, _, variant = name.partition(", ")
     if base == "triton" and (why := backends.unavailable_reason(base)):
         raise Unavailable(why)
@@ -137,7 +141,7 @@ def _graphed(function: Function) -> Function:
     compiled = torch.compile(function, dynamic=False, fullgraph=True, mode="reduce-overhead")
 
     def call(*inputs: Tensor) -> object:
-        torch.compiler.cudagraph_mark_step_begin()  # what the last call returned may be overwritten
+        torch.compiler.cudagraph_mark_step_begin()  # the last call's results may be overwritten
         return compiled(*inputs)
 
     return call
@@ -146,10 +150,11 @@ def _graphed(function: Function) -> Function:
 def _official(case: Case, device: str, program: Program | None) -> Implementation:
     if program is None:
         raise Unavailable("no checkout of the official program was named")
-    # It moves index grids to the device in every call, which no CUDA graph can hold.
+    # Every call moves index grids to the device, which a CUDA graph cannot hold.
     if case.op == "offset_warp":
         warp = program.offset_warp(case.shape.channels, device)
-        # It rounds places on the map, not offsets: at 64x64 some taps cross an integer, where a gradient jumps (4e-3).
+        # The program rounds places on the map, not offsets: at 64x64 some taps cross an integer, where a gradient
+        # jumps (measured: 4e-3).
         return Implementation("official", "NCHW", warp, tolerance=2e-2, can_be_captured=False)
     cell = program.motion_gru(case.shape.channels, case.cell_weights(), device)
     parameters: list[Tensor] = [p for _, p in sorted(cell.named_parameters())]
@@ -162,7 +167,7 @@ def _op(base: str, op: str) -> Function:
 
 
 def _on(base: str, function: Function) -> Function:
-    """With the backend that an implementation's name asks for; ours is the one in force."""
+    """Return the function with the backend that an implementation's name asks for; ours is the one in force."""
     if base not in ("reference", "triton"):
         return function
 
@@ -183,7 +188,7 @@ def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
 
 
 def _raw_backward(base: str, layout: str, case: Case, variant: str) -> Implementation:
-    """The warp's backward op by itself: its arguments are grad and the inputs, and what the flag would have set."""
+    """Return the warp's backward op by itself; its arguments are grad, the inputs, what is wanted, and the mode."""
     if case.op != "offset_warp":
         raise ValueError(f"{case}: backward by itself is measured for offset_warp")
     wanted = WITHOUT_X if variant == "without grad_x" else 15
@@ -220,7 +225,7 @@ def _torchvision(case: Case) -> Implementation:
         mask = leaves[2].detach().double()
         return [grad_x, grad_offset, grad_mask * mask * (1 - mask), grad_weight]
 
-    # Its coordinates are rounded in its dtype: half ones are some hundredths of a pixel off on large maps.
+    # torchvision rounds coordinates in the features' dtype: in half precision, hundredths of a pixel on large maps.
     tolerance = 2e-2 if case.dtype == "float32" else float("inf")
     return Implementation(
         "torchvision",

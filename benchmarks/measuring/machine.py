@@ -1,4 +1,4 @@
-"""What a timing depends on beside the code: the machine, its libraries, malloc."""
+"""Describe what a timing depends on beside the code: the machine, its libraries, malloc."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ TUNED_MALLOC = {
 
 
 def with_tuned_malloc() -> None:
-    """Start this program again with a glibc malloc that keeps large blocks, unless it runs so already.
+    """Restart this program with a glibc malloc that keeps large blocks, unless it has one already.
 
-    By default glibc maps every block above some 32 MiB anew and the kernel zeroes its pages at first touch: a copy of
-    64 MB takes 20 times as long as with warm memory.
+    By default glibc maps every block above about 32 MiB anew, and the kernel zeroes its pages at first touch: a copy
+    of 64 MB then takes 20 times as long as with warm memory.
     """
     if any(os.environ.get(name) != value for name, value in TUNED_MALLOC.items()):
-        # It is read once, at start. orig_argv has the options of Python as well, such as -m.
+        # malloc reads its variables once, at start. orig_argv has the options of Python too, such as -m.
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **TUNED_MALLOC})
 
 
 def description() -> dict[str, object]:
-    """What a row of results must say of where it was measured."""
+    """Return what the rows of a run say about the machine and the versions."""
     import torch
 
     from motionrnn_ext.backends import native
@@ -46,7 +46,7 @@ def description() -> dict[str, object]:
 
 
 def gpu_description() -> dict[str, object]:
-    """The first GPU, its driver, and the versions of what compiles for it."""
+    """Return the first GPU, its driver, and the versions of the compilers for it."""
     import importlib.metadata
 
     import torch
@@ -73,7 +73,7 @@ def gpu_description() -> dict[str, object]:
 
 
 def without_folders(text: str) -> str:
-    """A text, less where things lie on this machine: of absolute paths the last part."""
+    """Return a text with every absolute path cut to its last part."""
     return re.sub(r"(?<![\w.~-])/(?:\S*/)?(?=\S)", "", text)
 
 
@@ -85,17 +85,13 @@ def _output(*command: str) -> str:
 
 
 def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in info.read_text().splitlines()
-        if line.startswith("model name")
-    ]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def commit() -> str:
-    """With "-dirty" where files were changed. MOTIONRNN_EXT_COMMIT says it where sources came without their history."""
+    """Return the commit, with "-dirty" if files were changed; MOTIONRNN_EXT_COMMIT names it where there is no git."""
     return os.environ.get("MOTIONRNN_EXT_COMMIT") or _output(
         "git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"
     )

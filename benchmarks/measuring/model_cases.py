@@ -1,13 +1,13 @@
-"""What a row of a whole MotionRNN-PredRNN measures: a training step or the prediction of the frames that follow a clip.
+"""Define what a row of a whole MotionRNN-PredRNN measures: a training step, or the prediction of a clip's next frames.
 
 ours                       the package's kernels
 ours, without MotionGRU    the Motion Highway alone
-base predictor             without either: PredRNN
+base predictor             PredRNN, without MotionGRU and Motion Highway
 reference                  the package's plain PyTorch
 official                   the released program's network, its frames folded beforehand
 
-All have the same weights, N(0, 1/fan_in), and start from the official random states, drawn in every call. A training
-step is forward, the mean squared error of all predictions, and its gradients by all parameters; no optimiser.
+All have the same weights, N(0, 1/fan_in), and start from the official random states, which every call draws. A
+training step is forward, the mean squared error of all predictions, and its gradients by all parameters; no optimiser.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ PARTS: dict[str, dict[str, Any]] = {
     "ours, without MotionGRU": {"motion_gru": False},
     "base predictor": {"motion_gru": False, "highway": False},
 }
-SEED = 7  # of the initial states where results are compared
+SEED = 7  # draws the initial states where results are compared
 Exact = tuple[Tensor, list[Tensor]]  # predictions, and gradients in the order of our parameters
 Run = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class ModelCase:
+    """A model's setting, dtype and direction (TRAINING or INFERENCE)."""
+
     setting: ModelSetting
     dtype: str
     direction: str
@@ -62,17 +64,17 @@ class ModelCase:
 
     @property
     def tolerance(self) -> float:
-        """Rounded at every step and layer; for the gradients see `op_cases.Case.tolerance`."""
+        """The limit of the difference, rounding at every step and layer included; see `op_cases.Case.tolerance`."""
         return {"float32": 2e-2, "bfloat16": 0.3}[self.dtype]
 
     def frames(self, device: str) -> Tensor:
-        """(B, T, C, H, W) in [0, 1]."""
+        """Return frames (B, T, C, H, W) in [0, 1]."""
         s, generator = self.setting, torch.Generator().manual_seed(0)
         frames = torch.rand((s.batch, s.total, s.channels, s.size, s.size), generator=generator)
         return frames.to(device, self.torch_dtype)
 
     def model(self, name: str) -> MotionRNN:
-        """Of an implementation's architecture, in float32 on the CPU."""
+        """Return a model with an implementation's architecture, in float32 on the CPU."""
         s = self.setting
         model = MotionRNN("predrnn", s.channels, s.hidden, s.patch, "official", filter_size=s.filter_size,
                           init_state="xavier", **PARTS.get(name, {}))  # fmt: skip
@@ -86,13 +88,16 @@ class ModelCase:
 
 @dataclass
 class Net:
-    """One implementation: `predictions` (B, T-1, C, H, W) and the loss of a clip, and `predict`, the frames that follow
-    its given ones."""
+    """An implementation on a clip.
+
+    losses: returns the predictions (B, T-1, C, H, W) and their loss. predict: returns the frames that follow the given
+    ones. parameters: in our order, whatever the implementation.
+    """
 
     module: nn.Module
     losses: Callable[[], tuple[Tensor, Tensor]]
     predict: Callable[[], Tensor]
-    parameters: list[Tensor] = field(default_factory=list)  # in our order
+    parameters: list[Tensor] = field(default_factory=list)
     can_be_captured: bool = True
 
     def call(self, direction: str) -> Run:
@@ -109,9 +114,9 @@ class Net:
 def prepared(
     case: ModelCase, implementations: Sequence[tuple[str, str]], device: str, program: Program | None
 ) -> list[subjects.Prepared]:
-    """The rows of a case, and what is to be timed."""
+    """Return the rows of a case, each with its subject of the timing."""
     frames = case.frames(device)
-    exact: dict[str, Exact] = {}  # per architecture
+    exact: dict[str, Exact] = {}  # by architecture
     return subjects.prepared(
         implementations, {**case.identity(), "sets": 1, "cold": True, "work": None},
         lambda name, layout, row: _prepared(case, name, layout, frames, exact, row, program),
@@ -145,8 +150,10 @@ def checked(
     row: dict[str, Any],
     program: Program | None = None,
 ) -> tuple[Net, Run]:
-    """An implementation and its call, not far from float64, which `exact` collects by architecture; `row` gets the
-    difference."""
+    """Return an implementation and its call, after comparing its results with float64.
+
+    `exact` collects the float64 results by architecture, `row` gets the difference.
+    """
     model = case.model(name).to(frames.device, case.torch_dtype)
     model = model.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
     net = _official(case, model, frames, program) if name == "official" else _ours(case, name, model, frames)
@@ -199,7 +206,7 @@ def _official(case: ModelCase, model: MotionRNN, frames: Tensor, program: Progra
 
 
 def _exact(case: ModelCase, name: str, model: MotionRNN, frames: Tensor) -> Exact:
-    """In float64 by the reference, from the initial states that the model draws."""
+    """Return the reference's results in float64, from the initial states that the model draws."""
     setting = case.setting
     torch.manual_seed(SEED)
     state = _double(model.initial_state(setting.batch, setting.size, setting.size))

@@ -1,5 +1,7 @@
-"""The released MotionRNN program, from a checkout of thuml/MotionRNN: its Warp, MotionGRU and whole network,
-unmodified, on our weights and inputs."""
+"""Run the released MotionRNN program on our weights and inputs: its unmodified Warp, MotionGRU and whole network.
+
+The program comes from a checkout of thuml/MotionRNN.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ MARK = Path("core", "layers", "MotionGRU.py")
 
 
 class Program:
-    """Its modules. In float32: their sampling computes in the motion's dtype whatever the features have."""
+    """The program's modules. They run in float32: their sampling ignores the features' dtype."""
 
     def __init__(self, checkout: Path) -> None:
         if not (checkout / MARK).is_file():
@@ -37,11 +39,14 @@ class Program:
         self.network = importlib.import_module("core.models.MotionRNN_PredRNN")
 
     def offset_warp(self, channels: int, device: str) -> Callable[..., Tensor]:
-        """(x, offset, mask_logits, weight) -> out. The program's Warp makes the mask logits by a convolution of x; in
-        its place stands a module that hands over the given ones, so that the convolution is in nobody's time."""
+        """Return `(x, offset, mask_logits, weight) -> out`.
+
+        The program's Warp makes the mask logits by a convolution of x. A module that returns the given ones replaces
+        it, so that no implementation's time has the convolution in it.
+        """
         warp = self.layers.Warp(channels, channels, 3).to(device)
         warp.warp_gate = given = _Given()
-        del warp.conv.weight  # a parameter; below, what the caller gives
+        del warp.conv.weight  # a parameter, which the caller's tensor replaces
 
         def call(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
             given.value, warp.conv.weight = mask_logits, weight
@@ -50,13 +55,13 @@ class Program:
         return call
 
     def motion_gru(self, channels: int, weights: Mapping[str, Tensor], device: str) -> nn.Module:
-        """(x, offset, trend) -> (out, offset, trend), as MotionGRUCell, whose names it has."""
+        """Return `(x, offset, trend) -> (out, offset, trend)`; parameters are named as in MotionGRUCell."""
         cell = self.layers.MotionGRU(channels, 18, 3)
         cell.load_state_dict(weights, strict=True)
         return cell.to(device)
 
     def motion_rnn(self, setting: ModelSetting, weights: Mapping[str, Tensor], device: str) -> nn.Module:
-        """(frames, mask) -> (predictions, loss) on folded frames, channels last; `weights` with our names."""
+        """Return `(frames, mask) -> (predictions, loss)` on folded frames, channels last; `weights` have our names."""
         configs = SimpleNamespace(
             img_height=setting.size, img_width=setting.size, img_channel=setting.channels, patch_size=setting.patch,
             filter_size=setting.filter_size, stride=1, layer_norm=0, input_length=setting.given,
@@ -68,6 +73,8 @@ class Program:
 
 
 class _Given(nn.Module):
+    """A module that returns `value` whatever its input is."""
+
     value: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +82,7 @@ class _Given(nn.Module):
 
 
 def mask_of(setting: ModelSetting, device: str) -> Tensor:
-    """The sampling mask that lets the program read its own predictions: zeros."""
+    """Return the sampling mask that makes the program read its own predictions: zeros."""
     side = setting.size // setting.patch
     shape = (setting.batch, setting.predicted - 1, side, side, setting.patch**2 * setting.channels)
     return torch.zeros(shape, device=device)

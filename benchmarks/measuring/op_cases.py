@@ -1,4 +1,4 @@
-"""What a row measures: an op or the cell on maps of one shape; its inputs, and its results in float64."""
+"""Define what a row of an op or the cell measures: its case, its inputs, and its results in float64."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .roofline import K, M, work
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-SETS = (2, 16)
+SETS = (2, 16)  # the least and the most input sets of a case on a GPU
 
-# Inputs in the op's order: channels as (of C, of taps), "f" for features or "s" for motion state (float32).
+# Inputs in the op's order. (a, b, kind) means a*C + b*K channels of features ("f") or of float32 motion state ("s").
 INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "motion_reset": {"reset_logits": (0, 2, "f"), "offset": (0, 2, "s")},
     "motion_update": {"update_logits": (0, 2, "f"), "candidate_logits": (0, 2, "f"),
@@ -38,7 +38,7 @@ NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,), "motion_warp": (0.5
 
 
 def weight_shapes(op: str, channels: int) -> list[tuple[int, ...]]:
-    """Of what follows the maps."""
+    """Return the shapes of the weights, which follow the maps."""
     if op in ("offset_warp", "motion_warp"):
         return [(channels, channels, 3, 3)]
     if op == "motion_gates":
@@ -48,14 +48,20 @@ def weight_shapes(op: str, channels: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Case:
+    """An op or the cell in one direction, on maps of one shape.
+
+    dtype is that of the features: "float32", "bfloat16" or "float16". offset_scale is the standard deviation of the
+    motion in pixels.
+    """
+
     op: str
     shape: MapShape
-    dtype: str  # of the features: "float32", "bfloat16", "float16"
+    dtype: str
     direction: str
-    offset_scale: float = 1.0  # standard deviation of the motion, in pixels
+    offset_scale: float = 1.0
 
     def identity(self) -> dict[str, Any]:
-        """What the rows say of their case."""
+        """Return the columns of a row that name its case."""
         level = "cell" if self.op == "MotionGRUCell" else "op"
         return {"level": level, "op": self.op, "setting": None, "shape": str(self.shape), "dtype": self.dtype,
                 "direction": self.direction, "offset_scale": self.offset_scale}  # fmt: skip
@@ -70,10 +76,10 @@ class Case:
 
     @property
     def tolerance(self) -> float:
-        """Of the norm of a result's difference from float64, relative to its norm.
+        """The limit of the norm of a result's difference from float64, relative to the result's norm.
 
-        Where the motion is computed, its rounding moves some taps across an integer, where the gradient of a bilinear
-        sample jumps; on the noise sampled here each such jump is as large as the gradient itself.
+        Where the motion is computed, rounding moves some taps across an integer, where the gradient of a bilinear
+        sample jumps. As the maps are noise, each such jump is as large as the gradient itself.
         """
         exact = {"float32": 5e-5, "bfloat16": 2e-2, "float16": 3e-3}[self.dtype]
         if self.op == "motion_warp":
@@ -83,12 +89,12 @@ class Case:
         return exact
 
     def sets(self, l2_bytes: int) -> int:
-        """How many input sets make one pass over them too large for the L2 cache, within bounds."""
+        """Return how many input sets, within SETS, make one pass over them too large for the L2 cache."""
         bytes_of_one = work(self.op, self.shape, self.dtype, self.direction).bytes
         return min(max(2 * l2_bytes // bytes_of_one + 1, SETS[0]), SETS[1])
 
     def inputs(self, device: str, seed: int) -> list[Tensor]:
-        """Standard normal values: maps, then the weights, N(0, 1/fan_in)."""
+        """Return the maps, N(0, 1), then the weights, N(0, 1/fan_in)."""
         generator = torch.Generator(device).manual_seed(seed)
         made = []
         for name, (of_channels, of_taps, kind) in INPUTS[self.op].items():
@@ -103,7 +109,7 @@ class Case:
         return made
 
     def cell_weights(self) -> dict[str, Tensor]:
-        """Of a MotionGRUCell, N(0, 1/fan_in): the official zeros would leave the gates shut."""
+        """Return a MotionGRUCell's weights, N(0, 1/fan_in): the official zeros would leave the gates shut."""
         generator = torch.Generator().manual_seed(1)
         cell = MotionGRUCell(self.shape.channels)
         made = {}
@@ -118,15 +124,15 @@ def as_tuple(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """The same numbers for every implementation, in the layout of its outputs."""
+    """Return the outputs' gradients: the same numbers for every implementation, in the layout of its outputs."""
     generator = torch.Generator(outputs[0].device).manual_seed(99)
     made = [torch.randn(o.shape, generator=generator, device=o.device) for o in outputs]
-    # through bfloat16, which every dtype here holds but for float16's range
+    # bfloat16 values are exact in every dtype here, within float16's range
     return [torch.empty_like(o).copy_(c.to(torch.bfloat16)) for o, c in zip(outputs, made)]
 
 
 def exact_results(case: Case, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs and, if the direction has any, gradients by inputs (and the cell's parameters) in float64."""
+    """Return the outputs in float64, and the gradients by inputs and the cell's parameters if the direction has any."""
     leaves = [t.detach().double().requires_grad_() for t in inputs]
     parameters: list[Tensor] = []
     if case.op == "MotionGRUCell":
@@ -145,7 +151,7 @@ def exact_results(case: Case, inputs: Sequence[Tensor]) -> tuple[list[Tensor], l
 
 
 def reference_function(op: str) -> Callable[..., Any]:
-    """The op by the package's plain PyTorch, without the checks of its public face."""
+    """Return the op in the package's plain PyTorch, without the checks of its public function."""
     numbers = NUMBERS.get(op, ())
     if op == "motion_warp":
 
@@ -159,12 +165,7 @@ def reference_function(op: str) -> Callable[..., Any]:
 
 
 def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest relative difference by norm; nan where a result is nan."""
-    worst = 0.0
-    for a, e in zip(actual, expected, strict=True):
-        norm = e.norm().item()
-        difference = (a.detach().double() - e).norm().item() / (norm or 1.0)
-        worst = difference if difference != difference or difference > worst else worst
-        if worst != worst:
-            return worst
-    return worst
+    """Return the largest relative difference by norm; nan if a result has one."""
+    differences = [(a.detach().double() - e).norm() / (e.norm() or 1.0)
+                   for a, e in zip(actual, expected, strict=True)]  # fmt: skip
+    return torch.stack(differences).max().item()  # max is nan if any of them is

@@ -1,10 +1,10 @@
-"""The MotionGRU step in plain PyTorch, as one writes it down from the paper's equations: the peer of our cell.
+"""The MotionGRU step in plain PyTorch, written from the paper's equations: the peer of our cell.
 
     u = s(W_u * [x, F]),  r = s(W_r * [x, F]),  z = tanh(W_z * [x, r.F])
     F' = u.z + (1 - u).F,   D' = D + alpha (F - D),   F_t = F' + D',   out = warp(x, F_t)
 
-Concatenations, a convolution per gate, samples of four corners laid out for a convolution of stride k: modules like
-this launch about 100 kernels forward. Parameter names are those of `motionrnn_ext.MotionGRUCell`.
+It concatenates, has a convolution per gate, and lays the samples of four corners out for a convolution of stride k.
+Such modules launch about 100 kernels forward. Parameter names are those of `motionrnn_ext.MotionGRUCell`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 
 class PlainWarp(nn.Module):
+    """`(x, offset) -> out`, x (B, C, H, W) and offset (B, 2K, H, W), rows then columns."""
+
     def __init__(self, channels: int, k: int = 3) -> None:
         super().__init__()
         self.k = k
@@ -25,10 +27,8 @@ class PlainWarp(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         mask = torch.sigmoid(self.warp_gate(x))  # (B, K, H, W)
-        padded = F.pad(x, (1, 1, 1, 1))  # places off the map are moved into this ring of zeros
-        place = (
-            (self._grid(offset) + offset).permute(0, 2, 3, 1).contiguous()
-        )  # (B, H, W, 2K), rows then columns
+        padded = F.pad(x, (1, 1, 1, 1))  # places off the map are clamped into this ring of zeros
+        place = (self._grid(offset) + offset).permute(0, 2, 3, 1).contiguous()  # (B, H, W, 2K)
         near = place.detach().floor()
         near, far, place = (_inside(t, padded) for t in (near, near + 1, place))
         samples: Tensor | int = 0
@@ -44,7 +44,7 @@ class PlainWarp(nn.Module):
         return self.conv(self._spread(masked).to(x.dtype))
 
     def _grid(self, like: Tensor) -> Tensor:
-        """Where each tap of each pixel stands in the padded map: (1, 2K, H, W), rows then columns."""
+        """Return the places of each pixel's taps in the padded map: (1, 2K, H, W), rows then columns."""
         height, width = like.shape[-2:]
         k, reach = self.k, (self.k - 1) // 2
         options: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
@@ -58,20 +58,20 @@ class PlainWarp(nn.Module):
         return torch.cat([rows, cols]).unsqueeze(0)
 
     def _spread(self, samples: Tensor) -> Tensor:
-        """(B, C, H, W, K) to (B, C, kH, kW), each pixel's taps side by side, for the convolution of stride k."""
+        """Lay (B, C, H, W, K) out as (B, C, kH, kW), each pixel's taps side by side, for a convolution of stride k."""
         batch, channels, height, width, _ = samples.shape
         rows = [part.reshape(batch, channels, height, -1) for part in samples.split(self.k, dim=-1)]
         return torch.cat(rows, dim=-1).view(batch, channels, height * self.k, width * self.k)
 
 
 def _inside(place: Tensor, padded: Tensor) -> Tensor:
-    """(B, H, W, 2K), rows then columns, moved to the nearest place in the padded map."""
+    """Clamp places (B, H, W, 2K), rows then columns, to the padded map."""
     rows, cols = place.chunk(2, dim=-1)
     return torch.cat([rows.clamp(0, padded.shape[2] - 1), cols.clamp(0, padded.shape[3] - 1)], dim=-1)
 
 
 def _pick(padded: Tensor, corner: Tensor) -> Tensor:
-    """padded (B, C, H + 2, W + 2) at whole places (B, H, W, 2K): (B, C, H, W, K)."""
+    """Return padded (B, C, H + 2, W + 2) at the integer places (B, H, W, 2K), as (B, C, H, W, K)."""
     channels, width = padded.shape[1], padded.shape[3]
     row, col = corner.long().chunk(2, dim=-1)
     index = (row * width + col).unsqueeze(1).expand(-1, channels, -1, -1, -1).contiguous()

@@ -1,4 +1,4 @@
-"""What one call has to do at the least, counted by formula, and how long the machine's ceilings make that take.
+"""Count by formula the least work of a call, and the least time that it takes at the machine's ceilings.
 
 C channels, K = 9 taps, M = 2K motion channels, e bytes per feature, 4 per motion state.
 """
@@ -19,8 +19,11 @@ FEATURE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Work:
-    """bytes: device memory, each input read and each output written once. gather: what all corners of all taps ask for.
-    scatter: their gradients, added in float32. matrix: FLOPs of sums over channels; vector: all others."""
+    """The work of a call.
+
+    bytes: memory traffic, each input read once and each output written once. gather: bytes that all corners of all taps
+    read. scatter: bytes of their gradients, added in float32. matrix: FLOPs of sums over channels; vector: all others.
+    """
 
     bytes: int = 0
     gather: int = 0
@@ -33,12 +36,12 @@ class Work:
 
 
 class Pointwise(NamedTuple):
-    """Per element: tensors of features and of motion state that are read or written, operations.
+    """The work of a pointwise op per element: tensors (of features, of motion state) read or written, and operations.
 
-    A sigmoid or tanh counts as ten operations. Two addends' gradient is one tensor, written once.
+    A sigmoid or tanh counts as ten operations. The gradient of two addends is one tensor, written once.
     """
 
-    of_state: bool  # over M channels, not C
+    of_state: bool  # whether the op has M channels instead of C
     forward: tuple[int, int]
     backward: tuple[int, int]
     operations: tuple[int, int]
@@ -47,7 +50,7 @@ class Pointwise(NamedTuple):
 POINTWISE = {
     "motion_reset": Pointwise(True, (2, 1), (3, 2), (11, 15)),
     "motion_update": Pointwise(True, (2, 4), (4, 6), (27, 32)),
-    "memory_update": Pointwise(False, (8, 0), (12, 0), (37, 48)),  # of three streams
+    "memory_update": Pointwise(False, (8, 0), (12, 0), (37, 48)),
     "highway_output": Pointwise(False, (4, 0), (7, 0), (24, 30)),
     "gated_blend": Pointwise(False, (4, 0), (7, 0), (14, 18)),
 }
@@ -55,7 +58,7 @@ OPS = (*POINTWISE, "offset_warp", "motion_warp", "motion_gates")
 
 
 def work(op: str, shape: MapShape, dtype: str, direction: str) -> Work:
-    """direction: "forward", "backward" or "forward+backward"."""
+    """Return the work of a call; direction is "forward", "backward" or "forward+backward"."""
     return sum((_one_way(op, shape, FEATURE_BYTES[dtype], way) for way in direction.split("+")), Work())
 
 
@@ -84,8 +87,11 @@ def _pointwise(op: Pointwise, shape: MapShape, e: int, forward: bool) -> Work:
 
 
 def _offset_warp(shape: MapShape, e: int, forward: bool) -> Work:
-    """Backward samples again, contracts grad with the weight and with the samples (two products), takes the dot product
-    of each corner with the samples' gradient, and adds that gradient, weighted, at each corner."""
+    """Return the work of the warp.
+
+    Backward samples again, contracts grad with the weight and with the samples (two products), takes the dot product of
+    each corner with the samples' gradient, and adds that gradient, weighted, at each corner.
+    """
     c, pixels = shape.channels, shape.pixels
     inputs = pixels * (c * e + M * STATE_BYTES + K * e) + c * c * K * e
     samples = pixels * K * c
@@ -97,17 +103,19 @@ def _offset_warp(shape: MapShape, e: int, forward: bool) -> Work:
 
 
 def _motion_warp(shape: MapShape, e: int, forward: bool) -> Work:
-    """Both ops, but the new offset stays in registers between them; backward reads it from memory, once, (no trend) and
-    adds its gradient to the one from above."""
+    """Return the work of both ops, with the new offset in registers between them.
+
+    Backward reads the new offset from memory once, but not the trend, and adds its gradient to the one from above.
+    """
     update = _pointwise(POINTWISE["motion_update"], shape, e, forward)
     both = update + _offset_warp(shape, e, forward)
     state = shape.pixels * M * STATE_BYTES
-    # Forward the new offset is not read again; nor is it backward, where the warp's gradient is not written either.
+    # Neither direction reads the new offset again, and backward does not write the warp's gradient either.
     return both + Work(bytes=-state if forward else -2 * state)
 
 
 def _gates_weights(c: int) -> int:
-    """Convolutions 3x3 of [x, F] or [x, r.F] to u, r, z and of x to the mask."""
+    """Return the weights of the 3x3 convolutions of [x, F] or [x, r.F] to u, r, z, and of x to the mask."""
     return 9 * ((c + M) * 3 * M + c * K)
 
 
@@ -119,7 +127,7 @@ def _gates(shape: MapShape, e: int, forward: bool) -> Work:
 
 
 def _motion_gates(shape: MapShape, e: int, forward: bool) -> Work:
-    """Bytes are those of a step that keeps everything else on the chip, but for the logits of u, r and z."""
+    """Return the work of the gates; only inputs, outputs and the logits of u, r and z pass through memory."""
     c, pixels = shape.channels, shape.pixels
     parameters = (_gates_weights(c) + 3 * M + K) * e
     maps = pixels * (c * e + 2 * M * STATE_BYTES)  # x, F, D, or their gradients
@@ -130,7 +138,7 @@ def _motion_gates(shape: MapShape, e: int, forward: bool) -> Work:
 
 
 def _cell(shape: MapShape, e: int, forward: bool) -> Work:
-    """Bytes are those of a step that keeps everything else on the chip."""
+    """Return the work of the cell; only inputs and outputs pass through memory."""
     c, pixels = shape.channels, shape.pixels
     step = _gates(shape, e, forward) + _offset_warp(shape, e, forward)
     parameters = (_gates_weights(c) + 3 * M + K + c * c * K) * e
@@ -141,15 +149,15 @@ def _cell(shape: MapShape, e: int, forward: bool) -> Work:
 
 
 def lane_bytes(shape: MapShape, dtype: str) -> int:
-    """What one of the four lanes that share a pixel loads at a time: a quarter of its channels, 8 or 16 bytes."""
+    """Return the bytes that one of a pixel's four lanes loads at a time: a quarter of its channels, 8 or 16 bytes."""
     return 8 if shape.channels * FEATURE_BYTES[dtype] // 4 <= 8 else 16
 
 
 def floors(counted: Work, ceilings: dict[str, Any], dtype: str, lane: int) -> dict[str, float]:
-    """Microseconds of each term at the card's measured ceilings; `scatter` stands apart from the roofline.
+    """Return the microseconds of each term at the card's measured ceilings; `scatter` is no part of the roofline.
 
-    Sums over channels run on the tensor cores: half precision at their rate, float32 at that of three tf32 products,
-    or on FFMA where that is faster.
+    Sums over channels run on the tensor cores: half precision at their rate, float32 at the rate of three tf32
+    products, or with FFMA if that is faster.
     """
     fma = ceilings["ffma_flops"]
     matrix = max(fma, ceilings["mma_tf32_flops"] / 3) if dtype == "float32" else ceilings["mma_bf16_flops"]
@@ -163,9 +171,9 @@ def floors(counted: Work, ceilings: dict[str, Any], dtype: str, lane: int) -> di
 
 
 def cpu_floors(counted: Work, ceilings: dict[str, Any]) -> dict[str, float]:
-    """Microseconds of a processor's memory and matrix terms alone, in float32 whatever the dtype.
+    """Return the microseconds of a processor's memory and matrix terms, in float32 whatever the dtype.
 
-    Memory at the rate of a copy that moves as much as the call: what fits into a cache is not held to what memory can.
+    The memory term has the rate of a copy as large as the call, so that small calls are compared with cache speed.
     """
     sizes = sorted(ceilings["copies"], key=lambda copy: copy["bytes"])
     copy = next((c for c in sizes if c["bytes"] >= counted.bytes), sizes[-1])
@@ -176,13 +184,13 @@ def cpu_floors(counted: Work, ceilings: dict[str, Any]) -> dict[str, float]:
 
 
 def matrix_rate(ceilings: dict[str, Any], dtype: str) -> float:
-    """FLOP/s of a library's matrix products and convolutions at the most: of the CPU, or of the GPU's tensor cores."""
+    """Return the highest FLOP/s of matrix products: a library's on the CPU, the tensor cores' on a GPU."""
     if "matmul_flops" in ceilings:
         return max(ceilings["matmul_flops"], ceilings["convolution_flops"])
     return ceilings["mma_tf32_flops" if dtype == "float32" else "mma_bf16_flops"]
 
 
 def share(floors_us: dict[str, float], microseconds: float) -> tuple[float, str]:
-    """The roofline's share of a time, and the term that bounds it, such as memory or matrix."""
+    """Return the roofline's share of a time, and the term that bounds it, such as memory or matrix."""
     bound = max((name for name in floors_us if name != "scatter"), key=lambda name: floors_us[name])
     return floors_us[bound] / microseconds, bound

@@ -1,4 +1,4 @@
-"""From an implementation's calls to a subject of the timing: what does not depend on the time is counted first."""
+"""Make a subject of the timing from an implementation's calls; what does not depend on time is counted first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .machine import without_folders
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
-Prepared = tuple[Row, timing.Subject | None]  # nothing to time where the row has a reason
+Prepared = tuple[Row, timing.Subject | None]  # None if the row says why there is nothing to time
 Result = TypeVar("Result")
 
 
 class Unavailable(Exception):
-    """What this machine lacks for an implementation."""
+    """Raised where this machine lacks what an implementation needs."""
 
 
 def prepared(
@@ -27,8 +27,10 @@ def prepared(
     common: Row,
     prepare: Callable[[str, str, Row], timing.Subject],
 ) -> list[Prepared]:
-    """A row per implementation and layout, and what is to be timed: with an `error` where `prepare` failed or results
-    differ, `unavailable` where it cannot run."""
+    """Return a row per implementation and layout, each with its subject of the timing.
+
+    The row has an `error` if `prepare` failed or results differ, `unavailable` if the implementation cannot run.
+    """
     made: list[Prepared] = []
     for name, layout in implementations:
         row, ready = {**common, "implementation": name, "layout": layout}, None
@@ -43,7 +45,7 @@ def prepared(
 
 
 def timed(made: Sequence[Prepared], effort: timing.Effort) -> list[Row]:
-    """The rows, with the times of what was prepared."""
+    """Time the subjects in turns, and return the rows with their times."""
     timing.interleave([ready for _, ready in made if ready is not None], effort)
     for row, ready in made:
         row.update(ready.result() if ready is not None else {})
@@ -51,12 +53,12 @@ def timed(made: Sequence[Prepared], effort: timing.Effort) -> list[Row]:
 
 
 def told(error: Exception) -> str:
-    """In one line, and without the folders of this machine."""
+    """Return the error in one line, without the folders of this machine."""
     return without_folders(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
 
 
 def first(call: Callable[[], Result], row: Row) -> Result:
-    """Run what makes and calls an implementation for the first time, loading and compiling included, without tf32."""
+    """Run an implementation's first call without tf32; the row gets its time, loading and compiling included."""
     allow_tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     started = time.perf_counter()
@@ -69,7 +71,7 @@ def first(call: Callable[[], Result], row: Row) -> Result:
 
 
 def check(row: Row, limit: float) -> None:
-    """Stop, with what the row gets as its error, where results are too far from float64."""
+    """Raise an ArithmeticError, which becomes the row's error, if results are too far from float64."""
     difference = row["difference"]
     if not difference <= limit:
         raise ArithmeticError(f"differs from float64 by {difference:.2g}, more than {limit:g}: not timed")
@@ -85,8 +87,11 @@ def subject(
     compiled: bool = False,
     can_be_captured: bool = True,
 ) -> timing.Subject:
-    """Ready to be timed. `forward` is the pass whose kept tensors count, those of `known` left out; none without a
-    backward. Of compiled code there are no dispatched ops to count."""
+    """Count what the calls take, and return a subject that is ready to be timed.
+
+    `forward` is the pass whose kept tensors count, without those of `known`; None if there is no backward. Compiled
+    code dispatches no ops that could be counted.
+    """
     row["kept_bytes"] = None if forward is None else counting.kept_bytes(forward, known)
     row["peak_bytes"] = counting.peak_bytes(calls[0], "cuda" if on_gpu else "cpu")
     row["aten_ops"] = None if compiled else counting.aten_ops(calls[0])

@@ -1,7 +1,7 @@
-"""Times of a call on a device: in a CUDA graph, eager, interleaved with the calls it is compared with.
+"""Time calls in turns: eagerly, and on a GPU in a CUDA graph as well.
 
-Device time is that of a graph of many calls, divided by their number: launch gaps of the host do not count, and the
-graph's own start counts little. On a CPU there is wall time only.
+Device time is that of a graph of many calls, divided by their number: the host's launch gaps do not count, and the
+graph's own start counts little. On a CPU there is only wall time.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from typing import Any
 import torch
 
 Call = Callable[[], Any]
-GRAPH_US = 400.0  # a graph's start, some microseconds, is to be small beside its calls
+# A graph takes at least about GRAPH_US, so that its start of some microseconds counts little, or has GRAPH_CALLS calls.
+GRAPH_US = 400.0
 GRAPH_CALLS = 256
-BATCH_US = 3000.0  # of eager calls between two synchronisations
-# CUgraphNodeType of the driver
+BATCH_US = 3000.0  # eager calls between two synchronisations
+# The driver's CUgraphNodeType
 NODE_TYPES = {0: "kernel", 1: "memcpy", 2: "memset"}
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long the rounds of one comparison go on: `rounds` (at least, at most) of them, between the two for `seconds`
-    in all; what is so slow that `limit` seconds go by has to do with `few`."""
+    """The effort of a comparison: at least `rounds[0]` and at most `rounds[1]` rounds, until `seconds` have passed.
+
+    After `limit` seconds, `few` rounds are enough.
+    """
 
     seconds: float
     rounds: tuple[int, int] = (7, 40)
@@ -43,7 +46,7 @@ DRY_RUN = Effort(0.0, (3, 3))
 
 @dataclass
 class Subject:
-    """One implementation's calls, each on inputs of its own, and what was measured of them."""
+    """An implementation's calls, each on inputs of its own, and their measured times."""
 
     calls: Sequence[Call]
     on_gpu: bool
@@ -56,7 +59,7 @@ class Subject:
 
     def prepare(self) -> None:
         started = time.perf_counter()
-        _timed(self.calls[0])  # the first loads what the counts did not
+        _timed(self.calls[0])  # the first call loads libraries that the counts did not need
         first = time.perf_counter() - started
         once = first if first > 1 else 1e-6 * min(_timed(self.calls[i % len(self.calls)]) for i in range(3))
         self.batch = max(1, min(200, int(BATCH_US / (1e6 * once))))
@@ -73,7 +76,7 @@ class Subject:
         self.eager_us.append(1e6 * (time.perf_counter() - started) / self.batch)
 
     def result(self) -> dict[str, Any]:
-        """Medians, and the times that a tenth and nine tenths of the rounds stay below."""
+        """Return the medians and the 10th and 90th percentiles of the rounds' times."""
         return {
             **_summary("eager", self.eager_us),
             **_summary("graph", self.graph_us),
@@ -87,7 +90,7 @@ def _summary(clock: str, times: Sequence[float]) -> dict[str, float | None]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Between the two nearest values, in proportion."""
+    """Return a quantile, interpolated between the two nearest values."""
     place = share * (len(values) - 1)
     low, ordered = int(place), sorted(values)
     high = min(low + 1, len(values) - 1)
@@ -95,7 +98,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def interleave(subjects: Sequence[Subject], effort: Effort) -> None:
-    """Rounds over all subjects, one after the other."""
+    """Time all subjects in turns, round after round."""
     took, rounds = 0.0, 0
     while rounds < effort.rounds[0] or (took < effort.seconds and rounds < effort.rounds[1]):
         started = time.perf_counter()
@@ -108,9 +111,9 @@ def interleave(subjects: Sequence[Subject], effort: Effort) -> None:
 
 
 def captured(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
-    """A graph of all calls, repeated until it is long enough to time, and the number of calls in it.
+    """Return a graph of all calls, repeated until it is long enough to time, and the number of calls in it.
 
-    Outputs are kept until the capture ends, so that calls write to memory of their own as they read it.
+    Outputs are kept until the capture ends, so that every call writes to memory of its own.
     """
     graph = _capture(calls)
     graph.replay()
@@ -139,7 +142,7 @@ def _capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
 
 
 def nodes(graph: torch.cuda.CUDAGraph) -> dict[str, int]:
-    """How many nodes of each type a graph has: kernels, memsets, copies."""
+    """Return how many nodes of each type a graph has: kernels, memsets, copies."""
     driver = ctypes.CDLL("libcuda.so.1")
     handle, count = ctypes.c_void_p(graph.raw_cuda_graph()), ctypes.c_size_t()
     _driver(driver.cuGraphGetNodes(handle, None, ctypes.byref(count)))
@@ -159,7 +162,7 @@ def _driver(status: int) -> None:
 
 
 def device_us(call: Call, repeats: int = 5) -> float:
-    """Microseconds of a long-running call between two events, the median."""
+    """Return the median time of a long-running call between two events, in microseconds."""
     call()
     return statistics.median(_event_us(call) for _ in range(repeats))
 

@@ -21,11 +21,17 @@ from .scores import motion_states, on_device, predict_clips
 
 
 class Motion(NamedTuple):
-    """The motion in one MotionGRU after each of T frames; `visualize` has the conventions."""
+    """The motion in one MotionGRU after each of T frames; `visualize` has the conventions.
 
-    offset: Tensor  # F, where its taps read, (T, 2K, h', w')
-    trend: Tensor  # D (T, 2K, h', w')
-    mask: Tensor  # the taps' weights (T, K, h', w') in [0, 1]
+    Attributes:
+        offset: F (T, 2K, h', w'), the offsets of the K positions that are read.
+        trend: D (T, 2K, h', w').
+        mask: the weights (T, K, h', w') of the K positions, in [0, 1].
+    """
+
+    offset: Tensor
+    trend: Tensor
+    mask: Tensor
 
 
 @torch.no_grad()

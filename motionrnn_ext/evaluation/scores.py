@@ -24,7 +24,8 @@ def on_device(model: MotionRNN, device: str) -> MotionRNN:
     """Return the model, moved to a device. Raise a RunError if the device is unknown or absent."""
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the kinds that torch raises
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Torch raises all three, depending on the kind of device.
         raise RunError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
@@ -44,7 +45,8 @@ def predict_clips(
         ValueError: frames lie outside [0, 1] by more than rounding.
     """
     check_range(frames)
-    model.reset()  # with compat="openstl" a state would be carried over from the clips before
+    # A model with compat="openstl" would carry over its state from the clips before.
+    model.reset()
     generator = torch.Generator(frames.device).manual_seed(seed)
     frames = filled(frames if frames.is_floating_point() else as_floats(frames))
     future = model.predict(frames, n_future, generator=generator)

@@ -114,7 +114,7 @@ def _train(config: Config, folder: Path, first: FirstPrediction) -> None:
 
 
 class FirstPrediction(callbacks.Callback):
-    """Draws the prediction of the first test clip once, FIRST_AFTER seconds into a training or at its end."""
+    """A callback that draws a prediction of the first test clip, FIRST_AFTER seconds into a training or at its end."""
 
     def __init__(self, path: Path, clips: ClipDataset, config: Config) -> None:
         self._path, self._clips, self._config = path, clips, config
@@ -153,12 +153,12 @@ def _folder(chosen: Path | None, config: Config, console: Console) -> Path:
         return chosen
     for folder in numbered(DEFAULT_FOLDER):
         if _is_stopped(folder, config):
-            console.print(f"The demo in {folder} was stopped; going on with it.")
+            console.print(f"The demo in {folder} was stopped; resuming it.")
             return folder
         if is_free(folder):
             return folder
         what = "a finished demo" if _is_finished(folder) else "something else"
-        console.print(f"{folder} holds {what}; leaving it as it is.")
+        console.print(f"{folder} holds {what}, which is left as it is.")
     raise AssertionError("unreachable")
 
 
@@ -193,17 +193,18 @@ def _minutes(began: float) -> float:
 
 def _introduce(console: Console, config: Config, folder: Path, quick: bool) -> None:
     (first, second), (height, width) = MODELS, config.image_size
+    duration = (
+        "On two cores this takes about ten minutes or less; a first prediction is drawn after one minute."
+    )
     text = (
         f"Two handwritten digits move, bounce, turn and grow. From {config.n_input} frames of {height}x{width} pixels,",
         f"two small networks learn to predict the next {config.n_output}: {first}, and {second}, which adds",
         "a MotionGRU between the layers and a highway past them. Both take the same",
         f"{config.steps:,} steps on the same clips, {config.batch_size} at a time.",
-        "This takes a minute."
-        if quick
-        else "On two cores this takes four to ten minutes; a first prediction is drawn after one minute.",
+        "This takes a minute." if quick else duration,
     )
     console.print("\n" + " ".join(text))
-    where = f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there."
+    where = f"Everything goes to {folder}; stop with Ctrl-C, and resume with the same command."
     console.print(where, soft_wrap=True)
 
 

@@ -14,8 +14,20 @@ from ..training.runs import RunError, has_begun, last_checkpoint, read_checkpoin
 from .plan import Plan, Training
 
 # The entries of a training's file that `table.results` reads, besides the metrics themselves.
-_KEPT = ("row", "metrics.per_lead", "metrics.samples", "metrics.protocol", "baseline", "seconds_per_step", "seconds",
-         "resumed", "finished", "machine", "version", "commit")  # fmt: skip
+_REQUIRED = (
+    "row",
+    "metrics.per_lead",
+    "metrics.samples",
+    "metrics.protocol",
+    "baseline",
+    "seconds_per_step",
+    "seconds",
+    "resumed",
+    "finished",
+    "machine",
+    "version",
+    "commit",
+)
 
 
 def open_folder(folder: Path, plan: Plan) -> None:
@@ -54,7 +66,7 @@ def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
         name, old, new = found
         raise RunError(
             f"{place} was started with {name} {_shown(old)}, this is {name} {_shown(new)}; "
-            "a table has one: name another folder with --out"
+            "all trainings of a table share it: name another folder with --out"
         )
 
 
@@ -97,7 +109,7 @@ def read_result(folder: Path, training: Training, metrics: Sequence[str]) -> dic
         raise RunError(f"{error}; remove that file to have the training made again") from None
     _check_same(path, config.to_dict(), training.config.to_dict())
     scores = [f"{part}.{name}" for part in ("metrics", "baseline") for name in metrics]
-    for name in (*_KEPT, *scores):
+    for name in (*_REQUIRED, *scores):
         if not _has(found, name.split(".", 1)):
             raise RunError(f"{path} lacks {name}; remove that file to have the training scored again")
     return found

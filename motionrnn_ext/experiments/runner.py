@@ -1,4 +1,4 @@
-"""Runs the trainings of a table that are not finished, one after the other in this process, and writes the table."""
+"""Training and scoring of the rows of a table, one training after the other in this process, and the table's files."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def _introduce(console: Console, plan: Plan, folder: Path, finished: int) -> Non
     console.print(f"{plan.title}: {sizes[0]} with {sizes[1]}, {sizes[2]} of {steps} each")
     if finished:
         console.print(f"{finished} of them {'is' if finished == 1 else 'are'} finished and not repeated.")
-    where = f"Everything goes to {folder}; stop with Ctrl-C, and the same command goes on from there."
+    where = f"Everything goes to {folder}; stop with Ctrl-C, and resume with the same command."
     console.print(where, soft_wrap=True)
 
 
@@ -196,9 +196,15 @@ class _Display(L.Callback):
 
     def __init__(self, console: Console, plan: Plan, n_finished: int) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=console, transient=True, disable=not is_animated(),
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not is_animated(),
+        )
         self._steps = plan.config.steps
         self._done = self._steps * n_finished
         total = self._steps * len(plan.rows) * len(plan.seeds)

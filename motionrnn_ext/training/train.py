@@ -64,7 +64,7 @@ def train(
 
     Args:
         progress: show a bar, or without a terminal a line for each validation and every 30 seconds.
-        watchers: further callbacks, for example to show progress in the caller's way.
+        watchers: further callbacks that are told of every step, for example to show progress in the caller's way.
         announce: a function that the first process calls once, after the settings are checked and before anything is
             written to the folder.
         command: a command that calls this function with the same arguments. On several devices or nodes this process

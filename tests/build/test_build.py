@@ -424,7 +424,7 @@ class TestArchitectures:
 
 
 class TestNamesOfFolders:
-    """What the checkout may lie in."""
+    """Names of folders that the checkout may lie in."""
 
     @pytest.mark.parametrize("name", ['a "b"', "a;b", "a\\b", "a\nb"])
     def test_refused_at_once(self, script: ModuleType, name: str) -> None:
@@ -469,7 +469,7 @@ class TestInstalling:
         self.check_instruction_sets(tree)
 
     def check_instruction_sets(self, tree: Path) -> None:
-        """What inline functions the objects of newer instruction sets carry, a baseline object carries too."""
+        """A baseline object carries every inline function that objects of newer instruction sets carry."""
         (build,) = (tree / "build").glob("cmake-*")
         weak: dict[str, set[str]] = {}
         for file in sorted(build.glob("CMakeFiles/cpu_*.dir/**/*.o")):

@@ -1,4 +1,4 @@
-"""What only the CUDA kernels have: one op for motion and warp. Its values and gradients are compared in test_ops."""
+"""The op for motion and warp, which CUDA alone has. Its values and gradients are compared in test_ops."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_motion_gru_cell(on: UnderTest, memory_format: torch.memory_format):
 def test_motion_gru(
     on: UnderTest, memory_format: torch.memory_format, large: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    """Also where a large map is warped in channels_last inside of a contiguous model."""
+    """A large map is warped in channels_last inside of a contiguous model, too."""
     monkeypatch.setattr(MotionGRU, "_wants_channels_last", lambda self, features: large)
     torch.manual_seed(0)
     gru = MotionGRU(32).to(on.device, memory_format=memory_format)

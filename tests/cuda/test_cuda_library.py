@@ -49,7 +49,7 @@ def tool(name: str) -> str:
 
 
 def output_of(*command: str | Path) -> str:
-    """What a tool prints, most of them of binutils."""
+    """Return what a tool prints; most are of binutils."""
     program = shutil.which(str(command[0]))
     if program is None:
         pytest.skip(f"{command[0]} is not on PATH")

@@ -65,7 +65,7 @@ def clips(seed: int = 0, shape: tuple[int, ...] = (3, 2, 1, 16, 16)) -> tuple[Te
 
 
 def by_hand(guess: Tensor, fact: Tensor) -> dict[str, float]:
-    """Of one frame (C, H, W), value by value in float64."""
+    """Return the metrics of one frame (C, H, W), value by value in float64."""
     guess, fact = guess.double().numpy(), fact.double().numpy()
     known = ~np.isnan(fact)
     error = (guess - fact)[known]

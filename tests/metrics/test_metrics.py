@@ -191,7 +191,7 @@ def test_psnr_of_bytes() -> None:
 
 
 def test_conventions() -> None:
-    """What a name stands for is what its parts give."""
+    """A convention's name gives the same as its parts."""
     prediction, truth = clips(2, 3, 1, 9, 8)
     clipped = prediction.clamp(0, 1)
     wanted = {

@@ -81,7 +81,7 @@ def test_openstl_convention(path: Path) -> None:
 
 @pytest.mark.parametrize("path", golden_cases("metrics_trainer_*.npz"))
 def test_official_trainers(path: Path) -> None:
-    """What the trainers' test loops print: per frame, over batches, and the mean of that."""
+    """Return what the trainers' test loops print: per frame, over batches, and the mean of that."""
     case = GoldenCase(path)
     out = case.group("out")
     found = trainer_numbers(case, n_lead=len(out["mse_per_seq_frames"]))

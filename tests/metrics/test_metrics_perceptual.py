@@ -57,7 +57,7 @@ def test_lpips_agrees_with_a_second_library(
 
 
 def test_weights_of_a_whole_lpips(alexnet_weights: Path, tmp_path: Path) -> None:
-    """By the names of the LPIPS authors' module; its own linear weights count."""
+    """The names are those of the LPIPS authors' module; its own linear weights count."""
     network = load_lpips(alexnet_weights)
     places = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
     state = {f"lin{i}.model.1.weight": w.view(1, -1, 1, 1) * 2 for i, w in enumerate(network.weights)}

@@ -225,7 +225,7 @@ def test_what_only_a_module_can_compute_is_named_with_what_removes_it(name: str)
 
 
 def safetensors_bytes(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
-    """What safetensors.torch.save makes of float32 tensors: a header padded to whole words, then the values."""
+    """Return float32 tensors as safetensors.torch.save does: a header padded to whole words, then the values."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     data = b""
     for name in sorted(tensors):
@@ -239,7 +239,7 @@ def safetensors_bytes(tensors: Tensors, metadata: dict[str, str] | None = None) 
 
 
 def load_by_hand(data: bytes) -> Tensors:
-    """What safetensors.torch.load does."""
+    """Read tensors as safetensors.torch.load does."""
     end = 8 + struct.unpack("<Q", data[:8])[0]
     found = {}
     for name, about in json.loads(data[8:end]).items():
@@ -284,7 +284,7 @@ def test_safetensors(safetensors: None, name: str, tmp_path: Path) -> None:
 
 
 def test_tied_tensors_that_safetensors_leaves_out(safetensors: None, tmp_path: Path) -> None:
-    """As its save_model does, which notes the name of the tensor that stands for the other."""
+    """Its save_model notes the name of the tensor that stands for the other."""
     made = model("predrnn", layers=3, alpha=nn.Parameter(torch.tensor(0.7)))
     tensors, kept, gone = dict(made.state_dict()), *(f"interfaces.{i}.cell.alpha" for i in (0, 1))
     del tensors[gone]

@@ -285,7 +285,7 @@ def test_a_description_that_was_tampered_with_is_one_line(arguments: dict[Any, A
 
 
 def test_a_learned_alpha_comes_back_as_one_parameter(tmp_path: Path) -> None:
-    """With every other argument, also where training has taken it out of [0, 1]."""
+    """Every other argument comes back too, also where training has taken alpha out of [0, 1]."""
     made = model(layers=3, alpha=nn.Parameter(torch.tensor(0.3)), max_offset=None, gate_side="decoded")
     made.options.alpha.data.fill_(-0.1)
     torch.save(made.state_dict(), tmp_path / "learned.pt")

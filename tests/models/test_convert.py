@@ -183,7 +183,7 @@ def test_reports_say_what_was_done_and_why_nothing_was() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_of_half_precision_goes_on(dtype: torch.dtype) -> None:
-    """With the states of half precision that its own program makes, and no further from float32 than before."""
+    """The model takes its own program's states of half precision, and is no further from float32 than before."""
     torch.manual_seed(0)
     model, x = UserModel(), torch.randn(2, 1, 6, 8)
     exact = model(x)
@@ -370,7 +370,7 @@ def kernels_run(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
 def test_wrapped_models(wrap) -> None:
-    """Also where they have run before."""
+    """Wrapped models have run before they are converted."""
     model = wrap(UserModel(Idle))
     x = torch.randn(2, 1, 6, 8)
     before, ours = kernels_run(model, x)

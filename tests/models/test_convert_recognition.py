@@ -140,7 +140,7 @@ class Caching(StandIn):
 
 
 class MotionGRU(nn.Module):
-    """Of the official name, with other parts."""
+    """A module of the official name, with other parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -318,7 +318,7 @@ def test_hooks_of_the_user_are_named(register: str, kind: str, part: str) -> Non
 
 
 def test_the_official_hooks_are_told_from_the_users() -> None:
-    """By what they do: one that keeps gradients is the user's, wherever it is defined."""
+    """Hooks are told apart by what they do: one that keeps gradients is the user's, wherever it is defined."""
     model = UserModel(Idle)
     assert len(convert(model).converted) == 3
     for layer in (Listening, Keeping):

@@ -89,7 +89,7 @@ def test_motion_that_starts_beyond_the_bound(on: UnderTest):
 
 @on(ALL)
 def test_the_gradient_ends_at_the_bound(on: UnderTest):
-    """By an independent formula in float64, exactly at the bound as well; D' has its own gradient everywhere."""
+    """An independent formula in float64 agrees, exactly at the bound as well; D' has its own gradient everywhere."""
     f = torch.tensor([[0.5, 1.0, 2.0, -2.0, 9.0, -9.0]], dtype=torch.float64)
     d, u, z = f.clone(), torch.full_like(f, 0.25), torch.full_like(f, -0.5)
     u[:, 1:4] = -800.0  # F_t = 2 F, where F = D
@@ -188,7 +188,7 @@ def test_the_default_bound_changes_no_frame(predictor: str, variant: str):
 @pytest.mark.parametrize("variant", ["paper", pytest.param("official", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("predictor", CELLS)
 def test_400_frames_are_finite(predictor: str, variant: str):
-    """Without the bound the first nan came at frame 71 with closed gates, at 168 and 323 without."""
+    """The first nan without the bound came at frame 71 with closed gates, at 168 and 323 otherwise."""
     assert saturated(rnn(predictor, variant)).predict(frames(), 400).isfinite().all()
 
 
@@ -221,7 +221,7 @@ def test_10_000_steps_are_finite(predictor: str, dtype: torch.dtype):
 @on(ALL)
 @pytest.mark.parametrize("dtype, most", [(torch.bfloat16, 256), (torch.float16, 2048)], ids=str)
 def test_a_half_memory_comes_to_rest(on: UnderTest, dtype: torch.dtype, most: int):
-    """With open gates C grows by 1 a step, up to where 1 is half of its last digit: it never overflows."""
+    """C grows by 1 a step with open gates, until 1 is half of its last digit: it never overflows."""
     gates = torch.full((1, 3, 2), 30.0, device=on.device, dtype=dtype)
     memory = torch.full((1, 1, 2), most - 20.0, device=on.device, dtype=dtype)
     with on.chosen():
@@ -236,7 +236,7 @@ def test_a_half_memory_comes_to_rest(on: UnderTest, dtype: torch.dtype, most: in
 @quiet
 @pytest.mark.parametrize("predictor", ["convlstm", pytest.param("predrnn", marks=pytest.mark.slow)])
 def test_predict_keeps_no_more_than_its_frames(predictor: str):
-    """Beside the predictions, three times (folded, joined, unfolded), 100 steps take what 20 do."""
+    """Apart from three copies of the predictions (folded, joined, unfolded), 100 steps take what 20 do."""
     model = rnn(predictor)
     given = frames(1, 12, 1, 8, 8)
 

@@ -258,7 +258,7 @@ def test_openstls_mim_and_e3d_lstm(predictor, layers, own, layer_norm) -> None:
 @pytest.mark.parametrize("predictor", ["mim", "e3d_lstm"])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_every_missing_or_misshapen_tensor_is_named(predictor: str, layer_norm: bool) -> None:
-    """With layer norm, its own tensors alone: the others are tried without."""
+    """Layer norm is tried with its own tensors alone; the others are tried without."""
     weights = openstl_dict(predictor, 2, layer_norm=layer_norm)
     tried = weights.keys() - (openstl_dict(predictor, 2) if layer_norm else {}).keys()
     for name in sorted(tried):

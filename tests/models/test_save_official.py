@@ -35,7 +35,7 @@ def quietly(source: Any, **options: Any) -> MotionRNN:
 
 
 def with_alpha(*values: float) -> MotionRNN:
-    """With alpha set after it was made."""
+    """Return a model whose alphas were set after it was made."""
     made = net(layers=3)
     for interface, value in zip(made.interfaces, values):
         interface.cell.alpha = value

@@ -58,7 +58,7 @@ def test_deterministic_gradients_of_any_size(on: UnderTest, scale: float):
 def test_deterministic_gradients_show_what_is_not_finite(
     on: UnderTest, where: str, value: float, layout: torch.memory_format
 ):
-    """As the others do: gradient scaling looks for it."""
+    """Deterministic gradients show what is not finite, as the others do: gradient scaling looks for it."""
     inputs = {"grad": torch.randn(2, 8, 7, 9, generator=generator(1)), **warp_inputs(generator(), channels=8)}
     inputs[where][1, 3, 2, 1] = value
     tensors = [t.float().to(on.device) for t in inputs.values()]
@@ -78,7 +78,7 @@ def seed() -> Iterator[Callable[[int], None]]:
 
 
 def run_backward(on: UnderTest, dtype: torch.dtype, fused: bool, deterministic: bool) -> tuple[Tensor, ...]:
-    """Of a case where many blocks add to the same pixels of grad_x."""
+    """Return the gradients of a case where many blocks add to the same pixels of grad_x."""
     options = {"batch": 1, "channels": 16, "height": 9, "width": 15, "offset": lambda n: 6 * n}
     make = motion_inputs if fused else warp_inputs
     inputs = Case("", "", partial(make, **options)).inputs(dtype, grad=False)

@@ -101,7 +101,7 @@ def test_warp_keeps_the_memory_format(on: UnderTest):
 @on(KERNELS)
 @pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("channels_last")], ids=str)
 def test_pointwise_keeps_channels_last(on: UnderTest, case: Case):
-    """Also of a part of a channels_last tensor, and in the gradients."""
+    """A part of a channels_last tensor keeps its format too, and so do the gradients."""
     inputs = case.inputs(torch.float32, on.device)
     with on.chosen():
         outputs = case.run(inputs)
@@ -151,7 +151,7 @@ def test_warp_makes_the_gradients_that_are_wanted(
 
 
 def every_half(dtype: torch.dtype) -> torch.Tensor:
-    """Of all bit patterns the value, inf and nan too."""
+    """Every bit pattern keeps its value, inf and nan too."""
     return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
 
 

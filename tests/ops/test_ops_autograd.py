@@ -1,4 +1,4 @@
-"""What PyTorch asks of an op: gradcheck, second derivatives, opcheck, torch.compile."""
+"""PyTorch's own checks of an op: gradcheck, second derivatives, opcheck, torch.compile."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_third_derivatives(op: str, on: UnderTest):
 @feature("func", on=["reference"])
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_forward_mode_and_functional_transforms(op: str):
-    """By default they run on the reference; a kernel would drop the tangent without a word."""
+    """The default is the reference; a kernel would drop the tangent without a word."""
     function, inputs = function_of(op)
     inputs = tuple(t.detach() for t in inputs)
     tangents = tuple(torch.randn_like(t) for t in inputs)

@@ -62,7 +62,7 @@ def test_gradcheck_by_the_number(test: UnderTest, op: str, shape: tuple[int, ...
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("op", OF)
 def test_the_gradient_in_every_dtype(op: str, dtype: torch.dtype):
-    """Of a parameter in the features' dtype, as under `.half()`; its value, 0.25, is exact in all of them."""
+    """The parameter has the features' dtype, as under `.half()`; its value, 0.25, is exact in all of them."""
     inputs = small_case(op).inputs(dtype)
     number = learned(0.25, dtype=dtype)
     sum(o.double().square().sum() for o in run(op, inputs, number)).backward()
@@ -324,7 +324,7 @@ def test_a_frozen_alpha_keeps_what_it_learned():
 
 
 def test_every_number_of_the_ops_is_tried_here():
-    """What an op takes beside tensors: a new number needs its line in `OF`, or is a bound."""
+    """A new number that an op takes needs its line in `OF`, unless it is a bound."""
     import inspect
 
     for op in [*POINTWISE, "motion_warp", "motion_gates", "offset_warp"]:

@@ -106,7 +106,7 @@ def test_every_thread_runs_on_its_own_choice(ran: set[tuple[int, str]]):
 @NEEDS_CPU
 @feature("threads", on=["reference", "cpu"])
 def test_a_thread_without_a_choice_takes_the_one_of_all():
-    """What a pool's thread has chosen ends with its block; `set_backend` reaches threads that run already."""
+    """A choice of a pool's thread ends with its block; `set_backend` reaches threads that run already."""
     reached, changed = threading.Event(), threading.Event()
 
     def follow() -> list[str]:
@@ -133,7 +133,7 @@ def test_a_thread_without_a_choice_takes_the_one_of_all():
 @feature("threads", on=["reference", "cpu"])
 @pytest.mark.parametrize("op", [op for op in ALL_OPS if op != "motion_warp"])
 def test_backward_in_another_thread_runs_on_the_backend_of_its_forward(op: str):
-    """To the bit: both backends round differently."""
+    """The results are compared to the bit: both backends round differently."""
     inputs = small_case(op).inputs(torch.float32)
     leaves = [t for t in inputs.values() if t is not None]
 
@@ -247,7 +247,7 @@ print("fine")
 @pytest.mark.parametrize("backend", ["cpu" if CPU in ALL else "reference"])
 @pytest.mark.parametrize("import_first", [True, False], ids=["first_op", "import"])
 def test_first_use_from_many_threads(backend: str, import_first: bool):
-    """In a fresh process: loading the library, registering the ops, choosing the instruction set."""
+    """A fresh process loads the library, registers the ops and chooses the instruction set."""
     code = FIRST_USE.format(backend=backend, import_first=import_first)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "fine", done.stdout + done.stderr

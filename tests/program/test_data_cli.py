@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from layouts import (
     write_pngs,
 )
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from motionrnn_ext.cli.parser import make_parser
 from motionrnn_ext.cli.settings import config_of
@@ -38,7 +36,6 @@ from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.training.batches import ClipDataModule
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
-from motionrnn_ext.training.train import _quiet
 
 Writer = Callable[[Path], object]
 LAYOUTS: dict[str, tuple[Writer | None, int, tuple[str, ...]]] = {
@@ -339,24 +336,6 @@ def test_folders_of_images_become_grey_for_a_grey_model(tmp_path: Path) -> None:
     assert torch.equal(read_frames(tmp_path, "RGB"), wanted.expand(3, 3, 8, 10))
 
 
-def test_pictures_of_bgr_clips_are_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from motionrnn_ext import visualize
-
-    out = tmp_path / "run"
-    assert run("train", "--out", out, *written(tmp_path, "human36m_openstl"), *SMALL) == 0
-    shown: list[torch.Tensor] = []
-    strip = visualize.strip
-    monkeypatch.setattr(
-        visualize, "strip", lambda path, frames, *rest: shown.append(frames) or strip(path, frames, *rest)
-    )
-    assert run("evaluate", out, "--pictures", 1) == 0
-    assert run("predict", out) == 0
-    clip = held_out(Config.read(out / "config.json"))[0]
-    assert len(shown) == 2
-    for frames in shown:
-        assert torch.equal(frames, clip.flip(1)) and not torch.equal(frames, clip)
-
-
 MODULE = """
 import torch
 from torch.utils.data import Dataset
@@ -448,17 +427,6 @@ def test_another_data_set_than_the_files_brings_its_own_protocol(tmp_path: Path)
     assert (chosen.image_size, chosen.n_input, chosen.n_output) == ((32, 48), 7, 10)
     same = config("--dataset", "human36m", "--n-output", 6)
     assert (same.image_size, same.n_input, same.n_output, same.root) == ((128, 128), 3, 6, "there")
-
-
-@pytest.mark.filterwarnings("error:.*smaller than the logging interval")
-def test_advice_of_the_training_program_is_left_out(tmp_path: Path) -> None:
-    assert run("train", "--out", tmp_path / "run", *SMALL, "--digit-size", 8, "--log-every", 50) == 0
-    advice = "This DataLoader will create 5000 worker processes"
-    with pytest.warns(UserWarning, match=advice):
-        DataLoader(torch.zeros(3), num_workers=5000)  # type: ignore[arg-type]
-    with warnings.catch_warnings(record=True) as seen, _quiet():
-        DataLoader(torch.zeros(3), num_workers=5000)  # type: ignore[arg-type]
-    assert not seen
 
 
 def test_settings_of_before_there_were_data_sets_still_load(tmp_path: Path) -> None:

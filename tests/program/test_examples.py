@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from repository import ROOT
+
+from motionrnn_ext.layers.cells import CELLS
 
 FOLDER = ROOT / "examples"
 PROGRAMS = sorted(FOLDER.glob("*.py"))
 LOSS = r"loss (\d+\.\d+)"
 
 
-def output(name: str, *arguments: str) -> str:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", str(FOLDER / name), *arguments],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Run an example in this process, and return what it prints."""
+
+    def run(name: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name])
+        known = dict(CELLS)
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("error", RuntimeWarning)
+            runpy.run_path(str(FOLDER / name), run_name="__main__")
+        CELLS.clear()
+        CELLS.update(known)
+        return capsys.readouterr().out
+
+    return run
 
 
 def numbers(pattern: str, text: str) -> list[float]:
@@ -41,12 +52,12 @@ def test_is_short_and_says_what_it_shows(program: Path):
     assert text.startswith('"""')
 
 
-def test_drop_in_layer():
+def test_drop_in_layer(output: Callable[[str], str]):
     first, last = numbers(LOSS, output("drop_in_layer.py"))
     assert last < 0.2 * first
 
 
-def test_own_predictor():
+def test_own_predictor(output: Callable[[str], str]):
     text = output("own_predictor.py")
     losses = numbers(r"loss (\d+\.\d+) -> (?:\d+\.\d+)", text), numbers(r"-> (\d+\.\d+)", text)
     assert [len(side) for side in losses] == [2, 2]
@@ -59,27 +70,15 @@ def test_own_predictor_by_the_command_line(tmp_path: Path):
     pytest.importorskip("lightning")
     words = "train --import own_predictor --predictor conv_gru --hidden 4 4 --image-size 16 16 --digit-size 8"
     words += " --filter-size 3 --patch-size 2 --n-input 2 --n-output 2 --steps 1 --batch-size 1 --val-clips 1"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "motionrnn_ext.cli",
-            *words.split(),
-            "--accelerator",
-            "cpu",
-            "--out",
-            str(tmp_path / "run"),
-        ],
-        cwd=FOLDER,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    words += " --accelerator cpu"
+    command = [sys.executable, "-m", "motionrnn_ext.cli", *words.split(), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
 
 
-def test_train_on_frames():
+def test_train_on_frames(output: Callable[[str], str]):
     pytest.importorskip("lightning")
     pytest.importorskip("PIL")
     text = output("train_on_frames.py")
@@ -88,7 +87,7 @@ def test_train_on_frames():
     assert "(1, 4, 1, 32, 32)" in text
 
 
-def test_stream():
+def test_stream(output: Callable[[str], str]):
     text = output("stream.py")
     (difference,) = numbers(r"differ by (\S+)", text)
     assert difference < 1e-5

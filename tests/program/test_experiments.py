@@ -23,7 +23,7 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 from PIL import Image
 from trainings import QUICK, TINY, plan
 
-from motionrnn_ext import cli, visualize
+from motionrnn_ext import cli
 from motionrnn_ext.evaluation.clips import held_out
 from motionrnn_ext.evaluation.evaluate import count_parameters
 from motionrnn_ext.evaluation.scores import score
@@ -157,7 +157,7 @@ def test_motionrnn_costs_a_little_more(predictor: str) -> None:
 
 
 def test_macs_of_e3d_lstms_attention_by_hand() -> None:
-    """What one more step adds to a step, everything else being the same: one more C to attend to."""
+    """One more step adds to a step the attention to one more C."""
     config = replace(TINY, predictor="e3d_lstm", n_output=1)
     two, three, four = (costs(replace(config, n_input=n))["macs"] for n in (1, 2, 3))
     positions = 2 * config.image_size[0] * config.image_size[1] // config.patch_size**2
@@ -464,22 +464,6 @@ def test_a_metric_without_any_event_says_so(finished: Path, tmp_path: Path) -> N
     assert "was started with metrics.thresholds [2.0], this is metrics.thresholds [3.0];" in str(error.value)
 
 
-def test_dots_lie_at_their_values(tmp_path: Path) -> None:
-    rows = {"a": {"mse": [1.0, 3.0]}, "b": {"mse": [2.0, float("nan")]}}
-    path = visualize.dots(tmp_path / "dots.png", rows, baseline={"repeat": {"mse": 100.0}}, title="title")
-    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    blue, orange = (
-        np.abs(image - [int(hue[i : i + 2], 16) for i in (1, 3, 5)]).sum(-1) < 30
-        for hue in visualize.page.HUES[:2]
-    )
-    (ya, xa), (yb, xb) = np.nonzero(blue), np.nonzero(orange)
-    assert ya.mean() < yb.mean()  # rows from top to bottom
-    left, right = xa.min(), xa.max()
-    assert xb.mean() == pytest.approx((left + right) / 2, abs=2)  # 2 lies midway of 1 and 3
-    with pytest.raises(ValueError, match="a number for each of 2 rows; got 1"):
-        visualize.dots(tmp_path / "dots.png", rows, [0])
-
-
 # ---- The commands
 
 
@@ -514,7 +498,6 @@ def test_compare_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         ("ablate --predictor abacus", "unknown predictor 'abacus'"),
         ("compare --predictors abacus", "unknown predictor 'abacus'"),
-        ("ablate --seeds 1 1", "seeds must be one or more different numbers"),
         ("ablate --hidden 8 16", "all layers should be equal"),
         ("ablate --dataset human36m --root no/such/folder", "no/such/folder"),
     ],
@@ -526,37 +509,7 @@ def test_bad_commands(words: str, message: str, tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "wanted"),
-    [
-        ("", ((32, 32), 4, 4)),
-        ("--dataset moving_digits", ((32, 32), 4, 4)),  # the preset's own
-        ("--dataset radar_like", ((64, 64), 5, 10)),
-        ("--dataset radar_like --n-output 3 --image-size 16 16", ((16, 16), 5, 3)),
-    ],
-)
-def test_another_data_set_brings_its_protocol(
-    words: str, wanted: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Plan] = []
-    monkeypatch.setattr(runner, "run", lambda planned, *_, **__: seen.append(planned))
-    assert cli.main(["ablate", *words.split(), "--out", str(tmp_path / "out")]) == 0
-    config = seen[0].config
-    assert (config.image_size, config.n_input, config.n_output) == wanted
-
-
 def test_what_the_table_varies_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ("ablate --no-trend", "ablate --no-highway", "compare --no-motion-gru"):
         with pytest.raises(SystemExit):
             cli.main(words.split())
-
-
-def test_interrupting_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def train(*_: Any, **__: Any) -> Path:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "train", train)
-    assert cli.main(["ablate", "--out", str(tmp_path / "out")]) == 130
-    assert "go on with the same command" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 from pathlib import Path
@@ -71,51 +70,6 @@ def test_environment_without_secrets_and_home(monkeypatch: pytest.MonkeyPatch, t
     text = info.text(facts)
     assert "  TRITON_CACHE_DIR=~/triton" in text.splitlines()
     assert "t0ken" not in text and str(tmp_path) not in text + json.dumps(facts)
-
-
-@pytest.mark.parametrize(
-    "origin, said",
-    [
-        (json.dumps({"url": "file:///x", "dir_info": {"editable": True}}), "editable"),
-        (json.dumps({"url": "file:///x", "dir_info": {}}), "installed"),
-        (None, "installed"),
-        (importlib.metadata.PackageNotFoundError(), "not installed, run from its folder"),
-    ],
-)
-def test_how_it_was_installed(origin: Any, said: str, monkeypatch: pytest.MonkeyPatch):
-    class Distribution:
-        def read_text(self, name: str) -> str | None:
-            assert name == "direct_url.json"
-            return origin
-
-    def distribution(name: str) -> Distribution:
-        if isinstance(origin, Exception):
-            raise origin
-        return Distribution()
-
-    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-    assert info._installed() == said
-
-
-def test_cuda_of_a_machine_that_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(info, "_DRIVER", tmp_path / "version")
-    assert info._driver() is None
-    (tmp_path / "version").write_text(
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23\n"
-    )
-    assert info._driver() == "570.86.15"
-    facts = {"hip": None, "cuda": "13.0", "cudnn": 91300, "driver": "570.86.15"}
-    assert info._toolkit(facts) == "CUDA 13.0, cuDNN 91300, driver 570.86.15"
-    assert info._toolkit({**facts, "hip": "6.4"}) == "HIP 6.4"
-    assert info._toolkit({**facts, "cuda": None}) == "without CUDA"
-
-
-def test_the_deterministic_flag():
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert "deterministic  yes" in info.text(info.collect())
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def test_markdown_is_the_text_as_a_block(capsys: pytest.CaptureFixture[str]):

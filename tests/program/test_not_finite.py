@@ -78,13 +78,6 @@ def test_it_stops_in_that_step_and_resumes_from_a_finite_checkpoint(
     assert_same_training(tmp_path / "run", tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_a_learning_rate_that_is_too_high(precision: str, tmp_path: Path) -> None:
-    with pytest.raises(NotFinite, match="is nan in step 2; .*there is no checkpoint yet"):
-        run(replace(TINY, lr=1e30, precision=precision), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
 def test_a_loss_that_overflows_while_its_gradient_does_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -149,27 +142,15 @@ def test_a_weight_that_no_loss_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     [
         ("1e30", "the loss is nan in step 2"),
         ("1e39", "lr must be at most 1e36, which weights in float32 can hold; got 1e+39"),
-        ("nan", "lr must be a finite number"),
         ("inf", "lr must be a finite number"),
-        ("0", "lr must be above 0; got 0"),
-        ("-1", "lr must be above 0; got -1"),
     ],
 )
 def test_the_program_says_it_in_a_line(
     lr: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TINY.write(tmp_path / "settings.json")
-    command = [
-        "train",
-        "--config",
-        tmp_path / "settings.json",
-        "--out",
-        tmp_path / "run",
-        "--no-progress",
-        "--lr",
-        lr,
-    ]
-    assert cli.main([str(word) for word in command]) == 2
+    folder, settings = str(tmp_path / "run"), str(tmp_path / "settings.json")
+    assert cli.main(["train", "--config", settings, "--out", folder, "--no-progress", "--lr", lr]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert message in line and line.startswith("motionrnn train: error: ")
 

@@ -1,4 +1,4 @@
-"""What may change when a run goes on, what may not, and how a run begins with another's weights."""
+"""Settings that may change when a run goes on, those that may not, and runs that begin with another's weights."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_run_begins_with_the_weights_and_settings_of_another(finished: Path, t
 def test_what_the_weights_were_trained_with_otherwise_is_told(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What changes no tensor's shape: of a run, of weights that say it, and of weights that say nothing."""
+    """Settings that change no tensor's shape: of a run, of weights that say them, and of weights that say nothing."""
 
     def told(source: object, *options: str) -> list[str]:
         out = tmp_path / "run"

@@ -58,7 +58,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_terminal_of_another_encoding_in_a_notebooks_environment(short: Path) -> None:
-    """What `!motionrnn` inherits from a kernel, empty variables, and a path that no encoding has a name for."""
+    """`!motionrnn` inherits variables from a kernel, some empty; the path has bytes that are no text."""
     name = os.fsdecode(b"caf\xe9 \xe2\x86\x92 [/x] :smile:")
     notebook = {"MPLBACKEND": "module://no_such_backend", "RANK": "", "MOTIONRNN_EXT_BACKEND": ""}
     options = ("--config", "settings.json", "--out", name)
@@ -83,7 +83,7 @@ def test_a_pipe_without_a_reader(words: tuple[str, ...]) -> None:
 
 
 def test_a_pipe_without_a_reader_costs_no_scores(short: Path) -> None:
-    """As of `evaluate | head -1`."""
+    """This is `evaluate | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
     done = run("evaluate", "run", "--clips", 2, "--out", "unread", here=short, out=writing)
@@ -101,7 +101,7 @@ def test_a_full_disk() -> None:
 
 
 def test_a_closed_output(short: Path) -> None:
-    """What is opened next must not take its place."""
+    """The file that is opened next must not take the output's place."""
     words = [*PROGRAM, "train", "--config", "settings.json", "--out", "closed"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -156,17 +156,6 @@ def test_a_log_has_a_line_for_each_validation(
     assert "step 2 of 2: validating, batch 1 of 2" in lines
     train(replace(TINY, steps=2), tmp_path / "silent", progress=False)
     assert capsys.readouterr().out == ""
-
-
-def test_the_lines_come_at_once(short: Path) -> None:
-    """Progress is printed before the program ends, although its output is a pipe."""
-    command = [*PROGRAM, "train", "--config", "settings.json", "--steps", "100000", "--out", "long"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=short, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(3)]
-        process.kill()
-    assert lines[2].startswith("step ") and " of 100,000: " in lines[2]
 
 
 # ---- Lightning's and matplotlib's own variables and settings

@@ -45,7 +45,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- Resuming
 
 
-@pytest.mark.parametrize("step", [0, 2, 3, 4, 8, 10])
+@pytest.mark.parametrize("step", [0, 3, 8])
 def test_stopped_in_any_step_it_resumes_to_the_same_bits(
     step: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

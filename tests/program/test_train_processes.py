@@ -335,7 +335,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 
 def assert_same_numbers(folder: Path, joined: Path) -> None:
-    """Of weights and validations, in float32: 3e-8 is measured."""
+    """Compare weights and validations in float32: 3e-8 is measured."""
     for name in (LAST, BEST):
         found, expected = (checkpoint(home / name)["state_dict"] for home in (folder, joined))
         for key, value in expected.items():
@@ -390,7 +390,7 @@ def test_two_devices_have_the_numbers_of_one_with_the_joined_batch(unbroken: Pat
 
 @pytest.mark.slow
 def test_torchrun_says_how_many_there_are(tmp_path: Path) -> None:
-    """With MIM and two frames, which leave parameters without a gradient."""
+    """MIM with two frames leaves parameters without a gradient."""
     config = replace(TINY, predictor="mim", n_input=1, n_output=1)
     train(replace(config, batch_size=2 * TINY.batch_size), tmp_path / "joined", progress=False)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -413,7 +413,7 @@ def test_torchrun_is_not_contradicted(
 
 @pytest.fixture
 def two_nodes() -> Iterator[list[dict[str, object]]]:
-    """What Lightning reads a machine's place from."""
+    """The variables that Lightning reads a machine's place from."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -244,29 +244,6 @@ def test_log_columns(tmp_path: Path) -> None:
         visualize.read_log(path)
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures of curves, beside their files."""
-    from motionrnn_ext.visualize import curves
-
-    seen: list[Any] = []
-    true_saved = curves.saved
-    monkeypatch.setattr(curves, "saved", lambda figure, path: seen.append(figure) or true_saved(figure, path))
-    return seen
-
-
-def test_events_have_one_scale_and_say_where_there_was_none(tmp_path: Path, figures: list[Any]) -> None:
-    nan = float("nan")
-    curves = {"CSI 20 \u2191": [0.2, 0.1], "csi_30": [nan, None], "FAR 20": [nan, 0.5], "mse": [3.0, 4.0]}
-    visualize.lead_time_curves(tmp_path / "lead.png", {"a": {"per_lead": curves}})
-    panels = figures[0].axes
-    assert [axes.get_title(loc="left") for axes in panels] == ["CSI 20 ↑", "CSI 30 ↑", "FAR 20", "MSE ↓"]
-    for axes in panels[:3]:
-        assert axes.get_ylim() == pytest.approx((0, 1), abs=0.03)
-    assert panels[3].get_ylim()[0] > 1
-    assert [[text.get_text() for text in axes.texts] for axes in panels] == [[], ["no event"], [], []]
-
-
 def test_bad_arguments_are_named(tmp_path: Path) -> None:
     frames, path = torch.zeros(5, 1, 8, 8), tmp_path / "x.png"
     with pytest.raises(ValueError, match=r"predictions\['m'\] must be \(3, 1, 8, 8\); got \(2, 1, 8, 8\)"):

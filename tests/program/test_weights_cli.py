@@ -80,7 +80,7 @@ def test_the_data_set_is_the_one_that_is_named(official: Path) -> None:
 
 
 def test_what_no_tensor_shows_is_given_as_options(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a state dict that was copied and tells nothing, and beside a run, which tells all."""
+    """The state dict was copied and tells nothing; a run beside it tells all."""
     torch.manual_seed(0)
     made = MotionRNN("convlstm", 1, (4, 4), 2, "official", filter_size=3, trend=False, alpha=0.9)
     torch.save(dict(made.state_dict()), "copied.pt")

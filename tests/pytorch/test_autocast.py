@@ -75,7 +75,7 @@ def like(outputs: tuple[Tensor, ...], cotangents: list[Tensor]) -> list[Tensor]:
 @on(ALL)
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_an_op_is_that_of_half_inputs(op: str, on: UnderTest):
-    """To the bit, its arithmetic in float32; also where half and float32 are mixed, as layers and users mix them."""
+    """The arithmetic is float32, to the bit; half and float32 may be mixed, as layers and users mix them."""
     case = small_case(op)
     inputs = rounded(case, on, torch.bfloat16)
     features = [n for n in inputs if n not in ("offset", "trend", "memory")]
@@ -180,7 +180,7 @@ def test_motion_rnn(on: UnderTest, predictor: str, variant: str, dtype: torch.dt
 @on(MODELS)
 @pytest.mark.parametrize("predictor", CELLS)
 def test_memories_stay_in_float32(on: UnderTest, predictor: str):
-    """What a rollout adds to at every step; hidden states are what a half layer gave."""
+    """A rollout adds to its memories at every step; hidden states are what a half layer gave."""
     model = small(predictor).to(on.device)
     frame, state = torch.rand(2, 1, 16, 12, device=on.device), None
     with on.chosen(), torch.autocast(on.device, torch.bfloat16):
@@ -240,7 +240,7 @@ def test_a_compiled_op(on: UnderTest):
 @feature("autocast")
 @on([t for t in KERNELS if not t.is_slow])
 def test_a_compiled_layer(on: UnderTest):
-    """With the context outside of the graph, as Lightning has it, and inside."""
+    """The context is outside of the graph, as Lightning has it, and inside."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     gru, hidden = MotionGRU(8).to(on.device), torch.randn(2, 8, 8, 6, device=on.device)

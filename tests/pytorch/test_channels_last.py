@@ -28,7 +28,7 @@ def layout(t: Tensor) -> torch.memory_format | None:
 
 
 class Layouts(TorchDispatchMode):
-    """What each kernel and convolution reads contiguous, and what is copied from one layout into the other."""
+    """The contiguous inputs of each kernel and convolution, and the copies from one layout into the other."""
 
     def __init__(self, namespace: str, boundary: int = 0) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_the_layer(gate_kernel_size: int, on: UnderTest):
 @on(KERNELS)
 @pytest.mark.parametrize("predictor", ["convlstm", "predrnn", "conv_tt_lstm"])
 def test_the_model(predictor: str, on: UnderTest):
-    """From the fold of the first frame to that of the last prediction; its numbers are those of a contiguous model."""
+    """All from the first frame's fold to the last prediction's is channels_last, with a contiguous model's numbers."""
     torch.manual_seed(0)
 
     def loss(predictions: Tensor, motion: list[MotionState]) -> Tensor:

@@ -66,7 +66,7 @@ def gradients(module: torch.nn.Module, loss: Tensor) -> list[Tensor]:
 
 
 def assert_equal(found: list[Tensor], expected: list[Tensor], on: UnderTest) -> None:
-    """To the bit, but on the GPU's kernels, whose atomics add in any order."""
+    """Gradients agree to the bit, except by the GPU's kernels, whose atomics add in any order."""
     for a, e in zip(found, expected, strict=True):
         assert a.equal(e) if on.device == "cpu" else assert_close(a, e, 1e-5) is None
 
@@ -83,7 +83,7 @@ def test_a_motion_gru(on: UnderTest, reentrant: bool):
     hidden = torch.randn(2, 8, 8, 6, device=on.device, dtype=on.dtypes[0], requires_grad=True)
 
     def loss(call: Callable[..., Any]) -> Tensor:
-        """Of two steps; the reentrant form sees tensors in flat arguments and results alone."""
+        """Run two steps; the reentrant form sees tensors in flat arguments and results alone."""
         x, offset, trend = call(flat, hidden)
         x, offset, trend = call(flat, x, offset, trend)
         return (x * x).sum() + (offset * offset).sum() + (trend * trend).sum()
@@ -206,7 +206,7 @@ def of_convolutions(func: Any) -> bool:
 @on(MODEL_KERNELS)
 @pytest.mark.parametrize("is_saved", [of_the_warp, of_the_extension, of_convolutions])
 def test_selective(on: UnderTest, is_saved: Callable[[Any], bool]):
-    """What is saved runs once, the rest twice."""
+    """Ops whose results are saved run once, the rest twice."""
     model, frames = small(on)
     with on.chosen():
         with Watch() as plain:

@@ -57,7 +57,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("predictor", CELLS)
 def test_a_copied_model_is_the_same_and_apart(on: UnderTest, predictor: str, how: str):
-    """Also of one that has run, trained and kept gradients."""
+    """A model that has run, trained and kept gradients is copied, too."""
     with on.chosen():
         model = small(predictor)
         model(clip(), 2).sum().backward()
@@ -133,7 +133,7 @@ LACKING = {  # attributes that it did not give them
 
 
 def as_older(module: nn.Module) -> Any:
-    """What an older version's pickle of the module gives here."""
+    """Return the module as an older version's pickle of it comes back."""
     older = copy.deepcopy(module)
     for part in older.modules():
         for name in LACKING.get(type(part).__name__, ()):

@@ -123,7 +123,7 @@ def test_two_threads():
 
 
 class UnpoolingCell(ConvLSTMCell):
-    """With an op that PyTorch itself has in no deterministic form."""
+    """A cell with an op that PyTorch itself has in no deterministic form."""
 
     def forward(self, x: Tensor, *rest):
         pooled, places = F.max_pool2d(x, 2, return_indices=True)

@@ -62,7 +62,7 @@ def two_processes(folder: Path, cases: list[str]) -> dict[str, float | str]:
 def results(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, float | str]:
-    """Of all that the selected tests look at."""
+    """Return the results of all that the selected tests look at."""
     items = [item for item in request.session.items if "results" in item.fixturenames]
     selected = {item.callspec.params.get("on") if hasattr(item, "callspec") else None for item in items}
     cases = [

@@ -38,7 +38,7 @@ OPS_OF_THE_LAYER = {
 
 
 def layer_of(device: str = "cpu") -> MotionGRU:
-    """With offsets of pixels, so that samples leave the image."""
+    """A layer with offsets of pixels, so that samples leave the image."""
     torch.manual_seed(0)
     layer = MotionGRU(8).to(device).eval()
     for parameter in layer.cell.parameters():
@@ -68,7 +68,7 @@ def saved_and_loaded(program: torch.export.ExportedProgram, folder: Path) -> nn.
 @feature("export")
 @on_slowly_on_reference(EXPORTED)
 def test_motion_gru_of_any_size(on: UnderTest, tmp_path: Path):
-    """With the state of a step before; the ops stay what they are, also where torch takes others apart."""
+    """The program takes the state of a step before; ops stay whole, also where torch takes others apart."""
     layer = layer_of(on.device)
 
     def inputs(batch: int, height: int, width: int) -> tuple[Tensor, MotionState]:

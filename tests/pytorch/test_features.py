@@ -22,7 +22,7 @@ def test_a_failure_counts_most_and_a_refusal_least():
 
 
 def test_what_passed_is_what_the_record_says(request: pytest.FixtureRequest):
-    """Of a run of all tests also the reverse, for the backends that it had."""
+    """A run of all tests also covers all of the record, for the backends that it had."""
     config = request.config
     whole = not config.option.keyword and not config.option.markexpr
     whole = whole and config.args_source is pytest.Config.ArgsSource.TESTPATHS

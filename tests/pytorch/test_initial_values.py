@@ -99,7 +99,7 @@ def test_the_table_has_every_module_of_the_package() -> None:
 
 @pytest.mark.parametrize("cls", MODULES, ids=lambda cls: cls.__name__)
 def test_what_skip_init_leaves_out_reset_parameters_gives(cls: type[nn.Module]) -> None:
-    """For one seed, the bits of the constructor; a second call draws anew."""
+    """One seed gives the bits of the constructor; a second call draws anew."""
     args, options = MODULES[cls]
     empty = skip_init(cls, *args, **options)
     fill(empty, torch.nan)

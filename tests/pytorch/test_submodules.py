@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune as prune
+from equations import randomised
 from golden import relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -156,13 +157,6 @@ CHANGES: dict[str, Change] = {
 TARGETS = ("update", "reset", "output", "warp.conv", "warp.warp_gate", "gate")
 
 
-def randomised(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.double().parameters():
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return module
-
-
 def changed(change: str, *targets: str) -> MotionGRU:
     gru = randomised(MotionGRU(8, gate_kernel_size=3, mask_kernel_size=3, blend_kernel_size=3))
     torch.manual_seed(1)
@@ -178,7 +172,7 @@ def drawn(*shape: int, seed: int = 1) -> Tensor:
 
 
 def trained(module: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], steps: int = 2) -> list[Tensor]:
-    """What two training steps return, the gradients they take and the values they leave, buffers included."""
+    """Return outputs and gradients of two training steps, and the values they leave, buffers included."""
     found: list[Tensor] = []
     optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-4)
     for _ in range(steps):
@@ -415,7 +409,7 @@ def test_what_hooks_of_the_cells_convolutions_keep_is_not_overwritten(
 
 @pytest.mark.parametrize("predictor", ["predrnn", "conv_tt_lstm"])
 def test_cells_take_convolutions_whose_result_is_kept_for_backward(predictor: str) -> None:
-    """As that of a ReLU is; and one that returns its input must not have that overwritten."""
+    """A ReLU keeps its result; a module that returns its input must not have that overwritten."""
     made = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3)
     for cell in made.cells:
         if predictor == "predrnn":

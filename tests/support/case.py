@@ -1,4 +1,4 @@
-"""What a case is: an op, tensors by name in their layouts, parameters."""
+"""A case: an op, tensors by name in their layouts, parameters."""
 
 from __future__ import annotations
 

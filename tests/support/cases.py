@@ -197,5 +197,5 @@ def small_case(op: str) -> Case:
 
 
 def dense_case(op: str, shape: tuple[int, ...]) -> Case:
-    """Of a pointwise op, with contiguous operands of this shape."""
+    """Return a case of a pointwise op, with contiguous operands of this shape."""
     return Case(op, "small", partial(_dense, POINTWISE[op], shape))

@@ -1,4 +1,4 @@
-"""What the tests of torch.compile and torch.export share: small models, how results are compared, what is slow."""
+"""Shared by the tests of torch.compile and torch.export: small models, comparisons, marks of what is slow."""
 
 from __future__ import annotations
 

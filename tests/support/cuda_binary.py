@@ -81,7 +81,7 @@ def find_tool(name: str) -> str:
 
 
 def run(*command: str, feed: str | None = None) -> str:
-    """What a command prints. cuobjdump finds nvdisasm on PATH only."""
+    """Return what a command prints. cuobjdump finds nvdisasm on PATH only."""
     env = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(command[0]), os.environ.get("PATH", "")])}
     done = subprocess.run(command, input=feed, env=env, capture_output=True, text=True)
     if done.returncode != 0:
@@ -214,7 +214,7 @@ class Launch(NamedTuple):
 
 
 def launch_shapes() -> dict[str, Launch]:
-    """By the beginning of a kernel's name: what launch_shapes.cu, compiled from the kernels' own headers, prints."""
+    """Return what launch_shapes.cu, compiled from the kernels' own headers, prints, by the start of a kernel's name."""
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "launch_shapes")
         flags = ("-std=c++20", "--expt-relaxed-constexpr", "-arch=sm_80", f"-I{ROOT / 'csrc'}", "-o", program)

@@ -45,7 +45,7 @@ class Case:
         self.predictor, self.dtype, self.folder = predictor, dtype, folder
 
     def model(self, seed: int = 0, **options: Any) -> MotionRNN:
-        """With every parameter drawn, so that all of it takes part."""
+        """Return the model with every parameter drawn, so that all of it takes part."""
         model = MotionRNN(self.predictor, 1, (8, 8, 8), 2, filter_size=3, image_size=SIZE, **options)
         g = generator(seed)
         for parameter in model.parameters():
@@ -58,7 +58,7 @@ class Case:
         return clips.to(self.dtype), clips.to(self.dtype)[dist.get_rank() :: dist.get_world_size()]
 
     def error(self, parallel: Parallel, *, total: int = 4, **options: Any) -> float:
-        """Of all gradients, in two backward passes."""
+        """Return the error of all gradients, in two backward passes."""
         one = self.model(**options)
         model = copy.deepcopy(one)
         wrapped, (clips, mine), worst = parallel(model), self.batch(total), 0.0

@@ -47,7 +47,7 @@ def _contiguous(t: Tensor, memory_format: torch.memory_format = torch.contiguous
 
 
 def _item(t: Tensor, index: Any) -> Tensor:
-    """By whole numbers, slices, None and an ellipsis."""
+    """Index by whole numbers, slices, None and an ellipsis."""
     index, dim = index if isinstance(index, tuple) else (index,), 0
     for n, i in enumerate(index):
         if i is Ellipsis:

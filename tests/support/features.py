@@ -122,7 +122,7 @@ def _backends(item: pytest.Item, mark: pytest.Mark) -> Sequence[str]:
 
 
 def _put(cells: Cells, name: str, column: str, said: str) -> None:
-    """Of several tests' outcomes a failure counts most, then what works."""
+    """Note an outcome. A failure counts most among several tests' outcomes, then what works."""
     row = cells.setdefault(name, {})
     rank = ["fails", WORKS, REFUSED]
     row[column] = min(row.get(column, said), said, key=lambda s: rank.index(s.partition(",")[0]))

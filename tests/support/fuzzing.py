@@ -118,7 +118,7 @@ class Drawn:
         return out if isinstance(out, tuple) else (out,)
 
     def cotangents(self, outputs: tuple[Tensor, ...]) -> list[Tensor]:
-        """Of the outputs that are used."""
+        """Draw the cotangents of the outputs that are used."""
         g = generator(self.seed + 1)
         return [
             layout.of(torch.randn(outputs[i].shape, generator=g).to(outputs[i]))

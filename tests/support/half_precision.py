@@ -1,4 +1,4 @@
-"""What the tests of autocast on the CPU and on a GPU share."""
+"""Shared by the tests of autocast on the CPU and on a GPU."""
 
 from __future__ import annotations
 

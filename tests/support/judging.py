@@ -208,7 +208,7 @@ def _allowed(
 
 
 def _pointwise_terms(exact: dict[str, Tensor]) -> Tensor:
-    """By element the largest finite operand that enters linearly, or the 1 of a sigmoid or tanh."""
+    """Return by element the largest finite operand that enters linearly, or the 1 of a sigmoid or tanh."""
     names = [n for n in exact if not _is_squashed(n) and n not in ("x", "weight")]
     linear = [exact[n].abs().nan_to_num(0, 0, 0) for n in names]
     return torch.stack([torch.ones_like(linear[0] if linear else exact["content"]), *linear]).amax(0)

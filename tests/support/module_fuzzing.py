@@ -46,7 +46,7 @@ class DrawnModule:
     seed: int
 
     def module(self) -> nn.Module:
-        """In its dtype, every parameter drawn."""
+        """Return the module in its dtype, with every parameter drawn."""
         options, (_, channels, height, width) = dict(self.options), self.shape
         torch.manual_seed(self.seed)
         if self.kind == "cell":
@@ -214,7 +214,7 @@ def _exact(t: Tensor) -> Tensor:
 
 
 def _leaves(case: DrawnModule, module: nn.Module, inputs: list[Tensor]) -> dict[str, Tensor]:
-    """What gradients are taken by; nothing else asks for them."""
+    """Return the tensors that gradients are taken by; nothing else asks for them."""
     leaves = {f"input {i}": t for i, t in enumerate(inputs)} if case.wanted != "parameters" else {}
     if case.wanted != "inputs":
         leaves |= dict(module.named_parameters())

@@ -62,7 +62,7 @@ def official_parts(model: nn.Module) -> list[tuple[object, ...]]:
 
 
 class Idle(StandIn):
-    """With hooks that do nothing, as the official layer has."""
+    """A stand-in with hooks that do nothing, as the official layer has."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)

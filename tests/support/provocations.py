@@ -34,7 +34,7 @@ from motionrnn_ext.models import save_official
 
 
 class Place(NamedTuple):
-    """Where a provocation happens: a fresh folder, and patches that end with it."""
+    """The place of a provocation: a fresh folder, and patches that end with it."""
 
     path: Path
     patch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Where the repository lies, for tests that read its files or start its programs."""
+"""The repository's folders, for tests that read its files or start its programs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the compiler made of every CUDA kernel, read from the built library; no GPU is needed.
+"""The compiler's result for every CUDA kernel, read from the built library; no GPU is needed.
 
     python tests/support/static_report.py                    print every kernel's figures and what is wrong
     python tests/support/static_report.py --only warp_forward  the kernels with this in their name

@@ -1,4 +1,4 @@
-"""What Triton makes of every kernel, compiled ahead of time for GPUs that need not be there.
+"""Triton's result for every kernel, compiled ahead of time for GPUs that need not be there.
 
     python tests/support/triton_static.py                       print every kernel's figures and what is wrong
     python tests/support/triton_static.py offset_warp_backward  the kernels with this in their name
@@ -218,7 +218,7 @@ def _read_amd(assembly: str) -> Row:
 
 
 def _compile_named(job: tuple[str, str]) -> tuple[str, str, Row | str]:
-    """In a process of its own: launches do not travel between processes, their names do."""
+    """Compile in a process of its own: launches do not travel between processes, their names do."""
     name, target = job
     torch.set_num_threads(1)
     try:

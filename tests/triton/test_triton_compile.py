@@ -1,4 +1,4 @@
-"""What torch.compile sees of the Triton kernels: traced for a GPU that need not be there, as on one with sm_90."""
+"""torch.compile sees the Triton kernels: traced for a GPU that need not be there, as on one with sm_90."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KERNEL = "triton_kernel_wrapper_functional"
 
 
 class Driver:
-    """Of a GPU that kernels are looked at for, and never launched on."""
+    """The driver of a GPU that kernels are looked at for, and never launched on."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)

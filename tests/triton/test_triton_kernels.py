@@ -1,4 +1,4 @@
-"""What only the Triton kernels have: blocks of any size, 64-bit offsets, tuning; what their helpers compute."""
+"""The Triton kernels alone have blocks of any size, 64-bit offsets and tuning; their helpers are tried, too."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_no_sum_of_32_bits_overflows(on: UnderTest, op: str, layout: str, monkey
 
 @on(ONLY_TRITON)
 def test_offsets_of_64_bits_are_used_where_they_are_needed(on: UnderTest):
-    """Of a view that reaches beyond 2^31 elements, on tensors without memory."""
+    """A view reaches beyond 2^31 elements, on tensors without memory."""
     from motionrnn_ext.backends.triton.images import Image, needs_64_bits
 
     near, far = (
