@@ -135,7 +135,8 @@ def _ceilings(run: Run) -> str:
 
 def losses(runs: Sequence[Run]) -> str:
     """Return a line per run, op and peer that is faster than ours or needs less memory."""
-    in_time, in_memory = {}, {}  # what is said of each case, by title, subject and peer
+    in_time: dict[str, list[str]] = {}
+    in_memory: dict[str, list[str]] = {}
     for run in runs:
         for row in filter(is_peer, run.rows):
             key = f"- {run.title}, {_subject(row)} against {row['implementation']}: "
