@@ -1,4 +1,4 @@
-"""Do the GPU benchmarks count, compare and decide rightly, tested without a GPU? No test depends on a time."""
+"""Do the GPU benchmarks count, compare and decide rightly? The tests need no GPU and depend on no time."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_share_of_the_roofline():
     counted = roofline.Work(bytes=2_000_000, gather=8_000_000, scatter=10**6, matrix=10**8, vector=500_000)
     half = roofline.floors(counted, rates, "bfloat16", 8)
     assert half == pytest.approx({"memory": 2, "gather": 1, "matrix": 1, "vector": 0.5, "scatter": 100})
-    assert roofline.share(half, 8.0) == (0.25, "memory")  # the adds stand apart
+    assert roofline.share(half, 8.0) == (0.25, "memory")  # scatter is no part of the roofline
     single = roofline.floors(counted, rates, "float32", 8)  # three tf32 products beat FFMA here
     assert roofline.share(single, 100.0) == (0.5, "matrix")
 
@@ -119,7 +119,7 @@ def test_the_plain_cell_is_the_cell():
 
 
 def test_torchvision_gets_its_own_order_and_gives_back_ours(monkeypatch: pytest.MonkeyPatch):
-    """deform_conv2d as documented: (row, column) pairs tap by tap, a mask that multiplies."""
+    """A fake deform_conv2d takes, as documented, (row, column) pairs tap by tap and a mask that multiplies."""
 
     def deform_conv2d(x, pairs, weight, padding, mask):
         assert padding == 1
