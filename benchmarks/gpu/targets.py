@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from ..cases import GpuMaps
 from ..measuring.roofline import POINTWISE, Work, floors, share
 
 Row = dict[str, Any]
+Measured = Sequence[tuple[float, Row]]
+Form = Callable[[float], str]
 POINTWISE_SHARE = 0.85  # of the measured copy bandwidth, full shape
 POINTWISE_OVER_EMPTY_US = 0.5  # per kernel, small shape
 WARP_SHARE = 0.40  # of the roofline, forward, full shape, bfloat16, channels_last
@@ -69,97 +72,65 @@ class Rows:
 
 
 def targets(rows: Rows, maps: GpuMaps) -> list[Target]:
-    return [
-        *_pointwise_bandwidth(rows, maps),
-        *_pointwise_launch(rows, maps),
-        *_warp_roofline(rows, maps),
-        *_warp_over_torchvision(rows, maps),
-        *_deterministic(rows, maps),
-        *_cell(rows, maps),
-        *_kept(rows, maps),
-        *_triton_beside_cuda(rows, maps),
-        *_triton_over_compiled(rows, maps),
-    ]
+    groups = (_pointwise, _warp, _deterministic, _cell, _kept, _triton_beside_cuda, _triton_over_compiled)
+    return [target for group in groups for target in group(rows, maps)]
 
 
-def _pointwise_bandwidth(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+def _pointwise(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+    shares, gaps = [], []
+    if rows.ceilings:
+        for row in _pointwise_rows(rows, maps.full):
+            if row["graph_us"]:
+                rate = 1e6 * row["work"]["bytes"] / row["graph_us"]
+                shares.append((rate / rows.ceilings["copy_bytes_per_s"], row))
+        for row in _pointwise_rows(rows, maps.small):
+            launches = sum(row.get("nodes", {}).values())
+            if row["graph_us"] and launches:
+                gaps.append((row["graph_us"] / launches - rows.ceilings["empty_kernel_us"], row))
     what = f"pointwise at {maps.full}: at least {POINTWISE_SHARE:.0%} of copy bandwidth"
-    measured = []
-    for row in _pointwise_rows(rows, maps.full):
-        if rows.ceilings and row["graph_us"]:
-            rate = 1e6 * row["work"]["bytes"] / row["graph_us"]
-            measured.append((rate / rows.ceilings["copy_bytes_per_s"], row))
-    yield _worst(what, measured, POINTWISE_SHARE, at_least=True, form=lambda v: f"{v:.0%}")
-
-
-def _pointwise_launch(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+    yield _at_least(what, POINTWISE_SHARE, shares, "{:.0%}".format)
     what = f"pointwise at {maps.small}: within {POINTWISE_OVER_EMPTY_US} us of an empty kernel, per kernel"
-    measured = []
-    for row in _pointwise_rows(rows, maps.small):
-        launches = sum(row.get("nodes", {}).values())
-        if rows.ceilings and row["graph_us"] and launches:
-            measured.append((row["graph_us"] / launches - rows.ceilings["empty_kernel_us"], row))
-    yield _worst(what, measured, POINTWISE_OVER_EMPTY_US, at_least=False, form=lambda v: f"{v:+.2f} us")
+    yield _at_most(what, POINTWISE_OVER_EMPTY_US, gaps, "{:+.2f} us".format)
 
 
 def _pointwise_rows(rows: Rows, shape: object) -> list[Row]:
     return [r for op in POINTWISE for r in rows.where(op=op, shape=str(shape), implementation="ours")]
 
 
-def _warp_roofline(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+def _warp(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+    """Check channels_last, the layout that MotionGRU uses inside."""
+    wanted = {"op": "offset_warp", "implementation": "ours", "layout": "channels_last"}
     what = f"offset_warp forward at {maps.full} bfloat16 channels_last: at least {WARP_SHARE:.0%} of the roofline"
-    row = rows.one(op="offset_warp", shape=str(maps.full), dtype="bfloat16", direction="forward",
-                   implementation="ours", layout="channels_last")  # fmt: skip
+    row = rows.one(**wanted, shape=str(maps.full), dtype="bfloat16", direction="forward")
     found = rows.share(row) if row else None
-    if row is None or found is None:
-        yield Target(what, "-", None)
-    else:
-        yield Target(what, f"{found[0]:.0%} ({found[1]}), {row['graph_us']:.1f} us", found[0] >= WARP_SHARE)
-
-
-def _warp_over_torchvision(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
+    yield _at_least(what, WARP_SHARE, [(found[0], row)] if row and found else [], "{:.0%}".format)
     for shape in (maps.large, maps.full):
         what = f"offset_warp forward+backward at {shape} float32: at least {OVER_TORCHVISION:g}x torchvision"
-        found = {}
-        for layout in ("channels_last", "NCHW"):
-            row = rows.one(op="offset_warp", shape=str(shape), dtype="float32", direction="forward+backward",
-                           implementation="ours", layout=layout)  # fmt: skip
-            found[layout] = rows.ratio(row, "torchvision", "graph_us") if row else None
-        best = found["channels_last"]  # the layout that MotionGRU uses inside
-        text = ", ".join(f"{layout} {value:.2f}x" for layout, value in found.items() if value is not None)
-        yield Target(what, text or "-", None if best is None else best >= OVER_TORCHVISION)
+        row = rows.one(**wanted, shape=str(shape), dtype="float32", direction="forward+backward")
+        ratios = _ratios(rows, [row] if row else [], "torchvision")
+        yield _at_least(what, OVER_TORCHVISION, ratios)
 
 
 def _deterministic(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
     for role, limit in DETERMINISTIC.items():
-        shape = getattr(maps, role)
+        shape = str(getattr(maps, role))
+        ours = rows.where(op="offset_warp", shape=shape, direction="backward", implementation="ours")
         what = f"deterministic backward at {shape}: at most {limit:g}x the default"
-        measured = []
-        for row in rows.where(
-            op="offset_warp", shape=str(shape), direction="backward", implementation="ours"
-        ):
-            same = [r for r in rows.beside(row, "ours, deterministic") if r["layout"] == row["layout"]]
-            if same and row["graph_us"]:
-                measured.append((same[0]["graph_us"] / row["graph_us"], row))
-        yield _worst(what, measured, limit, at_least=False, form=lambda v: f"{v:.2f}x")
+        yield _at_most(what, limit, _ratios_by_layout(rows, ours, "ours, deterministic"))
 
 
 def _cell(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
-    for dtype in ("float32", "bfloat16"):
-        for name, limit in (("plain", CELL_OVER_PLAIN), ("plain, compiled", CELL_OVER_COMPILED)):
-            for clock, where in (("graph_us", "in a graph"), ("eager_us", "eager")):
-                what = f"MotionGRUCell forward+backward at {maps.small} {dtype}, {where}: at least {limit:g}x {name}"
-                found = []
-                for layout in ("NCHW", "channels_last"):
-                    row = rows.one(op="MotionGRUCell", shape=str(maps.small), dtype=dtype,
-                                   direction="forward+backward", implementation="ours", layout=layout)  # fmt: skip
-                    ratio = rows.ratio(row, name, clock) if row else None
-                    found += [(ratio, layout)] if ratio is not None else []
-                if found:
-                    best, layout = max(found)
-                    yield Target(what, f"{best:.2f}x ({layout})", best >= limit)
-                else:
-                    yield Target(what, "-", None)
+    """Check our faster layout against the faster layout of the plain cell."""
+    peers = {"plain": CELL_OVER_PLAIN, "plain, compiled": CELL_OVER_COMPILED}
+    clocks = {"graph_us": "in a graph", "eager_us": "eager"}
+    for dtype, (name, limit), (clock, where) in product(
+        ("float32", "bfloat16"), peers.items(), clocks.items()
+    ):
+        what = f"MotionGRUCell forward+backward at {maps.small} {dtype}, {where}: at least {limit:g}x {name}"
+        ours = rows.where(op="MotionGRUCell", shape=str(maps.small), dtype=dtype,
+                          direction="forward+backward", implementation="ours")  # fmt: skip
+        ratios = sorted(_ratios(rows, ours, name, clock), key=lambda pair: pair[0])
+        yield _at_least(what, limit, ratios[-1:])
 
 
 def _kept(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
@@ -167,68 +138,69 @@ def _kept(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
         ("MotionGRUCell", "plain", KEPT_OF_PLAIN),
         ("offset_warp", "reference", KEPT_OF_REFERENCE),
     ):
-        what = f"{op}: keeps at most 1/{1 / part:.0f} of what {peer} keeps for backward"
         measured = []
         for row in rows.where(op=op, direction="forward+backward", implementation="ours"):
             kept = [r["kept_bytes"] for r in rows.beside(row, peer) if r.get("kept_bytes")]
             if kept:
                 measured.append((row["kept_bytes"] / min(kept), row))
-        yield _worst(what, measured, part, at_least=False, form=_as_part)
+        what = f"{op}: keeps at most 1/{1 / part:.0f} of what {peer} keeps for backward"
+        yield _at_most(what, part, measured, lambda value: f"1/{1 / value:.1f}" if value else "0")
 
 
 def _triton_beside_cuda(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
     pointwise = [r for shape in (maps.full, maps.small) for r in _pointwise_rows(rows, shape)]
-    yield _triton_ratio("pointwise", pointwise, TRITON_POINTWISE, rows)
+    checked = [("pointwise", pointwise, TRITON_POINTWISE)]
     for direction, limit in TRITON_WARP.items():
         warps = rows.where(op="offset_warp", direction=direction, implementation="ours")
-        yield _triton_ratio(f"offset_warp {direction}", warps, limit, rows)
-
-
-def _triton_ratio(what: str, ours: Iterable[Row], limit: float, rows: Rows) -> Target:
-    """Compare Triton with ours layout by layout."""
-    measured = []
-    for row in ours:
-        same = [r for r in rows.beside(row, "triton") if r["layout"] == row["layout"]]
-        if same and row["graph_us"] and same[0]["graph_us"]:
-            measured.append((same[0]["graph_us"] / row["graph_us"], row))
-    what = f"triton, {what}: at most {limit:g}x the time of the CUDA kernels"
-    return _worst(what, measured, limit, at_least=False, form=lambda v: f"{v:.2f}x")
+        checked.append((f"offset_warp {direction}", warps, limit))
+    for name, ours, limit in checked:
+        what = f"triton, {name}: at most {limit:g}x the time of the CUDA kernels"
+        yield _at_most(what, limit, _ratios_by_layout(rows, ours, "triton"))
 
 
 def _triton_over_compiled(rows: Rows, maps: GpuMaps) -> Iterator[Target]:
     """Compare the faster layout of each."""
     for name, limit in TRITON_OVER_COMPILED.items():
-        measured = []
-        for op in POINTWISE if name == "pointwise" else (name,):
-            for row in rows.where(op=op, shape=str(maps.large), implementation="triton"):
-                ratio = rows.ratio(row, "reference, compiled", "graph_us")
-                if ratio is not None and row["graph_us"] == min(
-                    r["graph_us"] for r in rows.beside(row, "triton")
-                ):
-                    measured.append((ratio, row))
+        ops = POINTWISE if name == "pointwise" else (name,)
+        ours = [r for op in ops for r in rows.where(op=op, shape=str(maps.large), implementation="triton")
+                if r["graph_us"] == min(other["graph_us"] for other in rows.beside(r, "triton"))]  # fmt: skip
         what = f"triton, {name} at {maps.large}: at least {limit:g}x reference, compiled"
-        yield _worst(what, measured, limit, at_least=True, form=lambda v: f"{v:.2f}x")
+        yield _at_least(what, limit, _ratios(rows, ours, "reference, compiled"))
 
 
-def _as_part(value: float) -> str:
-    return f"1/{1 / value:.1f}" if value else "0"
+# ---- Ratios and verdicts
 
 
-def _worst(
-    what: str,
-    measured: Iterable[tuple[float, Row]],
-    limit: float,
-    *,
-    at_least: bool,
-    form: Callable[[float], str],
-) -> Target:
+def _ratios(rows: Rows, ours: Iterable[Row], name: str, clock: str = "graph_us") -> Measured:
+    """Return how many times as long as ours the implementation takes in its faster layout."""
+    ratios = ((rows.ratio(row, name, clock), row) for row in ours)
+    return [(ratio, row) for ratio, row in ratios if ratio is not None]
+
+
+def _ratios_by_layout(rows: Rows, ours: Iterable[Row], name: str) -> Measured:
+    """Return how many times as long as ours the implementation takes in the same layout."""
+    pairs = [
+        (row, other) for row in ours for other in rows.beside(row, name) if other["layout"] == row["layout"]
+    ]
+    return [(o["graph_us"] / row["graph_us"], row) for row, o in pairs if row["graph_us"] and o["graph_us"]]
+
+
+def _at_least(what: str, limit: float, measured: Measured, form: Form = "{:.2f}x".format) -> Target:
+    return _verdict(what, sorted(measured, key=lambda pair: pair[0]), lambda value: value >= limit, form)
+
+
+def _at_most(what: str, limit: float, measured: Measured, form: Form = "{:.2f}x".format) -> Target:
+    return _verdict(what, sorted(measured, key=lambda pair: -pair[0]), lambda value: value <= limit, form)
+
+
+def _verdict(what: str, worst_first: Measured, is_met: Callable[[float], bool], form: Form) -> Target:
     """Return a target that every row has to meet; it names the row that is farthest from it."""
-    measured = sorted(measured, key=lambda pair: pair[0], reverse=not at_least)
-    if not measured:
+    if not worst_first:
         return Target(what, "-", None)
-    good = [value for value, _ in measured if (value >= limit if at_least else value <= limit)]
-    value, row = measured[0]
+    met = sum(is_met(value) for value, _ in worst_first)
+    value, row = worst_first[0]
     names = [row["op"], row["direction"], row["shape"], row["dtype"], row["layout"]]
-    where = " ".join(name for name in names if name not in what)
-    text = f"{len(good)} of {len(measured)} rows; worst {form(value)}: {where}; best {form(measured[-1][0])}"
-    return Target(what, text, len(good) == len(measured))
+    text = f"{form(value)} {' '.join(name for name in names if name not in what)}".strip()
+    if len(worst_first) > 1:
+        text = f"{met} of {len(worst_first)} rows; worst {text}; best {form(worst_first[-1][0])}"
+    return Target(what, text, met == len(worst_first))

@@ -12,7 +12,7 @@ training step is forward, the mean squared error of all predictions, and its gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from motionrnn_ext.models.patches import fold_patches, unfold_patches
 from ..cases import ModelSetting
 from . import counting, subjects, timing
 from .op_cases import LAYOUTS, largest_difference
-from .subjects import Unavailable
+from .subjects import Row, Unavailable
 
 if TYPE_CHECKING:
     from .official import Program
@@ -111,34 +111,20 @@ class Net:
         return predictions, torch.autograd.grad(loss, self.parameters)
 
 
-def prepared(
-    case: ModelCase, implementations: Sequence[tuple[str, str]], device: str, program: Program | None
-) -> list[subjects.Prepared]:
-    """Return the rows of a case, each with its subject of the timing."""
+def preparation(case: ModelCase, device: str, program: Program | None) -> tuple[Row, subjects.Prepare]:
+    """Return the columns that all rows of a case share, and what prepares an implementation."""
     frames = case.frames(device)
     exact: dict[str, Exact] = {}  # by architecture
-    return subjects.prepared(
-        implementations, {**case.identity(), "sets": 1, "cold": True, "work": None},
-        lambda name, layout, row: _prepared(case, name, layout, frames, exact, row, program),
-    )  # fmt: skip
 
+    def prepare(name: str, layout: str, row: Row) -> timing.Subject:
+        net, call = checked(case, name, layout, frames, exact, row, program)
+        row["flops"] = counting.flops(call)
+        return subjects.subject(
+            [call], row, forward=net.losses if case.direction == TRAINING else None,
+            known=[frames, *net.parameters], on_gpu=frames.is_cuda, can_be_captured=net.can_be_captured,
+        )  # fmt: skip
 
-def _prepared(
-    case: ModelCase,
-    name: str,
-    layout: str,
-    frames: Tensor,
-    exact: dict[str, Exact],
-    row: dict[str, Any],
-    program: Program | None,
-) -> timing.Subject:
-    net, call = checked(case, name, layout, frames, exact, row, program)
-    row["flops"] = counting.flops(call)
-    training = case.direction == TRAINING
-    return subjects.subject(
-        [call], row, forward=net.losses if training else None, known=[frames, *net.parameters],
-        on_gpu=frames.is_cuda, can_be_captured=net.can_be_captured,
-    )  # fmt: skip
+    return {**case.identity(), "sets": 1, "cold": True, "work": None}, prepare
 
 
 def checked(
@@ -147,7 +133,7 @@ def checked(
     layout: str,
     frames: Tensor,
     exact: dict[str, Exact],
-    row: dict[str, Any],
+    row: Row,
     program: Program | None = None,
 ) -> tuple[Net, Run]:
     """Return an implementation and its call, after comparing its results with float64.

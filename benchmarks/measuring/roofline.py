@@ -66,15 +66,9 @@ def _one_way(op: str, shape: MapShape, e: int, direction: str) -> Work:
     forward = direction == "forward"
     if op in POINTWISE:
         return _pointwise(POINTWISE[op], shape, e, forward)
-    if op == "offset_warp":
-        return _offset_warp(shape, e, forward)
-    if op == "motion_warp":
-        return _motion_warp(shape, e, forward)
-    if op == "motion_gates":
-        return _motion_gates(shape, e, forward)
-    if op == "MotionGRUCell":
-        return _cell(shape, e, forward)
-    raise ValueError(f"no formula for {op!r}; there is one for {', '.join(OPS)} and MotionGRUCell")
+    formulas = {"offset_warp": _offset_warp, "motion_warp": _motion_warp, "motion_gates": _motion_gates,
+                "MotionGRUCell": _cell}  # fmt: skip
+    return formulas[op](shape, e, forward)
 
 
 def _pointwise(op: Pointwise, shape: MapShape, e: int, forward: bool) -> Work:

@@ -105,22 +105,18 @@ def compared(
 ) -> list[Row]:
     """Return a row per implementation: with an `error` if it failed or differs, `unavailable` if it cannot run."""
     torch.compiler.reset()  # no case counts towards another's limit of recompilations
-    case, implementations = comparison.case, comparison.implementations
+    case = comparison.case
     if isinstance(case, ModelCase):
-        made = model_cases.prepared(case, implementations, device, program)
+        common, prepare = model_cases.preparation(case, device, program)
     else:
-        made = prepared(case, implementations, device, l2_bytes, program)
-    return subjects.timed(made, effort)
+        common, prepare = preparation(case, device, l2_bytes, program)
+    return subjects.timed(subjects.prepared(comparison.implementations, common, prepare), effort)
 
 
-def prepared(
-    case: Case,
-    implementations: Sequence[tuple[str, str]],
-    device: str,
-    l2_bytes: int,
-    program: Program | None,
-) -> list[subjects.Prepared]:
-    """Return the rows of an op or the cell, each with its subject of the timing."""
+def preparation(
+    case: Case, device: str, l2_bytes: int, program: Program | None
+) -> tuple[Row, subjects.Prepare]:
+    """Return the columns that all rows of an op or the cell share, and what prepares an implementation."""
     count = case.sets(l2_bytes) if l2_bytes else 2
     sets = [case.inputs(device, seed) for seed in range(count)]
     expected = exact_results(case, sets[0])
@@ -129,38 +125,24 @@ def prepared(
         **case.identity(), "sets": count, "cold": count * least.bytes > 2 * l2_bytes if l2_bytes else None,
         "lane_bytes": lane_bytes(case.shape, case.dtype), "work": asdict(least), "flops": None,
     }  # fmt: skip
-    return subjects.prepared(
-        implementations, common,
-        lambda name, layout, row: _prepared(case, name, layout, device, sets, expected, row, program),
-    )  # fmt: skip
 
+    def prepare(name: str, layout: str, row: Row) -> timing.Subject:
+        def begin() -> Any:
+            made = implementation(name, layout, case, device, program)
+            call, leaves = made.call(case, sets[0])
+            return made, call, leaves, made.results(case, call, leaves)
 
-def _prepared(
-    case: Case,
-    name: str,
-    layout: str,
-    device: str,
-    sets: Sequence[list[torch.Tensor]],
-    expected: Results,
-    row: Row,
-    program: Program | None,
-) -> timing.Subject:
-    """Return the implementation's calls, ready to be timed; its row gets their difference and what they take."""
+        made, call, leaves, results = subjects.first(begin, row)
+        row["difference"] = deviation(case, made, results, expected)
+        subjects.check(row, case.tolerance if made.tolerance is None else made.tolerance)
+        forward = None if case.direction in (FORWARD, BACKWARD) else lambda: made.forward(leaves)
+        calls = [call, *[made.call(case, inputs)[0] for inputs in sets[1:]]]
+        return subjects.subject(
+            calls, row, forward=forward, known=leaves, on_gpu=device == "cuda", compiled=made.compiled,
+            can_be_captured=made.can_be_captured,
+        )  # fmt: skip
 
-    def begin() -> Any:
-        made = implementation(name, layout, case, device, program)
-        call, leaves = made.call(case, sets[0])
-        return made, call, leaves, made.results(case, call, leaves)
-
-    made, call, leaves, results = subjects.first(begin, row)
-    row["difference"] = deviation(case, made, results, expected)
-    subjects.check(row, case.tolerance if made.tolerance is None else made.tolerance)
-    forward = None if case.direction in (FORWARD, BACKWARD) else lambda: made.forward(leaves)
-    calls = [call, *[made.call(case, inputs)[0] for inputs in sets[1:]]]
-    return subjects.subject(
-        calls, row, forward=forward, known=leaves, on_gpu=device == "cuda", compiled=made.compiled,
-        can_be_captured=made.can_be_captured,
-    )  # fmt: skip
+    return common, prepare
 
 
 def deviation(case: Case, made: Implementation, results: Results, expected: Results) -> float:

@@ -15,6 +15,7 @@ from .machine import without_folders
 Row = dict[str, Any]
 Call = Callable[[], Any]
 Prepared = tuple[Row, timing.Subject | None]  # None if the row says why there is nothing to time
+Prepare = Callable[[str, str, Row], timing.Subject]  # takes name, layout and row
 Result = TypeVar("Result")
 
 
@@ -22,11 +23,7 @@ class Unavailable(Exception):
     """Raised where this machine lacks what an implementation needs."""
 
 
-def prepared(
-    implementations: Sequence[tuple[str, str]],
-    common: Row,
-    prepare: Callable[[str, str, Row], timing.Subject],
-) -> list[Prepared]:
+def prepared(implementations: Sequence[tuple[str, str]], common: Row, prepare: Prepare) -> list[Prepared]:
     """Return a row per implementation and layout, each with its subject of the timing.
 
     The row has an `error` if `prepare` failed or results differ, `unavailable` if the implementation cannot run.

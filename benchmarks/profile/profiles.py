@@ -29,19 +29,7 @@ from ..cases import DRY_RUN, GPU_BATCH, SETTINGS, ModelSetting
 from ..measuring import counting, timing
 from ..measuring.machine import description, gpu_description
 from ..measuring.model_cases import TRAINING, ModelCase
-from .parts import (
-    BACKWARD,
-    FORWARD,
-    IDLE,
-    MOTION_GRU,
-    PARTS,
-    STEP,
-    Ranged,
-    Times,
-    flops_by_part,
-    ranges,
-    times_by_part,
-)
+from . import parts
 
 OURS, BASE = "MotionRNN-PredRNN", "base predictor"
 NAMES = {OURS: "ours", BASE: "base predictor"}  # the names in model_cases
@@ -56,7 +44,7 @@ class Profile:
     step_us: float
     flops: int
     forward_flops: dict[str, int]
-    times: Times
+    times: parts.Times
     ops: str
 
     @property
@@ -89,7 +77,7 @@ def write(out: Path, setting: str = "human36m", device: str = "cpu") -> Path:
     for title, model in models.items():
         times, ops = profiled(model, frames, chosen, out / "trace.json" if title == OURS else None)
         step_us = timing.quantile(subjects[title].eager_us, 0.5)
-        by_part = flops_by_part(model, lambda model=model: model(frames, chosen.given))  # type: ignore[misc]
+        by_part = parts.flops_by_part(model, lambda model=model: model(frames, chosen.given))  # type: ignore[misc]
         flops = counting.flops(_step(model, frames, chosen))
         profiles[title] = Profile(step_us, flops, by_part, times, ops)
     page = out / "breakdown.md"
@@ -102,16 +90,16 @@ def nothing(name: str) -> AbstractContextManager[Any]:
 
 
 def _step(
-    model: MotionRNN, frames: Tensor, setting: ModelSetting, ranged: Ranged = nothing
+    model: MotionRNN, frames: Tensor, setting: ModelSetting, ranged: parts.Ranged = nothing
 ) -> Callable[[], object]:
     """Return the step: forward, the mean squared error of all predictions, its gradients; no optimiser."""
     parameters = list(model.parameters())
 
     def step() -> object:
-        with ranged(STEP):
-            with ranged(FORWARD):
+        with ranged(parts.STEP):
+            with ranged(parts.FORWARD):
                 loss = F.mse_loss(model(frames, setting.given), frames[:, 1:])
-            with ranged(BACKWARD):
+            with ranged(parts.BACKWARD):
                 gradients = torch.autograd.grad(loss, parameters)
             if frames.is_cuda:
                 torch.cuda.synchronize()
@@ -122,11 +110,11 @@ def _step(
 
 def profiled(
     model: MotionRNN, frames: Tensor, setting: ModelSetting, trace: Path | None
-) -> tuple[Times, str]:
+) -> tuple[parts.Times, str]:
     """Return a step's time by part, and torch.profiler's table of its longest ops."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if frames.is_cuda else [])]
     step = _step(model, frames, setting, record_function)
-    with ranges(model, record_function):
+    with parts.ranges(model, record_function):
         with torch.profiler.profile(activities=activities):  # the first use loads and allocates
             step()
         with torch.profiler.profile(activities=activities) as profiler:
@@ -135,13 +123,13 @@ def profiled(
         profiler.export_chrome_trace(str(trace))
     own = "self_device_time_total" if frames.is_cuda else "self_cpu_time_total"
     ops = profiler.key_averages().table(sort_by=own, row_limit=LONGEST, max_name_column_width=60)
-    return times_by_part(profiler.events() or [], on_gpu=frames.is_cuda), ops
+    return parts.times_by_part(profiler.events() or [], on_gpu=frames.is_cuda), ops
 
 
 def _for_nsight(model: MotionRNN, frames: Tensor, setting: ModelSetting) -> None:
     step = _step(model, frames, setting, torch.cuda.nvtx.range)
     with (
-        ranges(model, torch.cuda.nvtx.range),
+        parts.ranges(model, torch.cuda.nvtx.range),
         torch.cuda.profiler.profile(),
         torch.autograd.profiler.emit_nvtx(),
     ):
@@ -153,14 +141,16 @@ def _for_nsight(model: MotionRNN, frames: Tensor, setting: ModelSetting) -> None
 
 def render(profiles: Mapping[str, Profile], setting: ModelSetting, device: str) -> str:
     ops = {f"The {LONGEST} longest ops of {title}": f"```\n{p.ops}\n```" for title, p in profiles.items()}
-    parts = {
+    sections = {
         "The step": _steps(profiles),
         "By part of the model": _parts(profiles),
         **ops,
         "How to read it": ON_GPU if device == "cuda" else ON_CPU,
     }
     title = f"# Where a training step of {OURS} spends its time: {setting.name}, {setting}, float32\n\n"
-    return title + _where(device) + "".join(f"\n## {heading}\n\n{text}\n" for heading, text in parts.items())
+    return (
+        title + _where(device) + "".join(f"\n## {heading}\n\n{text}\n" for heading, text in sections.items())
+    )
 
 
 FOR_BOTH = """Backward counts for the part whose forward made the node. FLOPs are counted for convolutions and
@@ -193,26 +183,30 @@ def _steps(profiles: Mapping[str, Profile]) -> str:
 
 
 def _parts(profiles: Mapping[str, Profile]) -> str:
-    columns = (FORWARD, BACKWARD, "share of time", "of forward FLOPs")
-    header = ("", *columns, f"{BASE}: {FORWARD}", *columns[1:])
-    every = (*PARTS, IDLE)
-    groups = {**{part: (part,) for part in every}, "all of the MotionGRUs": MOTION_GRU, "together": every}
+    columns = (parts.FORWARD, parts.BACKWARD, "share of time", "of forward FLOPs")
+    header = ("", *columns, f"{BASE}: {parts.FORWARD}", *columns[1:])
+    every = (*parts.PARTS, parts.IDLE)
+    groups = {
+        **{part: (part,) for part in every},
+        "all of the MotionGRUs": parts.MOTION_GRU,
+        "together": every,
+    }
     lines = []
-    for title, parts in groups.items():
-        cells = [cell for p in profiles.values() for cell in _part(p, parts)]
+    for title, group in groups.items():
+        cells = [cell for p in profiles.values() for cell in _part(p, group)]
         if any(cell != wording.NONE for cell in cells):
             lines.append((title, *cells))
     return wording.table(header, lines)
 
 
-def _part(of: Profile, parts: tuple[str, ...]) -> Iterator[str]:
+def _part(of: Profile, group: tuple[str, ...]) -> Iterator[str]:
     """Yield the time forward, the time backward, the share of the time, and the share of the FLOPs."""
-    times = {key: us for key, us in of.times.items() if key[0] in parts}
+    times = {key: us for key, us in of.times.items() if key[0] in group}
     if not times:
         yield from [wording.NONE] * 4
         return
-    for wanted in (FORWARD, BACKWARD):
+    for wanted in (parts.FORWARD, parts.BACKWARD):
         found = [us for (_, way), us in times.items() if way == wanted]
         yield wording.duration(sum(found) if found else None)
     yield wording.share(sum(times.values()) / of.total)
-    yield wording.share(sum(of.forward_flops.get(part, 0) for part in parts) / sum(of.forward_flops.values()))
+    yield wording.share(sum(of.forward_flops.get(part, 0) for part in group) / sum(of.forward_flops.values()))

@@ -16,8 +16,6 @@ from .cells import LOST, implementation_of, row_cells, row_header
 from .measured import LEVELS, OURS, Row, Run, is_peer, read
 
 BASE = "base predictor"
-# Names of a run, an op and a peer, with what is said of each case.
-Losses = dict[tuple[str, str, str], list[str]]
 
 
 def write(results: Path, docs: Path, readme: Path | None = None) -> list[Path]:
@@ -137,40 +135,25 @@ def _ceilings(run: Run) -> str:
 
 def losses(runs: Sequence[Run]) -> str:
     """Return a line per run, op and peer that is faster than ours or needs less memory."""
-    lines: Losses = {}
-    for run in runs:
-        for row in run.rows:
-            if run.loses(row):
-                close = " (within the spread)" if run.within_spread(row) else ""
-                key = (run.title, _subject(row), row["implementation"])
-                lines.setdefault(key, []).append(f"{_case(row)}, {wording.times(run.ratio(row))}{close}")
-    more = memory_losses(runs)
-    if not (lines or more):
-        return "Nowhere in these rows."
-    in_time = LOSSES_NOTE + _loss_lines(lines) if lines else ""
-    return "\n\n".join(part for part in (in_time, MEMORY_NOTE + _loss_lines(more) if more else "") if part)
-
-
-def memory_losses(runs: Sequence[Run]) -> Losses:
-    """Find where a peer keeps less for backward than ours, or takes less at the peak."""
-    lines: Losses = {}
+    in_time: dict[str, list[str]] = {}
+    in_memory: dict[str, list[str]] = {}
     for run in runs:
         for row in filter(is_peer, run.rows):
-            ours = run.ours_beside(row)
+            key = f"- {run.title}, {_subject(row)} against {row['implementation']}: "
+            if run.loses(row):
+                close = " (within the spread)" if run.within_spread(row) else ""
+                in_time.setdefault(key, []).append(f"{_case(row)}, {wording.times(run.ratio(row))}{close}")
             for kind in ("kept", "peak"):
-                own, theirs = (ours or {}).get(f"{kind}_bytes"), row.get(f"{kind}_bytes")
+                own, theirs = (run.ours_beside(row) or {}).get(f"{kind}_bytes"), row.get(f"{kind}_bytes")
                 if own is not None and theirs is not None and theirs < own:
-                    key = (run.title, _subject(row), row["implementation"])
                     said = f"{_case(row)}, {kind} {wording.size(theirs)} to our {wording.size(own)}"
-                    lines.setdefault(key, []).append(said)
-    return lines
-
-
-def _loss_lines(lines: Losses) -> str:
-    return "\n".join(
-        f"- {title}, {subject} against {peer}: {'; '.join(cases)}"
-        for (title, subject, peer), cases in lines.items()
-    )
+                    in_memory.setdefault(key, []).append(said)
+    parts = [
+        note + "\n".join(key + "; ".join(cases) for key, cases in found.items())
+        for note, found in ((LOSSES_NOTE, in_time), (MEMORY_NOTE, in_memory))
+        if found
+    ]
+    return "\n\n".join(parts) or "Nowhere in these rows."
 
 
 LOSSES_NOTE = """\

@@ -27,19 +27,16 @@ def test_the_page(tmp_path: Path):
     assert "Self CPU time total" in text and text.count("aten::") > 5
 
 
-def test_times_of_the_parts_are_the_steps():
-    model, frames = CASE.model("ours"), CASE.frames("cpu")
-    found = []
-    divided = parts.times_by_part
+def test_times_of_the_parts_are_the_steps(monkeypatch: pytest.MonkeyPatch):
+    events, divided = [], parts.times_by_part
 
-    def keep(events, on_gpu):
-        found.extend(events)
-        return divided(events, on_gpu)
+    def keep(found, on_gpu):
+        events.extend(found)
+        return divided(found, on_gpu)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profiles, "times_by_part", keep)
-        times, _ = profiles.profiled(model, frames, DRY_RUN, None)
-    (step,) = [e for e in found if e.name == parts.STEP]
+    monkeypatch.setattr(parts, "times_by_part", keep)
+    times, _ = profiles.profiled(CASE.model("ours"), CASE.frames("cpu"), DRY_RUN, None)
+    (step,) = [e for e in events if e.name == parts.STEP]
     assert sum(times.values()) == pytest.approx(step.cpu_time_total)
     assert all(times[part, way] > 0 for part in parts.PARTS for way in ("forward", "backward"))
 

@@ -67,12 +67,7 @@ def gpu_run() -> dict[str, Any]:
     made = run(device="cuda", gpu={**gpu, "torchvision": "0.26"}, ceilings=rates)
     for r in made["rows"]:
         if "eager_us" in r and r["implementation"] != "official":
-            r |= {
-                "graph_us": r["eager_us"] / 8,
-                "graph_p10_us": 1.0,
-                "graph_p90_us": 2.0,
-                "nodes": {"kernel": 3.0},
-            }
+            r.update(graph_us=r["eager_us"] / 8, graph_p10_us=1.0, graph_p90_us=2.0, nodes={"kernel": 3.0})
     return made
 
 
@@ -90,11 +85,8 @@ def pages(tmp_path: Path, **runs: dict[str, Any]) -> tuple[str, str]:
     report.write(results, tmp_path / "docs", readme)
     page = readme.read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page
-    return (tmp_path / "docs" / "benchmarks.md").read_text(), between_markers(page)
-
-
-def between_markers(page: str) -> str:
-    return page.partition(readme_table.START)[2].partition(readme_table.END)[0]
+    table = page.partition(readme_table.START)[2].partition(readme_table.END)[0]
+    return (tmp_path / "docs" / "benchmarks.md").read_text(), table
 
 
 def lines_with(page: str, *texts: str) -> list[str]:
@@ -134,18 +126,11 @@ def test_figures_and_missing_ones(tmp_path: Path):
     (official,) = lines_with(page, "| official | 7.00 ms")
     assert official.endswith("| 7.00x | 6.00 MiB | - | - | - | - | - | 2e-07 | - |")
     _, _, warp, cell, model = [line for line in table.splitlines() if line.startswith("|")]
-    assert warp.startswith(
-        "| `offset_warp`, B8 C16 16x16 | 1.00 ms | 7.00 ms, 7.00x | 8.00 ms, 8.00x | 900 µs"
-    )
+    assert "| 1.00 ms | 7.00 ms, 7.00x | 8.00 ms, 8.00x | 900 µs" in warp
     assert warp.endswith("| 0 B, official 6.00 MiB |")
-    assert (
-        cell
-        == "| `MotionGRUCell`, B8 C16 16x16 | 4.00 ms | - | 3.99 ms, **0.998x: we lose** | - | 2.00 MiB |"
-    )
+    assert "| 4.00 ms | - | 3.99 ms, **0.998x: we lose** | - | 2.00 MiB |" in cell
     assert "| 3.00 s | - | 6.00 s, 2.00x | - |" in model
-    assert lines_with(
-        page, "human36m B1 T8", "| 3.00 s | 2.00 s | 1.50x | 1.25x |"
-    )  # what the MotionGRUs cost
+    assert lines_with(page, "human36m B1 T8", "| 3.00 s | 2.00 s | 1.50x | 1.25x |")  # the MotionGRUs' cost
 
 
 def test_reasons_and_the_machine_are_on_the_page(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Do the GPU benchmarks count, compare and decide rightly, tested without a GPU? No test depends on a time."""
+"""Do the GPU benchmarks count, compare and decide rightly? The tests need no GPU and depend on no time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from motionrnn_ext.benchmarks import cases
 from motionrnn_ext.benchmarks.gpu import ceilings, on_gpu, sanitizer_set, steps
 from motionrnn_ext.benchmarks.gpu import targets as gpu_targets
 from motionrnn_ext.benchmarks.measuring import (
-    counting,
     implementations,
     op_cases,
     plain_cell,
@@ -84,20 +83,9 @@ def test_share_of_the_roofline():
     counted = roofline.Work(bytes=2_000_000, gather=8_000_000, scatter=10**6, matrix=10**8, vector=500_000)
     half = roofline.floors(counted, rates, "bfloat16", 8)
     assert half == pytest.approx({"memory": 2, "gather": 1, "matrix": 1, "vector": 0.5, "scatter": 100})
-    assert roofline.share(half, 8.0) == (0.25, "memory")  # the adds stand apart
+    assert roofline.share(half, 8.0) == (0.25, "memory")  # scatter is no part of the roofline
     single = roofline.floors(counted, rates, "float32", 8)  # three tf32 products beat FFMA here
     assert roofline.share(single, 100.0) == (0.5, "matrix")
-
-
-def test_what_backward_keeps_beside_its_inputs():
-    x, weight = torch.randn(5, 8, requires_grad=True), torch.randn(8, 3, requires_grad=True)
-
-    def call():
-        gate = x.sigmoid()  # kept by the sigmoid and by the product, in one storage
-        return (gate * x) @ weight  # the product is kept
-
-    assert counting.kept_bytes(call, [x, weight]) == 2 * 5 * 8 * 4
-    assert counting.kept_bytes(lambda: x * 2, [x, weight]) == 0
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.5])
@@ -131,7 +119,7 @@ def test_the_plain_cell_is_the_cell():
 
 
 def test_torchvision_gets_its_own_order_and_gives_back_ours(monkeypatch: pytest.MonkeyPatch):
-    """deform_conv2d as documented: (row, column) pairs tap by tap, a mask that multiplies."""
+    """A fake deform_conv2d takes, as documented, (row, column) pairs tap by tap and a mask that multiplies."""
 
     def deform_conv2d(x, pairs, weight, padding, mask):
         assert padding == 1
@@ -212,19 +200,12 @@ def test_the_plan_measures_what_the_targets_need():
 def test_targets_are_met_and_missed():
     fast = {t.what: t for t in gpu_targets.targets(gpu_targets.Rows(_report(1.0, 10.0)), cases.GPU_MAPS)}
     slow = {t.what: t for t in gpu_targets.targets(gpu_targets.Rows(_report(1e9, 1.1e9)), cases.GPU_MAPS)}
-    for what, limit in (("pointwise at B32", "85%"), ("offset_warp forward at B32", "40%"), ("torchvision", "2x"),
-                        ("plain, compiled", "1.2x"),
-                        ("triton, offset_warp at", "2x"), ("4x plain", "4x"), ("empty kernel", "0.5 us")):  # fmt: skip
-        chosen = [name for name in fast if what in name]
-        assert chosen and all(limit in name for name in chosen)
-        assert {fast[name].verdict for name in chosen} == {"met"}, what
-        assert {slow[name].verdict for name in chosen} == {"MISSED"}, what
-    for report in (fast, slow):  # ratios of ours to ours, and bytes, are the same in both
-        same = ("deterministic", "keeps", "the time of the CUDA kernels")
-        assert {t.verdict for name, t in report.items() if any(part in name for part in same)} == {"met"}
-    missed = next(
-        t for name, t in slow.items() if "MotionGRUCell" in name and "in a graph: at least 4x" in name
-    )
+    # Ratios of ours to ours, bytes, and a limit below 1 are met by both.
+    same = ("deterministic", "keeps", "the time of the CUDA kernels", "0.95x")
+    for what, target in fast.items():
+        is_same = any(part in what for part in same)
+        assert (target.verdict, slow[what].verdict) == ("met", "met" if is_same else "MISSED"), what
+    (missed,) = [t for what, t in slow.items() if "float32, in a graph: at least 4x plain" in what]
     assert missed.measured.startswith("1.10x")
 
 

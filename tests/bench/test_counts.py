@@ -88,10 +88,9 @@ def test_a_count_fails_where_it_grows(monkeypatch: pytest.MonkeyPatch, recorded:
 def test_kept_bytes():
     x, weight = (torch.zeros(n, requires_grad=True) for n in (1000, 1000))
     assert counting.kept_bytes(lambda: x * weight, [x, weight]) == 0
-    assert counting.kept_bytes(lambda: (x * weight).exp(), [x, weight]) == 4000  # the result
-    assert (
-        counting.kept_bytes(lambda: (x + 1).view(10, 100) * (x + 1)[:1], [x, weight]) == 8000
-    )  # whole storages
+    assert counting.kept_bytes(lambda: (x * weight).exp(), [x, weight]) == 4000  # exp keeps its result
+    views = counting.kept_bytes(lambda: (x + 1).view(10, 100) * (x + 1)[:1], [x, weight])
+    assert views == 8000  # a view keeps its whole storage
 
 
 def test_peak_bytes():
@@ -117,7 +116,7 @@ def test_ops_count_in_backward_and_views_do_not():
         copy = torch.empty(3, 4).copy_(x.t()).view(12)
         torch.autograd.grad((copy * x.reshape(12)).sum(), x, torch.ones(()))
 
-    # the gradients of both factors, and their sum
+    # mul: forward and the gradients of both factors; add: their sum
     assert counting.ops_by_name(step) == {"copy_": 1, "mul": 1 + 2, "sum": 1, "ones": 1, "add": 1}
     assert counting.aten_ops(step) == 7
 
