@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..backends.transforms import is_transformed, is_wrapped
+from ..caller import stacklevel_of_user
 from ..layers.motion_gru import MotionState
 
 
@@ -41,7 +42,7 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
                 f"the MotionGRU after layer {level}: its motion is nan {when}; frames and weights should be finite, "
                 "and max_offset a number, as without it the motion grows until it overflows",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=stacklevel_of_user(),
             )
             return True
         share = share_off_map(offset.detach()).item()
@@ -52,7 +53,7 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
                 "zeros, so that predictions no longer follow the motion; predict fewer frames from one state, train "
                 "on sequences as long as these, or keep taps nearer by a smaller max_offset",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=stacklevel_of_user(),
             )
             return True
     return False
