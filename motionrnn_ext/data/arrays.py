@@ -45,6 +45,7 @@ class _NotOne(Exception):
 
 
 def _array(path: Path) -> Any:
+    """Return the only array of a NumPy file, mapped into memory if it is a .npy file that is not empty."""
     import numpy as np
 
     loaded = np.load(path, mmap_mode="r" if path.stat().st_size else None, allow_pickle=False)
@@ -59,6 +60,7 @@ def _array(path: Path) -> Any:
 
 
 def _tensor(loaded: Any) -> Any:
+    """Return a loaded tensor as a dense NumPy array."""
     if not isinstance(loaded, Tensor):
         raise _NotOne(f"holds a {type(loaded).__name__}; it should hold one tensor: save that alone")
     dense = loaded.detach().to_dense() if loaded.layout != torch.strided else loaded.detach()

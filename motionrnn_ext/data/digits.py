@@ -99,6 +99,7 @@ def _enlarged(images: Tensor) -> Tensor:
 
 
 def _find_idx(folder: Path, name: str) -> Path:
+    """Return the path of an IDX file, plain or gzipped; raise a FileNotFoundError if there is neither."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path

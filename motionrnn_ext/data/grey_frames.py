@@ -86,6 +86,7 @@ class _GreyFrames(Dataset[Tensor]):
             )
 
     def _needed(self) -> str:
+        """Return the end of a message about a sequence that is too short."""
         stride = "" if self.stride == 1 else f" at stride {self.stride}"
         return f"{self.n_frames} frames{stride} need {self.span}"
 
@@ -137,6 +138,7 @@ class RadarH5(_GreyFrames):
         return self._clip(torch.from_numpy(frames), f"{self.path}: {self.group}/{name}")
 
     def _check(self, group: Any, index: int) -> None:
+        """Raise a ValueError unless a group holds the sequence `index`, of the right type and long enough."""
         where = f"{self.path}: {self.group}/{index}"
         if str(index) not in group:
             raise ValueError(f"{where} is missing; all_len says that there are {self.length} sequences")
@@ -149,6 +151,7 @@ class RadarH5(_GreyFrames):
 
 
 def _open_h5(path: Path) -> Any:
+    """Open an HDF5 file for reading; raise a ValueError if it cannot be read."""
     import h5py
 
     try:
@@ -158,6 +161,7 @@ def _open_h5(path: Path) -> Any:
 
 
 def _length(path: Path, file: Any, group: str) -> int:
+    """Return the number of sequences in a group; raise a ValueError if the group does not state it."""
     rule = f"it must have a group {group!r} with all_len, the number of its sequences '0', '1', ..."
     if group not in file or not hasattr(file[group], "keys"):
         raise ValueError(f"{path}: {rule}; it has {', '.join(sorted(file)) or 'nothing'}")

@@ -98,6 +98,7 @@ class Human36M(Dataset[Tensor]):
         return torch.stack([self._image(self.root / frame.name) for frame in frames]).float() / 255
 
     def _image(self, path: Path) -> Tensor:
+        """Return the cropped and resized image of a file, uint8 (3, H, W)."""
         image = read_image(path, 3)  # (3, H, W)
         rows, columns = map(_middle, image.shape[1:])
         return resized(image[:, rows, columns], self.image_size)
@@ -195,10 +196,12 @@ class Human36MOpenSTL(Dataset[Tensor]):
         return torch.stack(images).flip(1).float() / 255
 
     def _names(self, index: int) -> list[str]:
+        """Return the names of a clip's files, relative to the root."""
         before, first = self.clips[index]
         return [f"{before}{first + _ID_STEP * t:06d}.jpg" for t in range(self.n_frames)]
 
     def _check_files(self, path: Path) -> None:
+        """Raise a ValueError unless every image that the list at `path` names exists."""
         # A listing of each folder: 600,000 single look-ups would take minutes.
         there: dict[str, set[str]] = {}
         for index in range(len(self)):
@@ -228,6 +231,7 @@ def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[st
 
 
 def _lines(path: Path) -> list[str]:
+    """Return the lines of a list of clips; raise a ValueError if it cannot be read."""
     try:
         return [line.strip() for line in read_text(path).splitlines()]
     except (OSError, NoText) as error:

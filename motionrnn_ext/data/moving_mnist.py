@@ -194,6 +194,7 @@ class VariedMovingMNIST(Dataset[Tensor]):
         return torch.from_numpy(stream.random((self.ranges.n_digits, 9))).T[..., None]
 
     def _check_fit(self) -> None:
+        """Raise a ValueError unless the digits at their largest fit into the frame."""
         ranges = self.ranges
         upright = ranges.rotation == (0, 0) and ranges.angle == (0, 0)
         reach = float((self._box if upright else self._radius).max())

@@ -93,6 +93,7 @@ class MovingMNISTNpz(Dataset[Tensor]):
         return _unit(frames[rows], f"{self.path}: clip {index}", self.image_size, self.missing)
 
     def _check_frames(self, frames: Any) -> None:
+        """Raise a ValueError unless the stored frames are (M, 1, h, w), floats or uint8."""
         is_right = frames.ndim == 4 and frames.shape[1] == 1 and frames.size
         if not is_right or not (frames.dtype.kind == "f" or frames.dtype == "uint8"):
             found = f"{frames.dtype} {frames.shape}"
@@ -101,6 +102,7 @@ class MovingMNISTNpz(Dataset[Tensor]):
             )
 
     def _checked_clips(self, clips: Any, n_stored: int) -> Tensor:
+        """Return the spans of the clips, int64 (2, n, 2); raise a ValueError unless they fit the stored frames."""
         if clips.ndim != 3 or clips.shape[::2] != (2, 2) or clips.dtype.kind not in "iu" or not clips.size:
             raise ValueError(
                 f"{self.path}: clips must be integers (2, n, 2), (first frame, count) each; it is "

@@ -265,8 +265,8 @@ DATASETS: dict[str, DataSet] = {
     "frames": DataSet(
         "folders of grey frames",
         RadarImages,
-        "the folder with SEQUENCE/FRAME.png, whose first eight tenths are for training, the next tenth for validation, "
-        "the last for test; or the folder with train/, val/ and test/ of such sequences",
+        "the folder with SEQUENCE/FRAME.png: the first eight tenths of the sequences are for training, the next tenth "
+        "for validation, the last for test; or the folder with train/, val/ and test/ of such sequences",
         settings=_GREY,
     ),
     "human36m": DataSet(

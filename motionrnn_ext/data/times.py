@@ -63,10 +63,12 @@ def _time_of_day(name: str) -> float | None:
 
 
 def _count(name: str) -> float | None:
+    """Return a name's last number as a count, or None if it has no number."""
     number = _last_number(name)
     return None if number is None else float(number)
 
 
 def _last_number(name: str) -> str | None:
+    """Return the digits of a name's last number, or None if it has no number."""
     found = re.findall(r"\d+", name)
     return found[-1] if found else None

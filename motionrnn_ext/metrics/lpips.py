@@ -68,6 +68,7 @@ class LPIPS(nn.Module):
         return torch.stack([distance.mean((1, 2)) for distance in distances]).sum(0)
 
     def _activations(self, images: Tensor) -> list[Tensor]:
+        """Return the activations of the five convolutions, scaled to length 1 over channels."""
         found, x = [], (images - self.shift) / self.scale
         for index, layer in enumerate(self.features):
             x = layer(x)

@@ -166,6 +166,7 @@ class Meter:
         return result
 
     def _about_frames(self, result: dict[str, Any]) -> str:
+        """Return the sentence on MSE, MAE, PSNR, SSIM and GDL."""
         clipped = "clipped to [0, 1]" if result["clipped"] else "as they are, not clipped"
         return (
             f"convention {self.protocol.convention!r}: MSE and MAE are sums over a frame of predictions {clipped};"
@@ -174,6 +175,7 @@ class Meter:
         )
 
     def _about_missing(self, true: float, given: float) -> str:
+        """Return the sentence on missing values, of which `true` and `given` are the shares."""
         networks = (
             "; for LPIPS and FVD both clips are 0 there" if self.protocol.lpips or self.protocol.fvd else ""
         )
@@ -185,6 +187,7 @@ class Meter:
         )
 
     def _about_lpips(self, samples: int) -> str:
+        """Return the sentence on LPIPS."""
         network = self.protocol.lpips_network
         assert network is not None
         return (
@@ -193,6 +196,7 @@ class Meter:
         )
 
     def _about_events(self, batches: int) -> str:
+        """Return the sentence on CSI and FAR."""
         values = self.protocol.values
         assert values is not None
         averaged = f"the mean over {batches} batches" if batches != 1 else "one batch"
@@ -203,6 +207,7 @@ class Meter:
         )
 
     def _about_video(self, protocol: dict[str, Any]) -> str:
+        """Return the sentence on FVD."""
         given = "the given frames included" if self.protocol.fvd_context else "predicted frames only"
         return (
             f"FVD by {protocol['network']} ({counted(protocol['features'], 'feature')});"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..backends.torch_private import has_dispatch_modes, is_wrapped
 from ..backends.transforms import is_transformed
+from ..caller import stacklevel_of_user
 from ..layers.motion import MotionState
 
 
@@ -48,7 +49,7 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
                 f"the MotionGRU after layer {level}: its motion is nan {when}; frames and weights should be finite, "
                 "and max_offset a number, as without it the motion grows until it overflows",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=stacklevel_of_user(),
             )
             return True
         share = share_off_map(offset.detach()).item()
@@ -60,7 +61,7 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
                 "zeros, so that predictions no longer follow the motion; predict fewer frames from one state, train "
                 "on sequences as long as these, or keep taps nearer by a smaller max_offset",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=stacklevel_of_user(),
             )
             return True
     return False

@@ -165,6 +165,7 @@ def chosen_times(
 def _places(
     frames: Tensor, offset: Tensor, positions: int | Sequence[tuple[int, int]]
 ) -> list[list[tuple[int, int]]]:
+    """Return the map positions to show in each frame; raise a ValueError if one lies outside of the map."""
     height, width = offset.shape[-2:]
     if isinstance(positions, int):
         return busiest(frames, (height, width), positions)

@@ -188,6 +188,7 @@ def test_transparent_pixels_are_black_and_it_is_said_once(tmp_path: Path) -> Non
             UserWarning, match=f"{name} has transparent pixels; they are laid over black"
         ) as said:
             found = read_frames(tmp_path / name, "RGB")
+        assert {warning.filename for warning in said} == {__file__}
         assert len({str(warning.message) for warning in said}) == 1
         assert (found[0] * 255 == 200).all() and (found[1] == 0).all()
         assert ((found[2] * 255 - 100).abs() <= 1).all()
