@@ -18,12 +18,14 @@ from under_test import ALL, CPU, DTYPES, NOT_TESTED, REFERENCE
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRUCell, ops
+from motionrnn_ext.backends.registration.wanted import Wanted
 from motionrnn_ext.benchmarks.measuring import counting
 
 pytestmark = pytest.mark.skipif(
     CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}"
 )
-WANTED = {1: (0,), 2: (1, 2), 8: (3, 4, 5, 6)}  # gradients by bit: x; offset and trend; weights and bias
+# The gradients that each bit asks for: x; offset and trend; weights and bias.
+WANTED = {Wanted.X: (0,), Wanted.MOTION: (1, 2), Wanted.WEIGHTS: (3, 4, 5, 6)}
 
 
 @st.composite

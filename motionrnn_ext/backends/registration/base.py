@@ -115,7 +115,7 @@ class Pointwise(Registration):
 class Weighted(Registration):
     """An op with weights: images keep the memory format of x, and gradients are computed only where wanted."""
 
-    # The bit of each gradient, by input, in the order of the backward op's results.
+    # The bit of each gradient, by input, in the order of the op's inputs and of the backward op's results.
     gradients: ClassVar[Mapping[str, Wanted]]
     # The weights that are a factor of a matrix product, each with the wanted gradients for which backward needs the
     # gradient of the other factor.

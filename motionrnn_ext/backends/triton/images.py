@@ -44,12 +44,12 @@ class Image(NamedTuple):
 
     @property
     def is_channels_last(self) -> bool:
-        """Whether the channels of a pixel are neighbours."""
+        """Return whether the channels of a pixel are neighbours."""
         return self.pixel != 1 or self.tensor.shape[1] == 1
 
     @property
     def end(self) -> int:
-        """The index after that of the last element, where the first has index 0."""
+        """Return the index after that of the last element; the first has index 0."""
         batch, channels, height, width = self.tensor.shape
         return (batch - 1) * self.batch + max(height * width * self.pixel, channels * height * width)
 
