@@ -67,7 +67,7 @@ def test_strip_takes_wide_colour_frames_and_more_inputs_than_futures(tmp_path: P
 def sheets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures of strips, arrows and taps, which are not written."""
     seen: list[Any] = []
-    for name in ("clips", "motion", "taps"):  # `visualize.taps` is a function
+    for name in ("strips", "motion", "taps"):  # `visualize.taps` is a function
         module = sys.modules[f"motionrnn_ext.visualize.{name}"]
         monkeypatch.setattr(module, "saved", lambda figure, path: seen.append(figure) or path)
     return seen
