@@ -1,4 +1,4 @@
-"""Layers: the MotionGRU, the recurrent cells around it, and the swap of official MotionGRUs for ours."""
+"""Layers: the MotionGRU, the recurrent cells around it, and the conversion of official MotionGRUs."""
 
 from .cells import (
     ConvLSTMCell,
@@ -11,8 +11,11 @@ from .cells import (
     register_predictor,
 )
 from .convert import ConversionReport, convert, from_official, revert
-from .motion_gru import MotionGRU, MotionGRUCell, MotionState, OffsetWarp
+from .motion import MotionState
+from .motion_gru import MotionGRU
+from .motion_gru_cell import MotionGRUCell
 from .sequence import MotionGRULayer
+from .warp import OffsetWarp
 
 __all__ = [
     "ConvLSTMCell",

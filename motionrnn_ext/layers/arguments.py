@@ -1,4 +1,7 @@
-"""What layers and models check of the arguments that they are made with and called with."""
+"""Checks of the arguments that layers and models are made and called with.
+
+Every message names the argument, shows its value, and says what it should be.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +14,50 @@ from torch import Tensor
 
 
 def shown(value: object) -> str:
-    """A value as a message has it: one line, and not a long one."""
+    """Return a value as a message shows it: in one line of at most 80 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:75]} ..."
 
 
 def is_whole(value: Any) -> bool:
-    """Whether `value` is an integer, of whichever library; True and False are none."""
+    """Return whether `value` is an integer of Python, NumPy or torch; True and False are not."""
     if isinstance(value, Tensor):
         return value.dim() == 0 and not (value.is_meta or _is_fractional(value.dtype))
     if isinstance(value, bool):
         return False
-    # A size may be a symbol, in an export.
+    # An export may pass a size as a symbol.
     return isinstance(value, (int, torch.SymInt)) or _has_index(value)
 
 
 def whole(name: str, value: Any, at_least: int = 1) -> int:
-    """`value` as an int.
+    """Return `value` as an int.
 
     Raises:
-        TypeError: it is no integer. ValueError: it is too small.
+        TypeError: it is no integer.
+        ValueError: it is smaller than `at_least`.
+    """
+    check_whole(name, value, at_least)
+    return operator.index(value)
+
+
+def check_whole(name: str, value: Any, at_least: int) -> None:
+    """Raise an error unless `value` is a whole number of at least `at_least`, or a symbol for one.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is smaller.
     """
     if not is_whole(value) or value < at_least:
         error = ValueError if is_whole(value) else TypeError
         raise error(f"{name} is {shown(value)}; it should be a whole number of at least {at_least}")
-    return operator.index(value)
 
 
 def odd(name: str, value: Any) -> int:
-    """`value`, the size of a kernel that keeps the size of the map, as an int.
+    """Return `value`, the size of a kernel that keeps the size of the map, as an int.
 
     Raises:
-        TypeError: it is no integer. ValueError: it is even, or below 1.
+        TypeError: it is no integer.
+        ValueError: it is even, or below 1.
     """
     size = whole(name, value)
     if size % 2 == 0:
@@ -51,10 +66,11 @@ def odd(name: str, value: Any) -> int:
 
 
 def pair(name: str, value: Any, meaning: str) -> tuple[int, int]:
-    """`value`, the size of a map or an image, as two ints; `meaning` spells them, such as (h, w).
+    """Return `value`, the size of a map or an image, as two ints; `meaning` names them in messages, such as (h, w).
 
     Raises:
-        TypeError: they are no integers, or not two. ValueError: one is below 1.
+        TypeError: it does not consist of two integers.
+        ValueError: one of them is below 1.
     """
     good = is_sequence(value) and len(value) == 2 and all(map(is_whole, value))
     if not good or min(value) < 1:
@@ -64,26 +80,35 @@ def pair(name: str, value: Any, meaning: str) -> tuple[int, int]:
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value` as a bool; 0 and 1 are. A TypeError for all else, such as the word "no", which is true in Python."""
+    """Return `value` as a bool; 0 and 1 are accepted.
+
+    Raises:
+        TypeError: it is anything else, such as the word "no", which is true in Python.
+    """
     if getattr(value, "is_meta", False) or getattr(value, "ndim", 0) or value not in (False, True):
         raise TypeError(f"{name} is {shown(value)}; it should be True or False")
     return bool(value)
 
 
 def choice(name: str, value: Any, known: Sequence[str | None]) -> Any:
-    """`value`, one of the words that are `known`, or None where that is; a ValueError that lists them for all else."""
+    """Return `value`, which should be one of `known`.
+
+    Raises:
+        ValueError: it is not; the message lists the known values.
+    """
     if not (value is None or isinstance(value, str)) or value not in known:
         raise ValueError(f"{name} is {shown(value)}; it should be {' or '.join(map(repr, known))}")
     return value
 
 
 def check_tensor(name: str, value: object) -> None:
+    """Raise a TypeError unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; it should be a torch.Tensor")
 
 
 def is_sequence(value: object) -> bool:
-    """Whether `value` has items in an order: a list, a tuple, an array; no text."""
+    """Return whether `value` has items in an order, as a list, a tuple or an array has; text does not count."""
     known = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     return known or getattr(value, "ndim", 0) == 1
 

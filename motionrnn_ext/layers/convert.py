@@ -1,4 +1,4 @@
-"""Swap the MotionGRUs of the official program, inside a user's model, for this package's, and back."""
+"""Convert the official program's MotionGRUs, inside a user's model, to `MotionGRUCell`s, and revert them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .motion_gru import MotionGRU, MotionGRUCell
+from .motion_gru import MotionGRU
+from .motion_gru_cell import MotionGRUCell
 from .recognition import CONVOLUTIONS, convolution, hooks_of_the_user, is_candidate, mismatch
+
+# Usual names of a wrapper's model, which may be properties.
+_USUAL_NAMES = ("model", "module", "network", "net")
 
 
 @dataclass
 class ConversionReport:
-    """What `convert` or `revert` did, by module name."""
+    """The result of `convert` or `revert`, by module name; `print` it for a summary.
 
-    converted: list[str] = field(default_factory=list)  # all names swapped; a shared module has several
-    skipped: dict[str, str] = field(default_factory=dict)  # meant as a MotionGRU: why it was left alone
-    hooks: list[str] = field(
-        default_factory=list
-    )  # modules with hooks of the user's, for which one was left alone
-    verb: str = "converted"  # or "reverted"
-    looked_at: str = ""  # what there was where nothing was found
+    Attributes:
+        converted: names of all modules that were replaced; a module that the model uses twice has two names.
+        skipped: name of each module that looks like a MotionGRU and was left alone, with the reason.
+        hooks: names of the modules whose hooks, set by the user, are the reason why a MotionGRU was left alone.
+        verb: "converted" or "reverted".
+        looked_at: a sentence about what the model holds, if nothing was found.
+    """
+
+    converted: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    hooks: list[str] = field(default_factory=list)
+    verb: str = "converted"
+    looked_at: str = ""
 
     def __str__(self) -> str:
         names = ", ".join(self.converted) or "none"
@@ -38,15 +48,15 @@ class ConversionReport:
 class ConvertedMotionGRU(MotionGRUCell):
     """A `MotionGRUCell` that holds the convolutions of an official MotionGRU, and the module that they came from.
 
-    `official` and `no_ops` lie in `__dict__`, past nn.Module's registration: state-dict keys stay as they are.
+    `official` and `no_ops` are put into `__dict__` without registering them, so that state-dict keys stay as they are.
     """
 
     official: nn.Module
     no_ops: dict[str, dict[int, Any]]  # hooks of the official convolutions, which do nothing
-    names: list[str]  # of the official forward's arguments
+    names: list[str]  # names of the official forward's arguments
 
     def forward(self, *args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """As `MotionGRUCell`; arguments may have their official names."""
+        """Take one step, as `MotionGRUCell` does; arguments may be passed by their official names."""
         args += tuple(named.pop(name) for name in self.names[len(args) :] if name in named)
         return super().forward(*args, **named)
 
@@ -54,20 +64,32 @@ class ConvertedMotionGRU(MotionGRUCell):
 def convert(model: nn.Module) -> ConversionReport:
     """Replace, in place, every official MotionGRU in `model` by a `MotionGRUCell` with the same convolutions.
 
-    One is recognised by exactly the known structure, submodules, parameters and buffers, without hooks of the user's,
-    and by what it computes: values and gradients of a few random steps, of a copy, agree to 1e-5 in float64. What is
-    meant as one and is not is skipped; the report says why. Everything is compared before anything is swapped.
-    Parameters, optimisers, state dicts and training mode carry on as they were; an instance used twice is swapped
-    once. The official program's own hooks do nothing, and wait for `revert`.
+    A module is converted if it has exactly the submodules, parameters and buffers of the official one, and no hooks of
+    the user's, and if a copy of it computes the same: the values and gradients of a few random steps should agree to
+    1e-5 in float64. A module that looks like a MotionGRU and fails one of these tests is skipped, and the report gives
+    the reason. All modules are compared before any is replaced.
+
+    Parameters, optimisers, state dicts and training mode stay valid. A module that the model uses twice is converted
+    once. The official program's own hooks, which do nothing, are removed, and `revert` puts them back.
+
+    Args:
+        model: a model that holds official MotionGRUs, at any depth.
+
+    Returns:
+        A report of the modules that were converted and skipped.
 
     Raises:
-        TypeError: `model` is no module; the message names one that it has.
+        TypeError: `model` is no module; if it holds one, the message names that.
         ValueError: `model` is itself a MotionGRU, which cannot be replaced in place.
+
+    Examples:
+        >>> print(motionrnn_ext.convert(model))
+        converted 3: motion_list.0, motion_list.1, motion_list.2
     """
     _check_module(model)
     if is_candidate(model):
         raise ValueError(
-            "model is itself a MotionGRU, which cannot be swapped in place; "
+            "model is itself a MotionGRU, which cannot be replaced in place; "
             "assign the result instead: layer = motionrnn_ext.layers.from_official(layer)"
         )
     report = ConversionReport()
@@ -103,14 +125,20 @@ def convert(model: nn.Module) -> ConversionReport:
 
 
 def revert(model: nn.Module) -> ConversionReport:
-    """Undo `convert`: the very official modules come back, with the convolutions, parameters and training mode of now.
+    """Undo `convert`: put the same official modules back, with the present convolutions, parameters and training mode.
 
-    A copy of a converted model, a pickled one too, holds copies of its official modules, and reverts to those.
+    A copy of a converted model (a pickled one as well) holds copies of its official modules, and reverts to those.
+
+    Args:
+        model: a model that `convert` has changed.
+
+    Returns:
+        A report whose `converted` lists the modules that were put back.
 
     Raises:
-        TypeError: `model` is no module; the message names one that it has.
-        ValueError: `model` is itself a converted MotionGRU, which cannot be replaced in place; or one in it has lost a
-            convolution. Nothing is reverted then.
+        TypeError: `model` is no module; if it holds one, the message names that.
+        ValueError: `model` is itself a converted MotionGRU, which cannot be replaced in place, or a converted module
+            in it has lost a convolution. Nothing is reverted then.
     """
     _check_module(model)
     if _official(model) is not None:
@@ -134,13 +162,19 @@ def revert(model: nn.Module) -> ConversionReport:
 
 
 def from_official(module: nn.Module) -> MotionGRUCell:
-    """A `MotionGRUCell` with the convolutions, and so the Parameter objects, of one official MotionGRU.
+    """Return a `MotionGRUCell` with the convolutions, and so the Parameter objects, of one official MotionGRU.
 
-    Its motion has no bound, as that of the official layer; `cell.max_offset = 1e4` gives it this package's.
+    Like the official layer, the cell has no bound on the motion; `cell.max_offset = 1e4` sets this package's default.
+
+    Args:
+        module: an official MotionGRU.
+
+    Returns:
+        The cell. It shares its parameters with `module`.
 
     Raises:
-        TypeError: no module.
-        ValueError: the module is not exactly an official one, in structure or in what it computes.
+        TypeError: `module` is no module.
+        ValueError: `module` differs from the official MotionGRU in structure or in what it computes.
     """
     _check_module(module)
     if not is_candidate(module):
@@ -151,13 +185,14 @@ def from_official(module: nn.Module) -> MotionGRUCell:
     return _take_over(module)
 
 
-# ---- The swap of one module
+# ---- The conversion of one module
 
 
 def _take_over(module: nn.Module) -> ConvertedMotionGRU:
-    """The cell with the module's convolutions, which stay its own as well but for their hooks."""
+    """Return a cell with the module's convolutions; the module keeps them as well, without their hooks."""
     warp = convolution(module, "warp.conv")
-    with torch.device("meta"):  # its own convolutions are about to be replaced
+    # The cell's own convolutions need no values, because they are replaced below.
+    with torch.device("meta"):
         cell = ConvertedMotionGRU(
             warp.in_channels,
             warp.kernel_size[0],
@@ -169,10 +204,11 @@ def _take_over(module: nn.Module) -> ConvertedMotionGRU:
     official_warp = cast(nn.Module, module.warp)
     for ours, theirs in ((cell, module), (cell.warp, official_warp)):
         ours.training = theirs.training
-        # Hooks registered on either from now on are there for both.
+        # The dicts of hooks are shared: a hook that is registered on either module from now on is on both.
         vars(ours).update({name: value for name, value in vars(theirs).items() if "hook" in name})
     _share(module, cell)
-    for ours, theirs in ((cell, module), (cell.warp, official_warp)):  # parameters in the order of before
+    # Parameters keep the order that they have in the official module.
+    for ours, theirs in ((cell, module), (cell.warp, official_warp)):
         ours._modules = {name: ours._modules[name] for name in theirs._modules if name in ours._modules}
     names = list(inspect.signature(module.forward).parameters)
     vars(cell).update(official=module, no_ops={}, names=names)
@@ -185,11 +221,15 @@ def _take_over(module: nn.Module) -> ConvertedMotionGRU:
 
 
 def _official(module: nn.Module) -> nn.Module | None:
-    """The module that a converted one came from; a cell that was pickled by an older version keeps it elsewhere."""
+    """Return the official module that a converted cell came from, or None for any other module.
+
+    A cell that was pickled by an older version keeps it under another name.
+    """
     return vars(module).get("official" if isinstance(module, ConvertedMotionGRU) else "_official_module")
 
 
 def _hand_back(cell: nn.Module, official: nn.Module) -> None:
+    """Give the cell's convolutions to the official module, with the hooks and the training mode they had there."""
     _share(cell, official)
     no_ops = vars(cell).get("no_ops", {})
     for name in CONVOLUTIONS:
@@ -203,20 +243,22 @@ def _hand_back(cell: nn.Module, official: nn.Module) -> None:
 
 
 def _share(source: nn.Module, target: nn.Module) -> None:
-    """Put the convolutions of one into the other."""
+    """Put the convolutions of `source` into `target`."""
     for name in CONVOLUTIONS:
         _replace(target, name, source.get_submodule(name))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` where the submodule `name` of the model is."""
     owner, _, attribute = name.rpartition(".")
     model.get_submodule(owner)._modules[attribute] = module
 
 
-# ---- What to say
+# ---- Messages
 
 
 def _check_module(model: object) -> None:
+    """Raise a TypeError unless `model` is a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {_title(model)}; it should be a torch.nn.Module{_instead(model)}")
 
@@ -226,7 +268,7 @@ def _title(model: object) -> str:
 
 
 def _instead(model: object) -> str:
-    """What to pass in place of what is no module, as far as that can be seen."""
+    """Return advice on what to pass in place of an object that is no module, or "" if there is none."""
     if isinstance(model, type):
         return ", an instance of it" if issubclass(model, nn.Module) else ""
     if isinstance(getattr(model, "__self__", None), nn.Module):
@@ -242,24 +284,21 @@ def _instead(model: object) -> str:
 
 
 def _modules_of(owner: object, properties: tuple[str, ...] = ()) -> list[str]:
-    """The names of those attributes that are modules."""
+    """Return the names of the attributes, and of those of `properties`, that are modules."""
     names = dict.fromkeys([*_attributes(owner), *properties])
     return [name for name in names if isinstance(_attribute(owner, name), nn.Module)]
 
 
 def _attributes(owner: object) -> dict[str, object]:
-    """The attributes of an instance, those whose names begin with _ last."""
+    """Return the attributes of an instance; those whose names begin with _ come last."""
     found = {} if isinstance(owner, (type, ModuleType)) else dict(getattr(owner, "__dict__", {}))
     return {name: found[name] for name in sorted(found, key=lambda name: name.startswith("_"))}
-
-
-_USUAL_NAMES = ("model", "module", "network", "net")  # which may be properties
 
 
 def _attribute(owner: object, name: str) -> object:
     try:
         return getattr(owner, name, None)
-    except Exception:  # a property's own
+    except Exception:  # raised by a property
         return None
 
 
@@ -268,6 +307,7 @@ def _n_modules(model: nn.Module) -> int:
 
 
 def _nothing_found(model: nn.Module) -> str:
+    """Return a sentence about what a model without an official MotionGRU holds."""
     ours = [name for name, m in model.named_modules() if isinstance(m, (MotionGRU, MotionGRUCell))]
     if ours:
         return f"its MotionGRUs are this package's already: {', '.join(name or 'itself' for name in ours)}"

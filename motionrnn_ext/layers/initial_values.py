@@ -1,7 +1,7 @@
-"""Initial values of parameters: each is stated once, in the `reset_parameters` of the module that holds it, and the
-constructor calls that.
+"""Initial values of parameters.
 
-So a module can be made without numbers (on the device "meta", or by `torch.nn.utils.skip_init`) and get them later, by
+Each is stated once, in the `reset_parameters` of the module that holds the parameter, and the constructor calls that.
+A module can so be made without numbers (on the device "meta", or by `torch.nn.utils.skip_init`) and get them later, by
 its own `reset_parameters`, or by that of every module in it, in any order.
 """
 
@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.types import Device
 
 
 class Resettable(nn.Module):
-    """A module made of others, which hold its parameters."""
+    """A module that is made of other modules, which hold its parameters."""
 
-    optional: tuple[str, ...] = ()  # parts that may be None
+    optional: tuple[str, ...] = ()  # names of the parts that may be None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of all modules; a TypeError for None in place of a part, where forward would end in one without a name."""
+        """Set an attribute, as in every module, but refuse None in place of a part, which forward could not call.
+
+        Raises:
+            TypeError: the value is None, and the attribute is a part that is not in `optional`.
+        """
         if (
             value is None
             and name not in self.optional
@@ -32,11 +38,14 @@ class Resettable(nn.Module):
         super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
-        """Give all parameters new initial values, drawn as the constructor draws them: for one seed they are the same.
+        """Give all parameters new initial values, drawn as the constructor draws them: the same for the same seed.
+
+        A subclass with parameters beside those of its parts should override this method, set them, and call
+        `super().reset_parameters()`.
 
         Raises:
-            TypeError: there are parameters beside those of the parts; a subclass that has some should say here what
-                they are at the start. Or one of the parts has parameters that nothing sets. No value changes then.
+            TypeError: the module has such parameters and does not override this method, or a part has parameters that
+                no `reset_parameters` sets. No value changes then.
         """
         own = [name for name, parameter in self._parameters.items() if parameter is not None]
         if own and type(self).reset_parameters is Resettable.reset_parameters:
@@ -49,29 +58,50 @@ class Resettable(nn.Module):
 
 
 class ZeroConv2d(nn.Conv2d):
-    """An `nn.Conv2d` whose weight starts at 0. The numbers that an `nn.Conv2d` draws are drawn, and dropped: for one
-    seed all other parameters of a model are the same with and without `zero_init`."""
+    """An `nn.Conv2d` whose weight starts at 0.
+
+    It draws the numbers that an `nn.Conv2d` draws, and drops them. For one seed all other parameters of a model are so
+    the same with and without `zero_init`.
+    """
 
     def reset_parameters(self) -> None:
+        """Give the bias a new initial value, and set the weight to 0."""
         super().reset_parameters()
         nn.init.zeros_(self.weight)
 
 
-# What these set is called weight and bias. A pruned or parametrised module has those under other names, and they write
-# into a weight that is computed anew at the next call; of what a subclass adds they know nothing.
-_OF_WEIGHT_AND_BIAS = (
+def same_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    zero: bool = False,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Conv2d:
+    """Return a convolution that keeps the size of the map; with `zero` its weight starts at 0."""
+    conv, padding = ZeroConv2d if zero else nn.Conv2d, kernel_size // 2
+    return conv(in_channels, out_channels, kernel_size, padding=padding, device=device, dtype=dtype)
+
+
+# The `reset_parameters` of these classes set the parameters named weight and bias, and no others: neither those that a
+# subclass adds, nor the weight of a pruned or parametrised module, which has another name. There they write into a
+# tensor that is computed anew at the next call.
+_SET_WEIGHT_AND_BIAS = (
     ZeroConv2d.reset_parameters,
     *(cls.reset_parameters for cls in (_ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
 )
 
 
 def _check_parts(module: nn.Module) -> None:
-    """Raise where a part of somebody else's would keep its values, or after `to_empty` have none, without a word."""
+    """Raise a TypeError if a part has parameters that no `reset_parameters` sets.
+
+    Such a part would silently keep its values, or have none after `to_empty`.
+    """
     kept: list[str] = []
     for path, part in list(module.named_modules())[1:]:
         reset = getattr(part, "reset_parameters", None)
         names = [name for name, _ in part.named_parameters(recurse=False)]
-        if getattr(reset, "__func__", None) in _OF_WEIGHT_AND_BIAS:
+        if getattr(reset, "__func__", None) in _SET_WEIGHT_AND_BIAS:
             names = [name for name in names if name not in ("weight", "bias")]
         elif reset is not None:
             continue
@@ -87,6 +117,6 @@ def _reset_parts(module: nn.Module) -> None:
     for part in module.children():
         reset = getattr(part, "reset_parameters", None)
         if reset is None:
-            _reset_parts(part)  # a list, or a module of someone else's
+            _reset_parts(part)  # an nn.ModuleList, or a user's module
         else:
             reset()

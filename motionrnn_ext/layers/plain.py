@@ -1,13 +1,13 @@
-"""Whether a submodule may be read instead of called.
+"""Decide whether the parameters of a submodule may be read instead of calling it.
 
-The fused paths read the parameters of convolutions that they never call. That is right for a plain one alone: where
-calling it would run the forward of its PyTorch class and nothing else. One with hooks of its own (pruning, the old
+The fused paths read the parameters of convolutions that they never call. That is right only for a plain module: one
+whose call runs the forward of its PyTorch class and nothing else. A module with hooks of its own (pruning, the old
 weight_norm and spectral_norm, captured activations), with another geometry, or of a class with a forward of its own
-(adapters, quantised ones, wrappers) is called, as the official program calls it: slower, with what it returns. A
-parametrised convolution (`torch.nn.utils.parametrize`) is plain, as reading its weight computes it.
+(adapters, quantised modules, wrappers) is called, as the official program calls it, which is slower. A parametrised
+convolution (`torch.nn.utils.parametrize`) is plain, because reading its weight computes it.
 
-Hooks on all modules (`torch.nn.modules.module.register_module_forward_hook`) do not count: what installs them, such as
-profilers and counters of FLOPs, is there to watch what runs without it.
+Hooks on all modules (`torch.nn.modules.module.register_module_forward_hook`) do not count: profilers and counters of
+FLOPs install them to watch what runs without them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FRESH = (nn.Conv2d, nn.Conv3d, nn.LayerNorm)
 
 
 def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether calling `module` runs the forward of `cls` and nothing else."""
+    """Return whether calling `module` runs the forward of `cls` and nothing else."""
     kind, own = type(module), module.__dict__
     return (
         isinstance(module, cls)
@@ -38,9 +38,13 @@ def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
 
 
 def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride: int = 1) -> bool:
-    """Whether `module` is a plain convolution of these sizes without groups or dilation: of stride 1 padded with zeros
-    to the same size and with a bias, of another stride on patches side by side and without."""
-    if not (is_plain(module, nn.Conv2d) and isinstance(module, nn.Conv2d)):  # the latter for mypy
+    """Return whether `module` is a plain convolution of these sizes, square and odd, without groups or dilation.
+
+    With stride 1 it should pad with zeros to the same size and have a bias. With another stride it should read patches
+    side by side, without padding, and have no bias.
+    """
+    # mypy learns the class from isinstance alone.
+    if not (is_plain(module, nn.Conv2d) and isinstance(module, nn.Conv2d)):
         return False
     rows, columns = module.kernel_size
     padding = (rows // 2, columns // 2) if stride == 1 else (0, 0)
@@ -55,28 +59,28 @@ def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride
 
 
 def has_bias(conv: nn.Module) -> bool:
-    """Whether `conv` has a bias, without reading a parametrised one."""
+    """Return whether `conv` has a bias, without computing a parametrised one."""
     return conv._parameters.get("bias", 0) is not None
 
 
 def keeps_parameters(conv: nn.Module) -> bool:
-    """Whether weight and bias are parameters, which no reading computes."""
+    """Return whether weight and bias are plain parameters, which reading does not compute."""
     return "weight" in conv._parameters and "bias" in conv._parameters
 
 
 def is_fresh(module: nn.Module) -> bool:
-    """Whether what `module` returns is new memory that nothing else reads, so that sums may be taken in it."""
+    """Return whether `module` returns new memory that nothing else reads, so that sums may be taken in it."""
     if is_plain(module, nn.Sequential):
         parts = list(module.children())
         return bool(parts) and all(map(is_fresh, parts))
     return any(is_plain(module, cls) for cls in _FRESH)
 
 
-def called(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """module(x), in the dtype of x outside of autocast.
+def call(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return module(x), converted to the dtype of x unless autocast is on.
 
     Raises:
-        ValueError: it returns something else than a tensor of that shape.
+        ValueError: the module returns something else than a tensor of that shape.
     """
     out = module(x)
     check_returned(name, out, shape)
@@ -84,9 +88,9 @@ def called(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> T
 
 
 def check_returned(name: str, out: object, shape: tuple[int | None, ...]) -> None:
-    """Raise a ValueError unless `out`, returned by the module `name`, is a tensor of that shape, in which None is any.
+    """Raise a ValueError unless `out`, returned by the module `name`, is a tensor of that shape.
 
-    Not while compiling, where comparing sizes would bind those that are symbols.
+    None in `shape` stands for any size. While compiling nothing is compared, because that would fix symbolic sizes.
     """
     if isinstance(out, Tensor):
         if torch.compiler.is_compiling() or (

@@ -1,4 +1,4 @@
-"""Whether a module is the official program's MotionGRU: by structure, by hooks, and by what it computes."""
+"""Recognise the official program's MotionGRU by its structure, its hooks, and what it computes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from .motion_gru import MotionGRU, MotionGRUCell
+from .motion_gru import MotionGRU
+from .motion_gru_cell import MotionGRUCell
 
 CONVOLUTIONS = ("update", "reset", "output", "warp.conv", "warp.warp_gate")
 _STRUCTURE = {"", "warp", *CONVOLUTIONS}
-# The official Warp's margin has no parameters; an equal Warp may do without.
+# The official Warp pads in a module without parameters; a Warp that computes the same may lack it.
 _PADDING = "warp.zero_padding"
-# Of the largest value, or of 1, in float64, where equal formulas differ by some 1e-15.
+# Tolerance relative to the largest value, or to 1 if that is larger. In float64 equal formulas differ by some 1e-15.
 _TOLERANCE = 1e-5
 
 
 def is_candidate(module: nn.Module) -> bool:
-    """Whether a module of somebody else's is meant as a MotionGRU: by its class's name, or by its submodules'."""
+    """Return whether a user's module looks like a MotionGRU, by the name of its class or of its submodules."""
     if isinstance(module, (MotionGRU, MotionGRUCell)):
         return False
     names = set(module._modules.keys())
@@ -32,10 +33,10 @@ def is_candidate(module: nn.Module) -> bool:
 
 
 def mismatch(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> str | None:
-    """Why a module is not exactly the official MotionGRU; None if it is. The module is left as it is.
+    """Return why a module is not exactly the official MotionGRU, or None if it is one. The module does not change.
 
-    Its structure is compared first, then values and gradients of a few random steps: those of a copy of the module and
-    those of the cell that `build` makes of another copy, without its hooks.
+    Its structure is compared first, then the values and gradients of a few random steps: those of a copy of the module,
+    and those of the cell that `build` makes of another copy, without its hooks.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a ScriptModule; convert the model before torch.jit"
@@ -43,6 +44,7 @@ def mismatch(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> 
 
 
 def convolution(module: nn.Module, name: str) -> nn.Conv2d:
+    """Return the submodule `name`, which is a convolution."""
     return cast(nn.Conv2d, module.get_submodule(name))
 
 
@@ -50,6 +52,7 @@ def convolution(module: nn.Module, name: str) -> nn.Conv2d:
 
 
 def _structure(module: nn.Module) -> str | None:
+    """Return how the submodules, parameters, buffers or arguments differ from the official ones, or None."""
     parts = dict(module.named_modules(remove_duplicate=False))
     if missing := [name for name in CONVOLUTIONS if name not in parts]:
         return f"it has no {', '.join(missing)}"
@@ -87,6 +90,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _tensors(module: nn.Module) -> str | None:
+    """Return why the parameters cannot be taken over, or None."""
     kinds = set()
     for name, parameter in module.named_parameters():
         if type(parameter) is not nn.Parameter:
@@ -101,6 +105,7 @@ def _tensors(module: nn.Module) -> str | None:
 
 
 def _sizes(module: nn.Module) -> str | None:
+    """Return how the sizes of the convolutions differ from the official ones, or None."""
     warp = convolution(module, "warp.conv")
     k = warp.kernel_size[0]
     plain = (k, k), (k, k), (0, 0), (1, 1), 1
@@ -131,16 +136,19 @@ def _geometry(conv: nn.Conv2d) -> tuple[object, ...]:
 
 
 def hooks_of_the_user(module: nn.Module) -> dict[str, list[str]]:
-    """Name of a part -> what kinds of hooks it has and what they are called; the official no-ops are left out."""
+    """Return the hooks of every part, by kind and name, without those of the official classes, which do nothing."""
     classes = {type(module), type(dict(module.named_children()).get("warp"))}
     found = {
-        name: [f"{kind} {_title(hook)}" for kind, hook in _all_hooks(part) if not _is_no_op(hook, classes)]
+        name: [
+            f"{kind} {_hook_name(hook)}" for kind, hook in _all_hooks(part) if not _is_no_op(hook, classes)
+        ]
         for name, part in module.named_modules()
     }
     return {name: hooks for name, hooks in found.items() if hooks}
 
 
 def _hooks(module: nn.Module) -> str | None:
+    """Return which hooks of the user's would no longer run, or None."""
     if not (found := hooks_of_the_user(module)):
         return None
     titles = [f"{hook} of {name or 'the module'}" for name, hooks in found.items() for hook in hooks]
@@ -148,6 +156,7 @@ def _hooks(module: nn.Module) -> str | None:
 
 
 def _all_hooks(part: nn.Module) -> Iterator[tuple[str, object]]:
+    """Yield every hook of a module with its kind, such as "forward pre hook"."""
     for kind, hooks in vars(part).items():
         if kind.endswith("_hooks"):
             yield from (
@@ -155,15 +164,16 @@ def _all_hooks(part: nn.Module) -> Iterator[tuple[str, object]]:
             )
 
 
-def _title(hook: object) -> str:
+def _hook_name(hook: object) -> str:
     return repr(getattr(hook, "__qualname__", type(hook).__name__))
 
 
 def _is_no_op(hook: object, classes: set[type]) -> bool:
-    """Whether a hook is the official classes' own `_set_lr`, which means to scale gradients and returns nothing.
+    """Return whether a hook is the official classes' own `_set_lr`, which should scale gradients and returns nothing.
 
-    Defined in the class, it makes something of its arguments and keeps nothing. Had it been edited to return or to
-    change gradients, the comparison would show it; to do more, it would have to call or to hold something.
+    Such a hook is defined in the class, calls only harmless builtins and holds no object. Had it been edited to return
+    or to change gradients, the comparison would show that. To do anything else, it would have to call or to hold
+    something.
     """
     function = getattr(hook, "__func__", hook)
     name = getattr(function, "__name__", "")
@@ -172,26 +182,26 @@ def _is_no_op(hook: object, classes: set[type]) -> bool:
         return False
     harmless = {"range", "len", "tuple", "list", "zip", "enumerate"}
     keeps = function.__closure__ or function.__defaults__ or function.__kwdefaults__
-    return not keeps and _names(function.__code__) <= harmless
+    return not keeps and _names_used(function.__code__) <= harmless
 
 
-def _names(code: CodeType) -> set[str]:
-    """Globals and attributes that a function reads or writes, comprehensions included."""
-    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+def _names_used(code: CodeType) -> set[str]:
+    """Return the globals and attributes that a function reads or writes, in its comprehensions as well."""
+    inner = [_names_used(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     return set(code.co_names).union(*inner)
 
 
-# ---- What it computes
+# ---- The comparison of what it computes
 
 
 def _difference(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> str | None:
-    """What of a random rollout, forward and backward, is not that of the cell; None where all is.
+    """Return how random rollouts of the module and of the cell differ, forward or backward, or None if they agree.
 
-    In float64 on the module's device, with random weights (the official ones start at 0, which would hide much)
-    and with its own; in both training modes; offsets of some pixels, and of thousands.
+    They run in float64 on the module's device, with random weights (the official ones start at 0, which would hide
+    much) and with the module's own, in both training modes, and with offsets of a few pixels and of thousands.
     """
     device = next(module.parameters()).device
-    device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    device = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     devices = [device.index or 0] if device.type == "cuda" else []
     finite = all(bool(p.detach().isfinite().all()) for p in module.parameters())
     runs = [(True, 1.0, True), (True, 1.0, False), (True, 1000.0, False)]
@@ -221,13 +231,17 @@ def _compare(
     scale: float,
     training: bool,
 ) -> str | None:
+    """Return how one random rollout of the module and of the cell differs, or None if they agree.
+
+    `randomised` replaces the module's parameters by random ones, and `scale` multiplies the offsets.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int, std: float = 1.0) -> Tensor:
         values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         return (std * values).to(device)
 
-    memo: dict[int, object] = {}  # deepcopy takes these for the module's own
+    memo: dict[int, object] = {}  # deepcopy puts these in place of the module's parameters
     for p in module.parameters():
         value = normal(*p.shape, std=0.2) if randomised else p.detach().to(device, torch.float64, copy=True)
         memo[id(p)] = nn.Parameter(value)
@@ -264,12 +278,16 @@ def _compare(
 
 
 def _said(error: Exception) -> str:
+    """Return an error's class and message in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] | str:
-    """Results of three steps, gradients of their sum with fixed random factors, and results of a step without
-    gradients; a reason where it has others."""
+    """Return the results and gradients of a rollout by name, or a sentence if the module returns something else.
+
+    The rollout has three steps. Gradients are those of the sum of all results times fixed random factors. One more step
+    runs without gradients.
+    """
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     x, offset, trend = leaves.values()
     generator = torch.Generator().manual_seed(1)

@@ -1,5 +1,8 @@
-"""States are named tuples. torch.export saves a program that has one only if pytree has a name for it, and loads its
-example inputs, as torch.load a state, only if the class is known to be harmless."""
+"""Make states, which are named tuples of tensors, known to PyTorch, so that they can be saved, loaded and exported.
+
+torch.export saves a program that takes or returns a state only if pytree has a name for its class. torch.load reads a
+state, and torch.export the example inputs of a program, only if the class is registered as safe.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
 
 
 def exportable(cls: Class) -> Class:
-    """Class decorator of a named tuple of tensors: it can be saved and loaded, and so can exported programs that take
-    or return it."""
+    """Register a named tuple of tensors, so that it and exported programs with it can be saved and loaded.
+
+    This is a class decorator.
+    """
     pytree._register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
     torch.serialization.add_safe_globals([cls])
     return cls
@@ -26,11 +31,13 @@ def detached(state: State) -> State:
     return pytree.tree_map_only(Tensor, Tensor.detach, state)
 
 
-def taken_up(state: State, dtype: torch.dtype) -> State:
-    """Return `state` for features of `dtype`: with float32 ones what autocast or a half model left becomes float32.
+def adapt_state(state: State, dtype: torch.dtype) -> State:
+    """Return `state` for features of `dtype`: beside float32 features, tensors of half precision become float32.
+
+    Autocast or a model of half precision may have left such tensors.
 
     Raises:
-        TypeError: its `layers` are of float32 and the features of float64, or the other way round.
+        TypeError: one of its `layers` is float32 and the features are float64, or the other way round.
     """
     for level, layer in enumerate(state.layers):  # type: ignore[attr-defined]
         if {layer.hidden.dtype, dtype} == {torch.float32, torch.float64}:
@@ -45,7 +52,7 @@ def taken_up(state: State, dtype: torch.dtype) -> State:
 
 
 def check_not_rounded(module: nn.Module, name: str, motion: Tensor) -> None:
-    """Raise where FSDP has cast motion to half precision, as it would at every step."""
+    """Raise a TypeError if FSDP has cast the motion to half precision, which it would do at every step."""
     is_half = isinstance(motion, Tensor) and motion.dtype in (torch.bfloat16, torch.float16)
     if is_half and any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Two helpers of layers: sums in the memory of a convolution's result, and a depth axis folded into the batch."""
+"""Tensor helpers of the layers: sums in the memory of a convolution's result, and folding depth into the batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .plain import is_fresh
 
 
 def add_to(fresh: Tensor, addend: Tensor, by: nn.Module | None = None) -> Tensor:
-    """Return fresh + addend, in the memory of `fresh`: a convolution's result that nothing else reads.
+    """Return fresh + addend, in the memory of `fresh`, the result of a convolution that nothing else reads.
 
-    The sum gets memory of its own where something else may read `fresh`: the module `by` that made it has hooks or is
-    not the package's own, or a dispatch mode is active, as selective checkpointing keeps what convolutions returned.
-    Inside vmap too, where `fresh` may be the same for every mapped entry while `addend` is not.
+    The sum gets memory of its own if something else may read `fresh`: if the module `by` that computed it has hooks or
+    is a user's, or if a dispatch mode is active (selective checkpointing keeps the results of convolutions). It does so
+    inside vmap as well, where `fresh` may be shared by all mapped entries while `addend` is not.
     """
     watched = not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0
     apart = watched or is_mapped() or not (by is None or is_fresh(by))
@@ -22,12 +22,12 @@ def add_to(fresh: Tensor, addend: Tensor, by: nn.Module | None = None) -> Tensor
 
 
 def fold_depth(maps: Tensor) -> Tensor:
-    """Fold the depth axis into the batch, (B, C, D, h, w) -> (B*D, C, h, w); maps without depth stay as they are."""
+    """Fold the depth axis into the batch, (B, C, D, h, w) -> (B*D, C, h, w); return maps without depth as they are."""
     return maps if maps.dim() == 4 else maps.transpose(1, 2).flatten(0, 1)
 
 
 def unfold_depth(maps: Tensor, like: Tensor) -> Tensor:
-    """Undo `fold_depth`, (B*D, C', h', w') -> (B, C', D, h', w'), B and D of `like`; without depth, return `maps`."""
+    """Undo `fold_depth`, (B*D, C', h', w') -> (B, C', D, h', w') as in `like`; without depth, return `maps`."""
     if like.dim() == 4:
         return maps
     return maps.unflatten(0, (like.shape[0], like.shape[2])).transpose(1, 2)

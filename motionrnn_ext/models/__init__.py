@@ -1,4 +1,4 @@
-"""Models: MotionRNN and its checkpoints, public ones included."""
+"""Models: MotionRNN, its checkpoints, and those of public programs."""
 
 from .checkpoints.loading import load_checkpoint, load_conv_tt_lstm_cell
 from .checkpoints.names import official_name

@@ -1,15 +1,15 @@
-"""MotionRNN: a stack of recurrent cells, a MotionGRU between each two layers, a Motion Highway past them.
+"""MotionRNN: a stack of recurrent cells with a MotionGRU between each two layers and a Motion Highway past them.
 
-One time step, with input u (a true or a generated frame, patches folded into channels) and the highway Y:
+One time step reads u, a true or a predicted frame with its patches folded into channels. Y is the highway:
 
-    Y = W_first * u  (with highway_first, else nothing)
+    Y = W_first * u  (only with highway_first)
     for layer l = 1..L:
         H^l, state^l, M = cell_l(X^{l-1}, state^l, M, Y)     X^0 = u; inside the cell H^l += (1 - s(o)).Y
         Y = H^l
         X^l = MotionGRU_l(H^l) for l < L,  X^L = H^L         with carry="motion", X^l replaces H in state^l
     next frame = W_last * X^L
 
-The paper and the released program differ in 29 points; `models/variants.py` says where each is settled.
+The paper and the released program differ in 29 points; `models/variants.py` lists them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ from torch.utils.checkpoint import checkpoint as recomputing
 
 from .. import backends
 from ..backends.layouts import memory_format
-from ..layers.arguments import check_tensor, flag, odd, pair, whole
+from ..layers.arguments import check_tensor, check_whole, flag, odd, pair, whole
 from ..layers.cells import RecurrentCell, cell_class, make_cell
 from ..layers.initial_values import Resettable
-from ..layers.motion_gru import MotionGRU, MotionState, PackedGates
+from ..layers.motion import MotionState
+from ..layers.motion_gru import MotionGRU
+from ..layers.motion_gru_cell import PackedGates
 from ..layers.plain import is_plain
-from ..layers.states import check_not_rounded, detached, exportable, taken_up
+from ..layers.states import adapt_state, check_not_rounded, detached, exportable
 from ..layers.tensors import fold_depth, unfold_depth
 from .arguments import (
     check_count,
+    check_frames,
     check_generator,
-    check_size,
+    check_parts,
+    check_state,
     checked_cell_options,
     per_position_size,
     widths,
@@ -49,11 +53,17 @@ from .variants import variant_options
 
 @exportable
 class MotionRNNState(NamedTuple):
-    """All that a MotionRNN carries from one frame to the next; entries may be one and the same tensor."""
+    """The state that a MotionRNN carries from one frame to the next; several entries may be the same tensor.
 
-    layers: tuple[Any, ...]  # L times the cell's state, such as LSTMState, with H in the field `hidden`
-    motion: tuple[MotionState, ...]  # L-1 times offset and trend, (B, 2K, h/2, w/2); empty without MotionGRU
-    memory: Any  # of predictors whose memory travels through the stack, else None
+    Attributes:
+        layers: the states of the L cells, such as `LSTMState`; each has H in the field `hidden`.
+        motion: the motion of the L-1 MotionGRUs, offset and trend (B, 2K, h/2, w/2); empty without MotionGRUs.
+        memory: the memory that travels through the stack; None for predictors without one.
+    """
+
+    layers: tuple[Any, ...]
+    motion: tuple[MotionState, ...]
+    memory: Any
 
     def detach(self) -> MotionRNNState:
         """Return the state cut from the graph, for truncated backpropagation."""
@@ -61,33 +71,51 @@ class MotionRNNState(NamedTuple):
 
 
 class MotionRNN(Resettable):
-    """MotionRNN on a predictor's cells; with `motion_gru` and `highway` off, exactly that predictor.
+    """MotionRNN on the cells of a predictor; without `motion_gru` and `highway` it is exactly that predictor.
+
+    `forward` predicts every next frame of a sequence (for training), `predict` the frames after a sequence, and `step`
+    the next frame of a stream. On the CPU a RuntimeWarning says, once, if most taps of a MotionGRU lie outside of the
+    map or its motion is nan; this is checked after a rollout and after every 16th call of `step`.
 
     Args:
         predictor: the recurrent cell by name: "convlstm", "predrnn", "mim", "e3d_lstm", "conv_tt_lstm", or one
             of your own (`register_predictor`).
-        in_channels: channels C of a frame.
-        hidden_channels: width of every layer, first to last; equal with a highway or a travelling memory.
+        in_channels: C, the channels of a frame.
+        hidden_channels: the width of every layer, first to last. All are equal if there is a highway, or a memory that
+            travels through the stack.
         patch_size: P; frames are folded to maps of h = H/P, w = W/P with P*P*C channels.
-        variant: "paper" or "official", see the table above; `overrides` replaces single `Options` of it.
-        filter_size: kernel of the cells' convolutions.
-        layer_norm, image_size: layer norm with an affine per position, for images of image_size (H, W) only;
-            "mim" and "e3d_lstm" have parameters per position, and need image_size, with or without it.
-        motion_gru, highway: False leaves out the MotionGRUs, the Motion Highway.
-        transient, trend: ablations of the motion, see `MotionGRUCell`.
+        variant: the preset of options, "paper" or "official" (the released program).
+        filter_size: kernel size of the cells' convolutions, odd.
+        layer_norm: whether the cells' convolutions have a layer norm, with an affine per position.
+        image_size: (H, W) of the frames. Parameters per position need it: those of `layer_norm`, and in any case those
+            of "mim" and "e3d_lstm".
+        motion_gru: False leaves out the MotionGRUs.
+        highway: False leaves out the Motion Highway.
+        transient: False leaves out the transient motion, see `MotionGRUCell`.
+        trend: False leaves out the motion trend, see `MotionGRUCell`.
         compat: "openstl" for cells that compute what OpenSTL's do where those deviate from their papers, see
             `MIMCell` and `E3DLSTMCell`; "mim" then keeps a state between calls until `reset()`.
         cell_options: arguments that only this predictor's cell has, such as order, steps and rank of
             "conv_tt_lstm".
-        device, dtype: of the parameters, as in `nn.Conv2d`.
+        device: device of the parameters, as in `nn.Conv2d`.
+        dtype: dtype of the parameters, as in `nn.Conv2d`.
+        **overrides: single options in place of the variant's, such as max_offset or init_state, see
+            `motionrnn_ext.models.variants.Options`.
 
-    On the CPU a RuntimeWarning says, once, that most taps of a MotionGRU lie outside of the map, or that its motion is
-    nan, after a rollout or after every 16th call of `step`.
+    Raises:
+        ValueError: predictor, variant or a choice is unknown, a size or number is out of range, widths differ although
+            all should be equal, or image_size is missing or not divisible by patch_size.
+        TypeError: an option is unknown, or an argument has another type.
+
+    Examples:
+        >>> model = MotionRNN("predrnn", in_channels=1, hidden_channels=(64, 64, 64, 64), patch_size=4)
+        >>> frames = torch.rand(8, 20, 1, 64, 64)
+        >>> predicted = model(frames, n_input=10)  # (8, 19, 1, 64, 64), frames 1 to 19
     """
 
     optional = ("conv_first",)
     _has_warned = False
-    _steps = 0  # calls of `step`
+    _steps = 0  # the number of calls of `step`
 
     def __init__(
         self,
@@ -167,7 +195,7 @@ class MotionRNN(Resettable):
         self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False, **made) if project else None
         top_channels = hidden[-1] * self._cells()[-1].depth
         self.conv_last = nn.Conv2d(top_channels, folded, 1, bias=False, **made)
-        # What MotionRNN(**arguments) makes this model of again; a state dict holds it, see `description.py`.
+        # MotionRNN(**arguments) makes this model again. A state dict holds them, see `checkpoints/description.py`.
         self.arguments: dict[str, Any] = {
             "predictor": predictor,
             "in_channels": in_channels,
@@ -189,7 +217,7 @@ class MotionRNN(Resettable):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "arguments" not in state:  # pickled by an older version, which had no bound of the motion
+        if "arguments" not in state:  # pickled by an older version, which had no bound on the motion
             self.options = replace(self.options, max_offset=None)
             for gru in self._motion_grus():
                 gru.depth = self._cells()[0].depth > 1
@@ -213,25 +241,31 @@ class MotionRNN(Resettable):
         generator: torch.Generator | None = None,
         checkpoint: bool = False,
     ) -> Tensor | tuple[Tensor, list[MotionState]]:
-        """Next-frame predictions all along a sequence.
+        """Predict every next frame of a sequence.
 
         Args:
-            frames: (B, T, C, H, W) in [0, 1]; H, W divisible by 2*patch_size (patch_size without MotionGRU).
-            n_input: number of given frames, 1..T; at later steps the model reads its own prediction.
-            sampling_mask: scheduled sampling at those steps n_input..T-2: 1 reads the true frame, 0 the
-                prediction, between mixes them. Broadcasts to (B, T-1-n_input, C, H, W). None is 0 throughout.
-            state: initial tensors, instead of `initial_state`'s.
-            reverse_sampling: the mask covers the steps 1..T-2, (B, T-2, C, H, W), given frames included.
-            return_motion: return the motion after every step as well.
-            generator: source of the draws of init_state="xavier".
-            checkpoint: keep the state after each step alone, and compute the step again in backward: 7 to 10 times
-                less memory in 1.3 to 1.4 times the time (4 layers of 64 channels, 64x64 pixels, T = 11, CPU).
+            frames: (B, T, C, H, W) in [0, 1]; H and W divisible by 2*patch_size (patch_size without MotionGRUs).
+            n_input: the number of given frames, 1 to T; at later steps the model reads its own predictions.
+            sampling_mask: scheduled sampling at the steps n_input to T-2: 1 reads the true frame, 0 the prediction, and
+                a value between mixes them. It should broadcast to (B, T-1-n_input, C, H, W). None is 0 throughout.
+            state: the state before the first frame; None for `initial_state`.
+            reverse_sampling: whether the mask covers the steps 1 to T-2, (B, T-2, C, H, W), given frames included.
+            return_motion: whether to return the motion after every step as well.
+            generator: the generator that init_state="xavier" draws with.
+            checkpoint: whether to keep only the state after each step, and compute the step again in backward. This
+                takes 7 to 10 times less memory and 1.3 to 1.4 times the time (4 layers of 64 channels, 64x64 pixels,
+                T = 11, CPU).
 
         Returns:
-            (B, T-1, C, H, W): predictions of frames 1..T-1, the first n_input-1 being reconstructions. With
-            `return_motion` also a list of one `MotionState` per interface, offset and trend (B, T-1, 2K, h/2,
-            w/2): K row offsets, then K column offsets, taps row by row, in pixels of the half-size map, which
-            are 2*patch_size pixels of the image; (B, T-1, W, 2K, h/2, w/2) where maps have a depth of W.
+            The predictions of frames 1 to T-1, (B, T-1, C, H, W); the first n_input-1 are those of given frames. With
+            `return_motion` a pair of these and a list of one `MotionState` per MotionGRU, offset and trend (B, T-1, 2K,
+            h/2, w/2), or (B, T-1, W, 2K, h/2, w/2) for maps with a depth of W. K row offsets come first, then K column
+            offsets, taps row by row, in pixels of the half-size map; one is 2*patch_size pixels of the image.
+
+        Raises:
+            ValueError: frames, the mask or the state has a shape that does not fit, n_input is out of range, or
+                `checkpoint` is chosen for cells that keep a state between calls.
+            TypeError: an argument has another type or dtype.
         """
         self._check_frames(frames, rank=5)
         check_count("n_input", n_input)
@@ -239,7 +273,8 @@ class MotionRNN(Resettable):
         if total < 2 or not 1 <= n_input <= total:
             raise ValueError(f"n_input is {n_input} and T {total}; they should be 1 <= n_input <= T, 2 <= T")
         folded = fold_patches(frames, self.patch_size)  # (B, T, P*P*C, h, w)
-        mask, start = None, n_input  # steps before `start` read the true frame
+        # Steps before `start` read the true frame.
+        mask, start = None, n_input
         if sampling_mask is not None:
             check_tensor("sampling_mask", sampling_mask)
             start = 1 if reverse_sampling else n_input
@@ -270,7 +305,21 @@ class MotionRNN(Resettable):
         state: MotionRNNState | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The n_future frames after frames (B, T, C, H, W): (B, n_future, C, H, W), without gradients."""
+        """Predict the frames after a sequence, without gradients.
+
+        Args:
+            frames: (B, T, C, H, W) in [0, 1], with T of 1 or more; H and W as in `forward`.
+            n_future: the number of frames to predict, at least 1.
+            state: the state before the first frame; None for `initial_state`.
+            generator: the generator that init_state="xavier" draws with.
+
+        Returns:
+            The next n_future frames, (B, n_future, C, H, W).
+
+        Raises:
+            ValueError: frames or the state has a shape that does not fit, or T or n_future is below 1.
+            TypeError: an argument has another type or dtype.
+        """
         self._check_frames(frames, rank=5)
         check_count("n_future", n_future)
         given = frames.shape[1]
@@ -286,8 +335,19 @@ class MotionRNN(Resettable):
         return unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
 
     def step(self, frame: Tensor, state: MotionRNNState | None = None) -> tuple[Tensor, MotionRNNState]:
-        """One step of a stream: frame (B, C, H, W) and the state before it, None at the start; returns the
-        predicted next frame (B, C, H, W) and the state after."""
+        """Read one frame of a stream, and predict the next.
+
+        Args:
+            frame: (B, C, H, W) in [0, 1]; H and W as in `forward`.
+            state: the state that the previous step returned; None at the start of a stream.
+
+        Returns:
+            The predicted next frame, (B, C, H, W), and the state after this step.
+
+        Raises:
+            ValueError: frame or the state has a shape that does not fit.
+            TypeError: frame or the state has another type or dtype.
+        """
         self._check_frames(frame, rank=4)
         state = self._start(frame, state, None)
         prediction, state = self._advance(fold_patches(frame, self.patch_size), state, self._pack())
@@ -300,15 +360,28 @@ class MotionRNN(Resettable):
     def initial_state(
         self, batch_size: int, height: int, width: int, generator: torch.Generator | None = None
     ) -> MotionRNNState:
-        """The state before the first of `batch_size` sequences of height x width images.
+        """Return the state before the first frame.
 
-        By `options.init_state` zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)) of (B, C, h, w), drawn in the
-        official program's order with the draws it never uses, so that one seed gives its numbers. H and C of a layer
-        are one tensor, F and D of an interface another (with trend=False D is 0).
+        By `options.init_state` it is zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)) for a tensor (B, C, h, w). The
+        draws have the order of the official program, with those that it never uses, so that one seed gives the same
+        numbers. H and C of a layer are one tensor, and so are F and D of a MotionGRU (with trend=False D is 0).
+
+        Args:
+            batch_size: B, the number of sequences.
+            height: H, the height of the frames in pixels.
+            width: W, the width of the frames in pixels.
+            generator: the generator that init_state="xavier" draws with.
+
+        Returns:
+            The state, with the device and dtype of the parameters; the motion is float32 or float64.
+
+        Raises:
+            ValueError: a size is below 0, or the generator is on another device.
+            TypeError: a size is no whole number, or generator is no `torch.Generator`.
         """
         for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
-            check_size(name, value)
-        # Of a module that computes its weight, reading that would be a call.
+            check_whole(name, value, at_least=0)
+        # A parameter gives dtype and device. Reading `conv_last.weight` would compute a parametrised one.
         parameters = itertools.chain(self.conv_last.parameters(), self.parameters())
         weight = next(p for p in parameters if p.is_floating_point())
         check_generator(generator, weight.device if self.options.init_state == "xavier" else None)
@@ -327,16 +400,16 @@ class MotionRNN(Resettable):
             layers.append(cell.initial_state(draw(cell.hidden_shape(batch_size, h, w))))
         slices = batch_size * cells[0].depth
         for width in self.hidden_channels[: len(self.interfaces)]:
-            draw((slices, width // 4, h // 2, w // 2))  # never used
+            draw((slices, width // 4, h // 2, w // 2))  # the program draws this one and never uses it
             offset = draw((slices, 2 * self.options.kernel_size**2, h // 2, w // 2), motion_dtype)
             motion.append(MotionState(offset, offset if self.trend else torch.zeros_like(offset)))
         if cells[0].has_memory:
             memory = cells[0].initial_memory(draw(cells[0].hidden_shape(batch_size, h, w)))
-        draw(cells[0].hidden_shape(batch_size, h, w))  # the highway's, never used
+        draw(cells[0].hidden_shape(batch_size, h, w))  # the program draws a highway, and never uses it
         return MotionRNNState(tuple(layers), tuple(motion), memory)
 
     def reset(self) -> None:
-        """Forget what cells with compat="openstl" keep between sequences."""
+        """Forget the state that cells with compat="openstl" keep between sequences."""
         for cell in self._cells():
             cell.reset()
 
@@ -350,8 +423,11 @@ class MotionRNN(Resettable):
         first: int = 0,
         all_motion: bool = False,
     ) -> tuple[list[Tensor], list[tuple[MotionState, ...]]]:
-        """The folded predictions of `steps` steps from number `first` on, (B, P*P*C, h, w), and with `all_motion` the
-        motion after each step; `read(t, last prediction)` is the input of step t."""
+        """Take `steps` time steps; `read(t, last prediction)` returns the input of step t.
+
+        Return the folded predictions from step `first` on, (B, P*P*C, h, w) each, and with `all_motion` the motion
+        after each step.
+        """
         advance = self._recomputed if recompute and torch.is_grad_enabled() else self._advance
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
@@ -372,7 +448,7 @@ class MotionRNN(Resettable):
     def _advance(
         self, x: Tensor, state: MotionRNNState, packed: Sequence[PackedGates | None]
     ) -> tuple[Tensor, MotionRNNState]:
-        """One time step: x (B, P*P*C, h, w) -> the prediction, of x's shape, and the state after it."""
+        """Take one time step: from x (B, P*P*C, h, w) to the prediction, of the same shape, and the next state."""
         layers, motion, memory = [], [], state.memory
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
         highway = None if self.conv_first is None else unfold_depth(self.conv_first(fold_depth(x)), x)
@@ -390,25 +466,25 @@ class MotionRNN(Resettable):
         return self.conv_last(x.flatten(1, -3)), MotionRNNState(tuple(layers), tuple(motion), memory)
 
     def _recomputed(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
-        """`_advance`, of which only the inputs are kept for backward."""
+        """Take one time step, as `_advance` does, but keep only the inputs for backward."""
         if any(cell.keeps_state and cell.compat for cell in self._cells()):
             raise ValueError(
                 f"checkpoint is True; it should be False for {self.predictor!r} with compat='openstl', whose cells "
                 "keep a state from call to call: a step computed again would be another"
             )
-        if torch.compiler.is_compiling():  # the choice of a backend is part of the graph
+        if torch.compiler.is_compiling():  # the graph holds the choice of the backend
             return recomputing(self._advance, *inputs, use_reentrant=False)
         name = backends.current_backend()
 
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
-            # Backward may be another thread's, or outside of the block that chose the backend.
+            # Backward may run in another thread, or outside of the block that chose the backend.
             with backends.backend(name):
                 return self._advance(*inputs)
 
         return recomputing(advance, *inputs, use_reentrant=False)
 
     def _over_time(self, steps: tuple[Tensor, ...]) -> Tensor:
-        """T-1 times (B, ...) or (B*W, ...) -> (B, T-1, ...) or (B, T-1, W, ...)."""
+        """Stack T-1 tensors (B, ...) or (B*W, ...) over time, to (B, T-1, ...) or (B, T-1, W, ...)."""
         stacked, depth = torch.stack(steps, dim=1), self._cells()[0].depth
         return stacked if depth == 1 else stacked.unflatten(0, (-1, depth)).movedim(1, 2)
 
@@ -419,27 +495,23 @@ class MotionRNN(Resettable):
         return cast("list[MotionGRU]", list(self.interfaces))
 
     def _memory_format(self) -> torch.memory_format:
-        """channels_last where the weights are; most of 1x1 are both."""
+        """Return channels_last if a weight is in channels_last only; weights of size 1x1 are in both formats."""
         formats = (memory_format(weight) for weight in self.parameters() if weight.dim() == 4)
         return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
     def _pack(self) -> Sequence[PackedGates | None]:
-        # None where hooks (FSDP's, which gather the weights, or a user's) or a user's module stand before the gates:
-        # its weights are known within its own forward alone.
+        """Return the packed weights of every MotionGRU, or None for one whose weights may change in its forward.
+
+        Hooks may change them (FSDP's gather the weights), and a user's module may compute them.
+        """
         return [gru.pack_ahead() if is_plain(gru, MotionGRU) else None for gru in self._motion_grus()]
 
     def _start(
         self, frames: Tensor, state: MotionRNNState | None, generator: torch.Generator | None
     ) -> MotionRNNState:
+        """Return the state to start from, checked against the model and the frames."""
         batch_size, (height, width) = frames.shape[0], frames.shape[-2:]
-        for level, cell in enumerate(self.cells):
-            if not hasattr(cell, "initial_state"):
-                raise TypeError(f"cells[{level}] is a {type(cell).__name__}; it should be a RecurrentCell")
-        for level, gru in enumerate(self.interfaces):
-            if gru is None:
-                raise TypeError(
-                    f"interfaces[{level}] is None; it should be a MotionGRU, or a module that is called as one"
-                )
+        check_parts(self.cells, self.interfaces)
         if state is None:
             state = self.initial_state(batch_size, height, width, generator)
             made = state.layers[0].hidden.dtype
@@ -453,41 +525,16 @@ class MotionRNN(Resettable):
             raise TypeError(
                 f"state is a {given}; it should be a MotionRNNState, as initial_state and step return"
             )
-        for level, layer in enumerate(state.layers):
-            if not isinstance(getattr(layer, "hidden", None), Tensor):
-                raise TypeError(
-                    f"state.layers[{level}] is a {type(layer).__name__}; it should have a tensor `hidden`, as those of "
-                    "initial_state and step"
-                )
-        hidden_shape = tuple(state.layers[0].hidden.shape) if state.layers else ()
-        found = len(state.layers), len(state.motion), hidden_shape
         map_size = height // self.patch_size, width // self.patch_size
         map_shape = self._cells()[0].hidden_shape(batch_size, *map_size)
-        wanted = len(self.cells), len(self.interfaces), map_shape
-        if found != wanted:
-            raise ValueError(f"state has (layers, motions, shape of H^1) {found}; it should have {wanted}")
+        check_state(state, len(self.cells), len(self.interfaces), map_shape)
         if self._cells()[0].has_memory and state.memory is None:
             raise ValueError(
                 f"state has no memory; {self.predictor!r} has one, as initial_state and step return"
             )
         for motion in state.motion:
             check_not_rounded(self, "motion", motion.offset)
-        return state if torch.is_autocast_enabled(frames.device.type) else taken_up(state, frames.dtype)
+        return state if torch.is_autocast_enabled(frames.device.type) else adapt_state(state, frames.dtype)
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
-        check_tensor("frames", frames)
-        if frames.dim() != rank or frames.shape[-3] != self.in_channels:
-            wanted = f"({'B, T' if rank == 5 else 'B'}, {self.in_channels}, H, W)"
-            raise ValueError(f"frames has shape {tuple(frames.shape)}; it should be {wanted}")
-        if not frames.is_floating_point():
-            raise TypeError(f"frames has dtype {frames.dtype}; it should be floating point, in [0, 1]")
-        height, width = frames.shape[-2:]
-        if self.image_size is not None and (height, width) != self.image_size:
-            made = "{}x{}".format(*self.image_size)
-            why = "parameters per position were"
-            raise ValueError(f"frames are {height}x{width}; {why} made for image_size {made} only")
-        divisor, rule = self.patch_size, "patch_size"
-        if self.interfaces:
-            divisor, rule = 2 * divisor, "2*patch_size, as MotionGRU halves the map"
-        if height % divisor or width % divisor:
-            raise ValueError(f"frames are {height}x{width}; both should be divisible by {divisor} ({rule})")
+        check_frames(frames, rank, self.in_channels, self.image_size, self.patch_size, bool(self.interfaces))

@@ -1,4 +1,4 @@
-"""A warning for rollouts whose motion has left the map, so that the taps of a MotionGRU read zeros, or is nan."""
+"""A warning about rollouts whose motion has left the map, so that the taps of a MotionGRU read zeros, or is nan."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..backends.transforms import is_transformed, is_wrapped
-from ..layers.motion_gru import MotionState
+from ..layers.motion import MotionState
 
 
 def share_off_map(offset: Tensor) -> Tensor:
-    """The share of taps, of all pixels, that read nothing of the map: offset (B, 2K, h, w) in pixels of it -> ()."""
+    """Return the share of taps, over all pixels, that lie outside of the map and read zeros.
+
+    Args:
+        offset: (B, 2K, h, w), in pixels of the map.
+
+    Returns:
+        A tensor without axes, in [0, 1].
+    """
     taps, (height, width) = offset.shape[1] // 2, offset.shape[-2:]
     k = math.isqrt(taps)
     tap = torch.arange(k, device=offset.device) - (k - 1) // 2
@@ -28,10 +35,10 @@ def share_off_map(offset: Tensor) -> Tensor:
 
 
 def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
-    """Warn, and return True, where most taps of a layer that are on the map at rest have left it, or an offset is nan.
+    """Warn if the motion of a layer is nan, or most of the taps that are on the map at rest have left it.
 
-    Only tensors on the CPU are looked at, and neither while torch traces nor inside of a transform: elsewhere the
-    answer would wait for a device, or be none.
+    Nothing is checked for tensors on other devices than the CPU, which the check would wait for, and while torch traces
+    or transforms the call, when there are no values. Return whether there was a warning.
     """
     for level, (offset, _) in enumerate(motion, 1):
         if not _is_at_hand(offset):
@@ -45,7 +52,8 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
             )
             return True
         share = share_off_map(offset.detach()).item()
-        at_rest = share_off_map(torch.zeros_like(offset[:1])).item()  # most of a map of 2x2 pixels
+        # On a map of 2x2 pixels most taps are outside at rest.
+        at_rest = share_off_map(torch.zeros_like(offset[:1])).item()
         if 1 - share < 0.5 * (1 - at_rest):
             warnings.warn(
                 f"the MotionGRU after layer {level}: {share:.0%} of its taps lie outside of the map {when} and read "
@@ -59,6 +67,7 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
 
 
 def _is_at_hand(t: Tensor) -> bool:
+    """Return whether the values of a tensor can be read now, without waiting for a device."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     is_plain = type(t) is Tensor and t.device.type == "cpu" and t.numel() > 0

@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def fold_patches(frames: Tensor, patch_size: int) -> Tensor:
-    """(..., C, H, W) -> (..., P*P*C, H/P, W/P).
+    """Fold patches of P x P pixels into channels, (..., C, H, W) -> (..., P*P*C, H/P, W/P).
 
-    Pixel (a, b) and colour c of a patch become channel (a*P + b)*C + c; `pixel_unshuffle` has the colour
-    outermost.
+    Pixel (a, b) and colour c of a patch become channel (a*P + b)*C + c. PyTorch's `pixel_unshuffle` has another order,
+    with the colour outermost.
     """
     if patch_size == 1:
         return frames
@@ -21,7 +21,7 @@ def fold_patches(frames: Tensor, patch_size: int) -> Tensor:
 
 
 def unfold_patches(folded: Tensor, patch_size: int) -> Tensor:
-    """The inverse: (..., P*P*C, h, w) -> (..., C, P*h, P*w)."""
+    """Undo `fold_patches`, (..., P*P*C, h, w) -> (..., C, P*h, P*w)."""
     if patch_size == 1:
         return folded
     *lead, channels, height, width = folded.shape
@@ -32,8 +32,9 @@ def unfold_patches(folded: Tensor, patch_size: int) -> Tensor:
 
 
 def fold_mask(mask: Tensor, frames: Tensor, patch_size: int) -> Tensor:
-    """A sampling mask broadcast to frames (B, T, C, H, W) and folded like them: (B, T, P*P*C, h, w), or
-    (B, T, 1, 1, 1) if it is constant over each frame.
+    """Return a sampling mask broadcast to frames (B, T, C, H, W) and folded like them, (B, T, P*P*C, h, w).
+
+    A mask that is constant over each frame is returned as (B, T, 1, 1, 1).
 
     Raises:
         ValueError: the mask does not broadcast to the frames.

@@ -1,37 +1,37 @@
 """The paper's MotionRNN and the released program's (thuml/MotionRNN), as two presets of the same options.
 
-Every difference between the two, and where it is settled here:
+They differ in 29 points. The last column names the option that settles a point, or says how it is settled here:
 
-    paper, and what the program does                                         here
-    1  layers below the top keep H; the program keeps the MotionGRU's X      carry
-    2  output gate on H; on Dec                                              gate_side
-    3  un-warped operand printed as H^{l-1}; H^l                             H^l
-    4  output gate 1x1; filter_size                                          blend_kernel_size
-    5  u, r, z unstated, 1x1 in others' programs; 3x3                        gate_kernel_size
-    6  mask likewise                                                         mask_kernel_size
-    7  encoder's kernel unstated; filter_size                                encoder_kernel_size
-    8  decoder unstated; tap sum, then transposed 4x4 of stride 2            as the program
-    9  no highway into layer 1; a 1x1 projection of u                        highway_first
-    10 highway added after the cell; inside it, the same value               inside
-    11 highway's source includes its own highway: both                       so here
-    12 loss L1 + L2; mean square over all T-1 predictions                    the trainer's
-    13 iterations unknown; 80,000 of two steps each                          the trainer's
-    14 reversed sequence not mentioned; trained as a second step             the trainer's
-    15 initial states unstated; Xavier draws, at test too, H = C and F = D   init_state, state=
-    16 initial weights unstated; 0 for u, r, z and mask                      zero_init
-    17 a hook meant to scale their gradients by 0.1, which has no effect     left out
-    18 parameters within +10%; +12.5% on PredRNN, by the 5x5 output gate     follows 4 to 7
-    19 compute within +8%; +10.4%, for the same reason                       follows 4 to 7
-    20 four base models; PredRNN                                             predictor
-    21 three datasets; Human3.6M                                             not the model's
-    22 seven metrics; MSE, SSIM, CSI                                         not the model's
-    23 learning rate unstated; 3e-4, constant                                the trainer's
-    24 layer norm not mentioned; an option, off in the script                layer_norm
-    25 outside of the map unstated; zeros                                    zeros
-    26 offset channels unstated; K row offsets, then K column offsets        as the program
-    27 F_0, D_0 unstated; one tensor                                         init_state, state=
-    28 L-1 MotionGRUs: both                                                  so here
-    29 F grows for ever, by 1.31 a step at u = 0.5, to inf and nan: both     max_offset
+    the paper                                    the program                                    here
+    1  layers below the top keep H               they keep the MotionGRU's X                    carry
+    2  the output gate multiplies H              it multiplies Dec                              gate_side
+    3  the un-warped operand is H^{l-1}          it is H^l                                      H^l
+    4  the output gate is 1x1                    it has filter_size                             blend_kernel_size
+    5  the kernel of u, r, z is not stated       3x3 (1x1 in others' programs)                  gate_kernel_size
+    6  the mask's kernel is not stated           3x3 (1x1 in others' programs)                  mask_kernel_size
+    7  the encoder's kernel is not stated        filter_size                                    encoder_kernel_size
+    8  the decoder is not stated                 tap sum, then transposed 4x4 of stride 2       as the program
+    9  there is no highway into layer 1          a 1x1 projection of u                          highway_first
+    10 the highway is added after the cell       inside it, with the same value                 inside
+    11 its source includes its own highway       the same                                       the same
+    12 the loss is L1 + L2                       the mean square over all T-1 predictions       the trainer's
+    13 the number of iterations is not stated    80,000 of two steps each                       the trainer's
+    14 no reversed sequence is mentioned         it is trained as a second step                 the trainer's
+    15 the initial states are not stated         Xavier draws, at test too, H = C and F = D     init_state, state=
+    16 the initial weights are not stated        0 for u, r, z and mask                         zero_init
+    17 no scaling of gradients is mentioned      a hook means to (u, r, z by 0.1), in vain      left out
+    18 parameters grow by 10% at most            by 12.5% on PredRNN, from the 5x5 output gate  follows 4 to 7
+    19 compute grows by 8% at most               by 10.4%, for the same reason                  follows 4 to 7
+    20 four base models                          PredRNN                                        predictor
+    21 three datasets                            Human3.6M                                      not the model's
+    22 seven metrics                             MSE, SSIM, CSI                                 not the model's
+    23 the learning rate is not stated           3e-4, constant                                 the trainer's
+    24 no layer norm is mentioned                an option, off in the script                   layer_norm
+    25 values outside of the map: not stated     zeros                                          zeros
+    26 the offset's channels are not stated      K row offsets, then K column offsets           as the program
+    27 F_0 and D_0 are not stated                one tensor                                     init_state, state=
+    28 there are L-1 MotionGRUs                  the same                                       the same
+    29 F grows for ever (1.31 a step at u = 0.5, to inf and nan); so it does there              max_offset
 """
 
 from __future__ import annotations
@@ -45,20 +45,35 @@ from ..ops import _arguments as arguments
 
 @dataclass(frozen=True)
 class Options:
-    """The single differences between variants of MotionRNN."""
+    """The options that distinguish the variants of MotionRNN.
 
-    carry: str  # what layer l keeps as H: its block's output "block", or its MotionGRU's output "motion"
-    gate_side: str  # what the output gate multiplies: "hidden" or "decoded"
+    Attributes:
+        carry: the map that a layer keeps as H, its cell's output ("block") or its MotionGRU's output ("motion").
+        gate_side: the operand that the output gate multiplies, "hidden" or "decoded".
+        encoder_kernel_size: kernel size of the encoder.
+        gate_kernel_size: kernel size of the gates u, r and z, odd.
+        mask_kernel_size: kernel size of the warp's mask, odd.
+        blend_kernel_size: kernel size of the output gate, odd.
+        highway_first: whether layer 1 has a highway as well, from a 1x1 projection of the input.
+        zero_init: whether the weights of u, r, z and the mask start at 0.
+        init_state: the initial state, "zeros" or "xavier" (Xavier-normal draws).
+        kernel_size: k, the side of the warp's neighbourhood, odd.
+        alpha: the trend's momentum step, in [0, 1]; a `Parameter` is learned.
+        max_offset: the largest motion, in pixels of the half-size map; None sets no bound.
+    """
+
+    carry: str
+    gate_side: str
     encoder_kernel_size: int
-    gate_kernel_size: int  # of u, r and z
+    gate_kernel_size: int
     mask_kernel_size: int
-    blend_kernel_size: int  # of the output gate
-    highway_first: bool  # a highway into layer 1 as well, from a 1x1 projection of the input
-    zero_init: bool  # weights of u, r, z and the mask start at 0
-    init_state: str = "zeros"  # or "xavier"
-    kernel_size: int = 3  # k, the warp's neighbourhood
-    alpha: float = 0.5  # the trend's momentum step; a Parameter is learned
-    max_offset: float | None = 1e4  # the largest motion, in pixels of the map; None is no bound
+    blend_kernel_size: int
+    highway_first: bool
+    zero_init: bool
+    init_state: str = "zeros"
+    kernel_size: int = 3
+    alpha: float = 0.5
+    max_offset: float | None = 1e4
 
 
 OPTIONS = tuple(option.name for option in fields(Options))
@@ -70,11 +85,11 @@ _CHOICES = {
 
 
 def variant_options(variant: str, filter_size: int, **overrides: object) -> Options:
-    """The preset "paper" or "official", for cells of `filter_size`, with single options replaced.
+    """Return the preset "paper" or "official", for cells of `filter_size`, with single options replaced.
 
     Raises:
-        ValueError: unknown variant or choice. TypeError: unknown option. Both list the known ones. Either: a value of
-            another type or size.
+        ValueError: the variant or a choice is unknown (the message lists the known ones), or a value is out of range.
+        TypeError: an option is unknown (the message lists the known ones), or a value has another type.
     """
     presets = {
         "paper": Options(

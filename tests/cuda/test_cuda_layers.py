@@ -70,7 +70,7 @@ def test_motion_gru(
     on: UnderTest, memory_format: torch.memory_format, large: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """A large map is warped in channels_last inside of a contiguous model, too."""
-    monkeypatch.setattr(MotionGRU, "_is_large", lambda self, features: large)
+    monkeypatch.setattr(MotionGRU, "_wants_channels_last", lambda self, features: large)
     torch.manual_seed(0)
     gru = MotionGRU(32).to(on.device, memory_format=memory_format)
     x, offset, _ = check(on, gru, leaf(on, memory_format, 2, 32, 10, 12, seed=1))

@@ -191,7 +191,7 @@ def test_of_tensors_alone_what_is_assumed_is_told(name: str) -> None:
     predictor, options = MODELS[name]
     made = model(predictor, **options)
     with pytest.warns(
-        UserWarning, match=r"^load_checkpoint: assumed .*, which no tensor shows; name what"
+        UserWarning, match=r"^load_checkpoint: assumed .*, which no tensor shows; pass those"
     ) as said:
         found = load_checkpoint(dict(made.state_dict()))
     (message,) = [str(warning.message) for warning in said]
@@ -211,7 +211,8 @@ def test_a_registered_predictor_is_known_by_its_tensors(own_predictor: str) -> N
         assert load_checkpoint(dict(made.state_dict()), predictor=own_predictor).predictor == own_predictor
     del CELLS[own_predictor]
     with pytest.raises(
-        ValueError, match=r"^cells\.0\.\S+ is of no known predictor; known: convlstm, .* registered"
+        ValueError,
+        match=r"^cells\.0\.\S+ belongs to no known predictor; known: convlstm, .* register one of your own first",
     ):
         load_checkpoint(dict(made.state_dict()))
     CELLS[own_predictor] = OwnCell

@@ -113,7 +113,9 @@ def test_an_assumed_frame_layout_is_told(folded, given, assumed) -> None:
         warnings.simplefilter("always")
         load_checkpoint(weights, **given)
     told = (
-        [f"load_checkpoint: assumed {assumed}, which no tensor shows; name what differs"] if assumed else []
+        [f"load_checkpoint: assumed {assumed}, which no tensor shows; pass those that differ"]
+        if assumed
+        else []
     )
     assert [str(warning.message) for warning in said] == told
 
@@ -143,7 +145,7 @@ FOREIGN = {
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_a_program_that_is_not_known_is_named_with_those_that_are(program: str, prefix: str) -> None:
     weights = {f"{prefix}{name}": torch.ones(4, 4, 1, 1) for name in FOREIGN[program]}
-    with pytest.raises(ValueError, match=re.escape(f"it is of {program}")) as error:
+    with pytest.raises(ValueError, match=re.escape(f"which belongs to {program}")) as error:
         load_checkpoint({"state_dict": weights})
     said = str(error.value)
     assert any(name in said for name in FOREIGN[program])
@@ -153,7 +155,8 @@ def test_a_program_that_is_not_known_is_named_with_those_that_are(program: str, 
 
 def test_names_of_no_program_are_told() -> None:
     with pytest.raises(
-        ValueError, match=r"^state dict has conv1\.weight, it is of no known program; known are Motion"
+        ValueError,
+        match=r"^state dict has conv1\.weight, which belongs to no known program; known are Motion",
     ):
         load_checkpoint({"conv1.weight": torch.ones(4, 4, 1, 1), "fc.bias": torch.ones(3)})
 
@@ -204,7 +207,7 @@ def test_truncated_files_give_one_line(kept: float, new_format: bool, tmp_path) 
 
 def test_code_in_a_file_is_not_run(tmp_path) -> None:
     torch.save({"net_param": SimpleNamespace(a=1)}, tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match="no file of weights"):
+    with pytest.raises(ValueError, match="holds more than weights"):
         load_checkpoint(tmp_path / "model.ckpt")
 
 

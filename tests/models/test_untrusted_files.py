@@ -169,7 +169,7 @@ def test_weights_with_a_byte_changed_are_read_or_refused(name: str) -> None:
 def test_what_a_checkpoint_asks_for_is_named() -> None:
     path = Path("model.ckpt")
     torch.save({"net_param": {}, "arguments": Config()}, path)
-    with pytest.raises(ValueError, match=r"^checkpoint 'model.ckpt' is no file of weights alone: ") as error:
+    with pytest.raises(ValueError, match=r"^checkpoint 'model.ckpt' holds more than weights: ") as error:
         load_checkpoint(path)
     assert str(error.value).endswith(
         ": it asks for motionrnn_ext.training.config.Config, and such a file could run code"

@@ -18,7 +18,7 @@ from under_test import ALL, CPU, REFERENCE, UnderTest, on
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN
-from motionrnn_ext.layers import OffsetWarp
+from motionrnn_ext.layers import MotionState, OffsetWarp
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.models import load_checkpoint
 
@@ -192,6 +192,25 @@ def test_a_conversion_that_an_older_version_pickled_is_reverted():
     older = as_older(model)
     assert motionrnn_ext.revert(older).converted == ["motion_list.0", "motion_list.1", "again"]
     assert older(x).equal(official(x)) and older.again is older.motion_list[0]
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_a_file_that_names_the_module_where_a_class_stood_before(
+    weights_only: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A state, as a file of weights alone too; with code allowed, a layer as well."""
+    state = MotionGRU(8)(torch.randn(1, 8, 4, 6))[1]
+    thing = (state,) if weights_only else (state, MotionGRUCell(4))
+    file = io.BytesIO()
+    with monkeypatch.context() as older:
+        for cls in (MotionState, MotionGRUCell, OffsetWarp):
+            older.setattr(cls, "__module__", "motionrnn_ext.layers.motion_gru")
+        torch.save(thing, file)
+    assert b"motionrnn_ext.layers.motion_gru\nMotionState" in file.getvalue()
+    file.seek(0)
+    found = torch.load(file, weights_only=weights_only)
+    assert [type(part) for part in found] == [type(part) for part in thing]
+    assert found[0].offset.equal(state.offset)
 
 
 # ---- States

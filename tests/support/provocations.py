@@ -330,7 +330,9 @@ LAYERS: dict[str, Provocation] = {
     "transient and trend are both False; one should be True, or no motion is left": lambda _: MotionGRUCell(
         4, transient=False, trend=False
     ),
-    "hidden_channels is ...; it should be at least 4, a quarter is encoded": lambda _: MotionGRU(3),
+    "hidden_channels is ...; it should be at least 4, because a quarter of them is encoded": lambda _: (
+        MotionGRU(3)
+    ),
     "gate_side is ...; it should be 'hidden' or 'decoded'": lambda _: MotionGRU(8, gate_side="left"),
     "... has shape ...; it should be ...": lambda _: MotionGRU(8)(torch.ones(1, 4, 6, 6)),
     "... has shape ...; it should be ...; a sequence ... is for MotionGRULayer, maps with a depth axis ... are for "
@@ -379,7 +381,7 @@ LAYERS: dict[str, Provocation] = {
     "predictor ... is ...; it should be a subclass of RecurrentCell": predictor("mine", nn.Module),
     "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
-    "model is itself a MotionGRU, which cannot be swapped in place; ...": lambda _: convert(StandIn(4)),
+    "model is itself a MotionGRU, which cannot be replaced in place; ...": lambda _: convert(StandIn(4)),
     "model is itself a converted MotionGRU; revert the model that holds it": twice,
     "... has no ... any more, which its official module needs; put them back first": revert_without_warp,
     "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (

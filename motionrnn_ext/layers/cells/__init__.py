@@ -1,4 +1,4 @@
-"""The recurrent cells MotionRNN can stand on, a file each."""
+"""The recurrent cells that MotionRNN can be built on, one file each."""
 
 from .base import LSTMState, RecurrentCell
 from .conv_lstm import ConvLSTMCell

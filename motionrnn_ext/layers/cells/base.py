@@ -1,4 +1,4 @@
-"""What every recurrent cell of the package shares: its interface, its convolutions and its state."""
+"""The base class of the recurrent cells: their interface, their convolutions and their usual state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from ..states import detached, exportable
 
 @exportable
 class LSTMState(NamedTuple):
-    """Temporal state of one layer: hidden H and memory cell C, (B, C, h, w) each."""
+    """The temporal state of one layer.
+
+    Attributes:
+        hidden: the hidden map H, (B, C, h, w).
+        cell: the memory C, (B, C, h, w).
+    """
 
     hidden: Tensor
     cell: Tensor
@@ -26,26 +31,52 @@ class LSTMState(NamedTuple):
 
 
 class RecurrentCell(Resettable):
-    """One layer of a predictor: `cell(x, state, memory, highway=None) -> (h, state, memory)`.
+    """The base class of one layer of a predictor: `cell(x, state, memory, highway=None) -> (h, state, memory)`.
 
-    x (B, C_in, h, w) is the output of the layer below, `state` a named tuple whose field `hidden` is this
-    layer's H of the previous time step, `memory` what travels up the stack and on to the next time step (None
-    where `has_memory` is False), and `highway` the Motion Highway Y (B, C, h, w) or None. A cell that needs
-    earlier inputs keeps them in its state. Where maps have a depth axis, all of these are (B, C, depth, h, w).
+    A cell's `forward` takes and returns:
 
-    Convolutions are odd, of stride 1, "same" and without bias. Layer norm is over all but the batch with an
-    affine per position, so it fixes the map: `map_size` = (h, w). With compat="openstl" a cell computes what
-    OpenSTL's does where that deviates from its paper. `device` and `dtype` are those of the parameters.
+    - x, (B, C_in, h, w): the output of the layer below, or the folded frame.
+    - state: a named tuple, whose field `hidden` is this layer's H of the previous time step, (B, C, h, w). A cell that
+      needs earlier inputs keeps them here.
+    - memory: the memory that travels up the stack and on to the next time step; None if `has_memory` is False.
+    - highway: the Motion Highway Y, (B, C, h, w), or None.
+    - h: the new H, (B, C, h, w).
 
-    A predictor of your own overrides `__init__` and `forward`, `initial_state` if its state is no `LSTMState`,
-    and is made known by `register_predictor`. Its `__init__` hands the options on that every cell takes. A cell with
-    parameters of its own, beside those of its parts, overrides `reset_parameters` as well.
+    If the maps have a depth axis, all of these are (B, C, depth, h, w).
+
+    The convolutions of `convolution` have an odd kernel, stride 1, "same" padding and no bias. Layer norm is taken over
+    all axes but the batch, with an affine per position, so it fixes the size of the map.
+
+    A predictor of your own overrides `__init__` and `forward`, and `initial_state` if its state is no `LSTMState`; the
+    decorator `register_predictor` gives it a name. Its `__init__` passes the options on that every cell takes. A cell
+    with parameters of its own, beside those of its parts, overrides `reset_parameters` as well.
+
+    Args:
+        in_channels: C_in, the channels of x.
+        hidden_channels: C, the width of the layer.
+        filter_size: kernel size of the convolutions, odd.
+        layer_norm: whether a layer norm follows every convolution.
+        map_size: (h, w), the size of the maps; needed for parameters per position, such as those of layer norm.
+        compat: "openstl" for a cell that computes what OpenSTL's does where that deviates from its paper; None for the
+            paper's form.
+        device: device of the parameters, as in `nn.Conv2d`.
+        dtype: dtype of the parameters, as in `nn.Conv2d`.
+
+    Attributes:
+        has_memory: whether a memory travels through the stack.
+        needs_map_size: whether the cell has parameters per position without layer norm as well.
+        keeps_state: whether with compat="openstl" the cell keeps a state from call to call, until `reset`.
+        depth: the size of the maps' depth axis, or 1 if they have none.
+
+    Raises:
+        ValueError: a size is below 1, filter_size is even, map_size is missing, or compat is unknown.
+        TypeError: an argument has another type.
     """
 
     has_memory = False
-    needs_map_size = False  # whether it has parameters per position without layer norm, too
-    keeps_state = False  # whether with compat="openstl" it keeps one from call to call, until `reset`
-    depth = 1  # more than 1 where maps have a depth axis
+    needs_map_size = False
+    keeps_state = False
+    depth = 1
 
     def __init__(
         self,
@@ -73,28 +104,28 @@ class RecurrentCell(Resettable):
 
     @classmethod
     def of_layer(cls, level: int) -> type[RecurrentCell]:
-        """The class of layer `level`, from 0."""
+        """Return the class of layer `level`, counted from 0."""
         return cls
 
     def hidden_shape(self, batch_size: int, height: int, width: int) -> tuple[int, ...]:
-        """The shape of H for maps of height x width."""
+        """Return the shape of H for maps of height x width."""
         depth = () if self.depth == 1 else (self.depth,)
         return (batch_size, self.hidden_channels, *depth, height, width)
 
     def initial_state(self, hidden: Tensor) -> Any:
-        """The state of a sequence's start, with `hidden` as both H and C."""
+        """Return the state at the start of a sequence, with `hidden` as both H and C."""
         return LSTMState(hidden, hidden)
 
     def initial_memory(self, memory: Tensor) -> Any:
-        """What travels up the stack in a sequence's first step; asked of the first layer, if `has_memory`."""
+        """Return the memory that travels up the stack in the first step; called on the first layer, if `has_memory`."""
         return memory
 
     def embed(self, x: Tensor, state: Any) -> Tensor:
-        """What the first layer reads of a folded frame x (B, C_in, h, w): the frame, or a window of frames."""
+        """Return the first layer's input for a folded frame x (B, C_in, h, w): the frame, or a window of frames."""
         return x
 
     def reset(self) -> None:
-        """Forget what a compat="openstl" cell keeps between sequences."""
+        """Forget the state that a cell with compat="openstl" keeps between sequences."""
 
     def convolution(
         self,
@@ -103,7 +134,7 @@ class RecurrentCell(Resettable):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> nn.Sequential:
-        """The convolution, then its layer norm if the cell has one; state-dict keys `0.*` and `1.*`."""
+        """Return a convolution, followed by a layer norm if the cell has one; state-dict keys are `0.*` and `1.*`."""
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         k = self.filter_size
         conv = nn.Conv2d(in_channels, out_channels, k, padding=k // 2, bias=False, **made)

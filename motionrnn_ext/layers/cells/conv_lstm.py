@@ -13,10 +13,13 @@ from .base import LSTMState, RecurrentCell
 
 
 class ConvLSTMCell(RecurrentCell):
-    """[i, f, g, o] = W_x * X + W_h * H;  C' = s(f).C + s(i).tanh(g);  H' = s(o).tanh(C') + (1 - s(o)).Y
+    """A layer of ConvLSTM with the Motion Highway Y.
+
+        [i, f, g, o] = W_x * X + W_h * H
+        C' = s(f).C + s(i).tanh(g);  H' = s(o).tanh(C') + (1 - s(o)).Y
 
     `conv_x` and `conv_h` give 4C channels in the order (i, f, g, o). There is no forget bias: OpenSTL's cell,
-    the common reference, declares one and never adds it. Errors: see `RecurrentCell`.
+    the common reference, declares one and never adds it. Arguments and errors are those of `RecurrentCell`.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class ConvLSTMCell(RecurrentCell):
     def forward(
         self, x: Tensor, state: LSTMState, memory: Tensor | None = None, highway: Tensor | None = None
     ) -> tuple[Tensor, LSTMState, Tensor | None]:
+        """Take one time step, see `RecurrentCell`; `memory` is returned as it came."""
         channels = (3 * self.hidden_channels, self.hidden_channels)
         gates_x, output_x = self.conv_x(x).split(channels, dim=1)  # (B, 3C, h, w), (B, C, h, w)
         gates_h, output_h = self.conv_h(state.hidden).split(channels, dim=1)

@@ -17,11 +17,17 @@ from .base import RecurrentCell
 
 @exportable
 class ConvTTLSTMState(NamedTuple):
-    """Temporal state of one layer, (B, C, h, w) each."""
+    """The temporal state of one layer; all maps are (B, C, h, w).
 
-    hidden: Tensor  # H of the last step
-    cell: Tensor  # C
-    older: tuple[Tensor, ...]  # H of the steps-1 steps before, oldest first
+    Attributes:
+        hidden: H of the last step.
+        cell: the memory C.
+        older: H of the steps - 1 steps before the last, oldest first.
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    older: tuple[Tensor, ...]
 
     def detach(self) -> ConvTTLSTMState:
         """Return the state cut from the graph, for truncated backpropagation."""
@@ -29,20 +35,27 @@ class ConvTTLSTMState(NamedTuple):
 
 
 class ConvTTLSTMCell(RecurrentCell):
-    """One layer of Conv-TT-LSTM of order m, with h_0 (oldest) .. h_{steps-1} (newest) and lags = steps - m + 1:
+    """A layer of Conv-TT-LSTM of order m, with the Motion Highway Y.
 
         P_l = A_l * [h_l .. h_{l+lags-1}],  l = 0..m-1;   V_0 = P_0,  V_l = P_l + K_l * V_{l-1}
         [i, f, g, o] = W_x * X + W_v * V_{m-1}
         C' = s(f).C + s(i).tanh(g);  H' = s(o).tanh(C') + (1 - s(o)).Y
 
-    All convolutions are filter_size x filter_size with bias (W_v shares W_x's). A_l gives `rank` channels from
-    lags * C, K_l `rank` from `rank`; `conv_x` and `conv_v` give 4C channels (i, f, g, o). What stands in the ring
-    is what the layer carries as H. There is no layer norm.
-
-    Args:
-        order: m. steps: hidden states that are read, at least `order`. rank: of the tensor train.
+    Here h_0 (oldest) to h_{steps-1} (newest) are the last hidden maps that the layer carried, and lags = steps - m + 1.
+    All convolutions are filter_size x filter_size with bias (W_v shares that of W_x). A_l maps lags * C channels to
+    `rank`, and K_l `rank` to `rank`; `conv_x` and `conv_v` give 4C channels (i, f, g, o). There is no layer norm.
 
     Source: Su et al., 2020 (NVlabs' ConvTTLSTMCell).
+
+    Args:
+        order: m, the order of the tensor train, at least 1.
+        steps: the number of hidden maps that are read, at least `order`.
+        rank: the rank of the tensor train, at least 1.
+
+    The other arguments are those of `RecurrentCell`.
+
+    Raises:
+        ValueError: order, steps or rank is out of range, or layer_norm is True; otherwise as `RecurrentCell`.
     """
 
     def __init__(
@@ -80,20 +93,23 @@ class ConvTTLSTMCell(RecurrentCell):
 
     @property
     def rank(self) -> int:
+        """Return the rank of the tensor train."""
         return cast(nn.Conv2d, self.factors[0]).out_channels
 
     def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
-        # Tensors of their own: where two are one, torch.compile compiles for that.
+        """Return the state at the start of a sequence, with `hidden` as C and as every H."""
+        # Clones, because torch.compile specialises on two arguments that are one tensor.
         return ConvTTLSTMState(hidden, hidden, tuple(hidden.clone() for _ in range(self.steps - 1)))
 
     def forward(
         self, x: Tensor, state: ConvTTLSTMState, memory: None = None, highway: Tensor | None = None
     ) -> tuple[Tensor, ConvTTLSTMState, None]:
+        """Take one time step, see `RecurrentCell`."""
         ring = (*state.older, state.hidden)
         train = self.factors[0](self._lagged(ring, 0))  # (B, rank, h, w)
         for level, core in enumerate(self.cores, start=1):
             factor = self.factors[level]
-            # In place into the fresh convolution: nothing keeps it.
+            # The sum is taken in the fresh convolution, which nothing keeps.
             train = add_to(factor(self._lagged(ring, level)), core(train), factor)
         channels = (3 * self.hidden_channels, self.hidden_channels)
         gates_x, output_x = self.conv_x(x).split(channels, dim=1)
@@ -103,6 +119,6 @@ class ConvTTLSTMCell(RecurrentCell):
         return hidden, ConvTTLSTMState(hidden, cell, ring[1:]), memory
 
     def _lagged(self, ring: tuple[Tensor, ...], level: int) -> Tensor:
-        """(B, lags * C, h, w)"""
+        """Return the hidden maps that A_l reads, l = `level`, as one tensor (B, lags * C, h, w)."""
         hidden = ring[level : level + self.lags]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1)

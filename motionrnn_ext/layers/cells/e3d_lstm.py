@@ -21,14 +21,20 @@ from .base import RecurrentCell
 
 @exportable
 class E3DLSTMState(NamedTuple):
-    """Temporal state of one layer."""
+    """The temporal state of one layer.
 
-    hidden: Tensor  # H (B, C, W, h, w)
-    cell: Tensor  # C (B, C, W, h, w)
-    history: (
-        Tensor  # every C so far, or the last of them, as rows of C numbers (B, n W h w, C), `cell` the last
-    )
-    inputs: Tensor  # the last W-1 slices of x (B, C_in, W-1, h, w)
+    Attributes:
+        hidden: H, (B, C, W, h, w).
+        cell: the memory C, (B, C, W, h, w).
+        history: the last n memories C (all of them, unless the cell bounds their number), `cell` the last, as rows of C
+            numbers, (B, n*W*h*w, C).
+        inputs: the last W-1 slices of x, (B, C_in, W-1, h, w).
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    history: Tensor
+    inputs: Tensor
 
     def detach(self) -> E3DLSTMState:
         """Return the state cut from the graph, for truncated backpropagation."""
@@ -36,12 +42,12 @@ class E3DLSTMState(NamedTuple):
 
 
 class DepthConv(nn.Module):
-    """A convolution of W x k x k without bias on (B, C, W, h, w) to the same size, with zeros behind the last slice.
+    """A W x k x k convolution of maps (B, C, W, h, w) to the same size, without bias.
 
-    The slices of the output are 2-D convolutions over as much depth as there is: for W = 2 three quarters of
-    the multiply-adds of a padded 3-D convolution, 141 ms instead of 199 forward and backward (CPU, 4x64x2x16x16
-    to 448 channels, k = 5, 2 threads). With `repeat` the first slice stands for all (OpenSTL's form: depth
-    is not padded but the result repeated).
+    Slices behind the last one count as zeros. Every slice of the output is a 2-D convolution over the slices of the
+    input that exist. For W = 2 this takes three quarters of the multiply-adds of a padded 3-D convolution: 141 ms
+    instead of 199 ms forward and backward (CPU, 4x64x2x16x16 to 448 channels, k = 5, 2 threads). With `repeat` the
+    first slice is repeated for all others, as in OpenSTL, which does not pad the depth.
     """
 
     def __init__(
@@ -63,7 +69,8 @@ class DepthConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as nn.Conv3d
+        """Give the weight a new initial value, drawn as `nn.Conv3d` draws it."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -76,7 +83,9 @@ class DepthConv(nn.Module):
         return f"{sizes}, repeat={self.repeat}"
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight  # read once, as a parametrised one is computed by it
+        """Return the convolution of x (B, C_in, W, h, w), (B, C_out, W, h, w)."""
+        # The weight is read once, because every reading computes a parametrised one.
+        weight = self.weight
         slices = [
             F.conv2d(
                 x[:, :, d:].flatten(1, 2),
@@ -89,33 +98,40 @@ class DepthConv(nn.Module):
 
 
 class E3DLSTMCell(RecurrentCell):
-    """One layer of E3D-LSTM; x is (B, C_in, W, h, w), and so are H, C, M and the highway with C channels.
+    """A layer of E3D-LSTM with the Motion Highway Y.
 
         R  = s(r_x + r_h);   Recall = softmax(R K^T) K over all positions of the history C_0 .. C
         C' = LN(C + Recall) + s(i_x + i_h).tanh(g_x + g_h)
         M' = s(f'_x + f_m + 1).tanh(m_m) + s(i'_x + i_m).tanh(g'_x + g_m)
         H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y,   o = tanh(o_x + o_h + W_c * C' + W_m * M')
 
-    Keys and values of the attention are the same W h w positions of every earlier C, queries those of R; C
-    is the width of its head, and nothing is scaled. A step costs more the longer the sequence. `conv_x` gives 7C
-    channels (i', f', g', i, r, g, o), `conv_h` 4C (i, r, g, o), `conv_m` 4C (i, f, g, m). The first layer reads the
-    last W frames. LN has an affine per position whether or not the convolutions have theirs, so `map_size` is needed.
+    x is (B, C_in, W, h, w), and H, C, M and Y are (B, C, W, h, w). The first layer reads the last W frames.
 
-    compat="openstl": M is returned as it came (its convolution never learns), depth is not padded but the
-    first slice repeated, and the attention's rows are C numbers in memory order (channels and positions mixed).
+    The keys and the values of the attention are the W*h*w positions of every earlier C, its queries those of R. There
+    is one head, C numbers wide, and nothing is scaled. `conv_x` gives 7C channels (i', f', g', i, r, g, o), `conv_h`
+    4C (i, r, g, o), `conv_m` 4C (i, f, g, m). LN always has an affine per position, so `map_size` is needed.
+
+    With compat="openstl" M is returned as it came (so its convolution never learns), the first slice is repeated
+    instead of padding the depth, and the attention's rows are C numbers in memory order (which mixes channels and
+    positions).
+
+    Source: Wang et al., 2019, with the parameters of OpenSTL's Eidetic3DLSTMCell: no biases, an affine per position,
+    and layer norm on W_c and W_m too (the paper's program has biases and an affine per channel).
 
     Args:
-        window: W, also the depth of the convolutions.
-        history: how many of the last C the attention reads. None, as in the paper, is every one: step n then takes
-            time and memory in proportion to n, so that a stream cannot go on for ever.
+        window: W, the number of frames in depth and the depth of the convolutions, at least 2.
+        history: the number of last C that the attention reads. None, as in the paper, reads every one: step n then
+            takes time and memory in proportion to n, so that a stream cannot go on for ever.
 
-    Source: Wang et al., 2019, with the parameters of OpenSTL's Eidetic3DLSTMCell: no biases, an affine per
-    position, layer norm on W_c and W_m too (the paper's program has biases and an affine per channel).
+    The other arguments are those of `RecurrentCell`.
+
+    Raises:
+        ValueError: window is below 2, or history below 1; otherwise as `RecurrentCell`.
     """
 
     has_memory = True
     needs_map_size = True
-    history: int | None = None  # also of cells that were pickled before there was one
+    history: int | None = None  # the default for cells that were pickled by an older version
 
     def __init__(
         self,
@@ -149,6 +165,7 @@ class E3DLSTMCell(RecurrentCell):
 
     @property
     def window(self) -> int:
+        """Return W, the number of frames in depth."""
         return self.depth
 
     def _depth_convolution(self, in_channels: int, out_channels: int, **made: Any) -> nn.Sequential:
@@ -161,15 +178,18 @@ class E3DLSTMCell(RecurrentCell):
         return nn.LayerNorm([channels, self.depth, *self.map_size], **made)
 
     def initial_state(self, hidden: Tensor) -> E3DLSTMState:
+        """Return the state at the start of a sequence, with `hidden` (B, C, W, h, w) as H and C and zeros as inputs."""
         shape = (hidden.shape[0], self.in_channels, self.depth - 1, *hidden.shape[3:])
         return E3DLSTMState(hidden, hidden, self.rows(hidden).contiguous(), hidden.new_zeros(shape))
 
     def embed(self, x: Tensor, state: E3DLSTMState) -> Tensor:
+        """Return the window of the last W frames, (B, C_in, W, h, w), that ends with the frame x (B, C_in, h, w)."""
         return torch.cat([state.inputs, x[:, :, None]], dim=2)
 
     def forward(
         self, x: Tensor, state: E3DLSTMState, memory: Tensor, highway: Tensor | None = None
     ) -> tuple[Tensor, E3DLSTMState, Tensor]:
+        """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, W, h, w)."""
         c = self.hidden_channels
         memory_x, cell_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
         cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
@@ -177,7 +197,8 @@ class E3DLSTMCell(RecurrentCell):
         recalled = self._recall(torch.sigmoid(recall), state.history)
         cell = torch.addcmul(self.norm(state.cell + recalled), torch.sigmoid(input_), torch.tanh(candidate))
         memory_m, content_m = self.conv_m(memory).split((3 * c, c), dim=1)
-        content = torch.tanh(content_m.to(memory.dtype))  # float32 under autocast, as the other memories
+        # Memories are float32 under autocast.
+        content = torch.tanh(content_m.to(memory.dtype))
         after = ops.memory_update(memory_x, memory_m, content)
         logits = torch.tanh(output_x + output_h + self.conv_o_cell(cell) + self.conv_o_memory(after))
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
@@ -189,12 +210,14 @@ class E3DLSTMCell(RecurrentCell):
         return hidden, E3DLSTMState(hidden, cell, history, x[:, :, 1:]), carried
 
     def _recall(self, query: Tensor, history: Tensor) -> Tensor:
-        # One head, contiguous: else torch takes no fused kernel, is three times slower and keeps all weights (CPU).
+        """Return the memories that the query recalls from the history, in the query's shape."""
+        # One contiguous head: without it, on the CPU, torch takes no fused kernel, is three times slower and keeps all
+        # attention weights for backward.
         queries, keys = self.rows(query)[:, None].contiguous(), history[:, None]  # (B, 1, [n] W h w, C)
         rows = F.scaled_dot_product_attention(queries, keys, keys, scale=1.0)[:, 0]
         return (rows if self.compat else rows.mT).reshape(query.shape)
 
     def rows(self, maps: Tensor) -> Tensor:
-        """(B, C, W, h, w) -> (B, W h w, C), a row per position; with compat C numbers in memory order."""
+        """Return maps (B, C, W, h, w) as rows (B, W*h*w, C), one per position, or with compat in memory order."""
         rows = math.prod(maps.shape[2:]), maps.shape[1]
         return maps.reshape(len(maps), *rows) if self.compat else maps.flatten(2).mT

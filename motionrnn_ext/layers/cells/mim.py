@@ -1,7 +1,7 @@
 """MIM, memory in memory (Wang et al., 2019): the forget gate of C becomes a cascade of two recurrent units.
 
-The first layer is an ST-LSTM, the layers above are `MIMCell`s. Notation as in `motionrnn_ext.ops`; D_t is the
-difference signal, and N and S are the cells of the two units.
+The first layer is an ST-LSTM, the layers above are `MIMCell`s. The notation is that of `motionrnn_ext.ops`; D is the
+difference signal, and N and S are the memories of the two units, MIM-N and MIM-S.
 """
 
 from __future__ import annotations
@@ -21,14 +21,23 @@ from .st_lstm import SpatioTemporalLSTMCell
 
 @exportable
 class MIMState(NamedTuple):
-    """Temporal state of a layer above the first, (B, C, h, w) each."""
+    """The temporal state of a layer above the first; all maps are (B, C, h, w).
 
-    hidden: Tensor  # H
-    cell: Tensor  # C
-    stationary: Tensor  # S, the cell of MIM-S
-    difference: Tensor  # D, the output of MIM-N
-    nonstationary: Tensor  # N, the cell of MIM-N
-    input: Tensor | None  # x of the previous step; None at a sequence's start
+    Attributes:
+        hidden: the hidden map H.
+        cell: the memory C.
+        stationary: S, the memory of MIM-S.
+        difference: D, the output of MIM-N.
+        nonstationary: N, the memory of MIM-N.
+        input: x of the previous step; None at the start of a sequence.
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    stationary: Tensor
+    difference: Tensor
+    nonstationary: Tensor
+    input: Tensor | None
 
     def detach(self) -> MIMState:
         """Return the state cut from the graph, for truncated backpropagation."""
@@ -37,24 +46,30 @@ class MIMState(NamedTuple):
 
 @exportable
 class MIMMemory(NamedTuple):
-    """What travels up the stack. M goes on to the next step, D does not."""
+    """The maps that travel up the stack; M goes on to the next step, D does not.
 
-    memory: Tensor  # M (B, C, h, w)
-    difference: Tensor | None  # D of the layer below; None from the first layer
+    Attributes:
+        memory: M, (B, C, h, w).
+        difference: D of the layer below, (B, C, h, w); None from the first layer.
+    """
+
+    memory: Tensor
+    difference: Tensor | None
 
     def detach(self) -> MIMMemory:
-        """Return the state cut from the graph, for truncated backpropagation."""
+        """Return the memory cut from the graph, for truncated backpropagation."""
         return detached(self)
 
 
 class PeepholeLSTM(Resettable):
-    """A convolutional LSTM with peepholes per position: MIM-N and MIM-S.
+    """A convolutional LSTM with peepholes per position, which is MIM-N as well as MIM-S.
 
         [i, f, g, o] = W_a * a + W_x * x;   i += p_i . b;   f += p_f . b
         b' = s(f + 1).b + s(i).tanh(g);     a' = s(o + q . b').tanh(b')
 
-    `(x, a, b) -> (a', b')`, (B, C, h, w) each. `peephole` (2C, h, w) holds p_i and p_f, `output_peephole`
-    (C, h, w) is q; both start at 0. Source: OpenSTL's MIMN.
+    The call is `(x, a, b) -> (a', b')`, with maps (B, C, h, w). `peephole` (2C, h, w) holds p_i and p_f, and
+    `output_peephole` (C, h, w) is q; both start at 0. Sizes are those of the `cell` that it is a part of. Source:
+    OpenSTL's MIMN.
     """
 
     def __init__(self, cell: RecurrentCell, device: Device = None, dtype: torch.dtype | None = None) -> None:
@@ -69,6 +84,7 @@ class PeepholeLSTM(Resettable):
         self._reset_peepholes()
 
     def reset_parameters(self) -> None:
+        """Give all parameters new initial values; the peepholes are set to 0."""
         super().reset_parameters()
         self._reset_peepholes()
 
@@ -77,6 +93,7 @@ class PeepholeLSTM(Resettable):
         nn.init.zeros_(self.output_peephole)
 
     def forward(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a' and b', (B, C, h, w) each."""
         c = b.shape[1]
         input_forget_a, candidate_a, output_a = self.conv_a(a).split((2 * c, c, c), dim=1)
         gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
@@ -87,33 +104,37 @@ class PeepholeLSTM(Resettable):
 
 
 class _FirstCell(SpatioTemporalLSTMCell):
-    """The ST-LSTM of the first layer, which hands on M alone: layer 2 takes the difference of what it reads."""
+    """The ST-LSTM of the first layer, which passes on M alone; layer 2 takes the difference of its own inputs."""
 
     def initial_memory(self, memory: Tensor) -> MIMMemory:
+        """Return the memory of a sequence's first step, with `memory` as M."""
         return MIMMemory(memory, None)
 
     def forward(  # type: ignore[override]
         self, x: Tensor, state: LSTMState, memory: MIMMemory, highway: Tensor | None = None
     ) -> tuple[Tensor, LSTMState, MIMMemory]:
+        """Take one time step, see `RecurrentCell`."""
         hidden, state, carried = super().forward(x, state, memory.memory, highway)
         return hidden, state, MIMMemory(carried, None)
 
 
 class MIMCell(RecurrentCell):
-    """A layer of MIM above the first; x is (B, C, h, w), as wide as H.
+    """A layer of MIM above the first, with the Motion Highway Y; x is (B, C, h, w), as wide as H.
 
         D'  = MIM-N(d, D, N),   T = MIM-S(D', C, S)            T replaces the forgotten part of C
         C'  = T + s(i_x + i_h).tanh(g_x + g_h)
         M'  = s(f_x + f_m + 1).M + s(i_x + i_m).tanh(g_x + g_m)
         H'  = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y,   o = o_x + o_h + o_m
 
-    d is D' of the layer below; in layer 2, the change of x since the last step. In a sequence's first step
-    there is no difference: D' = D, and MIM-N is not run. `conv_x` and `conv_m` give 4C channels (i, f, g, o),
+    d is D' of the layer below; in layer 2 it is the change of x since the last step. In the first step of a sequence
+    there is no difference: D' = D, and MIM-N does not run. `conv_x` and `conv_m` give 4C channels (i, f, g, o),
     `conv_h` 3C (i, g, o). Peepholes are per position, so `map_size` is needed. Every sequence starts fresh,
     and gradients flow through all of its steps.
 
-    compat="openstl": S is kept by the module and cut from the graph at every step; it goes from one sequence
-    to the next, whatever `state` says, until `reset()`, so that equal calls give unequal results.
+    With compat="openstl" the module keeps S and cuts it from the graph at every step. S then goes from one sequence to
+    the next, whatever `state` holds, until `reset()`, so that equal calls give unequal results.
+
+    Arguments and errors are those of `RecurrentCell`; in_channels should be hidden_channels.
 
     Source: Wang et al., 2019, in the form of the released programs (OpenSTL's MIMBlock).
     """
@@ -147,23 +168,28 @@ class MIMCell(RecurrentCell):
 
     @classmethod
     def of_layer(cls, level: int) -> type[RecurrentCell]:
+        """Return the class of layer `level`, counted from 0: an ST-LSTM for the first layer."""
         return cls if level else _FirstCell
 
     def initial_state(self, hidden: Tensor) -> MIMState:
-        # Tensors of their own: where two are one, torch.compile compiles for that.
+        """Return the state at the start of a sequence, with `hidden` as H and C and zeros as S, D and N."""
+        # Three tensors, because torch.compile specialises on two arguments that are one tensor.
         stationary, difference, nonstationary = (torch.zeros_like(hidden) for _ in range(3))
         return MIMState(hidden, hidden, stationary, difference, nonstationary, None)
 
     def reset(self) -> None:
+        """Forget S, which a cell with compat="openstl" keeps between sequences."""
         self.carried = None
 
     def reset_parameters(self) -> None:
+        """Give all parameters new initial values, and forget S, which the old ones have computed."""
         super().reset_parameters()
-        self.reset()  # what other weights have computed
+        self.reset()
 
     def forward(
         self, x: Tensor, state: MIMState, memory: MIMMemory, highway: Tensor | None = None
     ) -> tuple[Tensor, MIMState, MIMMemory]:
+        """Take one time step, see `RecurrentCell`."""
         c = self.hidden_channels
         difference, nonstationary = state.difference, state.nonstationary
         if state.input is not None:
@@ -178,7 +204,8 @@ class MIMCell(RecurrentCell):
         gates_m, output_m = self.conv_m(memory.memory).split((3 * c, c), dim=1)
         input_x, _, candidate_x = gates_x.split(c, dim=1)
         written = torch.sigmoid(input_x + input_h) * torch.tanh(candidate_x + candidate_h)
-        cell = kept.to(state.cell.dtype) + written  # float32 under autocast, as the other memories
+        # Memories are float32 under autocast.
+        cell = kept.to(state.cell.dtype) + written
         travelling = ops.memory_update(gates_x, gates_m, memory.memory)
         content = self.conv_last(torch.cat([cell, travelling], dim=1))
         hidden = ops.highway_output(output_x + output_h + output_m, content, highway)
@@ -186,7 +213,8 @@ class MIMCell(RecurrentCell):
         return hidden, after, MIMMemory(travelling, difference)
 
     def _stationary(self, state: MIMState) -> Tensor:
-        # One of the device "meta" holds nothing that `to_empty` could have moved.
+        """Return S: that of the state or, with compat, that which the module keeps."""
+        # A kept S on the device "meta" has no values, and `to_empty` does not move it.
         if not self.compat or self.carried is None or self.carried.is_meta:
             return state.stationary
         if self.carried.shape != state.stationary.shape:
@@ -195,6 +223,5 @@ class MIMCell(RecurrentCell):
                 f"the state kept from the last sequence has shape {found}; it should be {wanted}: with "
                 "compat='openstl', call reset() before sequences of another size"
             )
-        return self.carried.detach().to(
-            state.stationary, copy=True
-        )  # a copy, as it may come from inference mode
+        # A copy, because the kept S may come from inference mode.
+        return self.carried.detach().to(state.stationary, copy=True)

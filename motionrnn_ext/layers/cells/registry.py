@@ -1,4 +1,4 @@
-"""Predictors by name, those of the package and the user's own."""
+"""The predictors by name: those of the package, and those that a user registers."""
 
 from __future__ import annotations
 
@@ -30,21 +30,33 @@ Cell = TypeVar("Cell", bound=type[RecurrentCell])
 
 
 def register_predictor(name: str) -> Callable[[Cell], Cell]:
-    """Class decorator: `MotionRNN(name, ...)` and the command line know the cell from then on.
+    """Give a recurrent cell a name, by which `MotionRNN` and the command line know it from then on.
 
-    The class is called as `cell(in_channels, hidden_channels, filter_size, layer_norm=, map_size=, compat=)`;
-    keyword arguments of its own are `MotionRNN`'s `cell_options`. One that names `device` and `dtype` gets them; any
-    other is made on the device, and then cast to the dtype.
+    This is a class decorator. The class is called as
+    `cell(in_channels, hidden_channels, filter_size, layer_norm=, map_size=, compat=)`; keyword arguments of its own
+    come from `cell_options` of `MotionRNN`. If its `__init__` names `device` and `dtype`, it gets them; otherwise it is
+    made on the device, and then cast to the dtype.
+
+    Args:
+        name: the predictor's name, which should be new. A class of the same module and name may be registered again.
+
+    Returns:
+        The decorator, which returns the class as it is.
 
     Raises:
-        ValueError: the name is taken. TypeError: no `RecurrentCell`.
+        ValueError: the name is taken.
+        TypeError: the decorated class is no `RecurrentCell`.
+
+    Examples:
+        >>> @register_predictor("my_cell")
+        ... class MyCell(RecurrentCell): ...
     """
 
     def register(cell: Cell) -> Cell:
         if not (isinstance(cell, type) and issubclass(cell, RecurrentCell)):
             raise TypeError(f"predictor {name!r} is {cell!r}; it should be a subclass of RecurrentCell")
         taken = CELLS.get(name, cell)
-        # A class of the same place is the same predictor, defined again (a notebook's cell, a module reloaded).
+        # A class of the same module and name is the same predictor, defined again in a notebook or by a reload.
         if (taken.__module__, taken.__qualname__) != (cell.__module__, cell.__qualname__):
             raise ValueError(f"the name {name!r} is taken by {taken.__name__}; it should be a new one")
         CELLS[name] = cell
@@ -54,7 +66,11 @@ def register_predictor(name: str) -> Callable[[Cell], Cell]:
 
 
 def cell_class(predictor: str) -> type[RecurrentCell]:
-    """The cell of the predictor of that name; an unknown name is a ValueError that lists the known ones."""
+    """Return the cell of the predictor of that name.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones.
+    """
     if not isinstance(predictor, str) or predictor not in CELLS:
         raise ValueError(f"unknown predictor {shown(predictor)}; known: {', '.join(CELLS)}")
     return CELLS[predictor]
@@ -63,7 +79,7 @@ def cell_class(predictor: str) -> type[RecurrentCell]:
 def make_cell(
     cls: type[RecurrentCell], *sizes: int, device: Device, dtype: torch.dtype | None, **options: Any
 ) -> RecurrentCell:
-    """A cell of the class, which need not know `device` and `dtype`, on that device and of that dtype."""
+    """Return a cell of that class, device and dtype; the class need not know the arguments `device` and `dtype`."""
     if {"device", "dtype"} <= inspect.signature(cls).parameters.keys():
         return cls(*sizes, device=device, dtype=dtype, **options)
     with torch.device(device) if device is not None else nullcontext():
@@ -72,7 +88,7 @@ def make_cell(
 
 
 def cell_options(predictor: str) -> list[str]:
-    """Names of the arguments that only this predictor's cell takes, its base classes' included."""
+    """Return the names of the arguments that only this predictor's cell and its base classes take."""
     shared = inspect.signature(RecurrentCell.__init__).parameters
     names: dict[str, None] = {}
     for cls in cell_class(predictor).__mro__:

@@ -14,12 +14,16 @@ from .base import LSTMState, RecurrentCell
 
 
 class SpatioTemporalLSTMCell(RecurrentCell):
-    """C' from (X, H) and M' from (X, M), each s(f + 1).C + s(i).tanh(g);  o = o_x + o_h + W_o * [C', M'];
-    H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
+    """A layer of PredRNN with the Motion Highway Y: the memory C stays in the layer, M travels through the stack.
+
+        [i, f, g] = W_x * X + W_h * H;         C' = s(f + 1).C + s(i).tanh(g)
+        [i', f', g'] = W'_x * X + W_m * M;     M' = s(f' + 1).M + s(i').tanh(g')
+        o = o_x + o_h + W_o * [C', M'];        H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
 
     `conv_x` gives 7C channels (i, f, g of C; i, f, g of M; o), `conv_h` 4C (i, f, g, o), `conv_m` 3C (i, f,
     g), `conv_o` C, and `conv_last` is the 1x1 W_1. Names, orders and the forget bias of 1 on both memories
-    are those of the released PredRNN and MotionRNN, so their weights load as they are.
+    are those of the released PredRNN and MotionRNN, so their weights load as they are. Arguments and errors are those
+    of `RecurrentCell`.
     """
 
     has_memory = True
@@ -46,13 +50,14 @@ class SpatioTemporalLSTMCell(RecurrentCell):
     def forward(
         self, x: Tensor, state: LSTMState, memory: Tensor, highway: Tensor | None = None
     ) -> tuple[Tensor, LSTMState, Tensor]:
+        """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, h, w)."""
         c = self.hidden_channels
         cell_x, memory_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
         cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
         cell = ops.memory_update(cell_x, cell_h, state.cell)
         memory = ops.memory_update(memory_x, self.conv_m(memory), memory)
         memories = torch.cat([cell, memory], dim=1)  # (B, 2C, h, w)
-        # In place into the fresh convolution: three addends, one of them kept.
+        # The sum is taken in the fresh convolution, so that of three addends only one is kept.
         output = add_to(add_to(self.conv_o(memories), output_x, self.conv_o), output_h)
         hidden = ops.highway_output(output, self.conv_last(memories), highway)
         return hidden, LSTMState(hidden, cell), memory

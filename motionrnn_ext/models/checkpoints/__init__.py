@@ -1,1 +1,1 @@
-"""Checkpoints: reading those of this package and of the public programs, and writing them."""
+"""Checkpoints of this package and of the public programs: reading and writing them."""

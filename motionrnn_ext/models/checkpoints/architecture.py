@@ -1,4 +1,4 @@
-"""The arguments of a MotionRNN that its state dict tells by names and shapes, and those that none tells."""
+"""Read the arguments of a MotionRNN off the names and shapes in its state dict, and assume those that none shows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from ..motion_rnn import MotionRNN
 from ..variants import OPTIONS, variant_options
 from .reading import some
 
-Shown = Callable[[str], str]  # what a message calls a tensor: its name in the program that wrote it
+# A function that returns the name which messages use for a tensor: that of the program that wrote it.
+Shown = Callable[[str], str]
 
-_KERNELS = {  # the tensor whose last axis is an option
+# The tensor whose last axis is the option.
+_KERNELS = {
     "encoder_kernel_size": "interfaces.0.encoder.weight",
     "gate_kernel_size": "interfaces.0.cell.update.weight",
     "mask_kernel_size": "interfaces.0.cell.warp.warp_gate.weight",
     "blend_kernel_size": "interfaces.0.gate.weight",
     "kernel_size": "interfaces.0.cell.warp.conv.weight",
 }
-# Of the package's own cells: the convolutions that read X and H, after "cells.#.".
+# The convolutions that read X and H in the package's own cells; their names follow "cells.#.".
 _GATES = {
     "convlstm": ("conv_x.0.weight", "conv_h.0.weight"),
     "predrnn": ("conv_x.0.weight", "conv_h.0.weight"),
@@ -32,7 +34,8 @@ _GATES = {
     "e3d_lstm": ("conv_x.0.weight", "conv_h.0.weight"),
     "conv_tt_lstm": ("conv_x.weight", "factors.0.weight"),
 }
-_HAS = (  # a part of a name that one of them alone has
+# A part of a parameter's name by which a predictor is recognised; the first match counts.
+_HAS = (
     ("mim", ".stationary."),
     ("e3d_lstm", ".conv_o_cell."),
     ("conv_tt_lstm", ".factors."),
@@ -41,18 +44,23 @@ _HAS = (  # a part of a name that one of them alone has
 )
 
 
-class Read(NamedTuple):
-    """Arguments of MotionRNN: what the tensors tell, and what is assumed because they do not."""
+class ReadArguments(NamedTuple):
+    """The arguments of a MotionRNN, as its tensors show them.
+
+    Attributes:
+        arguments: all arguments that are known, those that are assumed included.
+        assumed: the arguments that are assumed, because no tensor shows them.
+    """
 
     arguments: dict[str, Any]
     assumed: dict[str, Any]
 
 
-def read_own(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Read:
-    """The arguments of a model whose state dict has this package's names; `given` ones are the caller's.
+def read_own(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> ReadArguments:
+    """Return the arguments of a model whose state dict has this package's names; `given` are the caller's arguments.
 
     Raises:
-        ValueError: tensors that are missing or have other axes; names of no known predictor.
+        ValueError: a tensor is missing or has another number of axes, or the names belong to no known predictor.
     """
     predictor = given.get("predictor") or own_predictor(state, given)
     arguments, assumed = architecture(state, predictor, given.get("in_channels"), given.get("patch_size"))
@@ -78,11 +86,11 @@ def read_own(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Read:
         options -= {"alpha"}
     assumed |= {name: preset[name] for name in sorted(options)}
     assumed = {name: value for name, value in assumed.items() if name not in given}
-    return Read({**arguments, **assumed}, assumed)
+    return ReadArguments({**arguments, **assumed}, assumed)
 
 
 def own_predictor(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
-    """The predictor that this package's names are of: one of its own, or a registered one that they fit."""
+    """Return the predictor that has these parameters: one of the package, or a registered one whose model they fit."""
     for predictor, part in _HAS:
         if any(re.match(r"cells\.\d+" + re.escape(part), name) for name in state):
             return predictor
@@ -97,7 +105,7 @@ def own_predictor(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
             return predictor
     key = next(name for name in state if name.startswith("cells."))
     raise ValueError(
-        f"{key} is of no known predictor; known: {', '.join(CELLS)}; one of your own is to be registered first"
+        f"{key} belongs to no known predictor; known: {', '.join(CELLS)}; register one of your own first"
     )
 
 
@@ -107,8 +115,11 @@ def architecture(
     in_channels: int | None,
     patch_size: int | None,
     shown: Shown = str,
-) -> Read:
-    """What names and shapes tell whichever program wrote them; C and P are assumed where P*P*C leaves them open."""
+) -> ReadArguments:
+    """Return the arguments that names and shapes show, whichever program wrote them.
+
+    The tensors show P*P*C. C and P are assumed if the caller gives neither.
+    """
     layers = range(n_layers(state))
     norm = _norm(state, predictor)
     per_position = _per_position(state, predictor) or norm
@@ -135,17 +146,22 @@ def architecture(
         rank, lagged = state[gates[1]].shape[:2]
         lags = max(lagged // arguments["hidden_channels"][0], 1)
         arguments["cell_options"] = {"order": order, "steps": order - 1 + lags, "rank": rank}
-    return Read(arguments, {} if certain else {"in_channels": in_channels, "patch_size": patch_size})
+    return ReadArguments(arguments, {} if certain else {"in_channels": in_channels, "patch_size": patch_size})
 
 
 def n_layers(state: Iterable[str]) -> int:
-    """How many cells there are names of, and 1 at least: an index may be any number in a damaged file."""
+    """Return the number of cells, at least 1; indices are counted, as one may be any number in a damaged file."""
     return len({match[1] for match in (re.match(r"cells\.(\d+)\.", name) for name in state) if match}) or 1
 
 
 def frame_layout(folded: int, in_channels: int | None, patch_size: int | None) -> tuple[int, int, bool]:
-    """C and P from P*P*C, and whether they are certain; with neither given, C = 1 or C = 3 if one makes P whole (never
-    both do)."""
+    """Return C and P from `folded`, P*P*C, and whether they are certain.
+
+    If neither is given, C is 1 or 3, whichever makes P a whole number (never both do).
+
+    Raises:
+        ValueError: no C and P, with those that are given, make P*P*C.
+    """
     if patch_size is not None:
         candidates = [(in_channels or folded // max(patch_size, 1) ** 2, patch_size)]
     else:
@@ -160,7 +176,7 @@ def frame_layout(folded: int, in_channels: int | None, patch_size: int | None) -
 
 
 def misfits(model: nn.Module, state: Mapping[str, Tensor], shown: Shown) -> list[str]:
-    """What of a state dict is missing, unexpected or of another shape than the model's."""
+    """Return how a state dict differs from the model's: missing and unexpected names, and other shapes."""
     expected = model.state_dict()
     problems = []
     for kind, names in (
@@ -177,6 +193,7 @@ def misfits(model: nn.Module, state: Mapping[str, Tensor], shown: Shown) -> list
 
 
 def _widths(state: Mapping[str, Tensor], predictor: str) -> tuple[int, ...]:
+    """Return the width of every layer."""
     layers = range(n_layers(state))
     if predictor == "conv_tt_lstm":
         return tuple(state[f"cells.{level}.conv_x.weight"].shape[0] // 4 for level in layers)
@@ -191,7 +208,7 @@ def _widths(state: Mapping[str, Tensor], predictor: str) -> tuple[int, ...]:
 
 
 def _filter_size(state: Mapping[str, Tensor], predictor: str) -> int:
-    """The cells' kernel: of a predictor of the user's own the largest, as its names are not known here."""
+    """Return the size of the cells' kernels; for a user's predictor, whose names are not known, the largest one."""
     if predictor in _GATES:
         return state[f"cells.0.{_GATES[predictor][0]}"].shape[-1]
     kernels = [t.shape[-1] for name, t in state.items() if name.startswith("cells.0.") and t.dim() > 3]
@@ -199,7 +216,7 @@ def _filter_size(state: Mapping[str, Tensor], predictor: str) -> int:
 
 
 def _norm(state: Mapping[str, Tensor], predictor: str) -> str | None:
-    """The weight of a layer norm, (C, h, w) or with a depth; None where cells have none."""
+    """Return the name of a layer norm's weight, (C, h, w) or (C, W, h, w), or None if cells have none."""
     if predictor in _GATES:
         return next((name for name in state if re.fullmatch(r"cells\.\d+\.conv_\w+\.1\.weight", name)), None)
     norms = (name for name in state if re.fullmatch(r"cells\.\d+\.\w+\.1\.weight", name))
@@ -207,7 +224,7 @@ def _norm(state: Mapping[str, Tensor], predictor: str) -> str | None:
 
 
 def _per_position(state: Mapping[str, Tensor], predictor: str) -> str | None:
-    """A tensor (..., h, w) that the predictor has with or without layer norm."""
+    """Return the name of a tensor (..., h, w) that the predictor has with and without layer norm, or None."""
     if predictor == "e3d_lstm":
         return "cells.0.norm.weight"
     return "cells.1.stationary.peephole" if predictor == "mim" and n_layers(state) > 1 else None
@@ -224,7 +241,7 @@ def _check_readable(
     per_position: str | None,
     shown: Shown,
 ) -> None:
-    """Whether the tensors that tell the architecture are there, and have the axes that tell it."""
+    """Raise a ValueError unless the tensors that show the architecture are there and have enough axes."""
     wanted = [*convolutions, *([] if per_position is None else [per_position])]
     if absent := [shown(name) for name in wanted if name not in state]:
         raise ValueError(f"no checkpoint of MotionRNN or of a predictor it knows: missing {some(absent)}")
@@ -238,5 +255,5 @@ def _check_readable(
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key that puts layer 2 before layer 10."""
+    """Return a sort key that puts layer 2 before layer 10."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]

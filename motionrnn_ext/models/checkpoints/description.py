@@ -1,7 +1,8 @@
-"""A state dict says which model it is of, in the metadata that PyTorch keeps beside the tensors.
+"""The description of a model in its state dict: the arguments it was made with, in PyTorch's metadata.
 
-`state_dict()` and `torch.save` carry it along, names and tensors stay as they are, and `load_state_dict` does not look
-at it. It is lost where a program copies the tensors into a dict of its own, or into a safetensors file.
+`state_dict()` and `torch.save` keep the metadata beside the tensors; names and tensors stay as they are, and
+`load_state_dict` ignores it. It is lost if a program copies the tensors into a dict of its own, or into a safetensors
+file.
 """
 
 from __future__ import annotations
@@ -14,24 +15,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...layers.cells import E3DLSTMCell, RecurrentCell, cell_options
-from ...layers.motion_gru import MotionGRU, MotionGRUCell
+from ...layers.motion_gru import MotionGRU
+from ...layers.motion_gru_cell import MotionGRUCell
 
 _KEY = "motionrnn_ext"
 
 
 def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
-    """Put the arguments that a MotionRNN was made with into the metadata, where all of them are plain values."""
+    """Put the arguments that a MotionRNN was made with into the metadata, if all of them are plain values."""
     try:
         found = present_arguments(module)
-        if isinstance(found["alpha"], Tensor):  # learned, and so among the tensors
+        if isinstance(found["alpha"], Tensor):  # a learned alpha is among the tensors
             del found["alpha"]
         local_metadata[_KEY] = _plain(found)
-    except TypeError:  # an object would make the file one that only unsafe loading reads
+    except TypeError:
+        # With an object in the metadata, only unsafe loading would read the file.
         return
 
 
 def arguments_of(module: Any) -> dict[str, Any]:
-    """Return the arguments that a MotionRNN was made with, as its parts and options tell them."""
+    """Return the arguments that a MotionRNN was made with, read off its parts and options."""
     cell, grus = module.cells[0], list(module.interfaces)
     own_options = [name for name in cell_options(module.predictor) if hasattr(cell, name)]
     return {
@@ -54,10 +57,10 @@ def arguments_of(module: Any) -> dict[str, Any]:
 
 
 def present_arguments(module: Any) -> dict[str, Any]:
-    """Return what a MotionRNN is made of now: its arguments, with what was set at it and its parts since.
+    """Return the arguments that make this MotionRNN as it is now, after changes to its attributes and its parts.
 
     Raises:
-        TypeError: its parts differ, so that no arguments make this model.
+        TypeError: its layers differ, so that no arguments make this model.
     """
     found = {**module.arguments, "highway": module.highway}
     found |= {name: getattr(module.options, name) for name in ("carry", "init_state")}
@@ -77,6 +80,7 @@ def present_arguments(module: Any) -> dict[str, Any]:
 
 
 def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
+    """Set an argument to the value that all layers have; raise a TypeError if they differ."""
     if not values:
         return
     learned = [isinstance(value, Tensor) for value in values]
@@ -86,7 +90,7 @@ def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
 
 
 def descriptions(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The arguments of every MotionRNN of which a state dict says them, by the module's path."""
+    """Return the arguments of every MotionRNN that a state dict describes, by the module's path."""
     metadata = getattr(state_dict, "_metadata", None)
     found = metadata.items() if isinstance(metadata, Mapping) else ()
     return {
@@ -96,8 +100,8 @@ def descriptions(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a run's model but for in_channels, from the settings that its checkpoints hold."""
+def arguments_of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a run's model, without in_channels, from the settings that its checkpoints hold."""
     renamed = {"hidden": "hidden_channels"}
     names = [
         "predictor",
@@ -118,7 +122,11 @@ def of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in Python's own types, which reading a file with weights_only=True takes; a TypeError for any other."""
+    """Return `value` in Python's own types, which torch.load reads with weights_only=True.
+
+    Raises:
+        TypeError: it is a value of any other type, or holds one.
+    """
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, (Integral, Real)):

@@ -1,7 +1,8 @@
-"""Checkpoints: of this package, and of the public programs MotionRNN-PredRNN (thuml/MotionRNN), PredRNN and ConvLSTM
-(predrnn-pytorch, OpenSTL), MIM and E3D-LSTM (OpenSTL), and the cell of Conv-TT-LSTM (NVlabs).
+"""Load checkpoints of this package and of the public programs.
 
-Loading renames parameters and, where gates are packed in another order, permutes channels; no number changes.
+The programs are MotionRNN-PredRNN (thuml/MotionRNN), PredRNN and ConvLSTM (predrnn-pytorch, OpenSTL), MIM and E3D-LSTM
+(OpenSTL), and the cell of Conv-TT-LSTM (NVlabs). Loading renames parameters and, if gates are packed in another order,
+permutes channels; no number changes.
 """
 
 from __future__ import annotations
@@ -20,22 +21,30 @@ from ...layers.cells import ConvTTLSTMCell
 from ...layers.motion_gru import MotionGRU
 from ..motion_rnn import MotionRNN
 from ..variants import OPTIONS
-from .architecture import Read, architecture, frame_layout, misfits, n_layers, read_own
+from .architecture import ReadArguments, architecture, frame_layout, misfits, n_layers, read_own
 from .names import conv_tt_lstm_to_ours, official_name, recognised, to_ours, without_dead
 from .reading import Source, read_weights, some
 
-_ALPHA = "interfaces.0.cell.alpha"  # a tensor where it is learned
+_ALPHA = "interfaces.0.cell.alpha"  # the name of a learned alpha
 _OF_CONV_TT_LSTM = re.compile(r"((?:[^.]+\.)*?)layers_?\.\d+\.")
 
 
 class Found(NamedTuple):
-    """The model of a checkpoint, and what is to be told of it."""
+    """The model of a checkpoint, and facts about the loading that the user should know.
+
+    Attributes:
+        model: the model, with the weights of the checkpoint.
+        assumed: arguments that no tensor shows and the caller did not give, with the values assumed.
+        left_out: a phrase for every kind of tensors that were left out.
+        is_own: whether this package wrote the checkpoint, not a public program.
+        pruned: the weights whose pruning masks were applied, as a phrase, or "".
+    """
 
     model: MotionRNN
-    assumed: dict[str, Any]  # arguments that no tensor shows and the caller did not give
-    left_out: list[str]  # a sentence for each kind of tensors
-    is_own: bool  # whether the checkpoint is of this package, not of a public program
-    pruned: str = ""  # which weights' pruning masks were applied
+    assumed: dict[str, Any]
+    left_out: list[str]
+    is_own: bool
+    pruned: str = ""
 
 
 def load_checkpoint(
@@ -46,32 +55,43 @@ def load_checkpoint(
     map_location: str | torch.device = "cpu",
     **overrides: Any,
 ) -> MotionRNN:
-    """A MotionRNN, or bare predictor, with the weights of a checkpoint: of this package or of a public program.
+    """Load a MotionRNN, or a predictor without motion, from a checkpoint of this package or of a public program.
+
+    A state dict of this package describes its model, and so does a checkpoint of `motionrnn train`: the model is made
+    with the same arguments. For public programs, and if the tensors were copied into another dict or file, predictor,
+    widths, kernel sizes, layer norm and image size are read off names and shapes. One warning lists the arguments that
+    no tensor shows, with the values assumed.
+
+    Tensors keep their dtype. Parameters that predictions never read (conv_o and conv_last in OpenSTL's ConvLSTM cells,
+    conv_last in its MIM-N, the adapter of PredRNN-V2's loss) are left out, with a warning that names them. Pruning
+    masks are applied, with a warning.
 
     Args:
         source: a file written by torch.save (read with weights_only=True) or by safetensors, or a dict: the state dict
-            itself, or one that holds it, as "net_param", "state_dict", "model" or whatever else. What wrappers put
-            before the names ("module.", "_orig_mod.", "network.") is dropped.
-        in_channels, patch_size: of the frames. A public checkpoint holds P*P*C alone: frames are taken for grey (C = 1)
-            or RGB (C = 3), with a warning, where neither is given.
-        map_location: where a file's tensors go.
-        overrides: arguments of `MotionRNN` that no tensor shows, such as init_state="xavier" to start as the
-            official program does (zeros otherwise) or trend=False; of `cell_options` those that are given change, the
-            others stay. OpenSTL's E3D-LSTM gets compat="openstl": its weights were trained so, and predict nothing in
-            the paper's form.
+            itself, or a dict that holds it as "net_param", "state_dict", "model" or under any other name. Prefixes that
+            wrappers put before the names ("module.", "_orig_mod.", "network.") are dropped.
+        in_channels: C, the channels of a frame. A public checkpoint shows only P*P*C: if neither C nor P is given,
+            frames are assumed to be grey (C = 1) or RGB (C = 3), with a warning.
+        patch_size: P, the side of the patches that frames are folded by.
+        map_location: the device for a file's tensors.
+        **overrides: arguments of `MotionRNN` that no tensor shows, such as init_state="xavier" to start as the
+            official program does (zeros otherwise) or trend=False. `cell_options` replaces only the options that it
+            names. OpenSTL's E3D-LSTM gets compat="openstl", because its weights were trained so, and predict nothing
+            useful in the paper's form.
 
-    A state dict of this package says what model it is of, and so does a checkpoint of `motionrnn train`: the model is
-    made with the same arguments. Of public programs, and where the tensors were copied into another dict or file,
-    predictor, widths, kernel sizes, layer norm and image size are read off names and shapes; what is assumed beyond is
-    told in one warning with its value. Tensors keep their dtype. Parameters that predicting never reads (conv_o and
-    conv_last in OpenSTL's ConvLSTM cells, conv_last in its MIM-N, the adapter of PredRNN-V2's loss) are left out, with
-    a warning that names them. Pruning masks are applied, with a warning.
+    Returns:
+        The model, in training mode, on the device of its tensors.
 
     Raises:
-        OSError: no such file. TypeError: no file and no dict. ValueError: a truncated file, or one that holds more than
-            tensors, of which no code is run; weights of parametrised or normed modules; a program that is not known
-            here; a missing, unexpected or misshapen tensor, by name. ModuleNotFoundError: a safetensors file, without
-            that package.
+        OSError: the file does not exist or cannot be read.
+        TypeError: source is neither a file nor a dict, or an argument is unknown.
+        ValueError: the file is truncated, or holds more than tensors (no code of it runs); weights belong to
+            parametrised or normed modules; the program is not known; or a tensor is missing, unexpected or has another
+            shape (the message names it).
+        ModuleNotFoundError: the file is a safetensors file, and that package is not installed.
+
+    Examples:
+        >>> model = load_checkpoint("predrnn.pt", in_channels=1, patch_size=4).eval()
     """
     found = find_model(
         source, in_channels=in_channels, patch_size=patch_size, map_location=map_location, **overrides
@@ -82,13 +102,14 @@ def load_checkpoint(
         warnings.warn(f"load_checkpoint: applied the pruning masks of {found.pruned}", stacklevel=2)
     if found.assumed:
         warnings.warn(
-            f"load_checkpoint: assumed {in_words(found.assumed)}, which no tensor shows; name what differs",
+            f"load_checkpoint: assumed {in_words(found.assumed)}, which no tensor shows; pass those that differ",
             stacklevel=2,
         )
     return found.model
 
 
 def in_words(arguments: Mapping[str, Any]) -> str:
+    """Return arguments as a message shows them."""
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
@@ -100,7 +121,7 @@ def find_model(
     map_location: str | torch.device = "cpu",
     **overrides: Any,
 ) -> Found:
-    """`load_checkpoint` with what it assumes and leaves out, which it does not tell."""
+    """Load a checkpoint, as `load_checkpoint` does, but return what it assumes and leaves out instead of warning."""
     for name in overrides.keys() & {"device", "dtype"}:
         raise TypeError(f"unknown option {name!r}; known: map_location, and .to() of the model afterwards")
     weights = read_weights(source, map_location)
@@ -111,16 +132,20 @@ def find_model(
     left_out, shown = weights.left_out, partial(official_name, predictor=predictor)
     if is_own:
         state = weights.tensors
-        read = _as_described(state, weights.arguments, given) if weights.arguments else read_own(state, given)
+        read = (
+            _described_arguments(state, weights.arguments, given)
+            if weights.arguments
+            else read_own(state, given)
+        )
     else:
         live, dead = without_dead(weights.tensors, predictor)
         if dead:
             left_out = [*left_out, f"{len(dead)} tensors that prediction never reads: {some(dead)}"]
         state = to_ours(live, predictor)
-        read = _of_program(state, predictor, given, shown)
+        read = _program_arguments(state, predictor, given, shown)
     if is_own and _ALPHA in state and "alpha" not in given:
         given["alpha"] = nn.Parameter(torch.full_like(state[_ALPHA], 0.5))
-    model = _made(read, given, weights.where)
+    model = _make_model(read, given, weights.where)
     if problems := misfits(model, state, str if is_own else shown):
         raise ValueError(f"checkpoint does not fit: {'; '.join(problems[:4])}")
     assumed = {name: value for name, value in read.assumed.items() if name not in given}
@@ -133,14 +158,22 @@ def find_model(
 
 
 def load_conv_tt_lstm_cell(source: Source, *, map_location: str | torch.device = "cpu") -> ConvTTLSTMCell:
-    """The cell of NVlabs' Conv-TT-LSTM, of `code` or `code_opt`, with bias.
+    """Load the cell of NVlabs' Conv-TT-LSTM, of `code` or `code_opt`, with bias.
+
+    Channels, kernel size, order, steps and rank are read off the tensors.
 
     Args:
-        source: as in `load_checkpoint`, with the cell's own names: "layers.#.*", "layers_.#.*". Channels, kernel
-            size, order, steps and rank are read off the tensors.
+        source: a file or a dict, as in `load_checkpoint`, with the cell's own names: "layers.#.*", "layers_.#.*".
+        map_location: the device for a file's tensors.
+
+    Returns:
+        The cell, with the weights of the checkpoint.
 
     Raises:
-        OSError, ValueError: as `load_checkpoint`.
+        OSError: the file does not exist or cannot be read.
+        TypeError: source is neither a file nor a dict.
+        ValueError: the file is truncated or holds more than tensors, or a tensor is missing, unexpected or has another
+            shape (the message names it).
     """
     tensors = read_weights(source, map_location, _OF_CONV_TT_LSTM).tensors
     order = sum(re.fullmatch(r"layers_\.\d+\.weight", name) is not None for name in tensors)
@@ -182,7 +215,10 @@ def load_conv_tt_lstm_cell(source: Source, *, map_location: str | torch.device =
 
 
 def _share_alpha(model: MotionRNN, alpha: Tensor) -> None:
-    """Make the learned alpha one again, that of the model's arguments; assigned tensors are one for each MotionGRU."""
+    """Make all MotionGRUs share the learned alpha of the model's arguments again.
+
+    Assigning the tensors of a state dict has given each MotionGRU an alpha of its own.
+    """
     cells = [cast(MotionGRU, interface).cell for interface in model.interfaces]
     values = [cast(Tensor, cell.alpha) for cell in cells]
     if values and all(torch.equal(value, values[0]) for value in values):
@@ -191,10 +227,10 @@ def _share_alpha(model: MotionRNN, alpha: Tensor) -> None:
             cell.alpha = alpha
 
 
-def _as_described(
+def _described_arguments(
     state: Mapping[str, Tensor], arguments: Mapping[str, Any], given: Mapping[str, Any]
-) -> Read:
-    """The arguments that the checkpoint says; a variant that the caller names replaces its options, too."""
+) -> ReadArguments:
+    """Return the arguments that the checkpoint describes; a variant given by the caller replaces the options, too."""
     for name in ("in_channels", "patch_size"):
         if given.get(name, arguments.get(name)) != arguments.get(name, given.get(name)):
             raise ValueError(
@@ -207,13 +243,13 @@ def _as_described(
         folded = state["conv_last.weight"].shape[0]
         in_channels, patch_size, _ = frame_layout(folded, given.get("in_channels"), patch_size)
         arguments = {**arguments, "in_channels": in_channels, "patch_size": patch_size}
-    return Read(dict(arguments), {})
+    return ReadArguments(dict(arguments), {})
 
 
-def _of_program(
+def _program_arguments(
     state: Mapping[str, Tensor], predictor: str, given: Mapping[str, Any], shown: Callable[[str], str]
-) -> Read:
-    """What a public program's names and shapes tell, and what is the same in all that it writes."""
+) -> ReadArguments:
+    """Return the arguments that a public program's names and shapes show, and those that are always the same."""
     read = architecture(state, predictor, given.get("in_channels"), given.get("patch_size"), shown)
     motion = any(name.startswith(("interfaces.", "conv_first.")) for name in state)
     arguments = {**read.arguments, "variant": "official", "motion_gru": motion, "highway": motion}
@@ -222,11 +258,15 @@ def _of_program(
         arguments["compat"] = "openstl"
     if predictor == "mim" and n_layers(state) > 1:
         assumed["compat"] = None
-    return Read(arguments, assumed)
+    return ReadArguments(arguments, assumed)
 
 
-def _made(read: Read, given: Mapping[str, Any], where: str) -> MotionRNN:
-    """The model without values. A ValueError says so where the checkpoint's own arguments make none."""
+def _make_model(read: ReadArguments, given: Mapping[str, Any], where: str) -> MotionRNN:
+    """Return the model without values, on the device "meta".
+
+    Raises:
+        ValueError: the checkpoint's own arguments make no model.
+    """
     arguments = {**read.arguments, **given}
     there, options = read.arguments.get("cell_options"), given.get("cell_options")
     if isinstance(there, Mapping) and isinstance(options, Mapping):

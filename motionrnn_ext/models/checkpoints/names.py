@@ -1,8 +1,8 @@
-"""Parameters of the public programs: their names, the order of their gates, and what predicting never reads.
+"""Parameters of the public programs: their names, the order of their gates, and those that predictions never read.
 
-A name is a pattern, in which # stands for the index of a layer or interface and @ for that index less one. Where a
-program packs its gates in another order, a letter stands for each: i, f, g, o as usual, r for E3D-LSTM's recall,
-I, F, G for the gates of its M.
+A name is a pattern, in which # stands for the index of a layer or interface and @ for that index less one. If a
+program packs its gates in another order, a letter stands for each gate: i, f, g, o as usual, r for E3D-LSTM's recall,
+and I, F, G for the gates of its M.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from torch import Tensor
 
 
 class _Part(NamedTuple):
-    official: str  # prefix of the name there
+    """A part of a model: the prefix of its parameters' names in the public program and in this package."""
+
+    official: str
     ours: str
-    gates: tuple[str, str] | None = None  # their order along the first axis there, and here
+    gates: tuple[str, str] | None = None  # the gates' order along the first axis, there and here
 
 
 _OUTPUT = _Part("conv_last.", "conv_last.")
@@ -34,6 +36,7 @@ _LSTM = (_Part("cell_list.#.", "cells.#."), *_MOTION_RNN)
 
 
 def _peephole_lstm(official: str, ours: str) -> tuple[_Part, ...]:
+    """Return the parts of a `PeepholeLSTM`."""
     return (
         _Part(f"{official}conv_h_concat.", f"{ours}conv_a.", ("igfo", "ifgo")),
         _Part(f"{official}conv_x_concat.", f"{ours}conv_x.", ("igfo", "ifgo")),
@@ -71,41 +74,41 @@ _PARTS = {
         _OUTPUT,
     ),
 }
-# Registered there, never read by a prediction.
+# Parameters that the programs register, and that predictions never read.
 _DEAD = {
     "convlstm": r"cell_list\.\d+\.(conv_o|conv_last)\.",
-    "predrnn": r"adapter\.weight$",  # of PredRNN-V2's loss
+    "predrnn": r"adapter\.weight$",  # PredRNN-V2's loss alone reads it
     "mim": r"stlstm_layer_diff\.\d+\.conv_last\.",
     "e3d_lstm": r"(?!)",
 }
 
 
-# Programs that are not known here, by a part of a name that they alone have.
+# Programs that cannot be loaded, by a part of a name that they alone have.
 _FOREIGN = {
     "PredRNN++": r"(^|\.)gradient_highway\.|\.conv_c2m\.",
     "MAU": r"\.conv_t_next\.|(^|\.)srcnn\.",
     "PhyDNet": r"(^|\.)phycell\.",
     "SimVP": r"(^|\.)(enc\.enc|hid\.enc|dec\.readout)\.",
     "action-conditioned PredRNN": r"\.conv_a\.",
-    "Conv-TT-LSTM, of which load_conv_tt_lstm_cell takes a cell,": r"(^|\.)layers_\.\d+\.",
+    "Conv-TT-LSTM (load_conv_tt_lstm_cell loads a cell of it)": r"(^|\.)layers_\.\d+\.",
 }
 _KNOWN = "MotionRNN, PredRNN, ConvLSTM (thuml, OpenSTL), MIM, E3D-LSTM (OpenSTL) and this package's own"
 
 
 def refuse_foreign(names: Iterable[str], where: str) -> None:
-    """Raise a ValueError where a name is of a program that is not known here; it lists those that are."""
+    """Raise a ValueError if a name belongs to a program that cannot be loaded; the message lists those that can."""
     for program, part in _FOREIGN.items():
         if key := next((name for name in names if re.search(part, name)), None):
             raise ValueError(
-                f"{where} has {key}, it is of {program} and cannot be loaded; known are {_KNOWN}"
+                f"{where} has {key}, which belongs to {program} and cannot be loaded; known are {_KNOWN}"
             )
 
 
 def recognised(names: Mapping[str, object], where: str = "state dict") -> str:
-    """The predictor that a public program's names belong to; "convlstm" where nothing else says otherwise.
+    """Return the predictor that a public program's names belong to; "convlstm" if they show no other.
 
     Raises:
-        ValueError: names of another program; it names one, and what is known.
+        ValueError: a name belongs to another program; the message shows it, and lists the known programs.
     """
     refuse_foreign(names, where)
     if any(name.startswith("stlstm_layer") for name in names):
@@ -115,21 +118,23 @@ def recognised(names: Mapping[str, object], where: str = "state dict") -> str:
     if any(".conv_m." in name for name in names):
         return "predrnn"
     if not any(name.startswith(("cell_list.", "conv_last.")) for name in names):
-        raise ValueError(f"{where} has {next(iter(names))}, it is of no known program; known are {_KNOWN}")
+        raise ValueError(
+            f"{where} has {next(iter(names))}, which belongs to no known program; known are {_KNOWN}"
+        )
     return "convlstm"
 
 
 def without_dead(tensors: Mapping[str, Tensor], predictor: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors that predictions read, and the names of the others."""
+    """Return the tensors that predictions read, and the names of the others."""
     dead = [name for name in tensors if re.match(_DEAD[predictor], name)]
     return {name: tensor for name, tensor in tensors.items() if name not in dead}, dead
 
 
 def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
-    """The state dict of a `MotionRNN` from a public program's; differentiable. Unknown names stay as they are.
+    """Return the state dict of a `MotionRNN` from a public program's; unknown names stay. It is differentiable.
 
     Raises:
-        ValueError: a tensor whose first axis does not hold its gates.
+        ValueError: the first axis of a tensor cannot be divided into its gates.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -152,7 +157,7 @@ def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
 
 
 def to_official(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
-    """A public program's state dict from that of a `MotionRNN`: the inverse of `to_ours`."""
+    """Return a public program's state dict from that of a `MotionRNN`: the inverse of `to_ours`."""
     found = {}
     for name, tensor in tensors.items():
         part = next(part for part in _PARTS[predictor] if _match(part.ours, name))
@@ -160,7 +165,8 @@ def to_official(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tens
             theirs, ours = part.gates
             parts = dict(zip(ours, tensor.chunk(len(ours))))
             tensor = torch.cat([parts[gate] for gate in theirs])
-        if name == "conv_last.weight" and predictor == "e3d_lstm":  # 2-D here, the depth in the channels
+        # The kernel is 2-D here, with the depth in the channels.
+        if name == "conv_last.weight" and predictor == "e3d_lstm":
             window = tensors["cells.0.conv_x.0.weight"].shape[2]
             tensor = tensor[:, :, 0, 0].unflatten(1, (-1, window))[..., None, None]
         found[official_name(name, predictor)] = tensor
@@ -168,10 +174,10 @@ def to_official(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tens
 
 
 def conv_tt_lstm_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `ConvTTLSTMCell` from NVlabs' cell's, whose gates are (i, f, o, g); differentiable.
+    """Return the state dict of a `ConvTTLSTMCell` from that of NVlabs' cell, whose gates are (i, f, o, g).
 
-    `layers_.#` is A_#, a 3-D convolution over the lags, or in `code_opt` a 2-D one over lags * C channels; the
-    last of `layers.#` gives the gates from [X, V], the others are K.
+    There `layers_.#` is A_#, a 3-D convolution over the lags, or in `code_opt` a 2-D one over lags * C channels. The
+    last of `layers.#` computes the gates from [X, V], and the others are K. The conversion is differentiable.
     """
     order = sum(name.startswith("layers.") and name.endswith(".weight") for name in tensors)
     found = {}
@@ -184,9 +190,8 @@ def conv_tt_lstm_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif int(index) < order - 1:
             found[f"cores.{index}.{kind}"] = tensor
         else:
-            i, f, o, g = torch.atleast_1d(tensor).tensor_split(
-                4
-            )  # of any size: whose it is not is told later
+            # The size may be wrong; a later check reports that.
+            i, f, o, g = torch.atleast_1d(tensor).tensor_split(4)
             tensor = torch.cat([i, f, g, o])
             if kind == "weight":
                 rank = len(tensors["layers_.0.weight"])
@@ -196,7 +201,15 @@ def conv_tt_lstm_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def official_name(name: str, predictor: str = "predrnn") -> str:
-    """The public program's name of a parameter of `MotionRNN`, for messages and gradients by name."""
+    """Return the public program's name of a parameter of `MotionRNN`.
+
+    Args:
+        name: the parameter's name in this package, such as "interfaces.0.encoder.weight".
+        predictor: the model's predictor.
+
+    Returns:
+        The name in the program, such as "enc_list.0.weight", or `name` if the program has no such parameter.
+    """
     for part in _PARTS.get(predictor, _LSTM):
         if match := _match(part.ours, name):
             return _with_index(part.official, match[0]) + match[1]
@@ -204,7 +217,7 @@ def official_name(name: str, predictor: str = "predrnn") -> str:
 
 
 def _match(pattern: str, name: str) -> tuple[int, str] | None:
-    """Index (0 if there is none) and rest of a name that begins with the pattern."""
+    """Return the index (0 if there is none) and the rest of a name that begins with the pattern, or None."""
     expression = re.escape(pattern).replace(r"\#", r"(\d+)").replace("@", r"(\d+)")
     match = re.match(expression, name)
     if match is None:
@@ -214,4 +227,5 @@ def _match(pattern: str, name: str) -> tuple[int, str] | None:
 
 
 def _with_index(pattern: str, index: int) -> str:
+    """Return a pattern's name for the index."""
     return pattern.replace("#", str(index)).replace("@", str(index - 1))

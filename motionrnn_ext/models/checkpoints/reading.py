@@ -1,8 +1,8 @@
-"""The weights in a checkpoint, whichever program wrote it: what holds them, what is put before their names.
+"""Find the weights in a checkpoint, whichever program wrote it.
 
-A program nests its state dict in a dict of its own ("net_param", "state_dict", "model", ...), beside an optimiser's and
-an epoch; wrappers put words before or between the parts of a name. Both are looked for by the names that a model known
-here has, so that none of them needs to be known.
+A program nests its state dict in a dict of its own ("net_param", "state_dict", "model" and others), beside the state of
+an optimiser and an epoch, and wrappers put words before or between the parts of a name. The state dict is recognised by
+the parameter names of a known model, so that neither the dict nor the wrapper needs to be known.
 """
 
 from __future__ import annotations
@@ -18,39 +18,52 @@ import torch
 from torch import Tensor, nn
 
 from ...files import load_tensors
-from .description import descriptions, of_settings
+from .description import arguments_of_settings, descriptions
 from .names import refuse_foreign
 from .reparametrised import plain_weights
 
 Source = str | os.PathLike[str] | BinaryIO | Mapping[str, Any]
-RUN_SETTINGS = "motionrnn_config"  # beside the state dict in a checkpoint of `motionrnn train`
-# Of the modules that wrap another one: DataParallel and DDP, torch.compile, FSDP, checkpoint_wrapper.
+# The key of a run's settings, beside the state dict in a checkpoint of `motionrnn train`.
+RUN_SETTINGS = "motionrnn_config"
+# Attributes by which wrappers hold a module: DataParallel and DDP, torch.compile, FSDP, checkpoint_wrapper.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LAYERS = re.compile(r"((?:[^.]+\.)*?)(?:cells|cell_list|stlstm_layer)\.\d+\.")
-# Which of several is meant, first to last; the others are named in a warning.
+# Keys of the dict that holds the model. If several do, the first of them counts, and a warning names the others.
 _CONTAINERS = ("net_param", "state_dict", "model_state_dict", "model", "net", "params", "params_ema")
 _DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 
 class Weights(NamedTuple):
-    """What a checkpoint holds of one model."""
+    """The weights of one model, as a checkpoint holds them.
 
-    tensors: dict[str, Tensor]  # copies, by the names that the model itself gives them
-    arguments: dict[str, Any] | None  # that the model was made with, where the checkpoint says so
-    where: str  # what messages call the checkpoint
-    left_out: list[str]  # what is there besides: a sentence for each kind
-    pruned: list[str]  # names of those that are weights times pruning masks
+    Attributes:
+        tensors: copies of the weights, by the names that the model itself gives them.
+        arguments: the arguments that the model was made with, or None if the checkpoint does not hold them.
+        where: the name of the checkpoint in messages.
+        left_out: a phrase for every kind of tensors that the checkpoint holds besides.
+        pruned: names of the weights that were multiplied by pruning masks.
+    """
+
+    tensors: dict[str, Tensor]
+    arguments: dict[str, Any] | None
+    where: str
+    left_out: list[str]
+    pruned: list[str]
 
 
 def read_weights(
     source: Source, map_location: str | torch.device = "cpu", layers: re.Pattern[str] = LAYERS
 ) -> Weights:
-    """Return the weights in a file by torch.save or safetensors, or in a dict; `layers` are names to know a model by.
+    """Return the weights in a file written by torch.save or safetensors, or in a dict.
+
+    `layers` matches the names of a model's layers, by which its state dict is recognised.
 
     Raises:
-        TypeError: no file and no dict. OSError: no such file, or a folder. ModuleNotFoundError: safetensors is missing.
-        ValueError: a damaged file or one that asks for code; no tensors; tensors of several models, without values, or
-            of several dtypes; weights of parametrised modules.
+        TypeError: source is neither a file nor a dict.
+        OSError: the file does not exist, or is a folder.
+        ModuleNotFoundError: the file is a safetensors file, and that package is not installed.
+        ValueError: the file is damaged or asks for code; it holds no tensors; or they belong to several models, have no
+            values, have several dtypes, or are weights of parametrised modules.
     """
     content, where = _content(source, map_location)
     state, left_out = _state_dict(content, where, layers)
@@ -71,13 +84,17 @@ def read_weights(
 
 
 def some(names: list[str], limit: int = 6) -> str:
-    """Return the first few names, and how many there are besides."""
+    """Return the first `limit` names as text, and the number of the others."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> Any:
-    """Return what a file by torch.save or safetensors holds. No code of it can run. Errors: as `read_weights`."""
-    torch.empty(0, device=map_location)  # an error of the device is not the file's
+    """Return the content of a file written by torch.save or safetensors; errors are those of `read_weights`.
+
+    No code in the file can run.
+    """
+    # A device that does not exist raises its own error here, before the file can be blamed.
+    torch.empty(0, device=map_location)
     if Path(path).is_dir():
         found = [p for p in ("checkpoints/best.ckpt", "checkpoints/last.ckpt") if (Path(path) / p).is_file()]
         example = f", such as its {found[0]}" if found else ""
@@ -88,6 +105,7 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
 
 
 def _content(source: Source, map_location: str | torch.device) -> tuple[Any, str]:
+    """Return the content of a file or dict, and its name in messages."""
     if isinstance(source, Mapping):
         return source, "state dict"
     if isinstance(source, nn.Module):
@@ -102,6 +120,7 @@ def _content(source: Source, map_location: str | torch.device) -> tuple[Any, str
 
 
 def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safetensors: bool = False) -> Any:
+    """Return the content of an open file; raise a ValueError if it holds more than weights."""
     start = file.tell()
     if is_safetensors or _is_safetensors(file.read(9), file.seek(0, os.SEEK_END) - start):
         file.seek(start)
@@ -113,7 +132,7 @@ def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safet
         said = str(error)
     if asked := re.search(r"GLOBAL (\S+)", said):
         raise ValueError(
-            f"{where} is no file of weights alone: it asks for {asked[1]}, and such a file could run code"
+            f"{where} holds more than weights: it asks for {asked[1]}, and such a file could run code"
         )
     if "TorchScript" in said:
         raise ValueError(
@@ -123,11 +142,12 @@ def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safet
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
-    """Whether a file begins as safetensors does: the length of the header in eight bytes, then the header in JSON."""
+    """Return whether a file begins as safetensors do: with eight bytes for the header's length, then JSON."""
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
 def _load_safetensors(data: bytes, map_location: str | torch.device, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, tied ones under each of their names."""
     try:
         from safetensors.torch import load
     except ModuleNotFoundError:
@@ -135,16 +155,19 @@ def _load_safetensors(data: bytes, map_location: str | torch.device, where: str)
     try:
         tensors = dict(load(data))
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except Exception:  # its own class for a damaged file, and others of torch
+    except Exception:  # for a damaged file safetensors and torch raise errors of several classes
         raise ValueError(f"{where} is truncated or no file of weights") from None
-    # Its save_model leaves out tied tensors, and notes the names of those that are the same.
+    # The save_model of safetensors leaves out tied tensors, and notes for each the name of the one that it kept.
     tied = {name: kept for name, kept in (header.get("__metadata__") or {}).items() if kept in tensors}
     tensors |= {name: tensors[kept] for name, kept in tied.items() if name not in tensors}
     return {name: tensor.to(map_location) for name, tensor in tensors.items()}
 
 
 def _state_dict(content: Any, where: str, layers: re.Pattern[str]) -> tuple[Mapping[Any, Any], list[str]]:
-    """The dict with the names of a model, wherever it is nested, else the one with most tensors; what it left out."""
+    """Return the dict that has the names of a model, at any depth, and phrases for the models that it leaves out.
+
+    Without a model it is the dict with most tensors.
+    """
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{where} holds no state dict but a {type(content).__name__}")
     found = dict(_nested(content))
@@ -160,7 +183,7 @@ def _state_dict(content: Any, where: str, layers: re.Pattern[str]) -> tuple[Mapp
 
 
 def _nested(content: Mapping[Any, Any], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every dict within `content` that holds tensors by name, and the keys that lead to it."""
+    """Yield every dict within `content` that holds tensors by name, after the keys that lead to it."""
     if any(isinstance(name, str) and isinstance(held, Tensor) for name, held in content.items()):
         yield at, content
     for name, held in content.items():
@@ -169,20 +192,22 @@ def _nested(content: Mapping[Any, Any], at: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def _is_counter(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a count or a score beside the weights, such as `n_averaged` of AveragedModel, or what thop
-    leaves in every module."""
+    """Return whether a tensor is a count or a score beside the weights.
+
+    Examples are `n_averaged` of AveragedModel, and the totals that thop puts into every module.
+    """
     if name.rpartition(".")[2] in ("total_ops", "total_params"):
         return True
     return tensor.dim() == 0 and ("." not in name or not tensor.is_floating_point())
 
 
 def _unwrapped(name: str) -> str:
-    """A name without the parts that wrappers put into it."""
+    """Return a name without the parts that wrappers put into it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _path(tensors: Mapping[str, Tensor], where: str, layers: re.Pattern[str]) -> str:
-    """What stands before the names of the model, such as "network."; "" where there is nothing, or no model."""
+    """Return the prefix of the names of the model, such as "network.", or "" if there is none or no model."""
     clean = [_unwrapped(name) for name in tensors]
     paths = list(dict.fromkeys(match[1] for match in map(layers.match, clean) if match))
     if len(paths) > 1 or len(set(clean)) < len(clean):
@@ -195,9 +220,10 @@ def _path(tensors: Mapping[str, Tensor], where: str, layers: re.Pattern[str]) ->
 
 
 def _check(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise a ValueError unless there are tensors, with values, of one floating-point dtype."""
     if not tensors:
         raise ValueError(f"{where} holds no weights")
-    # A learned number may be of another dtype than the weights.
+    # A learned number, such as alpha, may have another dtype than the weights.
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.dim()}
     if len(dtypes) > 1 or not dtypes <= _DTYPES:
         found = ", ".join(sorted(map(str, dtypes)))
@@ -207,11 +233,11 @@ def _check(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def _arguments(state: Mapping[Any, Any], content: Mapping[str, Any], path: str) -> dict[str, Any] | None:
-    """What the model was made with, as its state dict says, or the settings of the run beside it."""
+    """Return the arguments of the model, from its state dict or from the settings of the run beside it, or None."""
     found = {_unwrapped(module): arguments for module, arguments in descriptions(state).items()}
     if path.rstrip(".") in found:
         return found[path.rstrip(".")]
     if len(found) == 1:
         return next(iter(found.values()))
     settings = content.get(RUN_SETTINGS)
-    return of_settings(settings) if isinstance(settings, Mapping) else None
+    return arguments_of_settings(settings) if isinstance(settings, Mapping) else None

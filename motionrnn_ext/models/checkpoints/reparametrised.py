@@ -1,4 +1,4 @@
-"""State dicts of modules that keep something else instead of a weight: pruned, normed or parametrised ones."""
+"""State dicts of modules that keep other tensors in place of a weight: pruned, normed or parametrised modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# Ends of the two names that stand for one, and what gives the module its weight again before it is saved.
+# The endings of the two names that stand for a weight, and the function that gives the module its weight again.
 _PAIRS = {
     ("_g", "_v"): "torch.nn.utils.remove_weight_norm",
     ("_orig", "_u"): "torch.nn.utils.remove_spectral_norm",
@@ -19,7 +19,8 @@ def plain_weights(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
     """Return the tensors with every pruning mask applied, and the names of those weights.
 
     Raises:
-        ValueError: a weight that only its module can compute; the message says what makes it one before it is saved.
+        ValueError: a weight can only be computed by its module, or a mask has another shape than its weight; the
+            message names the function to call before the model is saved.
     """
     found, pruned = dict(tensors), []
     for name in tensors:
@@ -44,6 +45,7 @@ def plain_weights(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
 
 
 def _refuse(name: str, where: str, remove: str, module: str, weight: str) -> None:
+    """Raise a ValueError for a weight that only its module can compute."""
     raise ValueError(
         f"{where} has {name} and no {weight}, which only its module can compute from it; call "
         f"{remove}({module}, {weight!r}) before it is saved"

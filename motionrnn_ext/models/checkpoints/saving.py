@@ -1,4 +1,4 @@
-"""Checkpoints for the public programs, from a model of this package."""
+"""Write a model of this package as a checkpoint of a public program."""
 
 from __future__ import annotations
 
@@ -18,29 +18,40 @@ from .description import present_arguments
 from .names import to_official
 from .reparametrised import plain_weights
 
-# Where each program looks for its state dict, and what it puts before the names.
+# The key under which each program looks for its state dict, and the prefix of its names.
 _CONTAINERS = {
     "convlstm": ("state_dict", "model."),
     "predrnn": ("net_param", ""),
     "mim": ("state_dict", "model."),
     "e3d_lstm": ("state_dict", "model."),
 }
-_FAR = 1e4  # pixels: a bound there changes no prediction
-_NOT_OF_WEIGHTS = ("zero_init", "init_state", "max_offset")  # options that the program has in its own way
+# A bound on the motion that changes no prediction, in pixels.
+_FAR = 1e4
+# Options that the program does not read off the weights.
+_NOT_OF_WEIGHTS = ("zero_init", "init_state", "max_offset")
 
 
 def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint that the public program loads with strict=True, and `load_checkpoint` too.
+    """Write a checkpoint that the public program loads with strict=True, and that `load_checkpoint` reads as well.
 
-    MotionRNN and PredRNN are written as thuml's programs write theirs, ConvLSTM, MIM and E3D-LSTM as OpenSTL does:
-    names, order of gates and the dict around them. Parameters that a program has and never reads (conv_o and conv_last
-    in OpenSTL's ConvLSTM cells, conv_last in its MIM-N) are written as zeros, and pruning masks are applied. Tensors
-    keep their dtype, on the CPU. MotionRNN's program starts every sequence from random states, so that its predictions
-    vary from call to call.
+    MotionRNN and PredRNN are written as thuml's programs write theirs, ConvLSTM, MIM and E3D-LSTM as OpenSTL does, with
+    their names, order of gates and the dict around them. Parameters that a program has and never reads (conv_o and
+    conv_last in OpenSTL's ConvLSTM cells, conv_last in its MIM-N) are written as zeros, and pruning masks are applied.
+    Tensors keep their dtype, and are on the CPU. MotionRNN's program starts every sequence from random states, so its
+    predictions vary from call to call.
+
+    Args:
+        model: the model, on any device.
+        path: the file to write. If writing fails or is cut short, an older file of that name stays as it is.
 
     Raises:
-        TypeError: no MotionRNN. ValueError: a model that no program can express; every option that differs is named.
-        OSError: the file cannot be written. Then, and where writing is cut short, what was there before is kept.
+        TypeError: model is no `MotionRNN`.
+        ValueError: no program has this model (the message names every option that differs), or the model has other
+            parameters than its arguments make, or parameters without values.
+        OSError: the file cannot be written, or path is a folder.
+
+    Examples:
+        >>> save_official(model, "for_openstl.pt")
     """
     if not isinstance(model, MotionRNN):
         raise TypeError(f"model is a {type(model).__name__}; it should be a MotionRNN{_instead(model)}")
@@ -66,14 +77,14 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
 
 
 def _instead(model: object) -> str:
-    """Where in a wrapper the MotionRNN is."""
+    """Return advice on which part of a wrapper is the MotionRNN, or ""."""
     modules = model.named_modules() if isinstance(model, nn.Module) else ()
     held = [name for name, module in modules if isinstance(module, MotionRNN)]
     return f": pass model.{held[0]}" if held else ""
 
 
 def _differences(model: MotionRNN) -> Iterator[str]:
-    """What the program of this predictor does otherwise."""
+    """Yield every point in which the public program of this predictor differs from the model."""
     if model.predictor not in _CONTAINERS:
         yield f"predictor is {model.predictor!r}; it should be one of {', '.join(_CONTAINERS)}"
         return
@@ -108,7 +119,7 @@ def _differences(model: MotionRNN) -> Iterator[str]:
 
 
 def _never_read(model: MotionRNN, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros for the program's parameters that no prediction reads."""
+    """Return zeros for the program's parameters that no prediction reads."""
     found = {}
     for level, width in enumerate(model.hidden_channels):
         like = weights[f"cells.{level}.conv_x.0.weight"]
@@ -116,7 +127,7 @@ def _never_read(model: MotionRNN, weights: Mapping[str, Tensor]) -> dict[str, Te
             cell = f"cell_list.{level}."
             found[f"{cell}conv_last.weight"] = like.new_zeros(width, 2 * width, 1, 1)
             found[f"{cell}conv_o.0.weight"] = like.new_zeros(width, 2 * width, *like.shape[2:])
-            if model.image_size:  # layer norm, over (C, h, w)
+            if model.image_size:  # there is a layer norm, over (C, h, w)
                 shape = (width, *weights[f"cells.{level}.conv_x.1.weight"].shape[1:])
                 found |= {f"{cell}conv_o.1.{kind}": like.new_zeros(shape) for kind in ("weight", "bias")}
         elif model.predictor == "mim" and level:
