@@ -81,7 +81,10 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+QUICK = ("official", "reverse_sampling")
+
+
+@pytest.mark.parametrize("call", [pytest.param(c, marks=[slow] * (c not in QUICK)) for c in CALLS])
 def test_every_way_to_call_the_model_is_one_graph(call: str):
     options, arguments = CALLS[call]
     model, counter = model_of("predrnn", **options), CompileCounter()
