@@ -16,6 +16,11 @@ namespace motionrnn_ext {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// The bits of a backward op's argument `wanted`, the twin of `Wanted` in motionrnn_ext/backends/registration/wanted.py.
+// The gradient of offset is kWantedMotion, and so are those of all inputs of motion_update in an op that includes it;
+// those of weights and biases are kWantedWeights.
+enum Wanted : int64_t { kWantedX = 1, kWantedMotion = 2, kWantedMask = 4, kWantedWeights = 8 };
+
 inline math::Types types_of(ScalarType feature, ScalarType state) {
   using math::Types;
   if (feature == state) {

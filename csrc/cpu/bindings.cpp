@@ -137,9 +137,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
     return want ? new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), wants_channels_last(t))
                 : nothing(t);
   };
-  const bool want_x = wanted & 1, want_weight = wanted & 8;
+  const bool want_x = wanted & kWantedX, want_weight = wanted & kWantedWeights;
   Tensor grad_x = want_x ? new_image(x, a.channels) : nothing(x);
-  Tensor grad_offset = like(wanted & 2, offset), grad_mask = like(wanted & 4, mask_logits);
+  Tensor grad_offset = like(wanted & kWantedMotion, offset), grad_mask = like(wanted & kWantedMask, mask_logits);
   Tensor grad_weight = want_weight ? torch::stable::new_empty(weight, weight.sizes()) : nothing(weight);
   const int64_t items = a.batch * a.bands;
   if (items == 0 || grad.numel() == 0) {
@@ -157,8 +157,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
     images = workspace(x, items * sizes.grad_image_per_item);
     a.grad_image = images.mutable_data_ptr();
   }
-  if (wanted & 2) a.grad_offset = image_of(grad_offset);
-  if (wanted & 4) a.grad_mask_logits = image_of(grad_mask);
+  if (wanted & kWantedMotion) a.grad_offset = image_of(grad_offset);
+  if (wanted & kWantedMask) a.grad_mask_logits = image_of(grad_mask);
   if (want_weight) {
     a.grad_weight = grad_weight.mutable_data_ptr();
     matrices = workspace(x, a.groups * sizes.grad_matrix_per_group);
@@ -272,7 +272,7 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
   a.grad_mask = gates.read(read[2], a.masks, feature);
   a.update = gates.read(read[3], a.motion, feature), a.reset = gates.read(read[4], a.motion, feature);
   a.candidate = gates.read(read[5], a.motion, feature), a.new_offset = gates.read(read[6], a.motion, state);
-  const bool want_x = wanted & 1, want_motion = wanted & 2, want_weights = wanted & 8;
+  const bool want_x = wanted & kWantedX, want_motion = wanted & kWantedMotion, want_weights = wanted & kWantedWeights;
   const auto map = [&](bool want, int64_t channels, ScalarType type) {
     return want ? gates.new_map(channels, type) : nothing(x);
   };

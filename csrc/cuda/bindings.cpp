@@ -148,11 +148,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
   const Tensor grad_image = readable_image(grad);
   a.grad_out = image_of(grad_image), a.deterministic = deterministic;
   std::array<Tensor, 4> grads{nothing(x), nothing(offset), nothing(mask_logits), nothing(weight)};
-  if (wanted & 1) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
-  if (wanted & 2) grads[1] = new_like(offset, wants_channels_last(offset)), a.grad_offset = image_of(grads[1]);
-  if (wanted & 4)
+  if (wanted & kWantedX) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
+  if (wanted & kWantedMotion)
+    grads[1] = new_like(offset, wants_channels_last(offset)), a.grad_offset = image_of(grads[1]);
+  if (wanted & kWantedMask)
     grads[2] = new_like(mask_logits, wants_channels_last(mask_logits)), a.grad_mask_logits = image_of(grads[2]);
-  if (wanted & 8) grads[3] = new_like(weight, false), a.grad_weight = grads[3].mutable_data_ptr();
+  if (wanted & kWantedWeights) grads[3] = new_like(weight, false), a.grad_weight = grads[3].mutable_data_ptr();
   warp.run_backward({grads.begin(), grads.end()});
   return std::tuple_cat(grads);
 }
@@ -199,16 +200,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
   const bool channels_last = wants_channels_last(update_logits);
   std::array<Tensor, 7> grads{nothing(x),      nothing(x),           nothing(x),     nothing(offset),
                               nothing(offset), nothing(mask_logits), nothing(weight)};
-  if (wanted & 1) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
-  if (wanted & 2) {
+  if (wanted & kWantedX) grads[0] = new_image(x, a.channels), a.grad_x = image_of(grads[0]);
+  if (wanted & kWantedMotion) {
     grads[1] = new_like(update_logits, channels_last), grads[2] = new_like(candidate_logits, channels_last);
     grads[3] = new_like(offset, channels_last), grads[4] = new_like(offset, channels_last);
     a.motion.grad_update_logits = image_of(grads[1]), a.motion.grad_candidate_logits = image_of(grads[2]);
     a.grad_offset = image_of(grads[3]), a.motion.grad_previous_trend = image_of(grads[4]);
   }
-  if (wanted & 4)
+  if (wanted & kWantedMask)
     grads[5] = new_like(mask_logits, wants_channels_last(mask_logits)), a.grad_mask_logits = image_of(grads[5]);
-  if (wanted & 8) grads[6] = new_like(weight, false), a.grad_weight = grads[6].mutable_data_ptr();
+  if (wanted & kWantedWeights) grads[6] = new_like(weight, false), a.grad_weight = grads[6].mutable_data_ptr();
   warp.run_backward({grads.begin(), grads.end()});
   return std::tuple_cat(grads);
 }

@@ -8,7 +8,7 @@ from enum import IntFlag
 class Wanted(IntFlag):
     """The bits of a backward op's argument `wanted`. Gradients that are not wanted come back empty.
 
-    csrc/ops.cpp says the same numbers in its comments, and the bindings in csrc/cpu and csrc/cuda test them.
+    The twin in C++ is the enum `Wanted` in csrc/layouts.h.
     """
 
     X = 1
