@@ -29,15 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else list(argv)
     if given != sys.argv[1:]:  # another program calls this; its streams and variables stay as they are
-        return _run(given)
+        return _run_command(given)
     streams.set_up()
-    code = streams.guarded(partial(_run, given))
+    code = streams.guarded(partial(_run_command, given))
     if processes.is_started() or processes.of_torchrun():
         processes.leave(code)
     return code
 
 
-def _run(argv: list[str]) -> int:
+def _run_command(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     arguments.argv = argv
     arguments.is_program = argv == sys.argv[1:]  # otherwise another program calls `main`

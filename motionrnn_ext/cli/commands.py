@@ -15,33 +15,15 @@ from typing import Any
 from ..evaluation.pictures import Pictures
 from ..training import processes
 from ..training.config import Config
-from .parser import DATA_OPTIONS
+from .options import DATA_OPTIONS
 from .settings import config_of, given_settings, model_arguments, protocol_of
 
 
 def _train(arguments: argparse.Namespace) -> None:
     config = config_of(arguments)
-    from ..data import DATASETS
-    from ..evaluation.evaluate import count_parameters, model_name
-    from ..metrics import counted
+    from ..evaluation.evaluate import count_parameters
     from ..training.runs import last_step, load_run
     from ..training.train import train
-
-    def announce() -> None:
-        size, title = f"{config.image_size[0]}x{config.image_size[1]}", DATASETS[config.dataset].title
-        print(
-            f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out"
-        )
-        steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
-        each = f" in each of {config.n_processes} processes" if config.n_processes > 1 else ""
-        print(f"{steps} of {batch}{each}; everything goes to {arguments.out}")
-        if arguments.resume and last_step(arguments.out) == config.steps:
-            further = "; --steps with a larger number trains further"
-            print(f"all steps are done{further if config.lr_schedule == 'constant' else ''}")
-        if config.missing is not None:
-            from ..training.batches import ClipDataModule
-
-            print(ClipDataModule(config).about_missing())
 
     shows = processes.is_first()
     again = [sys.executable, "-m", "motionrnn_ext.cli", *arguments.argv]
@@ -51,33 +33,55 @@ def _train(arguments: argparse.Namespace) -> None:
             arguments.out,
             resume=arguments.resume,
             progress=arguments.progress,
-            announce=announce,
+            announce=partial(_announce, config, arguments),
             command=again,
         )
     except KeyboardInterrupt:
         if shows:
-            print(f"\ngo on with: {_go_on(arguments, config)}", file=sys.stderr)
+            print(f"\ngo on with: {_resume_command(arguments, config)}", file=sys.stderr)
         raise
     except processes.LostProcess as error:
         step = last_step(arguments.out)
         kept = "there is no checkpoint yet" if step is None else f"the last checkpoint is of step {step:,}"
-        raise processes.LostProcess(f"{error}; {kept}; go on with: {_go_on(arguments, config)}") from None
+        raise processes.LostProcess(
+            f"{error}; {kept}; go on with: {_resume_command(arguments, config)}"
+        ) from None
     if shows:
         run = load_run(best)
         parameters = f"{count_parameters(run.model):,} parameters"
         print(f"lowest validation MSE after step {run.step or 0:,}: {best} ({parameters})")
-        print(f"next: {_command('evaluate', arguments, _as_argument(arguments.out))}")
+        print(f"next: {_shell_command('evaluate', arguments, _as_argument(arguments.out))}")
 
 
-def _go_on(arguments: argparse.Namespace, config: Config) -> str:
+def _announce(config: Config, arguments: argparse.Namespace) -> None:
+    """Print the model, the data and the length of a training before it starts."""
+    from ..data import DATASETS
+    from ..evaluation.evaluate import model_name
+    from ..metrics import counted
+    from ..training.batches import ClipDataModule
+    from ..training.runs import last_step
+
+    size, title = f"{config.image_size[0]}x{config.image_size[1]}", DATASETS[config.dataset].title
+    print(f"{model_name(config)} on {title}, {size}, {config.n_input} frames in and {config.n_output} out")
+    steps, batch = counted(config.steps, "step"), counted(config.batch_size, "clip")
+    each = f" in each of {config.n_processes} processes" if config.n_processes > 1 else ""
+    print(f"{steps} of {batch}{each}; everything goes to {arguments.out}")
+    if arguments.resume and last_step(arguments.out) == config.steps:
+        further = "; --steps with a larger number trains further"
+        print(f"all steps are done{further if config.lr_schedule == 'constant' else ''}")
+    if config.missing is not None:
+        print(ClipDataModule(config).about_missing())
+
+
+def _resume_command(arguments: argparse.Namespace, config: Config) -> str:
     """Return the command that resumes a training."""
     if processes.of_torchrun():
         return "the same torchrun command and --resume"
-    command = _command("train", arguments, "--out", _as_argument(arguments.out), "--resume")
+    command = _shell_command("train", arguments, "--out", _as_argument(arguments.out), "--resume")
     return command if config.nodes == 1 else f"{command} (on every machine)"
 
 
-def _command(name: str, arguments: argparse.Namespace, *words: str) -> str:
+def _shell_command(name: str, arguments: argparse.Namespace, *words: str) -> str:
     """Return a command to paste into a shell, with the same --import options as this one."""
     by_module = Path(sys.argv[0]) == Path(__file__).parents[1] / "__main__.py"
     program = ["python", "-m", "motionrnn_ext"] if by_module else ["motionrnn"]

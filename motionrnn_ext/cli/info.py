@@ -1,5 +1,8 @@
-"""What `motionrnn info` prints, and a report of a defect needs: versions, devices, backends (why one is absent, whether
-one that is there agrees with the reference), build flags, environment. Needs torch alone."""
+"""The facts that `motionrnn info` prints and that a bug report needs.
+
+These are versions, devices, build flags, environment variables and the backends: why one is absent, and whether each
+other agrees with the reference. This module needs only torch.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ import torch
 from .. import __version__, backends, ops
 from ..backends import native, triton
 
-# Variables that change what runs, none of which holds a secret.
+# Variables that change what is computed or how. None of them holds a secret.
 _VARIABLES = re.compile(
     "(MOTIONRNN_EXT|TRITON|PYTORCH|TORCH|CUDA|CUBLAS|CUDNN|NCCL|MALLOC|OMP|KMP|GOMP|MKL|ONEDNN|DNNL)_[A-Z0-9_]+"
     "|CC|CXX|LD_PRELOAD|GLIBC_TUNABLES"
 )
-_TOLERANCE = 5e-5  # of float32
+_TOLERANCE = 5e-5  # the largest relative error in float32
 _DRIVER = Path("/proc/driver/nvidia/version")
 _PACKAGES = ("triton", "lightning", "torchmetrics", "scikit-image", "scikit-learn", "matplotlib", "rich")
 
 
 def collect() -> dict[str, Any]:
-    """Plain types only, as `motionrnn info --json` prints them."""
+    """Return all facts in plain types, as `motionrnn info --json` prints them."""
     reasons = {name: backends.unavailable_reason(name) for name in backends.NAMES}
     facts = {
         "motionrnn_ext": __version__,
@@ -67,8 +70,10 @@ def collect() -> dict[str, Any]:
 
 
 def smoke_run(name: str) -> dict[str, Any]:
-    """One op on a backend, forward and backward in float32, against the reference in float64: the largest `error`, of
-    each tensor relative to its largest value, or what is `raised`."""
+    """Compare one op on a backend, forward and backward in float32, with the reference in float64.
+
+    Return the largest `error` of a tensor relative to its largest value, or the error message that was `raised`.
+    """
     device = "cuda" if name == "cuda" or (name == "triton" and not triton.INTERPRETED) else "cpu"
     try:
         generator = torch.Generator().manual_seed(0)
@@ -93,7 +98,8 @@ def _warp_and_gradients(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _instruction_set() -> str | None:
-    """None where MOTIONRNN_EXT_CPU_ISA names none, which `smoke_run` says in words."""
+    """Return the instruction set of the CPU kernels, or None if MOTIONRNN_EXT_CPU_ISA is wrong, which `smoke_run`
+    reports."""
     try:
         return native.cpu_instruction_set()
     except RuntimeError:
@@ -101,6 +107,7 @@ def _instruction_set() -> str | None:
 
 
 def text(facts: dict[str, Any]) -> str:
+    """Return the facts as lines for a reader."""
     torch_facts = facts["torch"]
     lines = [
         f"motionrnn_ext  {facts['motionrnn_ext']}, {facts['installed']}",
@@ -132,7 +139,7 @@ def text(facts: dict[str, Any]) -> str:
 
 
 def markdown(facts: dict[str, Any]) -> str:
-    """The text as a block that an issue shows as it is."""
+    """Return the text as a Markdown block, for an issue."""
     return f"```\n{text(facts)}\n```"
 
 
@@ -151,7 +158,7 @@ def _toolkit(facts: dict[str, Any]) -> str:
 
 
 def _driver() -> str | None:
-    """NVIDIA's, as the kernel module says."""
+    """Return the version of NVIDIA's driver from its kernel module, or None."""
     try:
         found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER.read_text())
     except OSError:
@@ -175,13 +182,13 @@ def _without_home(value: Any) -> Any:
         return [_without_home(entry) for entry in value]
     try:
         home = str(Path.home())
-    except RuntimeError:  # as in a container whose user has neither HOME nor an entry in passwd
+    except RuntimeError:  # a container's user may have neither HOME nor an entry in passwd
         return value
     return value.replace(home, "~") if isinstance(value, str) and home != "/" else value
 
 
 def _device(index: int) -> str:
-    """Name and compute capability, in the notation of the architectures that were built."""
+    """Return the name and compute capability of a GPU, in the notation of the build's architectures."""
     return "{} ({}.{})".format(torch.cuda.get_device_name(index), *torch.cuda.get_device_capability(index))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..training import processes
 from ..training.config import Config
-from .parser import MODEL_OPTIONS
+from .options import MODEL_OPTIONS
 
 
 def config_of(arguments: argparse.Namespace) -> Config:

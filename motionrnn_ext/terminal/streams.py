@@ -39,9 +39,8 @@ def set_up() -> None:
         del os.environ[name]
     # Pictures need no window, and the backend that a notebook sets may not be installed for its `!motionrnn`.
     os.environ["MPLBACKEND"] = "agg"
-    if (
-        sys.stdout is None or sys.stderr is None
-    ):  # a closed stream; the next opened file would take its number
+    # A closed stream is None. The next opened file would take its number.
+    if sys.stdout is None or sys.stderr is None:
         nothing = open(os.devnull, "w")  # noqa: SIM115 (it stays open)
         sys.stdout, sys.stderr = sys.stdout or nothing, sys.stderr or nothing
     codecs.register_error("motionrnn_ext.replace_unencodable", _replace_unencodable)

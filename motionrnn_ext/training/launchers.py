@@ -27,7 +27,7 @@ def launched(devices: int, nodes: int) -> processes.Place | None:
     if found.n_processes == wanted:
         if nodes > 1 and found.launcher in ("jsrun", *processes.MPI) and not variable("MASTER_ADDR"):
             raise ValueError(
-                f"nodes is {nodes}, and MASTER_ADDR, the first machine's address, not in the environment of what "
+                f"nodes is {nodes}, but MASTER_ADDR, the first machine's address, is not set for the processes that "
                 f"{found.launcher} has started"
             )
         return found

@@ -118,9 +118,8 @@ class Training(L.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         self.log("train/seconds", time.perf_counter() - self._started)
         if self.global_step >= self.config.steps:
-            self.trainer.should_stop = (
-                True  # Lightning then validates after the last step, whatever val_every is
-            )
+            # Lightning then validates after the last step, whatever val_every is.
+            self.trainer.should_stop = True
 
     def validation_step(self, frames: Tensor, batch_index: int) -> None:
         self.model.reset()

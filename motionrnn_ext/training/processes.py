@@ -88,10 +88,10 @@ def check_first(n_processes: int) -> None:
     """
     for name, rank in _ranks().items():
         if rank:
-            has = "the run has one" if n_processes == 1 else f"this one is to start all {n_processes}"
+            has = "the run has only one" if n_processes == 1 else f"this one should start all {n_processes}"
             raise ValueError(
-                f"{name} is {rank} in the environment, as in one of several processes, and {has}; unset it, "
-                "or give the --devices and --nodes that there are"
+                f"{name} is {rank} in the environment, as in one of several processes, but {has}; unset it, "
+                "or give the right --devices and --nodes"
             )
 
 
@@ -215,7 +215,7 @@ def find_place(devices: int, nodes: int) -> tuple[int, dict[str, str]]:
     missing = [name for name in _ADDRESS if not variable(name)]
     if missing:
         raise ValueError(
-            f"nodes is {nodes}, and {', '.join(missing)} not in the environment: the first machine's address, a "
+            f"nodes is {nodes}, but the environment lacks {', '.join(missing)}: the first machine's address, a "
             f"free port of it, and this machine's number from 0 to {nodes - 1} (or start it with torchrun)"
         )
     address = {name: variable(name) for name in _ADDRESS}

@@ -154,7 +154,7 @@ def load_run(
         return _of_weights(path, dataset, like, model or {})
     if model:
         raise RunError(
-            f"{path} is of a run, and its settings say what its model is; leave out {', '.join(flags(model))}"
+            f"{path} is a run's checkpoint, whose settings describe its model; leave out {', '.join(flags(model))}"
         )
     config = Config.from_dict(content[CONFIG_KEY], str(path))
     made = MotionRNN(**config.model())
@@ -207,7 +207,7 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Map
     name = name or {1: "moving_digits", 3: "human36m"}.get(made["in_channels"])
     if name is None:
         raise RunError(
-            f"{path} is of a model with {made['in_channels']} channels; name a data set that has so many (--dataset)"
+            f"{path} holds a model with {made['in_channels']} channels; name a data set with as many (--dataset)"
         )
     settings = like.to_dict() if like else {"dataset": name}
     config = Config(**{**settings, **_model_settings(made, given.get("image_size"))})

@@ -252,9 +252,8 @@ def _quiet() -> Iterator[None]:
             ".*`srun` command is available.*",  # launchers.py decides
             ".*recommended to use .*sync_dist=True.*",  # the metrics join the processes themselves
         ):
-            warnings.filterwarnings(
-                "ignore", message=f"(?s){text}"
-            )  # (?s): a folder's name may contain line ends
+            # (?s), because a folder's name may contain line ends.
+            warnings.filterwarnings("ignore", message=f"(?s){text}")
         for name in levels:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:

@@ -51,8 +51,8 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
         warnings.warn(f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=2)
     if unknown := {name: here[name] for name in found.assumed if name in here}:
         warnings.warn(
-            f"{source} (--init-from) holds weights alone: that they were trained with {in_words(unknown)}, as this run "
-            "has it, no tensor shows",
+            f"{source} (--init-from) holds weights alone: its tensors do not show if they were trained with "
+            f"{in_words(unknown)}, as this run is",
             stacklevel=2,
         )
 

@@ -457,7 +457,9 @@ def test_the_next_command_works_when_pasted(
         pasted = shlex.split(line.removeprefix(f"next: {program} "))
         assert cli.main([*pasted, "--clips", "1", "--pictures", "0"]) == 0
         arguments = make_parser().parse_args(["train", "--import", "own_cells", f"--out={out}"])
-        resumed = shlex.split(commands._go_on(arguments, replace(TINY, steps=1)).removeprefix(f"{program} "))
+        resumed = shlex.split(
+            commands._resume_command(arguments, replace(TINY, steps=1)).removeprefix(f"{program} ")
+        )
         assert cli.main([*resumed, "--no-progress"]) == 0
     finally:
         CELLS.clear()

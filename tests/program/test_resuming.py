@@ -270,8 +270,11 @@ def test_what_the_weights_were_trained_with_otherwise_is_told(
     ]
     torch.save(dict(load_run(finished).model.state_dict()), weights)
     (line,) = told(weights, "--config", str(like), "--no-transient")
-    assert f"{weights} (--init-from) holds weights alone: that they were trained with " in line
-    assert "transient=False, trend=True" in line and line.endswith("as this run has it, no tensor shows")
+    assert (
+        f"{weights} (--init-from) holds weights alone: its tensors do not show if they were trained with "
+        in line
+    )
+    assert "transient=False, trend=True" in line and line.endswith("as this run is")
 
 
 def test_a_public_checkpoint_to_begin_with(tmp_path: Path) -> None:

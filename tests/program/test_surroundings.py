@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 from trainings import LAST, TINY, checkpoint
 
-from motionrnn_ext import cli
+from motionrnn_ext import MotionGRU, backends, cli
+from motionrnn_ext.backends import triton
 from motionrnn_ext.cli import info
 from motionrnn_ext.data.files import unreadable
 from motionrnn_ext.files import NoText, read_text
@@ -222,6 +223,44 @@ def test_a_wrong_variable_ends_the_program_before_its_work(name: str, message: s
     assert done.stderr.startswith(f"motionrnn train: error: {message}".encode())
     assert not (short / "wrong").exists()
     assert run("info", **{name: "abacus"}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [("1", True), ("True", True), ("yes", True), ("", False), ("0", False), (" ", False)],
+)
+def test_variables_that_say_yes_are_read_as_triton_reads_them(
+    value: str, on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert triton.is_on("TRITON_INTERPRET") is on
+    if triton._IS_INSTALLED:
+        assert pytest.importorskip("triton.knobs").runtime.interpret is on
+
+
+def test_nothing_is_announced_before_the_settings_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(TINY, steps=1).write(tmp_path / "settings.json")
+    words = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "run")]
+    for options, message in {
+        ("--digits", str(tmp_path / "none")): "is no folder",
+        ("--nodes", "2"): "nodes is 2, but the environment lacks MASTER_ADDR",
+    }.items():
+        assert cli.main([*words, *options]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and message in err and not (tmp_path / "run").exists(), options
+    assert cli.main(words) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[1] == f"1 step of 2 clips; everything goes to {tmp_path / 'run'}"
+    )
+
+
+def test_a_choice_in_the_program_is_not_blamed_on_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIONRNN_EXT_BACKEND", "reference")
+    with pytest.raises(ValueError, match="unknown backend 'abacus'; known"):
+        backends.set_backend("abacus")
+    assert MotionGRU(8)(torch.zeros(1, 8, 4, 4))[0].shape == (1, 8, 4, 4)
 
 
 # ---- Files

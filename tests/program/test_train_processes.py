@@ -99,7 +99,7 @@ def test_one_that_fails_ends_all(
 
 def test_several_nodes_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "first")
-    with pytest.raises(ValueError, match="nodes is 2, and MASTER_PORT, NODE_RANK not in the environment"):
+    with pytest.raises(ValueError, match="nodes is 2, but the environment lacks MASTER_PORT, NODE_RANK"):
         processes.run_processes(["true"], 1, 2)
 
 
@@ -257,7 +257,7 @@ def test_what_counts_as_launched(
             r"srun has started 2 processes, and the run has 3 \(devices 3, nodes 1\); start as many",
         ),
         ({**STEP, "SLURM_LOCALID": "x"}, 2, 1, "SLURM_LOCALID is 'x' in the environment"),
-        (MPI, 1, 2, "nodes is 2, and MASTER_ADDR"),
+        (MPI, 1, 2, "nodes is 2, but MASTER_ADDR"),
     ],
 )
 def test_launched_otherwise(
@@ -304,7 +304,7 @@ def test_an_allocation_changes_nothing(
 
 def test_a_rank_left_over_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(ValueError, match="RANK is 1 .*, and this one is to start all 2; unset it"):
+    with pytest.raises(ValueError, match="RANK is 1 .*, but this one should start all 2; unset it"):
         train(TWO, tmp_path / "run", command=["true"])
     assert not (tmp_path / "run").exists()
 

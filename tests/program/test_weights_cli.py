@@ -71,7 +71,7 @@ def test_the_data_set_is_the_one_that_is_named(official: Path) -> None:
         with pytest.raises(ValueError, match="in_channels is 1; it should be 3, as the checkpoint says"):
             load_run("rgb.pt", "moving_digits")
         torch.save(MotionRNN("convlstm", 2, (4, 4), 4, filter_size=3).state_dict(), "two.pt")
-        with pytest.raises(RunError, match=r"two\.pt is of a model with 2 channels; name a data set"):
+        with pytest.raises(RunError, match=r"two\.pt holds a model with 2 channels; name a data set"):
             load_run("two.pt")
         made = MotionRNN("mim", 1, (4, 4), 4, filter_size=3, image_size=(32, 48), trend=False)
         torch.save(made.state_dict(), "mim.pt")
@@ -104,8 +104,9 @@ def test_what_no_tensor_shows_is_given_as_options(official: Path, capsys: pytest
     best = run_file(dataset="radar_like", n_input=3, n_output=2, image_size=(32, 32))
     capsys.readouterr()
     assert command("predict", best, "--no-trend", "--override", "alpha=0.9") == 2
-    assert "best.ckpt is of a run, and its settings say what its model is; leave out --trend, --override" in (
-        capsys.readouterr().err
+    assert (
+        "best.ckpt is a run's checkpoint, whose settings describe its model; leave out --trend, --override"
+        in (capsys.readouterr().err)
     )
     with pytest.warns(UserWarning):
         assert command("predict", "copied.pt", "--override", "alfa=1", "--out", "out") == 2

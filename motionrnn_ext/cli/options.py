@@ -1,0 +1,170 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from ..training.config import Config
+from ..training.settings import DataSettings, ModelSettings, TrainingSettings, kind_of
+
+# The settings of data that can differ from those of the training, see `clips.other_data`.
+DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max", "missing")
+# The settings of a model that a file of weights alone may not show.
+MODEL_OPTIONS = (
+    "predictor", "cell_options", "compat", "patch_size", "variant", "overrides", "highway", "transient", "trend",
+    "image_size",
+)  # fmt: skip
+_GROUPS = {"model": ModelSettings, "data": DataSettings, "training": TrainingSettings}
+
+
+def add_settings(parser: argparse.ArgumentParser, left_out: Collection[str] = (), default: str = "") -> None:
+    """Add an option for every setting of a run except those in `left_out`.
+
+    `default` describes the defaults in the headings if they are not Config's.
+    """
+    for title, settings in _GROUPS.items():
+        group = parser.add_argument_group(title, default)
+        for entry in fields(settings):
+            if entry.name not in left_out:
+                _add_setting(group, entry, with_default=not default)
+
+
+def _add_setting(group: Any, entry: Field[Any], with_default: bool) -> None:
+    flag, kind = f"--{entry.name.replace('_', '-')}", kind_of(entry)
+    options: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
+    default = "" if entry.default is MISSING else entry.metadata.get("unset") or _text(entry.default)
+    options["help"] = entry.metadata["help"] + (f" (default: {default})" if default and with_default else "")
+    if kind.item is bool:
+        options |= {"action": argparse.BooleanOptionalAction}
+    elif kind.item is dict:
+        flag = entry.metadata["flag"]
+        options |= {"action": "append", "metavar": "NAME=VALUE"}
+    elif entry.name == "hidden":
+        options |= {"type": kind.item, "nargs": "+", "metavar": "WIDTH"}
+    elif kind.is_tuple:
+        options |= {
+            "type": kind.item,
+            "nargs": 2,
+            "metavar": ("H", "W") if kind.item is int else ("LOW", "HIGH"),
+        }
+    elif choices := entry.metadata["choices"]:
+        options |= {"type": kind.item, "choices": choices}
+    else:
+        options |= {"type": kind.item, "metavar": {int: "N", float: "X"}.get(kind.item, "TEXT")}
+    group.add_argument(flag, **options)
+
+
+def _text(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def add_metrics(group: Any) -> None:
+    choices: tuple[str, ...] = ("float", "official", "openstl")
+    help = "whose published numbers to compare with (default: float)"
+    group.add_argument("--convention", choices=choices, default="float", help=help)
+    choices = ("float", "uint8", "range2", "gaussian")
+    group.add_argument("--ssim", choices=choices, help="how SSIM is computed (default: the convention's)")
+    help = "compute CSI and FAR for pixels whose value reaches each of these"
+    group.add_argument("--thresholds", nargs="+", type=float, metavar="L", help=help)
+    choices = ("echo", "shanghai", "hko7")
+    help = "scale and offset of this data, and except for hko7 its thresholds; echo is the official trainer's"
+    group.add_argument("--values", choices=choices, help=help)
+    help = "instead of --values: a pixel p in [0, 1] has the value S p + O"
+    group.add_argument("--value-scale", type=float, metavar="S", help=help)
+    group.add_argument("--value-offset", type=float, metavar="O", help="see --value-scale (default: 0)")
+    help = "truncate pixels to bytes before they become values"
+    group.add_argument("--value-bytes", action="store_true", help=help)
+    help = "compute LPIPS with the weights of AlexNet in this file"
+    group.add_argument("--lpips", type=Path, metavar="WEIGHTS", help=help)
+    help = "compute FVD with the network in this TorchScript file; it can run code, so use only one that you trust"
+    group.add_argument("--fvd", type=Path, metavar="WEIGHTS", help=help)
+    help = "start FVD's clips with the given frames"
+    group.add_argument("--fvd-context", action="store_true", help=help)
+
+
+def add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
+    """Add the options for a checkpoint and the clip that its model is given."""
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a checkpoint")
+    source = parser.add_mutually_exclusive_group()
+    help = "index of a test clip of the data set (default: 0)"
+    source.add_argument("--clip", type=index, default=0, metavar="INDEX", help=help)
+    help = "your own frames, of which the last ones are given: a .npy, .npz or .pt file of shape (T, H, W), "
+    help += (
+        "(T, C, H, W) or (T, H, W, C), bool, uint8 or floats in [0, 1]; a folder of images, a GIF or a video"
+    )
+    source.add_argument("--frames", type=Path, metavar="PATH", help=help)
+    help = "repeat the last row and column of the frames until the model takes their size"
+    parser.add_argument("--pad", action="store_true", help=help)
+    add_data(parser)
+    parser.add_argument("--n-input", type=count, metavar="N", help="given frames (default: as trained)")
+    parser.add_argument("--n-output", type=count, metavar="N", help=n_output)
+    add_model(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the `MODEL_OPTIONS`."""
+    title = "model, for a file of weights alone whose tensors do not show it; a warning says what is assumed"
+    group = parser.add_argument_group(title)
+    for entry in fields(Config):
+        if entry.name in MODEL_OPTIONS:
+            _add_setting(group, entry, with_default=False)
+
+
+def add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -> None:
+    help = "settings to start from: quick takes minutes, full takes hours (default: quick); a --dataset other than "
+    help += "theirs brings its own image size, n_input and n_output, unless these are given"
+    parser.add_argument("--preset", choices=("quick", "full"), default="quick", help=help)
+    help = "start from the settings of this config.json instead"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    help = "train every row once per seed (default: the preset's, 0 1 or 0 1 2)"
+    parser.add_argument("--seeds", type=index, nargs="+", metavar="N", help=help)
+    help = "held-out clips to score on (default: the preset's, 128 or 512)"
+    parser.add_argument("--test-clips", type=count, metavar="N", help=help)
+    help = "folder; trainings that are finished there are not repeated (default: runs/COMMAND-PRESET)"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
+    help = "also write the table and the figure to this folder and its images/"
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help=help)
+    add_settings(parser, left_out, "as `motionrnn train --help` says; by default the preset's")
+    parser.set_defaults(device="cpu")  # the device of the metrics' networks
+    add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the `DATA_OPTIONS`."""
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="another data set, with --root (default: as trained)"
+    )
+    help = "where the data set's files are (default: as trained)"
+    parser.add_argument("--root", metavar="PATH", help=help)
+    help = "shanghai_*: take every stride-th frame (default: as trained)"
+    parser.add_argument("--stride", type=count, metavar="N", help=help)
+    help = "shanghai_*: the stored value that counts as 1 (default: as trained)"
+    parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
+    help = "the stored value of pixels without data, or nan (default: as trained; none for another --dataset)"
+    parser.add_argument("--missing", metavar="X", help=help)
+
+
+def count(text: str) -> int:
+    return _integer(text, 1)
+
+
+def index(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _integer(text: str, lowest: int) -> int:
+    if not text.lstrip("-").isdigit() or int(text) < lowest:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {lowest}; got {text!r}")
+    return int(text)
+
+
+def add_place(parser: argparse.ArgumentParser, name: str) -> None:
+    help = f"a new folder for the results (default: {name}, or {name}-N, in the run's folder)"
+    parser.add_argument("--out", type=Path, help=help)
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
