@@ -47,12 +47,14 @@ def make_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_bench(commands)
     info = _add(
-        commands, "info", "what a report of a defect needs: versions, backends, a check of each, build flags"
+        commands, "info", "print what a bug report needs: versions, backends, a check of each, build flags"
     )
     form = info.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--markdown", action="store_true", help="as a block to paste into an issue")
-    help = "train ConvLSTM and MotionRNN-ConvLSTM alike, compare them, draw what they predict"
+    help = (
+        "train ConvLSTM and MotionRNN-ConvLSTM with the same settings, compare them, draw what they predict"
+    )
     demo = _add(commands, "demo", help, ["motionrnn demo", "motionrnn demo --out runs/mine"])
     help = "folder (default: runs/demo, or the next free runs/demo-N once that is finished)"
     demo.add_argument("--out", type=Path, default=None, help=help)
@@ -256,7 +258,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ablate(commands: Any) -> None:
-    help = "take MotionRNN apart: the predictor alone, either part, both, without transient, without trend"
+    help = "train MotionRNN with and without its parts: predictor alone, either part, both, no transient, no trend"
     examples = [
         "motionrnn ablate --preset quick",
         "motionrnn ablate --preset full --predictor predrnn --seeds 0 1 2 3 4",
@@ -267,7 +269,7 @@ def _add_ablate(commands: Any) -> None:
 
 
 def _add_compare(commands: Any) -> None:
-    help = "every predictor with and without MotionRNN"
+    help = "train every predictor with and without MotionRNN"
     examples = [
         "motionrnn compare --preset quick",
         "motionrnn compare --preset full --predictors predrnn mim --hidden 64 64 64",
@@ -298,7 +300,7 @@ def _add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) 
 
 
 def _add_bench(commands: Any) -> None:
-    help = "time the ops, the cell and whole models on this machine, beside what they replace"
+    help = "time the ops, the cell and whole models on this machine, and what they replace"
     examples = [
         "motionrnn bench --quick",
         "motionrnn bench --threads 2 --official path/to/MotionRNN --json benchmarks/results/bench_cpu.json",
