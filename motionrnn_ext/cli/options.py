@@ -142,9 +142,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     help = "where the data set's files are (default: as trained)"
     parser.add_argument("--root", metavar="PATH", help=help)
-    help = "frames, shanghai_*: take every stride-th frame (default: as trained)"
+    help = "frames and shanghai_*: take every stride-th frame (default: as trained)"
     parser.add_argument("--stride", type=count, metavar="N", help=help)
-    help = "frames, shanghai_*: the stored value that counts as 1 (default: as trained)"
+    help = "frames and shanghai_*: the stored value that counts as 1 (default: as trained)"
     parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
     help = "the stored value of pixels without data, or nan (default: as trained; none for another --dataset)"
     parser.add_argument("--missing", metavar="X", help=help)

@@ -170,7 +170,7 @@ def _add_visualize(commands: Any) -> None:
 
 
 def _add_ablate(commands: Any) -> None:
-    help = "train MotionRNN without its parts: the predictor alone, either part, both, no transient, no trend"
+    help = "train MotionRNN with and without its parts: predictor alone, either part, both, no transient, no trend"
     examples = [
         "motionrnn ablate --preset quick",
         "motionrnn ablate --preset full --predictor predrnn --seeds 0 1 2 3 4",

@@ -78,23 +78,32 @@ class ModelSettings:
     cell_options: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "help": "options of this predictor's cells alone, such as rank=16 of conv_tt_lstm",
+            "help": "an option of this predictor's cells alone, such as rank=16 of conv_tt_lstm (may be repeated)",
             "flag": "--cell-option",
         },
     )
     compat: str = _option(
-        "none", "cells as in OpenSTL, which differ in places from their papers", ("none", "openstl")
+        "none",
+        "compute the cells as OpenSTL does, which differs in places from their papers",
+        ("none", "openstl"),
     )
     hidden: tuple[int, ...] = _option((64, 64, 64, 64), "width of every layer, first to last")
     patch_size: int = _option(
         4, "side of the patches that frames are folded into; maps are smaller by this factor"
     )
     filter_size: int = _option(5, "kernel size of the cells' convolutions")
-    layer_norm: bool = _option(False, "layer norm in the cells")
-    variant: str = _option("paper", "which of the two forms of MotionRNN", ("paper", "official"))
+    layer_norm: bool = _option(False, "use layer norm in the cells")
+    variant: str = _option(
+        "paper",
+        "the form of MotionRNN: as in the paper, or as in the official program",
+        ("paper", "official"),
+    )
     overrides: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "single options of the variant, see models/variants.py", "flag": "--override"},
+        metadata={
+            "help": "set one option of the variant, see motionrnn_ext/models/variants.py (may be repeated)",
+            "flag": "--override",
+        },
     )
     motion_gru: bool = _option(True, "MotionGRUs between the layers")
     highway: bool = _option(True, "the Motion Highway around the layers")
@@ -108,10 +117,10 @@ class DataSettings:
 
     dataset: str = _option("moving_digits", f"data set: {', '.join(DATASETS)}, or one of --import")
     root: str | None = _option(None, "where the data set's files are", unset="none, for generated data")
-    stride: int = _option(1, "frames, shanghai_*: take every stride-th frame")
+    stride: int = _option(1, "frames and shanghai_*: take every stride-th frame")
     pixel_max: float = _option(
         255.0,
-        "frames, shanghai_*: the stored value that counts as 1; below 255 for bytes that are physical values",
+        "frames and shanghai_*: the stored value that becomes 1; below 255 if bytes are physical values",
     )
     missing: str | None = _option(
         None,
@@ -122,7 +131,7 @@ class DataSettings:
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
     plain: bool = _option(False, "plain Moving MNIST: no rotation, no change of size")
     image_size: tuple[int, ...] = _option(
-        None, "height and width of the frames; files are resized", unset="the data set's"
+        None, "height and width of the frames; frames of files are resized to it", unset="the data set's"
     )
     n_digits: int = _option(2, "digits in a clip")
     digit_size: int = _option(28, "side of a digit's image at scale 1, in pixels")
@@ -131,24 +140,28 @@ class DataSettings:
     rotation: tuple[float, ...] | None = _option(None, "range of rotation, degrees per frame", unset=_RANGES)
     scale: tuple[float, ...] | None = _option(None, "range of the scale", unset=_RANGES)
     scale_rate: tuple[float, ...] | None = _option(None, "range of growth, scale per frame", unset=_RANGES)
-    n_input: int = _option(None, "given frames", unset="the data set's")
-    n_output: int = _option(None, "frames to predict", unset="the data set's")
-    train_clips: int = _option(10000, "generated clips per epoch; of files all clips are used")
-    val_clips: int = _option(200, "most clips per validation")
+    n_input: int = _option(None, "number of given frames", unset="the data set's")
+    n_output: int = _option(None, "number of frames to predict", unset="the data set's")
+    train_clips: int = _option(
+        10000, "clips per epoch of a generated data set; a data set of files uses all its clips"
+    )
+    val_clips: int = _option(200, "largest number of clips per validation")
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """The settings of the training itself."""
 
-    batch_size: int = _option(
-        8, "clips per step and device; a step learns from devices x nodes times as many"
-    )
+    batch_size: int = _option(8, "clips per step and device; a step uses batch-size x devices x nodes clips")
     steps: int = _option(20000, "optimiser steps")
-    lr: float = _option(1e-3, "learning rate of Adam; with one-cycle its maximum")
-    lr_schedule: str = _option("constant", "course of the learning rate", ("constant", "one-cycle"))
+    lr: float = _option(1e-3, "learning rate of Adam; with one-cycle, the highest one")
+    lr_schedule: str = _option("constant", "schedule of the learning rate", ("constant", "one-cycle"))
     clip_norm: float = _option(0.0, "largest norm of the gradient; 0 for no limit")
-    loss: str = _option("l1+l2", "mean over pixels and all T-1 predictions", ("l2", "l1+l2"))
+    loss: str = _option(
+        "l1+l2",
+        "squared error, or the sum of absolute and squared error; mean over pixels and all T-1 predictions",
+        ("l2", "l1+l2"),
+    )
     l1_weight: float = _option(1.0, "weight of L1 in l1+l2")
     sampling: str = _option(
         "linear", "scheduled sampling of true frames past n_input; 'reverse' also samples the inputs",
@@ -158,7 +171,7 @@ class TrainingSettings:
     checkpoint_steps: bool = _option(
         False, "recompute every step in backward: 7 to 10 times less memory, 1.3 to 1.4 times the time"
     )
-    time_reversal: bool = _option(False, "train on every clip backwards as well, in the same step")
+    time_reversal: bool = _option(False, "also train on every clip in reverse order, in the same step")
     seed: int = _option(0, "seed of the weights, the clips, their order and the sampling masks")
     init_from: str | None = _option(
         None,
@@ -167,9 +180,9 @@ class TrainingSettings:
         unset="random weights",
     )
     precision: str = _option("32", "precision of the features", ("32", "bf16-mixed"))
-    accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, ...")
-    devices: int = _option(1, "devices of this machine; each gets a process")
-    nodes: int = _option(1, "machines with as many devices each; start the same command on each")
+    accelerator: str = _option("auto", "accelerator of Lightning: auto, cpu, gpu, ...")
+    devices: int = _option(1, "number of devices of this machine; each gets a process")
+    nodes: int = _option(1, "number of machines, with --devices devices each; start the same command on each")
     workers: int = _option(0, "processes that load clips; 0 loads them in the training process")
     val_every: int = _option(500, "steps between validations; a checkpoint is written after each")
     log_every: int = _option(10, "steps between rows of the logs")
