@@ -53,7 +53,11 @@ INTRODUCTION = """# Benchmarks
 `motionrnn bench --report` makes this page from the rows in
 [`benchmarks/results`](../benchmarks/results); no figure is written by hand. `motionrnn bench`
 measures the same on your machine, `--quick` in minutes, and `--official PATH` compares with the
-official program as well.
+official program as well. [Measure and profile](profiling.md) says how to run one comparison.
+
+[`benchmarks/cases.py`](../benchmarks/cases.py) has the shapes. "B8 C16 16x16" is a batch of 8 maps
+with 16 channels of 16x16 pixels. "B1 T8 3x128x128" is a batch of 1 clip with 8 frames, which have 3
+channels of 128x128 pixels.
 """
 
 HOW_TO_READ = """\
@@ -64,10 +68,10 @@ HOW_TO_READ = """\
 - Time: the median of the rounds, and the 10th and 90th percentiles (p10, p90). On a GPU, "device"
   is the time of a call inside a CUDA graph, and "wall" that of a call from Python. On a CPU there
   is only the wall time.
-- Ratio: a peer's time over ours in the same comparison and layout. 3x means that we take a third of
-  its time. **Below 1 we lose**: such rows stay in their table, are marked, and are listed under
-  Where we lose. On a GPU the ratio is that of device times, or of wall times ("wall") where one of
-  the two could not be captured in a graph.
+- Ratio: the time of a peer (another implementation of the same computation) over ours, in the same
+  comparison and layout. 3x means that we take a third of its time. **Below 1 we lose**: such rows
+  stay in their table, are marked, and are listed under Where we lose. On a GPU the ratio is that of
+  device times, or of wall times ("wall") where one of the two could not be captured in a graph.
 - Kept: bytes that the forward pass keeps for backward, beside inputs and parameters. Peak: the most
   memory that a call takes beside what is allocated already. On a CPU this counts what PyTorch's
   allocator hands out. Memory that libraries and our kernels take for a call and return within it,
@@ -77,17 +81,18 @@ HOW_TO_READ = """\
 - FLOPs and bytes are counted from the equations, not measured. Bytes: each input read once and each
   output written once. A sigmoid or tanh counts as ten FLOPs. A model's FLOPs are those of
   convolutions and matrix products, counted by FlopCounterMode.
-- Roofline: the least time at this machine's measured ceilings, for copying those bytes or for those
-  multiplications, over the time taken; the word after it names the larger of the two. For models it
-  is that of the multiplications.
-- First: the time of the first call, with compiling unless a cache on disk had the result.
+- Roofline: the least possible time over the time taken. The least time is that of copying those
+  bytes or that of those multiplications at this machine's measured ceilings, whichever is larger;
+  the word after the figure names it. For models it is that of the multiplications.
+- First: the time of the first call. It includes compilation, unless a cache on disk had the result.
 - The models "without MotionGRU" and "base predictor" compute less: they show what a MotionGRU
   costs.
 - "-" means not measured, or nothing to measure. Layouts other than NCHW are named."""
 
 RATIOS_NOTE = """\
 The median of all ratios, forward and backward, over every shape, dtype and layout that has the
-peer; in brackets the smallest and the largest, then in how many of them we lose.
+peer. The brackets hold the smallest and the largest ratio. Then follows in how many of them we
+lose.
 
 """
 
@@ -157,10 +162,11 @@ def losses(runs: Sequence[Run]) -> str:
 
 
 LOSSES_NOTE = """\
-Peers that take less time than ours, and their ratio. Within the spread: p10 to p90 of both overlap.
+These peers take less time than ours; the figure is the ratio. "Within the spread" means that the
+ranges from p10 to p90 of both overlap.
 
 """
-MEMORY_NOTE = """Peers that need less memory than ours.
+MEMORY_NOTE = """These peers need less memory than ours.
 
 """
 

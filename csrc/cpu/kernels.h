@@ -25,7 +25,7 @@ struct WarpArguments {
   int64_t batch, channels, out_channels, height, width;
   int k;
   int bands;   // an item of work is one band of one image's pixels; items = batch * bands
-  int groups;  // backward: items in groups of nearly one size, each with one partial grad_weight; at most items
+  int groups;  // backward: groups of nearly equal numbers of items, each with one partial grad_weight; at most items
   Image x;
   Image offset, mask_logits;  // (B, 2K, H, W), (B, K, H, W)
   const void* weight;         // (C_out, C, k, k) contiguous
@@ -59,14 +59,15 @@ struct GatesArguments {
   int k;
   double alpha, max_offset;
   int bands;   // an item of work is one band of one image's rows, at most one a row; items = batch * bands
-  int groups;  // backward: items in groups of nearly one size, each with sums of its own; at most items
+  int groups;  // backward: groups of nearly equal numbers of items, each with sums of its own; at most items
 
   Image x, offset;                 // (B, C, H, W), (B, M, H, W)
   Image update, reset, candidate;  // (B, M, H, W) logits; forward: written
   Image new_offset;                // (B, M, H, W); forward: written
-  const void *x_weight, *x_bias;   // (3M + masks, C, k, k) for u, r, z, m, and (3M + masks), contiguous like ...
-  const void* state_weight;        // ... (2M, M, k, k)
-  const void* candidate_weight;    // ... and (M, M, k, k)
+  // Weights, all contiguous.
+  const void *x_weight, *x_bias;  // (3M + masks, C, k, k) for u, r, z, m, and (3M + masks)
+  const void* state_weight;       // (2M, M, k, k)
+  const void* candidate_weight;   // (M, M, k, k)
 
   // Forward.
   Image trend, new_trend, mask;

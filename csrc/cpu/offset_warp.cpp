@@ -15,7 +15,8 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-constexpr int kTile = 48;  // pixels; a multiple of kRows. At C16 its columns (27 KB) stay in the first-level cache.
+// Pixels of a tile, a multiple of kRows. With 16 channels its columns (27 KB) stay in the first-level cache.
+constexpr int kTile = 48;
 
 template <class T>
 struct Geometry {
@@ -214,7 +215,7 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
     }
     if (a.grad_mask_logits.data != nullptr) {
 #pragma GCC ivdep
-      for (int64_t p = 0; p < n; ++p)  // the weights hold the mask already
+      for (int64_t p = 0; p < n; ++p)  // the weights are times the mask already
         mask_grad[p] =
             (T(1) - tap.mask[p]) * (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +
                                     tap.weights[2][p] * tap.products[p][2] + tap.weights[3][p] * tap.products[p][3]);

@@ -9,7 +9,7 @@ namespace motionrnn_ext::cuda {
 __device__ __forceinline__ uint32_t high_product(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 __device__ __forceinline__ uint64_t high_product(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 
-// Return i / divisor for any i. The product is right or one too small.
+// Return i / divisor for any i. The high product is the quotient or one less, which the comparison corrects.
 template <class Index>
 struct DivisionOf {
   Index divisor, reciprocal;

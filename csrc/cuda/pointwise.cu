@@ -15,7 +15,8 @@ using math::Role;
 template <Role role, class Feature, class State>
 using Stored = std::conditional_t<role == Role::feature, Feature, State>;
 
-constexpr int kBlock = 128;  // small maps still give every multiprocessor a block
+// Threads of a block: so few that small maps still give every multiprocessor a block.
+constexpr int kBlock = 128;
 
 template <int width, class T>
 __device__ __forceinline__ void load(const void* stream, int64_t at, float (&value)[width]) {
@@ -73,8 +74,8 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
    ...);
 }
 
-// Blocks per multiprocessor for __launch_bounds__, 0 for no demand. For the maps that read the most streams, the
-// compiler would load everything before it computes, in registers that cost the multiprocessor a block.
+// The least blocks per multiprocessor for __launch_bounds__, 0 for no demand. For the maps that read the most streams,
+// the compiler would otherwise load everything before it computes, and take so many registers that fewer blocks fit.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ / 10 % 10 != 0 || __CUDA_ARCH__ >= 1100)
 constexpr int kAllBlocks = 1536 / kBlock;  // of a multiprocessor
 #else
@@ -88,7 +89,7 @@ constexpr int blocks_at_once() {
   return motion && width == 8 ? 10 : 0;
 }
 
-// Indices of vectors have 32 bits: 64 GiB. A larger map goes element by element.
+// Vectors of 16 bytes are counted in 32 bits, which reach 64 GiB. A larger map goes element by element.
 template <int width>
 using IndexOf = std::conditional_t<width == 1, uint64_t, uint32_t>;
 

@@ -9,10 +9,12 @@
 
 namespace motionrnn_ext::cuda {
 
-// d += a b on the tensor cores, for a warp. Lane = 4 g + t. a is 16 rows x k, two registers for row g and two for row
-// g + 8, given as {row g, row g + 8, row g, row g + 8}; b is k x 8, two registers for column g; a register holds two
-// half values (k = 16) or one tf32 (k = 8), and lane t's registers lie at the same places of k in a and in b.
-// d is 16 x 8: {row g, columns 2t and 2t + 1, then row g + 8}.
+// d += a b on the tensor cores, by the 32 lanes of a warp. Lane = 4 g + t. A register holds two half values (k = 16) or
+// one tf32 value (k = 8).
+//   a  16 x k: two registers for row g and two for row g + 8, given as {row g, row g + 8, row g, row g + 8}
+//   b  k x 8: two registers for column g
+//   d  16 x 8: {row g, columns 2t and 2t + 1, then row g + 8, the same columns}
+// A lane's registers of a and of b stand for the same places of k.
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2 b, __nv_bfloat16) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -30,7 +32,7 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
-// An 8 x 8 matrix of 16-bit values, transposed. Lane 4 g + t holds columns 2t and 2t + 1 of row g, before and after.
+// Transpose an 8 x 8 matrix of 16-bit values. Lane 4 g + t holds columns 2t and 2t + 1 of row g, before and after.
 __device__ __forceinline__ uint32_t transpose(uint32_t pair) {
   uint32_t result;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0,%1;" : "=r"(result) : "r"(pair));

@@ -10,10 +10,11 @@ namespace {
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
 
-// d += a b for two pixels' words of a, in the accuracy of float. For float each factor is split into a tf32 and a
-// rest, of whose products all but the smallest are summed: as exact as float multiplication, in a third of the
-// instructions of FFMA at 32 channels. Masking instead of cvt.rna: that expands to compares and selects on sm_90.
-// The rest of inf is nan, so where a float sum would be infinite this one is nan.
+// d += a b, where a lane has two words of a for each of its pixels g and g + 8. For float each factor is split into a
+// tf32 part and a rest, and all of their products but the smallest are summed. This is as exact as float
+// multiplication, and takes a third of the instructions of FFMA at 32 channels. A mask makes the tf32 part, because
+// cvt.rna expands to compares and selects on sm_90. The rest of inf is nan, so this sum is nan where a float sum would
+// be infinite.
 template <class T>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, const uint32_t* pixel8, uint2 b) {
   const uint32_t a[4] = {pixel0[0], pixel8[0], pixel0[1], pixel8[1]};
@@ -34,7 +35,8 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, 
 }
 
 // Add to `sum` what `products` adds to its argument. Tensor cores truncate each sum, so that a long chain drifts toward
-// zero; for float, each chain ends here and its sum is added with rounding: 4 FADD for 6 and more HMMA.
+// zero. For float, each chain therefore starts at 0 and ends here, and its sum is added with rounding. This costs 4
+// FADD for 6 or more HMMA.
 template <class T, class Products>
 __device__ __forceinline__ void add_products(float (&sum)[4], Products&& products) {
   if constexpr (sizeof(T) == 2) {
@@ -47,8 +49,9 @@ __device__ __forceinline__ void add_products(float (&sum)[4], Products&& product
   }
 }
 
-// Two slots of a lane at pixels g and g + 8, transposed: lane 4 g + t then has slot block's column g at pixels 2t and
-// 2t + 1 of either half, which is what mma wants for a product over pixels. For float, 16 bits at a time.
+// A block of 8 slots at 16 pixels, transposed. Before, lane 4 g + t has slots 2t and 2t + 1 of the block, at pixels g
+// and g + 8. After, it has slot g, at pixels 2t and 2t + 1 of either half of the 16: an operand of mma for a product
+// over pixels. Floats are transposed in two parts of 16 bits.
 template <class T>
 struct Transposed {
   static constexpr int kMmas = sizeof(T) == 4 ? 2 : 1;
@@ -70,7 +73,7 @@ struct Transposed {
   }
 };
 
-// Sum four values over the lanes that share a tap, and deal out the sums: the lane keeps those from first() on.
+// Sum four values over the lanes that share a tap, and deal out the four sums: a lane keeps kKept, from first() on.
 template <int lanes>
 struct DealtSums {
   static_assert(lanes == 2 || lanes == 4);

@@ -6,10 +6,10 @@
 namespace motionrnn_ext::math {
 
 // A coordinate `place + offset` on an axis of `size` pixels, as an integer (place plus the offset's whole part) and a
-// fraction in [0, 1). The floor is taken of the offset alone, which is exact in floating point and has the right
-// derivative at integers. Offsets beyond `reach` are clamped to it. This keeps inf and 1e7 in int's range and changes
-// nothing as long as reach >= size + k, as the whole cell lies outside of the image before and after. nan stays in the
-// fraction.
+// fraction in [0, 1). The floor is taken of the offset alone, which is exact in floating point. At integers the cell is
+// the one to the right, so the derivative is the one from the right. Offsets beyond `reach` are clamped to it, which
+// keeps inf and 1e7 in int's range. With reach >= size + k this changes no sample, because the whole cell lies outside
+// of the image before and after. nan stays in the fraction.
 template <class T>
 struct Cell {
   int32_t lower;
@@ -44,6 +44,8 @@ MOTIONRNN_EXT_MATH T bilinear_value(const Corners<T>& weights, const Corners<T>&
   return weights.v00 * q.v00 + weights.v01 * q.v01 + weights.v10 * q.v10 + weights.v11 * q.v11;
 }
 
+// The derivatives of bilinear_value by the row and by the column coordinate, where q holds the samples, or products
+// with them.
 template <class T>
 MOTIONRNN_EXT_MATH T bilinear_row_derivative(T col_fraction, const Corners<T>& q) {
   return (T(1) - col_fraction) * (q.v10 - q.v00) + col_fraction * (q.v11 - q.v01);

@@ -30,14 +30,14 @@ struct MotionResetBackward {
   }
 };
 
-// value within [-limit, limit]; nan stays nan, as no comparison with it is true.
+// Clamp value to [-limit, limit]. nan stays nan, because no comparison with it is true.
 template <class T>
 MOTIONRNN_EXT_MATH T bounded(T value, T limit) {
   value = value > limit ? limit : value;
   return value < -limit ? -limit : value;
 }
 
-// Return whether the bounded value is constant there. A limit of inf bounds nothing, not even inf.
+// Return whether a bounded result is at its limit, where it is constant. A limit of inf bounds nothing, not even inf.
 template <class T>
 MOTIONRNN_EXT_MATH bool is_at_limit(T result, T limit) {
   return (std::fabs(result) >= limit) & (limit < T(INFINITY));
@@ -60,7 +60,8 @@ struct MotionUpdate {
   }
 };
 
-// The gradient is linear in D, so D is not read. F_t shows where it was bounded, and has no gradient there.
+// The update is linear in D, so its gradient does not read D. F_t itself shows where it was bounded; it has no gradient
+// there.
 struct MotionUpdateBackward {
   static constexpr Operand inputs[] = {{Role::state}, {Role::state}, {Role::feature}, {Role::feature},
                                        {Role::state}, {Role::state}};  // grads of F_t, D'; u, z, F, F_t

@@ -6,13 +6,16 @@
 
 namespace motionrnn_ext::math {
 
-constexpr int kParameters = 2;  // numbers that a map is given; those of motion_update, the most there are
+// The numbers that a map takes, at most: motion_update has two.
+constexpr int kParameters = 2;
 
-enum class Role { feature, state };  // storage of the features, or of motion state and memory
+// The dtype of an operand: that of the features, or that of motion state and memory.
+enum class Role { feature, state };
 
 struct Operand {
   Role role;
-  int streams = 1;  // a tensor (B, streams * C, *S) holds its streams one after the other along the channels
+  // A tensor (B, streams * C, *S) holds its streams one after the other along the channels.
+  int streams = 1;
 };
 
 template <int n>

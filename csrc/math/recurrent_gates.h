@@ -17,7 +17,7 @@ struct MemoryUpdate {
   }
 };
 
-// The two addends have the same gradient: it is written once.
+// gates_x and gates_h are added, so they have the same gradient. It is written once.
 struct MemoryUpdateBackward {
   static constexpr Operand inputs[] = {
       {Role::state}, {Role::feature, 3}, {Role::feature, 3}, {Role::state}};  // grad, (i,f,g) twice, C

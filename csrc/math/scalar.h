@@ -17,7 +17,8 @@ namespace motionrnn_ext::math {
 
 #if !defined(__CUDA_ARCH__)
 // exp(y) = 2^n (1 + q) with n = round(y / ln 2), relative error below 1e-7. It has no branch, so that a loop over it
-// vectorises, which std::exp does only with fast-math. nan stays nan, as no comparison with it is true.
+// vectorises. A loop over std::exp vectorises only with fast-math. nan stays nan, because no comparison with it is
+// true.
 struct Exponential {
   float scale;  // 2^n
   float q;      // exp(y - n ln 2) - 1, accurate near 0
@@ -35,7 +36,7 @@ MOTIONRNN_EXT_MATH Exponential exponential(float y) {
   p = p * r + 0.0416665544377f;
   p = p * r + 0.16666576846f;
   p = p * r + 0.5f;
-  const uint32_t bits = (__builtin_bit_cast(uint32_t, shifted) + 127) << 23;  // of nan any
+  const uint32_t bits = (__builtin_bit_cast(uint32_t, shifted) + 127) << 23;  // any bits for nan
   return {__builtin_bit_cast(float, bits), r + r * r * p};
 }
 #endif

@@ -1,10 +1,11 @@
 // offset_warp backward in three launches at most. Forward kept nothing, so backward samples again.
 //
 //   prepare   zeroes the sums of grad_x (deterministic: and finds a bound of what is added to them)
-//   main      a warp of a block per step of taps, all at the same pixels, 32 at a time. By tensor cores:
-//             grad_column = W^T grad_out, in the very lanes that gather its channels; products with the four corners,
-//             summed over the channels inside the warp, give the gradients of offset and mask; the gradient of x is
-//             added to its corners, four channels at a time; grad_weight = grad_out column^T stays in registers
+//   main      has a warp of a block per step of taps, all at the same pixels, 32 at a time. Tensor cores compute
+//             grad_column = W^T grad_out, in the lanes that gather its channels. Its products with the four corners,
+//             summed over the channels inside the warp, give the gradients of offset and mask. The gradient of x is
+//             added to the corners, four channels at a time. grad_weight = grad_out column^T, again on tensor cores,
+//             stays in registers
 //   finish    sums grad_weight over the blocks, in a fixed order; converts grad_x
 #pragma once
 
@@ -14,15 +15,18 @@
 namespace motionrnn_ext::cuda {
 namespace {
 
+// The most warps of a block: the steps of k = 3.
 template <int N>
-constexpr int kBackwardWarps = N == 8 ? 5 : 9;  // at most; the steps of k = 3
-constexpr int kBackwardBlocks = 256;            // constant, so that the order of summation is the same on every card
-constexpr int kPixels = 32;                     // of a warp at a time, two tiles of mma
+constexpr int kBackwardWarps = N == 8 ? 5 : 9;
+// The most blocks, a constant: the order of summation is the same on every card.
+constexpr int kBackwardBlocks = 256;
+// Pixels that a warp takes at a time: two tiles of mma.
+constexpr int kPixels = 32;
 
 struct alignas(16) BackwardTap {
   CornerIndices corner;
   float row_fraction, col_fraction, mask;
-  int32_t fixed;                 // bits: the offset of the row, of the column is at motion_update's bound
+  int32_t fixed;                 // bit 0: the row's offset is at motion_update's bound; bit 1: the column's
   math::Corners<float> product;  // <grad_column, corner>
 };
 
@@ -154,7 +158,7 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
   }
 }
 
-// The sums that the product of one corner of a pixel's tap with grad_column is added to.
+// Return `product` plus the lane's part of <grad_column, corner>, for one corner of a pixel's tap.
 template <class T, int words>
 __device__ __forceinline__ float multiply_corner(const uint32_t (&word)[words],
                                                  const float (&grad)[words * kPerWord<T>], float product) {
@@ -201,9 +205,9 @@ struct BackwardWarp {
   const WarpArguments& a;
   const Role role;
   const int first_tap;
-  const float unit;   // of deterministic sums
-  BackwardTap* taps;  // shared memory of the warp: the taps of 32 pixels,
-  uint2* weights;     // and the weight of the step, each lane's own part
+  const float unit;   // see LaneSums
+  BackwardTap* taps;  // in shared memory: the taps of the warp's 32 pixels
+  uint2* weights;     // in shared memory: the weight of the step, each lane's own part
   WeightSums<T, N> grad_weight = {};
 
   __device__ __forceinline__ void stage_weight() {
@@ -213,7 +217,7 @@ struct BackwardWarp {
             weight_fragment<T, N>(a, first_tap, 0, 0, i / Shape::kTiles, i % Shape::kTiles);
   }
 
-  // grad_column = W^T grad for 16 pixels; grad is that of the role's output chunk afterwards.
+  // grad_column = W^T grad for 16 pixels. Afterwards grad holds the gradient of the role's output chunk.
   __device__ __forceinline__ void multiply_grad(int b, int first_pixel, int first_in, uint32_t (&grad)[2][Out::kWords],
                                                 float (&grad_column)[Shape::kTiles][4]) const {
     const int lane = threadIdx.x % kWarp;

@@ -2,8 +2,8 @@
 //
 // A warp takes 16 pixels at a time, the rows of mma's first operand: lane = 4 g + t has pixels g and g + 8. The
 // summation index of out = columns W runs over taps and channels in any order, so each lane loads just the channels
-// that mma wants from it: the four lanes of a pixel read adjacent 8 or 16 bytes of a corner, whole sectors of memory,
-// and what they interpolate is an operand of mma without a detour through shared memory.
+// that mma wants from it. The four lanes of a pixel read adjacent 8 or 16 bytes of a corner, whole sectors of memory.
+// The samples are in the registers of mma's operand already, and need no shared memory.
 //
 // For bfloat16 and 16 channels: a step is one tap, lane t loads channels 4t .. 4t + 3 of its two pixels (8 bytes of
 // each corner, the pixel's four lanes 32), and one mma takes all 16 channels: its places 2t, 2t + 1 and 2t + 8, 2t + 9
@@ -21,9 +21,9 @@
 namespace motionrnn_ext::cuda {
 namespace {
 
-// Blocks per multiprocessor for __launch_bounds__. Without it, ptxas 13.0 spills a few registers to fit one more block;
-// told that one block is enough, it does not. The kernels on the fast path have no such spills, and use fewer registers
-// without it (`docs/kernels.md`).
+// The least blocks per multiprocessor for __launch_bounds__: 1, or 0 for no demand. Without a demand, ptxas 13.0 spills
+// a few registers of some kernels to fit one more block. If told that one block is enough, it does not. The kernels on
+// the fast path have no such spills, and use fewer registers without a demand.
 template <bool yes>
 constexpr int kMayUseAllRegisters = yes ? 1 : 0;
 
@@ -51,8 +51,8 @@ struct Step {
   }
 };
 
-// N columns of an image, dealt to the four lanes of a pixel so that each can read or write them by vectors. As mma's
-// columns: number 2t + i of tile j is slot 2j + i of lane t.
+// N channels of an image as columns of mma, dealt to the four lanes of a pixel so that each can read or write them by
+// vectors. Column 2t + i of mma's tile j is slot 2j + i of lane t.
 template <class T, int N>
 struct Columns {
   static constexpr int kSlots = N / 4;
@@ -81,7 +81,7 @@ struct Channels {
   __device__ __forceinline__ Channels(const Image& image, int b, int pixel)
       : first(&element<T>(image, b, 0, pixel)), stride(image.channel) {}
   __device__ __forceinline__ T& operator[](int c) const { return first[uint64_t(uint32_t(c)) * stride]; }
-  // Only for images that this kernel does not write.
+  // Read through the read-only cache, which is allowed only for images that this kernel does not write.
   __device__ __forceinline__ float read(int c) const { return to_float(__ldg(&(*this)[c])); }
 };
 
@@ -131,7 +131,8 @@ struct LaneReader {
 
 // ---- Taps
 
-struct Place {  // of a pixel's tap: the cell it falls in, the place in the cell, the opened mask
+// The place of a pixel's tap: the cell it falls in, with the fractions in the cell, and its mask, s(m).
+struct Place {
   math::Cell<float> row, col;
   float mask;
 };
@@ -149,8 +150,9 @@ __device__ __forceinline__ CornerIndices corner_indices(const WarpArguments& a, 
            bottom && right ? at + a.width + 1 : -1}};
 }
 
-// Make the new offset of a tap, row and column, from the update's logits. One of the blocks at these pixels writes it
-// and the new trend. All loads come before the first store, so that one wait serves both axes.
+// Make the new offset of a tap, row and column, from the update's logits. Where several blocks take these pixels, one
+// of them (`writes`) stores it and the new trend. All loads come before the first store, so that one wait serves both
+// axes.
 template <class T>
 __device__ __forceinline__ void update_motion(const WarpArguments& a, int b, int tap, int pixel, bool writes,
                                               float (&offset)[2]) {
@@ -208,7 +210,7 @@ bool takes_vectors(const Image& image, int channels, int size) {
          reinterpret_cast<uintptr_t>(image.data) % (size * sizeof(T)) == 0;
 }
 
-// ---- Tiles: pixels of one image, so that batch strides may be anything and indices fit 32 bits
+// ---- Tiles: pixels of one image. So the batch stride may be any, and indices fit 32 bits.
 
 struct Tiles {
   int32_t per_image, count;

@@ -38,12 +38,12 @@ __device__ __forceinline__ void store_weight(const WarpArguments& a, const Weigh
 
 constexpr int kFinishThreads = 256;
 constexpr int kSumLanes = 8;  // threads that share the partial sums of one element of grad_weight
-
-constexpr int kFinishBlocks = 16384;  // for grad_x, at most
+// The most blocks for grad_x.
+constexpr int kFinishBlocks = 16384;
 
 struct FinishPlan {
-  int weight_blocks;       // they come first
-  int partials, elements;  // blocks that left some; floats of each
+  int weight_blocks;       // blocks that sum grad_weight; they come first
+  int partials, elements;  // the parts of grad_weight, one for each block of the main kernel; floats of a part
   int out_chunks;
   // grad_x: an image's vectors of 4 channels, in the order in which grad_x is written
   bool rows, vectors;

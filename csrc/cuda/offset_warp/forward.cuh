@@ -14,7 +14,7 @@ namespace {
 constexpr int kForwardWarps = 4;
 constexpr int kTile = 16;
 constexpr int kTapChunk = 9;    // taps whose weights are in shared memory at a time: all of k = 3
-constexpr int kTapPlaces = 10;  // those of a warp, filled up to whole steps
+constexpr int kTapPlaces = 10;  // taps in a warp's shared memory: kTapChunk, rounded up to whole steps of one or two
 
 struct alignas(16) Tap {
   CornerIndices corner;
@@ -24,7 +24,8 @@ struct alignas(16) Tap {
 template <class T, int N>
 struct ForwardShape {
   using In = Step<T, N>;
-  static constexpr int kOut = sizeof(T) == 4 && N == 64 ? 32 : N;  // output channels of a block: 99 KB hold its weight
+  // Output channels of a block, whose weight then fits into 99 KB.
+  static constexpr int kOut = sizeof(T) == 4 && N == 64 ? 32 : N;
   using Out = Columns<T, kOut>;
   static constexpr int kFragments = In::kMmas * Out::kTiles * 8 * In::kLanes;  // uint2 of a tap
   static constexpr size_t kWeightBytes = size_t(kTapChunk) * kFragments * sizeof(uint2);
@@ -43,7 +44,8 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_t
   constexpr int kThreads = kForwardWarps * kWarp, kPerTap = Shape::kFragments;
   static_assert(kThreads % kPerTap == 0 || kPerTap % kThreads == 0);
   constexpr int kTapsAtOnce = std::max(kThreads / kPerTap, 1), kRounds = (kTapChunk + kTapsAtOnce - 1) / kTapsAtOnce;
-  constexpr int kTogether = N <= 16 ? kRounds : 3;  // rounds whose loads wait together: registers hold what they bring
+  // Rounds whose loads are in flight together. Registers hold the loaded values.
+  constexpr int kTogether = N <= 16 ? kRounds : 3;
   const int taps = a.k * a.k, count = std::min(taps - first_tap, +kTapChunk);
 #pragma unroll 1
   for (int first = 0; first < kPerTap; first += kThreads) {
@@ -73,9 +75,9 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_t
   }
 }
 
-// Find the warp's taps of a chunk at its 16 pixels: places [n][pixel] for taps first + n * stride; taps outside read
-// nothing. Without motion, all loads come first and without a branch, so that one wait serves them; the values are kept
-// in shared memory.
+// Find the warp's taps of a chunk at its 16 pixels: taps[n][pixel] is tap first_tap + n * stride. Taps from end_tap on
+// read nothing. Without motion, all loads come first and without a branch, so that one wait serves them. The loaded
+// values are kept in shared memory until the second loop.
 template <class T>
 __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int first_pixel, int first_tap, int stride,
                                           int end_tap, int places, bool alive, Tap* taps) {
@@ -193,7 +195,8 @@ __device__ __forceinline__ void store_tile(const WarpArguments& a, int b, int fi
   }
 }
 
-// Add up the results of a block's warps for one tile; the first warp has the sum. `mine` may be overwritten.
+// Add up the results of a block's warps for one tile; the first warp has the sum. `mine` is shared memory of this warp,
+// which is overwritten; that of the next warp lies `stride` bytes further.
 template <int tiles>
 __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, size_t stride) {
   const int lane = threadIdx.x % kWarp;
@@ -280,10 +283,10 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
   }
 }
 
-// The number of blocks is constant, so that the order of summation is the same on every card. More blocks hide more
-// latency; each stages the weight once.
-constexpr int kForwardBlocks = 16384;  // over N
-// Below this many tiles of 16 pixels, sharing a tile keeps more of the card busy.
+// The most blocks of a launch, times N. More blocks hide more latency, but each stages the weight once.
+constexpr int kForwardBlocks = 16384;
+// Below this many tiles of 16 pixels, sharing a tile keeps more of the card busy. Sharing changes the order of
+// summation, so the bound is a constant: the order is the same on every card.
 constexpr int kSharedTiles = 1024;
 
 template <class T, int N, bool vectors, bool chunked>
@@ -292,7 +295,8 @@ void launch_forward(const WarpArguments& a, Stream stream) {
   const Tiles tiles(a, kTile);
   const int sharing = tiles.count < kSharedTiles ? kForwardWarps : 1, tiles_at_once = kForwardWarps / sharing;
   const int blocks = std::min((tiles.count + tiles_at_once - 1) / tiles_at_once, kForwardBlocks / N);
-  const dim3 grid(blocks, std::max((a.out_channels + Shape::kOut - 1) / Shape::kOut, 1));  // motion_warp moves at least
+  // Without output channels, motion_warp still updates the motion.
+  const dim3 grid(blocks, std::max((a.out_channels + Shape::kOut - 1) / Shape::kOut, 1));
   launch(warp_forward<T, N, vectors, chunked>, grid, kForwardWarps * kWarp, Shape::kSharedBytes, stream, a, sharing);
 }
 

@@ -2,8 +2,9 @@
 // integer multiples of a power of two.
 //
 // Atomic sums of floats depend on their order, sums of integers do not. The unit is the smallest for which 62 bits hold
-// every possible sum: about 2^-44 of the largest addend at B32 C32 128x128. Where a gradient, an offset or a mask is
-// not finite, floats are summed: values that are not finite arrive where they belong, the rest depends on the order.
+// every possible sum: about 2^-44 of the largest addend at 128x128 pixels and k = 3. If a gradient or a weight is inf
+// or nan, or an offset or a mask logit is nan, floats are summed instead. Then inf and nan arrive where they belong,
+// and the other sums depend on the order.
 #pragma once
 
 #include "cuda/division.h"
@@ -24,7 +25,8 @@ constexpr int kNoExponent = -0x7fffffff - 1;
 // Return 2^exponent, or 0 where floats are summed instead of integers.
 __device__ inline float unit_of(int exponent) { return exponent == kNoExponent ? 0.0f : ldexpf(1.0f, exponent); }
 
-// Return the exponent of the addends' unit, from the maxima that `prepare` found.
+// Return e, where 2^-e is the unit: addends are multiplied by 2^e and rounded to integers. It comes from the maxima
+// that prepare_backward found.
 __device__ inline int unit_exponent(const WarpArguments& a) {
   uint32_t grad = 0, weight = 0;
   for (int i = threadIdx.x % kWarp; i < kPrepareBlocks; i += kWarp) {
@@ -44,7 +46,7 @@ __device__ inline int unit_exponent(const WarpArguments& a) {
   frexpf(__uint_as_float(weight), &e_weight);
   if (e_grad + e_weight > 128) return kNoExponent;  // float may not hold an addend
   while ((int64_t(1) << log_addends) < int64_t(a.height) * a.width * a.k * a.k) ++log_addends;
-  // Float has no smaller units, so that gradients below 1e-30 are summed with fewer bits.
+  // Float has no smaller normal numbers for the unit, so that gradients below 1e-30 are summed with fewer bits.
   return std::max(-126, std::min(126, 62 - e_grad - e_weight - log_addends));
 }
 
@@ -54,7 +56,7 @@ struct LaneSums {
   char* first;  // the lane's first channel at pixel 0
   uint32_t pixel_bytes;
   int32_t left;  // channels from the lane's first on
-  float unit;    // deterministic
+  float unit;    // deterministic: the factor that turns an addend into units, 0 for sums of floats
 
   __device__ __forceinline__ LaneSums(const WarpArguments& a, int b, int begin, float unit_) : unit(unit_) {
     constexpr int kBytes = deterministic ? 8 : 4;
@@ -89,9 +91,9 @@ struct LaneSums {
   }
 };
 
-// ---- Prepare (deterministic only): zeroes the sums; finds the largest |grad_out| and sum over o of |W[o, c, n]|, as
-// the bits of floats, whose order is that of integers and puts nan last. A nan offset or mask counts as such a
-// gradient.
+// ---- Prepare (deterministic only): zeroes the sums, and finds the largest |grad_out| and the largest sum over o of
+// |W[o, c, n]|. The maxima are of the bits of floats, whose order is that of integers and puts nan last. A nan offset
+// or mask logit counts as a gradient that is nan.
 
 // Visit an image's elements in the order in which they lie in memory.
 struct Scan {
