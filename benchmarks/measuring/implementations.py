@@ -202,7 +202,7 @@ def _raw_backward(base: str, layout: str, case: Case, variant: str) -> Implement
     library = triton if base == "triton" else native
 
     def function(*tensors: Tensor) -> object:
-        return library.run("offset_warp_backward", *tensors, wanted, deterministic)
+        return library.call("offset_warp_backward", *tensors, wanted, deterministic)
 
     return Implementation(base, layout, function, prepare=prepare)
 

@@ -20,8 +20,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 from under_test import ALL, REFERENCE, UnderTest, on
 
-from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, cli, ops
+from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, ops
 from motionrnn_ext.benchmarks.measuring import counting
+from motionrnn_ext.cli.settings import _named_value
 from motionrnn_ext.layers import from_official
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.layers.motion_gru import MotionState
@@ -149,7 +150,7 @@ def test_the_bound_is_an_option_of_every_layer_and_model():
 
 def test_the_bound_is_an_option_of_the_program(tmp_path: Path):
     for text, bound in (("null", None), ("None", None), ("64", 64)):
-        name, value = cli._named_value(f"max_offset={text}")
+        name, value = _named_value(f"max_offset={text}")
         config = Config(overrides={name: value}, hidden=(4, 4), filter_size=3)
         (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
         assert MotionRNN(**Config.read(tmp_path / "config.json").model()).options.max_offset == bound
