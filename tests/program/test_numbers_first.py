@@ -257,3 +257,16 @@ def test_numbers_that_are_none_are_printed_and_drawn(
     assert visualize.loss_curves(tmp_path / "loss.png", {"a": log}).is_file()
     rows = {"a": {"mse": [nan, nan], "ssim": [inf, 1.0]}, "b": {"mse": [nan, 1.0], "ssim": [0.5, 1.0]}}
     assert visualize.dots(tmp_path / "dots.png", rows, baseline={"r": {"mse": nan, "ssim": inf}}).is_file()
+
+
+# Time: 15 to 40 seconds. test_visualize.py has the strip and the GIF by themselves.
+@pytest.mark.slow
+def test_200_frames_by_command(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["evaluate", str(trained), "--clips", "1", "--pictures", "1", "--n-output", "200"]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    results = json.loads((out / "metrics.json").read_text())["models"]
+    assert len(results["repeat last frame"]["per_lead"]["mse"]) == 200
+    torch.save(torch.rand(3, 16, 16), tmp_path / "clip.pt")
+    command = ["predict", str(trained), "--frames", str(tmp_path / "clip.pt"), "--n-output", "60"]
+    assert cli.main([*command, "--out", str(tmp_path / "p")]) == 0

@@ -136,6 +136,16 @@ def test_text_of_the_user_is_no_markup(text: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.count(text) == 4
 
 
+def test_a_demo_in_a_folder_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "20")
+    assert cli.main(["demo", "--quick", "--out", "dm[/x] $y^"]) == 0
+    shown = capsys.readouterr().out
+    assert "Everything goes to dm[/x] $y^;" in shown and "  dm[/x] $y^/metrics.json\n" in shown
+
+
 # ---- A training without a terminal
 
 
@@ -158,6 +168,17 @@ def test_a_log_has_a_line_for_each_validation(
     assert capsys.readouterr().out == ""
 
 
+def test_the_lines_come_at_once(short: Path) -> None:
+    """Progress is printed before the program ends, although its output is a pipe."""
+    command = [*PROGRAM, "train", "--config", "settings.json", "--steps", "100000", "--out", "long"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=short, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.kill()
+    assert lines[2].startswith("step ") and " of 100,000: " in lines[2]
+
+
 # ---- Lightning's and matplotlib's own variables and settings
 
 
@@ -172,6 +193,14 @@ def test_lightnings_variables_are_no_settings(short: Path, monkeypatch: pytest.M
     found, expected = (checkpoint(short / name / LAST)["state_dict"] for name in ("variables", "run"))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert os.environ["PL_TRAINER_FAST_DEV_RUN"] == "1"
+
+
+def test_a_matplotlibrc_ends_nothing(short: Path, tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\nfont.family: none such\n")
+    words = ("evaluate", short / "run", "--clips", 1, "--pictures", 1, "--out", "scores")
+    done = run(*words, here=tmp_path, MPLCONFIGDIR="/proc/no such folder")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "scores" / "strip_0.png").is_file()
 
 
 # ---- Users and variables
