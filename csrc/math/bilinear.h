@@ -11,13 +11,13 @@ namespace motionrnn_ext::math {
 // keeps inf and 1e7 in int's range. With reach >= size + k this changes no sample, because the whole cell lies outside
 // of the image before and after. nan stays in the fraction.
 template <class T>
-struct Cell {
+struct BilinearCell {
   int32_t lower;
   T fraction;
 };
 
 template <class T>
-MOTIONRNN_EXT_MATH Cell<T> bilinear_cell(int32_t place, T offset, int32_t reach) {
+MOTIONRNN_EXT_MATH BilinearCell<T> bilinear_cell(int32_t place, T offset, int32_t reach) {
   const T limit = static_cast<T>(reach);
   offset = offset > limit ? limit : offset;
   offset = offset < -limit ? -limit : offset;

@@ -133,7 +133,7 @@ struct LaneReader {
 
 // The place of a pixel's tap: the cell it falls in, with the fractions in the cell, and its mask, s(m).
 struct Place {
-  math::Cell<float> row, col;
+  math::BilinearCell<float> row, col;
   float mask;
 };
 
