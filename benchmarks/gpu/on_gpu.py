@@ -34,7 +34,8 @@ from .targets import Rows, targets
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE", "pyproject.toml", "setup.py", "csrc",
            "motionrnn_ext", "benchmarks")  # fmt: skip
-PROGRAMS = "motionrnn_ext.benchmarks.gpu"  # where the built package has the modules of this folder
+# The name that the built package gives to the modules of this folder.
+PROGRAMS = "motionrnn_ext.benchmarks.gpu"
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 TRITON_PROCESSES = 6  # Triton compiles a kernel per form that the tests ask for, a second or two each
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml",

@@ -13,9 +13,11 @@ from ..measuring.roofline import POINTWISE, Work, floors, share
 Row = dict[str, Any]
 Measured = Sequence[tuple[float, Row]]
 Form = Callable[[float], str]
-POINTWISE_SHARE = 0.85  # of the measured copy bandwidth, full shape
+# Share of the measured copy bandwidth, at the full shape.
+POINTWISE_SHARE = 0.85
 POINTWISE_OVER_EMPTY_US = 0.5  # per kernel, small shape
-WARP_SHARE = 0.40  # of the roofline, forward, full shape, bfloat16, channels_last
+# Share of the roofline: forward, at the full shape, bfloat16, channels_last.
+WARP_SHARE = 0.40
 OVER_TORCHVISION = 2.0  # forward and backward, float32
 DETERMINISTIC = {"large": 4.0, "full": 4.0, "small": 2.0}  # times the default backward, at most
 CELL_OVER_PLAIN, CELL_OVER_COMPILED = 4.0, 1.2  # forward and backward, small shape, in a graph and eager

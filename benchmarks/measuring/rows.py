@@ -62,7 +62,8 @@ def measure(
     """Measure in order, show and write after each comparison, and start none after `seconds`."""
     started, on_gpu = time.monotonic(), report["device"] == "cuda"
     l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if on_gpu else 0
-    gc.freeze()  # what is imported stays: each capture collects the rest
+    # Freezing keeps imported objects out of the garbage collection that each capture makes.
+    gc.freeze()
     report["not_run"] = [str(c) for c in comparisons]  # correct if the run is interrupted
     write(report, json_path)
     for i, comparison in enumerate(comparisons):

@@ -44,8 +44,7 @@ MOTIONRNN_EXT_MATH T bilinear_value(const Corners<T>& weights, const Corners<T>&
   return weights.v00 * q.v00 + weights.v01 * q.v01 + weights.v10 * q.v10 + weights.v11 * q.v11;
 }
 
-// The derivatives of bilinear_value by the row and by the column coordinate, where q holds the samples, or products
-// with them.
+// Return the derivatives of bilinear_value by the row and the column coordinate; q holds samples or their products.
 template <class T>
 MOTIONRNN_EXT_MATH T bilinear_row_derivative(T col_fraction, const Corners<T>& q) {
   return (T(1) - col_fraction) * (q.v10 - q.v00) + col_fraction * (q.v11 - q.v01);

@@ -53,9 +53,8 @@ def warn_of_lost_motion(motion: Sequence[MotionState], when: str) -> bool:
             )
             return True
         share = share_off_map(offset.detach()).item()
-        # On a map of 2x2 pixels most taps are outside at rest.
-        at_rest = share_off_map(torch.zeros_like(offset[:1])).item()
-        if 1 - share < 0.5 * (1 - at_rest):
+        # On a map of 2x2 pixels most taps are outside at rest. Their share matters only if most taps are outside now.
+        if share > 0.5 and 1 - share < 0.5 * (1 - share_off_map(torch.zeros_like(offset[:1])).item()):
             warnings.warn(
                 f"the MotionGRU after layer {level}: {share:.0%} of its taps lie outside of the map {when} and read "
                 "zeros, so that predictions no longer follow the motion; predict fewer frames from one state, train "

@@ -195,8 +195,8 @@ __device__ __forceinline__ void store_tile(const WarpArguments& a, int b, int fi
   }
 }
 
-// Add up the results of a block's warps for one tile; the first warp has the sum. `mine` is shared memory of this warp,
-// which is overwritten; that of the next warp lies `stride` bytes further.
+// Add up the results of a block's warps for one tile; the first warp has the sum. `mine` is this warp's shared
+// memory and is overwritten. The next warp's memory lies `stride` bytes further.
 template <int tiles>
 __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, size_t stride) {
   const int lane = threadIdx.x % kWarp;

@@ -25,8 +25,8 @@ constexpr int kNoExponent = -0x7fffffff - 1;
 // Return 2^exponent, or 0 where floats are summed instead of integers.
 __device__ inline float unit_of(int exponent) { return exponent == kNoExponent ? 0.0f : ldexpf(1.0f, exponent); }
 
-// Return e, where 2^-e is the unit: addends are multiplied by 2^e and rounded to integers. It comes from the maxima
-// that prepare_backward found.
+// Return e, where 2^-e is the unit: addends are multiplied by 2^e and rounded to integers. The maxima found by
+// prepare_backward decide it.
 __device__ inline int unit_exponent(const WarpArguments& a) {
   uint32_t grad = 0, weight = 0;
   for (int i = threadIdx.x % kWarp; i < kPrepareBlocks; i += kWarp) {
