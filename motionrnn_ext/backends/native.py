@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .registration import register
+from .registration import direct, register
 
 # The namespace of the ops that `call` runs.
 NAMESPACE = "motionrnn_ext"
@@ -32,7 +32,7 @@ def unavailable_reason(name: str) -> str | None:
 
 def call(op: str, *arguments: Any) -> Any:
     """Call an op of the libraries."""
-    return getattr(getattr(torch.ops, NAMESPACE), op)(*arguments)
+    return direct.call(NAMESPACE, op, arguments)
 
 
 def cpu_instruction_set() -> str:

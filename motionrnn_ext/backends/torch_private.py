@@ -50,6 +50,23 @@ def has_dispatch_modes() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+# ---- Autograd
+
+
+# A context in which ops run without being recorded by autograd, and without the time that recording takes.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def current_backward() -> int:
+    """Return the number of the backward pass that calls this function, or -1 outside of one."""
+    return torch._C._current_graph_task_id()
+
+
+def will_run(node: Any) -> bool:
+    """Return whether the backward pass that calls this function will also run that node of the graph."""
+    return torch._C._will_engine_execute_node(node)
+
+
 # ---- torch.compile
 
 

@@ -16,6 +16,7 @@ from .initial_values import Resettable, same_conv
 from .motion import MotionState, zero_motion
 from .motion_gru_cell import MotionGRUCell, PackedGates
 from .plain import call, check_returned, is_plain_conv
+from .rollout import convolve
 from .states import check_not_rounded
 from .tensors import add_to, fold_depth, unfold_depth
 from .warp import OffsetWarp
@@ -157,7 +158,7 @@ class MotionGRU(Resettable):
         """
         maps = self._checked(hidden)
         batch, _, height, width = maps.shape
-        features = self.encoder(maps)  # (B, C/4, h/2, w/2)
+        features = convolve(self.encoder, maps)  # (B, C/4, h/2, w/2)
         check_returned("encoder", features, (batch, None, height // 2, width // 2))
         outside = memory_format(features)
         inside = torch.channels_last if self._wants_channels_last(features) else outside
@@ -170,7 +171,7 @@ class MotionGRU(Resettable):
             raise TypeError(f"cell returns {_number_or_type(moved)}; it should return (out, offset, trend)")
         warped, offset, trend = moved
         check_returned("cell", warped, (batch, None, height // 2, width // 2))
-        decoded = self.decoder(warped.contiguous(memory_format=outside))  # (B, C, h, w)
+        decoded = convolve(self.decoder, warped.contiguous(memory_format=outside))  # (B, C, h, w)
         check_returned("decoder", decoded, maps.shape)
         logits = self._blend_logits(decoded, maps)
         first, second = (maps, decoded) if self.gate_side == "hidden" else (decoded, maps)

@@ -33,6 +33,7 @@ from ..layers.motion import MotionState
 from ..layers.motion_gru import MotionGRU
 from ..layers.motion_gru_cell import PackedGates
 from ..layers.plain import is_plain
+from ..layers.rollout import convolve, rollout
 from ..layers.states import adapt_state, check_not_rounded, detached, exportable
 from ..layers.tensors import fold_depth, unfold_depth
 from .arguments import (
@@ -432,12 +433,15 @@ class MotionRNN(Resettable):
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
-        for t in range(steps):
-            prediction, state = advance(read(t, prediction), state, packed)
-            if t >= first:
-                predictions.append(prediction)
-            if all_motion:
-                motion.append(state.motion)
+        # A step that is computed again in backward would not find the weights of the rollout.
+        shared = [] if advance == self._recomputed else [self.cells, self.interfaces, self.conv_first, self.conv_last]
+        with rollout(*shared):
+            for t in range(steps):
+                prediction, state = advance(read(t, prediction), state, packed)
+                if t >= first:
+                    predictions.append(prediction)
+                if all_motion:
+                    motion.append(state.motion)
         self._warn_of_lost_motion(state, f"after step {steps}")
         return predictions, motion
 
@@ -451,7 +455,7 @@ class MotionRNN(Resettable):
         """Take one time step: from x (B, P*P*C, h, w) to the prediction, of the same shape, and the next state."""
         layers, motion, memory = [], [], state.memory
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
-        highway = None if self.conv_first is None else unfold_depth(self.conv_first(fold_depth(x)), x)
+        highway = None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
         for level, cell in enumerate(self.cells):
             x, layer, memory = cell(x, state.layers[level], memory, highway)
             if self.highway:
@@ -463,7 +467,7 @@ class MotionRNN(Resettable):
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
             layers.append(layer)
-        return self.conv_last(x.flatten(1, -3)), MotionRNNState(tuple(layers), tuple(motion), memory)
+        return convolve(self.conv_last, x.flatten(1, -3)), MotionRNNState(tuple(layers), tuple(motion), memory)
 
     def _recomputed(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
         """Take one time step, as `_advance` does, but keep only the inputs for backward."""

@@ -3,6 +3,7 @@
     base.py        the registration of one op: `Pointwise`, and `Weighted` for ops with weights
     motion_gru.py, recurrent_gates.py, offset_warp.py, motion_warp.py, motion_gates.py
                    a stem each: the classes of its ops
+    direct.py      the short way to an op in eager mode
     wanted.py      the gradients that a backward op is asked for
     second.py      second derivatives, by the reference
     vmap.py        `torch.vmap`

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from ..registration import direct
+
 NAMESPACE = "motionrnn_ext_triton"
 
 
@@ -84,4 +86,4 @@ def unavailable_reason() -> str | None:
 
 def call(op: str, *arguments: Any) -> Any:
     """Call an op of the Triton kernels."""
-    return getattr(getattr(torch.ops, NAMESPACE), op)(*arguments)
+    return direct.call(NAMESPACE, op, arguments)

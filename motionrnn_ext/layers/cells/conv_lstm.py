@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.types import Device
 
 from ... import ops
+from ..rollout import convolve
 from .base import LSTMState, RecurrentCell
 
 
@@ -43,8 +44,8 @@ class ConvLSTMCell(RecurrentCell):
     ) -> tuple[Tensor, LSTMState, Tensor | None]:
         """Take one time step, see `RecurrentCell`; `memory` is returned as it came."""
         channels = (3 * self.hidden_channels, self.hidden_channels)
-        gates_x, output_x = self.conv_x(x).split(channels, dim=1)  # (B, 3C, h, w), (B, C, h, w)
-        gates_h, output_h = self.conv_h(state.hidden).split(channels, dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split(channels, dim=1)  # (B, 3C, h, w), (B, C, h, w)
+        gates_h, output_h = convolve(self.conv_h, state.hidden).split(channels, dim=1)
         cell = ops.memory_update(gates_x, gates_h, state.cell, forget_bias=0.0)
         hidden = ops.highway_output(output_x + output_h, cell, highway)
         return hidden, LSTMState(hidden, cell), memory

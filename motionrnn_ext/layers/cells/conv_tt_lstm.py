@@ -12,6 +12,7 @@ from ... import ops
 from ..arguments import is_whole, shown
 from ..states import detached, exportable
 from ..tensors import add_to
+from ..rollout import convolve
 from .base import RecurrentCell
 
 
@@ -106,14 +107,14 @@ class ConvTTLSTMCell(RecurrentCell):
     ) -> tuple[Tensor, ConvTTLSTMState, None]:
         """Take one time step, see `RecurrentCell`."""
         ring = (*state.older, state.hidden)
-        train = self.factors[0](self._lagged(ring, 0))  # (B, rank, h, w)
+        train = convolve(self.factors[0], self._lagged(ring, 0))  # (B, rank, h, w)
         for level, core in enumerate(self.cores, start=1):
             factor = self.factors[level]
             # The sum is taken in the fresh convolution, which nothing keeps.
-            train = add_to(factor(self._lagged(ring, level)), core(train), factor)
+            train = add_to(convolve(factor, self._lagged(ring, level)), convolve(core, train), factor)
         channels = (3 * self.hidden_channels, self.hidden_channels)
-        gates_x, output_x = self.conv_x(x).split(channels, dim=1)
-        gates_v, output_v = self.conv_v(train).split(channels, dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split(channels, dim=1)
+        gates_v, output_v = convolve(self.conv_v, train).split(channels, dim=1)
         cell = ops.memory_update(gates_x, gates_v, state.cell, forget_bias=0.0)
         hidden = ops.highway_output(output_x + output_v, cell, highway)
         return hidden, ConvTTLSTMState(hidden, cell, ring[1:]), memory

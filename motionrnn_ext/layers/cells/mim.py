@@ -15,6 +15,7 @@ from torch.types import Device
 from ... import ops
 from ..initial_values import Resettable
 from ..states import detached, exportable
+from ..rollout import convolve
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
 
@@ -95,8 +96,8 @@ class PeepholeLSTM(Resettable):
     def forward(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return a' and b', (B, C, h, w) each."""
         c = b.shape[1]
-        input_forget_a, candidate_a, output_a = self.conv_a(a).split((2 * c, c, c), dim=1)
-        gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
+        input_forget_a, candidate_a, output_a = convolve(self.conv_a, a).split((2 * c, c, c), dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split((3 * c, c), dim=1)
         seen = input_forget_a + self.peephole * torch.cat([b, b], dim=1)  # (B, 2C, h, w)
         b = ops.memory_update(gates_x, torch.cat([seen, candidate_a], dim=1), b)
         logits = torch.addcmul(output_x + output_a, self.output_peephole, b)
@@ -199,15 +200,15 @@ class MIMCell(RecurrentCell):
         if self.compat:
             self.carried = stationary.detach()
 
-        gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
-        input_h, candidate_h, output_h = self.conv_h(state.hidden).split(c, dim=1)
-        gates_m, output_m = self.conv_m(memory.memory).split((3 * c, c), dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split((3 * c, c), dim=1)
+        input_h, candidate_h, output_h = convolve(self.conv_h, state.hidden).split(c, dim=1)
+        gates_m, output_m = convolve(self.conv_m, memory.memory).split((3 * c, c), dim=1)
         input_x, _, candidate_x = gates_x.split(c, dim=1)
         written = torch.sigmoid(input_x + input_h) * torch.tanh(candidate_x + candidate_h)
         # Memories are float32 under autocast.
         cell = kept.to(state.cell.dtype) + written
         travelling = ops.memory_update(gates_x, gates_m, memory.memory)
-        content = self.conv_last(torch.cat([cell, travelling], dim=1))
+        content = convolve(self.conv_last, torch.cat([cell, travelling], dim=1))
         hidden = ops.highway_output(output_x + output_h + output_m, content, highway)
         after = MIMState(hidden, cell, stationary, difference, nonstationary, x)
         return hidden, after, MIMMemory(travelling, difference)

@@ -10,6 +10,7 @@ from torch.types import Device
 
 from ... import ops
 from ..tensors import add_to
+from ..rollout import convolve
 from .base import LSTMState, RecurrentCell
 
 
@@ -52,12 +53,12 @@ class SpatioTemporalLSTMCell(RecurrentCell):
     ) -> tuple[Tensor, LSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, h, w)."""
         c = self.hidden_channels
-        cell_x, memory_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
-        cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
+        cell_x, memory_x, output_x = convolve(self.conv_x, x).split((3 * c, 3 * c, c), dim=1)
+        cell_h, output_h = convolve(self.conv_h, state.hidden).split((3 * c, c), dim=1)
         cell = ops.memory_update(cell_x, cell_h, state.cell)
-        memory = ops.memory_update(memory_x, self.conv_m(memory), memory)
+        memory = ops.memory_update(memory_x, convolve(self.conv_m, memory), memory)
         memories = torch.cat([cell, memory], dim=1)  # (B, 2C, h, w)
         # The sum is taken in the fresh convolution, so that of three addends only one is kept.
-        output = add_to(add_to(self.conv_o(memories), output_x, self.conv_o), output_h)
-        hidden = ops.highway_output(output, self.conv_last(memories), highway)
+        output = add_to(add_to(convolve(self.conv_o, memories), output_x, self.conv_o), output_h)
+        hidden = ops.highway_output(output, convolve(self.conv_last, memories), highway)
         return hidden, LSTMState(hidden, cell), memory
