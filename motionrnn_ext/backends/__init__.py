@@ -122,6 +122,19 @@ def dispatch_formulas(op: str, first: Tensor, *arguments: Any) -> Any:
     return _reference(op, first, *arguments)
 
 
+def kernels(first: Tensor) -> Any | None:
+    """Return the namespace of the ops of the backend in force, `torch.ops.<namespace>`; None for reference.
+
+    Raises:
+        ValueError, TypeError: a backend was chosen that cannot run on this tensor.
+    """
+    name = _in_force(first)
+    if name == "reference":
+        return None
+    _check_fits(name, first)
+    return getattr(torch.ops, triton.NAMESPACE if name == "triton" else native.NAMESPACE)
+
+
 def runs_cuda_kernels(first: Tensor) -> bool:
     """Return whether the CUDA kernels are in force, which join motion_update and offset_warp."""
     name = _in_force(first)

@@ -16,7 +16,7 @@ from .initial_values import Resettable, same_conv
 from .motion import MotionState, zero_motion
 from .motion_gru_cell import MotionGRUCell, PackedGates
 from .plain import call, check_returned, is_plain_conv
-from .rollout import convolve
+from .rollout import convolve, current_rollout
 from .states import check_not_rounded
 from .tensors import add_to, fold_depth, unfold_depth
 from .warp import OffsetWarp
@@ -228,6 +228,8 @@ class MotionGRU(Resettable):
         """
         if not is_plain_conv(self.gate, 2 * self.hidden_channels, self.hidden_channels):
             return call(self.gate, "gate", torch.cat([decoded, hidden], dim=1), hidden.shape)
+        if current_rollout() is not None and self.gate.kernel_size != (1, 1):
+            return convolve(self.gate, torch.cat([decoded, hidden], dim=1))
         weight, bias, padding = self.gate.weight, self.gate.bias, self.gate.padding
         if not torch.compiler.is_compiling() and decoded.numel() + hidden.numel() < weight.numel():
             return F.conv2d(torch.cat([decoded, hidden], dim=1), weight, bias, padding=padding)

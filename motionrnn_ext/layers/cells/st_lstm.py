@@ -10,7 +10,8 @@ from torch.types import Device
 
 from ... import ops
 from ..tensors import add_to
-from ..rollout import convolve
+from ..nodes import st_lstm as node
+from ..rollout import convolve, current_rollout
 from .base import LSTMState, RecurrentCell
 
 
@@ -52,6 +53,12 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         self, x: Tensor, state: LSTMState, memory: Tensor, highway: Tensor | None = None
     ) -> tuple[Tensor, LSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, h, w)."""
+        active = current_rollout()
+        if active is not None:
+            stepped = node.step(active, self, x, state.hidden, state.cell, memory, highway)
+            if stepped is not None:
+                hidden, cell, memory = stepped
+                return hidden, LSTMState(hidden, cell), memory
         c = self.hidden_channels
         cell_x, memory_x, output_x = convolve(self.conv_x, x).split((3 * c, 3 * c, c), dim=1)
         cell_h, output_h = convolve(self.conv_h, state.hidden).split((3 * c, c), dim=1)
