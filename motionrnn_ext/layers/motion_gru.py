@@ -15,6 +15,7 @@ from .arguments import choice, flag, odd, whole
 from .initial_values import Resettable, same_conv
 from .motion import MotionState, zero_motion
 from .motion_gru_cell import MotionGRUCell, PackedGates
+from .nodes import motion_gru as node
 from .plain import call, check_returned, is_plain_conv
 from .rollout import convolve, current_rollout
 from .states import check_not_rounded
@@ -157,6 +158,11 @@ class MotionGRU(Resettable):
             TypeError: hidden is no floating-point tensor, or state is no `MotionState` or pair.
         """
         maps = self._checked(hidden)
+        active = current_rollout()
+        if active is not None and state is not None and _has_entries(state, 2):
+            stepped = node.step(active, self, maps, *state)
+            if stepped is not None:
+                return unfold_depth(stepped[0], hidden), MotionState(*stepped[1:])
         batch, _, height, width = maps.shape
         features = convolve(self.encoder, maps)  # (B, C/4, h/2, w/2)
         check_returned("encoder", features, (batch, None, height // 2, width // 2))

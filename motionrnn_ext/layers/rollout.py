@@ -198,8 +198,7 @@ class Convolution:
         """
         if not any(needs):
             return
-        # A pass that does not ask for the gradients of the weights would never collect what is left.
-        if not any(will_run(node) for node, _ in ctx.next_functions if getattr(node, "conv", None) is self):
+        if not _is_collected(ctx, self):
             return
         left = self.left.setdefault(current_backward(), _Left())
         left.grads.append(grad)
@@ -220,6 +219,14 @@ class Convolution:
                 left.sums[i] = part.to(torch.promote_types(part.dtype, torch.float32))
             elif part is not None and before is not None:
                 left.sums[i] = before + part if torch.is_grad_enabled() else before.add_(part)
+
+
+def _is_collected(ctx: Any, owner: Any) -> bool:
+    """Return whether the backward pass at hand will collect what the node of `ctx` leaves with `owner`.
+
+    A pass that does not ask for the gradients of the weights does not run the node that collects.
+    """
+    return any(will_run(node) for node, _ in ctx.next_functions if getattr(node, "owner", None) is owner)
 
 
 class _Left:
@@ -252,7 +259,7 @@ class _Laid(Function):
             made = source.to(conv.dtype).contiguous(memory_format=layout)
             # A view shares the version of its parameter, by which autograd sees changes in place.
             laid.append(parameter.view_as(parameter) if made is source else made)
-        ctx.conv, ctx.dtypes = conv, [p.dtype for p in parameters]
+        ctx.owner, ctx.dtypes = conv, [p.dtype for p in parameters]
         # The parameters are saved for their versions.
         ctx.save_for_backward(*parameters, laid[0])
         ctx.set_materialize_grads(False)
@@ -260,7 +267,7 @@ class _Laid(Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        conv: Convolution = ctx.conv
+        conv: Convolution = ctx.owner
         weight = ctx.saved_tensors[-1]
         left = conv.left.pop(current_backward(), None)
         sums: list[Tensor | None] = [None, None]
@@ -268,9 +275,7 @@ class _Laid(Function):
             needs = ctx.needs_input_grad[1], len(ctx.dtypes) > 1 and ctx.needs_input_grad[2]
             conv.join(left, weight, needs)
             sums = left.sums
-        # Gradients come in by the graph under create_graph alone.
-        both = [g if s is None else s if g is None else s + g for s, g in zip(sums, given)]
-        return None, *[None if g is None else g.to(dtype) for g, dtype in zip(both, ctx.dtypes)]
+        return None, *_added(sums, given, ctx.dtypes)
 
 
 class _Convolution(Function):
@@ -288,3 +293,52 @@ class _Convolution(Function):
         (x, *laid), needs = ctx.saved_tensors, ctx.needs_input_grad
         conv.leave(ctx, grad, x, laid[0], needs[2:])
         return None, conv.data_gradient(grad, x, laid[0]) if needs[1] else None, *[None] * len(laid)
+
+
+def shared_tensors(dtype: torch.dtype, *parameters: Tensor) -> tuple[SummedGradients, tuple[Tensor, ...]]:
+    """Return parameters as the steps of a rollout read them, in `dtype`, and what adds up their gradients."""
+    sums = SummedGradients()
+    return sums, _Summed.apply(sums, dtype, *parameters)
+
+
+class SummedGradients:
+    """The gradients of parameters that a kernel computes at every step, added up in place, by backward pass."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, list[Tensor]] = {}
+
+    def add(self, ctx: Any, grads: list[Tensor], needs: Sequence[bool]) -> None:
+        """Add the gradients of one step. `ctx` is the context of its node, which knows what it `needs`."""
+        if not (any(needs) and _is_collected(ctx, self)):
+            return
+        before = self.sums.get(current_backward())
+        if before is None:
+            self.sums[current_backward()] = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
+        else:
+            torch._foreach_add_(before, grads)
+
+
+class _Summed(Function):
+    """Parameters in the dtype of a rollout. Backward runs after that of every step."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.owner, ctx.dtypes = sums, [p.dtype for p in parameters]
+        ctx.save_for_backward(*parameters)
+        ctx.set_materialize_grads(False)
+        return tuple(p.view_as(p) if p.dtype == dtype else p.detach().to(dtype) for p in parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        # The parameters are saved for their versions, which this checks.
+        ctx.saved_tensors  # noqa: B018
+        sums: list[Tensor] | list[None] = ctx.owner.sums.pop(current_backward(), [None] * len(given))
+        return None, None, *_added(sums, given, ctx.dtypes)
+
+
+def _added(
+    sums: Sequence[Tensor | None], given: Sequence[Tensor | None], dtypes: Sequence[torch.dtype]
+) -> list[Tensor | None]:
+    """Return the sums in the parameters' dtypes, with what came in by the graph, as it does under create_graph."""
+    both = [g if s is None else s if g is None else s + g for s, g in zip(sums, given)]
+    return [None if g is None else g.to(dtype) for g, dtype in zip(both, dtypes)]
