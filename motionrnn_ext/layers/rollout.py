@@ -71,7 +71,8 @@ class Rollout:
 
     def _add(self, module: nn.Module) -> None:
         """Note a module and its parts as plain. The parts of others are left out: hooks may change parameters."""
-        is_known = isinstance(module, Resettable) or type(module).__module__.startswith("torch.nn.modules.")
+        of_torch_or_ours = type(module).__module__.startswith(("torch.nn.modules.", "motionrnn_ext."))
+        is_known = of_torch_or_ours or isinstance(module, Resettable)
         if is_known and is_plain(module, type(module)):
             self._plain.add(module)
             for part in module.children():

@@ -273,21 +273,20 @@ class MotionRNN(Resettable):
         total = frames.shape[1]
         if total < 2 or not 1 <= n_input <= total:
             raise ValueError(f"n_input is {n_input} and T {total}; they should be 1 <= n_input <= T, 2 <= T")
-        folded = fold_patches(frames, self.patch_size)  # (B, T, P*P*C, h, w)
+        folded = self._fold(frames)
         # Steps before `start` read the true frame.
         mask, start = None, n_input
         if sampling_mask is not None:
             check_tensor("sampling_mask", sampling_mask)
             start = 1 if reverse_sampling else n_input
-            mask = fold_mask(sampling_mask, frames[:, start : total - 1], self.patch_size)
+            mask = fold_mask(sampling_mask, frames[:, start : total - 1], self.patch_size).unbind(1)
 
         def read(t: int, prediction: Tensor | None) -> Tensor:
             if prediction is None or t < start:
-                return folded[:, t]
+                return folded[t]
             if mask is None:
                 return prediction
-            keep = mask[:, t - start]
-            return keep * folded[:, t] + (1 - keep) * prediction
+            return torch.lerp(prediction.to(folded[t].dtype), folded[t], mask[t - start])
 
         state = self._start(frames, state, generator)
         predictions, motion = self._rollout(read, total - 1, state, checkpoint, all_motion=return_motion)
@@ -326,10 +325,10 @@ class MotionRNN(Resettable):
         given = frames.shape[1]
         if given < 1 or n_future < 1:
             raise ValueError(f"frames has T = {given}, n_future is {n_future}; both should be at least 1")
-        folded = fold_patches(frames, self.patch_size)
+        folded = self._fold(frames)
 
         def read(t: int, prediction: Tensor | None) -> Tensor:
-            return folded[:, t] if prediction is None or t < given else prediction
+            return folded[t] if prediction is None or t < given else prediction
 
         state = self._start(frames, state, generator)
         predictions, _ = self._rollout(read, given + n_future - 1, state, first=given - 1)
@@ -486,6 +485,11 @@ class MotionRNN(Resettable):
                 return self._advance(*inputs)
 
         return recomputing(advance, *inputs, use_reentrant=False)
+
+    def _fold(self, frames: Tensor) -> list[Tensor]:
+        """Return the folded frame of every step, (B, P*P*C, h, w), dense, since several convolutions read it."""
+        layout, folded = self._memory_format(), fold_patches(frames.transpose(0, 1), self.patch_size)
+        return [frame.contiguous(memory_format=layout) for frame in folded]
 
     def _over_time(self, steps: tuple[Tensor, ...]) -> Tensor:
         """Stack T-1 tensors (B, ...) or (B*W, ...) over time, to (B, T-1, ...) or (B, T-1, W, ...)."""

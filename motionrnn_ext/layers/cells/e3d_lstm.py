@@ -15,6 +15,7 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
+from ..rollout import Geometry, SharedWeights, convolve, current_rollout, dtype_of_convolutions
 from ..states import detached, exportable
 from .base import RecurrentCell
 
@@ -84,17 +85,26 @@ class DepthConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, C_in, W, h, w), (B, C_out, W, h, w)."""
-        # The weight is read once, because every reading computes a parametrised one.
-        weight = self.weight
-        slices = [
-            F.conv2d(
-                x[:, :, d:].flatten(1, 2),
-                weight[:, :, : self.depth - d].flatten(1, 2),
-                padding=self.padding,
-            )
-            for d in range(1 if self.repeat else self.depth)
-        ]
+        active, depths = current_rollout(), range(1 if self.repeat else self.depth)
+        if active is not None and active.has(self) and "weight" in self._parameters:
+            dtype = dtype_of_convolutions(x)
+            shared = active.share((self, dtype), lambda: self._share(depths, x, dtype))
+            slices = [weights.convolve(x[:, :, d:].flatten(1, 2)) for d, weights in zip(depths, shared)]
+        else:
+            # The weight is read once, because every reading computes a parametrised one.
+            weight = self.weight
+            slices = [
+                F.conv2d(x[:, :, d:].flatten(1, 2), self._below(weight, d), padding=self.padding) for d in depths
+            ]
         return torch.stack(slices * self.depth if self.repeat else slices, dim=2)
+
+    def _below(self, weight: Tensor, d: int) -> Tensor:
+        """Return the weight that slice d of the output applies to the slices of the input from d on."""
+        return weight[:, :, : self.depth - d].flatten(1, 2)
+
+    def _share(self, depths: range, x: Tensor, dtype: torch.dtype) -> list[SharedWeights]:
+        geometry, weight = Geometry((1, 1), (self.padding, self.padding)), self.weight
+        return [SharedWeights(geometry, x[:, :, 0], dtype, self._below(weight, d)) for d in depths]
 
 
 class E3DLSTMCell(RecurrentCell):
@@ -191,16 +201,16 @@ class E3DLSTMCell(RecurrentCell):
     ) -> tuple[Tensor, E3DLSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, W, h, w)."""
         c = self.hidden_channels
-        memory_x, cell_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
-        cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
+        memory_x, cell_x, output_x = convolve(self.conv_x, x).split((3 * c, 3 * c, c), dim=1)
+        cell_h, output_h = convolve(self.conv_h, state.hidden).split((3 * c, c), dim=1)
         input_, recall, candidate = (cell_x + cell_h).split(c, dim=1)
         recalled = self._recall(torch.sigmoid(recall), state.history)
         cell = torch.addcmul(self.norm(state.cell + recalled), torch.sigmoid(input_), torch.tanh(candidate))
-        memory_m, content_m = self.conv_m(memory).split((3 * c, c), dim=1)
+        memory_m, content_m = convolve(self.conv_m, memory).split((3 * c, c), dim=1)
         # Memories are float32 under autocast.
         content = torch.tanh(content_m.to(memory.dtype))
         after = ops.memory_update(memory_x, memory_m, content)
-        logits = torch.tanh(output_x + output_h + self.conv_o_cell(cell) + self.conv_o_memory(after))
+        logits = torch.tanh(output_x + output_h + convolve(self.conv_o_cell, cell) + convolve(self.conv_o_memory, after))
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
         carried = memory if self.compat else after
         rows = self.rows(cell)

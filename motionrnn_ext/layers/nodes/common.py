@@ -19,6 +19,11 @@ def same(weight: Tensor) -> Geometry:
     return Geometry((1, 1), (weight.shape[-1] // 2, weight.shape[-1] // 2))
 
 
+def joined(dtype: torch.dtype, *maps: Tensor) -> Tensor:
+    """Return maps of one size as one, in `dtype`."""
+    return torch.cat([part.to(dtype) for part in maps], dim=1)
+
+
 def are_maps(
     cell: Any, dtype: torch.dtype, x: Tensor, features: Sequence[Tensor | None], states: Sequence[Tensor]
 ) -> bool:

@@ -16,7 +16,7 @@ from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
 from ..rollout import Convolution, Rollout, SharedWeights, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, plain_convs, same
+from .common import are_maps, differentiable_gradients, joined, plain_convs, same
 
 FORGET_BIAS = 0.0
 
@@ -60,11 +60,10 @@ def _forward(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
     """Return H' and C', and what backward reads."""
     kernels, dtype, to_gates = common
-    x_hidden = torch.cat([x.to(dtype), hidden.to(dtype)], dim=1)
-    gates = to_gates.run(x_hidden, weight)
+    gates = to_gates.run(joined(dtype, x, hidden), weight)
     highway = None if highway is None else highway.to(dtype)
     new_hidden, new_c = run(kernels.conv_lstm_update.default, (gates, c, highway, FORGET_BIAS))
-    return (new_hidden, new_c), (x_hidden, gates, new_c)
+    return (new_hidden, new_c), (gates, new_c)
 
 
 class _Node(Function):
@@ -80,16 +79,17 @@ class _Node(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
-        x_hidden, gates, new_c, *inputs = ctx.saved_tensors
+        gates, new_c, *inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *differentiable_gradients(_composed, inputs, (grad_hidden, grad_c))
-        kernels, _, to_gates = ctx.common
+        kernels, dtype, to_gates = ctx.common
         x, hidden, c, highway, weight = inputs
         highway_read = None if highway is None else highway.to(gates.dtype)
         grad_gates, grad_c, grad_highway = run(
             kernels.conv_lstm_update_backward.default,
             (grad_hidden, grad_c, gates, c, new_c, highway_read, FORGET_BIAS),
         )
+        x_hidden = joined(dtype, x, hidden)
         to_gates.leave(ctx, grad_gates, x_hidden, weight, ctx.needs_input_grad[5:])
         by_gates = to_gates.data_gradient(grad_gates, x_hidden, weight)
         grad_x, grad_hidden = by_gates.split((x.shape[1], hidden.shape[1]), dim=1)
@@ -101,8 +101,7 @@ def _composed(
     x: Tensor, hidden: Tensor, c: Tensor, highway: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return H' and C' by ops that autograd differentiates."""
-    x_hidden = torch.cat([x.to(weight.dtype), hidden.to(weight.dtype)], dim=1)
-    convolved = F.conv2d(x_hidden, weight, padding=weight.shape[-1] // 2)
+    convolved = F.conv2d(joined(weight.dtype, x, hidden), weight, padding=weight.shape[-1] // 2)
     gates, output = convolved.split((3 * hidden.shape[1], hidden.shape[1]), dim=1)
     new_c = ops.memory_update(gates, torch.zeros_like(gates), c, FORGET_BIAS)
     highway = None if highway is None else highway.to(output.dtype)
