@@ -67,6 +67,44 @@ struct PointwiseOps {
     return std::tuple_cat(run<math::GatedBlendBackward>({grad, gate_logits, a, b}, 1));
   }
 
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> st_lstm_update(Tensor gates_x, Tensor gates_h, Tensor gates_m,
+                                                                   Tensor cell, Tensor memory, double forget_bias,
+                                                                   bool keep) {
+    return std::tuple_cat(run<math::StLstmUpdate>({gates_x, gates_h, gates_m, cell, memory}, 0, {forget_bias}, keep));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> st_lstm_update_backward(
+      Tensor grad_memories, Tensor grad_content, Tensor grad_cell, Tensor grad_memory, Tensor grad_output,
+      Tensor logits, Tensor cell, Tensor memory, double forget_bias) {
+    return std::tuple_cat(run<math::StLstmUpdateBackward>(
+        {grad_memories, grad_content, grad_cell, grad_memory, grad_output, logits, cell, memory}, 5, {forget_bias}));
+  }
+
+  static std::tuple<Tensor, Tensor> summed_output(Tensor output_o, Tensor output_x, Tensor output_h, Tensor content,
+                                                  std::optional<Tensor> highway) {
+    if (!highway) return std::tuple_cat(run<math::SummedGatedOutput>({output_o, output_x, output_h, content}, 0));
+    return std::tuple_cat(run<math::SummedHighwayOutput>({output_o, output_x, output_h, content, *highway}, 0));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> conv_lstm_update(Tensor gates_x, Tensor gates_h, Tensor cell,
+                                                             std::optional<Tensor> highway, double forget_bias,
+                                                             bool keep) {
+    if (!highway) return std::tuple_cat(run<math::ConvLstmUpdate>({gates_x, gates_h, cell}, 0, {forget_bias}, keep));
+    return std::tuple_cat(run<math::ConvLstmHighwayUpdate>({gates_x, gates_h, cell, *highway}, 0, {forget_bias}, keep));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> conv_lstm_update_backward(Tensor grad_hidden, Tensor grad_cell,
+                                                                      Tensor logits, Tensor cell, Tensor new_cell,
+                                                                      std::optional<Tensor> highway,
+                                                                      double forget_bias) {
+    if (highway)
+      return std::tuple_cat(run<math::ConvLstmHighwayUpdateBackward>(
+          {grad_hidden, grad_cell, logits, cell, new_cell, *highway}, 2, {forget_bias}));
+    const auto grads =
+        run<math::ConvLstmUpdateBackward>({grad_hidden, grad_cell, logits, cell, new_cell}, 2, {forget_bias});
+    return {grads[0], grads[1], nothing(grad_hidden)};
+  }
+
  private:
   template <class MapOf>
   using Inputs = std::array<Tensor, std::size(MapOf::inputs)>;
@@ -74,9 +112,10 @@ struct PointwiseOps {
   using Outputs = std::array<Tensor, std::size(MapOf::outputs)>;
   using Parameters = std::array<double, math::kParameters>;
 
-  // The leader is the input whose memory format the outputs follow: the op's first.
+  // The leader is the input whose memory format the outputs follow: the op's first. Optional outputs are empty, unless
+  // they are kept.
   template <class MapOf>
-  static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, Parameters parameters = {}) {
+  static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, Parameters parameters = {}, bool keep = true) {
     const bool channels_last = wants_channels_last(in[leader]);
     std::optional<ScalarType> feature, state;
     for (size_t i = 0; i < in.size(); ++i) {
@@ -117,6 +156,11 @@ struct PointwiseOps {
     Outputs<MapOf> out;
     for (size_t o = 0, stream = 0; o < out.size(); ++o) {
       const math::Operand operand = MapOf::outputs[o];
+      if (operand.optional && !keep) {
+        out[o] = new_tensor(in[0], {0}, *feature, false);
+        stream += operand.streams;
+        continue;
+      }
       shape[1] = channels * operand.streams;
       out[o] = new_tensor(in[0], shape, operand.role == math::Role::feature ? *feature : *state, channels_last);
       add(a.out, a.out_stride, static_cast<char*>(out[o].mutable_data_ptr()), out[o], operand.streams, stream);
@@ -138,6 +182,11 @@ struct PointwiseOps {
   m.impl("highway_output", TORCH_BOX(&Ops::highway_output));                   \
   m.impl("highway_output_backward", TORCH_BOX(&Ops::highway_output_backward)); \
   m.impl("gated_blend", TORCH_BOX(&Ops::gated_blend));                         \
-  m.impl("gated_blend_backward", TORCH_BOX(&Ops::gated_blend_backward))
+  m.impl("gated_blend_backward", TORCH_BOX(&Ops::gated_blend_backward));       \
+  m.impl("st_lstm_update", TORCH_BOX(&Ops::st_lstm_update));                   \
+  m.impl("st_lstm_update_backward", TORCH_BOX(&Ops::st_lstm_update_backward)); \
+  m.impl("summed_output", TORCH_BOX(&Ops::summed_output));                     \
+  m.impl("conv_lstm_update", TORCH_BOX(&Ops::conv_lstm_update));               \
+  m.impl("conv_lstm_update_backward", TORCH_BOX(&Ops::conv_lstm_update_backward))
 
 }  // namespace motionrnn_ext
