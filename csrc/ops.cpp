@@ -62,26 +62,24 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
   m.def("gated_blend_backward(Tensor grad, Tensor gate_logits, Tensor a, Tensor b) -> (Tensor, Tensor, Tensor)");
 
   // The spatiotemporal LSTM's step between its convolutions of inputs and those of the new memories. Returns [C', M'],
-  // C', M', and the summed (i, f, g, i', f', g') for backward, which are empty unless they are kept.
+  // C' and M'.
   m.def(
-      "st_lstm_update(Tensor gates_x, Tensor gates_h, Tensor gates_m, Tensor cell, Tensor memory, float forget_bias, "
-      "bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
-  // grad_memories, grad_content: the addends of the gradient of [C', M']. Returns the gradients of the convolutions of
-  // x and h, with grad_output behind those of the gates, of that of m, and of cell and memory.
+      "st_lstm_update(Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, float forget_bias) "
+      "-> (Tensor, Tensor, Tensor)");
+  // grad_memories, grad_content: the addends of the gradient of [C', M']. Returns the gradients of cell_gates, with
+  // grad_output behind them, of memory_gates, cell and memory.
   m.def(
       "st_lstm_update_backward(Tensor grad_memories, Tensor grad_content, Tensor grad_cell, Tensor grad_memory, "
-      "Tensor grad_output, Tensor logits, Tensor cell, Tensor memory, float forget_bias) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  // highway_output of the sum of three addends, and the sum, which highway_output_backward reads
+      "Tensor grad_output, Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, float forget_bias) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  // highway_output of the sum of two addends, and the sum, which highway_output_backward reads
   m.def(
-      "summed_output(Tensor output_o, Tensor output_x, Tensor output_h, Tensor content, Tensor? highway) "
-      "-> (Tensor, Tensor)");
+      "summed_output(Tensor output_o, Tensor output_x, Tensor content, Tensor? highway) -> (Tensor, Tensor)");
 
-  // memory_update and highway_output of C'. Returns H', C', and the summed (i, f, g, o), which are empty unless kept.
+  // memory_update and highway_output of C'. Returns H' and C'.
   m.def(
-      "conv_lstm_update(Tensor gates_x, Tensor gates_h, Tensor cell, Tensor? highway, float forget_bias, bool keep) "
-      "-> (Tensor, Tensor, Tensor)");
+      "conv_lstm_update(Tensor gates, Tensor cell, Tensor? highway, float forget_bias) -> (Tensor, Tensor)");
   m.def(
-      "conv_lstm_update_backward(Tensor grad_hidden, Tensor grad_cell, Tensor logits, Tensor cell, Tensor new_cell, "
+      "conv_lstm_update_backward(Tensor grad_hidden, Tensor grad_cell, Tensor gates, Tensor cell, Tensor new_cell, "
       "Tensor? highway, float forget_bias) -> (Tensor, Tensor, Tensor)");
 }

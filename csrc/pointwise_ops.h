@@ -67,41 +67,40 @@ struct PointwiseOps {
     return std::tuple_cat(run<math::GatedBlendBackward>({grad, gate_logits, a, b}, 1));
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> st_lstm_update(Tensor gates_x, Tensor gates_h, Tensor gates_m,
-                                                                   Tensor cell, Tensor memory, double forget_bias,
-                                                                   bool keep) {
-    return std::tuple_cat(run<math::StLstmUpdate>({gates_x, gates_h, gates_m, cell, memory}, 0, {forget_bias}, keep));
+  static std::tuple<Tensor, Tensor, Tensor> st_lstm_update(Tensor cell_gates, Tensor memory_gates, Tensor cell,
+                                                           Tensor memory, double forget_bias) {
+    return std::tuple_cat(run<math::StLstmUpdate>({cell_gates, memory_gates, cell, memory}, 0, {forget_bias}));
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> st_lstm_update_backward(
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> st_lstm_update_backward(
       Tensor grad_memories, Tensor grad_content, Tensor grad_cell, Tensor grad_memory, Tensor grad_output,
-      Tensor logits, Tensor cell, Tensor memory, double forget_bias) {
-    return std::tuple_cat(run<math::StLstmUpdateBackward>(
-        {grad_memories, grad_content, grad_cell, grad_memory, grad_output, logits, cell, memory}, 5, {forget_bias}));
+      Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, double forget_bias) {
+    return std::tuple_cat(run<math::StLstmUpdateBackward>({grad_memories, grad_content, grad_cell, grad_memory,
+                                                           grad_output, cell_gates, memory_gates, cell, memory},
+                                                          5, {forget_bias}));
   }
 
-  static std::tuple<Tensor, Tensor> summed_output(Tensor output_o, Tensor output_x, Tensor output_h, Tensor content,
+  static std::tuple<Tensor, Tensor> summed_output(Tensor output_o, Tensor output_x, Tensor content,
                                                   std::optional<Tensor> highway) {
-    if (!highway) return std::tuple_cat(run<math::SummedGatedOutput>({output_o, output_x, output_h, content}, 0));
-    return std::tuple_cat(run<math::SummedHighwayOutput>({output_o, output_x, output_h, content, *highway}, 0));
+    if (!highway) return std::tuple_cat(run<math::SummedGatedOutput>({output_o, output_x, content}, 0));
+    return std::tuple_cat(run<math::SummedHighwayOutput>({output_o, output_x, content, *highway}, 0));
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> conv_lstm_update(Tensor gates_x, Tensor gates_h, Tensor cell,
-                                                             std::optional<Tensor> highway, double forget_bias,
-                                                             bool keep) {
-    if (!highway) return std::tuple_cat(run<math::ConvLstmUpdate>({gates_x, gates_h, cell}, 0, {forget_bias}, keep));
-    return std::tuple_cat(run<math::ConvLstmHighwayUpdate>({gates_x, gates_h, cell, *highway}, 0, {forget_bias}, keep));
+  static std::tuple<Tensor, Tensor> conv_lstm_update(Tensor gates, Tensor cell, std::optional<Tensor> highway,
+                                                     double forget_bias) {
+    if (!highway) return std::tuple_cat(run<math::ConvLstmUpdate>({gates, cell}, 0, {forget_bias}));
+    return std::tuple_cat(run<math::ConvLstmHighwayUpdate>({gates, cell, *highway}, 0, {forget_bias}));
   }
 
   static std::tuple<Tensor, Tensor, Tensor> conv_lstm_update_backward(Tensor grad_hidden, Tensor grad_cell,
-                                                                      Tensor logits, Tensor cell, Tensor new_cell,
+                                                                      Tensor gates, Tensor cell, Tensor new_cell,
                                                                       std::optional<Tensor> highway,
                                                                       double forget_bias) {
     if (highway)
       return std::tuple_cat(run<math::ConvLstmHighwayUpdateBackward>(
-          {grad_hidden, grad_cell, logits, cell, new_cell, *highway}, 2, {forget_bias}));
+          {grad_hidden, grad_cell, gates, cell, new_cell, *highway}, 2, {forget_bias}));
     const auto grads =
-        run<math::ConvLstmUpdateBackward>({grad_hidden, grad_cell, logits, cell, new_cell}, 2, {forget_bias});
+        run<math::ConvLstmUpdateBackward>({grad_hidden, grad_cell, gates, cell, new_cell}, 2, {forget_bias});
     return {grads[0], grads[1], nothing(grad_hidden)};
   }
 
@@ -112,10 +111,9 @@ struct PointwiseOps {
   using Outputs = std::array<Tensor, std::size(MapOf::outputs)>;
   using Parameters = std::array<double, math::kParameters>;
 
-  // The leader is the input whose memory format the outputs follow: the op's first. Optional outputs are empty, unless
-  // they are kept.
+  // The leader is the input whose memory format the outputs follow: the op's first.
   template <class MapOf>
-  static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, Parameters parameters = {}, bool keep = true) {
+  static Outputs<MapOf> run(Inputs<MapOf> in, size_t leader, Parameters parameters = {}) {
     const bool channels_last = wants_channels_last(in[leader]);
     std::optional<ScalarType> feature, state;
     for (size_t i = 0; i < in.size(); ++i) {
@@ -156,11 +154,6 @@ struct PointwiseOps {
     Outputs<MapOf> out;
     for (size_t o = 0, stream = 0; o < out.size(); ++o) {
       const math::Operand operand = MapOf::outputs[o];
-      if (operand.optional && !keep) {
-        out[o] = new_tensor(in[0], {0}, *feature, false);
-        stream += operand.streams;
-        continue;
-      }
       shape[1] = channels * operand.streams;
       out[o] = new_tensor(in[0], shape, operand.role == math::Role::feature ? *feature : *state, channels_last);
       add(a.out, a.out_stride, static_cast<char*>(out[o].mutable_data_ptr()), out[o], operand.streams, stream);

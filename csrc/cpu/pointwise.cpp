@@ -14,9 +14,8 @@ using math::Role;
 template <Role role, class Feature, class State>
 using Stored = std::conditional_t<role == Role::feature, Feature, State>;
 
-// Run the map over n elements of every stream; all pointers are at their first element. Optional streams are stored if
-// `everything` is.
-template <class Map, class Feature, class State, bool everything, size_t... i, size_t... o>
+// Run the map over n elements of every stream; all pointers are at their first element.
+template <class Map, class Feature, class State, size_t... i, size_t... o>
 MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int64_t n, const double* parameters,
                                     std::index_sequence<i...>, std::index_sequence<o...>) {
   using T = typename arithmetic<Feature>::type;
@@ -30,17 +29,12 @@ MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int
     const T values[] = {static_cast<T>(load(std::get<i>(sources)[at]))...};
     T results[sizeof...(o)];
     Map::apply(values, results, p);
-    (
-        [&] {
-          if constexpr (everything || !math::is_optional_stream(Map::outputs, o))
-            store(std::get<o>(targets) + at, results[o]);
-        }(),
-        ...);
+    (store(std::get<o>(targets) + at, results[o]), ...);
   }
 }
 
-template <class Map, class Feature, class State, bool everything>
-void run_rows(const PointwiseArguments& a, int64_t begin, int64_t end) {
+template <class Map, class Feature, class State>
+void run(const PointwiseArguments& a, int64_t begin, int64_t end) {
   constexpr int kIn = math::count_streams(Map::inputs), kOut = math::count_streams(Map::outputs);
   static_assert(kIn <= math::kMaxStreams && kOut <= math::kMaxStreams);
   const auto bytes = [](Role role) { return role == Role::feature ? sizeof(Feature) : sizeof(State); };
@@ -53,21 +47,12 @@ void run_rows(const PointwiseArguments& a, int64_t begin, int64_t end) {
       in[i] = static_cast<const char*>(a.in[i]) +
               (b * a.in_stride[i] + first) * static_cast<int64_t>(bytes(math::role_of_stream(Map::inputs, i)));
     for (int o = 0; o < kOut; ++o)
-      if (everything || !math::is_optional_stream(Map::outputs, o))
-        out[o] = static_cast<char*>(a.out[o]) +
-                 (b * a.out_stride[o] + first) * static_cast<int64_t>(bytes(math::role_of_stream(Map::outputs, o)));
-    run_block<Map, Feature, State, everything>(in, out, n, a.parameters, std::make_index_sequence<kIn>(),
-                                               std::make_index_sequence<kOut>());
+      out[o] = static_cast<char*>(a.out[o]) +
+               (b * a.out_stride[o] + first) * static_cast<int64_t>(bytes(math::role_of_stream(Map::outputs, o)));
+    run_block<Map, Feature, State>(in, out, n, a.parameters, std::make_index_sequence<kIn>(),
+                                   std::make_index_sequence<kOut>());
     begin += n;
   }
-}
-
-template <class Map, class Feature, class State>
-void run(const PointwiseArguments& a, int64_t begin, int64_t end) {
-  constexpr int kLast = math::count_streams(Map::outputs) - 1;
-  if constexpr (math::is_optional_stream(Map::outputs, kLast))
-    if (a.out[kLast] == nullptr) return run_rows<Map, Feature, State, false>(a, begin, end);
-  run_rows<Map, Feature, State, true>(a, begin, end);
 }
 
 template <class Map>

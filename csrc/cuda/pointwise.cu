@@ -69,12 +69,8 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
     MapOf::template apply<Scalar>(values, results, parameters);
     ((out[o][e] = static_cast<float>(results[o])), ...);
   }
-  const auto store_unless_left_out = [&]<class T, bool optional>(int stream) {
-    if (optional && a.out[stream] == nullptr) return;
-    store<width, T>(a.out[stream], row * a.out_stride[stream] + at, out[stream]);
-  };
-  (store_unless_left_out.template operator()<Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>,
-                                             math::is_optional_stream(MapOf::outputs, o)>(o),
+  (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(a.out[o], row * a.out_stride[o] + at,
+                                                                                 out[o]),
    ...);
 }
 

@@ -55,7 +55,7 @@ constexpr int kMaxStreams = 16;
 struct PointwiseArguments {
   const void* in[kMaxStreams];     // a stream's first element
   int64_t in_stride[kMaxStreams];  // elements from one row to the next
-  void* out[kMaxStreams];          // null if it is left out
+  void* out[kMaxStreams];
   int64_t out_stride[kMaxStreams];
   int64_t rows, inner;
   double parameters[kParameters];

@@ -12,14 +12,10 @@ constexpr int kParameters = 2;
 // The dtype of an operand: that of the features, or that of motion state and memory.
 enum class Role { feature, state };
 
-// The kind of an output that a call may leave out: its pointers are null then, and nothing is stored.
-constexpr bool kOptional = true;
-
 struct Operand {
   Role role;
   // A tensor (B, streams * C, *S) holds its streams one after the other along the channels.
   int streams = 1;
-  bool optional = false;
 };
 
 template <int n>
@@ -30,20 +26,12 @@ constexpr int count_streams(const Operand (&operands)[n]) {
 }
 
 template <int n>
-constexpr const Operand& operand_of_stream(const Operand (&operands)[n], int stream) {
-  int operand = 0;
-  while (stream >= operands[operand].streams) stream -= operands[operand++].streams;
-  return operands[operand];
-}
-
-template <int n>
 constexpr Role role_of_stream(const Operand (&operands)[n], int stream) {
-  return operand_of_stream(operands, stream).role;
-}
-
-template <int n>
-constexpr bool is_optional_stream(const Operand (&operands)[n], int stream) {
-  return operand_of_stream(operands, stream).optional;
+  for (const Operand& operand : operands) {
+    if (stream < operand.streams) return operand.role;
+    stream -= operand.streams;
+  }
+  return Role::feature;
 }
 
 }  // namespace motionrnn_ext::math

@@ -101,36 +101,6 @@ def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (gate * a.to(dtype) + (1 - gate) * b.to(dtype)).to(gate_logits.dtype)
 
 
-def st_lstm_update(
-    gates_x: Tensor, gates_h: Tensor, gates_m: Tensor, cell: Tensor, memory: Tensor, forget_bias: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return [C', M'] in the dtype of the gates, C' and M'."""
-    cell_x, memory_x = gates_x.chunk(2, dim=1)
-    cell, memory = (
-        memory_update(x, other, before, forget_bias)
-        for x, other, before in ((cell_x, gates_h, cell), (memory_x, gates_m, memory))
-    )
-    return torch.cat([cell, memory], dim=1).to(gates_x.dtype), cell, memory
-
-
-def summed_output(
-    output_o: Tensor, output_x: Tensor, output_h: Tensor, content: Tensor, highway: Tensor | None
-) -> Tensor:
-    dtype = state_dtype(output_o.dtype)
-    output = output_o.to(dtype) + output_x.to(dtype) + output_h.to(dtype)
-    return highway_output(output, content.to(dtype), highway).to(output_o.dtype)
-
-
-def conv_lstm_update(
-    gates_x: Tensor, gates_h: Tensor, cell: Tensor, highway: Tensor | None, forget_bias: float
-) -> tuple[Tensor, Tensor]:
-    """Return H' and C'."""
-    dtype, channels = state_dtype(gates_x.dtype), cell.shape[1]
-    gates, output = (gates_x.to(dtype) + gates_h.to(dtype)).split((3 * channels, channels), dim=1)
-    new_cell = memory_update(gates, torch.zeros_like(gates), cell.to(dtype), forget_bias)
-    return highway_output(output, new_cell, highway).to(gates_x.dtype), new_cell.to(cell.dtype)
-
-
 def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
     masked = masked_taps(x, offset, mask_logits, weight.shape[-1])
     out = torch.einsum("ocn,bcnhw->bohw", weight.to(masked.dtype).flatten(2), masked)

@@ -209,18 +209,15 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
         "gated_blend": ((feature(), feature(), feature()), [feature()]),
         "gated_blend_backward": ((feature(),) * 4, [feature()] * 3),
         "st_lstm_update": (
-            (feature(6 * C), feature(3 * C), feature(3 * C), state(C), state(C), 1.0, True),
-            [feature(2 * C), state(C), state(C), feature(6 * C)],
+            (feature(3 * C), feature(3 * C), state(C), state(C), 1.0),
+            [feature(2 * C), state(C), state(C)],
         ),
         "st_lstm_update_backward": (
-            (*[feature(2 * C)] * 2, *[state(C)] * 2, feature(), feature(6 * C), *[state(C)] * 2, 1.0),
-            [feature(7 * C), feature(4 * C), feature(3 * C), state(C), state(C)],
+            (*[feature(2 * C)] * 2, *[state(C)] * 2, feature(), *[feature(3 * C)] * 2, *[state(C)] * 2, 1.0),
+            [feature(4 * C), feature(3 * C), state(C), state(C)],
         ),
-        "summed_output": ((*[feature()] * 4, None), [feature(), feature()]),
-        "conv_lstm_update": (
-            (feature(4 * C), feature(4 * C), state(C), None, 0.0, False),
-            [feature(), state(C), None],
-        ),
+        "summed_output": ((*[feature()] * 3, None), [feature(), feature()]),
+        "conv_lstm_update": ((feature(4 * C), state(C), None, 0.0), [feature(), state(C)]),
         "conv_lstm_update_backward": (
             (feature(), state(C), feature(4 * C), state(C), state(C), feature(), 0.0),
             [feature(4 * C), state(C), feature()],

@@ -19,14 +19,14 @@ HALF = DTYPES[2:]
 # Those that may be float32 beside half features.
 STATES = {"cell", "memory", "new_cell", "grad_cell", "grad_memory"}
 OPERANDS = {
-    "st_lstm_update": ("gates_x:6", "gates_h:3", "gates_m:3", "cell", "memory"),
+    "st_lstm_update": ("cell_gates:3", "memory_gates:3", "cell", "memory"),
     "st_lstm_update_backward": (
         *("grad_memories:2", "grad_content:2", "grad_cell", "grad_memory", "grad_output"),
-        *("logits:6", "cell", "memory"),
+        *("cell_gates:3", "memory_gates:3", "cell", "memory"),
     ),
-    "summed_output": ("output_o", "output_x", "output_h", "content", "highway"),
-    "conv_lstm_update": ("gates_x:4", "gates_h:4", "cell", "highway"),
-    "conv_lstm_update_backward": ("grad_hidden", "grad_cell", "logits:4", "cell", "new_cell", "highway"),
+    "summed_output": ("output_o", "output_x", "content", "highway"),
+    "conv_lstm_update": ("gates:4", "cell", "highway"),
+    "conv_lstm_update_backward": ("grad_hidden", "grad_cell", "gates:4", "cell", "new_cell", "highway"),
 }
 
 
@@ -50,10 +50,8 @@ def inputs_of(case: Case, on: UnderTest, dtype: torch.dtype, state: torch.dtype)
     }
 
 
-def run(on: UnderTest, op: str, inputs: dict[str, Tensor | None], keep: bool = True) -> tuple[Tensor, ...]:
+def run(on: UnderTest, op: str, inputs: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
     numbers: dict[str, Any] = {} if op == "summed_output" else {"forget_bias": BIAS}
-    if op in ("st_lstm_update", "conv_lstm_update"):
-        numbers["keep"] = keep
     with torch.no_grad():
         return tuple(on.op(op)(**inputs, **numbers))
 
@@ -61,48 +59,43 @@ def run(on: UnderTest, op: str, inputs: dict[str, Tensor | None], keep: bool = T
 # ---- What the joints should compute, composed of public ops
 
 
-def st_lstm_update(gates_x, gates_h, gates_m, cell, memory):
-    cell_x, memory_x = gates_x.chunk(2, dim=1)
-    new_cell = ops.memory_update(cell_x, gates_h, cell, BIAS)
-    new_memory = ops.memory_update(memory_x, gates_m, memory, BIAS)
-    logits = torch.cat([cell_x + gates_h, memory_x + gates_m], dim=1)
-    return torch.cat([new_cell, new_memory], dim=1), new_cell, new_memory, logits
+def updated(gates, before):
+    return ops.memory_update(gates, torch.zeros_like(gates), before, BIAS)
+
+
+def st_lstm_update(cell_gates, memory_gates, cell, memory):
+    new_cell, new_memory = updated(cell_gates, cell), updated(memory_gates, memory)
+    return torch.cat([new_cell, new_memory], dim=1), new_cell, new_memory
 
 
 def st_lstm_update_backward(
-    grad_memories, grad_content, grad_cell, grad_memory, grad_output, logits, cell, memory
+    grad_memories, grad_content, grad_cell, grad_memory, grad_output, cell_gates, memory_gates, cell, memory
 ):
-    leaves = [t.clone().requires_grad_() for t in (logits, cell, memory)]
-    nothing = torch.zeros_like(logits).chunk(2, dim=1)
-    outputs = st_lstm_update(leaves[0], *nothing, *leaves[1:])[:3]
+    leaves = [t.clone().requires_grad_() for t in (cell_gates, memory_gates, cell, memory)]
     cotangents = (grad_memories + grad_content, grad_cell, grad_memory)
-    grads, grad_old_cell, grad_old_memory = torch.autograd.grad(outputs, leaves, cotangents)
-    by_cell, by_memory = grads.chunk(2, dim=1)
-    grad_x = torch.cat([grads, grad_output], dim=1)
-    return grad_x, torch.cat([by_cell, grad_output], dim=1), by_memory, grad_old_cell, grad_old_memory
+    grads = torch.autograd.grad(st_lstm_update(*leaves), leaves, cotangents)
+    return torch.cat([grads[0], grad_output], dim=1), *grads[1:]
 
 
-def summed_output(output_o, output_x, output_h, content, highway):
-    output = output_o + output_x + output_h
+def summed_output(output_o, output_x, content, highway):
+    output = output_o + output_x
     return ops.highway_output(output, content, highway), output
 
 
-def conv_lstm_update(gates_x, gates_h, cell, highway):
+def conv_lstm_update(gates, cell, highway):
     c = cell.shape[1]
-    logits = gates_x + gates_h
-    new_cell = ops.memory_update(gates_x[:, : 3 * c], gates_h[:, : 3 * c], cell, BIAS)
-    return ops.highway_output(logits[:, 3 * c :], new_cell, highway), new_cell, logits
+    new_cell = updated(gates[:, : 3 * c], cell)
+    return ops.highway_output(gates[:, 3 * c :], new_cell, highway), new_cell
 
 
-def conv_lstm_update_backward(grad_hidden, grad_cell, logits, cell, new_cell, highway):
-    # The derivative by C' is taken at the C' that is given, which forward made of the same logits.
+def conv_lstm_update_backward(grad_hidden, grad_cell, gates, cell, new_cell, highway):
+    # The derivative by C' is taken at the C' that is given, which forward made of the same gates.
     c = cell.shape[1]
-    leaves = [t.clone().requires_grad_() for t in (logits[:, 3 * c :], new_cell, highway) if t is not None]
+    leaves = [t.clone().requires_grad_() for t in (gates[:, 3 * c :], new_cell, highway) if t is not None]
     hidden = ops.highway_output(leaves[0], leaves[1], leaves[2] if highway is not None else None)
     grad_output, grad_new_cell, *grad_highway = torch.autograd.grad(hidden, leaves, grad_hidden)
-    gates, before = logits[:, : 3 * c].clone().requires_grad_(), cell.clone().requires_grad_()
-    updated = ops.memory_update(gates, torch.zeros_like(gates), before, BIAS)
-    grad_gates, grad_old_cell = torch.autograd.grad(updated, (gates, before), grad_cell + grad_new_cell)
+    read = [gates[:, : 3 * c].clone().requires_grad_(), cell.clone().requires_grad_()]
+    grad_gates, grad_old_cell = torch.autograd.grad(updated(*read), read, grad_cell + grad_new_cell)
     rest = grad_highway[0] if grad_highway else torch.empty(0)
     return torch.cat([grad_gates, grad_output], dim=1), grad_old_cell, rest
 
@@ -129,18 +122,6 @@ def test_values(on: UnderTest, case: Case, dtype: torch.dtype) -> None:
             assert_close(f, e, bound, f"result {i} with states in {state}")
 
 
-KEEPING = ("st_lstm_update", "conv_lstm_update")
-
-
-@on(KERNELS)
-@pytest.mark.parametrize("case", [c for c in CASES if c.op in KEEPING and "nan" not in c.name], ids=str)
-def test_logits_are_kept_on_demand(on: UnderTest, case: Case) -> None:
-    inputs = inputs_of(case, on, torch.float32, torch.float32)
-    kept, bare = run(on, case.op, inputs), run(on, case.op, inputs, keep=False)
-    assert bare[-1].shape == (0,) and bare[-1].dtype == kept[-1].dtype
-    assert all(b.equal(k) for b, k in zip(bare[:-1], kept[:-1]))
-
-
 # Layouts whose results differ in their strides, and a call without a highway.
 OF_FAKES = ("plain", "empty", "flat", "channels_last_split_c3", "mixed_layouts", "no_highway_plain")
 
@@ -151,8 +132,5 @@ def test_fakes_and_schemas(on: UnderTest, case: Case) -> None:
     """What the op changes, and the sizes, dtypes and strides of its results, also with float32 states beside halves."""
     inputs = inputs_of(case, on, torch.bfloat16, torch.float32)
     numbers = () if case.op == "summed_output" else (BIAS,)
-    for keep in [(True,), (False,)] if case.op in KEEPING else [()]:
-        arguments = (*inputs.values(), *numbers, *keep)
-        torch.library.opcheck(
-            on.op(case.op).default, arguments, test_utils=("test_schema", "test_faketensor")
-        )
+    arguments = (*inputs.values(), *numbers)
+    torch.library.opcheck(on.op(case.op).default, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -33,23 +33,16 @@ class Joint:
 
 
 class StLstmUpdate(Joint):
-    """The spatiotemporal LSTM's two memories; backward follows the memory format of the logits that forward kept."""
+    """The spatiotemporal LSTM's two memories; backward follows the memory format of the gates."""
 
     name = "st_lstm_update"
 
     @staticmethod
     def fake(
-        gates_x: Tensor,
-        gates_h: Tensor,
-        gates_m: Tensor,
-        cell: Tensor,
-        memory: Tensor,
-        bias: float,
-        keep: bool,
+        cell_gates: Tensor, memory_gates: Tensor, cell: Tensor, memory: Tensor, bias: float
     ) -> tuple[Tensor, ...]:
-        kept = new_maps(6, cell, gates_x) if keep else gates_x.new_empty(0)
-        states = [new_maps(1, cell, gates_x, t.dtype) for t in (cell, memory)]
-        return (new_maps(2, cell, gates_x), *states, kept)
+        states = [new_maps(1, cell, cell_gates, t.dtype) for t in (cell, memory)]
+        return (new_maps(2, cell, cell_gates), *states)
 
     @staticmethod
     def fake_backward(
@@ -58,23 +51,24 @@ class StLstmUpdate(Joint):
         grad_cell: Tensor,
         grad_memory: Tensor,
         grad_output: Tensor,
-        logits: Tensor,
+        cell_gates: Tensor,
+        memory_gates: Tensor,
         cell: Tensor,
         memory: Tensor,
         bias: float,
     ) -> tuple[Tensor, ...]:
-        states = [new_maps(1, cell, logits, t.dtype) for t in (cell, memory)]
-        return (*[new_maps(maps, cell, logits) for maps in (7, 4, 3)], *states)
+        states = [new_maps(1, cell, cell_gates, t.dtype) for t in (cell, memory)]
+        return (*[new_maps(maps, cell, cell_gates) for maps in (4, 3)], *states)
 
 
 class SummedOutput(Joint):
-    """`highway_output` of the sum of three addends, and the sum; its backward is `highway_output_backward`."""
+    """`highway_output` of the sum of two addends, and the sum; its backward is `highway_output_backward`."""
 
     name = "summed_output"
 
     @staticmethod
     def fake(
-        output_o: Tensor, output_x: Tensor, output_h: Tensor, content: Tensor, highway: Tensor | None
+        output_o: Tensor, output_x: Tensor, content: Tensor, highway: Tensor | None
     ) -> tuple[Tensor, ...]:
         return new_maps(1, output_o, output_o), new_maps(1, output_o, output_o)
 
@@ -85,24 +79,21 @@ class ConvLstmUpdate(Joint):
     name = "conv_lstm_update"
 
     @staticmethod
-    def fake(
-        gates_x: Tensor, gates_h: Tensor, cell: Tensor, highway: Tensor | None, bias: float, keep: bool
-    ) -> tuple[Tensor, ...]:
-        kept = new_maps(4, cell, gates_x) if keep else gates_x.new_empty(0)
-        return new_maps(1, cell, gates_x), new_maps(1, cell, gates_x, cell.dtype), kept
+    def fake(gates: Tensor, cell: Tensor, highway: Tensor | None, bias: float) -> tuple[Tensor, ...]:
+        return new_maps(1, cell, gates), new_maps(1, cell, gates, cell.dtype)
 
     @staticmethod
     def fake_backward(
         grad_hidden: Tensor,
         grad_cell: Tensor,
-        logits: Tensor,
+        gates: Tensor,
         cell: Tensor,
         new_cell: Tensor,
         highway: Tensor | None,
         bias: float,
     ) -> tuple[Tensor, ...]:
-        grad_highway = logits.new_empty(0) if highway is None else new_maps(1, cell, logits)
-        return new_maps(4, cell, logits), new_maps(1, cell, logits, cell.dtype), grad_highway
+        grad_highway = gates.new_empty(0) if highway is None else new_maps(1, cell, gates)
+        return new_maps(4, cell, gates), new_maps(1, cell, gates, cell.dtype), grad_highway
 
 
 def new_maps(maps: int, one: Tensor, layout: Tensor, dtype: torch.dtype | None = None) -> Tensor:
