@@ -170,8 +170,7 @@ class _Node(Function):
         both = torch.cat([decoded, maps], dim=1)
         common.gate.leave(ctx, grad_blend, both, gate_weight, needs[4:6])
         by_gate = common.gate.data_gradient(grad_blend, both, gate_weight)
-        grad_decoded.add_(by_gate[:, :channels])
-        grad_maps.add_(by_gate[:, channels:])
+        torch._foreach_add_([grad_decoded, grad_maps], by_gate.split(channels, dim=1))
         common.decoder.leave(ctx, grad_decoded, warped, decoder_weight, needs[2:4])
         grad_warped = common.decoder.data_gradient(grad_decoded, warped, decoder_weight)
         # The warp, the gates, and the encoder.

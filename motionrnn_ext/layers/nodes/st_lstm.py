@@ -156,8 +156,8 @@ class _Node(Function):
         by_memory, into_m = to_memory.data_gradient(grad_memory_gates, x_memory, memory_weight).split(
             channels_x, dim=1
         )
-        grad_m.add_(into_m)
-        found = (by_cell + by_memory, grad_hidden, grad_c, grad_m, None if highway is None else grad_highway)
+        torch._foreach_add_([by_cell, grad_m], [by_memory, into_m.to(grad_m.dtype)])
+        found = (by_cell, grad_hidden, grad_c, grad_m, None if highway is None else grad_highway)
         cast = [None if g is None else g.to(dtype) for g, dtype in zip(found, ctx.dtypes)]
         return None, *cast, None, None, None, None
 
