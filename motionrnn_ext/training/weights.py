@@ -42,10 +42,16 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
     here = _known_arguments(Found(model, {}, [], found.is_own), bool(tensors))
     differ = {name: (there[name], here[name]) for name in there if there[name] != here.get(name)}
     if tensors or (differ and not found.is_own):
-        settings = [f"{name} is {theirs} there, {own} here" for name, (theirs, own) in differ.items()]
+        settings = [
+            f"{name} is {_text(theirs)} there, {_text(own)} here" for name, (theirs, own) in differ.items()
+        ]
         more = f" and {len(tensors) - 3} tensors more" if len(tensors) > 3 else ""
         raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + tensors[:3])}{more}")
     model.load_state_dict(weights)
+    for sentence in found.left_out:
+        warnings.warn(f"{source} (--init-from): left out {sentence}", stacklevel=2)
+    if found.pruned:
+        warnings.warn(f"{source} (--init-from): applied the pruning masks of {found.pruned}", stacklevel=2)
     if differ:
         settings = [f"{name} {theirs}, this run has {own}" for name, (theirs, own) in differ.items()]
         warnings.warn(f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=2)
@@ -71,6 +77,11 @@ def _known_arguments(found: Found, also_unused: bool) -> dict[str, Any]:
     if not found.model.highway and not also_unused:
         left_out |= {"highway_first"}
     return {name: value for name, value in made.items() if name not in left_out}
+
+
+def _text(value: Any) -> str:
+    """Return an argument as a message shows it."""
+    return f"learned ({value.item():.4g})" if isinstance(value, Tensor) else str(value)
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> str:

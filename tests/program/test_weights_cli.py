@@ -15,12 +15,14 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 pytest.importorskip("torchmetrics", reason="the training program's packages are not installed")
 
 import numpy as np
+from torch.nn.utils import prune
 
 from motionrnn_ext import MotionRNN, cli
 from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.models import load_checkpoint, save_official
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import CONFIG_KEY, RunError, load_run, load_runs
+from motionrnn_ext.training.weights import load_weights
 
 
 @pytest.fixture
@@ -137,3 +139,62 @@ def test_predict_takes_a_state_dict_and_own_frames(official: Path) -> None:
         assert command("predict", "mine.pt", *words) == 0
     wanted = predict_clips(load_checkpoint("mine.pt").eval(), torch.from_numpy(frames)[None, :, None], 2)[0]
     torch.testing.assert_close(torch.from_numpy(np.load("out/prediction.npy")), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_dtype_read_float32_frames(dtype: torch.dtype, official: Path) -> None:
+    made = MotionRNN("convlstm", 1, (4, 4), 4, filter_size=3).to(dtype)
+    torch.save(made.state_dict(), "mine.pt")
+    frames = np.random.default_rng(0).random((4, 16, 24), np.float32)
+    np.save("clip.npy", frames)
+    with pytest.warns(UserWarning, match=r"mine\.pt holds weights alone"):
+        words = ("--frames", "clip.npy", "--n-input", 4, "--n-output", 2, "--out", "out")
+        assert command("predict", "mine.pt", *words) == 0
+    wanted = predict_clips(made.float().eval(), torch.from_numpy(frames)[None, :, None], 2)[0]
+    torch.testing.assert_close(torch.from_numpy(np.load("out/prediction.npy")), wanted, rtol=0, atol=0)
+
+
+def test_a_learned_alpha_outside_of_the_settings_range(official: Path) -> None:
+    alpha = torch.nn.Parameter(torch.tensor(0.5))
+    made = MotionRNN("convlstm", 1, (4, 4), 4, filter_size=3, alpha=alpha)
+    alpha.data.fill_(1.25)
+    torch.save(made.state_dict(), "learned.pt")
+    with pytest.warns(UserWarning, match=r"learned\.pt holds weights alone"):
+        run = load_run("learned.pt")
+    assert run.model.options.alpha == 1.25 and "alpha" not in run.config.overrides
+    with pytest.raises(
+        RunError, match=r"alpha is learned \(1\.25\) there, 0\.5 here; interfaces\.0\.cell\.alpha is a"
+    ):
+        load_weights(MotionRNN("convlstm", 1, (4, 4), 4, filter_size=3), "learned.pt", Config())
+
+
+def test_what_is_left_out_of_first_weights_is_told(official: Path) -> None:
+    made = MotionRNN("convlstm", 1, (4, 4), 4, filter_size=3)
+    averaged = {name: tensor + 1 for name, tensor in made.state_dict().items()}
+    prune.l1_unstructured(made.conv_last, "weight", 0.5)
+    torch.save({"params": made.state_dict(), "params_ema": averaged}, "two.pt")
+    with pytest.warns(UserWarning) as said:
+        load_weights(MotionRNN("convlstm", 1, (4, 4), 4, filter_size=3), "two.pt", Config())
+    assert [str(w.message).partition(": ")[2] for w in said] == [
+        "left out the weights params_ema, for those of params",
+        "applied the pruning masks of 1 weights, which training may fill again: conv_last.weight",
+    ]
+
+
+def test_what_openstls_mim_carries_from_batch_to_batch_is_reset_before_each(official: Path) -> None:
+    """`predict` and `evaluate` give a clip the same numbers after any other, with and without compat."""
+    torch.manual_seed(0)
+    options = {"filter_size": 3, "image_size": (8, 12), "motion_gru": False, "highway": False}
+    made = MotionRNN("mim", 1, (4, 4, 4), 4, "official", compat="openstl", **options)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_official(made, "mim.pt")
+    clips, other = torch.rand(2, 3, 2, 1, 8, 12).unbind(1)[:2]
+    with pytest.warns(UserWarning, match="holds weights alone"):
+        carrying, fresh = (load_run("mim.pt", model={"compat": c}).model for c in ("openstl", None))
+    first = predict_clips(carrying, clips, 2)
+    predict_clips(carrying, other, 2)
+    assert torch.equal(predict_clips(carrying, clips, 2), first)
+    assert torch.equal(predict_clips(fresh, clips, 2), first)
+    carrying.predict(other, 2)
+    assert (carrying.predict(clips, 2).clamp(0, 1) - first).abs().max() > 1e-3  # as OpenSTL's test goes on
