@@ -281,6 +281,19 @@ def test_a_description_that_was_tampered_with_is_one_line(arguments: dict[Any, A
     assert "\n" not in str(error.value)
 
 
+def test_a_description_that_asks_for_memory_is_refused_at_once() -> None:
+    """A million factors, or real tensors in place of those that have no values yet."""
+    state = model("conv_tt_lstm", cell_options={"order": 2, "steps": 3, "rank": 2}).state_dict()
+    entry, own = state._metadata[""], state._metadata[""]["motionrnn_ext"]
+    entry["motionrnn_ext"] = {**own, "cell_options": {"order": 10**6, "steps": 10**6, "rank": 2}}
+    with pytest.raises(ValueError, match=r"its order is 1000000, and it has 34 tensors"):
+        load_checkpoint(state)
+    for name, value in (("device", "cpu"), ("dtype", torch.float64)):
+        entry["motionrnn_ext"] = {**own, name: value}
+        with pytest.raises(ValueError, match=f"its description has {name}, which is no argument of it"):
+            load_checkpoint(state)
+
+
 # ---- A learned alpha
 
 

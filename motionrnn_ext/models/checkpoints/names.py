@@ -89,7 +89,7 @@ _FOREIGN = {
     "MAU": r"\.conv_t_next\.|(^|\.)srcnn\.",
     "PhyDNet": r"(^|\.)phycell\.",
     "SimVP": r"(^|\.)(enc\.enc|hid\.enc|dec\.readout)\.",
-    "action-conditioned PredRNN": r"\.conv_a\.",
+    "action-conditioned PredRNN": r"(^|\.)cell_list\.\d+\.conv_a\.",
     "Conv-TT-LSTM (load_conv_tt_lstm_cell loads a cell of it)": r"(^|\.)layers_\.\d+\.",
 }
 _KNOWN = "MotionRNN, PredRNN, ConvLSTM (thuml, OpenSTL), MIM, E3D-LSTM (OpenSTL) and this package's own"

@@ -1,0 +1,63 @@
+"""Find what a user has changed in a MotionRNN that neither its arguments nor its tensors show: code and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import FunctionType
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from ...layers.cells import CELLS, RecurrentCell
+
+_PACKAGE = __name__.partition(".")[0]
+# Methods that change no prediction.
+_HARMLESS = {"extra_repr", "reset_parameters", "reset"}
+
+
+def own_code(model: nn.Module) -> list[str]:
+    """Return a phrase for every part whose class replaces a method, and for every convolution changed in place.
+
+    A class of torch, such as the wrapper of torch.compile, replaces nothing. The cells of a registered predictor are
+    made again by its class, and are not looked at.
+    """
+    return list(_phrases(model, ""))
+
+
+def _phrases(module: nn.Module, path: str) -> Iterator[str]:
+    """Yield the phrases of `own_code` for a part of the model at `path`, which is "" for the model itself."""
+    if isinstance(module, RecurrentCell) and _is_registered(module):
+        return
+    if methods := sorted(_replaced(type(module))):
+        yield f"{type(module).__name__}.{methods[0]} of {path or 'the model'}"
+    if isinstance(module, _ConvNd):
+        made = {"padding_mode": "zeros", "dilation": (1,) * len(module.kernel_size), "groups": 1}
+        yield from (
+            f"{name}={getattr(module, name)!r} of {path}"
+            for name, value in made.items()
+            if getattr(module, name) != value
+        )
+    for name, child in module.named_children():
+        yield from _phrases(child, f"{path}.{name}" if path else name)
+
+
+def _is_registered(cell: RecurrentCell) -> bool:
+    """Return whether a predictor of the user's has cells of this class."""
+    return any(type(cell) in (cls, cls.of_layer(0), cls.of_layer(1)) for cls in CELLS.values()) and (
+        not _is_known(type(cell))
+    )
+
+
+def _replaced(cls: type) -> set[str]:
+    """Return the names of the methods that a class of the user's replaces."""
+    known = next((i for i, base in enumerate(cls.__mro__) if _is_known(base)), 0)
+    methods = {"forward", "_conv_forward"}
+    for base in cls.__mro__[known:]:
+        if base.__module__.partition(".")[0] == _PACKAGE:
+            methods |= {name for name, value in vars(base).items() if isinstance(value, FunctionType)}
+    own = {name for base in cls.__mro__[:known] for name in vars(base)}
+    return {name for name in own & methods - _HARMLESS if not name.startswith("__")}
+
+
+def _is_known(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in (_PACKAGE, "torch")
