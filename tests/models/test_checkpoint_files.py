@@ -128,6 +128,15 @@ def test_of_several_weights_one_is_taken_and_the_others_are_named() -> None:
         assert equal(load_checkpoint({"params_ema": old.state_dict(), "params": new.state_dict()}), new)
 
 
+@pytest.mark.parametrize("other", ["exp_avg", "grads", "optimizer"])
+def test_what_an_optimiser_keeps_by_the_weights_names_is_no_model(other: str) -> None:
+    made = model()
+    kept = {name: torch.ones_like(tensor) for name, tensor in made.state_dict().items()}
+    held = {other: {"state": kept} if other == "optimizer" else kept, "weights of mine": made.state_dict()}
+    with pytest.warns(UserWarning, match=rf"left out the weights {other}\S*, for those of weights of mine$"):
+        assert equal(load_checkpoint(held), made)
+
+
 def test_other_tensors_beside_the_model_are_left_out_and_named() -> None:
     outer = Outer(model())
     outer.perceptual = nn.Conv2d(1, 1, 3)
@@ -336,6 +345,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: torch.save(torch.optim.Adam(model().parameters()).state_dict(), path),
         "has entries that are not tensors: state, param_groups",
     ),
+    "nothing": (lambda path: torch.save({}, path), "holds no weights$"),
 }
 
 

@@ -256,4 +256,4 @@ def _check_readable(
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Return a sort key that puts layer 2 before layer 10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
+    return [(part.isdigit(), len(part) if part.isdigit() else 0, part) for part in name.split(".")]

@@ -31,6 +31,8 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 LAYERS = re.compile(r"((?:[^.]+\.)*?)(?:cells|cell_list|stlstm_layer)\.\d+\.")
 # Keys of the dict that holds the model. If several do, the first of them counts, and a warning names the others.
 _CONTAINERS = ("net_param", "state_dict", "model_state_dict", "model", "net", "params", "params_ema")
+# Keys of dicts that have the weights' names and no weights of a model: the state of optimisers and callbacks.
+_BESIDE = re.compile("optim|grad|momentum|exp_avg|callback", re.IGNORECASE)
 _DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 
@@ -170,9 +172,9 @@ def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safet
         return load_tensors(file, map_location)
     except Exception as error:
         said = str(error)
-    if asked := re.search(r"GLOBAL (\S+)", said):
+    if asked := re.search(r"GLOBAL (\S+)|, but got <class '([\w.]+)'>", said):
         raise ValueError(
-            f"{where} holds more than weights: it asks for {asked[1]}, and such a file could run code"
+            f"{where} holds more than weights: it asks for {asked[1] or asked[2]}, and such a file could run code"
         )
     if "TorchScript" in said:
         raise ValueError(
@@ -208,13 +210,15 @@ def _state_dict(content: Any, where: str, layers: re.Pattern[str]) -> tuple[Mapp
 
     Without a model it is the dict with most tensors.
     """
-    if not isinstance(content, Mapping) or not content:
+    if isinstance(content, Mapping) and not content:
+        raise ValueError(f"{where} holds no weights")
+    if not isinstance(content, Mapping):
         raise ValueError(f"{where} holds no state dict but a {type(content).__name__}")
     found = dict(_nested(content))
     models = [at for at, held in found.items() if any(layers.match(n) for n in held if isinstance(n, str))]
     if len(models) > 1:
         rank = {name: i for i, name in enumerate(_CONTAINERS)}
-        models.sort(key=lambda at: [rank.get(name, len(rank)) for name in at])
+        models.sort(key=lambda at: [any(map(_BESIDE.search, at)), [rank.get(name, len(rank)) for name in at]])
     at = models[0] if models else max(found, key=lambda at: len(found[at]), default=None)
     if at is None:
         raise ValueError(f"{where} has entries that are not tensors: {some([str(name) for name in content])}")
