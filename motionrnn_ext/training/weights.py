@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..layers.cells import cell_options
 from ..models import MotionRNN
 from ..models.checkpoints.description import present_arguments
 from ..models.checkpoints.loading import Found, find_model, in_words
@@ -40,7 +41,7 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
     ]
     there = _known_arguments(found, bool(tensors))
     here = _known_arguments(Found(model, {}, [], found.is_own), bool(tensors))
-    differ = {name: (there[name], here[name]) for name in there if there[name] != here.get(name)}
+    differ = {name: (there[name], here[name]) for name in there if name in here and there[name] != here[name]}
     if tensors or (differ and not found.is_own):
         settings = [
             f"{name} is {_text(theirs)} there, {_text(own)} here" for name, (theirs, own) in differ.items()
@@ -69,6 +70,13 @@ def _known_arguments(found: Found, also_unused: bool) -> dict[str, Any]:
     `also_unused` adds those of parts that the model lacks, which explain why tensors do not fit.
     """
     made = present_arguments(found.model)
+    # An option that is left at its default is an attribute of the cells alone.
+    cell = found.model.cells[0]
+    options = {n: getattr(cell, n) for n in cell_options(found.model.predictor) if hasattr(cell, n)}
+    plain = {
+        name: value for name, value in options.items() if value is None or isinstance(value, (int, float))
+    }
+    made["cell_options"] = {**plain, **made["cell_options"]}
     left_out = {"variant", "image_size", "zero_init", *found.assumed}
     if not found.is_own:  # the public programs leave these to the user of the weights
         left_out |= {"init_state", "max_offset"}

@@ -198,3 +198,30 @@ def test_what_openstls_mim_carries_from_batch_to_batch_is_reset_before_each(offi
     assert torch.equal(predict_clips(fresh, clips, 2), first)
     carrying.predict(other, 2)
     assert (carrying.predict(clips, 2).clamp(0, 1) - first).abs().max() > 1e-3  # as OpenSTL's test goes on
+
+
+def test_first_weights_of_a_model_with_a_highway_in_one_without(official: Path) -> None:
+    made, bare = (MotionRNN("convlstm", 1, (4, 4), 4, filter_size=3, highway=on) for on in (True, False))
+    torch.save(made.state_dict(), "mine.pt")
+    with pytest.warns(UserWarning, match="was trained with highway True, this run has False$"):
+        load_weights(bare, "mine.pt", Config())
+    torch.save(bare.state_dict(), "bare.pt")
+    with pytest.warns(UserWarning, match="was trained with highway False, this run has True$"):
+        load_weights(made, "bare.pt", Config())
+
+
+def test_first_weights_compare_cell_options_with_their_defaults(official: Path) -> None:
+    """OpenSTL's window of 2 frames is read off the weights, and is the default."""
+    options = {"image_size": (8, 12), "motion_gru": False, "highway": False, "compat": "openstl"}
+    torch.manual_seed(0)
+    made = MotionRNN("e3d_lstm", 1, (4, 4), 4, "official", **options)
+    save_official(made, "e3d.pt")
+    torch.manual_seed(1)
+    new = MotionRNN("e3d_lstm", 1, (4, 4), 4, "official", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_weights(new, "e3d.pt", Config())
+    assert all(tensor.equal(made.state_dict()[name]) for name, tensor in new.state_dict().items())
+    recalling = MotionRNN("e3d_lstm", 1, (4, 4), 4, "official", cell_options={"history": 1}, **options)
+    with pytest.raises(RunError, match=r"cell_options is .*'history': None.* there, .*'history': 1.* here"):
+        load_weights(recalling, "e3d.pt", Config())
