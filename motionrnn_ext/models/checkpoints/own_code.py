@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import FunctionType
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ...layers.cells import CELLS, RecurrentCell
+from ...layers.cells import CELLS
 
 _PACKAGE = __name__.partition(".")[0]
 # Methods that change no prediction.
 _HARMLESS = {"extra_repr", "reset_parameters", "reset"}
 
 
-def own_code(model: nn.Module) -> list[str]:
+def own_code(model: Any) -> list[str]:
     """Return a phrase for every part whose class replaces a method, and for every convolution changed in place.
 
-    A class of torch, such as the wrapper of torch.compile, replaces nothing. The cells of a registered predictor are
-    made again by its class, and are not looked at.
+    A class of torch, such as the wrapper of torch.compile, replaces nothing. The cells of a predictor that the user has
+    registered are made again by its class, and are not looked at.
     """
-    return list(_phrases(model, ""))
+    own_cells = not _is_known(CELLS.get(model.predictor, object))
+    return list(_phrases(model, "", {"cells"} if own_cells else set()))
 
 
-def _phrases(module: nn.Module, path: str) -> Iterator[str]:
+def _phrases(module: nn.Module, path: str, left_out: Collection[str] = ()) -> Iterator[str]:
     """Yield the phrases of `own_code` for a part of the model at `path`, which is "" for the model itself."""
-    if isinstance(module, RecurrentCell) and _is_registered(module):
-        return
     if methods := sorted(_replaced(type(module))):
         yield f"{type(module).__name__}.{methods[0]} of {path or 'the model'}"
     if isinstance(module, _ConvNd):
-        made = {"padding_mode": "zeros", "dilation": (1,) * len(module.kernel_size), "groups": 1}
+        made: dict[str, Any] = {"dilation": (1,) * len(module.kernel_size), "groups": 1}
+        if max(module.kernel_size) > 1:
+            made["padding_mode"] = "zeros"
         yield from (
             f"{name}={getattr(module, name)!r} of {path}"
             for name, value in made.items()
             if getattr(module, name) != value
         )
     for name, child in module.named_children():
-        yield from _phrases(child, f"{path}.{name}" if path else name)
-
-
-def _is_registered(cell: RecurrentCell) -> bool:
-    """Return whether a predictor of the user's has cells of this class."""
-    return any(type(cell) in (cls, cls.of_layer(0), cls.of_layer(1)) for cls in CELLS.values()) and (
-        not _is_known(type(cell))
-    )
+        if name not in left_out:
+            yield from _phrases(child, f"{path}.{name}" if path else name)
 
 
 def _replaced(cls: type) -> set[str]:
