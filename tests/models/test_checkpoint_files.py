@@ -423,3 +423,16 @@ def test_a_tensor_spread_over_processes_is_to_be_gathered() -> None:
     ):
         load_checkpoint(state)
     assert equal(load_checkpoint({name: t.full_tensor() for name, t in state.items()}, variant="paper"), made)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "sparse"])
+def test_a_small_file_cannot_fill_the_memory(kind: str, tmp_path: Path) -> None:
+    shape = (10**8, 10**7)
+    huge = torch.zeros(1).expand(shape)
+    if kind == "sparse":
+        huge = torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), shape)
+    torch.save({**model().state_dict(), "conv_last.weight": huge}, tmp_path / "file")
+    with pytest.raises(
+        ValueError, match=r"has conv_last\.weight of shape .*, which is larger than the memory$"
+    ):
+        load_checkpoint(tmp_path / "file")

@@ -237,7 +237,7 @@ def _described_arguments(
             parameters that fill the memory before they are compared with its tensors.
     """
     for name in ("in_channels", "patch_size"):
-        if given.get(name, arguments.get(name)) != arguments.get(name, given.get(name)):
+        if name in given and name in arguments and given[name] != arguments[name]:
             raise ValueError(
                 f"{name} is {given[name]}; it should be {arguments[name]}, as the checkpoint says"
             )

@@ -83,8 +83,7 @@ def read_weights(
         left_out.append(f"code of its own that the model was saved with: {some(code)}")
     tensors, pruned = plain_weights(tensors, where)
     _check(tensors, where)
-    # Copies, because the model is going to own and train them.
-    copies = {name: tensor.detach().to_dense().clone() for name, tensor in tensors.items()}
+    copies = {name: _copy(name, tensor, where) for name, tensor in tensors.items()}
     return Weights(copies, _arguments(state, content, path), where, left_out, pruned)
 
 
@@ -279,6 +278,21 @@ def _check(tensors: Mapping[str, Tensor], where: str) -> None:
         )
     if empty := [name for name, tensor in tensors.items() if _is_without_values(tensor)]:
         raise ValueError(f"{where} has tensors on the device meta, without values: {some(empty)}")
+
+
+def _copy(name: str, tensor: Tensor, where: str) -> Tensor:
+    """Return a dense copy, as the model is going to own and train it.
+
+    Raises:
+        ValueError: the shape is larger than the memory, which a sparse or expanded tensor of a small file may have.
+    """
+    try:
+        return tensor.detach().to_dense().clone()
+    except torch.OutOfMemoryError:  # of a GPU, which may have other tenants
+        raise
+    except (RuntimeError, MemoryError):
+        shape = tuple(tensor.shape)
+        raise ValueError(f"{where} has {name} of shape {shape}, which is larger than the memory") from None
 
 
 def _is_without_values(tensor: Tensor) -> bool:
