@@ -27,7 +27,7 @@ from ..files import write_atomically
 from ..models import MotionRNN
 from ..models.checkpoints.loading import find_model, in_words
 from ..models.checkpoints.reading import RUN_SETTINGS as CONFIG_KEY
-from ..models.checkpoints.reading import read_file
+from ..models.checkpoints.reading import file_to_name, read_file
 from ..models.variants import OPTIONS
 from ..visualize import read_log
 from .config import Config
@@ -299,7 +299,7 @@ def checkpoint_file(path: Path) -> Path:
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
     what = "has no checkpoint yet" if path.is_dir() else "does not exist"
-    raise RunError(f"{path} {what}; it should be a run's folder or a .ckpt file")
+    raise RunError(f"{path} {what}; it should be a run's folder or a .ckpt file{file_to_name(path)}")
 
 
 def checkpoint_home(path: Path) -> Path:

@@ -225,3 +225,20 @@ def test_first_weights_compare_cell_options_with_their_defaults(official: Path) 
     recalling = MotionRNN("e3d_lstm", 1, (4, 4), 4, "official", cell_options={"history": 1}, **options)
     with pytest.raises(RunError, match=r"cell_options is .*'history': None.* there, .*'history': 1.* here"):
         load_weights(recalling, "e3d.pt", Config())
+
+
+def test_weights_in_several_files(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = MotionRNN("convlstm", 1, (4, 4), 4, filter_size=3)
+    names = list(made.state_dict())
+    for i in (1, 2):
+        torch.save(
+            {n: made.state_dict()[n] for n in names[i - 1 :: 2]}, f"pytorch_model-0000{i}-of-00002.bin"
+        )
+    shards = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(names)}
+    index = Path("pytorch_model.bin.index.json")
+    index.write_text(json.dumps({"weight_map": shards}))
+    with pytest.warns(UserWarning, match=r"index\.json holds weights alone: assumed"):
+        found = load_run(index).model
+    assert all(tensor.equal(made.state_dict()[name]) for name, tensor in found.state_dict().items())
+    assert command("predict", ".") == 2
+    assert f"it should be a run's folder or a .ckpt file, such as its {index}" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
     torch.empty(0, device=map_location)
     where, name = f"checkpoint {os.fspath(path)!r}", Path(path).name
     if Path(path).is_dir():
-        raise IsADirectoryError(f"{where} is a folder; it should be a file{_advice(Path(path))}")
+        raise IsADirectoryError(f"{where} is a folder; it should be a file{file_to_name(Path(path))}")
     if name.endswith(".index.json"):
         return _load_shards(Path(path), map_location, where)
     if (shard := re.search(r"(.*)-\d{5}-of-(\d{5})\.(\w+)$", name)) and int(shard[2]) > 1:
@@ -111,8 +111,8 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
         return _load(file, map_location, where, os.fspath(path).endswith(".safetensors"))
 
 
-def _advice(folder: Path) -> str:
-    """Return which file of a folder holds its weights, as the end of a sentence, or ""."""
+def file_to_name(folder: Path) -> str:
+    """Return which file to name in place of a folder of weights, as the end of a sentence, or ""."""
     if (folder / ".metadata").is_file():
         return ", which dcp_to_torch_save of torch.distributed.checkpoint.format_utils writes"
     usual = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
