@@ -7,8 +7,8 @@ from types import FunctionType
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
+from ...backends.torch_private import ConvNd
 from ...layers.cells import CELLS
 
 _PACKAGE = __name__.partition(".")[0]
@@ -30,7 +30,7 @@ def _phrases(module: nn.Module, path: str, left_out: Collection[str] = ()) -> It
     """Yield the phrases of `own_code` for a part of the model at `path`, which is "" for the model itself."""
     if methods := sorted(_replaced(type(module))):
         yield f"{type(module).__name__}.{methods[0]} of {path or 'the model'}"
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvNd):
         made: dict[str, Any] = {"dilation": (1,) * len(module.kernel_size), "groups": 1}
         if max(module.kernel_size) > 1:
             made["padding_mode"] = "zeros"
