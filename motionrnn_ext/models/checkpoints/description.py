@@ -17,17 +17,24 @@ from torch import Tensor, nn
 from ...layers.cells import E3DLSTMCell, RecurrentCell, cell_options
 from ...layers.motion_gru import MotionGRU
 from ...layers.motion_gru_cell import MotionGRUCell
+from .own_code import own_code
 
 _KEY = "motionrnn_ext"
+_OWN_CODE = "motionrnn_ext.own_code"
 
 
 def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
-    """Put the arguments that a MotionRNN was made with into the metadata, if all of them are plain values."""
+    """Put the arguments that a MotionRNN was made with into the metadata, if all of them are plain values.
+
+    Phrases for code of the user's, which no file of weights holds, are put beside them.
+    """
+    if found := own_code(module):
+        local_metadata[_OWN_CODE] = found
     try:
-        found = present_arguments(module)
-        if isinstance(found["alpha"], Tensor):  # a learned alpha is among the tensors
-            del found["alpha"]
-        local_metadata[_KEY] = _plain(found)
+        arguments = present_arguments(module)
+        if isinstance(arguments["alpha"], Tensor):  # a learned alpha is among the tensors
+            del arguments["alpha"]
+        local_metadata[_KEY] = _plain(arguments)
     except TypeError:
         # With an object in the metadata, only unsafe loading would read the file.
         return
@@ -91,13 +98,27 @@ def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
 
 def descriptions(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the arguments of every MotionRNN that a state dict describes, by the module's path."""
-    metadata = getattr(state_dict, "_metadata", None)
-    found = metadata.items() if isinstance(metadata, Mapping) else ()
     return {
         path: dict(entry[_KEY])
-        for path, entry in found
-        if isinstance(path, str) and isinstance(entry, Mapping) and isinstance(entry.get(_KEY), Mapping)
+        for path, entry in _metadata(state_dict).items()
+        if isinstance(entry.get(_KEY), Mapping)
     }
+
+
+def own_code_of(state_dict: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the phrases of `own_code` for every MotionRNN that a state dict describes, by the module's path."""
+    return {
+        path: [str(phrase) for phrase in entry[_OWN_CODE]]
+        for path, entry in _metadata(state_dict).items()
+        if isinstance(entry.get(_OWN_CODE), list)
+    }
+
+
+def _metadata(state_dict: Mapping[str, Any]) -> dict[str, Mapping[Any, Any]]:
+    """Return a state dict's metadata: a mapping for every module, by its path."""
+    found = getattr(state_dict, "_metadata", None)
+    entries = found.items() if isinstance(found, Mapping) else ()
+    return {path: entry for path, entry in entries if isinstance(path, str) and isinstance(entry, Mapping)}
 
 
 def arguments_of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..variants import variant_options
 from .architecture import misfits
 from .description import present_arguments
 from .names import to_official
+from .own_code import own_code
 from .reparametrised import plain_weights
 
 # The key under which each program looks for its state dict, and the prefix of its names.
@@ -93,6 +94,7 @@ def _differences(model: MotionRNN) -> Iterator[str]:
     except TypeError as error:
         yield str(error)
         return
+    yield from (f"it has code of its own, {phrase}" for phrase in own_code(model))
     wanted: dict[str, Any] = {}
     if model.predictor == "predrnn" and (has["motion_gru"] or has["highway"]):
         options = asdict(variant_options("official", has["filter_size"]))
