@@ -53,7 +53,7 @@ from .variants import variant_options
 
 @exportable
 class MotionRNNState(NamedTuple):
-    """The state that a MotionRNN carries from one frame to the next; several entries may be the same tensor.
+    """The state that a MotionRNN carries from one frame to the next.
 
     Attributes:
         layers: the states of the L cells, such as `LSTMState`; each has H in the field `hidden`.
@@ -364,7 +364,7 @@ class MotionRNN(Resettable):
 
         By `options.init_state` it is zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)) for a tensor (B, C, h, w). The
         draws have the order of the official program, with those that it never uses, so that one seed gives the same
-        numbers. H and C of a layer are one tensor, and so are F and D of a MotionGRU (with trend=False D is 0).
+        numbers. H and C of a layer have the same values, and so have F and D of a MotionGRU (with trend=False D is 0).
 
         Args:
             batch_size: B, the number of sequences.
@@ -402,7 +402,7 @@ class MotionRNN(Resettable):
         for width in self.hidden_channels[: len(self.interfaces)]:
             draw((slices, width // 4, h // 2, w // 2))  # the program draws this one and never uses it
             offset = draw((slices, 2 * self.options.kernel_size**2, h // 2, w // 2), motion_dtype)
-            motion.append(MotionState(offset, offset if self.trend else torch.zeros_like(offset)))
+            motion.append(MotionState(offset, offset.clone() if self.trend else torch.zeros_like(offset)))
         if cells[0].has_memory:
             memory = cells[0].initial_memory(draw(cells[0].hidden_shape(batch_size, h, w)))
         draw(cells[0].hidden_shape(batch_size, h, w))  # the program draws a highway, and never uses it

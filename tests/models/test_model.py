@@ -251,12 +251,12 @@ def test_xavier_states_are_the_official_draws(trend: bool) -> None:
 
     for hidden, cell in state.layers:
         expected = draw(8, 8, 12)
-        assert torch.equal(hidden, expected) and cell is hidden
+        assert torch.equal(hidden, expected) and torch.equal(cell, hidden)
     for offset, momentum in state.motion:
         draw(2, 4, 6)
         expected = draw(18, 4, 6)
         assert torch.equal(offset, expected)
-        assert momentum is offset if trend else momentum.eq(0).all()
+        assert torch.equal(momentum, offset) if trend else momentum.eq(0).all()
     assert torch.equal(state.memory, draw(8, 8, 12))
     draw(8, 8, 12)
     assert torch.equal(torch.rand(4, generator=generator), torch.rand(4, generator=after_draws(model)))
