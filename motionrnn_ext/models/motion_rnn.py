@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.types import Device
 from torch.utils.checkpoint import checkpoint as recomputing
 
@@ -475,11 +476,14 @@ class MotionRNN(Resettable):
         if torch.compiler.is_compiling():  # the graph holds the choice of the backend
             return recomputing(self._advance, *inputs, use_reentrant=False)
         name = backends.current_backend()
+        # Tensors that `torch.func.functional_call` has put in place of the parameters. Backward runs after that call.
+        named = self.named_parameters("model", remove_duplicate=False)
+        lent: dict[str, Tensor] = {path: t for path, t in named if not isinstance(t, nn.Parameter)}
 
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
             # Backward may run in another thread, or outside of the block that chose the backend.
             with backends.backend(name):
-                return self._advance(*inputs)
+                return functional_call(_Advance(self), lent, inputs) if lent else self._advance(*inputs)
 
         return recomputing(advance, *inputs, use_reentrant=False)
 
@@ -538,3 +542,14 @@ class MotionRNN(Resettable):
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
         check_frames(frames, rank, self.in_channels, self.image_size, self.patch_size, bool(self.interfaces))
+
+
+class _Advance(nn.Module):
+    """A MotionRNN that is called for one time step."""
+
+    def __init__(self, model: MotionRNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
+        return self.model._advance(*inputs)
