@@ -36,6 +36,7 @@ from ..layers.motion_gru_cell import PackedGates
 from ..layers.plain import is_plain
 from ..layers.states import adapt_state, check_not_rounded, detached, exportable
 from ..layers.tensors import fold_depth, unfold_depth
+from ..ops import _arguments as arguments
 from .arguments import (
     check_count,
     check_frames,
@@ -106,7 +107,8 @@ class MotionRNN(Resettable):
     Raises:
         ValueError: predictor, variant or a choice is unknown, a size or number is out of range, widths differ although
             all should be equal, or image_size is missing or not divisible by patch_size.
-        TypeError: an option is unknown, or an argument has another type.
+        TypeError: an option is unknown, an argument has another type, or alpha asks for a gradient although no layer
+            reads it.
 
     Examples:
         >>> model = MotionRNN("predrnn", in_channels=1, hidden_channels=(64, 64, 64, 64), patch_size=4)
@@ -192,6 +194,7 @@ class MotionRNN(Resettable):
             )
             for width in (hidden[:-1] if motion_gru else ())
         )
+        arguments.check_read(options.alpha, bool(self.interfaces), "a model without MotionGRUs")
         project = highway and options.highway_first
         self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False, **made) if project else None
         top_channels = hidden[-1] * self._cells()[-1].depth

@@ -319,6 +319,11 @@ def test_parameter_counts(predictor, channels, width, variant, options, count) -
             ValueError,
             r"sampling_mask has shape \(2, 2, 1, 8, 8\); it should broadcast to \(2, 1, 1, 8, 8\)",
         ),
+        (
+            lambda m: m(frames(2, 4, 1, 8, 8), 2, torch.ones(2, 1, 1, 1, 1) * 1j),
+            TypeError,
+            "sampling_mask has dtype torch.complex64; it should be floating point",
+        ),
         (lambda m: m(frames(2, 4, 1, 8, 8), 2, state=m.initial_state(1, 8, 8)), ValueError, "state has"),
     ],
 )

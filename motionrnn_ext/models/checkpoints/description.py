@@ -25,8 +25,12 @@ def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: di
     """Put the arguments that a MotionRNN was made with into the metadata, if all of them are plain values."""
     try:
         found = present_arguments(module)
-        if isinstance(found["alpha"], Tensor):  # a learned alpha is among the tensors
+        alpha = found["alpha"]
+        # A Parameter is among the tensors of the state dict, and any other tensor is not.
+        if isinstance(alpha, nn.Parameter) or getattr(alpha, "is_meta", False):
             del found["alpha"]
+        elif isinstance(alpha, Tensor):
+            found["alpha"] = alpha.item()
         local_metadata[_KEY] = _plain(found)
     except TypeError:
         # With an object in the metadata, only unsafe loading would read the file.
