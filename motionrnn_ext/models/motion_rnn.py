@@ -486,7 +486,8 @@ class MotionRNN(Resettable):
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
             # Backward may run in another thread, or outside of the block that chose the backend.
             with backends.backend(name):
-                return functional_call(_Advance(self), lent, inputs) if lent else self._advance(*inputs)
+                step = _Advance(self)
+                return functional_call(step, lent, inputs, tie_weights=False) if lent else step(*inputs)
 
         return recomputing(advance, *inputs, use_reentrant=False)
 

@@ -302,6 +302,9 @@ def test_an_alpha_that_is_no_parameter_is_described_by_its_value(tmp_path: Path)
     assert found.interfaces[0].cell.alpha == 0.75
     clip = torch.rand(1, 5, 1, 8, 8)
     torch.testing.assert_close(found(clip, 2), made(clip, 2), rtol=0, atol=1e-6)
+    made.interfaces[1].cell.alpha = torch.tensor(0.25, requires_grad=True)
+    with pytest.warns(UserWarning, match="assumed .*alpha=0.5"):
+        load_checkpoint(made.state_dict())
 
 
 def test_safetensors_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,8 @@ def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: di
     """Put the arguments that a MotionRNN was made with into the metadata, if all of them are plain values."""
     try:
         found = present_arguments(module)
-        alpha = found["alpha"]
-        # A Parameter is among the tensors of the state dict, and any other tensor is not.
-        if isinstance(alpha, nn.Parameter) or getattr(alpha, "is_meta", False):
+        if isinstance(found["alpha"], Tensor):  # a learned alpha is among the tensors
             del found["alpha"]
-        elif isinstance(alpha, Tensor):
-            found["alpha"] = alpha.item()
         local_metadata[_KEY] = _plain(found)
     except TypeError:
         # With an object in the metadata, only unsafe loading would read the file.
@@ -72,7 +68,7 @@ def present_arguments(module: Any) -> dict[str, Any]:
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
     motion = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
     for name in ("alpha", "max_offset", "transient", "trend"):
-        _set_common(found, name, [getattr(cell, name) for cell in motion])
+        _set_common(found, name, [_plain_number(getattr(cell, name)) for cell in motion])
     _set_common(found, "gate_side", [interface.gate_side for interface in interfaces])
     cells = [cell for cell in module.cells if isinstance(cell, RecurrentCell)]
     _set_common(found, "compat", [cell.compat for cell in cells])
@@ -81,6 +77,12 @@ def present_arguments(module: Any) -> dict[str, Any]:
         found["cell_options"] = dict(found["cell_options"])
         _set_common(found["cell_options"], "history", history)
     return found
+
+
+def _plain_number(value: Any) -> Any:
+    """Return the value of a tensor that is no Parameter, and so not in the state dict; anything else as it is."""
+    is_apart = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta
+    return value.item() if is_apart else value
 
 
 def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
