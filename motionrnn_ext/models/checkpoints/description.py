@@ -27,7 +27,7 @@ def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: di
         found = present_arguments(module)
         if isinstance(found["alpha"], Tensor):  # a learned alpha is among the tensors
             del found["alpha"]
-        local_metadata[_KEY] = _plain(found)
+        local_metadata[_KEY] = plain(found)
     except TypeError:
         # With an object in the metadata, only unsafe loading would read the file.
         return
@@ -127,7 +127,7 @@ def arguments_of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **(overrides if isinstance(overrides, Mapping) else {})}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return `value` in Python's own types, which torch.load reads with weights_only=True.
 
     Raises:
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Integral, Real)):
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value))
+        return type(value)(map(plain, value))
     raise TypeError
