@@ -64,7 +64,7 @@ class MotionGRUCell(Resettable):
         channels: C, the channels of x.
         kernel_size: k, the side of the warp's neighbourhood, odd.
         alpha: the trend's momentum step, in [0, 1]. A `Parameter` of one element is learned; PyTorch's own operations
-            then compute the step instead of the kernels.
+            then compute the step instead of the kernels, except under no_grad.
         max_offset: the largest absolute value of F_t, in pixels of the map. None sets no bound, as in the official
             program.
         gate_kernel_size: kernel size of W_u, W_r and W_z, odd.

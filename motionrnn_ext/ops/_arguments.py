@@ -100,14 +100,15 @@ _LARGEST = torch.finfo(torch.float32).max
 def number(op: str, name: str, value: Any, features: Tensor) -> float | Tensor:
     """Return an op's number in the form in which the op hands it on.
 
-    A tensor of one element whose value can be read at once on the CPU, and which asks for no gradient, becomes a float.
+    A tensor of one element whose value can be read at once on the CPU, and which gets no gradient, becomes a float.
     Any other tensor becomes a 0-d tensor in the dtype of arithmetic, by which the formulas differentiate. Its value is
     never read, since that would wait for a device, or break a graph.
     """
     if not isinstance(value, Tensor):
         return real(f"{op}: {name}", value)
     _check_scalar(f"{op}: {name}", value)
-    if not value.requires_grad and _is_at_hand(value):
+    gets_gradient = value.requires_grad and torch.is_grad_enabled()
+    if not gets_gradient and _is_at_hand(value):
         return real(f"{op}: {name}", value.item())
     if value.device.type != "cpu":
         _check_device(op, name, value, "the features", features)

@@ -308,13 +308,15 @@ def test_a_model_has_one_alpha_and_learns_it():
     assert twin.predict(frames.double(), 2).equal(made.predict(frames.double(), 2))
 
 
-def test_a_frozen_alpha_takes_the_kernels():
-    alpha = learned(dtype=torch.float32).requires_grad_(False)
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_an_alpha_without_gradient_takes_the_kernels(is_frozen: bool):
+    """It is frozen, or gradients are off, as in `MotionRNN.predict`."""
+    alpha = learned(dtype=torch.float32).requires_grad_(not is_frozen)
     cell, plain = MotionGRUCell(4, alpha=alpha), MotionGRUCell(4, alpha=0.3)
     plain.load_state_dict({k: v for k, v in cell.state_dict().items() if k != "alpha"})
     features = x(1, 4, 6, 6)
     state = cell.initial_state(features)
-    with backend(CPU.name) if CPU in KERNELS else backend("auto"):
+    with torch.set_grad_enabled(is_frozen), backend(CPU.name) if CPU in KERNELS else backend("auto"):
         for found, expected in zip(cell(features, *state), plain(features, *state)):
             assert found.equal(expected)
     assert MotionGRUCell(4, alpha=torch.tensor(0.25)).alpha == 0.25
