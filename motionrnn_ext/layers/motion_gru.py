@@ -57,7 +57,7 @@ class MotionGRU(Resettable):
     Raises:
         ValueError: there are fewer than 4 channels, a kernel size other than Enc's is even, gate_side is unknown, or
             alpha or max_offset is out of range.
-        TypeError: an argument has another type.
+        TypeError: an argument has another type, or alpha asks for a gradient although trend=False leaves it out.
 
     Examples:
         >>> gru, state = MotionGRU(64), None

@@ -64,7 +64,7 @@ class MotionGRUCell(Resettable):
         channels: C, the channels of x.
         kernel_size: k, the side of the warp's neighbourhood, odd.
         alpha: the trend's momentum step, in [0, 1]. A `Parameter` of one element is learned; PyTorch's own operations
-            then compute the step instead of the kernels.
+            then compute the step instead of the kernels, except under no_grad.
         max_offset: the largest absolute value of F_t, in pixels of the map. None sets no bound, as in the official
             program.
         gate_kernel_size: kernel size of W_u, W_r and W_z, odd.
@@ -81,7 +81,7 @@ class MotionGRUCell(Resettable):
     Raises:
         ValueError: a kernel size is even, both ablations are chosen, alpha is outside of [0, 1], or max_offset is not
             above 0.
-        TypeError: an argument has another type.
+        TypeError: an argument has another type, or alpha asks for a gradient although trend=False leaves it out.
 
     Examples:
         >>> cell = MotionGRUCell(16)
@@ -118,6 +118,7 @@ class MotionGRUCell(Resettable):
         motion, zero = 2 * kernel_size**2, flag("zero_init", zero_init)
         self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
         self.alpha = arguments.momentum_of_module(alpha)
+        arguments.check_read(self.alpha, trend, "trend=False")
         # The value that a learned alpha starts with, for `reset_parameters`.
         if not isinstance(self.alpha, Tensor):
             self._first_alpha = self.alpha

@@ -19,6 +19,7 @@ from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from torchmetrics.functional.audio import signal_noise_ratio
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from ..layers.arguments import is_whole
 from ..pixels import as_floats, check_range, check_units, filled, in_unit_range
 from .lpips import LPIPS, frame_lpips
 
@@ -91,13 +92,13 @@ class FrameMetrics(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(n_lead, int) or n_lead < 1:
+        if not is_whole(n_lead) or n_lead < 1:
             raise ValueError(f"n_lead must be a positive integer; got {n_lead!r}")
         if ssim is not None and ssim not in SSIM_CONVENTIONS:
             raise ValueError(f"ssim must be None or one of {', '.join(SSIM_CONVENTIONS)}; got {ssim!r}")
         if psnr not in PSNR_CONVENTIONS:
             raise ValueError(f"psnr must be one of {', '.join(PSNR_CONVENTIONS)}; got {psnr!r}")
-        self.n_lead, self.ssim, self.psnr, self.clip, self.gdl = n_lead, ssim, psnr, clip, gdl
+        self.n_lead, self.ssim, self.psnr, self.clip, self.gdl = int(n_lead), ssim, psnr, clip, gdl
         self.lpips = lpips
         wanted = {
             "mse": True,

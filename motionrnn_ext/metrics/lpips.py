@@ -77,7 +77,6 @@ class LPIPS(nn.Module):
         return found
 
 
-@torch.no_grad()
 def frame_lpips(prediction: Tensor, truth: Tensor, network: LPIPS) -> Tensor:
     """Return the LPIPS of each frame: (B, L, C, H, W) -> (B, L) float32 on the network's device.
 

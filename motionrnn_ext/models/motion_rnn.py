@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.types import Device
 from torch.utils.checkpoint import checkpoint as recomputing
 
@@ -36,6 +37,7 @@ from ..layers.plain import is_plain
 from ..layers.rollout import convolve, rollout
 from ..layers.states import adapt_state, check_not_rounded, detached, exportable
 from ..layers.tensors import fold_depth, unfold_depth
+from ..ops import _arguments as arguments
 from .arguments import (
     check_count,
     check_frames,
@@ -54,7 +56,7 @@ from .variants import variant_options
 
 @exportable
 class MotionRNNState(NamedTuple):
-    """The state that a MotionRNN carries from one frame to the next; several entries may be the same tensor.
+    """The state that a MotionRNN carries from one frame to the next.
 
     Attributes:
         layers: the states of the L cells, such as `LSTMState`; each has H in the field `hidden`.
@@ -106,7 +108,8 @@ class MotionRNN(Resettable):
     Raises:
         ValueError: predictor, variant or a choice is unknown, a size or number is out of range, widths differ although
             all should be equal, or image_size is missing or not divisible by patch_size.
-        TypeError: an option is unknown, or an argument has another type.
+        TypeError: an option is unknown, an argument has another type, or alpha asks for a gradient although no layer
+            reads it.
 
     Examples:
         >>> model = MotionRNN("predrnn", in_channels=1, hidden_channels=(64, 64, 64, 64), patch_size=4)
@@ -192,6 +195,7 @@ class MotionRNN(Resettable):
             )
             for width in (hidden[:-1] if motion_gru else ())
         )
+        arguments.check_read(options.alpha, bool(self.interfaces), "a model without MotionGRUs")
         project = highway and options.highway_first
         self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False, **made) if project else None
         top_channels = hidden[-1] * self._cells()[-1].depth
@@ -364,7 +368,7 @@ class MotionRNN(Resettable):
 
         By `options.init_state` it is zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)) for a tensor (B, C, h, w). The
         draws have the order of the official program, with those that it never uses, so that one seed gives the same
-        numbers. H and C of a layer are one tensor, and so are F and D of a MotionGRU (with trend=False D is 0).
+        numbers. H and C of a layer have the same values, and so have F and D of a MotionGRU (with trend=False D is 0).
 
         Args:
             batch_size: B, the number of sequences.
@@ -402,7 +406,7 @@ class MotionRNN(Resettable):
         for width in self.hidden_channels[: len(self.interfaces)]:
             draw((slices, width // 4, h // 2, w // 2))  # the program draws this one and never uses it
             offset = draw((slices, 2 * self.options.kernel_size**2, h // 2, w // 2), motion_dtype)
-            motion.append(MotionState(offset, offset if self.trend else torch.zeros_like(offset)))
+            motion.append(MotionState(offset, offset.clone() if self.trend else torch.zeros_like(offset)))
         if cells[0].has_memory:
             memory = cells[0].initial_memory(draw(cells[0].hidden_shape(batch_size, h, w)))
         draw(cells[0].hidden_shape(batch_size, h, w))  # the program draws a highway, and never uses it
@@ -478,11 +482,15 @@ class MotionRNN(Resettable):
         if torch.compiler.is_compiling():  # the graph holds the choice of the backend
             return recomputing(self._advance, *inputs, use_reentrant=False)
         name = backends.current_backend()
+        # Tensors that `torch.func.functional_call` has put in place of the parameters. Backward runs after that call.
+        named = self.named_parameters("model", remove_duplicate=False)
+        lent: dict[str, Tensor] = {path: t for path, t in named if not isinstance(t, nn.Parameter)}
 
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
             # Backward may run in another thread, or outside of the block that chose the backend.
             with backends.backend(name):
-                return self._advance(*inputs)
+                step = _Advance(self)
+                return functional_call(step, lent, inputs, tie_weights=False) if lent else step(*inputs)
 
         return recomputing(advance, *inputs, use_reentrant=False)
 
@@ -546,3 +554,14 @@ class MotionRNN(Resettable):
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
         check_frames(frames, rank, self.in_channels, self.image_size, self.patch_size, bool(self.interfaces))
+
+
+class _Advance(nn.Module):
+    """A MotionRNN that is called for one time step."""
+
+    def __init__(self, model: MotionRNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
+        return self.model._advance(*inputs)

@@ -38,7 +38,10 @@ def fold_mask(mask: Tensor, frames: Tensor, patch_size: int) -> Tensor:
 
     Raises:
         ValueError: the mask does not broadcast to the frames.
+        TypeError: the mask is complex.
     """
+    if mask.is_complex():
+        raise TypeError(f"sampling_mask has dtype {mask.dtype}; it should be floating point")
     try:
         full = mask.to(frames.dtype).expand(frames.shape)
     except RuntimeError:

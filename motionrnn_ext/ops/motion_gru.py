@@ -53,7 +53,7 @@ def motion_update(
         offset: F_{t-1}, (B, M, *S), motion state, in pixels.
         trend: D_{t-1}, (B, M, *S), motion state, in pixels.
         alpha: the momentum's step, in [0, 1]. A tensor of one element that asks for a gradient gets one, by PyTorch's
-            own operations, with the backends "auto" and "reference"; its value is not checked.
+            own operations, with the backends "auto" and "reference"; no tensor's value is checked.
         max_offset: the largest |F_t|, in pixels, above 0. None sets no bound, as in the official program.
 
     Returns:

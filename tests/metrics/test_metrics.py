@@ -260,6 +260,9 @@ def test_results_are_plain_numbers_and_tables() -> None:
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_bad_arguments_are_named() -> None:
+    assert FrameMetrics(np.int64(3)).n_lead == 3
+    with pytest.raises(ValueError, match="n_lead must be a positive integer; got True"):
+        FrameMetrics(True)
     with pytest.raises(ValueError, match="n_lead must be a positive integer; got 0"):
         FrameMetrics(0)
     with pytest.raises(

@@ -314,6 +314,19 @@ def test_tied_tensors_that_safetensors_leaves_out(safetensors: None, tmp_path: P
     assert same(found, made) and found.interfaces[0].cell.alpha is found.interfaces[1].cell.alpha
 
 
+def test_an_alpha_that_is_no_parameter_is_described_by_its_value(tmp_path: Path) -> None:
+    """It is a tensor that the user learns beside the model, and no tensor of the state dict."""
+    made = model("predrnn", layers=3, alpha=torch.tensor(0.75, requires_grad=True))
+    torch.save(made.state_dict(), tmp_path / "model.pt")
+    found = load_checkpoint(tmp_path / "model.pt")
+    assert found.interfaces[0].cell.alpha == 0.75
+    clip = torch.rand(1, 5, 1, 8, 8)
+    torch.testing.assert_close(found(clip, 2), made(clip, 2), rtol=0, atol=1e-6)
+    made.interfaces[1].cell.alpha = torch.tensor(0.25, requires_grad=True)
+    with pytest.warns(UserWarning, match="assumed .*alpha=0.5"):
+        load_checkpoint(made.state_dict())
+
+
 def test_safetensors_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("safetensors", "safetensors.torch"):
         monkeypatch.setitem(sys.modules, package, None)

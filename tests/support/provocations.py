@@ -369,6 +369,9 @@ LAYERS: dict[str, Provocation] = {
     "super().reset_parameters()": parameter_of_its_own,
     "no reset_parameters sets ...; every module that holds parameters should have one, and none be pruned or "
     "parametrised yet": part_without_reset,
+    "alpha asks for a gradient; it should be a number, as ... leaves it out": lambda _: MotionGRU(
+        8, alpha=torch.tensor(0.5, requires_grad=True), trend=False
+    ),
     "alpha is a Parameter that was made on the device meta; it should be made with its value": lambda _: (
         MotionGRU(8, alpha=nn.Parameter(torch.empty((), device="meta"))).reset_parameters()
     ),

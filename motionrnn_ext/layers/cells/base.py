@@ -113,8 +113,9 @@ class RecurrentCell(Resettable):
         return (batch_size, self.hidden_channels, *depth, height, width)
 
     def initial_state(self, hidden: Tensor) -> Any:
-        """Return the state at the start of a sequence, with `hidden` as both H and C."""
-        return LSTMState(hidden, hidden)
+        """Return the state at the start of a sequence, with `hidden` as H and a copy of it as C."""
+        # Two tensors, because torch.export would take what it is given twice for one input.
+        return LSTMState(hidden, hidden.clone())
 
     def initial_memory(self, memory: Tensor) -> Any:
         """Return the memory that travels up the stack in the first step; called on the first layer, if `has_memory`."""

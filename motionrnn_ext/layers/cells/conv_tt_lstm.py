@@ -98,9 +98,9 @@ class ConvTTLSTMCell(RecurrentCell):
         return cast(nn.Conv2d, self.factors[0]).out_channels
 
     def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
-        """Return the state at the start of a sequence, with `hidden` as C and as every H."""
-        # Clones, because torch.compile specialises on two arguments that are one tensor.
-        return ConvTTLSTMState(hidden, hidden, tuple(hidden.clone() for _ in range(self.steps - 1)))
+        """Return the state at the start of a sequence, with `hidden` as H, and copies as C and as every older H."""
+        # Clones, because torch.export would take what it is given twice for one input.
+        return ConvTTLSTMState(hidden, hidden.clone(), tuple(hidden.clone() for _ in range(self.steps - 1)))
 
     def forward(
         self, x: Tensor, state: ConvTTLSTMState, memory: None = None, highway: Tensor | None = None

@@ -188,9 +188,11 @@ class E3DLSTMCell(RecurrentCell):
         return nn.LayerNorm([channels, self.depth, *self.map_size], **made)
 
     def initial_state(self, hidden: Tensor) -> E3DLSTMState:
-        """Return the state at the start of a sequence, with `hidden` (B, C, W, h, w) as H and C and zeros as inputs."""
+        """Return the state at the start of a sequence: `hidden` (B, C, W, h, w) as H, a copy as C, zeros as inputs."""
         shape = (hidden.shape[0], self.in_channels, self.depth - 1, *hidden.shape[3:])
-        return E3DLSTMState(hidden, hidden, self.rows(hidden).contiguous(), hidden.new_zeros(shape))
+        # Clones, because torch.export would take what it is given twice for one input.
+        rows = self.rows(hidden).clone(memory_format=torch.contiguous_format)
+        return E3DLSTMState(hidden, hidden.clone(), rows, hidden.new_zeros(shape))
 
     def embed(self, x: Tensor, state: E3DLSTMState) -> Tensor:
         """Return the window of the last W frames, (B, C_in, W, h, w), that ends with the frame x (B, C_in, h, w)."""

@@ -173,10 +173,10 @@ class MIMCell(RecurrentCell):
         return cls if level else _FirstCell
 
     def initial_state(self, hidden: Tensor) -> MIMState:
-        """Return the state at the start of a sequence, with `hidden` as H and C and zeros as S, D and N."""
-        # Three tensors, because torch.compile specialises on two arguments that are one tensor.
+        """Return the state at the start of a sequence, with `hidden` as H, a copy as C, and zeros as S, D and N."""
+        # Tensors of their own, because torch.export would take what it is given twice for one input.
         stationary, difference, nonstationary = (torch.zeros_like(hidden) for _ in range(3))
-        return MIMState(hidden, hidden, stationary, difference, nonstationary, None)
+        return MIMState(hidden, hidden.clone(), stationary, difference, nonstationary, None)
 
     def reset(self) -> None:
         """Forget S, which a cell with compat="openstl" keeps between sequences."""

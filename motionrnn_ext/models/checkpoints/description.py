@@ -34,7 +34,7 @@ def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: di
         arguments = present_arguments(module)
         if isinstance(arguments["alpha"], Tensor):  # a learned alpha is among the tensors
             del arguments["alpha"]
-        local_metadata[_KEY] = _plain(arguments)
+        local_metadata[_KEY] = plain(arguments)
     except TypeError:
         # With an object in the metadata, only unsafe loading would read the file.
         return
@@ -75,7 +75,7 @@ def present_arguments(module: Any) -> dict[str, Any]:
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
     motion = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
     for name in ("alpha", "max_offset", "transient", "trend"):
-        _set_common(found, name, [getattr(cell, name) for cell in motion])
+        _set_common(found, name, [_plain_number(getattr(cell, name)) for cell in motion])
     _set_common(found, "gate_side", [interface.gate_side for interface in interfaces])
     cells = [cell for cell in module.cells if isinstance(cell, RecurrentCell)]
     _set_common(found, "compat", [cell.compat for cell in cells])
@@ -84,6 +84,12 @@ def present_arguments(module: Any) -> dict[str, Any]:
         found["cell_options"] = dict(found["cell_options"])
         _set_common(found["cell_options"], "history", history)
     return found
+
+
+def _plain_number(value: Any) -> Any:
+    """Return the value of a tensor that is no Parameter, and so not in the state dict; anything else as it is."""
+    is_apart = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta
+    return value.item() if is_apart else value
 
 
 def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
@@ -142,7 +148,7 @@ def arguments_of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **(overrides if isinstance(overrides, Mapping) else {})}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return `value` in Python's own types, which torch.load reads with weights_only=True.
 
     Raises:
@@ -153,7 +159,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Integral, Real)):
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value))
+        return type(value)(map(plain, value))
     raise TypeError
