@@ -32,6 +32,11 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, float alpha, float max_offset, int wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // A 5x5 convolution that keeps the map's size, by Winograd's algorithm. The packed weight is for this machine alone;
+  // `transposed`: it is that of the gradient of x.
+  m.def("winograd_pack(Tensor weight, bool transposed) -> Tensor");
+  m.def("winograd_conv(Tensor x, Tensor packed, int out_channels, Tensor? bias) -> Tensor");
+
   m.def("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor");
   // wanted: a bit per gradient, x 1, offset 2, mask_logits 4, weight 8; the others come back empty
   m.def(

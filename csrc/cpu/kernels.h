@@ -94,11 +94,43 @@ struct GatesKernels {
   void (*sum_weights)(const GatesArguments&);                           // sums -> gradients of weights and bias
 };
 
+// A 5x5 convolution that keeps the map's size, by Winograd's algorithm (winograd/).
+struct WinogradArguments {
+  int64_t batch, channels, out_channels, height, width;
+  int64_t threads;
+
+  Image x;           // (B, C, H, W)
+  Image out;         // (B, C_out, H, W); forward: written; weight gradient: the gradient of out
+  const void* bias;  // (C_out); null: none
+
+  // The weight is (C_out, C, 5, 5) and contiguous. `transposed`: it is (C, C_out, 5, 5) and its taps are mirrored.
+  const void* weight;
+  bool transposed;
+  void* packed;
+
+  // Weight gradient.
+  void* sums;         // gradients of the transformed weight, of WinogradSizes::sums
+  void* grad_weight;  // (C_out, C, 5, 5) contiguous
+};
+
+struct WinogradSizes {  // elements
+  int64_t packed, sums;
+};
+
+struct WinogradKernels {
+  WinogradSizes (*sizes)(const WinogradArguments&);
+  int64_t (*blocks)(const WinogradArguments&);                            // of output channels
+  int64_t (*items)(const WinogradArguments&);                             // of forward
+  void (*pack)(const WinogradArguments&, int64_t begin, int64_t end);     // blocks: weight -> packed
+  void (*forward)(const WinogradArguments&, int64_t begin, int64_t end);  // items
+};
+
 #define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                \
   namespace isa {                                         \
   PointwiseKernel pointwise_kernel(Map map, Types types); \
   WarpKernels warp_kernels(Types types);                  \
   GatesKernels gates_kernels(Types types);                \
+  WinogradKernels winograd_kernels(Types types);          \
   }
 MOTIONRNN_EXT_DECLARE_KERNELS(baseline)
 MOTIONRNN_EXT_DECLARE_KERNELS(x86_64_v3)
