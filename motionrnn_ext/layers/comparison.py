@@ -57,6 +57,8 @@ def difference(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -
         torch.device(device),
         torch.autocast(device.type, enabled=False),
         backends.backend("reference"),
+        # A forward under torch.compile is not compiled anew for each size, which would use up its limit.
+        torch.compiler.set_stance("force_eager"),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
@@ -267,11 +269,12 @@ def _state(module: nn.Module) -> dict[str, tuple[object, int | None]]:
     todo: deque[tuple[str, object]] = deque()
     for name, part in module.named_modules():
         seen.add(id(part))
-        of_classes = {
-            key: value for kind in reversed(type(part).__mro__) for key, value in vars(kind).items()
-        }
-        held = {key: value for key, value in of_classes.items() if not callable(value)} | vars(part)
-        todo.extend((f"{name}.{key}".lstrip("."), value) for key, value in held.items())
+        of_classes: dict[str, object] = {}
+        for kind in reversed(type(part).__mro__):
+            of_classes.update((key, value) for key, value in vars(kind).items() if not callable(value))
+        # Names with two underscores are Python's, and those under which torch.compile notes something.
+        own = {key: value for key, value in {**of_classes, **vars(part)}.items() if not key.startswith("__")}
+        todo.extend((f"{name}.{key}".lstrip("."), value) for key, value in own.items())
     while todo:
         path, value = todo.popleft()
         tracked = isinstance(value, Tensor) and not value.is_inference()

@@ -109,6 +109,15 @@ def test_attributes_that_stay_as_they_are_do_no_harm() -> None:
     assert len(convert(UserModel(Keeping)).converted) == 3
 
 
+def test_a_layer_whose_forward_is_compiled_keeps_no_state() -> None:
+    """What torch.compile notes on the classes does not count."""
+
+    class Compiled(StandIn):
+        forward = torch.compile(StandIn.forward, backend="eager")
+
+    assert convert(nn.ModuleList([Compiled(4)])).converted == ["0"]
+
+
 def test_a_layer_with_parameters_elsewhere_is_left_alone() -> None:
     """An adapter in a closure, which starts at zero, changes no result yet."""
     adapter = nn.Conv2d(4, 4, 1, bias=False).double()
