@@ -245,6 +245,19 @@ def revert_without_warp(p: Place) -> None:
     revert(model)
 
 
+def revert_another_alpha(_: Place) -> None:
+    model = nn.ModuleList([StandIn(4)])
+    convert(model)
+    model[0].alpha = 0.9
+    revert(model)
+
+
+def set_on_converted(_: Place) -> None:
+    layer = StandIn(4)
+    layer.scale = 1.0
+    from_official(layer).scale = 2.0
+
+
 def predictor(name: str, cell: Any) -> Provocation:
     return lambda _: register_predictor(name)(cell)
 
@@ -387,6 +400,9 @@ LAYERS: dict[str, Provocation] = {
     "model is itself a MotionGRU, which cannot be replaced in place; ...": lambda _: convert(StandIn(4)),
     "model is itself a converted MotionGRU; revert the model that holds it": twice,
     "... has no ... any more, which its official module needs; put them back first": revert_without_warp,
+    "... has ..., which its official module cannot take over; undo that first": revert_another_alpha,
+    "... is an attribute of the official ..., which a converted one does not read; revert the model, set it, and "
+    "call convert again": set_on_converted,
     "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (
         from_official(nn.Linear(1, 1))
     ),
