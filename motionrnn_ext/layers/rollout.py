@@ -27,10 +27,12 @@ from .. import backends
 from ..backends.layouts import memory_format
 from ..backends.torch_private import current_backward, transforms, will_run
 from ..backends.transforms import is_transformed
+from ..backends.registration.direct import run
 from .initial_values import Resettable
 from .plain import is_plain, keeps_parameters
 
 _local = threading.local()
+WINO = True
 
 
 @contextmanager
@@ -39,13 +41,25 @@ def rollout(*parts: nn.Module | None) -> Iterator[None]:
 
     It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such.
     """
-    before = getattr(_local, "rollout", None)
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    _local.rollout = None if is_traced or transforms() or is_transformed() else Rollout(parts)
+    is_composed = is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False)
+    before = getattr(_local, "rollout", None)
+    _local.rollout = None if is_composed else Rollout(parts)
     try:
         yield
     finally:
         _local.rollout = before
+
+
+@contextmanager
+def composed() -> Iterator[None]:
+    """Call every module at every step of this thread, as the cells' `forward` is written, for comparison."""
+    before = getattr(_local, "is_composed", False)
+    _local.is_composed = True
+    try:
+        yield
+    finally:
+        _local.is_composed = before
 
 
 def current_rollout() -> Rollout | None:
@@ -165,16 +179,29 @@ class Convolution:
 
     def __init__(self, geometry: Geometry, dtype: torch.dtype, layout: torch.memory_format) -> None:
         self.geometry, self.dtype, self.layout = geometry, dtype, layout
+        self.packs: dict[bool, Tensor] = {}
         # What steps have left, by backward pass.
         self.left: dict[int, _Left] = {}
 
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return the convolution of x, which has the dtype of the convolution."""
+        if self._wino(x, weight):
+            return run(torch.ops.motionrnn_ext.winograd_conv.default, (x, self.pack(weight, False), weight.shape[0], bias))
         return torch.ops.aten.convolution(x, weight, bias, *self.geometry)
 
     def data_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient of x. `weight` is the laid-out weight, which is differentiated by under create_graph."""
+        if self._wino(x, weight) and not torch.is_grad_enabled():
+            return run(torch.ops.motionrnn_ext.winograd_conv.default, (grad, self.pack(weight, True), weight.shape[1], None))
         return self._gradients(grad, x, weight, (True, False, False))[0]
+
+    def _wino(self, x, weight):
+        return WINO and self.dtype == torch.float32 and x.device.type == "cpu" and weight.shape[2:] == (5, 5) and self.geometry == Geometry((1,1),(2,2))
+
+    def pack(self, weight, transposed):
+        if transposed not in self.packs:
+            self.packs[transposed] = run(torch.ops.motionrnn_ext.winograd_pack.default, (weight.detach(), transposed))
+        return self.packs[transposed]
 
     def weight_gradients(
         self, grads: list[Tensor], xs: list[Tensor], weight: Tensor, needs: tuple[bool, bool]
