@@ -13,9 +13,10 @@ from ..backends import reference
 from .arguments import flag, odd, whole
 from .initial_values import Resettable, same_conv
 from .motion import as_motion, check_map
-from .plain import call, is_plain, is_plain_conv
+from .plain import call, is_plain, is_plain_conv, may_be_plain
 
 
+@may_be_plain
 class OffsetWarp(Resettable):
     """The masked neighbourhood warp with weights of its own: `offset_warp(x, offset, mask, conv.weight)`.
 
