@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..backends.torch_private import is_traced
+from ..backends.torch_private import is_traced, runs_forward
 
 Class = TypeVar("Class", bound=type[nn.Module])
 _FRESH = (nn.Conv2d, nn.Conv3d, nn.LayerNorm)
@@ -46,12 +46,10 @@ def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
     return (
         isinstance(module, cls)
         and kind.forward is _FORWARD[cls]
-        and kind.__call__ is nn.Module.__call__
-        and kind._call_impl is nn.Module._call_impl
+        and runs_forward(module)
         and getattr(kind, "_conv_forward", None) is _CONV_FORWARD.get(cls)
         and "forward" not in own
         and "_conv_forward" not in own
-        and own.get("_compiled_call_impl") is None
         and not has_hooks(module)
         and all(map(_is_ordinary, (*own["_parameters"].values(), *own["_buffers"].values())))
     )

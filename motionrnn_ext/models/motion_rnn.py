@@ -499,7 +499,9 @@ class MotionRNN(Resettable):
 
     def _memory_format(self) -> torch.memory_format:
         """Return channels_last if a weight is in channels_last only; weights of size 1x1 are in both formats."""
-        formats = (memory_format(weight) for weight in self.parameters() if weight.dim() == 4)
+        # A weight of nn.LazyConv2d has no dimensions before its first call.
+        weights = (p for p in self.parameters() if not isinstance(p, nn.UninitializedParameter))
+        formats = (memory_format(weight) for weight in weights if weight.dim() == 4)
         return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
     def _pack(self) -> Sequence[PackedGates | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from equations import randomised
 from golden import relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.overrides import TorchFunctionMode
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionGRULayer, MotionRNN
@@ -512,6 +514,63 @@ def test_what_hooks_of_the_cells_convolutions_keep_is_not_overwritten(
     found.sum().backward()
     assert kept and all(torch.equal(a, b) for a, b in kept)
     assert relative_error(found, expected.detach().double()) <= 1e-6
+
+
+class Keeping(TorchFunctionMode):
+    """Keeps the results of convolutions, with copies."""
+
+    def __init__(self, kept: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function is F.conv2d:
+            self.kept.append((out, out.clone()))
+        return out
+
+
+@contextlib.contextmanager
+def hooks_on_all_modules(kept: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    def keep(module: nn.Module, inputs: Any, out: Any) -> None:
+        if isinstance(out, Tensor):
+            kept.append((out, out.clone()))
+
+    module = nn.modules.module
+    handles = [
+        module.register_module_forward_hook(keep),
+        module.register_module_full_backward_hook(lambda m, i, o: None),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("watching", [Keeping, hooks_on_all_modules])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_what_a_mode_or_hooks_on_all_modules_keep_is_not_overwritten(
+    predictor: str, watching: Callable[..., Any]
+) -> None:
+    made = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3, image_size=(8, 8))
+    frames, kept = torch.rand(1, 3, 1, 8, 8), []
+    expected = made(frames, 2).detach()
+    with motionrnn_ext.backend("reference"), watching(kept):
+        found = made(frames, 2)
+        found.sum().backward()
+    assert kept and all(torch.equal(a, b) for a, b in kept)
+    assert relative_error(found, expected.double()) <= 1e-6
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_lazy_convolution_gets_its_size_in_the_first_call(predictor: str) -> None:
+    made = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3, image_size=(8, 8))
+    twin, frames = copy.deepcopy(made), torch.rand(1, 3, 1, 8, 8)
+    made.interfaces[0].gate, made.conv_last = nn.LazyConv2d(4, 1), nn.LazyConv2d(4, 1)
+    first = made(frames, 2)
+    twin.interfaces[0].gate, twin.conv_last = made.interfaces[0].gate, made.conv_last
+    assert relative_error(first, twin(frames, 2).detach().double()) <= 1e-6
 
 
 @pytest.mark.parametrize("predictor", ["predrnn", "conv_tt_lstm"])
