@@ -82,7 +82,7 @@ class OffsetWarp(Resettable):
         check_map("x", x, self.channels)
         offset = as_motion(self, "offset", offset, x, 2 * k * k)
         mask = self.mask_logits(x)
-        if self.reads_conv():
+        if is_plain_conv(self.conv, self.channels, self.out_channels, k):
             return ops.offset_warp(x, offset, mask, self.conv.weight)
         taps = reference.masked_taps(x, offset, mask, k).to(x.dtype).unflatten(2, (k, k))
         batch, channels, _, _, height, width = taps.shape
@@ -95,6 +95,9 @@ class OffsetWarp(Resettable):
 
     def reads_conv(self) -> bool:
         """Return whether a caller may read the weight of `conv` and compute the mask without calling this module."""
-        return is_plain(self, OffsetWarp) and is_plain_conv(
-            self.conv, self.channels, self.out_channels, self.kernel_size
+        has_own_mask = getattr(self.mask_logits, "__func__", None) is not OffsetWarp.mask_logits
+        return (
+            not has_own_mask
+            and is_plain(self, OffsetWarp)
+            and is_plain_conv(self.conv, self.channels, self.out_channels, self.kernel_size)
         )

@@ -310,6 +310,25 @@ def test_a_warp_with_a_hook_or_of_another_class_is_called() -> None:
         assert relative_error(gru(hidden)[0], expected.detach()) <= TOLERANCE
 
 
+@pytest.mark.parametrize("on_the_instance", [False, True])
+def test_a_warp_with_other_mask_logits_is_called(on_the_instance: bool) -> None:
+    class Sharp(OffsetWarp):
+        def mask_logits(self, x: Tensor) -> Tensor:
+            return 5 * super().mask_logits(x)
+
+    found, expected = changed("frozen"), changed("frozen")
+    warp = found.cell.warp
+    if on_the_instance:
+        warp.mask_logits = lambda x: 5 * OffsetWarp.mask_logits(warp, x)
+    else:
+        warp.__class__ = Sharp
+    for parameter in expected.cell.warp.warp_gate.parameters():
+        parameter.data *= 5
+    assert_same(
+        trained(two_steps(found), sample, steps=1)[:2], trained(two_steps(expected), sample, steps=1)[:2]
+    )
+
+
 # ---- MotionRNN: rollouts pack the gates' weights once, where no step can change them
 
 
