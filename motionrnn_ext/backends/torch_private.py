@@ -108,6 +108,7 @@ def runs_forward(module: nn.Module) -> bool:
     return is_own and module._compiled_call_impl is None
 
 
+@constant_in_a_trace
 def has_hooks_on_all_modules() -> bool:
     """Return whether hooks that run with the call or the backward of every module are registered."""
     return bool(_has_any_global_hook())

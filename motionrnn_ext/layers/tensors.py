@@ -18,10 +18,9 @@ def add_to(fresh: Tensor, addend: Tensor, by: nn.Module | None = None) -> Tensor
     checkpointing does. It does so inside vmap as well, where `fresh` may be shared by all mapped entries while `addend`
     is not.
     """
-    watched = not torch.compiler.is_compiling() and (
-        has_dispatch_modes() or has_function_modes() or (by is not None and has_hooks_on_all_modules())
-    )
-    apart = watched or is_mapped() or not (by is None or is_fresh(by))
+    watched = not torch.compiler.is_compiling() and (has_dispatch_modes() or has_function_modes())
+    fresh_alone = by is None or (is_fresh(by) and not has_hooks_on_all_modules())
+    apart = watched or is_mapped() or not fresh_alone
     return fresh + addend if apart else fresh.add_(addend)
 
 

@@ -582,6 +582,14 @@ def test_what_a_mode_or_hooks_on_all_modules_keep_is_not_overwritten(
     assert relative_error(found, expected.double()) <= 1e-6
 
 
+def test_a_compiled_model_does_not_overwrite_what_hooks_on_all_modules_keep() -> None:
+    torch._dynamo.reset()
+    made, kept = torch.compile(MotionRNN("predrnn", 1, (4,), 2, filter_size=3), backend="eager"), []
+    with hooks_on_all_modules(kept):
+        made(torch.rand(1, 2, 1, 8, 8), 1)
+    assert kept and all(torch.equal(a, b) for a, b in kept)
+
+
 @pytest.mark.parametrize("predictor", CELLS)
 def test_a_lazy_convolution_gets_its_size_in_the_first_call(predictor: str) -> None:
     made = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3, image_size=(8, 8))
