@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.types import Device
 
 from ..backends.torch_private import ConvNd
@@ -99,14 +99,14 @@ def _check_parts(module: nn.Module) -> None:
     Such a part would silently keep its values, or have none after `to_empty`.
     """
     kept: list[str] = []
-    for path, part in list(module.named_modules())[1:]:
+    for path, part in module.named_modules():
         reset = getattr(part, "reset_parameters", None)
         names = [name for name, _ in part.named_parameters(recurse=False)]
-        if getattr(reset, "__func__", None) in _SET_WEIGHT_AND_BIAS:
+        if _sets_weight_and_bias(reset):
             names = [name for name in names if name not in ("weight", "bias")]
         elif reset is not None:
-            continue
-        kept += [f"{path}.{name}" for name in names]
+            names = [name for name in names if _has_computed(part, name)]
+        kept += [f"{path}.{name}".lstrip(".") for name in names]
     if kept:
         raise TypeError(
             f"no reset_parameters sets {', '.join(kept)}; every module that holds parameters should have one, and "
@@ -114,10 +114,20 @@ def _check_parts(module: nn.Module) -> None:
         )
 
 
+def _sets_weight_and_bias(reset: Any) -> bool:
+    return getattr(reset, "__func__", None) in _SET_WEIGHT_AND_BIAS
+
+
+def _has_computed(module: nn.Module, name: str) -> bool:
+    """Return whether a hook computes a tensor from that parameter, as that of pruning computes X from X_orig."""
+    return isinstance(vars(module).get(name.rpartition("_")[0]), Tensor)
+
+
 def _reset_parts(module: nn.Module) -> None:
     for part in module.children():
         reset = getattr(part, "reset_parameters", None)
-        if reset is None:
-            _reset_parts(part)  # an nn.ModuleList, or a user's module
-        else:
+        if reset is not None:
             reset()
+        # An nn.ModuleList, a user's module, or a convolution with parts that a user added, which its own reset leaves.
+        if reset is None or _sets_weight_and_bias(reset):
+            _reset_parts(part)

@@ -15,7 +15,7 @@ from ..ops import _arguments as arguments
 from .arguments import flag, odd, whole
 from .initial_values import Resettable, same_conv
 from .motion import MotionState, as_motion, check_map, zero_motion
-from .plain import call, check_returned, is_plain, is_plain_conv, keeps_parameters
+from .plain import call, check_returned, is_plain, is_plain_conv, keeps_parameters, may_be_plain
 from .tensors import add_to
 from .warp import OffsetWarp
 
@@ -37,6 +37,7 @@ class PackedGates(NamedTuple):
         return self.x_weight.shape[0] > 3 * self.candidate_weight.shape[0]
 
 
+@may_be_plain
 class MotionGRUCell(Resettable):
     """One MotionGRU step on encoded features: `(x, offset, trend) -> (out, offset, trend)`.
 

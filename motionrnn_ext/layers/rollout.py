@@ -29,22 +29,24 @@ from ..backends.torch_private import current_backward, transforms, will_run
 from ..backends.transforms import is_transformed
 from ..backends.registration.direct import run
 from .initial_values import Resettable
-from .plain import is_plain, keeps_parameters
+from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
 
 _local = threading.local()
 WINO = True
 
 
 @contextmanager
-def rollout(*parts: nn.Module | None) -> Iterator[None]:
-    """Share the weights of these modules between their calls in this thread and this `with` block.
+def rollout(owner: nn.Module | None) -> Iterator[None]:
+    """Share the weights of the parts of a module between their calls in this thread and this `with` block.
+
+    None shares nothing.
 
     It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such.
     """
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     is_composed = is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False)
     before = getattr(_local, "rollout", None)
-    _local.rollout = None if is_composed else Rollout(parts)
+    _local.rollout = None if is_composed or owner is None else Rollout(owner)
     try:
         yield
     finally:
@@ -76,18 +78,18 @@ def convolve(module: nn.Module, x: Tensor) -> Tensor:
 class Rollout:
     """The weights that the steps of a rollout share, laid out at their first use."""
 
-    def __init__(self, parts: Sequence[nn.Module | None]) -> None:
+    def __init__(self, owner: nn.Module) -> None:
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, Any] = {}
-        for part in parts:
-            if part is not None:
+        # A hook of any part may change the weights of every other one from step to step.
+        if not has_hooks_inside(owner):
+            for part in owner.children():
                 self._add(part)
 
     def _add(self, module: nn.Module) -> None:
-        """Note a module and its parts as plain. The parts of others are left out: hooks may change parameters."""
+        """Note a module and its parts as plain; the parts of a class that is not known here are left out."""
         of_torch_or_ours = type(module).__module__.startswith(("torch.nn.modules.", "motionrnn_ext."))
-        is_known = of_torch_or_ours or isinstance(module, Resettable)
-        if is_known and is_plain(module, type(module)):
+        if (of_torch_or_ours or isinstance(module, Resettable)) and is_as_its_class(module):
             self._plain.add(module)
             for part in module.children():
                 self._add(part)
@@ -95,6 +97,12 @@ class Rollout:
     def has(self, module: nn.Module) -> bool:
         """Return whether a module's parameters may be read once for all steps."""
         return module in self._plain
+
+    def has_conv(self, module: nn.Module) -> bool:
+        """Return whether `module` is a convolution whose parameters may be read once for all steps."""
+        kind = type(module)
+        is_conv = kind in (nn.Conv2d, nn.ConvTranspose2d) and is_plain(module, kind)
+        return is_conv and self.has(module) and keeps_parameters(module)
 
     def share(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make()` returned for this key, which is called once in a rollout."""
@@ -108,7 +116,7 @@ class Rollout:
             for part in module:
                 x = self.convolve(part, x)
             return x
-        if type(module) not in (nn.Conv2d, nn.ConvTranspose2d) or not self.has(module) or not keeps_parameters(module):
+        if not self.has_conv(module):
             return cast(Tensor, module(x))
         assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
         if module.padding_mode != "zeros" or isinstance(module.padding, str):

@@ -14,7 +14,6 @@ The paper and the released program differ in 29 points; `models/variants.py` lis
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
@@ -33,15 +32,17 @@ from ..layers.initial_values import Resettable
 from ..layers.motion import MotionState
 from ..layers.motion_gru import MotionGRU
 from ..layers.motion_gru_cell import PackedGates
-from ..layers.plain import is_plain
+from ..layers.plain import check_entries, has_hooks_inside, is_plain
 from ..layers.rollout import convolve, rollout
 from ..layers.states import adapt_state, check_not_rounded, detached, exportable
 from ..layers.tensors import fold_depth, unfold_depth
 from ..ops import _arguments as arguments
 from .arguments import (
+    a_weight,
     check_count,
     check_frames,
     check_generator,
+    check_moved,
     check_parts,
     check_state,
     checked_cell_options,
@@ -385,9 +386,7 @@ class MotionRNN(Resettable):
         """
         for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
             check_whole(name, value, at_least=0)
-        # A parameter gives dtype and device. Reading `conv_last.weight` would compute a parametrised one.
-        parameters = itertools.chain(self.conv_last.parameters(), self.parameters())
-        weight = next(p for p in parameters if p.is_floating_point())
+        weight = a_weight(self.conv_last, self)  # gives dtype and device
         check_generator(generator, weight.device if self.options.init_state == "xavier" else None)
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
@@ -437,8 +436,7 @@ class MotionRNN(Resettable):
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
         # A step that is computed again in backward would not find the weights of the rollout.
-        shared = [] if advance == self._recomputed else [self.cells, self.interfaces, self.conv_first, self.conv_last]
-        with rollout(*shared):
+        with rollout(None if advance == self._recomputed else self):
             for t in range(steps):
                 prediction, state = advance(read(t, prediction), state, packed)
                 if t >= first:
@@ -460,13 +458,17 @@ class MotionRNN(Resettable):
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
         highway = None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
         for level, cell in enumerate(self.cells):
-            x, layer, memory = cell(x, state.layers[level], memory, highway)
+            after = cell(x, state.layers[level], memory, highway)
+            check_entries(f"cells[{level}]", after, "h", "state", "memory")
+            x, layer, memory = after
             if self.highway:
                 highway = x  # the block's output, before the MotionGRU
             if level < len(self.interfaces):
                 ahead = () if packed[level] is None else (packed[level],)
-                x, moved = self.interfaces[level](x, state.motion[level], *ahead)
-                motion.append(moved)
+                moved = self.interfaces[level](x, state.motion[level], *ahead)
+                check_moved(level, moved)
+                x, motion_after = moved
+                motion.append(motion_after)
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
             layers.append(layer)
@@ -512,7 +514,9 @@ class MotionRNN(Resettable):
 
     def _memory_format(self) -> torch.memory_format:
         """Return channels_last if a weight is in channels_last only; weights of size 1x1 are in both formats."""
-        formats = (memory_format(weight) for weight in self.parameters() if weight.dim() == 4)
+        # A weight of nn.LazyConv2d has no dimensions before its first call.
+        weights = (p for p in self.parameters() if not isinstance(p, nn.UninitializedParameter))
+        formats = (memory_format(weight) for weight in weights if weight.dim() == 4)
         return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
     def _pack(self) -> Sequence[PackedGates | None]:
@@ -520,6 +524,8 @@ class MotionRNN(Resettable):
 
         Hooks may change them (FSDP's gather the weights), and a user's module may compute them.
         """
+        if has_hooks_inside(self):
+            return [None] * len(self.interfaces)
         return [gru.pack_ahead() if is_plain(gru, MotionGRU) else None for gru in self._motion_grus()]
 
     def _start(

@@ -323,6 +323,46 @@ def test_a_part_that_would_stay_without_values_is_named(
     assert all(tensor.equal(before[name]) for name, tensor in made.state_dict().items())
 
 
+def learned_alpha() -> nn.Parameter:
+    return nn.Parameter(torch.tensor(0.3))
+
+
+@pytest.mark.parametrize(
+    "computed", [prune.identity, nn.utils.weight_norm, nn.utils.spectral_norm], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize(
+    ("made", "path", "name"),
+    [
+        (lambda: model("mim"), "cells.1.stationary", "peephole"),
+        (lambda: model("mim").cells[1].stationary, "", "peephole"),
+        (lambda: model("e3d_lstm"), "cells.0.conv_x.0", "weight"),
+        (lambda: model("convlstm", alpha=learned_alpha()), "interfaces.0.cell", "alpha"),
+    ],
+)
+def test_a_parameter_that_a_hook_computes_from_another_is_named(
+    made: Callable[[], nn.Module], path: str, name: str, computed: Callable[..., Any]
+) -> None:
+    if name == "alpha" and computed is not prune.identity:
+        pytest.skip("a number has no norm")
+    module = made()
+    owner = module.get_submodule(path)
+    nn.init.normal_(getattr(owner, name))
+    computed(owner, name)
+    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    own = next(key for key in owner._parameters if key.startswith(f"{name}_"))
+    with pytest.raises(TypeError, match=f"^no reset_parameters sets {f'{path}.{own}'.lstrip('.')}[;,]"):
+        module.reset_parameters()
+    assert all(tensor.equal(before[key]) for key, tensor in module.state_dict().items())
+
+
+def test_a_part_that_was_added_to_a_convolution_is_reset_too() -> None:
+    made = model("convlstm")
+    made.conv_last.adapter = nn.Linear(3, 3)
+    fill(made, torch.nan)
+    made.reset_parameters()
+    assert all(p.isfinite().all() for p in made.parameters())
+
+
 def test_somebody_elses_parts_are_reset_too() -> None:
     made = model("convlstm")
     made.conv_last = nn.Sequential(made.conv_last, nn.GroupNorm(2, 4), nn.Identity(), nn.LayerNorm(12))

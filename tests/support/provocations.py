@@ -332,6 +332,12 @@ def cell_of_one_result(_: Place) -> None:
     gru(frames(1, 4, 4, 4))
 
 
+def no_motion(_: Place) -> None:
+    model = rnn()
+    model.interfaces[0].register_forward_hook(lambda module, inputs, outputs: (outputs[0], None))
+    model(frames(1, 3, 1, 8, 8), 2)
+
+
 def returns_another_shape(_: Place) -> None:
     gru = MotionGRU(8)
     gru.gate = nn.Sequential(gru.gate, nn.MaxPool2d(2))
@@ -362,7 +368,8 @@ LAYERS: dict[str, Provocation] = {
     "state is ...; it should be a MotionState, or a pair (offset, trend)": motion(lambda t: t, count=3),
     "... is None; it should be a module, since it is called: to leave a part out, put one in its place that "
     "returns what the next part takes": lambda _: setattr(MotionGRU(4), "gate", None),
-    "cell returns ...; it should return (out, offset, trend)": cell_of_one_result,
+    "... returns ...; it should return (...)": cell_of_one_result,
+    "the state that ... returns is ...; it should be a MotionState, or a pair (offset, trend)": no_motion,
     "... returns ...; it should return a tensor of shape ...": returns_another_shape,
     "hidden is ...x...; height and width should be even": lambda _: MotionGRU(8)(torch.ones(1, 8, 5, 6)),
     "map_size is None; ... it should be (h, w), as parameters are per position": lambda _: ConvLSTMCell(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
-from ..plain import keeps_parameters
 from ..rollout import Geometry, Rollout
 
 
@@ -54,7 +53,7 @@ def plain_convs(active: Rollout, *modules: tuple[nn.Module, int, int]) -> list[T
             if not active.has(module) or len(module) != 1:
                 return None
             module = module[0]
-        if type(module) is not nn.Conv2d or not (active.has(module) and keeps_parameters(module)):
+        if not (isinstance(module, nn.Conv2d) and active.has_conv(module)):
             return None
         rows, columns = module.kernel_size
         fits = (

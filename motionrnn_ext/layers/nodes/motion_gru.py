@@ -20,7 +20,6 @@ from ...backends.reference import state_dtype
 from ...backends.registration.direct import run
 from ...backends.registration.wanted import Wanted
 from ...ops import _arguments as arguments
-from ..plain import keeps_parameters
 from ..rollout import (
     Convolution,
     Geometry,
@@ -87,7 +86,7 @@ def _weights(
     )
     convs = []
     for module, kind, (inputs, outputs), geometry in expected:
-        if type(module) is not kind or not (active.has(module) and keeps_parameters(module)):
+        if type(module) is not kind or not active.has_conv(module):
             return None
         fits = (
             (module.in_channels, module.out_channels, module.padding_mode) == (inputs, outputs, "zeros")
