@@ -29,7 +29,7 @@ _FORWARD: dict[type[nn.Module], Callable[..., Any]] = {
     cls: cls.forward for cls in (*_FRESH, nn.ConvTranspose2d, nn.Sequential)
 }
 _CONV_FORWARD: dict[type[nn.Module], Callable[..., Any]] = {
-    cls: cls._conv_forward for cls in (nn.Conv2d, nn.Conv3d)
+    cls: cls._conv_forward for cls in (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 }
 
 

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from .. import backends
 from ..backends.layouts import memory_format
+from ..backends.registration.direct import run
 from ..backends.torch_private import current_backward, transforms, will_run
 from ..backends.transforms import is_transformed
-from ..backends.registration.direct import run
 from .initial_values import Resettable
 from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
 
@@ -83,6 +82,7 @@ class Rollout:
         self._shared: dict[Hashable, Any] = {}
         # A hook of any part may change the weights of every other one from step to step.
         if not has_hooks_inside(owner):
+            self._plain.add(owner)
             for part in owner.children():
                 self._add(part)
 
@@ -194,21 +194,35 @@ class Convolution:
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return the convolution of x, which has the dtype of the convolution."""
         if self._wino(x, weight):
-            return run(torch.ops.motionrnn_ext.winograd_conv.default, (x, self.pack(weight, False), weight.shape[0], bias))
+            return run(
+                torch.ops.motionrnn_ext.winograd_conv.default,
+                (x, self.pack(weight, False), weight.shape[0], bias),
+            )
         return torch.ops.aten.convolution(x, weight, bias, *self.geometry)
 
     def data_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient of x. `weight` is the laid-out weight, which is differentiated by under create_graph."""
         if self._wino(x, weight) and not torch.is_grad_enabled():
-            return run(torch.ops.motionrnn_ext.winograd_conv.default, (grad, self.pack(weight, True), weight.shape[1], None))
+            return run(
+                torch.ops.motionrnn_ext.winograd_conv.default,
+                (grad, self.pack(weight, True), weight.shape[1], None),
+            )
         return self._gradients(grad, x, weight, (True, False, False))[0]
 
     def _wino(self, x, weight):
-        return WINO and self.dtype == torch.float32 and x.device.type == "cpu" and weight.shape[2:] == (5, 5) and self.geometry == Geometry((1,1),(2,2))
+        return (
+            WINO
+            and self.dtype == torch.float32
+            and x.device.type == "cpu"
+            and weight.shape[2:] == (5, 5)
+            and self.geometry == Geometry((1, 1), (2, 2))
+        )
 
     def pack(self, weight, transposed):
         if transposed not in self.packs:
-            self.packs[transposed] = run(torch.ops.motionrnn_ext.winograd_pack.default, (weight.detach(), transposed))
+            self.packs[transposed] = run(
+                torch.ops.motionrnn_ext.winograd_pack.default, (weight.detach(), transposed)
+            )
         return self.packs[transposed]
 
     def weight_gradients(
@@ -293,8 +307,8 @@ class _Laid(Function):
             source = parameter.detach()
             layout = conv.layout if parameter.dim() == 4 else torch.contiguous_format
             made = source.to(conv.dtype).contiguous(memory_format=layout)
-            # A view shares the version of its parameter, by which autograd sees changes in place.
-            laid.append(parameter.view_as(parameter) if made is source else made)
+            # What is laid out as it was shares the version of its parameter, by which autograd sees changes in place.
+            laid.append(made)
         ctx.owner, ctx.dtypes = conv, [p.dtype for p in parameters]
         # The parameters are saved for their versions.
         ctx.save_for_backward(*parameters, laid[0])
@@ -351,18 +365,20 @@ class SummedGradients:
         if before is None:
             self.sums[current_backward()] = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
         else:
-            torch._foreach_add_(before, grads)
+            add_in_place(before, grads)
 
 
 class _Summed(Function):
     """Parameters in the dtype of a rollout. Backward runs after that of every step."""
 
     @staticmethod
-    def forward(ctx: Any, sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.owner, ctx.dtypes = sums, [p.dtype for p in parameters]
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
-        return tuple(p.view_as(p) if p.dtype == dtype else p.detach().to(dtype) for p in parameters)
+        return tuple(p.detach().to(dtype) for p in parameters)
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -378,3 +394,13 @@ def _added(
     """Return the sums in the parameters' dtypes, with what came in by the graph, as it does under create_graph."""
     both = [g if s is None else s if g is None else s + g for s, g in zip(sums, given)]
     return [None if g is None else g.to(dtype) for g, dtype in zip(both, dtypes)]
+
+
+def add_in_place(sums: Sequence[Tensor], addends: Sequence[Tensor]) -> None:
+    """Add each addend to its sum, in one call."""
+    try:
+        torch._foreach_add_(list(sums), list(addends))
+    # PyTorch has no rule for this call where `is_grads_batched` maps a backward pass.
+    except RuntimeError:
+        for total, addend in zip(sums, addends):
+            total.add_(addend)

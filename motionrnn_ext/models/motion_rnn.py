@@ -456,7 +456,9 @@ class MotionRNN(Resettable):
         """Take one time step: from x (B, P*P*C, h, w) to the prediction, of the same shape, and the next state."""
         layers, motion, memory = [], [], state.memory
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
-        highway = None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
+        highway = (
+            None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
+        )
         for level, cell in enumerate(self.cells):
             after = cell(x, state.layers[level], memory, highway)
             check_entries(f"cells[{level}]", after, "h", "state", "memory")
@@ -472,7 +474,9 @@ class MotionRNN(Resettable):
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
             layers.append(layer)
-        return convolve(self.conv_last, x.flatten(1, -3)), MotionRNNState(tuple(layers), tuple(motion), memory)
+        return convolve(self.conv_last, x.flatten(1, -3)), MotionRNNState(
+            tuple(layers), tuple(motion), memory
+        )
 
     def _recomputed(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
         """Take one time step, as `_advance` does, but keep only the inputs for backward."""

@@ -10,9 +10,9 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
+from ..rollout import convolve
 from ..states import detached, exportable
 from ..tensors import add_to
-from ..rollout import convolve
 from .base import RecurrentCell
 
 

@@ -94,7 +94,8 @@ class DepthConv(nn.Module):
             # The weight is read once, because every reading computes a parametrised one.
             weight = self.weight
             slices = [
-                F.conv2d(x[:, :, d:].flatten(1, 2), self._below(weight, d), padding=self.padding) for d in depths
+                F.conv2d(x[:, :, d:].flatten(1, 2), self._below(weight, d), padding=self.padding)
+                for d in depths
             ]
         return torch.stack(slices * self.depth if self.repeat else slices, dim=2)
 
@@ -212,7 +213,9 @@ class E3DLSTMCell(RecurrentCell):
         # Memories are float32 under autocast.
         content = torch.tanh(content_m.to(memory.dtype))
         after = ops.memory_update(memory_x, memory_m, content)
-        logits = torch.tanh(output_x + output_h + convolve(self.conv_o_cell, cell) + convolve(self.conv_o_memory, after))
+        logits = torch.tanh(
+            output_x + output_h + convolve(self.conv_o_cell, cell) + convolve(self.conv_o_memory, after)
+        )
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
         carried = memory if self.compat else after
         rows = self.rows(cell)

@@ -14,8 +14,8 @@ from torch.types import Device
 
 from ... import ops
 from ..initial_values import Resettable
-from ..states import detached, exportable
 from ..rollout import convolve
+from ..states import detached, exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..tensors import add_to
 from ..nodes import st_lstm as node
 from ..rollout import convolve, current_rollout
+from ..tensors import add_to
 from .base import LSTMState, RecurrentCell
 
 

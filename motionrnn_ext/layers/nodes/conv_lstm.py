@@ -1,6 +1,6 @@
 """The time step of a ConvLSTM as one node, see `ConvLSTMCell` for its equations.
 
-    [i, f, g, o] = W * [X, H];   C' = s(f).C + s(i).tanh(g);   H' = s(o).tanh(C') + (1 - s(o)).Y
+[i, f, g, o] = W * [X, H];   C' = s(f).C + s(i).tanh(g);   H' = s(o).tanh(C') + (1 - s(o)).Y
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from ..rollout import (
     Rollout,
     SharedWeights,
     SummedGradients,
+    add_in_place,
     dtype_of_convolutions,
     geometry_of,
     shared_tensors,
@@ -56,7 +57,10 @@ def step(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return X, F' and D' of maps (B, C, h, w) by one node, or None where the MotionGRU has to be composed."""
     dtype = dtype_of_convolutions(maps)
-    state, shape = state_dtype(dtype), (maps.shape[0], gru.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2)
+    state, shape = (
+        state_dtype(dtype),
+        (maps.shape[0], gru.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2),
+    )
     if any(t.shape != shape or t.dtype != state or t.device != maps.device for t in (offset, trend)):
         return None
     shared = active.share((gru, dtype), lambda: _weights(active, gru, maps, dtype))
@@ -73,7 +77,13 @@ def _weights(
 ) -> tuple[Step, tuple[Tensor, ...]] | None:
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
-    if not (active.has(gru) and backends.runs_cpu_kernels(maps) and active.has(cell) and cell.transient and cell.trend):
+    if not (
+        active.has(gru)
+        and backends.runs_cpu_kernels(maps)
+        and active.has(cell)
+        and cell.transient
+        and cell.trend
+    ):
         return None
     packed = cell.pack_ahead()
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
@@ -81,7 +91,12 @@ def _weights(
     k, b = gru.encoder, gru.gate
     expected = (
         (gru.encoder, nn.Conv2d, (channels, cell.channels), Geometry((2, 2), _half(k, 1))),
-        (gru.decoder, nn.ConvTranspose2d, (cell.channels, channels), Geometry((2, 2), (1, 1), transposed=True)),
+        (
+            gru.decoder,
+            nn.ConvTranspose2d,
+            (cell.channels, channels),
+            Geometry((2, 2), (1, 1), transposed=True),
+        ),
         (gru.gate, nn.Conv2d, (2 * channels, channels), Geometry((1, 1), _half(b, 0))),
     )
     convs = []
@@ -150,7 +165,9 @@ class _Node(Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_offset: Tensor, grad_trend: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor, grad_offset: Tensor, grad_trend: Tensor
+    ) -> tuple[Tensor | None, ...]:
         common, saved = ctx.common, ctx.saved_tensors
         (features, mask, u, r, z, new_offset, warped, decoded, blend), inputs = saved[:9], saved[9:]
         if torch.is_grad_enabled():
@@ -169,14 +186,22 @@ class _Node(Function):
         both = torch.cat([decoded, maps], dim=1)
         common.gate.leave(ctx, grad_blend, both, gate_weight, needs[4:6])
         by_gate = common.gate.data_gradient(grad_blend, both, gate_weight)
-        torch._foreach_add_([grad_decoded, grad_maps], by_gate.split(channels, dim=1))
+        add_in_place((grad_decoded, grad_maps), by_gate.split(channels, dim=1))
         common.decoder.leave(ctx, grad_decoded, warped, decoder_weight, needs[2:4])
         grad_warped = common.decoder.data_gradient(grad_decoded, warped, decoder_weight)
         # The warp, the gates, and the encoder.
         wanted = _ALL | (int(Wanted.WEIGHTS) if any(needs[6:]) else 0)
         grad_features, by_warp, grad_mask, grad_weight = run(
             kernels.offset_warp_backward.default,
-            (grad_warped, features, new_offset, mask, packed[4], wanted, torch.are_deterministic_algorithms_enabled()),
+            (
+                grad_warped,
+                features,
+                new_offset,
+                mask,
+                packed[4],
+                wanted,
+                torch.are_deterministic_algorithms_enabled(),
+            ),
         )
         by_gates, grad_old_offset, grad_old_trend, *grad_packed = run(
             kernels.motion_gates_backward.default,
