@@ -98,11 +98,16 @@ class Rollout:
         """Return whether a module's parameters may be read once for all steps."""
         return module in self._plain
 
-    def has_conv(self, module: nn.Module) -> bool:
-        """Return whether `module` is a convolution whose parameters may be read once for all steps."""
+    def has_conv(self, module: nn.Module, x: Tensor) -> bool:
+        """Return whether `module` is a convolution whose parameters may be read once for all steps, to convolve x."""
         kind = type(module)
         is_conv = kind in (nn.Conv2d, nn.ConvTranspose2d) and is_plain(module, kind)
-        return is_conv and self.has(module) and keeps_parameters(module)
+        if not (is_conv and self.has(module) and keeps_parameters(module)):
+            return False
+        assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        # Another dtype than the weight's is an error of PyTorch's.
+        fits = module.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+        return fits and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
     def share(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make()` returned for this key, which is called once in a rollout."""
@@ -116,11 +121,9 @@ class Rollout:
             for part in module:
                 x = self.convolve(part, x)
             return x
-        if not self.has_conv(module):
+        if not self.has_conv(module, x):
             return cast(Tensor, module(x))
         assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            return module(x)
         dtype = dtype_of_convolutions(x)
         weights: SharedWeights = self.share(
             (module, dtype), lambda: SharedWeights(geometry_of(module), x, dtype, module.weight, module.bias)

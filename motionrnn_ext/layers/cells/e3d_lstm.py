@@ -15,7 +15,7 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
-from ..rollout import Geometry, SharedWeights, convolve, current_rollout, dtype_of_convolutions
+from ..rollout import Geometry, Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
 from ..states import detached, exportable
 from .base import RecurrentCell
 
@@ -86,7 +86,7 @@ class DepthConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, C_in, W, h, w), (B, C_out, W, h, w)."""
         active, depths = current_rollout(), range(1 if self.repeat else self.depth)
-        if active is not None and active.has(self) and "weight" in self._parameters:
+        if active is not None and self._is_shared(active, x):
             dtype = dtype_of_convolutions(x)
             shared = active.share((self, dtype), lambda: self._share(depths, x, dtype))
             slices = [weights.convolve(x[:, :, d:].flatten(1, 2)) for d, weights in zip(depths, shared)]
@@ -98,6 +98,10 @@ class DepthConv(nn.Module):
                 for d in depths
             ]
         return torch.stack(slices * self.depth if self.repeat else slices, dim=2)
+
+    def _is_shared(self, active: Rollout, x: Tensor) -> bool:
+        fits = self.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+        return fits and active.has(self) and "weight" in self._parameters
 
     def _below(self, weight: Tensor, d: int) -> Tensor:
         """Return the weight that slice d of the output applies to the slices of the input from d on."""

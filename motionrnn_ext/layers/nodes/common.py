@@ -42,10 +42,10 @@ def are_maps(
     )
 
 
-def plain_convs(active: Rollout, *modules: tuple[nn.Module, int, int]) -> list[Tensor] | None:
+def plain_convs(active: Rollout, x: Tensor, *modules: tuple[nn.Module, int, int]) -> list[Tensor] | None:
     """Return the weights of convolutions given as (module, in_channels, out_channels), or None if one is to be called.
 
-    They should be square and odd, keep the size of maps, have no bias, and share one dtype and device.
+    They should be square and odd, keep the size of maps such as x, have no bias, and share one dtype and device.
     """
     weights = []
     for module, in_channels, out_channels in modules:
@@ -53,7 +53,7 @@ def plain_convs(active: Rollout, *modules: tuple[nn.Module, int, int]) -> list[T
             if not active.has(module) or len(module) != 1:
                 return None
             module = module[0]
-        if not (isinstance(module, nn.Conv2d) and active.has_conv(module)):
+        if not (isinstance(module, nn.Conv2d) and active.has_conv(module, x)):
             return None
         rows, columns = module.kernel_size
         fits = (
@@ -61,7 +61,6 @@ def plain_convs(active: Rollout, *modules: tuple[nn.Module, int, int]) -> list[T
             and rows == columns
             and rows % 2 == 1
             and (module.stride, module.padding, module.dilation) == ((1, 1), (rows // 2, rows // 2), (1, 1))
-            and module.padding_mode == "zeros"
             and module.bias is None
         )
         if not fits:

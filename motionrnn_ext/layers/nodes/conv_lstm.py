@@ -48,7 +48,7 @@ def step(
 def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple[Step, Tensor] | None:
     """Return the cell's weight for all steps of a rollout, or None if it has a part that has to be called."""
     chosen, c = kernels(x), cell.hidden_channels
-    weights = plain_convs(active, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
+    weights = plain_convs(active, x, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
     if chosen is None or weights is None or weights[0].shape[-1] != weights[1].shape[-1]:
         return None
     shared = SharedWeights(same(weights[0]), x, dtype, torch.cat(weights, dim=1))

@@ -52,6 +52,32 @@ class Step(NamedTuple):
     gates_maps: bool
 
 
+class Laid(NamedTuple):
+    """The weights as the steps of a rollout read them, in the order of a node's arguments."""
+
+    encoder_weight: Tensor
+    encoder_bias: Tensor
+    decoder_weight: Tensor
+    decoder_bias: Tensor
+    gate_weight: Tensor
+    gate_bias: Tensor
+    # The packed weights of the cell's gates, as in PackedGates, and that of the warp.
+    x_weight: Tensor
+    x_bias: Tensor
+    state_weight: Tensor
+    candidate_weight: Tensor
+    warp_weight: Tensor
+
+    @property
+    def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the packed weights of the gates."""
+        return self.x_weight, self.x_bias, self.state_weight, self.candidate_weight
+
+
+# The arguments of a node before those of Laid: the common part, maps, offset and trend.
+_BEFORE = 4
+
+
 def step(
     active: Rollout, gru: Any, maps: Tensor, offset: Tensor, trend: Tensor
 ) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -69,12 +95,10 @@ def step(
     common, laid = shared
     if torch.is_grad_enabled():
         return _Node.apply(common, maps, offset, trend, *laid)
-    return _forward(common, maps, offset, trend, *laid)[0]
+    return _forward(common, maps, offset, trend, laid)[0]
 
 
-def _weights(
-    active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype
-) -> tuple[Step, tuple[Tensor, ...]] | None:
+def _weights(active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype) -> tuple[Step, Laid] | None:
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
     if not (
@@ -101,11 +125,10 @@ def _weights(
     )
     convs = []
     for module, kind, (inputs, outputs), geometry in expected:
-        if type(module) is not kind or not active.has_conv(module):
+        if type(module) is not kind or not active.has_conv(module, maps):
             return None
         fits = (
-            (module.in_channels, module.out_channels, module.padding_mode) == (inputs, outputs, "zeros")
-            and not isinstance(module.padding, str)
+            (module.in_channels, module.out_channels) == (inputs, outputs)
             and geometry_of(module) == geometry
             and module.bias is not None
             and module.weight.dtype == packed.x_weight.dtype
@@ -116,16 +139,19 @@ def _weights(
     if gru.decoder.kernel_size != (4, 4) or gru.gate.kernel_size[0] != gru.gate.kernel_size[1]:
         return None
     sums, laid = shared_tensors(dtype, *packed, cell.warp.conv.weight)
+    encoder, decoder, gate = convs
     common = Step(
         backends.kernels(maps),
         dtype,
-        *[shared.conv for shared in convs],
+        encoder.conv,
+        decoder.conv,
+        gate.conv,
         sums,
         cell.alpha,
         arguments.bound("max_offset", cell.max_offset),
         gru.gate_side == "hidden",
     )
-    return common, (*[part for shared in convs for part in shared.laid], *laid)
+    return common, Laid(*[part for shared in convs for part in shared.laid], *laid)
 
 
 def _half(conv: Any, less: int) -> tuple[int, int]:
@@ -134,20 +160,19 @@ def _half(conv: Any, less: int) -> tuple[int, int]:
 
 
 def _forward(
-    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *laid: Tensor
+    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, laid: Laid
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
     """Return X, F' and D', and what backward reads."""
     kernels = common.kernels
-    encoder, decoder, gate, packed = laid[:2], laid[2:4], laid[4:6], laid[6:]
     maps = maps.to(common.dtype)
-    features = common.encoder.run(maps, *encoder)
+    features = common.encoder.run(maps, laid.encoder_weight, laid.encoder_bias)
     numbers = common.alpha, common.max_offset
     new_offset, new_trend, mask, *logits = run(
-        kernels.motion_gates.default, (features, offset, trend, *packed[:4], *numbers)
+        kernels.motion_gates.default, (features, offset, trend, *laid.packed, *numbers)
     )
-    warped = run(kernels.offset_warp.default, (features, new_offset, mask, packed[4]))
-    decoded = common.decoder.run(warped, *decoder)
-    blend = common.gate.run(torch.cat([decoded, maps], dim=1), *gate)
+    warped = run(kernels.offset_warp.default, (features, new_offset, mask, laid.warp_weight))
+    decoded = common.decoder.run(warped, laid.decoder_weight, laid.decoder_bias)
+    blend = common.gate.run(torch.cat([decoded, maps], dim=1), laid.gate_weight, laid.gate_bias)
     sides = (maps, decoded) if common.gates_maps else (decoded, maps)
     x = run(kernels.gated_blend.default, (blend, *sides))
     return (x, new_offset, new_trend), (features, mask, *logits, new_offset, warped, decoded, blend)
@@ -158,7 +183,7 @@ class _Node(Function):
     def forward(
         ctx: Any, common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *laid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out, kept = _forward(common, maps, offset, trend, *laid)
+        out, kept = _forward(common, maps, offset, trend, Laid(*laid))
         ctx.common = common
         # The inputs come last: by them backward is differentiated.
         ctx.save_for_backward(*kept, maps, offset, trend, *laid)
@@ -174,9 +199,9 @@ class _Node(Function):
             return None, *differentiable_gradients(
                 lambda *given: _composed(common, *given), inputs, (grad, grad_offset, grad_trend)
             )
-        kernels, needs = common.kernels, ctx.needs_input_grad[4:]
-        given, offset, _, *laid = inputs
-        encoder_weight, decoder_weight, gate_weight, packed = laid[0], laid[2], laid[4], laid[6:]
+        kernels, needs = common.kernels, ctx.needs_input_grad[_BEFORE:]
+        given, offset, _, *rest = inputs
+        laid = Laid(*rest)
         maps, channels = given.to(common.dtype), given.shape[1]
 
         # The output gate, and the decoder.
@@ -184,11 +209,11 @@ class _Node(Function):
         grad_blend, *into_sides = run(kernels.gated_blend_backward.default, (grad, blend, *sides))
         grad_maps, grad_decoded = into_sides if common.gates_maps else reversed(into_sides)
         both = torch.cat([decoded, maps], dim=1)
-        common.gate.leave(ctx, grad_blend, both, gate_weight, needs[4:6])
-        by_gate = common.gate.data_gradient(grad_blend, both, gate_weight)
+        common.gate.leave(ctx, grad_blend, both, laid.gate_weight, needs[4:6])
+        by_gate = common.gate.data_gradient(grad_blend, both, laid.gate_weight)
         add_in_place((grad_decoded, grad_maps), by_gate.split(channels, dim=1))
-        common.decoder.leave(ctx, grad_decoded, warped, decoder_weight, needs[2:4])
-        grad_warped = common.decoder.data_gradient(grad_decoded, warped, decoder_weight)
+        common.decoder.leave(ctx, grad_decoded, warped, laid.decoder_weight, needs[2:4])
+        grad_warped = common.decoder.data_gradient(grad_decoded, warped, laid.decoder_weight)
         # The warp, the gates, and the encoder.
         wanted = _ALL | (int(Wanted.WEIGHTS) if any(needs[6:]) else 0)
         grad_features, by_warp, grad_mask, grad_weight = run(
@@ -198,7 +223,7 @@ class _Node(Function):
                 features,
                 new_offset,
                 mask,
-                packed[4],
+                laid.warp_weight,
                 wanted,
                 torch.are_deterministic_algorithms_enabled(),
             ),
@@ -211,7 +236,7 @@ class _Node(Function):
                 grad_mask,
                 features,
                 offset,
-                *packed[:4],
+                *laid.packed,
                 u,
                 r,
                 z,
@@ -223,22 +248,23 @@ class _Node(Function):
         )
         common.sums.add(ctx, [*grad_packed, grad_weight], needs[6:])
         grad_features.add_(by_gates)
-        common.encoder.leave(ctx, grad_features, maps, encoder_weight, needs[:2])
-        grad_maps.add_(common.encoder.data_gradient(grad_features, maps, encoder_weight))
+        common.encoder.leave(ctx, grad_features, maps, laid.encoder_weight, needs[:2])
+        grad_maps.add_(common.encoder.data_gradient(grad_features, maps, laid.encoder_weight))
         return None, grad_maps.to(given.dtype), grad_old_offset, grad_old_trend, *[None] * len(laid)
 
 
 def _composed(
-    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *laid: Tensor
+    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *rest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return X, F' and D' by ops that autograd differentiates."""
-    encoder, decoder, gate, packed = laid[:2], laid[2:4], laid[4:6], laid[6:]
-    maps = maps.to(common.dtype)
-    features = F.conv2d(maps, *encoder, stride=2, padding=common.encoder.geometry.padding)
+    laid, maps = Laid(*rest), maps.to(common.dtype)
+    padding = common.encoder.geometry.padding
+    features = F.conv2d(maps, laid.encoder_weight, laid.encoder_bias, stride=2, padding=padding)
     numbers = common.alpha, common.max_offset
-    offset, trend, mask = ops.motion_gates(features, offset, trend, *packed[:4], *numbers)
-    warped = ops.offset_warp(features, offset, mask, packed[4])
-    decoded = F.conv_transpose2d(warped, *decoder, stride=2, padding=1)
-    blend = F.conv2d(torch.cat([decoded, maps], dim=1), *gate, padding=common.gate.geometry.padding)
+    offset, trend, mask = ops.motion_gates(features, offset, trend, *laid.packed, *numbers)
+    warped = ops.offset_warp(features, offset, mask, laid.warp_weight)
+    decoded = F.conv_transpose2d(warped, laid.decoder_weight, laid.decoder_bias, stride=2, padding=1)
+    both, padding = torch.cat([decoded, maps], dim=1), common.gate.geometry.padding
+    blend = F.conv2d(both, laid.gate_weight, laid.gate_bias, padding=padding)
     sides = (maps, decoded) if common.gates_maps else (decoded, maps)
     return ops.gated_blend(blend, *sides), offset, trend

@@ -55,6 +55,7 @@ def _weights(
     chosen, cin, c = kernels(x), cell.in_channels, cell.hidden_channels
     weights = plain_convs(
         active,
+        x,
         (cell.conv_x, cin, 7 * c),
         (cell.conv_h, c, 4 * c),
         (cell.conv_m, c, 3 * c),
