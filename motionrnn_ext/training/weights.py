@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from ..models import MotionRNN
 from ..models.checkpoints.description import present_arguments
 from ..models.checkpoints.loading import Found, find_model, in_words
@@ -48,12 +49,14 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
     model.load_state_dict(weights)
     if differ:
         settings = [f"{name} {theirs}, this run has {own}" for name, (theirs, own) in differ.items()]
-        warnings.warn(f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=2)
+        warnings.warn(
+            f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=stacklevel_of_user()
+        )
     if unknown := {name: here[name] for name in found.assumed if name in here}:
         warnings.warn(
             f"{source} (--init-from) holds weights alone: its tensors do not show if they were trained with "
             f"{in_words(unknown)}, as this run is",
-            stacklevel=2,
+            stacklevel=stacklevel_of_user(),
         )
 
 
