@@ -6,7 +6,7 @@ state, and torch.export the example inputs of a program, only if the class is re
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ..backends.torch_private import register_namedtuple, tree_map_only
 
 Class = TypeVar("Class", bound=type)
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def exportable(cls: Class) -> Class:
@@ -32,6 +33,14 @@ def detached(state: State) -> State:
     return tree_map_only(Tensor, Tensor.detach, state)
 
 
+def check_fields(name: str, state: object, kind: Any) -> None:
+    """Raise a TypeError unless `state` has the fields of the named tuple `kind`."""
+    if not all(hasattr(state, field) for field in kind._fields):
+        raise TypeError(
+            f"{name} is a {type(state).__name__}; it should be None, or the {kind.__name__} that the cell returned"
+        )
+
+
 def adapt_state(state: State, dtype: torch.dtype) -> State:
     """Return `state` for features of `dtype`: beside float32 features, tensors of half precision become float32.
 
@@ -46,15 +55,17 @@ def adapt_state(state: State, dtype: torch.dtype) -> State:
                 f"state.layers[{level}].hidden has dtype {layer.hidden.dtype}; it should be {dtype}, "
                 "the dtype of frames"
             )
-    if dtype != torch.float32:
-        return state
-    halves = (torch.bfloat16, torch.float16)
-    return tree_map_only(Tensor, lambda t: t.float() if t.dtype in halves else t, state)
+    return without_halves(state) if dtype == torch.float32 else state
+
+
+def without_halves(state: State) -> State:
+    """Return `state` with its tensors of half precision converted to float32."""
+    return tree_map_only(Tensor, lambda t: t.float() if t.dtype in HALVES else t, state)
 
 
 def check_not_rounded(module: nn.Module, name: str, motion: Tensor) -> None:
     """Raise a TypeError if FSDP has cast the motion to half precision, which it would do at every step."""
-    is_half = isinstance(motion, Tensor) and motion.dtype in (torch.bfloat16, torch.float16)
+    is_half = isinstance(motion, Tensor) and motion.dtype in HALVES
     if is_half and any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__):
         raise TypeError(
             f"{name} has dtype {motion.dtype} by FSDP's mixed precision, which would round the motion at every step; "

@@ -378,6 +378,9 @@ LAYERS: dict[str, Provocation] = {
     "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
     "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
     "before sequences of another size": other_size,
+    "... is a ...; it should be None, or the ... that the cell returned": lambda _: ConvLSTMCell(1, 4)(
+        torch.zeros(1, 1, 4, 4), (torch.zeros(1, 4, 4, 4),) * 2
+    ),
     "predictor ... is ...; it should be a subclass of RecurrentCell": predictor("mine", nn.Module),
     "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),

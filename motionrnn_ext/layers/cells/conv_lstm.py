@@ -39,9 +39,14 @@ class ConvLSTMCell(RecurrentCell):
         self.conv_h = self.convolution(c, 4 * c, **made)
 
     def forward(
-        self, x: Tensor, state: LSTMState, memory: Tensor | None = None, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, Tensor | None]:
         """Take one time step, see `RecurrentCell`; `memory` is returned as it came."""
+        state, memory = self.started(x, state, memory)
         channels = (3 * self.hidden_channels, self.hidden_channels)
         gates_x, output_x = self.conv_x(x).split(channels, dim=1)  # (B, 3C, h, w), (B, C, h, w)
         gates_h, output_h = self.conv_h(state.hidden).split(channels, dim=1)

@@ -187,9 +187,14 @@ class E3DLSTMCell(RecurrentCell):
         return torch.cat([state.inputs, x[:, :, None]], dim=2)
 
     def forward(
-        self, x: Tensor, state: E3DLSTMState, memory: Tensor, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: E3DLSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, E3DLSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, W, h, w)."""
+        state, memory = self.started(x, state, memory, E3DLSTMState)
         c = self.hidden_channels
         memory_x, cell_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
         cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)

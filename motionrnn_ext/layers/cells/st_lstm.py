@@ -48,9 +48,14 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False, **made)
 
     def forward(
-        self, x: Tensor, state: LSTMState, memory: Tensor, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, h, w)."""
+        state, memory = self.started(x, state, memory)
         c = self.hidden_channels
         cell_x, memory_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
         cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
