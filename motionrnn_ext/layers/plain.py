@@ -15,6 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .states import under_autocast
+
 _FRESH = (nn.Conv2d, nn.Conv3d, nn.LayerNorm)
 
 
@@ -84,7 +86,7 @@ def call(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> Ten
     """
     out = module(x)
     check_returned(name, out, shape)
-    return out if out.dtype == x.dtype or torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+    return out if out.dtype == x.dtype or under_autocast(x) else out.to(x.dtype)
 
 
 def check_returned(name: str, out: object, shape: tuple[int | None, ...]) -> None:

@@ -28,6 +28,11 @@ def exportable(cls: Class) -> Class:
     return cls
 
 
+def under_autocast(x: Tensor) -> bool:
+    """Return whether autocast is on for the device of x; the device "meta" has none, and torch raises an error."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def detached(state: State) -> State:
     """Return `state` with every tensor in it cut from the graph, in nested tuples as well; the rest stays as it is."""
     return tree_map_only(Tensor, Tensor.detach, state)
@@ -41,21 +46,28 @@ def check_fields(name: str, state: object, kind: Any) -> None:
         )
 
 
-def adapt_state(state: State, dtype: torch.dtype) -> State:
-    """Return `state` for features of `dtype`: beside float32 features, tensors of half precision become float32.
+def adapt_state(state: State, dtype: torch.dtype, weight_dtype: torch.dtype) -> State:
+    """Return a `MotionRNNState` for frames of `dtype`.
 
-    Autocast or a model of half precision may have left such tensors.
+    Beside float32 frames, tensors of half precision become float32; autocast or a model of half precision may have left
+    them. Beside frames and weights of half precision, all but the motion gets that dtype.
 
     Raises:
-        TypeError: one of its `layers` is float32 and the features are float64, or the other way round.
+        TypeError: one of its `layers` is float64 and the frames are not, or the other way round.
     """
-    for level, layer in enumerate(state.layers):  # type: ignore[attr-defined]
-        if {layer.hidden.dtype, dtype} == {torch.float32, torch.float64}:
+    layers: tuple[Any, ...] = state.layers  # type: ignore[attr-defined]
+    for level, layer in enumerate(layers):
+        if layer.hidden.dtype != dtype and torch.float64 in (layer.hidden.dtype, dtype):
             raise TypeError(
                 f"state.layers[{level}].hidden has dtype {layer.hidden.dtype}; it should be {dtype}, "
                 "the dtype of frames"
             )
-    return without_halves(state) if dtype == torch.float32 else state
+    if dtype == torch.float32:
+        return without_halves(state)
+    if dtype == weight_dtype and any(layer.hidden.dtype != dtype for layer in layers):
+        carried = {"layers": layers, "memory": state.memory}  # type: ignore[attr-defined]
+        return state._replace(**tree_map_only(Tensor, lambda t: t.to(dtype), carried))  # type: ignore[attr-defined,no-any-return]
+    return state
 
 
 def without_halves(state: State) -> State:

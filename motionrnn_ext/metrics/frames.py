@@ -181,8 +181,8 @@ def check_shapes(prediction: Tensor, truth: Tensor, n_lead: int | None = None) -
     fits = prediction.ndim == 5 and prediction.shape == truth.shape
     if not fits or n_lead not in (None, prediction.shape[1]):
         shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
-        n_lead = "L" if n_lead is None else n_lead
-        raise ValueError(f"prediction and truth must both be (B, {n_lead}, C, H, W); got {shapes}")
+        wanted = f"(B, {'L' if n_lead is None else n_lead}, C, H, W)"
+        raise ValueError(f"prediction and truth must both be {wanted}; got {shapes}")
 
 
 def frame_mse(prediction: Tensor, truth: Tensor) -> Tensor:

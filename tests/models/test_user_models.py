@@ -187,6 +187,14 @@ def test_every_state_of_a_model_can_be_cut(predictor: str) -> None:
     assert grads[0] and all(relative_error(a, b) <= 1e-12 for a, b in zip(*grads))
 
 
+def test_a_motion_gru_cell_alone_begins_at_rest() -> None:
+    torch.manual_seed(0)
+    cell, x = MotionGRUCell(4, zero_init=False), torch.rand(2, 4, 6, 8)
+    start = cell.initial_state(x)
+    moved = cell(x, *start)
+    assert all(map(torch.equal, cell(x), moved)) and moved[1].any()
+
+
 # ---- A recurrent cell alone
 
 CELLS_ALONE: dict[type[RecurrentCell], Tensor] = {
@@ -288,6 +296,31 @@ def test_half_states_receive_gradients_and_compile() -> None:
         x, after = run(hidden, MotionState(*state))
         grads = torch.autograd.grad(after.offset.sum() + x.sum(), state)
         assert all(g.dtype == torch.bfloat16 and g.any() for g in grads)
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_stream_goes_on_when_the_model_changes_its_precision(predictor: str) -> None:
+    torch.manual_seed(0)
+    model = MotionRNN(predictor, 1, (8, 8), 2, filter_size=3, image_size=(8, 8)).eval()
+    frames = torch.rand(2, 1, 1, 8, 8)
+    _, state = model.step(frames[0])
+    expected, _ = model.step(frames[1], state)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        found, state = model.to(dtype).step(frames[1].to(dtype), state)
+        assert found.dtype == state.layers[0].hidden.dtype == dtype
+        assert state.motion[0].offset.dtype == torch.float32
+        if dtype == torch.bfloat16:
+            # bfloat16 has 8 bits of fraction.
+            assert relative_error(found, expected.detach().double()) <= 3e-2
+    with pytest.raises(
+        TypeError, match="hidden has dtype torch.float32; it should be torch.float64, the dtype"
+    ):
+        model.double().step(frames[1].double(), state)
+    _, state = model.step(frames[1].double())
+    with pytest.raises(
+        TypeError, match="hidden has dtype torch.float64; it should be torch.bfloat16, the dtype"
+    ):
+        model.bfloat16().step(frames[1].bfloat16(), state)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])

@@ -189,6 +189,17 @@ def test_a_copy_of_a_model_without_numbers_takes_weights() -> None:
     assert copied(clip(), 2).equal(made(clip(), 2))
 
 
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_stream_of_shapes_on_meta(predictor: str) -> None:
+    made, frame = model(predictor, device="meta"), clip()[:, 0].to("meta")
+    _, state = made.step(frame)
+    found, state = made.step(frame, state)
+    assert found.is_meta and found.shape == frame.shape
+    cell, x = MotionGRUCell(4, device="meta"), torch.rand(1, 4, 4, 6, device="meta")
+    cell.update = nn.Sequential(cell.update, nn.Identity())
+    assert cell(x.bfloat16().float(), *cell.initial_state(x))[0].shape == x.shape
+
+
 def test_the_state_that_mim_keeps_is_forgotten_with_the_weights_that_made_it() -> None:
     made = model(compat="openstl", device="meta")
     made(clip().to("meta"), 2)  # what is kept then is on "meta" as well
@@ -319,6 +330,42 @@ def test_a_part_that_would_stay_without_values_is_named(
     with pytest.raises(
         TypeError, match=f"^no reset_parameters sets {re.escape(named)}; every module that holds"
     ):
+        made.reset_parameters()
+    assert all(tensor.equal(before[name]) for name, tensor in made.state_dict().items())
+
+
+def add_gain(module: nn.Module) -> None:
+    module.gain = nn.Parameter(torch.ones(1))
+
+
+def put_norm(made: nn.Module) -> None:
+    made.conv_last = prune.identity(nn.BatchNorm2d(2), "weight")
+
+
+def learned() -> MotionRNN:
+    return model("convlstm", alpha=nn.Parameter(torch.tensor(0.3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "named"),
+    [
+        (lambda: model().cells[1], lambda m: prune.identity(m.stationary, "peephole"), "sets stationary.peephole_or"),
+        (lambda: model().cells[1].stationary, lambda m: prune.identity(m, "peephole"), "its own (peephole_orig);"),
+        (lambda: model("e3d_lstm"), lambda m: prune.identity(m.cells[0].conv_x[0], "weight"), "sets cells.0.conv_x"),
+        (learned, lambda m: prune.identity(m.interfaces[0].cell, "alpha"), "sets interfaces.0.cell.alpha_orig;"),
+        (learned, lambda m: add_gain(m.cells[0]), "sets cells.0.gain;"),
+        (lambda: model().cells[1], add_gain, "MIMCell has parameters of its own (gain);"),
+        (lambda: MotionGRUCell(4), add_gain, "MotionGRUCell has parameters of its own (gain);"),
+        (learned, put_norm, "sets conv_last.weight_orig;"),
+    ],
+)  # fmt: skip
+def test_a_parameter_beside_those_that_a_module_sets_is_named(
+    make: Callable[[], nn.Module], change: Callable[[nn.Module], Any], named: str
+) -> None:
+    made = make()
+    change(made)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    with pytest.raises(TypeError, match=re.escape(named)):
         made.reset_parameters()
     assert all(tensor.equal(before[name]) for name, tensor in made.state_dict().items())
 

@@ -11,7 +11,7 @@ from torch.types import Device
 from ...backends.layouts import memory_format
 from ..arguments import check_tensor, choice, flag, odd, pair, whole
 from ..initial_values import Resettable
-from ..states import HALVES, check_fields, detached, exportable, without_halves
+from ..states import HALVES, check_fields, detached, exportable, under_autocast, without_halves
 
 
 @exportable
@@ -142,7 +142,7 @@ class RecurrentCell(Resettable):
             wanted = f"(B, {self.in_channels}, {f'{self.depth}, ' if self.depth > 1 else ''}h, w)"
             raise ValueError(f"x has shape {tuple(x.shape)}; it should be {wanted}")
         needs_memory = memory is None and self.has_memory
-        autocast = torch.is_autocast_enabled(x.device.type)
+        autocast = under_autocast(x)
         if state is None or needs_memory:
             # Memories are float32 under autocast.
             dtype = torch.float32 if autocast and x.dtype in HALVES else x.dtype

@@ -15,6 +15,7 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
+from ..initial_values import sets
 from ..states import detached, exportable
 from .base import RecurrentCell
 
@@ -68,6 +69,7 @@ class DepthConv(nn.Module):
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
         self.reset_parameters()
 
+    @sets("weight")
     def reset_parameters(self) -> None:
         """Give the weight a new initial value, drawn as `nn.Conv3d` draws it."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..initial_values import Resettable
+from ..initial_values import Resettable, sets
 from ..states import check_fields, detached, exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
@@ -83,6 +83,7 @@ class PeepholeLSTM(Resettable):
         self.output_peephole = nn.Parameter(torch.empty(c, *map_size, **made))
         self._reset_peepholes()
 
+    @sets("peephole", "output_peephole")
     def reset_parameters(self) -> None:
         """Give all parameters new initial values; the peepholes are set to 0."""
         super().reset_parameters()
@@ -191,6 +192,7 @@ class MIMCell(RecurrentCell):
         """Forget S, which a cell with compat="openstl" keeps between sequences."""
         self.carried = None
 
+    @sets()
     def reset_parameters(self) -> None:
         """Give all parameters new initial values, and forget S, which the old ones have computed."""
         super().reset_parameters()
