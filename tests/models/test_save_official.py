@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -144,6 +145,28 @@ def test_what_the_weights_alone_do_not_compute_is_refused(change: Any, tmp_path:
     change(model)
     with pytest.raises(
         ValueError, match=r"no public program has this model: its predictions differ by [\d.e-]+ from"
+    ):
+        save_official(model, tmp_path / "model.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+class Shard(torch.Tensor):
+    """Has, like a DTensor, a method that gathers the whole."""
+
+    full_tensor = torch.Tensor.clone
+
+
+def test_shards_and_what_cannot_be_copied_are_refused(tmp_path: Path) -> None:
+    model = net(layers=2)
+    model.cells[0].lock = threading.Lock()
+    with pytest.raises(
+        ValueError, match="model cannot be copied, to compare it with its weights alone: TypeError: "
+    ):
+        save_official(model, tmp_path / "model.ckpt")
+    model = net(layers=2)
+    model.conv_last.weight = nn.Parameter(model.conv_last.weight.detach().as_subclass(Shard))
+    with pytest.raises(
+        ValueError, match=r"sharded parameters, such as conv_last.weight; save a MotionRNN\(\*\*"
     ):
         save_official(model, tmp_path / "model.ckpt")
     assert not list(tmp_path.iterdir())

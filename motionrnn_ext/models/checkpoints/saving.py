@@ -51,7 +51,7 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
         TypeError: model is no `MotionRNN`.
         ValueError: no program has this model (the message names every option that differs, or how far predictions are
             from those of its arguments and weights alone), or the model has other parameters than its arguments make,
-            or parameters without values.
+            or parameters that are sharded or without values, or it cannot be copied.
         OSError: the file cannot be written, or path is a folder.
 
     Examples:
@@ -70,6 +70,11 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
             raise ValueError(f"model has other parameters than it was made with: {'; '.join(problems[:4])}")
     if empty := [name for name, tensor in weights.items() if tensor.is_meta]:
         raise ValueError(f"model has parameters on the device meta, without values: {empty[0]}")
+    if sharded := [name for name, tensor in weights.items() if hasattr(tensor, "full_tensor")]:
+        raise ValueError(
+            f"model has sharded parameters, such as {sharded[0]}; save a MotionRNN(**model.arguments) that holds its "
+            "full state dict"
+        )
     weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     if gap := _computes_something_else(model, weights):
         raise ValueError(f"no public program has this model: {gap}")
@@ -137,7 +142,9 @@ def _computes_something_else(model: MotionRNN, weights: Mapping[str, Tensor]) ->
     try:
         theirs = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
     except Exception as error:
-        return f"it cannot be copied to be compared: {type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(
+            f"model cannot be copied, to compare it with its weights alone: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
     with torch.device("meta"):
         ours = MotionRNN(**present_arguments(model))
     ours.load_state_dict({name: tensor.double() for name, tensor in weights.items()}, assign=True)
