@@ -117,12 +117,14 @@ class MotionGRUCell(Resettable):
         gate_kernel_size = odd("gate_kernel_size", gate_kernel_size)
         motion, zero = 2 * kernel_size**2, flag("zero_init", zero_init)
         self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
-        self.alpha = arguments.momentum_of_module(alpha)
-        # The value that a learned alpha starts with, for `reset_parameters`.
-        if not isinstance(self.alpha, Tensor):
-            self._first_alpha = self.alpha
-        elif not self.alpha.is_meta:
-            self._first_alpha = self.alpha.item()
+        given = arguments.momentum_of_module(alpha)
+        # The value that a learned alpha starts with, for `reset_parameters`. It is read before alpha is registered,
+        # which moves it to the device "meta" under init_empty_weights of the package accelerate.
+        if not isinstance(given, Tensor):
+            self._first_alpha = given
+        elif not given.is_meta:
+            self._first_alpha = given.item()
+        self.alpha = given
         self.max_offset = None if max_offset is None else arguments.bound("max_offset", max_offset)
         self.transient, self.trend = transient, trend
         self.update = same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)

@@ -513,6 +513,30 @@ def test_counts_of_numpy_are_counts() -> None:
     assert made.predict(clip(), np.int64(3)).equal(made.predict(clip(), 3))
 
 
+def test_a_model_whose_parameters_move_to_meta_when_they_are_registered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As under `init_empty_weights` of accelerate, which empties a learned alpha as well."""
+    register = nn.Module.register_parameter
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, None if parameter is None else nn.Parameter(parameter.to("meta")))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "register_parameter", emptied)
+        made = model(alpha=nn.Parameter(torch.tensor(0.3)))
+    assert all(parameter.is_meta for parameter in made.parameters())
+    made.to_empty(device="cpu")
+    fill(made, torch.nan)
+    torch.manual_seed(0)
+    made.reset_parameters()
+    torch.manual_seed(0)
+    expected = model(alpha=nn.Parameter(torch.tensor(0.3)))
+    # The layers of `made` have an alpha each, those of `expected` one in common.
+    assert all(made.state_dict()[name].equal(tensor) for name, tensor in expected.state_dict().items())
+    assert made(clip(), 2).equal(expected(clip(), 2))
+
+
 def test_a_learned_alpha_begins_again_where_it_began() -> None:
     gru = MotionGRU(8, alpha=nn.Parameter(torch.tensor(0.3)))
     nn.init.zeros_(gru.cell.alpha)
