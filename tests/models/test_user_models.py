@@ -89,6 +89,13 @@ def test_a_sequence_is_not_taken_for_depth() -> None:
         MotionGRU(8, depth=True)(torch.rand(2, 8, 6, 8))
 
 
+def test_a_gate_side_that_is_set_later_is_checked_too() -> None:
+    gru = MotionGRU(8)
+    gru.gate_side = "Hidden"
+    with pytest.raises(ValueError, match="gate_side is 'Hidden'; it should be 'hidden' or 'decoded'"):
+        gru(torch.rand(1, 8, 4, 4))
+
+
 def test_hooks_run_once_with_depth() -> None:
     calls, gru = [], MotionGRU(8, depth=True)
     gru.register_forward_hook(lambda m, i, o: calls.append(o[0].shape))

@@ -165,9 +165,12 @@ def _computes_something_else(model: MotionRNN, weights: Mapping[str, Tensor]) ->
                 if each is ours:
                     return None
                 return f"it cannot be compared, its forward raised {type(error).__name__}: {str(error)[:200]}"
-    if torch.allclose(*found, rtol=1e-6, atol=1e-6, equal_nan=True):
+    expected, predicted = found
+    if not isinstance(predicted, Tensor) or predicted.shape != expected.shape:
+        return f"its forward returns something else than predictions of shape {tuple(expected.shape)}"
+    if torch.allclose(predicted, expected, rtol=1e-6, atol=1e-6, equal_nan=True):
         return None
-    gap = float((found[0] - found[1]).abs().max())
+    gap = float((predicted - expected).abs().max())
     return (
         f"its predictions differ by {gap:.2g} from those of MotionRNN(**model.arguments) with its weights, for which a "
         "hook, another submodule or a forward of its own is the reason"
