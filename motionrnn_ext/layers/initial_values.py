@@ -118,6 +118,9 @@ def same_conv(
     return conv(in_channels, out_channels, kernel_size, padding=padding, device=device, dtype=dtype)
 
 
+_LISTS = (nn.ParameterList, nn.ParameterDict)
+
+
 def _check_parts(module: nn.Module) -> None:
     """Raise a TypeError if a part has parameters that no `reset_parameters` sets.
 
@@ -132,8 +135,16 @@ def _check_parts(module: nn.Module) -> None:
 
 
 def _kept(module: nn.Module) -> list[str]:
-    """Return the names of a module's own parameters that its `reset_parameters`, if it has one, is known not to set."""
+    """Return the names of a module's own parameters that its `reset_parameters`, if it has one, is known not to set.
+
+    Those in a list or dict of parameters, which can have no such method, belong to the module that holds it.
+    """
+    if isinstance(module, _LISTS):
+        return []
     names = [name for name, _ in module.named_parameters(recurse=False)]
+    for holder, part in module.named_children():
+        if isinstance(part, _LISTS):
+            names += [f"{holder}.{name}" for name, _ in part.named_parameters()]
     reset = getattr(module, "reset_parameters", None)
     if reset is None:
         return names

@@ -291,6 +291,31 @@ def test_parameters_of_a_subclass_are_not_left_without_values() -> None:
     assert cell.gain == 1 and all(p.isfinite().all() for p in cell.parameters())
 
 
+@pytest.mark.parametrize("make", [nn.ParameterList, lambda made: nn.ParameterDict({"0": made[0]})])
+def test_a_list_of_parameters_belongs_to_the_cell_that_holds_it(make: Callable[[Any], nn.Module]) -> None:
+    class Listed(ConvLSTMCell):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.gains = make([nn.Parameter(torch.ones(1))])
+
+    class Reset(Listed):
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            for gain in self.gains.parameters():
+                nn.init.ones_(gain)
+
+    made = model("convlstm")
+    made.cells[0] = Listed(4, 8, 3)
+    with pytest.raises(TypeError, match="no reset_parameters sets cells.0.gains.0; every"):
+        made.reset_parameters()
+    with pytest.raises(TypeError, match=r"Listed has parameters of its own \(gains.0\); it should"):
+        made.cells[0].reset_parameters()
+    made.cells[0] = Reset(4, 8, 3)
+    fill(made, torch.nan)
+    made.reset_parameters()
+    assert all(parameter.isfinite().all() for parameter in made.parameters())
+
+
 class Scaling(nn.Module):
     """An adapter that forgets to say what its scale is at the start."""
 
