@@ -34,6 +34,8 @@ from .warp import OffsetWarp
 # Pickles of older versions name all of these classes by this module.
 __all__ = ["MotionGRU", "MotionGRUCell", "MotionState", "OffsetWarp", "PackedGates"]
 
+_GATE_SIDES = ("hidden", "decoded")
+
 
 @may_be_plain
 class MotionGRU(Resettable):
@@ -106,7 +108,7 @@ class MotionGRU(Resettable):
         encoder_kernel_size = whole("encoder_kernel_size", encoder_kernel_size)
         blend_kernel_size = odd("blend_kernel_size", blend_kernel_size)
         kernel_size = odd("kernel_size", kernel_size)
-        self.gate_side = choice("gate_side", gate_side, ("hidden", "decoded"))
+        self.gate_side = choice("gate_side", gate_side, _GATE_SIDES)
         self.hidden_channels, self.depth = hidden_channels, flag("depth", depth)
         self.motion_channels = 2 * kernel_size**2
         # This padding halves an even map, with odd and with even kernels.
@@ -166,7 +168,7 @@ class MotionGRU(Resettable):
             (B*D, M, h/2, w/2) with `depth`.
 
         Raises:
-            ValueError: hidden or the state has another shape, or h or w is odd.
+            ValueError: hidden or the state has another shape, h or w is odd, or gate_side was set to another word.
             TypeError: hidden is no floating-point tensor, or state is no `MotionState` or pair.
         """
         maps = self._checked(hidden)
@@ -191,7 +193,9 @@ class MotionGRU(Resettable):
         decoded = convolve(self.decoder, warped.contiguous(memory_format=outside))  # (B, C, h, w)
         check_returned("decoder", decoded, maps.shape)
         logits = self._blend_logits(decoded, maps)
-        first, second = (maps, decoded) if self.gate_side == "hidden" else (decoded, maps)
+        # Checked here as well, because any other word would silently be "decoded".
+        side = choice("gate_side", self.gate_side, _GATE_SIDES)
+        first, second = (maps, decoded) if side == "hidden" else (decoded, maps)
         x = ops.gated_blend(logits, first, second)
         return unfold_depth(x, hidden), MotionState(offset, trend)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..backends.torch_private import is_traced, runs_forward
+from .states import under_autocast
 
 Class = TypeVar("Class", bound=type[nn.Module])
 _FRESH = (nn.Conv2d, nn.Conv3d, nn.LayerNorm)
@@ -134,7 +135,7 @@ def call(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> Ten
     """
     out = module(x)
     check_returned(name, out, shape)
-    return out if out.dtype == x.dtype or torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+    return out if out.dtype == x.dtype or under_autocast(x) else out.to(x.dtype)
 
 
 def check_entries(name: str, out: object, *entries: str) -> None:

@@ -34,7 +34,7 @@ from ..layers.motion_gru import MotionGRU
 from ..layers.motion_gru_cell import PackedGates
 from ..layers.plain import check_entries, has_hooks_inside, is_plain
 from ..layers.rollout import convolve, rollout
-from ..layers.states import adapt_state, check_not_rounded, detached, exportable
+from ..layers.states import HALVES, adapt_state, check_not_rounded, detached, exportable, under_autocast
 from ..layers.tensors import fold_depth, unfold_depth
 from ..ops import _arguments as arguments
 from .arguments import (
@@ -386,7 +386,7 @@ class MotionRNN(Resettable):
         """
         for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
             check_whole(name, value, at_least=0)
-        weight = a_weight(self.conv_last, self)  # gives dtype and device
+        weight = self._weight()
         check_generator(generator, weight.device if self.options.init_state == "xavier" else None)
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
@@ -516,6 +516,10 @@ class MotionRNN(Resettable):
     def _motion_grus(self) -> list[MotionGRU]:
         return cast("list[MotionGRU]", list(self.interfaces))
 
+    def _weight(self) -> Tensor:
+        """Return the parameter that gives the states' dtype and device."""
+        return a_weight(self.conv_last, self)
+
     def _memory_format(self) -> torch.memory_format:
         """Return channels_last if a weight is in channels_last only; weights of size 1x1 are in both formats."""
         # A weight of nn.LazyConv2d has no dimensions before its first call.
@@ -560,7 +564,10 @@ class MotionRNN(Resettable):
             )
         for motion in state.motion:
             check_not_rounded(self, "motion", motion.offset)
-        return state if torch.is_autocast_enabled(frames.device.type) else adapt_state(state, frames.dtype)
+        if under_autocast(frames):
+            return state
+        weights = self._weight().dtype if frames.dtype in HALVES else frames.dtype
+        return adapt_state(state, frames.dtype, weights)
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
         check_frames(frames, rank, self.in_channels, self.image_size, self.patch_size, bool(self.interfaces))

@@ -291,7 +291,7 @@ def parameter_of_its_own(_: Place) -> None:
 
 def part_without_reset(_: Place) -> None:
     model = rnn()
-    model.conv_last = nn.ParameterList(model.conv_last.parameters())
+    model.conv_last = nn.Sequential(nn.MultiheadAttention(4, 1))
     model.reset_parameters()
 
 
@@ -401,6 +401,12 @@ LAYERS: dict[str, Provocation] = {
     "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
     "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
     "before sequences of another size": other_size,
+    "... is a ...; it should be None, or the ... that the cell returned": lambda _: ConvLSTMCell(1, 4)(
+        torch.zeros(1, 1, 4, 4), (torch.zeros(1, 4, 4, 4),) * 2
+    ),
+    "name is ...; it should be a word, as in @register_predictor('my_cell')": lambda _: register_predictor(
+        ConvLSTMCell
+    ),
     "predictor ... is ...; it should be a subclass of RecurrentCell": predictor("mine", nn.Module),
     "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),

@@ -15,6 +15,7 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
+from ..initial_values import sets
 from ..rollout import Geometry, Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
 from ..states import detached, exportable
 from .base import RecurrentCell
@@ -69,6 +70,7 @@ class DepthConv(nn.Module):
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
         self.reset_parameters()
 
+    @sets("weight")
     def reset_parameters(self) -> None:
         """Give the weight a new initial value, drawn as `nn.Conv3d` draws it."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -204,9 +206,14 @@ class E3DLSTMCell(RecurrentCell):
         return torch.cat([state.inputs, x[:, :, None]], dim=2)
 
     def forward(
-        self, x: Tensor, state: E3DLSTMState, memory: Tensor, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: E3DLSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, E3DLSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, W, h, w)."""
+        state, memory = self.started(x, state, memory, E3DLSTMState)
         c = self.hidden_channels
         memory_x, cell_x, output_x = convolve(self.conv_x, x).split((3 * c, 3 * c, c), dim=1)
         cell_h, output_h = convolve(self.conv_h, state.hidden).split((3 * c, c), dim=1)
