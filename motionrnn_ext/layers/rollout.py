@@ -29,6 +29,7 @@ from ..backends.torch_private import current_backward, transforms, will_run
 from ..backends.transforms import is_transformed
 from .initial_values import Resettable
 from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
+from .states import under_autocast
 
 _local = threading.local()
 WINO = True
@@ -106,7 +107,7 @@ class Rollout:
             return False
         assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
         # Another dtype than the weight's is an error of PyTorch's.
-        fits = module.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+        fits = module.weight.dtype == x.dtype or under_autocast(x)
         return fits and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
     def share(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -133,10 +134,9 @@ class Rollout:
 
 def dtype_of_convolutions(x: Tensor) -> torch.dtype:
     """Return the dtype in which autocast runs a convolution of x; the dtype of x without autocast."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
+    return (
+        torch.get_autocast_dtype(x.device.type) if under_autocast(x) and x.dtype != torch.float64 else x.dtype
+    )
 
 
 class Geometry(NamedTuple):

@@ -17,7 +17,7 @@ from ... import ops
 from ..arguments import is_whole, shown
 from ..initial_values import sets
 from ..rollout import Geometry, Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
-from ..states import detached, exportable
+from ..states import detached, exportable, under_autocast
 from .base import RecurrentCell
 
 
@@ -102,7 +102,7 @@ class DepthConv(nn.Module):
         return torch.stack(slices * self.depth if self.repeat else slices, dim=2)
 
     def _is_shared(self, active: Rollout, x: Tensor) -> bool:
-        fits = self.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+        fits = self.weight.dtype == x.dtype or under_autocast(x)
         return fits and active.has(self) and "weight" in self._parameters
 
     def _below(self, weight: Tensor, d: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
 from ..rollout import Geometry, Rollout
+from ..states import under_autocast
 
 
 def same(weight: Tensor) -> Geometry:
@@ -38,7 +39,7 @@ def are_maps(
         and all(t.shape == shape and t.device == x.device and t.is_floating_point() for t in maps)
         and len({t.dtype for t in states}) == 1
         and states[0].dtype in (dtype, state_dtype(dtype))
-        and (torch.is_autocast_enabled(x.device.type) or all(t.dtype == dtype for t in maps[: -len(states)]))
+        and (under_autocast(x) or all(t.dtype == dtype for t in maps[: -len(states)]))
     )
 
 
