@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .registration import register
+from .registration import register, register_on_cpu
 
 # The namespace of the ops that `call` runs.
 NAMESPACE = "motionrnn_ext"
@@ -69,6 +69,7 @@ def _load(name: str) -> None:
 _load("cpu")
 if "cpu" not in _missing:
     register(NAMESPACE)
+    register_on_cpu(NAMESPACE)
 if torch.version.cuda is None:
     _missing["cuda"] = "this PyTorch was built without CUDA"
 elif "cpu" in _missing:

@@ -3,6 +3,7 @@
     base.py        the registration of one op: `Pointwise`, and `Weighted` for ops with weights
     motion_gru.py, recurrent_gates.py, offset_warp.py, motion_warp.py, motion_gates.py
                    a stem each: the classes of its ops
+    winograd.py    the convolutions, which have no gradients of their own
     wanted.py      the gradients that a backward op is asked for
     second.py      second derivatives, by the reference
     vmap.py        `torch.vmap`
@@ -15,6 +16,7 @@ tangents that reach a backward.
 
 from __future__ import annotations
 
+from . import winograd
 from .motion_gates import MotionGates
 from .motion_gru import MotionReset, MotionUpdate
 from .motion_warp import MotionWarp
@@ -29,3 +31,8 @@ def register(namespace: str, *, is_native: bool = True) -> None:
     """Register a namespace's ops with torch, forward and backward; the native ones have two joined ops as well."""
     for op in _OF_ALL_KERNELS + _OF_NATIVE_KERNELS if is_native else _OF_ALL_KERNELS:
         op(namespace).register()
+
+
+def register_on_cpu(namespace: str) -> None:
+    """Register the ops that only the CPU has."""
+    winograd.register(namespace)
