@@ -17,14 +17,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from ..backends.convolution import Convolution, Geometry
 from ..backends.layouts import memory_format
-from ..backends.registration.direct import run
 from ..backends.torch_private import current_backward, transforms, will_run
 from ..backends.transforms import is_transformed
 from .initial_values import Resettable
@@ -32,7 +32,6 @@ from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
 from .states import under_autocast
 
 _local = threading.local()
-WINO = True
 
 
 @contextmanager
@@ -139,17 +138,6 @@ def dtype_of_convolutions(x: Tensor) -> torch.dtype:
     )
 
 
-class Geometry(NamedTuple):
-    """The arguments of `aten.convolution` behind weight and bias."""
-
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int] = (1, 1)
-    transposed: bool = False
-    output_padding: Sequence[int] = (0, 0)
-    groups: int = 1
-
-
 def geometry_of(conv: nn.Conv2d | nn.ConvTranspose2d) -> Geometry:
     """Return the geometry of a convolution whose padding is given in numbers."""
     transposed = isinstance(conv, nn.ConvTranspose2d)
@@ -173,7 +161,7 @@ class SharedWeights:
         """Lay the weights out for inputs of the device and memory format of x, and for convolutions in `dtype`."""
         formats = memory_format(x), memory_format(weight)
         layout = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
-        self.conv = Convolution(geometry, dtype, layout)
+        self.conv = SharedConvolution(geometry, dtype, layout)
         parameters = (weight,) if bias is None else (weight, bias)
         self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)
 
@@ -185,59 +173,14 @@ class SharedWeights:
         return self.conv.run(x, *self.laid)
 
 
-class Convolution:
-    """A convolution with shared weights, its gradients, and what steps have left for those of the weights."""
+class SharedConvolution(Convolution):
+    """A convolution with shared weights, and what steps have left for the gradients of these."""
 
     def __init__(self, geometry: Geometry, dtype: torch.dtype, layout: torch.memory_format) -> None:
-        self.geometry, self.dtype, self.layout = geometry, dtype, layout
-        self.packs: dict[bool, Tensor] = {}
+        super().__init__(geometry)
+        self.dtype, self.layout = dtype, layout
         # What steps have left, by backward pass.
         self.left: dict[int, _Left] = {}
-
-    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return the convolution of x, which has the dtype of the convolution."""
-        if self._wino(x, weight):
-            return run(
-                torch.ops.motionrnn_ext.winograd_conv.default,
-                (x, self.pack(weight, False), weight.shape[0], bias),
-            )
-        return torch.ops.aten.convolution(x, weight, bias, *self.geometry)
-
-    def data_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the gradient of x. `weight` is the laid-out weight, which is differentiated by under create_graph."""
-        if self._wino(x, weight) and not torch.is_grad_enabled():
-            return run(
-                torch.ops.motionrnn_ext.winograd_conv.default,
-                (grad, self.pack(weight, True), weight.shape[1], None),
-            )
-        return self._gradients(grad, x, weight, (True, False, False))[0]
-
-    def _wino(self, x, weight):
-        return (
-            WINO
-            and self.dtype == torch.float32
-            and x.device.type == "cpu"
-            and weight.shape[2:] == (5, 5)
-            and self.geometry == Geometry((1, 1), (2, 2))
-        )
-
-    def pack(self, weight, transposed):
-        if transposed not in self.packs:
-            self.packs[transposed] = run(
-                torch.ops.motionrnn_ext.winograd_pack.default, (weight.detach(), transposed)
-            )
-        return self.packs[transposed]
-
-    def weight_gradients(
-        self, grads: list[Tensor], xs: list[Tensor], weight: Tensor, needs: tuple[bool, bool]
-    ) -> list[Tensor | None]:
-        """Return the gradients of weight and bias, summed over steps; None for what is not needed."""
-        grad, x = (maps[0] if len(maps) == 1 else torch.cat(maps) for maps in (grads, xs))
-        return self._gradients(grad, x, weight, (False, *needs))[1:]
-
-    def _gradients(self, grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> Any:
-        sizes = [grad.shape[1]] if mask[2] else None
-        return torch.ops.aten.convolution_backward(grad, x, weight, sizes, *self.geometry, mask)
 
     def leave(self, ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]) -> None:
         """Leave a step's gradient of the convolution and its input x for the gradients of the weights.
@@ -257,7 +200,8 @@ class Convolution:
         left.grads.append(grad)
         left.xs.append(x)
         left.pixels += grad.shape[0] * grad.shape[2] * grad.shape[3]
-        if left.pixels >= _most_pixels(grad):
+        where = "winograd" if self.is_winograd(x, weight) else "cpu" if grad.device.type == "cpu" else "gpu"
+        if left.pixels >= _JOINED_PIXELS[where]:
             self.join(left, weight, (needs[0], len(needs) > 1 and needs[1]))
 
     def join(self, left: _Left, weight: Tensor, needs: tuple[bool, bool]) -> None:
@@ -292,19 +236,16 @@ class _Left:
         self.sums: list[Tensor | None] = [None, None]
 
 
-def _most_pixels(grad: Tensor) -> int:
-    """Return the number of pixels at which what steps have left is joined.
-
-    More make the matrix products faster, and keep more gradients in memory until then.
-    """
-    return 1024 if grad.device.type == "cpu" else 65536
+# The pixels at which what steps have left is joined: where PyTorch joins it by a copy, where Winograd's algorithm reads
+# it in place, and on a GPU, whose matrix products are fastest by then. More would keep more gradients in memory.
+_JOINED_PIXELS = {"cpu": 1024, "winograd": 4096, "gpu": 65536}
 
 
 class _Laid(Function):
     """Weight and bias, in the dtype and memory format of a rollout. Backward runs after that of every step."""
 
     @staticmethod
-    def forward(ctx: Any, conv: Convolution, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, conv: SharedConvolution, *parameters: Tensor) -> tuple[Tensor, ...]:
         laid = []
         for parameter in parameters:
             source = parameter.detach()
@@ -320,7 +261,7 @@ class _Laid(Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        conv: Convolution = ctx.owner
+        conv: SharedConvolution = ctx.owner
         weight = ctx.saved_tensors[-1]
         left = conv.left.pop(current_backward(), None)
         sums: list[Tensor | None] = [None, None]
@@ -335,14 +276,14 @@ class _Convolution(Function):
     """The convolution of one step."""
 
     @staticmethod
-    def forward(ctx: Any, conv: Convolution, x: Tensor, *laid: Tensor) -> Tensor:
+    def forward(ctx: Any, conv: SharedConvolution, x: Tensor, *laid: Tensor) -> Tensor:
         ctx.conv = conv
         ctx.save_for_backward(x, *laid)
         return conv.run(x, *laid)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        conv: Convolution = ctx.conv
+        conv: SharedConvolution = ctx.conv
         (x, *laid), needs = ctx.saved_tensors, ctx.needs_input_grad
         conv.leave(ctx, grad, x, laid[0], needs[2:])
         return None, conv.data_gradient(grad, x, laid[0]) if needs[1] else None, *[None] * len(laid)

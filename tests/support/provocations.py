@@ -27,7 +27,7 @@ from motionrnn_ext import (
     ops,
     warmup,
 )
-from motionrnn_ext.backends import native, triton
+from motionrnn_ext.backends import convolution, native, triton
 from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
 from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models import save_official
@@ -186,6 +186,11 @@ def instruction_set(_: Place) -> str:
     return done.stderr
 
 
+def winograd_variable(place: Place) -> None:
+    place.patch.setattr(convolution, "_named", "yes")
+    backends.check_variables()
+
+
 BACKENDS: dict[str, Provocation] = {
     "unknown backend '...'...; known are: ...": lambda _: motionrnn_ext.set_backend("gpu"),
     "backend '...'... is not available: ...; available are: ...": lambda p: missing(p, "cpu", "why"),
@@ -212,6 +217,7 @@ BACKENDS: dict[str, Provocation] = {
     "Triton needs a C compiler at its first launch: ...": lambda p: triton_without(p, CC=None, PATH=""),
     "Triton needs Python.h at its first launch: ...": without_headers,
     "MOTIONRNN_EXT_CPU_ISA is '...'; it should be baseline, x86_64_v3 or x86_64_v4": instruction_set,
+    "... is '...'; it should be 0 or 1": winograd_variable,
 }
 
 

@@ -7,23 +7,22 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-// Tiles of an item; channels that are transformed together; elements of an item's products.
-#ifndef WG_TILES
-#define WG_TILES 64
+// Channels whose data are transformed together; elements of the products that are held at once.
+#ifndef WG_DEPTH
 #define WG_DEPTH 64
 #define WG_PRODUCTS (36 * 64 * 64)
 #endif
-constexpr int64_t kItemTiles = WG_TILES, kDepth = WG_DEPTH, kProducts = WG_PRODUCTS;
+constexpr int64_t kDepth = WG_DEPTH, kProducts = WG_PRODUCTS;
 
 template <class T>
 int64_t items(const WinogradArguments& a) {
-  return Tiling<T>(a, kItemTiles).items;
+  return Tiling<T>(a.batch, a.height, a.width).items;
 }
 
 template <class T>
 struct Forward {
   const WinogradArguments& a;
-  const Tiling<T> g{a, kItemTiles};
+  const Tiling<T> g{a.batch, a.height, a.width};
   const Blocks blocks{a.out_channels};
   const int64_t tiles = g.item_tiles();
   // Blocks of output channels whose products are held at once.
@@ -37,33 +36,20 @@ struct Forward {
   const Buffer<T> products = allocate<T>(kSquare * product_point, false);
   const Buffer<T> results = allocate<T>(kResults * kResults * tiles + kLanes<T>, false);
   const Buffer<T> pair_row = allocate<T>(g.width + 2 * kLanes<T>, false);
-  const TilePixels<T> pixels{g};
+  const TilePixels<T, kPoints> pixels{g};
 
   void transform(const TileRows& segment, int64_t first_tile, int64_t channel, int64_t in_depth, T* to) const {
-    using V = Vector<T, kLanes<T>>;
-    pixels.load(a.x, segment, channel);
     const int64_t wide = 2 * kLanes<T>;
+    pixels.load(a.x, segment.image, channel, segment);
     for (int64_t t = 0; t < segment.rows * g.columns; t += kLanes<T>) {
-      V half[kPoints][kPoints];
-      for (int k = 0; k < kPoints; ++k) {
-        V d[kPoints], v[kPoints];
-        for (int i = 0; i < kPoints; ++i) d[i] = load_vector(pixels.of(i, k) + t);
-        transform_data<T>(d, v);
-        for (int p = 0; p < kPoints; ++p) half[p][k] = v[p];
-      }
       const int64_t tile = first_tile + t, block = tile / wide, width = std::min(wide, tiles - block * wide);
-      T* target = to + block * wide * depth + in_depth * width + tile % wide;
-      for (int p = 0; p < kPoints; ++p) {
-        V v[kPoints];
-        transform_data<T>(half[p], v);
-        for (int q = 0; q < kPoints; ++q) at<T, kLanes<T>>(target + (p * kPoints + q) * data_point) = v[q];
-      }
+      transform_data_of_tiles(pixels, t, to + block * wide * depth + in_depth * width + tile % wide, data_point);
     }
   }
 
   void multiply(const T* transformed, int64_t first_block, int64_t count, int64_t channel, int64_t channels) const {
     const int64_t wide = 2 * kLanes<T>, step = a.channels * blocks.size;
-    const auto two = multiply_tiles_of<T>(blocks.size, 2), one = multiply_tiles_of<T>(blocks.size, 1);
+    const auto two = multiply_for<T, 1>(blocks.size, 2), one = multiply_for<T, 1>(blocks.size, 1);
     for (int point = 0; point < kSquare; ++point)
       for (int64_t tile = 0; tile < tiles; tile += wide)
         for (int64_t block = 0; block < count; ++block) {
@@ -72,7 +58,7 @@ struct Forward {
           const T* v = transformed + point * data_point + tile * depth;
           T* m = products.get() + point * product_point + block * blocks.size * tiles + tile;
           const T* next = tile + wide < tiles || point + 1 == kSquare ? u : u + step;
-          (tile + wide <= tiles ? two : one)(u, next, v, channels, m, tiles, channel > 0);
+          (tile + wide <= tiles ? two : one)(u, v, channels, m, tiles, channel > 0, next);
         }
   }
 
@@ -99,7 +85,7 @@ struct Forward {
         }
       }
       for (int64_t s = first_segment; s < last_segment; ++s) {
-        const TileRows segment = segment_of(g, s);
+        const TileRows segment = tile_rows_of(g, s);
         for (int64_t y = 2 * segment.first; y < std::min(2 * (segment.first + segment.rows), g.height); ++y) {
           const T* left = results.get() + (y % 2) * kResults * tiles + (s - first_segment) * g.segment_tiles +
                           (y / 2 - segment.first) * g.columns;
@@ -140,7 +126,7 @@ struct Forward {
         if (block == 0)
           for (int64_t i = 0; i < channels; ++i)
             for (int64_t s = first; s < last; ++s)
-              transform(segment_of(g, s), (s - first) * g.segment_tiles, c + i, i, transformed);
+              transform(tile_rows_of(g, s), (s - first) * g.segment_tiles, c + i, i, transformed);
         multiply(transformed, block, count, c, channels);
       }
       finish(first, last, block, count);

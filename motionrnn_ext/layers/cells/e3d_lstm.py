@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
+from ...backends.convolution import Geometry
 from ..arguments import is_whole, shown
 from ..initial_values import sets
-from ..rollout import Geometry, Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
+from ..rollout import Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
 from ..states import detached, exportable, under_autocast
 from .base import RecurrentCell
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...backends.convolution import Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
-from ..rollout import Geometry, Rollout
+from ..rollout import Rollout
 from ..states import under_autocast
 
 

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
-from ..rollout import Convolution, Rollout, SharedWeights, dtype_of_convolutions
+from ..rollout import Rollout, SharedConvolution, SharedWeights, dtype_of_convolutions
 from .common import are_maps, differentiable_gradients, joined, plain_convs, same
 
 FORGET_BIAS = 0.0
@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
     kernels: Any
     dtype: torch.dtype
-    to_gates: Convolution
+    to_gates: SharedConvolution
 
 
 def step(

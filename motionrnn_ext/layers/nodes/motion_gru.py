@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ... import backends, ops
+from ...backends.convolution import Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.direct import run
 from ...backends.registration.wanted import Wanted
 from ...ops import _arguments as arguments
 from ..rollout import (
-    Convolution,
-    Geometry,
     Rollout,
+    SharedConvolution,
     SharedWeights,
     SummedGradients,
     add_in_place,
@@ -41,9 +41,9 @@ class Step(NamedTuple):
 
     kernels: Any
     dtype: torch.dtype
-    encoder: Convolution
-    decoder: Convolution
-    gate: Convolution
+    encoder: SharedConvolution
+    decoder: SharedConvolution
+    gate: SharedConvolution
     # The gradients of the gates' packed weights and of the warp's weight.
     sums: SummedGradients
     alpha: float

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
-from ..rollout import Convolution, Rollout, SharedWeights, add_in_place, dtype_of_convolutions
+from ..rollout import Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
 from .common import are_maps, differentiable_gradients, joined, plain_convs, same
 
 FORGET_BIAS = 1.0
@@ -28,7 +28,7 @@ class Step(NamedTuple):
     kernels: Any
     dtype: torch.dtype
     # [X, H] -> (i, f, g, o), 4C;  [X, M] -> (i', f', g'), 3C;  [C', M'] -> o, C;  [C', M'] -> content, C
-    convolutions: tuple[Convolution, ...]
+    convolutions: tuple[SharedConvolution, ...]
 
 
 def step(
