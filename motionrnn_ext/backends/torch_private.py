@@ -74,6 +74,14 @@ def will_run(node: Any) -> bool:
     return torch._C._will_engine_execute_node(node)
 
 
+# ---- The machine
+
+
+def has_matrix_unit() -> bool:
+    """Return whether the CPU has a unit for matrix products (AMX), which PyTorch uses in bfloat16."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 # ---- torch.compile
 
 

@@ -17,6 +17,7 @@ from under_test import ALL, CPU, NOT_TESTED
 
 from motionrnn_ext import backend, backends
 from motionrnn_ext.backends import convolution
+from motionrnn_ext.backends.torch_private import has_matrix_unit
 
 pytestmark = pytest.mark.skipif(
     CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}"
@@ -258,11 +259,12 @@ def test_a_weight_is_packed_once_and_only_for_what_is_called(monkeypatch: pytest
     assert packs == [False, True]
 
 
-def test_it_runs_where_the_cpu_kernels_do_in_float32_alone():
+def test_it_runs_where_the_cpu_kernels_do():
     x, weight, _, _ = made((1, 32, 32, 8, 8))
     assert convolution.fits_winograd(weight, x)
     assert not convolution.fits_winograd(weight.double(), x.double())
-    assert not convolution.fits_winograd(weight.bfloat16(), x.bfloat16())
+    assert convolution.fits_winograd(weight.bfloat16(), x.bfloat16()) is not has_matrix_unit()
+    assert not convolution.fits_winograd(weight.half(), x.half())
     assert not convolution.fits_winograd(weight.to("meta"), x.to("meta"))
     with backend("reference"):
         assert not convolution.fits_winograd(weight, x)
