@@ -60,6 +60,9 @@ def has_function_modes() -> bool:
 # ---- Autograd
 
 
+# Adds to each tensor of a list that of another list, in place, in one call.
+foreach_add = torch._foreach_add_
+
 # A context in which ops run without being recorded by autograd, and without the time that recording takes.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 

@@ -25,7 +25,7 @@ from torch.autograd import Function
 
 from ..backends.convolution import Convolution, Geometry
 from ..backends.layouts import memory_format
-from ..backends.torch_private import current_backward, transforms, will_run
+from ..backends.torch_private import current_backward, foreach_add, transforms, will_run
 from ..backends.transforms import is_transformed
 from .initial_values import Resettable
 from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
@@ -35,17 +35,22 @@ _local = threading.local()
 
 
 @contextmanager
-def rollout(owner: nn.Module | None) -> Iterator[None]:
+def rollout(owner: nn.Module) -> Iterator[None]:
     """Share the weights of the parts of a module between their calls in this thread and this `with` block.
-
-    None shares nothing.
 
     It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such.
     """
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     is_composed = is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False)
+    with resumed(None if is_composed else Rollout(owner)):
+        yield
+
+
+@contextmanager
+def resumed(active: Rollout | None) -> Iterator[None]:
+    """Put a rollout in force, or none: a step that backward computes again reads the weights of its first time."""
     before = getattr(_local, "rollout", None)
-    _local.rollout = None if is_composed or owner is None else Rollout(owner)
+    _local.rollout = active
     try:
         yield
     finally:
@@ -163,7 +168,8 @@ class SharedWeights:
         layout = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
         self.conv = SharedConvolution(geometry, dtype, layout)
         parameters = (weight,) if bias is None else (weight, bias)
-        self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)
+        with _saved_as_they_are():
+            self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)
 
     def convolve(self, x: Tensor) -> Tensor:
         """Return the convolution of x, with gradients where they are enabled."""
@@ -226,8 +232,20 @@ def _is_collected(ctx: Any, owner: Any) -> bool:
     return any(will_run(node) for node, _ in ctx.next_functions if getattr(node, "owner", None) is owner)
 
 
+def _saved_as_they_are() -> Any:
+    """Return a context in which no hook packs what autograd saves.
+
+    Activation checkpointing counts what a step saves, and weights are laid out in the first step that reads them alone.
+    """
+    return torch.autograd.graph.saved_tensors_hooks(_same, _same)
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
 class _Left:
-    """What the steps of one backward pass have left for the gradients of weight and bias."""
+    """The maps that the steps of one backward pass have left for the gradients of weight and bias."""
 
     def __init__(self) -> None:
         self.grads: list[Tensor] = []
@@ -292,7 +310,8 @@ class _Convolution(Function):
 def shared_tensors(dtype: torch.dtype, *parameters: Tensor) -> tuple[SummedGradients, tuple[Tensor, ...]]:
     """Return parameters as the steps of a rollout read them, in `dtype`, and what adds up their gradients."""
     sums = SummedGradients()
-    return sums, _Summed.apply(sums, dtype, *parameters)
+    with _saved_as_they_are():
+        return sums, _Summed.apply(sums, dtype, *parameters)
 
 
 class SummedGradients:
@@ -343,7 +362,7 @@ def _added(
 def add_in_place(sums: Sequence[Tensor], addends: Sequence[Tensor]) -> None:
     """Add each addend to its sum, in one call."""
     try:
-        torch._foreach_add_(list(sums), list(addends))
+        foreach_add(list(sums), list(addends))
     # PyTorch has no rule for this call where `is_grads_batched` maps a backward pass.
     except RuntimeError:
         for total, addend in zip(sums, addends):

@@ -33,7 +33,7 @@ from ..layers.motion import MotionState
 from ..layers.motion_gru import MotionGRU
 from ..layers.motion_gru_cell import PackedGates
 from ..layers.plain import check_entries, has_hooks_inside, is_plain
-from ..layers.rollout import convolve, rollout
+from ..layers.rollout import convolve, current_rollout, resumed, rollout
 from ..layers.states import HALVES, adapt_state, check_not_rounded, detached, exportable, under_autocast
 from ..layers.tensors import fold_depth, unfold_depth
 from ..ops import _arguments as arguments
@@ -435,8 +435,7 @@ class MotionRNN(Resettable):
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
-        # A step that is computed again in backward would not find the weights of the rollout.
-        with rollout(None if advance == self._recomputed else self):
+        with rollout(self):
             for t in range(steps):
                 prediction, state = advance(read(t, prediction), state, packed)
                 if t >= first:
@@ -487,14 +486,14 @@ class MotionRNN(Resettable):
             )
         if torch.compiler.is_compiling():  # the graph holds the choice of the backend
             return recomputing(self._advance, *inputs, use_reentrant=False)
-        name = backends.current_backend()
+        name, active = backends.current_backend(), current_rollout()
         # Tensors that `torch.func.functional_call` has put in place of the parameters. Backward runs after that call.
         named = self.named_parameters("model", remove_duplicate=False)
         lent: dict[str, Tensor] = {path: t for path, t in named if not isinstance(t, nn.Parameter)}
 
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
-            # Backward may run in another thread, or outside of the block that chose the backend.
-            with backends.backend(name):
+            # Backward may run in another thread, or outside of the blocks that chose the backend and the weights.
+            with backends.backend(name), resumed(active):
                 step = _Advance(self)
                 return functional_call(step, lent, inputs, tie_weights=False) if lent else step(*inputs)
 

@@ -1,4 +1,4 @@
-"""What the nodes of all cells share."""
+"""The parts that the nodes of all cells share."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def same(weight: Tensor) -> Geometry:
 def joined(dtype: torch.dtype, *maps: Tensor) -> Tensor:
     """Return maps of one size as one, in `dtype`."""
     return torch.cat([part.to(dtype) for part in maps], dim=1)
+
+
+def present(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return gradients of `outputs`, zeros in their memory format for those that autograd has not."""
+    return [torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs)]
 
 
 def are_maps(

@@ -16,13 +16,13 @@ from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
 from ..rollout import Rollout, SharedConvolution, SharedWeights, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, joined, plain_convs, same
+from .common import are_maps, differentiable_gradients, joined, plain_convs, present, same
 
 FORGET_BIAS = 0.0
 
 
 class Step(NamedTuple):
-    """What all steps of a rollout have in common, without a tensor of the graph."""
+    """The common part of all steps of a rollout, without a tensor of the graph."""
 
     kernels: Any
     dtype: torch.dtype
@@ -73,15 +73,19 @@ class _Node(Function):
     ) -> tuple[Tensor, Tensor]:
         out, kept = _forward(common, x, hidden, c, highway, weight)
         ctx.common = common
+        ctx.set_materialize_grads(False)
         # The inputs come last: by them backward is differentiated.
         ctx.save_for_backward(*kept, x, hidden, c, highway, weight)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         gates, new_c, *inputs = ctx.saved_tensors
+        # H' has the form of any of the gates.
+        grads = present(given, (gates[:, : new_c.shape[1]], new_c))
         if torch.is_grad_enabled():
-            return None, *differentiable_gradients(_composed, inputs, (grad_hidden, grad_c))
+            return None, *differentiable_gradients(_composed, inputs, grads)
+        grad_hidden, grad_c = grads
         kernels, dtype, to_gates = ctx.common
         x, hidden, c, highway, weight = inputs
         highway_read = None if highway is None else highway.to(gates.dtype)

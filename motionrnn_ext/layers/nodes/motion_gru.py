@@ -31,13 +31,13 @@ from ..rollout import (
     geometry_of,
     shared_tensors,
 )
-from .common import differentiable_gradients
+from .common import differentiable_gradients, present
 
 _ALL = int(Wanted.X | Wanted.MOTION | Wanted.MASK)
 
 
 class Step(NamedTuple):
-    """What all steps of a rollout have in common, without a tensor of the graph."""
+    """The common part of all steps of a rollout, without a tensor of the graph."""
 
     kernels: Any
     dtype: torch.dtype
@@ -185,16 +185,17 @@ class _Node(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, kept = _forward(common, maps, offset, trend, Laid(*laid))
         ctx.common = common
+        ctx.set_materialize_grads(False)
         # The inputs come last: by them backward is differentiated.
         ctx.save_for_backward(*kept, maps, offset, trend, *laid)
         return out
 
     @staticmethod
-    def backward(
-        ctx: Any, grad: Tensor, grad_offset: Tensor, grad_trend: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
         common, saved = ctx.common, ctx.saved_tensors
         (features, mask, u, r, z, new_offset, warped, decoded, blend), inputs = saved[:9], saved[9:]
+        # X has the form of the blend's logits, D' that of F'.
+        grad, grad_offset, grad_trend = present(incoming, (blend, new_offset, new_offset))
         if torch.is_grad_enabled():
             return None, *differentiable_gradients(
                 lambda *given: _composed(common, *given), inputs, (grad, grad_offset, grad_trend)

@@ -17,13 +17,13 @@ from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
 from ..rollout import Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, joined, plain_convs, same
+from .common import are_maps, differentiable_gradients, joined, plain_convs, present, same
 
 FORGET_BIAS = 1.0
 
 
 class Step(NamedTuple):
-    """What all steps of a rollout have in common, without a tensor of the graph."""
+    """The common part of all steps of a rollout, without a tensor of the graph."""
 
     kernels: Any
     dtype: torch.dtype
@@ -116,14 +116,17 @@ class _Node(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, kept = _forward(common, x, hidden, c, m, highway, laid)
         ctx.common = common
+        ctx.set_materialize_grads(False)
         ctx.dtypes = [None if t is None else t.dtype for t in (x, hidden, c, m, highway)]
         # The inputs come last: by them backward is differentiated.
         ctx.save_for_backward(*kept, x, hidden, c, m, highway, *laid)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
+        # H' has the form of o, C' and M' are kept.
+        grads = present(given, (saved[4], saved[2], saved[3]))
         if torch.is_grad_enabled():
             return None, *differentiable_gradients(_composed, saved[6:], grads)
         kernels, dtype, (to_cell, to_memory, to_output, to_content) = ctx.common
