@@ -51,7 +51,7 @@ MOTIONRNN_EXT_INLINE void join_pairs(const T* first, const T* second, T* pairs) 
 #endif
 }
 
-// Tiles of an item of work, as far as whole rows of tiles fit.
+// The most tiles of an item of work, as far as whole rows of tiles fit.
 constexpr int64_t kItemTiles = 64;
 
 template <class T>
@@ -61,14 +61,14 @@ struct Tiling {
   int64_t segment_rows, in_image;  // rows of tiles of a segment, segments of an image
   int64_t segments, segment_tiles, in_item, items;
 
-  Tiling(int64_t images, int64_t height_, int64_t width_)
+  Tiling(int64_t images, int64_t height_, int64_t width_, int64_t most_tiles)
       : height(height_), width(width_), columns((width + 1) / 2), rows((height + 1) / 2) {
-    const int64_t fit = std::max<int64_t>(1, kItemTiles / columns);
+    const int64_t fit = std::max<int64_t>(1, most_tiles / columns);
     in_image = (rows + fit - 1) / fit;
     segment_rows = (rows + in_image - 1) / in_image;
     segments = images * in_image;
     segment_tiles = round_up(segment_rows * columns, kLanes<T>);
-    in_item = std::max<int64_t>(1, kItemTiles / segment_tiles);
+    in_item = std::max<int64_t>(1, most_tiles / segment_tiles);
     items = (segments + in_item - 1) / in_item;
     in_item = (segments + items - 1) / items;
   }

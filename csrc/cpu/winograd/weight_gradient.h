@@ -44,7 +44,7 @@ struct WeightGradient {
   static constexpr int64_t lanes = kLanes<T>, wide = 2 * lanes;
   const WinogradArguments& a;
   const int64_t begin, end;
-  const Tiling<T> g{a.steps * a.batch, a.height, a.width};
+  const Tiling<T> g{a.steps * a.batch, a.height, a.width, kItemTiles};
   const Blocks blocks{a.out_channels};
   const int64_t tiles = g.in_item * g.segment_rows * g.columns;
   const int64_t in = round_up(a.channels, lanes);
