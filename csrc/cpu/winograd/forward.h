@@ -43,14 +43,14 @@ struct Forward {
   const Buffer<T> products = allocate<T>(kSquare * product_point, false);
   const Buffer<T> results = allocate<T>(kResults * kResults * tiles + kLanes<T>, false);
   const Buffer<T> pair_row = allocate<T>(g.width + 2 * kLanes<T>, false);
-  const TilePixels<T, kPoints> pixels{g};
+  const TransformedTiles<T, kPoints> transformed_tiles{g};
 
   void transform(const TileRows& segment, int64_t first_tile, int64_t channel, int64_t in_depth, T* to) const {
     const int64_t wide = 2 * kLanes<T>;
-    pixels.load(a.x, segment.image, channel, segment);
+    transformed_tiles.load(a.x, segment.image, channel, segment);
     for (int64_t t = 0; t < segment.rows * g.columns; t += kLanes<T>) {
       const int64_t tile = first_tile + t, block = tile / wide, width = std::min(wide, tiles - block * wide);
-      transform_data_of_tiles(pixels, t, to + block * wide * depth + in_depth * width + tile % wide, data_point);
+      transformed_tiles.store(t, to + block * wide * depth + in_depth * width + tile % wide, data_point);
     }
   }
 
