@@ -52,9 +52,6 @@ MOTIONRNN_EXT_INLINE void join_pairs(const T* first, const T* second, T* pairs) 
 #endif
 }
 
-// The most tiles of an item of work, as far as whole rows of tiles fit.
-constexpr int64_t kItemTiles = 64;
-
 template <class T>
 struct Tiling {
   int64_t height, width;
@@ -62,6 +59,7 @@ struct Tiling {
   int64_t segment_rows, in_image;  // rows of tiles of a segment, segments of an image
   int64_t segments, segment_tiles, in_item, items;
 
+  // An item has at most `most_tiles`, as far as whole rows of tiles fit.
   Tiling(int64_t images, int64_t height_, int64_t width_, int64_t most_tiles)
       : height(height_), width(width_), columns((width + 1) / 2), rows((height + 1) / 2) {
     const int64_t fit = std::max<int64_t>(1, most_tiles / columns);

@@ -35,6 +35,9 @@ MOTIONRNN_EXT_INLINE void transpose(Vector<T, kLanes<T>> (&rows)[kLanes<T>]) {
 #endif
 }
 
+// The most tiles of an item, and the distance of the rows of gradients.
+constexpr int64_t kItemTiles = 64;
+
 // Blocks of output channels whose gradients are transformed together.
 constexpr int64_t kGroup = 2;
 
