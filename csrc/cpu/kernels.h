@@ -98,9 +98,10 @@ struct GatesKernels {
 struct WinogradArguments {
   int64_t batch, channels, out_channels, height, width;
 
-  Image x;           // (B, C, H, W)
-  Image out;         // (B, C_out, H, W)
-  const void* bias;  // (C_out); null: none
+  Image x;                    // (B, C, H, W)
+  Image out;                  // (B, C_out, H, W)
+  const void* bias;           // (C_out); null: none
+  int64_t item_tiles, parts;  // forward: the most tiles of an item, and the parts of the output channels; by plan
 
   // The weight is (C_out, C, 5, 5) and contiguous. `transposed`: it is (C, C_out, 5, 5) and its taps are mirrored.
   const void* weight;
@@ -116,7 +117,7 @@ struct WinogradArguments {
 struct WinogradKernels {
   int64_t (*packed_size)(const WinogradArguments&);                               // elements
   int64_t (*blocks)(const WinogradArguments&);                                    // of output channels
-  int64_t (*items)(const WinogradArguments&);                                     // of forward
+  int64_t (*plan)(WinogradArguments&, int64_t threads);                           // sets the items' fields
   void (*pack)(const WinogradArguments&, int64_t begin, int64_t end);             // blocks: weight -> packed
   void (*forward)(const WinogradArguments&, int64_t begin, int64_t end);          // items
   void (*weight_gradient)(const WinogradArguments&, int64_t begin, int64_t end);  // blocks

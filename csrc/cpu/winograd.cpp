@@ -11,7 +11,7 @@ int64_t blocks(const WinogradArguments& a) { return Blocks(a.out_channels).count
 
 template <class T>
 WinogradKernels kernels_for() {
-  return {packed_size<T>, blocks, items<T>, pack<T>, forward<T>, weight_gradient<T>};
+  return {packed_size<T>, blocks, plan<T>, pack<T>, forward<T>, weight_gradient<T>};
 }
 
 }  // namespace

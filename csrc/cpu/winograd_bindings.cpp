@@ -53,8 +53,8 @@ Tensor winograd_conv(Tensor x_, Tensor packed, int64_t out_channels, std::option
   Tensor out = new_image(x, out_channels);
   if (out.numel() == 0) return out;
   a.x = image_of(x), a.out = image_of(out), a.packed = const_cast<void*>(packed.const_data_ptr());
-  torch::stable::parallel_for(0, kernels.items(a), 1,
-                              [&](int64_t begin, int64_t end) { kernels.forward(a, begin, end); });
+  const int64_t items = kernels.plan(a, torch::stable::get_num_threads());
+  torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { kernels.forward(a, begin, end); });
   return out;
 }
 

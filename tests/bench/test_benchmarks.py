@@ -140,6 +140,17 @@ def test_torchvision_gets_its_own_order_and_gives_back_ours(monkeypatch: pytest.
     assert off < 1e-5
 
 
+@pytest.mark.parametrize("name", ["ours", "reference"])
+def test_the_convolution_row_has_all_gradients(name: str):
+    case = op_cases.Case("convolution", cases.DRY_RUN_CONVOLVED_MAPS[0], "float32", op_cases.BOTH)
+    inputs = case.inputs("cpu", 0)
+    made = implementations.implementation(name, "NCHW", case, "cpu")
+    results = made.results(case, *made.call(case, inputs))
+    assert [len(part) for part in results] == [1, 2]
+    # The norm of the difference. Measured: 9.4e-7 by Winograd's algorithm.
+    assert rows.deviation(case, made, results, op_cases.exact_results(case, inputs)) < 5e-6
+
+
 def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
     case = op_cases.Case("gated_blend", cases.DRY_RUN_MAPS.small, "float32", op_cases.FORWARD)
     wrong = implementations.Implementation("ours", "NCHW", lambda g, a, b: g.sigmoid() * a)

@@ -16,10 +16,11 @@ namespace {
 
 #if defined(MOTIONRNN_EXT_SHUFFLE)
 template <class T, int... i>
-MOTIONRNN_EXT_INLINE void split(const T* pairs, T* first, T* second, std::integer_sequence<int, i...>) {
+MOTIONRNN_EXT_INLINE void split(const T* pairs, Vector<T, kLanes<T>>& first, Vector<T, kLanes<T>>& second,
+                                std::integer_sequence<int, i...>) {
   const Vector<T, kLanes<T>> a = load_vector(pairs), b = load_vector(pairs + kLanes<T>);
-  store_vector(first, __builtin_shufflevector(a, b, (2 * i)...));
-  store_vector(second, __builtin_shufflevector(a, b, (2 * i + 1)...));
+  first = __builtin_shufflevector(a, b, (2 * i)...);
+  second = __builtin_shufflevector(a, b, (2 * i + 1)...);
 }
 
 template <class T, int... i>
@@ -31,9 +32,9 @@ MOTIONRNN_EXT_INLINE void join(const T* first, const T* second, T* pairs, std::i
 }
 #endif
 
-// Write a vector of pairs' first elements and one of their second elements.
+// Read two vectors of pairs as a vector of their first elements and one of their second.
 template <class T>
-MOTIONRNN_EXT_INLINE void split_pairs(const T* pairs, T* first, T* second) {
+MOTIONRNN_EXT_INLINE void split_pairs(const T* pairs, Vector<T, kLanes<T>>& first, Vector<T, kLanes<T>>& second) {
 #if defined(MOTIONRNN_EXT_SHUFFLE)
   split(pairs, first, second, std::make_integer_sequence<int, kLanes<T>>());
 #else
@@ -51,9 +52,6 @@ MOTIONRNN_EXT_INLINE void join_pairs(const T* first, const T* second, T* pairs) 
 #endif
 }
 
-// Tiles of an item of work, as far as whole rows of tiles fit.
-constexpr int64_t kItemTiles = 64;
-
 template <class T>
 struct Tiling {
   int64_t height, width;
@@ -61,14 +59,15 @@ struct Tiling {
   int64_t segment_rows, in_image;  // rows of tiles of a segment, segments of an image
   int64_t segments, segment_tiles, in_item, items;
 
-  Tiling(int64_t images, int64_t height_, int64_t width_)
+  // An item has at most `most_tiles`, as far as whole rows of tiles fit.
+  Tiling(int64_t images, int64_t height_, int64_t width_, int64_t most_tiles)
       : height(height_), width(width_), columns((width + 1) / 2), rows((height + 1) / 2) {
-    const int64_t fit = std::max<int64_t>(1, kItemTiles / columns);
+    const int64_t fit = std::max<int64_t>(1, most_tiles / columns);
     in_image = (rows + fit - 1) / fit;
     segment_rows = (rows + in_image - 1) / in_image;
     segments = images * in_image;
     segment_tiles = round_up(segment_rows * columns, kLanes<T>);
-    in_item = std::max<int64_t>(1, kItemTiles / segment_tiles);
+    in_item = std::max<int64_t>(1, most_tiles / segment_tiles);
     items = (segments + in_item - 1) / in_item;
     in_item = (segments + items - 1) / items;
   }
@@ -87,36 +86,60 @@ TileRows tile_rows_of(const Tiling<T>& g, int64_t index) {
   return {index / g.in_image, first, std::clamp<int64_t>(g.rows - first, 0, g.segment_rows)};
 }
 
-// The `size` x `size` pixels of all tiles of one channel of a segment, by their place in the tile: column k of row i is
-// at of(i, k)[tile]. Tiles of 6x6 overlap, and zeros surround the image; tiles of 2x2 do not overlap.
+// The tiles of one channel of a segment, which are `size` x `size` pixels each, transformed to 6x6 points: data, whose
+// tiles of 6x6 overlap and reach into a frame of zeros, or gradients, whose tiles of 2x2 do neither.
 template <class T, int size>
-struct TilePixels {
+struct TransformedTiles {
+  using V = Vector<T, kLanes<T>>;
   static constexpr int64_t kFrame = (size - kResults) / 2;
   const Tiling<T>& g;
-  // Rows of one parity follow one another, so that the tile below reads the same column of the next row.
-  const int64_t parity = (g.segment_rows + kFrame) * g.columns + 2 * kLanes<T>;
-  const Buffer<T> memory = allocate<T>(2 * size * parity, true);
-  // The rows of the image, between zeros. All are copied before the first is cut: a read soon after a write that it
-  // overlaps waits for it.
+  // The rows of the image in their frame. All are copied before the first is transformed: a read soon after a write
+  // that it overlaps waits for it.
   const int64_t pitch = 2 * round_up(g.columns, kLanes<T>) + 2 * kFrame, frame_rows = 2 * (g.segment_rows + kFrame);
   const Buffer<T> image_rows = allocate<T>(frame_rows * pitch, true);
+  // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Rows of one parity
+  // follow one another, so that the tile below reads the same place of the next row.
+  const int64_t parity = (g.segment_rows + kFrame) * g.columns + 2 * kLanes<T>;
+  const Buffer<T> transformed_rows = allocate<T>(2 * kPoints * parity, true);
 
-  explicit TilePixels(const Tiling<T>& g_) : g(g_) {}
+  explicit TransformedTiles(const Tiling<T>& g_) : g(g_) {}
 
-  T* of(int64_t y, int k) const { return memory.get() + ((y % 2) * size + k) * parity + y / 2 * g.columns; }
+  T* of(int64_t row, int q) const {
+    return transformed_rows.get() + ((row % 2) * kPoints + q) * parity + row / 2 * g.columns;
+  }
+
+  static MOTIONRNN_EXT_INLINE void transform(const V (&in)[size], V (&out)[kPoints]) {
+    if constexpr (size == kPoints)
+      transform_data<T>(in, out);
+    else
+      transform_gradients<T>(in, out);
+  }
 
   void load(const Image& map, int64_t image, int64_t channel, const TileRows& segment) const {
     const int64_t count = 2 * (segment.rows + kFrame);
-    for (int64_t i = 0; i < count; ++i) copy_row(map, image, channel, 2 * segment.first + i - kFrame, i);
+    for (int64_t row = 0; row < count; ++row) copy_row(map, image, channel, 2 * segment.first + row - kFrame, row);
     // Vectors end in the next row, which is written later.
-    for (int64_t i = 0; i < count; ++i)
-      for (int k = 0; k < size; k += 2)
-        for (int64_t x = 0; x < g.columns; x += kLanes<T>)
-          split_pairs(image_rows.get() + i * pitch + k + 2 * x, of(i, k) + x, of(i, k + 1) + x);
+    for (int64_t row = 0; row < count; ++row)
+      for (int64_t x = 0; x < g.columns; x += kLanes<T>) {
+        V in[size], out[kPoints];
+        for (int k = 0; k < size; k += 2) split_pairs(image_rows.get() + row * pitch + k + 2 * x, in[k], in[k + 1]);
+        transform(in, out);
+        for (int q = 0; q < kPoints; ++q) store_vector(of(row, q) + x, out[q]);
+      }
   }
 
-  void copy_row(const Image& map, int64_t image, int64_t channel, int64_t y, int64_t i) const {
-    T* to = image_rows.get() + i * pitch + kFrame;
+  // Write the vector of tiles from t on: point p to to[p * stride].
+  MOTIONRNN_EXT_INLINE void store(int64_t t, T* to, int64_t stride) const {
+    for (int q = 0; q < kPoints; ++q) {
+      V in[size], out[kPoints];
+      for (int i = 0; i < size; ++i) in[i] = load_vector(of(i, q) + t);
+      transform(in, out);
+      for (int p = 0; p < kPoints; ++p) store_vector(to + (p * kPoints + q) * stride, out[p]);
+    }
+  }
+
+  void copy_row(const Image& map, int64_t image, int64_t channel, int64_t y, int64_t row) const {
+    T* to = image_rows.get() + row * pitch + kFrame;
     if (y < 0 || y >= g.height) {
       std::fill_n(to, g.width, T(0));
       return;
@@ -129,44 +152,6 @@ struct TilePixels {
     for (; x < g.width; ++x) to[x] = from[x * map.pixel];
   }
 };
-
-// Transform the data of the vector of tiles from t on: point p goes to to[p * stride].
-template <class T>
-MOTIONRNN_EXT_INLINE void transform_data_of_tiles(const TilePixels<T, kPoints>& pixels, int64_t t, T* to,
-                                                  int64_t stride) {
-  using V = Vector<T, kLanes<T>>;
-  V half[kPoints][kPoints];
-  for (int k = 0; k < kPoints; ++k) {
-    V d[kPoints], v[kPoints];
-    for (int i = 0; i < kPoints; ++i) d[i] = load_vector(pixels.of(i, k) + t);
-    transform_data<T>(d, v);
-    for (int p = 0; p < kPoints; ++p) half[p][k] = v[p];
-  }
-  for (int p = 0; p < kPoints; ++p) {
-    V v[kPoints];
-    transform_data<T>(half[p], v);
-    for (int q = 0; q < kPoints; ++q) store_vector(to + (p * kPoints + q) * stride, v[q]);
-  }
-}
-
-// The same for the gradients of results, which become those of products.
-template <class T>
-MOTIONRNN_EXT_INLINE void transform_gradients_of_tiles(const TilePixels<T, kResults>& pixels, int64_t t, T* to,
-                                                       int64_t stride) {
-  using V = Vector<T, kLanes<T>>;
-  V half[kPoints][kResults];
-  for (int k = 0; k < kResults; ++k) {
-    V y[kResults], m[kPoints];
-    for (int i = 0; i < kResults; ++i) y[i] = load_vector(pixels.of(i, k) + t);
-    transform_gradients<T>(y, m);
-    for (int p = 0; p < kPoints; ++p) half[p][k] = m[p];
-  }
-  for (int p = 0; p < kPoints; ++p) {
-    V m[kPoints];
-    transform_gradients<T>(half[p], m);
-    for (int q = 0; q < kPoints; ++q) store_vector(to + (p * kPoints + q) * stride, m[q]);
-  }
-}
 
 }  // namespace
 }  // namespace motionrnn_ext::cpu

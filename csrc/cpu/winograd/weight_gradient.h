@@ -35,6 +35,9 @@ MOTIONRNN_EXT_INLINE void transpose(Vector<T, kLanes<T>> (&rows)[kLanes<T>]) {
 #endif
 }
 
+// The most tiles of an item, and the distance of the rows of gradients.
+constexpr int64_t kItemTiles = 64;
+
 // Blocks of output channels whose gradients are transformed together.
 constexpr int64_t kGroup = 2;
 
@@ -44,7 +47,7 @@ struct WeightGradient {
   static constexpr int64_t lanes = kLanes<T>, wide = 2 * lanes;
   const WinogradArguments& a;
   const int64_t begin, end;
-  const Tiling<T> g{a.steps * a.batch, a.height, a.width};
+  const Tiling<T> g{a.steps * a.batch, a.height, a.width, kItemTiles};
   const Blocks blocks{a.out_channels};
   const int64_t tiles = g.in_item * g.segment_rows * g.columns;
   const int64_t in = round_up(a.channels, lanes);
@@ -61,8 +64,8 @@ struct WeightGradient {
   // The sums: (blocks, points, pairs of vectors of channels, output channels, channels).
   const int64_t sums_point = blocks.size * in;
   const Buffer<T> sums = allocate<T>((end - begin) * kSquare * sums_point, false);
-  const TilePixels<T, kPoints> data_pixels{g};
-  const TilePixels<T, kResults> grad_pixels{g};
+  const TransformedTiles<T, kPoints> data_tiles{g};
+  const TransformedTiles<T, kResults> grad_tiles{g};
 
   // Call f(segment, the step, the image in it, the first of its tiles) for the segments of an item, and return the
   // number of their tiles.
@@ -87,9 +90,8 @@ struct WeightGradient {
         continue;
       }
       count = for_segments(item, [&](const TileRows& segment, int64_t step, int64_t image, int64_t tile) {
-        data_pixels.load(a.xs[step], image, first + c, segment);
-        for (int64_t t = 0; t < segment.rows * g.columns; t += lanes)
-          transform_data_of_tiles(data_pixels, t, to + tile + t, lanes * row);
+        data_tiles.load(a.xs[step], image, first + c, segment);
+        for (int64_t t = 0; t < segment.rows * g.columns; t += lanes) data_tiles.store(t, to + tile + t, lanes * row);
       });
     }
     const int64_t pair = first / wide * wide, width = std::min(wide, in - pair);
@@ -107,12 +109,12 @@ struct WeightGradient {
     const int64_t first = block * blocks.size, outs = std::min(count * blocks.size, a.out_channels - first);
     for (int64_t o = 0; o < outs; ++o)
       for_segments(item, [&](const TileRows& segment, int64_t step, int64_t image, int64_t tile) {
-        grad_pixels.load(a.grads[step], image, first + o, segment);
+        grad_tiles.load(a.grads[step], image, first + o, segment);
         // Vectors end in the next channel, which is written later.
         for (int64_t t = 0; t < segment.rows * g.columns; t += lanes) {
           const int64_t part = (tile + t) / kItemTiles, in_part = (tile + t) % kItemTiles;
           T* to = grads.get() + (part * kGroup * blocks.size + o) * kItemTiles + in_part;
-          transform_gradients_of_tiles(grad_pixels, t, to, grad_point);
+          grad_tiles.store(t, to, grad_point);
         }
       });
   }
