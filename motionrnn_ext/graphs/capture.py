@@ -39,7 +39,7 @@ class Captured:
         wanted = [t for t in (*self.inputs, *self.parameters) if t.requires_grad]
         self.out_gradient = torch.empty_like(out)
         self.backward_graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(self.backward_graph, self.graph.pool(), stream):
+        with torch.cuda.device(device), recording(self.backward_graph, stream, self.graph.pool()):
             found = torch.autograd.grad(out, wanted, self.out_gradient, allow_unused=True)
         gradients = iter(found)
         self.gradients = [
@@ -138,6 +138,11 @@ def static_copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
 
 
+def recording(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any = None) -> torch.cuda.graph:
+    """Return the context in which a graph is recorded. Other threads, which load clips, may use the GPU meanwhile."""
+    return torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local")
+
+
 def recorded(
     module: nn.Module, inputs: Sequence[Tensor], device: torch.device
 ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], torch.cuda.Stream]:
@@ -150,12 +155,11 @@ def recorded(
     with torch.cuda.device(device):
         warmup(module, *inputs)
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
-        # Casts of weights that autocast has kept would not be made anew by the graph, and its own end with it.
-        torch.clear_autocast_cache()
         try:
-            with torch.cuda.graph(graph, None, stream):
+            with recording(graph, stream):
                 out = module(*inputs)
         finally:
+            # Casts of weights that autocast keeps are those of the graph. `warmup` has ended those from before.
             torch.clear_autocast_cache()
     if watch.is_stale() or len(Watch(module).objects) != len(watch.objects):
         raise ValueError(

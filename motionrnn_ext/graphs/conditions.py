@@ -111,9 +111,10 @@ class Watch:
 
 
 def _numbers(part: nn.Module) -> list[str]:
-    """Return the names of the numbers, and of the tensors that are neither parameters nor buffers."""
-    kinds = (int, float, bool, str, type(None), Tensor)
-    return [n for n, v in vars(part).items() if isinstance(v, kinds) and n[0] != "_" and n != "training"]
+    """Return the names of the public numbers, and of the tensors that are neither parameters nor buffers."""
+    kinds, own = (int, float, bool, str, type(None)), vars(part)
+    public = [n for n, v in own.items() if isinstance(v, kinds) and n[0] != "_" and n != "training"]
+    return public + [n for n, v in own.items() if isinstance(v, Tensor)]
 
 
 def _has_hooks(part: nn.Module) -> bool:

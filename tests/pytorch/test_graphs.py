@@ -116,6 +116,8 @@ def test_autocast_has_a_graph_of_its_own_and_casts_anew(dtype: torch.dtype, grap
         model(frames, N_INPUT)
         fast = graphed(model, frames, N_INPUT)
         found = fast(frames)
+        # The model itself in the same context, whose casts are no longer those of the graph.
+        assert_same(results(model, fast, frames), results(model, lambda f: model(f, N_INPUT), frames))
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(0.5)
@@ -390,7 +392,7 @@ def test_a_model_that_keeps_something_is_refused(graphs: list[Graph]):
 
     class Keeps(type(model.cells[0])):  # type: ignore[misc]
         def forward(self, x: Tensor, *rest: Any) -> Any:
-            self.last = x.detach()
+            self._last = x.detach()
             return forward(self, x, *rest)
 
     model.cells[0].__class__ = Keeps

@@ -1,12 +1,13 @@
 """CUDA graphs without a GPU: what runs while a graph is recorded is kept, op by op with its tensors, and done again.
 
 As on a GPU, a replay reads and writes the memory of the recording, with its numbers: what Python has computed meanwhile
-is not seen. An op that needs a value on the host fails, as in a capture. Unlike a GPU, the recording computes, and no
-memory of the forward is used again by the backward.
+is not seen. An op that needs a value on the host fails, as in a capture, and what was recorded holds nan until it is
+replayed. Unlike on a GPU, no memory of the forward is used again by the backward.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -44,6 +45,16 @@ class Graph:
     def pool(self) -> Graph:
         return self
 
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Fill the memory that was allocated during the recording with nan."""
+        for _, args, kwargs, out in self.ops:
+            read = {_memory(t) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+            for t in pytree.tree_leaves(out):
+                if isinstance(t, Tensor) and _memory(t) not in read and t.is_floating_point():
+                    # By `data`, which the versions that autograd compares do not count.
+                    t.data.fill_(math.nan)
+
     # What autocast has cast is recorded as it was.
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
@@ -70,13 +81,14 @@ def replaying() -> Iterator[list[Graph]]:
         return made[-1]
 
     @contextmanager
-    def recorded(graph: Graph, pool: Any = None, stream: Any = None) -> Iterator[None]:
+    def recorded(graph: Graph, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         nonlocal capturing
         assert not capturing
         capturing = True
         try:
             with Recording(graph):
                 yield
+            graph.forget()
         finally:
             capturing = False
 
