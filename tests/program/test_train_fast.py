@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 pytest.importorskip("lightning", reason="the training program's packages are not installed")
 
 from replaying import replaying
-from trainings import LAST, TINY, Stop, checkpoint, run, stop_in_step
+from trainings import LAST, TINY, Stop, assert_same_training, checkpoint, run, stop_in_step
 
 from motionrnn_ext.training.module import Training
 from motionrnn_ext.training.runs import load_run
@@ -58,6 +59,50 @@ def test_a_run_is_resumed_in_another_layout(
     for name in a["state_dict"]:
         torch.testing.assert_close(a["state_dict"][name], b["state_dict"][name], rtol=1e-3, atol=1e-4)
     assert layouts(tmp_path / "run") == {False}
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "wanted"),
+    [
+        ("cpu", {}, False),
+        ("cpu", {"precision": "bf16-mixed"}, False),
+        ("cpu", {"channels_last": True}, True),
+        ("cuda", {}, True),
+        ("cuda", {"precision": "bf16-mixed"}, True),
+        ("cuda", {"channels_last": False}, False),
+    ],
+)
+@pytest.mark.parametrize("tf32", [True, False])
+def test_the_default_layout_is_that_of_the_device(
+    device: str, settings: dict[str, Any], wanted: bool, tf32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    place = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    monkeypatch.setattr(Training, "trainer", place)
+    module = Training(replace(TINY, **settings))
+    module.configure_model()
+    weight = module.model.interfaces[0].encoder.weight
+    # In float32 tensor cores are used with TF32 alone.
+    wanted = wanted and (tf32 or device == "cpu" or bool(settings))
+    assert weight.is_contiguous(memory_format=torch.channels_last) == wanted
+    assert weight.is_contiguous() != wanted
+    deep = Training(replace(TINY, predictor="e3d_lstm", precision="bf16-mixed"))
+    deep.configure_model()
+    assert all(p.is_contiguous() for p in deep.model.parameters())
+
+
+def test_a_run_from_before_adam_was_fused_goes_on_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = torch.optim.Adam
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim, "Adam", lambda *args, **options: plain(*args, lr=options["lr"]))
+        run(TINY, tmp_path / "unbroken")
+        stop_in_step(patch, 7)
+        with pytest.raises(Stop):
+            run(TINY, tmp_path / "run")
+    run(TINY, tmp_path / "run", resume=True)
+    assert_same_training(tmp_path / "unbroken", tmp_path / "run")
 
 
 def test_adam_is_fused_and_clips_as_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,19 @@ def test_autocast_has_a_graph_of_its_own_and_casts_anew(dtype: torch.dtype, grap
     assert plain[0].dtype == torch.float32 and len(graphs) == 4
 
 
+def test_a_learned_alpha_is_followed(graphs: list[Graph]):
+    model = small("convlstm", alpha=nn.Parameter(torch.tensor(0.5)))
+    fast = graphed(model, clip(), N_INPUT)
+    before = fast(clip())
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("alpha"):
+                p.fill_(0.9)
+    found = results(model, fast, clip())
+    assert_same(found, results(model, lambda f: model(f, N_INPUT), clip()))
+    assert not found[0].equal(before) and len(graphs) == 2
+
+
 def test_results_and_gradients_are_kept_and_added_up(graphs: list[Graph]):
     """They do not share the graph's memory."""
     model = small()
