@@ -64,7 +64,7 @@ class GraphedStep:
     """
 
     def __init__(self, model: MotionRNN, frame: Tensor) -> None:
-        self.model, self._like = model, conditions.structure(frame)
+        self.model, self._like = model, _shape_of(frame)
         self._graph: CapturedStep | None = None
         self._key: Any = None
         self._shape: Any = None  # the structure of the states that the graph takes
@@ -87,11 +87,9 @@ class GraphedStep:
         Raises:
             ValueError: frame has another shape, dtype or device than the example.
         """
-        found = conditions.structure(frame)
+        found = _shape_of(frame)
         if found != self._like:
-            raise ValueError(
-                f"graphed_step: frame is {_in_words(found)}; it should be {_in_words(self._like)}, as the example was"
-            )
+            raise ValueError(f"graphed_step: frame is {found}; it should be {self._like}, as the example was")
         self._drop_stale_graph()
         if not conditions.can_replay(frame):
             prediction, self._state = self.model.step(frame, self._taken_out())
@@ -173,9 +171,8 @@ def _tensors(state: Any) -> list[Tensor]:
     return [t for t in tree_leaves(state) if isinstance(t, Tensor)]
 
 
-def _in_words(found: Any) -> str:
-    """Return shape, dtype and device of a tensor's `conditions.structure`, or the type of anything else."""
-    if not isinstance(found, tuple) or len(found) != 4:
-        return f"a {type(found).__name__}"
-    shape, dtype, device, _ = found
-    return f"{tuple(shape)} of {dtype} on {device}"
+def _shape_of(frame: object) -> str:
+    """Return shape, dtype and device of a tensor in words, or the type of anything else."""
+    if not isinstance(frame, Tensor):
+        return f"a {type(frame).__name__}"
+    return f"{tuple(frame.shape)} of {frame.dtype} on {frame.device}"

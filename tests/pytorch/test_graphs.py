@@ -512,6 +512,7 @@ def test_another_frame_than_the_example_is_refused(graphs: list[Graph]):
         ValueError, match=r"frame is \(3, 1, 8, 12\) of torch.float32 on cpu; it should be \(2, 1, 8, 12\) of"
     ):
         stream(clip(batch=3)[:, 0])
+    assert not stream(clip(requires_grad=True)[:, 0]).requires_grad
     with pytest.raises(ValueError, match="of torch.float64 on cpu"):
         stream(clip()[:, 0].double())
     with pytest.raises(TypeError, match="frames is a list; it should be a torch.Tensor"):
