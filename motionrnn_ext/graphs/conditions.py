@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from ..backends.torch_private import is_differentiating_forward, transforms, tree_map
+from ..backends.torch_private import is_differentiating_forward, transforms, tree_leaves
 from ..layers.cells import RecurrentCell
 from ..models import MotionRNN
 
@@ -121,10 +121,11 @@ def _has_hooks(part: nn.Module) -> bool:
     return any(getattr(part, hooks) for hooks in _HOOKS)
 
 
-def structure(value: Any) -> Any:
-    """Return `value`, nested tuples, with shape, dtype, device and requires_grad in place of each tensor."""
-    return tree_map(
-        lambda t: (t.shape, t.dtype, t.device, t.requires_grad) if isinstance(t, Tensor) else t, value
+def structure(value: Any) -> tuple[Any, ...]:
+    """Return the leaves of nested tuples and lists; a tensor is given by shape, dtype, device and requires_grad."""
+    return tuple(
+        (t.shape, t.dtype, t.device, t.requires_grad) if isinstance(t, Tensor) else t
+        for t in tree_leaves(value)
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from replaying import Graph, replaying
+from repository import ROOT
 from torch import Tensor, nn
 
 import motionrnn_ext
@@ -438,6 +439,23 @@ def test_without_a_gpu_there_is_one_clear_error():
     for make in (lambda: graphed(small(), clip(), N_INPUT), lambda: graphed_step(small(), clip()[:, 0])):
         with pytest.raises(ValueError, match=r"graphed.*: the weights are on cpu; they should be on one GPU"):
             make()
+
+
+def test_the_program_of_the_page(graphs: list[Graph]):
+    """On the CPU, and smaller."""
+    page = (ROOT / "docs" / "pytorch.md").read_text().partition("## CUDA graphs")[2]
+    program = page.partition("```python notest\n")[2].partition("```")[0]
+    for here, there in ((".cuda()", ""), ('"cuda"', '"cpu"'), ("(64,) * 4", "(8, 8)")):
+        assert here in program
+        program = program.replace(here, there)
+    clips = torch.rand(3, 1, 12, 1, 16, 16)
+    names = {
+        "torch": torch, "F": F, "motionrnn_ext": motionrnn_ext, "MotionRNN": MotionRNN, "frames": clips[0],
+        "frame": clips[0, :, 0], "batches": [(clip, torch.ones(1, 1, 1, 1, 1)) for clip in clips],
+    }  # fmt: skip
+    exec(program, names)
+    assert names["following"].shape == (1, 1, 16, 16) and names["loss"].isfinite()
+    assert [graph.replays for graph in graphs] == [3, 3, 1]
 
 
 # ---- Streams
