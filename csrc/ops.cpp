@@ -32,6 +32,13 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, float alpha, float max_offset, int wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // A 5x5 convolution that keeps the map's size, by Winograd's algorithm. The packed weight is for this machine alone;
+  // `transposed`: it is that of the gradient of x.
+  m.def("winograd_pack(Tensor weight, bool transposed) -> Tensor");
+  m.def("winograd_conv(Tensor x, Tensor packed, int out_channels, Tensor? bias) -> Tensor");
+  // summed over the pairs of a gradient and an x
+  m.def("winograd_weight_gradient(Tensor[] grads, Tensor[] xs) -> Tensor");
+
   m.def("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor");
   // wanted: a bit per gradient, x 1, offset 2, mask_logits 4, weight 8; the others come back empty
   m.def(
@@ -60,4 +67,26 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
 
   m.def("gated_blend(Tensor gate_logits, Tensor a, Tensor b) -> Tensor");
   m.def("gated_blend_backward(Tensor grad, Tensor gate_logits, Tensor a, Tensor b) -> (Tensor, Tensor, Tensor)");
+
+  // The spatiotemporal LSTM's step between its convolutions of inputs and those of the new memories. Returns [C', M'],
+  // C' and M'.
+  m.def(
+      "st_lstm_update(Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, float forget_bias) "
+      "-> (Tensor, Tensor, Tensor)");
+  // grad_memories, grad_content: the addends of the gradient of [C', M']. Returns the gradients of cell_gates, with
+  // grad_output behind them, of memory_gates, cell and memory.
+  m.def(
+      "st_lstm_update_backward(Tensor grad_memories, Tensor grad_content, Tensor grad_cell, Tensor grad_memory, "
+      "Tensor grad_output, Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, float forget_bias) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  // highway_output of the sum of two addends, and the sum, which highway_output_backward reads
+  m.def(
+      "summed_output(Tensor output_o, Tensor output_x, Tensor content, Tensor? highway) -> (Tensor, Tensor)");
+
+  // memory_update and highway_output of C'. Returns H' and C'.
+  m.def(
+      "conv_lstm_update(Tensor gates, Tensor cell, Tensor? highway, float forget_bias) -> (Tensor, Tensor)");
+  m.def(
+      "conv_lstm_update_backward(Tensor grad_hidden, Tensor grad_cell, Tensor gates, Tensor cell, Tensor new_cell, "
+      "Tensor? highway, float forget_bias) -> (Tensor, Tensor, Tensor)");
 }

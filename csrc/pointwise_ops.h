@@ -67,6 +67,43 @@ struct PointwiseOps {
     return std::tuple_cat(run<math::GatedBlendBackward>({grad, gate_logits, a, b}, 1));
   }
 
+  static std::tuple<Tensor, Tensor, Tensor> st_lstm_update(Tensor cell_gates, Tensor memory_gates, Tensor cell,
+                                                           Tensor memory, double forget_bias) {
+    return std::tuple_cat(run<math::StLstmUpdate>({cell_gates, memory_gates, cell, memory}, 0, {forget_bias}));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> st_lstm_update_backward(
+      Tensor grad_memories, Tensor grad_content, Tensor grad_cell, Tensor grad_memory, Tensor grad_output,
+      Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, double forget_bias) {
+    return std::tuple_cat(run<math::StLstmUpdateBackward>({grad_memories, grad_content, grad_cell, grad_memory,
+                                                           grad_output, cell_gates, memory_gates, cell, memory},
+                                                          5, {forget_bias}));
+  }
+
+  static std::tuple<Tensor, Tensor> summed_output(Tensor output_o, Tensor output_x, Tensor content,
+                                                  std::optional<Tensor> highway) {
+    if (!highway) return std::tuple_cat(run<math::SummedGatedOutput>({output_o, output_x, content}, 0));
+    return std::tuple_cat(run<math::SummedHighwayOutput>({output_o, output_x, content, *highway}, 0));
+  }
+
+  static std::tuple<Tensor, Tensor> conv_lstm_update(Tensor gates, Tensor cell, std::optional<Tensor> highway,
+                                                     double forget_bias) {
+    if (!highway) return std::tuple_cat(run<math::ConvLstmUpdate>({gates, cell}, 0, {forget_bias}));
+    return std::tuple_cat(run<math::ConvLstmHighwayUpdate>({gates, cell, *highway}, 0, {forget_bias}));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> conv_lstm_update_backward(Tensor grad_hidden, Tensor grad_cell,
+                                                                      Tensor gates, Tensor cell, Tensor new_cell,
+                                                                      std::optional<Tensor> highway,
+                                                                      double forget_bias) {
+    if (highway)
+      return std::tuple_cat(run<math::ConvLstmHighwayUpdateBackward>(
+          {grad_hidden, grad_cell, gates, cell, new_cell, *highway}, 2, {forget_bias}));
+    const auto grads =
+        run<math::ConvLstmUpdateBackward>({grad_hidden, grad_cell, gates, cell, new_cell}, 2, {forget_bias});
+    return {grads[0], grads[1], nothing(grad_hidden)};
+  }
+
  private:
   template <class MapOf>
   using Inputs = std::array<Tensor, std::size(MapOf::inputs)>;
@@ -138,6 +175,11 @@ struct PointwiseOps {
   m.impl("highway_output", TORCH_BOX(&Ops::highway_output));                   \
   m.impl("highway_output_backward", TORCH_BOX(&Ops::highway_output_backward)); \
   m.impl("gated_blend", TORCH_BOX(&Ops::gated_blend));                         \
-  m.impl("gated_blend_backward", TORCH_BOX(&Ops::gated_blend_backward))
+  m.impl("gated_blend_backward", TORCH_BOX(&Ops::gated_blend_backward));       \
+  m.impl("st_lstm_update", TORCH_BOX(&Ops::st_lstm_update));                   \
+  m.impl("st_lstm_update_backward", TORCH_BOX(&Ops::st_lstm_update_backward)); \
+  m.impl("summed_output", TORCH_BOX(&Ops::summed_output));                     \
+  m.impl("conv_lstm_update", TORCH_BOX(&Ops::conv_lstm_update));               \
+  m.impl("conv_lstm_update_backward", TORCH_BOX(&Ops::conv_lstm_update_backward))
 
 }  // namespace motionrnn_ext

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import json
 import math
 import os
+import pickle
+import re
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import reduce
 from operator import getitem
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import torch
@@ -102,12 +106,48 @@ def write_atomically(path: str | os.PathLike[str], parents: bool = True) -> Iter
             part.unlink()
 
 
+# Classes of plain values that programs save beside the weights, by the names in the file: settings, paths, scores.
+_OF_VALUES: dict[str, Any] = {
+    "argparse.Namespace": argparse.Namespace,
+    **{f"pathlib{part}.{kind}Path": PurePath for part in ("", "._local") for kind in ("Posix", "Windows")},
+}
+_one_at_a_time = threading.Lock()
+
+
 def load_tensors(file: str | os.PathLike[str] | BinaryIO, map_location: str | torch.device = "cpu") -> Any:
     """Return what torch.save wrote to a file, read by torch's restricted unpickler, which runs no code of the file.
 
-    A damaged file can raise any exception, and torch's messages recommend unsafe loading, so callers word the error
+    Beside tensors and Python's own types a file may hold NumPy's numbers and arrays, paths and argparse's settings. A
+    damaged file can raise any exception, and torch's messages recommend unsafe loading, so callers word the error
     themselves; torch's warnings about foreign pickles are hidden for the same reason.
     """
+    start = file.tell() if hasattr(file, "tell") else 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(file, map_location=map_location, weights_only=True)
+        try:
+            return torch.load(file, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not re.search(r"GLOBAL (argparse|pathlib|numpy)\.", str(error)):
+                raise
+        if hasattr(file, "seek"):
+            file.seek(start)
+        # The list of allowed classes is torch's own and of the whole process.
+        with _one_at_a_time, torch.serialization.safe_globals(_classes_of_values()):
+            return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def _classes_of_values() -> list[Any]:
+    """Return the classes of plain values, each with the name that a file may have for it."""
+    found = [(cls, name) for name, cls in _OF_VALUES.items()]
+    with suppress(ModuleNotFoundError):
+        import numpy as np
+
+        found += [(np.dtype, "numpy.dtype"), (np.ndarray, "numpy.ndarray")]
+        found += [
+            (type(np.dtype(code)), f"numpy.dtypes.{type(np.dtype(code)).__name__}")
+            for code in "?bBhHiIlLqQefd"
+        ]
+        scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            found += [(scalar, f"{module}.scalar"), (rebuild, f"{module}._reconstruct")]
+    return found

@@ -76,15 +76,18 @@ def _unchanged(owner: nn.Module) -> Iterator[None]:
     parameters = list(owner.parameters())
     values = [(t, version(t), t.detach().clone()) for t in parameters if not t.is_inference()]
     statistics = [(t, t.detach().clone()) for t in owner.buffers() if not t.is_inference()]
-    gradients = [p.grad for p in parameters]
     kept = [(part, part.training, _tensors_of(part), dict(part._buffers)) for part in owner.modules()]
-    for p in parameters:
-        p.grad = None
+    # An attribute that is no Parameter may gather a gradient, too, such as a tensor that was given as alpha.
+    attributes_of_all = [t for _, _, attributes, _ in kept for t in attributes.values() if t is not None]
+    leaves = [t for t in (*parameters, *attributes_of_all) if t.is_leaf]
+    gradients = [leaf.grad for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
     try:
         yield
     finally:
-        for p, gradient in zip(parameters, gradients):
-            p.grad = gradient
+        for leaf, gradient in zip(leaves, gradients):
+            leaf.grad = gradient
         for part, training, attributes, buffers in kept:
             for name in _tensors_of(part).keys() - attributes.keys():
                 del vars(part)[name]

@@ -1,25 +1,16 @@
 // The CPU kernels as torch ops: layouts, allocation, threads, and the choice of the instruction set.
 // Arguments were checked in Python (motionrnn_ext/ops); what is asserted here guards direct calls of torch.ops.
+#include "cpu/bindings.h"
+
 #include <algorithm>
 #include <cstdlib>
-#include <numeric>
 #include <string>
 
-#include "cpu/kernels.h"
 #include "pointwise_ops.h"
 #include "warp_checks.h"
 
 namespace motionrnn_ext::cpu {
-namespace {
-
 // ---- Instruction sets
-
-struct InstructionSet {
-  const char* name;
-  PointwiseKernel (*pointwise)(Map, Types);
-  WarpKernels (*warp)(Types);
-  GatesKernels (*gates)(Types);
-};
 
 // Return the best instruction set that this machine runs, at most the one that MOTIONRNN_EXT_CPU_ISA names.
 const InstructionSet& instruction_set() {
@@ -33,19 +24,22 @@ const InstructionSet& instruction_set() {
 #if defined(MOTIONRNN_EXT_HAVE_V4)
     if (at_most == "x86_64_v4" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
-      return InstructionSet{"x86_64_v4", x86_64_v4::pointwise_kernel, x86_64_v4::warp_kernels,
-                            x86_64_v4::gates_kernels};
+      return InstructionSet{"x86_64_v4", x86_64_v4::pointwise_kernel, x86_64_v4::warp_kernels, x86_64_v4::gates_kernels,
+                            x86_64_v4::winograd_kernels};
 #endif
 #if defined(MOTIONRNN_EXT_HAVE_V3)
     if (at_most != "baseline" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
-      return InstructionSet{"x86_64_v3", x86_64_v3::pointwise_kernel, x86_64_v3::warp_kernels,
-                            x86_64_v3::gates_kernels};
+      return InstructionSet{"x86_64_v3", x86_64_v3::pointwise_kernel, x86_64_v3::warp_kernels, x86_64_v3::gates_kernels,
+                            x86_64_v3::winograd_kernels};
 #endif
-    return InstructionSet{"baseline", baseline::pointwise_kernel, baseline::warp_kernels, baseline::gates_kernels};
+    return InstructionSet{"baseline", baseline::pointwise_kernel, baseline::warp_kernels, baseline::gates_kernels,
+                          baseline::winograd_kernels};
   }();
   return chosen;
 }
+
+namespace {
 
 std::string cpu_instruction_set() { return instruction_set().name; }
 
@@ -64,34 +58,6 @@ struct Backend {
 };
 
 // ---- Offset warp
-
-// Return whether each pixel's channels are contiguous and all pixels lie at one distance; the batch stride may be any.
-bool has_channels_last_pixels(const Tensor& t) {
-  return (t.size(1) == 1 || t.stride(1) == 1) &&
-         (t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.stride(3) * t.size(3));
-}
-
-Image image_of(const Tensor& t) {
-  const bool planes = is_dense_from(t, 1);
-  STD_TORCH_CHECK(planes || has_channels_last_pixels(t),
-                  "motionrnn_ext: an image is neither contiguous nor channels_last");
-  if (planes) return {t.const_data_ptr(), t.stride(0), t.size(2) * t.size(3), 1};
-  return {t.const_data_ptr(), t.stride(0), 1, t.size(3) == 1 ? t.stride(2) : t.stride(3)};
-}
-
-Tensor readable_image(const Tensor& t) {
-  return is_dense_from(t, 1) || has_channels_last_pixels(t) ? t : torch::stable::contiguous(t);
-}
-
-// Return the number of bands that each image is cut into, so that every thread gets the same number of items.
-int64_t bands_for_threads(int64_t batch) {
-  const int64_t threads = torch::stable::get_num_threads();
-  return batch >= 4 * threads ? 1 : threads / std::gcd(batch, threads);
-}
-
-Tensor workspace(const Tensor& like, int64_t bytes) {
-  return torch::stable::new_empty(like, std::array<int64_t, 1>{bytes}, ScalarType::Byte);
-}
 
 struct Warp {
   Tensor x, offset, mask_logits, weight, packed_weight;

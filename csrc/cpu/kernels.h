@@ -94,11 +94,40 @@ struct GatesKernels {
   void (*sum_weights)(const GatesArguments&);                           // sums -> gradients of weights and bias
 };
 
+// A 5x5 convolution that keeps the map's size, by Winograd's algorithm (winograd/).
+struct WinogradArguments {
+  int64_t batch, channels, out_channels, height, width;
+
+  Image x;           // (B, C, H, W)
+  Image out;         // (B, C_out, H, W)
+  const void* bias;  // (C_out); null: none
+
+  // The weight is (C_out, C, 5, 5) and contiguous. `transposed`: it is (C, C_out, 5, 5) and its taps are mirrored.
+  const void* weight;
+  bool transposed;
+  void* packed;
+
+  // Weight gradient: the sum over `steps` pairs of x and the gradient of out.
+  int64_t steps;
+  const Image *xs, *grads;
+  void* grad_weight;  // (C_out, C, 5, 5) contiguous
+};
+
+struct WinogradKernels {
+  int64_t (*packed_size)(const WinogradArguments&);                               // elements
+  int64_t (*blocks)(const WinogradArguments&);                                    // of output channels
+  int64_t (*items)(const WinogradArguments&);                                     // of forward
+  void (*pack)(const WinogradArguments&, int64_t begin, int64_t end);             // blocks: weight -> packed
+  void (*forward)(const WinogradArguments&, int64_t begin, int64_t end);          // items
+  void (*weight_gradient)(const WinogradArguments&, int64_t begin, int64_t end);  // blocks
+};
+
 #define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                \
   namespace isa {                                         \
   PointwiseKernel pointwise_kernel(Map map, Types types); \
   WarpKernels warp_kernels(Types types);                  \
   GatesKernels gates_kernels(Types types);                \
+  WinogradKernels winograd_kernels(Types types);          \
   }
 MOTIONRNN_EXT_DECLARE_KERNELS(baseline)
 MOTIONRNN_EXT_DECLARE_KERNELS(x86_64_v3)

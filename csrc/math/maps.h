@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "lstm_steps.h"
 #include "motion_gru.h"
 #include "recurrent_gates.h"
 
@@ -18,7 +19,15 @@
   _(HighwayOutput)                      \
   _(HighwayOutputBackward)              \
   _(GatedBlend)                         \
-  _(GatedBlendBackward)
+  _(GatedBlendBackward)                 \
+  _(StLstmUpdate)                       \
+  _(StLstmUpdateBackward)               \
+  _(SummedGatedOutput)                  \
+  _(SummedHighwayOutput)                \
+  _(ConvLstmUpdate)                     \
+  _(ConvLstmUpdateBackward)             \
+  _(ConvLstmHighwayUpdate)              \
+  _(ConvLstmHighwayUpdateBackward)
 
 namespace motionrnn_ext::math {
 
@@ -39,7 +48,7 @@ MOTIONRNN_EXT_POINTWISE_MAPS(MOTIONRNN_EXT_NAME)
 // The dtype of the features, and that of motion state or memory where it differs.
 enum class Types { f64, f32, bf16, f16, bf16_f32, f16_f32 };
 
-constexpr int kMaxStreams = 8;
+constexpr int kMaxStreams = 16;
 
 // The elements that a kernel runs a map over: rows of `inner` contiguous elements of each stream. A row is a batch
 // entry of a contiguous tensor, or a pixel of a channels_last tensor.

@@ -5,7 +5,24 @@
 
 namespace motionrnn_ext::math {
 
-// C' = s(f_x + f_h + b) C + s(i_x + i_h) tanh(g_x + g_h); the parameter is b
+// C' = s(f + b) C + s(i) tanh(g)
+template <class T>
+MOTIONRNN_EXT_MATH T lstm_memory(T i, T f, T g, T memory, T forget_bias) {
+  return sigmoid(f + forget_bias) * memory + sigmoid(i) * tanh(g);
+}
+
+// Write the gradients by i, f, g and C, from that of C'.
+template <class T>
+MOTIONRNN_EXT_MATH void lstm_memory_backward(T grad, T i_logit, T f_logit, T g_logit, T memory, T forget_bias,
+                                             T& grad_i, T& grad_f, T& grad_g, T& grad_memory) {
+  const T i = sigmoid(i_logit), f = sigmoid(f_logit + forget_bias), g = tanh(g_logit);
+  grad_i = grad * g * d_sigmoid(i);
+  grad_f = grad * memory * d_sigmoid(f);
+  grad_g = grad * i * d_tanh(g);
+  grad_memory = grad * f;
+}
+
+// C' of gates (i,f,g) that are sums of two addends; the parameter is b
 struct MemoryUpdate {
   static constexpr Operand inputs[] = {{Role::feature, 3}, {Role::feature, 3}, {Role::state}};  // (i,f,g) twice, C
   static constexpr Operand outputs[] = {{Role::state}};
@@ -13,7 +30,7 @@ struct MemoryUpdate {
   template <class T>
   MOTIONRNN_EXT_MATH static void apply(const T (&in)[7], T (&out)[1], const T (&parameters)[kParameters]) {
     const auto& [i_x, f_x, g_x, i_h, f_h, g_h, memory] = in;
-    out[0] = sigmoid(f_x + f_h + parameters[0]) * memory + sigmoid(i_x + i_h) * tanh(g_x + g_h);
+    out[0] = lstm_memory(i_x + i_h, f_x + f_h, g_x + g_h, memory, parameters[0]);
   }
 };
 
@@ -26,11 +43,7 @@ struct MemoryUpdateBackward {
   template <class T>
   MOTIONRNN_EXT_MATH static void apply(const T (&in)[8], T (&out)[4], const T (&parameters)[kParameters]) {
     const auto& [grad, i_x, f_x, g_x, i_h, f_h, g_h, memory] = in;
-    const T i = sigmoid(i_x + i_h), f = sigmoid(f_x + f_h + parameters[0]), g = tanh(g_x + g_h);
-    out[0] = grad * g * d_sigmoid(i);
-    out[1] = grad * memory * d_sigmoid(f);
-    out[2] = grad * i * d_tanh(g);
-    out[3] = grad * f;
+    lstm_memory_backward(grad, i_x + i_h, f_x + f_h, g_x + g_h, memory, parameters[0], out[0], out[1], out[2], out[3]);
   }
 };
 

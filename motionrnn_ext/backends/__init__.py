@@ -76,15 +76,19 @@ def backend(name: str) -> Iterator[None]:
 
 
 def check_variables() -> None:
-    """Raise the error that ops would raise later if MOTIONRNN_EXT_BACKEND or MOTIONRNN_EXT_CPU_ISA has a wrong value.
+    """Raise the error that would be raised later if MOTIONRNN_EXT_BACKEND, MOTIONRNN_EXT_CPU_ISA or
+    MOTIONRNN_EXT_WINOGRAD has a wrong value.
 
     A program calls this before its work, since importing the package never raises.
 
     Raises:
-        ValueError: the backend is unknown, or cannot run here.
+        ValueError: the backend is unknown, or cannot run here; MOTIONRNN_EXT_WINOGRAD is neither 0 nor 1.
         RuntimeError: the instruction set is unknown, or this CPU does not have it.
     """
+    from . import convolution  # it asks this module for the backend in force
+
     _check_name(current_backend())
+    convolution.is_winograd_wanted()
     if unavailable_reason("cpu") is None:
         native.cpu_instruction_set()
 
@@ -120,6 +124,19 @@ def dispatch_formulas(op: str, first: Tensor, *arguments: Any) -> Any:
             "float(...) of the tensor, or choose 'auto' or 'reference'"
         )
     return _reference(op, first, *arguments)
+
+
+def kernels(first: Tensor) -> Any | None:
+    """Return the namespace of the ops of the backend in force, `torch.ops.<namespace>`; None for reference.
+
+    Raises:
+        ValueError, TypeError: a backend was chosen that cannot run on this tensor.
+    """
+    name = _in_force(first)
+    if name == "reference":
+        return None
+    _check_fits(name, first)
+    return getattr(torch.ops, triton.NAMESPACE if name == "triton" else native.NAMESPACE)
 
 
 def runs_cuda_kernels(first: Tensor) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 SPLITS = ("train", "val", "test")
 
 
 def is_count(value: Any) -> bool:
-    """Return whether a value is a positive integer; True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """Return whether a value is a positive integer, of Python or NumPy; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def check_split(split: str) -> None:
@@ -24,7 +25,7 @@ def checked_size(image_size: Sequence[int]) -> tuple[int, int]:
     is_pair = isinstance(image_size, Sequence) and len(image_size) == 2
     if not is_pair or not all(map(is_count, image_size)):
         raise ValueError(f"image_size must be two positive integers (H, W); got {image_size!r}")
-    return image_size[0], image_size[1]
+    return int(image_size[0]), int(image_size[1])
 
 
 def check_clips(split: str, n_frames: int, image_size: Sequence[int]) -> tuple[int, int]:
@@ -43,7 +44,7 @@ def check_generated(seed: int, length: int) -> None:
     """Raise a ValueError unless the seed is an integer >= 0 and the number of clips a positive integer."""
     if not is_count(length):
         raise ValueError(f"length must be a positive integer; got {length!r}")
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be an integer >= 0; got {seed!r}")
 
 

@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 
 from .arguments import check_clips, check_generated, checked_index, checked_size, is_count
 from .digits import DIGIT_SIZE, load_digits
-from .streams import Range, between, item_stream
+from .streams import Range, as_range, between, item_stream
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MotionRanges:
             if not is_count(getattr(self, name)):
                 raise ValueError(f"{name} must be a positive integer; got {getattr(self, name)!r}")
         for name in ("speed", "angle", "rotation", "scale", "scale_rate"):
-            object.__setattr__(self, name, _as_range(name, getattr(self, name)))
+            object.__setattr__(self, name, as_range(name, getattr(self, name)))
         if self.speed[0] < 0:
             raise ValueError(f"speed must be >= 0, as its direction is drawn separately; got {self.speed}")
         if self.scale[0] <= 0:
@@ -240,17 +240,6 @@ def render(images: Tensor, middle: Tensor, motion: Motion, image_size: tuple[int
 def fold(x: Tensor) -> Tensor:
     """Return the triangle wave of period 2 with fold(0) = 0 and fold(1) = 1: a line reflected at 0 and at 1."""
     return 1 - (1 - x.remainder(2)).abs()
-
-
-def _as_range(name: str, value: Any) -> Range:
-    """Return a range as two floats; raise a ValueError that names the field if it is none."""
-    try:
-        low, high = (float(end) for end in value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be two numbers (lowest, highest); got {value!r}") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"{name} must be two finite numbers, the lowest first; got {value!r}")
-    return low, high
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -25,15 +25,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .arguments import check_clips, check_generated, checked_index
-from .streams import Range, between, item_stream
+from .arguments import check_clips, check_generated, checked_index, is_count
+from .streams import Range, as_number, as_range, between, item_stream
 
 N_WAVES = 8
 
@@ -58,6 +58,9 @@ class RadarRanges:
         roughness: the amplitude of the texture.
         wavelength: the wavelength of the texture's plane waves.
         threshold: the echo that is subtracted from every pixel.
+
+    Raises:
+        ValueError: a field is no range, no finite number, or no positive number of cells. The message names the field.
     """
 
     n_cells: int = 30
@@ -73,6 +76,16 @@ class RadarRanges:
     roughness: float = 1.3
     wavelength: Range = (0.12, 0.6)
     threshold: float = 0.12
+
+    def __post_init__(self) -> None:
+        if not is_count(self.n_cells):
+            raise ValueError(f"n_cells must be a positive integer; got {self.n_cells!r}")
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(entry.default, tuple):
+                object.__setattr__(self, entry.name, as_range(entry.name, value))
+            elif isinstance(entry.default, float):
+                object.__setattr__(self, entry.name, as_number(entry.name, value))
 
 
 class RadarMotion(NamedTuple):

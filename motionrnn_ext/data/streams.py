@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,28 @@ from .arguments import SPLITS
 
 # The lowest and the highest value.
 Range = tuple[float, float]
+
+
+def as_range(name: str, value: Any) -> Range:
+    """Return a range as two floats; raise a ValueError that names the field if it is none."""
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be two numbers (lowest, highest); got {value!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"{name} must be two finite numbers, the lowest first; got {value!r}")
+    return low, high
+
+
+def as_number(name: str, value: Any) -> float:
+    """Return a finite number as a float; raise a ValueError that names the field if it is none."""
+    try:
+        number = math.nan if isinstance(value, (str, bool)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number; got {value!r}")
+    return number
 
 
 def item_stream(seed: int, split: str, index: int) -> Any:

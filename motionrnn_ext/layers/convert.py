@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, cast
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .motion_gru import MotionGRU
 from .motion_gru_cell import MotionGRUCell
-from .recognition import CONVOLUTIONS, convolution, hooks_of_the_user, is_candidate, mismatch
+from .recognition import CONVOLUTIONS, PADDING, convolution, hooks_of_the_user, is_candidate, mismatch
+from .warp import OffsetWarp
 
 # Usual names of a wrapper's model, which may be properties.
 _USUAL_NAMES = ("model", "module", "network", "net")
@@ -53,7 +54,18 @@ class ConvertedMotionGRU(MotionGRUCell):
 
     official: nn.Module
     no_ops: dict[str, dict[int, Any]]  # hooks of the official convolutions, which do nothing
+    full: set[str]  # names of the convolutions whose hooks are full backward hooks
     names: list[str]  # names of the official forward's arguments
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, unless it is one that only the official module's forward would read."""
+        official = vars(self).get("official")
+        if official is not None and hasattr(official, name) and not hasattr(self, name):
+            raise AttributeError(
+                f"{name} is an attribute of the official {type(official).__name__}, which a converted one does not "
+                "read; revert the model, set it, and call convert again"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, *args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step, as `MotionGRUCell` does; arguments may be passed by their official names."""
@@ -66,8 +78,8 @@ def convert(model: nn.Module) -> ConversionReport:
 
     A module is converted if it has exactly the submodules, parameters and buffers of the official one, and no hooks of
     the user's, and if a copy of it computes the same: the values and gradients of a few random steps should agree to
-    1e-5 in float64. A module that looks like a MotionGRU and fails one of these tests is skipped, and the report gives
-    the reason. All modules are compared before any is replaced.
+    1e-5 in float64, at several sizes. A module that looks like a MotionGRU and fails one of these tests is skipped,
+    and the report gives the reason. All modules are compared before any is replaced.
 
     Parameters, optimisers, state dicts and training mode stay valid. A module that the model uses twice is converted
     once. The official program's own hooks, which do nothing, are removed, and `revert` puts them back.
@@ -87,16 +99,16 @@ def convert(model: nn.Module) -> ConversionReport:
         converted 3: motion_list.0, motion_list.1, motion_list.2
     """
     _check_module(model)
-    if is_candidate(model):
+    found = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if name and is_candidate(m)]
+    if is_candidate(model) and not found:
         raise ValueError(
             "model is itself a MotionGRU, which cannot be replaced in place; "
             "assign the result instead: layer = motionrnn_ext.layers.from_official(layer)"
         )
     report = ConversionReport()
     reasons: dict[int, str | None] = {}
-    found = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if is_candidate(m)]
     for name, module in found:
-        if name.rpartition(".")[2] == "_orig_mod":
+        if _is_compiled_alone(name):
             report.skipped[name] = "it is compiled by itself (torch.compile); convert first, compile then"
             continue
         if id(module) not in reasons:
@@ -133,12 +145,14 @@ def revert(model: nn.Module) -> ConversionReport:
         model: a model that `convert` has changed.
 
     Returns:
-        A report whose `converted` lists the modules that were put back.
+        A report whose `converted` lists the modules that were put back, and whose `skipped` names those that are
+        compiled by themselves.
 
     Raises:
         TypeError: `model` is no module; if it holds one, the message names that.
         ValueError: `model` is itself a converted MotionGRU, which cannot be replaced in place, or a converted module
-            in it has lost a convolution. Nothing is reverted then.
+            in it has lost a convolution, or got something that its official module has no place for. Nothing is
+            reverted then.
     """
     _check_module(model)
     if _official(model) is not None:
@@ -146,17 +160,27 @@ def revert(model: nn.Module) -> ConversionReport:
     report = ConversionReport(verb="reverted")
     modules = model.named_modules(remove_duplicate=False)
     found = [(name, cell, official) for name, cell in modules if (official := _official(cell)) is not None]
+    for name, _, _ in found:
+        if _is_compiled_alone(name):
+            report.skipped[name] = (
+                "it is compiled by itself (torch.compile); put its _orig_mod in its place, then revert"
+            )
+    found = [each for each in found if each[0] not in report.skipped]
     for name, cell, _ in found:
         parts = dict(cell.named_modules(remove_duplicate=False))
         if lost := [part for part in CONVOLUTIONS if part not in parts]:
             raise ValueError(
                 f"{name} has no {', '.join(lost)} any more, which its official module needs; put them back first"
             )
+        if new := _new(cell):
+            raise ValueError(
+                f"{name} has {', '.join(new)}, which its official module cannot take over; undo that first"
+            )
     for name, cell, official in found:
         _hand_back(cell, official)
         _replace(model, name, official)
         report.converted.append(name)
-    if not report.converted:
+    if not (report.converted or report.skipped):
         report.looked_at = f"no converted MotionGRU among the {_n_modules(model)} modules of this model"
     return report
 
@@ -211,10 +235,12 @@ def _take_over(module: nn.Module) -> ConvertedMotionGRU:
     for ours, theirs in ((cell, module), (cell.warp, official_warp)):
         ours._modules = {name: ours._modules[name] for name in theirs._modules if name in ours._modules}
     names = list(inspect.signature(module.forward).parameters)
-    vars(cell).update(official=module, no_ops={}, names=names)
+    vars(cell).update(official=module, no_ops={}, full=set(), names=names)
     for name in CONVOLUTIONS:
         conv = convolution(module, name)
         cell.no_ops[name] = dict(conv._backward_hooks)
+        if conv._is_full_backward_hook:
+            cell.full.add(name)
         conv._backward_hooks.clear()
         conv._is_full_backward_hook = None
     return cell
@@ -236,10 +262,34 @@ def _hand_back(cell: nn.Module, official: nn.Module) -> None:
         conv, hooks = convolution(official, name), no_ops.pop(name, None)
         if hooks:
             conv._backward_hooks.update(hooks)
-            conv._is_full_backward_hook = bool(conv._is_full_backward_hook)
-    for name, part in official.named_modules():
-        if name not in CONVOLUTIONS:
-            part.training = cell.get_submodule("warp" if name else "").training
+            if conv._is_full_backward_hook is None:
+                conv._is_full_backward_hook = name in vars(cell).get("full", ())
+    theirs = {name: part for name, part in official.named_modules() if name in ("", "warp", PADDING)}
+    for name, part in theirs.items():
+        ours = cell.get_submodule("warp" if name else "")
+        part.training = ours.training
+        # The flag belongs to the hooks in the dict, which both modules share.
+        if vars(part)["_backward_hooks"] is vars(ours)["_backward_hooks"]:
+            part._is_full_backward_hook = ours._is_full_backward_hook
+
+
+def _new(cell: nn.Module) -> list[str]:
+    """Return what a converted cell has got since that its official module has no place for."""
+    known, new = {"", "warp", *CONVOLUTIONS}, []
+    warp = cell.get_submodule("warp")
+    if not (isinstance(warp, OffsetWarp) and type(warp).forward is OffsetWarp.forward):
+        new.append(f"a {type(warp).__name__} as warp")
+    for name, part in cell.named_modules(remove_duplicate=False):
+        if name.startswith(tuple(f"{conv}." for conv in CONVOLUTIONS)):
+            continue  # belongs to a convolution, which is handed over as it is
+        if name not in known:
+            new.append(f"the module {name}")
+        elif name not in CONVOLUTIONS:
+            owned = [*part._parameters, *part._buffers, *({"forward"} & set(vars(part)))]
+            new += [f"{name}.{own} of its own".lstrip(".") for own in owned]
+    wanted = {"alpha": 0.5, "transient": True, "trend": True}
+    present = {name: vars(cell).get(name, value) for name, value in wanted.items()}
+    return new + [f"{name}={value}" for name, value in present.items() if value != wanted[name]]
 
 
 def _share(source: nn.Module, target: nn.Module) -> None:
@@ -248,10 +298,19 @@ def _share(source: nn.Module, target: nn.Module) -> None:
         _replace(target, name, source.get_submodule(name))
 
 
+def _is_compiled_alone(name: str) -> bool:
+    """Return whether the module of this name is in a wrapper of torch.compile, which would go on with it."""
+    return name.rpartition(".")[2] == "_orig_mod"
+
+
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put `module` where the submodule `name` of the model is."""
-    owner, _, attribute = name.rpartition(".")
-    model.get_submodule(owner)._modules[attribute] = module
+    *path, attribute = name.split(".")
+    owner = model
+    # Attributes are not used, because a property may hide a submodule of its name.
+    for part in path:
+        owner = cast(nn.Module, owner._modules[part])
+    owner._modules[attribute] = module
 
 
 # ---- Messages
@@ -295,6 +354,15 @@ def _attributes(owner: object) -> dict[str, object]:
     return {name: found[name] for name in sorted(found, key=lambda name: name.startswith("_"))}
 
 
+def _parts(held: object) -> Iterable[object]:
+    """Return the entries of a plain list, tuple or dict."""
+    return held.values() if isinstance(held, Mapping) else held if isinstance(held, (list, tuple)) else ()
+
+
+def _holds_candidate(part: object) -> bool:
+    return isinstance(part, nn.Module) and any(map(is_candidate, part.modules()))
+
+
 def _attribute(owner: object, name: str) -> object:
     try:
         return getattr(owner, name, None)
@@ -311,6 +379,17 @@ def _nothing_found(model: nn.Module) -> str:
     ours = [name for name, m in model.named_modules() if isinstance(m, (MotionGRU, MotionGRUCell))]
     if ours:
         return f"its MotionGRUs are this package's already: {', '.join(name or 'itself' for name in ours)}"
+    unregistered = [
+        f"{name}.{attribute}".lstrip(".")
+        for name, module in model.named_modules()
+        for attribute, held in _attributes(module).items()
+        if not attribute.startswith("_") and any(map(_holds_candidate, _parts(held)))
+    ]
+    if unregistered:
+        return (
+            f"there are MotionGRUs in a plain list or dict, where PyTorch does not find them: "
+            f"{', '.join(unregistered)} should be an nn.ModuleList or nn.ModuleDict"
+        )
     kinds = Counter(type(m).__name__ for m in model.modules())
     seen = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
     return (

@@ -42,7 +42,8 @@ def zero_motion(x: Tensor, shape: tuple[int, ...]) -> MotionState:
     """Return a zero motion of that shape, in the memory format of the features x."""
     zeros = x.new_zeros(shape, dtype=reference.state_dtype(x.dtype))
     zeros = zeros.contiguous(memory_format=memory_format(x))
-    return MotionState(zeros, zeros)
+    # Two tensors, because torch.export would take what it is given twice for one input.
+    return MotionState(zeros, zeros.clone())
 
 
 def as_motion(owner: nn.Module, name: str, motion: Tensor, x: Tensor, channels: int) -> Tensor:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .. import backends
+from .comparison import difference
 from .motion_gru import MotionGRU
 from .motion_gru_cell import MotionGRUCell
 
 CONVOLUTIONS = ("update", "reset", "output", "warp.conv", "warp.warp_gate")
 _STRUCTURE = {"", "warp", *CONVOLUTIONS}
 # The official Warp pads in a module without parameters; a Warp that computes the same may lack it.
-_PADDING = "warp.zero_padding"
-# Tolerance relative to the largest value, or to 1 if that is larger. In float64 equal formulas differ by some 1e-15.
-_TOLERANCE = 1e-5
+PADDING = "warp.zero_padding"
+# Methods of nn.Module that a layer may define, because they only make it or describe it, or are compared by running.
+_FREE = {"__init__", "__repr__", "__dir__", "extra_repr", "_get_name", "forward"}
+_METHODS = {
+    name
+    for name, value in vars(nn.Module).items()
+    if callable(value) and name not in _FREE | set(vars(object))
+}
 
 
 def is_candidate(module: nn.Module) -> bool:
@@ -35,12 +38,11 @@ def is_candidate(module: nn.Module) -> bool:
 def mismatch(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> str | None:
     """Return why a module is not exactly the official MotionGRU, or None if it is one. The module does not change.
 
-    Its structure is compared first, then the values and gradients of a few random steps: those of a copy of the module,
-    and those of the cell that `build` makes of another copy, without its hooks.
+    Its structure is compared first, then what it computes, see `motionrnn_ext.layers.comparison`.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a ScriptModule; convert the model before torch.jit"
-    return _structure(module) or _sizes(module) or _hooks(module) or _difference(module, build)
+    return _structure(module) or _sizes(module) or _hooks(module) or difference(module, build)
 
 
 def convolution(module: nn.Module, name: str) -> nn.Conv2d:
@@ -65,9 +67,9 @@ def _structure(module: nn.Module) -> str | None:
                 type(part).__name__ if type(part).__name__ != "Conv2d" else f"{type(part).__module__}.Conv2d"
             )
             return f"{name} is a {kind}, not a Conv2d"
-    if _PADDING in parts and type(parts[_PADDING]) is not nn.ZeroPad2d:
-        return f"{_PADDING} is a {type(parts[_PADDING]).__name__}, not a ZeroPad2d"
-    if extra := [name for name in parts if name not in _STRUCTURE and name != _PADDING]:
+    if PADDING in parts and type(parts[PADDING]) is not nn.ZeroPad2d:
+        return f"{PADDING} is a {type(parts[PADDING]).__name__}, not a ZeroPad2d"
+    if extra := [name for name in parts if name not in _STRUCTURE and name != PADDING]:
         return f"it has more submodules: {', '.join(extra)}"
     for name, part in parts.items():
         title, wanted = name or "the module", {"weight", "bias"} if name in CONVOLUTIONS else set()
@@ -76,13 +78,21 @@ def _structure(module: nn.Module) -> str | None:
             return f"{title} has the parameters {_listed(part._parameters)}, not {_listed(wanted)}{why}"
         if part._buffers:
             return f"{title} has the buffers {_listed(part._buffers)}, not none"
-        if "forward" in vars(part):
-            return f"forward of {title} is replaced on the instance"
+        if replaced := sorted((_METHODS | {"forward"}) & set(vars(part))):
+            return f"{', '.join(replaced)} of {title} is replaced on the instance"
+        if own := sorted(name for name in _METHODS if _is_overridden(type(part), name)):
+            return f"{type(part).__name__} overrides {', '.join(own)} of nn.Module"
     signature = inspect.signature(module.forward)
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    if kinds != [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 3:
+    arguments = [(argument.kind, argument.default) for argument in signature.parameters.values()]
+    if arguments != [(inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)] * 3:
         return f"its forward takes {signature}, not (x, offset, trend)"
     return _tensors(module)
+
+
+def _is_overridden(kind: type[nn.Module], name: str) -> bool:
+    """Return whether a class has a method of its own in place of the one that PyTorch's modules have."""
+    base = next(owner for owner in kind.__mro__ if owner.__module__.startswith("torch.nn.modules."))
+    return getattr(kind, name) is not getattr(base, name)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -97,6 +107,8 @@ def _tensors(module: nn.Module) -> str | None:
             return f"{name} is a {type(parameter).__name__}, not a plain Parameter"
         if parameter.is_meta:
             return "its parameters are on the meta device, without numbers to compare; convert it when it has some"
+        if not parameter.is_floating_point():
+            return f"{name} has dtype {parameter.dtype}, which is not floating point"
         kinds.add((parameter.dtype, parameter.device))
     if len(kinds) > 1:
         found = ", ".join(f"{dtype} on {device}" for dtype, device in sorted(kinds, key=str))
@@ -189,125 +201,3 @@ def _names_used(code: CodeType) -> set[str]:
     """Return the globals and attributes that a function reads or writes, in its comprehensions as well."""
     inner = [_names_used(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     return set(code.co_names).union(*inner)
-
-
-# ---- The comparison of what it computes
-
-
-def _difference(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> str | None:
-    """Return how random rollouts of the module and of the cell differ, forward or backward, or None if they agree.
-
-    They run in float64 on the module's device, with random weights (the official ones start at 0, which would hide
-    much) and with the module's own, in both training modes, and with offsets of a few pixels and of thousands.
-    """
-    device = next(module.parameters()).device
-    device = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
-    devices = [device.index or 0] if device.type == "cuda" else []
-    finite = all(bool(p.detach().isfinite().all()) for p in module.parameters())
-    runs = [(True, 1.0, True), (True, 1.0, False), (True, 1000.0, False)]
-    if finite:
-        runs.append((False, 1.0, module.training))
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.random.fork_rng(devices),
-        torch.device(device),
-        torch.autocast(device.type, enabled=False),
-        backends.backend("reference"),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        for randomised, scale, training in runs:
-            if reason := _compare(module, build, device, randomised, scale, training):
-                return reason
-    return None
-
-
-def _compare(
-    module: nn.Module,
-    build: Callable[[nn.Module], MotionGRUCell],
-    device: torch.device,
-    randomised: bool,
-    scale: float,
-    training: bool,
-) -> str | None:
-    """Return how one random rollout of the module and of the cell differs, or None if they agree.
-
-    `randomised` replaces the module's parameters by random ones, and `scale` multiplies the offsets.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int, std: float = 1.0) -> Tensor:
-        values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-        return (std * values).to(device)
-
-    memo: dict[int, object] = {}  # deepcopy puts these in place of the module's parameters
-    for p in module.parameters():
-        value = normal(*p.shape, std=0.2) if randomised else p.detach().to(device, torch.float64, copy=True)
-        memo[id(p)] = nn.Parameter(value)
-    channels = convolution(module, "warp.conv").in_channels
-    motion = convolution(module, "update").out_channels
-    inputs = {
-        "x": normal(2, channels, 5, 7),
-        "offset": normal(2, motion, 5, 7, std=2 * scale),
-        "trend": normal(2, motion, 5, 7, std=scale),
-    }
-    try:
-        theirs = copy.deepcopy(module, memo).train(training)
-        ours = build(copy.deepcopy(theirs))
-    except Exception as error:
-        return f"it cannot be copied to be compared: {_said(error)}"
-    if list(theirs.state_dict()) != list(ours.state_dict()):
-        return f"its state dict has other keys: {', '.join(theirs.state_dict())}"
-    try:
-        found = _rollout(theirs, inputs)
-    except Exception as error:
-        return f"it cannot be compared, its forward or backward raised {_said(error)}"
-    if isinstance(found, str):
-        return found
-    wanted = cast("dict[str, Tensor]", _rollout(ours, inputs))
-    for name, expected in wanted.items():
-        if found[name].shape != expected.shape:
-            shapes = f"{tuple(found[name].shape)}, not {tuple(expected.shape)}"
-            return f"it computes something else: {name} has shape {shapes}"
-        gap = float((found[name] - expected).abs().max())
-        if not gap <= _TOLERANCE * max(1.0, float(expected.abs().max())):
-            mode = "training" if training else "eval"
-            return f"it computes something else: {name} differs by {gap:.2g} on random numbers ({mode} mode)"
-    return None
-
-
-def _said(error: Exception) -> str:
-    """Return an error's class and message in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] | str:
-    """Return the results and gradients of a rollout by name, or a sentence if the module returns something else.
-
-    The rollout has three steps. Gradients are those of the sum of all results times fixed random factors. One more step
-    runs without gradients.
-    """
-    leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
-    x, offset, trend = leaves.values()
-    generator = torch.Generator().manual_seed(1)
-    results: dict[str, Tensor] = {}
-    loss = x.new_zeros(())
-    for step in range(3):
-        outputs = module(x, offset, trend)
-        if type(outputs) is not tuple or len(outputs) != 3:
-            return f"its forward returns a {type(outputs).__name__}, not a tuple (out, offset, trend)"
-        out, offset, trend = outputs
-        for name, value in (("trend", trend), ("offset", offset), ("out", out)):
-            results[f"{name} of step {step + 1}"] = value.detach()
-            factors = torch.randn(value.shape, generator=generator, dtype=torch.float64, device="cpu")
-            loss = loss + (factors.to(value) * value).sum()
-    leaves |= dict(module.named_parameters())
-    loss.backward()
-    with torch.no_grad():
-        outputs = module(*(value.clone() for value in inputs.values()))
-        for name, value in zip(("out", "offset", "trend"), outputs):
-            results[f"{name} under no_grad"] = value
-    for name, leaf in leaves.items():
-        results[f"the gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-    return results

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..layers.arguments import is_whole
 from ..pixels import as_floats, check_range, check_units
 from .frames import check_shapes, to_bytes
 
@@ -89,7 +90,12 @@ def event_counts(prediction: Tensor, truth: Tensor, thresholds: Sequence[float],
 
     Returns:
         TP, FP, FN as int64 (3, thresholds, B, L).
+
+    Raises:
+        ValueError: the frames have other shapes.
+        TypeError: they are no tensors.
     """
+    check_shapes(prediction, truth)
     guess, fact, known = values(prediction), values(truth), ~truth.isnan()
     counts = []
     for threshold in thresholds:
@@ -152,11 +158,11 @@ class EventMetrics(Metric):
 
     def __init__(self, n_lead: int, thresholds: Sequence[float], values: Values, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(n_lead, int) or n_lead < 1:
+        if not is_whole(n_lead) or n_lead < 1:
             raise ValueError(f"n_lead must be a positive integer; got {n_lead!r}")
         if not isinstance(values, Values):
             raise TypeError(f"values is {values!r}; it should be a Values, such as PRESETS['shanghai']")
-        self.n_lead, self.values = n_lead, values
+        self.n_lead, self.values = int(n_lead), values
         self.thresholds = checked_thresholds(thresholds)
         size = (len(self.thresholds), n_lead)
         self.add_state("counts", torch.zeros(3, *size, dtype=torch.int64), dist_reduce_fx="sum")

@@ -14,13 +14,13 @@ The paper and the released program differ in 29 points; `models/variants.py` lis
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.types import Device
 from torch.utils.checkpoint import checkpoint as recomputing
 
@@ -32,13 +32,17 @@ from ..layers.initial_values import Resettable
 from ..layers.motion import MotionState
 from ..layers.motion_gru import MotionGRU
 from ..layers.motion_gru_cell import PackedGates
-from ..layers.plain import is_plain
-from ..layers.states import adapt_state, check_not_rounded, detached, exportable
+from ..layers.plain import check_entries, has_hooks_inside, is_plain
+from ..layers.rollout import convolve, rollout
+from ..layers.states import HALVES, adapt_state, check_not_rounded, detached, exportable, under_autocast
 from ..layers.tensors import fold_depth, unfold_depth
+from ..ops import _arguments as arguments
 from .arguments import (
+    a_weight,
     check_count,
     check_frames,
     check_generator,
+    check_moved,
     check_parts,
     check_state,
     checked_cell_options,
@@ -53,7 +57,7 @@ from .variants import variant_options
 
 @exportable
 class MotionRNNState(NamedTuple):
-    """The state that a MotionRNN carries from one frame to the next; several entries may be the same tensor.
+    """The state that a MotionRNN carries from one frame to the next.
 
     Attributes:
         layers: the states of the L cells, such as `LSTMState`; each has H in the field `hidden`.
@@ -105,7 +109,8 @@ class MotionRNN(Resettable):
     Raises:
         ValueError: predictor, variant or a choice is unknown, a size or number is out of range, widths differ although
             all should be equal, or image_size is missing or not divisible by patch_size.
-        TypeError: an option is unknown, or an argument has another type.
+        TypeError: an option is unknown, an argument has another type, or alpha asks for a gradient although no layer
+            reads it.
 
     Examples:
         >>> model = MotionRNN("predrnn", in_channels=1, hidden_channels=(64, 64, 64, 64), patch_size=4)
@@ -191,6 +196,7 @@ class MotionRNN(Resettable):
             )
             for width in (hidden[:-1] if motion_gru else ())
         )
+        arguments.check_read(options.alpha, bool(self.interfaces), "a model without MotionGRUs")
         project = highway and options.highway_first
         self.conv_first = nn.Conv2d(folded, hidden[0], 1, bias=False, **made) if project else None
         top_channels = hidden[-1] * self._cells()[-1].depth
@@ -272,21 +278,20 @@ class MotionRNN(Resettable):
         total = frames.shape[1]
         if total < 2 or not 1 <= n_input <= total:
             raise ValueError(f"n_input is {n_input} and T {total}; they should be 1 <= n_input <= T, 2 <= T")
-        folded = fold_patches(frames, self.patch_size)  # (B, T, P*P*C, h, w)
+        folded = self._fold(frames)
         # Steps before `start` read the true frame.
         mask, start = None, n_input
         if sampling_mask is not None:
             check_tensor("sampling_mask", sampling_mask)
             start = 1 if reverse_sampling else n_input
-            mask = fold_mask(sampling_mask, frames[:, start : total - 1], self.patch_size)
+            mask = fold_mask(sampling_mask, frames[:, start : total - 1], self.patch_size).unbind(1)
 
         def read(t: int, prediction: Tensor | None) -> Tensor:
             if prediction is None or t < start:
-                return folded[:, t]
+                return folded[t]
             if mask is None:
                 return prediction
-            keep = mask[:, t - start]
-            return keep * folded[:, t] + (1 - keep) * prediction
+            return torch.lerp(prediction.to(folded[t].dtype), folded[t], mask[t - start])
 
         state = self._start(frames, state, generator)
         predictions, motion = self._rollout(read, total - 1, state, checkpoint, all_motion=return_motion)
@@ -325,10 +330,10 @@ class MotionRNN(Resettable):
         given = frames.shape[1]
         if given < 1 or n_future < 1:
             raise ValueError(f"frames has T = {given}, n_future is {n_future}; both should be at least 1")
-        folded = fold_patches(frames, self.patch_size)
+        folded = self._fold(frames)
 
         def read(t: int, prediction: Tensor | None) -> Tensor:
-            return folded[:, t] if prediction is None or t < given else prediction
+            return folded[t] if prediction is None or t < given else prediction
 
         state = self._start(frames, state, generator)
         predictions, _ = self._rollout(read, given + n_future - 1, state, first=given - 1)
@@ -364,7 +369,7 @@ class MotionRNN(Resettable):
 
         By `options.init_state` it is zero, or Xavier-normal: std sqrt(2 / ((C + B) h w)) for a tensor (B, C, h, w). The
         draws have the order of the official program, with those that it never uses, so that one seed gives the same
-        numbers. H and C of a layer are one tensor, and so are F and D of a MotionGRU (with trend=False D is 0).
+        numbers. H and C of a layer have the same values, and so have F and D of a MotionGRU (with trend=False D is 0).
 
         Args:
             batch_size: B, the number of sequences.
@@ -381,9 +386,7 @@ class MotionRNN(Resettable):
         """
         for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
             check_whole(name, value, at_least=0)
-        # A parameter gives dtype and device. Reading `conv_last.weight` would compute a parametrised one.
-        parameters = itertools.chain(self.conv_last.parameters(), self.parameters())
-        weight = next(p for p in parameters if p.is_floating_point())
+        weight = self._weight()
         check_generator(generator, weight.device if self.options.init_state == "xavier" else None)
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
@@ -402,7 +405,7 @@ class MotionRNN(Resettable):
         for width in self.hidden_channels[: len(self.interfaces)]:
             draw((slices, width // 4, h // 2, w // 2))  # the program draws this one and never uses it
             offset = draw((slices, 2 * self.options.kernel_size**2, h // 2, w // 2), motion_dtype)
-            motion.append(MotionState(offset, offset if self.trend else torch.zeros_like(offset)))
+            motion.append(MotionState(offset, offset.clone() if self.trend else torch.zeros_like(offset)))
         if cells[0].has_memory:
             memory = cells[0].initial_memory(draw(cells[0].hidden_shape(batch_size, h, w)))
         draw(cells[0].hidden_shape(batch_size, h, w))  # the program draws a highway, and never uses it
@@ -432,12 +435,14 @@ class MotionRNN(Resettable):
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
-        for t in range(steps):
-            prediction, state = advance(read(t, prediction), state, packed)
-            if t >= first:
-                predictions.append(prediction)
-            if all_motion:
-                motion.append(state.motion)
+        # A step that is computed again in backward would not find the weights of the rollout.
+        with rollout(None if advance == self._recomputed else self):
+            for t in range(steps):
+                prediction, state = advance(read(t, prediction), state, packed)
+                if t >= first:
+                    predictions.append(prediction)
+                if all_motion:
+                    motion.append(state.motion)
         self._warn_of_lost_motion(state, f"after step {steps}")
         return predictions, motion
 
@@ -451,19 +456,27 @@ class MotionRNN(Resettable):
         """Take one time step: from x (B, P*P*C, h, w) to the prediction, of the same shape, and the next state."""
         layers, motion, memory = [], [], state.memory
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
-        highway = None if self.conv_first is None else unfold_depth(self.conv_first(fold_depth(x)), x)
+        highway = (
+            None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
+        )
         for level, cell in enumerate(self.cells):
-            x, layer, memory = cell(x, state.layers[level], memory, highway)
+            after = cell(x, state.layers[level], memory, highway)
+            check_entries(f"cells[{level}]", after, "h", "state", "memory")
+            x, layer, memory = after
             if self.highway:
                 highway = x  # the block's output, before the MotionGRU
             if level < len(self.interfaces):
                 ahead = () if packed[level] is None else (packed[level],)
-                x, moved = self.interfaces[level](x, state.motion[level], *ahead)
-                motion.append(moved)
+                moved = self.interfaces[level](x, state.motion[level], *ahead)
+                check_moved(level, moved)
+                x, motion_after = moved
+                motion.append(motion_after)
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
             layers.append(layer)
-        return self.conv_last(x.flatten(1, -3)), MotionRNNState(tuple(layers), tuple(motion), memory)
+        return convolve(self.conv_last, x.flatten(1, -3)), MotionRNNState(
+            tuple(layers), tuple(motion), memory
+        )
 
     def _recomputed(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
         """Take one time step, as `_advance` does, but keep only the inputs for backward."""
@@ -475,13 +488,22 @@ class MotionRNN(Resettable):
         if torch.compiler.is_compiling():  # the graph holds the choice of the backend
             return recomputing(self._advance, *inputs, use_reentrant=False)
         name = backends.current_backend()
+        # Tensors that `torch.func.functional_call` has put in place of the parameters. Backward runs after that call.
+        named = self.named_parameters("model", remove_duplicate=False)
+        lent: dict[str, Tensor] = {path: t for path, t in named if not isinstance(t, nn.Parameter)}
 
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
             # Backward may run in another thread, or outside of the block that chose the backend.
             with backends.backend(name):
-                return self._advance(*inputs)
+                step = _Advance(self)
+                return functional_call(step, lent, inputs, tie_weights=False) if lent else step(*inputs)
 
         return recomputing(advance, *inputs, use_reentrant=False)
+
+    def _fold(self, frames: Tensor) -> list[Tensor]:
+        """Return the folded frame of every step, (B, P*P*C, h, w), dense, since several convolutions read it."""
+        layout, folded = self._memory_format(), fold_patches(frames.transpose(0, 1), self.patch_size)
+        return [frame.contiguous(memory_format=layout) for frame in folded]
 
     def _over_time(self, steps: tuple[Tensor, ...]) -> Tensor:
         """Stack T-1 tensors (B, ...) or (B*W, ...) over time, to (B, T-1, ...) or (B, T-1, W, ...)."""
@@ -494,9 +516,15 @@ class MotionRNN(Resettable):
     def _motion_grus(self) -> list[MotionGRU]:
         return cast("list[MotionGRU]", list(self.interfaces))
 
+    def _weight(self) -> Tensor:
+        """Return the parameter that gives the states' dtype and device."""
+        return a_weight(self.conv_last, self)
+
     def _memory_format(self) -> torch.memory_format:
         """Return channels_last if a weight is in channels_last only; weights of size 1x1 are in both formats."""
-        formats = (memory_format(weight) for weight in self.parameters() if weight.dim() == 4)
+        # A weight of nn.LazyConv2d has no dimensions before its first call.
+        weights = (p for p in self.parameters() if not isinstance(p, nn.UninitializedParameter))
+        formats = (memory_format(weight) for weight in weights if weight.dim() == 4)
         return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
     def _pack(self) -> Sequence[PackedGates | None]:
@@ -504,6 +532,8 @@ class MotionRNN(Resettable):
 
         Hooks may change them (FSDP's gather the weights), and a user's module may compute them.
         """
+        if has_hooks_inside(self):
+            return [None] * len(self.interfaces)
         return [gru.pack_ahead() if is_plain(gru, MotionGRU) else None for gru in self._motion_grus()]
 
     def _start(
@@ -534,7 +564,21 @@ class MotionRNN(Resettable):
             )
         for motion in state.motion:
             check_not_rounded(self, "motion", motion.offset)
-        return state if torch.is_autocast_enabled(frames.device.type) else adapt_state(state, frames.dtype)
+        if under_autocast(frames):
+            return state
+        weights = self._weight().dtype if frames.dtype in HALVES else frames.dtype
+        return adapt_state(state, frames.dtype, weights)
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
         check_frames(frames, rank, self.in_channels, self.image_size, self.patch_size, bool(self.interfaces))
+
+
+class _Advance(nn.Module):
+    """A MotionRNN that is called for one time step."""
+
+    def __init__(self, model: MotionRNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
+        return self.model._advance(*inputs)

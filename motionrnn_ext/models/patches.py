@@ -38,6 +38,7 @@ def fold_mask(mask: Tensor, frames: Tensor, patch_size: int) -> Tensor:
 
     Raises:
         ValueError: the mask does not broadcast to the frames.
+        TypeError: the mask is complex.
     """
     full = expanded_mask(mask, frames)
     constant = all(size == 1 for size in mask.shape[-3:])
@@ -49,7 +50,10 @@ def expanded_mask(mask: Tensor, frames: Tensor) -> Tensor:
 
     Raises:
         ValueError: the mask does not broadcast to the frames.
+        TypeError: the mask is complex.
     """
+    if mask.is_complex():
+        raise TypeError(f"sampling_mask has dtype {mask.dtype}; it should be floating point")
     try:
         return mask.to(frames.dtype).expand(frames.shape)
     except RuntimeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,31 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 def cast(tensors: Sequence[Any], dtype: torch.dtype) -> list[Any]:
     """Return arguments as autocast casts them: floating tensors in `dtype`; all else, float64 included, unchanged."""
     return [t.to(dtype) if isinstance(t, Tensor) and t.dtype in FEATURE_DTYPES[:3] else t for t in tensors]
+
+
+# The checks that tensors have passed, by function, shapes, dtypes and devices.
+_passed: set[tuple[Any, ...]] = set()
+_MOST_PASSED = 4096
+
+
+def check_once(check: Callable[..., None], *tensors: Tensor | None) -> None:
+    """Call check(*tensors), unless tensors of the same shapes, dtypes and devices have passed it before.
+
+    A check takes 5 us, as long as a small kernel; the comparison takes 1 us. The check should look at nothing else.
+    """
+    if torch.compiler.is_compiling():
+        return check(*tensors)
+    try:
+        key = (check, *[None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
+        if key in _passed:
+            return
+    # An argument that is no tensor, or has symbolic sizes.
+    except (AttributeError, TypeError):
+        return check(*tensors)
+    check(*tensors)
+    if len(_passed) >= _MOST_PASSED:
+        _passed.clear()
+    _passed.add(key)
 
 
 def check_features(op: str, **features: Tensor) -> None:
@@ -100,14 +125,17 @@ _LARGEST = torch.finfo(torch.float32).max
 def number(op: str, name: str, value: Any, features: Tensor) -> float | Tensor:
     """Return an op's number in the form in which the op hands it on.
 
-    A tensor of one element whose value can be read at once on the CPU, and which asks for no gradient, becomes a float.
+    A tensor of one element whose value can be read at once on the CPU, and which gets no gradient, becomes a float.
     Any other tensor becomes a 0-d tensor in the dtype of arithmetic, by which the formulas differentiate. Its value is
     never read, since that would wait for a device, or break a graph.
     """
+    if type(value) is float and value == value:
+        return value
     if not isinstance(value, Tensor):
         return real(f"{op}: {name}", value)
     _check_scalar(f"{op}: {name}", value)
-    if not value.requires_grad and _is_at_hand(value):
+    gets_gradient = value.requires_grad and torch.is_grad_enabled()
+    if not gets_gradient and _is_at_hand(value):
         return real(f"{op}: {name}", value.item())
     if value.device.type != "cpu":
         _check_device(op, name, value, "the features", features)
@@ -123,7 +151,8 @@ def _check_scalar(what: str, value: Tensor) -> None:
 
 def _is_at_hand(value: Tensor) -> bool:
     is_plain = type(value) in (Tensor, nn.Parameter) and value.device.type == "cpu"
-    return is_plain and not (torch.compiler.is_compiling() or is_transformed() or is_wrapped(value))
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_plain and not (is_traced or is_transformed() or is_wrapped(value))
 
 
 def real(what: str, value: Any) -> float:
@@ -139,10 +168,9 @@ def real(what: str, value: Any) -> float:
 
 
 def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
-    """Return alpha for an op. A number has to be in [0, 1]; a frozen Parameter keeps the value that it learned."""
-    is_learned = isinstance(alpha, nn.Parameter)
-    alpha = number(op, "alpha", alpha, features)
-    return alpha if is_learned or isinstance(alpha, Tensor) else unit(f"{op}: alpha", alpha)
+    """Return alpha for an op. A number has to be in [0, 1]; a tensor may have learned another value."""
+    value = number(op, "alpha", alpha, features)
+    return value if isinstance(alpha, Tensor) else unit(f"{op}: alpha", value)
 
 
 def momentum_of_module(alpha: Any) -> float | Tensor:
@@ -154,6 +182,12 @@ def momentum_of_module(alpha: Any) -> float | Tensor:
         value = unit("alpha", alpha.item())
         return alpha if alpha.requires_grad or isinstance(alpha, nn.Parameter) else value
     return alpha
+
+
+def check_read(alpha: Any, is_read: bool, instead: str) -> None:
+    """Raise a TypeError if alpha asks for a gradient that it would never get; `instead` says what leaves it out."""
+    if isinstance(alpha, Tensor) and alpha.requires_grad and not is_read:
+        raise TypeError(f"alpha asks for a gradient; it should be a number, as {instead} leaves it out")
 
 
 def unit(what: str, value: Any) -> float:

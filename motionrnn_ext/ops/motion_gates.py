@@ -51,7 +51,7 @@ def motion_gates(
         features = [x, x_weight, x_bias, state_weight, candidate_weight]
         x, x_weight, x_bias, state_weight, candidate_weight = arguments.cast(features, dtype)
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
-    _check(op, x, offset, trend, x_weight, x_bias, state_weight, candidate_weight)
+    arguments.check_once(_check, x, offset, trend, x_weight, x_bias, state_weight, candidate_weight)
     weights = (x_weight, x_bias, state_weight, candidate_weight)
     alpha = arguments.momentum(op, alpha, x)
     limit = arguments.bound(f"{op}: max_offset", max_offset)
@@ -61,7 +61,6 @@ def motion_gates(
 
 
 def _check(
-    op: str,
     x: Tensor,
     offset: Tensor,
     trend: Tensor,
@@ -70,6 +69,7 @@ def _check(
     state_weight: Tensor,
     candidate_weight: Tensor,
 ) -> None:
+    op = "motion_gates"
     weights = {"x_weight": x_weight, "state_weight": state_weight, "candidate_weight": candidate_weight}
     arguments.check_features(op, x=x, **weights, x_bias=x_bias)
     arguments.check_state(op, "x", x, offset=offset, trend=trend)

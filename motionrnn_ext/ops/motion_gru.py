@@ -25,10 +25,7 @@ def motion_reset(reset_logits: Tensor, offset: Tensor) -> Tensor:
     if dtype is not None:
         (reset_logits,) = arguments.cast([reset_logits], dtype)
         (offset,) = arguments.cast([offset], arguments.state_dtype(dtype))
-    arguments.check_features(op, reset_logits=reset_logits)
-    arguments.check_state(op, "reset_logits", reset_logits, offset=offset)
-    arguments.check_rank(op, "reset_logits", reset_logits, 2, "(B, M, *S)", at_least=True)
-    arguments.check_shape(op, "offset", offset, reset_logits.shape, "the shape of reset_logits")
+    arguments.check_once(_check_motion_reset, reset_logits, offset)
     return backends.dispatch(op, reset_logits, offset)
 
 
@@ -56,7 +53,7 @@ def motion_update(
         offset: F_{t-1}, (B, M, *S), motion state, in pixels.
         trend: D_{t-1}, (B, M, *S), motion state, in pixels.
         alpha: the momentum's step, in [0, 1]. A tensor of one element that asks for a gradient gets one, by PyTorch's
-            own operations, with the backends "auto" and "reference"; its value is not checked.
+            own operations, with the backends "auto" and "reference"; no tensor's value is checked.
         max_offset: the largest |F_t|, in pixels, above 0. None sets no bound, as in the official program.
 
     Returns:
@@ -69,7 +66,7 @@ def motion_update(
     if dtype is not None:
         update_logits, candidate_logits = arguments.cast([update_logits, candidate_logits], dtype)
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
-    check_motion_update(op, update_logits, candidate_logits, offset, trend)
+    arguments.check_once(_check_motion_update, update_logits, candidate_logits, offset, trend)
     alpha = arguments.momentum(op, alpha, update_logits)
     dispatch = backends.dispatch_formulas if isinstance(alpha, Tensor) else backends.dispatch
     limit = arguments.bound(f"{op}: max_offset", max_offset)
@@ -85,3 +82,15 @@ def check_motion_update(
     arguments.check_rank(op, "update_logits", update_logits, 2, "(B, M, *S)", at_least=True)
     for name, tensor in (("candidate_logits", candidate_logits), ("offset", offset), ("trend", trend)):
         arguments.check_shape(op, name, tensor, update_logits.shape, "the shape of update_logits")
+
+
+def _check_motion_update(*tensors: Tensor) -> None:
+    check_motion_update("motion_update", *tensors)
+
+
+def _check_motion_reset(reset_logits: Tensor, offset: Tensor) -> None:
+    op = "motion_reset"
+    arguments.check_features(op, reset_logits=reset_logits)
+    arguments.check_state(op, "reset_logits", reset_logits, offset=offset)
+    arguments.check_rank(op, "reset_logits", reset_logits, 2, "(B, M, *S)", at_least=True)
+    arguments.check_shape(op, "offset", offset, reset_logits.shape, "the shape of reset_logits")

@@ -44,9 +44,22 @@ def motion_warp(
         features = [x, update_logits, candidate_logits, mask_logits, weight]
         x, update_logits, candidate_logits, mask_logits, weight = arguments.cast(features, dtype)
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
-    check_motion_update(op, update_logits, candidate_logits, offset, trend)
-    arguments.check_features(op, x=x, update_logits=update_logits)
-    check_offset_warp(op, x, offset, mask_logits, weight)
+    arguments.check_once(_check, x, update_logits, candidate_logits, offset, trend, mask_logits, weight)
     return backends.dispatch(
         op, x, update_logits, candidate_logits, offset, trend, mask_logits, weight, alpha, limit
     )
+
+
+def _check(
+    x: Tensor,
+    update_logits: Tensor,
+    candidate_logits: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    mask_logits: Tensor,
+    weight: Tensor,
+) -> None:
+    op = "motion_warp"
+    check_motion_update(op, update_logits, candidate_logits, offset, trend)
+    arguments.check_features(op, x=x, update_logits=update_logits)
+    check_offset_warp(op, x, offset, mask_logits, weight)

@@ -35,8 +35,12 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
     if dtype is not None:
         x, mask_logits, weight = arguments.cast([x, mask_logits, weight], dtype)
         (offset,) = arguments.cast([offset], arguments.state_dtype(dtype))
-    check_offset_warp(op, x, offset, mask_logits, weight)
+    arguments.check_once(_check_offset_warp, x, offset, mask_logits, weight)
     return backends.dispatch(op, x, offset, mask_logits, weight)
+
+
+def _check_offset_warp(*tensors: Tensor) -> None:
+    check_offset_warp("offset_warp", *tensors)
 
 
 def check_offset_warp(op: str, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> None:

@@ -31,16 +31,7 @@ def memory_update(
     dtype = arguments.autocast_dtype(gates_x)
     if dtype is not None:
         gates_x, gates_h = arguments.cast([gates_x, gates_h], dtype)
-    arguments.check_features(op, gates_x=gates_x, gates_h=gates_h)
-    arguments.check_state(op, "gates_x", gates_x, or_feature_dtype=True, memory=memory)
-    arguments.check_rank(op, "gates_x", gates_x, 2, "(B, 3C, *S)", at_least=True)
-    if gates_x.shape[1] % 3:
-        raise ValueError(
-            f"{op}: gates_x has {gates_x.shape[1]} channels; it should have 3C, packed (i, f, g)"
-        )
-    arguments.check_shape(op, "gates_h", gates_h, gates_x.shape, "the shape of gates_x")
-    wanted = (gates_x.shape[0], gates_x.shape[1] // 3, *gates_x.shape[2:])
-    arguments.check_shape(op, "memory", memory, wanted, "(B, C, *S) of gates_x's (B, 3C, *S)")
+    arguments.check_once(_check_memory_update, gates_x, gates_h, memory)
     bias = arguments.number(op, "forget_bias", forget_bias, gates_x)
     dispatch = backends.dispatch_formulas if isinstance(bias, Tensor) else backends.dispatch
     return dispatch(op, gates_x, gates_h, memory, bias)
@@ -65,12 +56,7 @@ def highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | Non
     dtype = arguments.autocast_dtype(output_logits)
     if dtype is not None:
         output_logits, content, highway = arguments.cast([output_logits, content, highway], dtype)
-    optional = {} if highway is None else {"highway": highway}
-    arguments.check_features(op, output_logits=output_logits, content=content, **optional)
-    arguments.check_rank(op, "output_logits", output_logits, 2, "(B, C, *S)", at_least=True)
-    arguments.check_shape(op, "content", content, output_logits.shape, "the shape of output_logits")
-    if highway is not None:
-        arguments.check_shape(op, "highway", highway, output_logits.shape, "the shape of output_logits")
+    arguments.check_once(_check_highway_output, output_logits, content, highway)
     return backends.dispatch(op, output_logits, content, highway)
 
 
@@ -90,8 +76,36 @@ def gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
     dtype = arguments.autocast_dtype(gate_logits)
     if dtype is not None:
         gate_logits, a, b = arguments.cast([gate_logits, a, b], dtype)
+    arguments.check_once(_check_gated_blend, gate_logits, a, b)
+    return backends.dispatch(op, gate_logits, a, b)
+
+
+def _check_memory_update(gates_x: Tensor, gates_h: Tensor, memory: Tensor) -> None:
+    op = "memory_update"
+    arguments.check_features(op, gates_x=gates_x, gates_h=gates_h)
+    arguments.check_state(op, "gates_x", gates_x, or_feature_dtype=True, memory=memory)
+    arguments.check_rank(op, "gates_x", gates_x, 2, "(B, 3C, *S)", at_least=True)
+    if gates_x.shape[1] % 3:
+        raise ValueError(
+            f"{op}: gates_x has {gates_x.shape[1]} channels; it should have 3C, packed (i, f, g)"
+        )
+    arguments.check_shape(op, "gates_h", gates_h, gates_x.shape, "the shape of gates_x")
+    wanted = (gates_x.shape[0], gates_x.shape[1] // 3, *gates_x.shape[2:])
+    arguments.check_shape(op, "memory", memory, wanted, "(B, C, *S) of gates_x's (B, 3C, *S)")
+
+
+def _check_highway_output(output_logits: Tensor, content: Tensor, highway: Tensor | None) -> None:
+    op = "highway_output"
+    optional = {} if highway is None else {"highway": highway}
+    arguments.check_features(op, output_logits=output_logits, content=content, **optional)
+    arguments.check_rank(op, "output_logits", output_logits, 2, "(B, C, *S)", at_least=True)
+    for name, tensor in {"content": content, **optional}.items():
+        arguments.check_shape(op, name, tensor, output_logits.shape, "the shape of output_logits")
+
+
+def _check_gated_blend(gate_logits: Tensor, a: Tensor, b: Tensor) -> None:
+    op = "gated_blend"
     arguments.check_features(op, gate_logits=gate_logits, a=a, b=b)
     arguments.check_rank(op, "gate_logits", gate_logits, 2, "(B, C, *S)", at_least=True)
     arguments.check_shape(op, "a", a, gate_logits.shape, "the shape of gate_logits")
     arguments.check_shape(op, "b", b, gate_logits.shape, "the shape of gate_logits")
-    return backends.dispatch(op, gate_logits, a, b)

@@ -14,6 +14,7 @@ from .. import __version__
 from ..data import DATASETS
 from ..files import NoText, read_text, write_text
 from ..layers.cells import cell_class, cell_options
+from ..models.checkpoints.description import plain
 from ..models.variants import variant_options
 from .settings import DataSettings, ModelSettings, TrainingSettings, kind_of, may_be_none
 
@@ -203,7 +204,12 @@ def _converted(entry: dataclasses.Field[Any], value: Any) -> Any:
         return None
     kind = kind_of(entry)
     _check(kind.fits(value), entry.name, value, kind.rule)
-    return kind.convert(value)
+    if kind.item is not dict:
+        return kind.convert(value)
+    try:
+        return plain(value)
+    except TypeError:  # such as a tensor, which neither config.json nor a checkpoint could hold
+        _check(False, entry.name, value, "a dict of names, numbers and words")
 
 
 def _no_data(value: Any) -> Any:
@@ -216,7 +222,8 @@ def _no_data(value: Any) -> Any:
 
 def _check(good: bool, name: str, value: Any, rule: str) -> None:
     if not good:
-        raise ValueError(f"{name} must be {rule}; got {value!r}")
+        # A Parameter shows itself in two lines.
+        raise ValueError(f"{name} must be {rule}; got {' '.join(repr(value).split())}")
 
 
 # The settings of `motionrnn demo`, small enough to learn something in minutes on two cores.

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from ..data.registry import find
 from ..files import write_atomically
 from ..models import MotionRNN
 from ..models.checkpoints.loading import find_model, in_words
 from ..models.checkpoints.reading import RUN_SETTINGS as CONFIG_KEY
-from ..models.checkpoints.reading import read_file
+from ..models.checkpoints.reading import file_to_name, read_file
 from ..models.variants import OPTIONS
 from ..visualize import read_log
 from .config import Config
@@ -140,8 +141,8 @@ def load_run(
 
     A file of weights alone, such as the official program's, holds no settings of the data. They are those of `like`,
     another run, or the usual ones of `dataset`, by default a data set with the same number of channels; a warning says
-    which. `model` gives the arguments of its MotionRNN that no tensor shows, as for `load_checkpoint`; a second warning
-    names those that are assumed.
+    which. Its weights become float32, as frames are. `model` gives the arguments of its MotionRNN that no tensor shows,
+    as for `load_checkpoint`; a second warning names those that are assumed.
 
     Raises:
         RunError: there is no such file, it is truncated, no data set has such frames, or `model` is given for a run's
@@ -202,7 +203,8 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Map
         found = find_model(path, **{"in_channels": None if name is None else find(name).channels, **given})
     except TypeError as error:  # `given` holds a wrong argument
         raise RunError(f"{path}: {error}") from None
-    model = found.model.eval()
+    # Frames are float32, whatever dtype the weights were saved in.
+    model = found.model.float().eval()
     made = model.arguments
     name = name or {1: "moving_digits", 3: "human36m"}.get(made["in_channels"])
     if name is None:
@@ -213,19 +215,19 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Map
     config = Config(**{**settings, **_model_settings(made, given.get("image_size"))})
     height, width = config.image_size
     for sentence in found.left_out:
-        warnings.warn(f"{path}: left out {sentence}", stacklevel=3)
+        warnings.warn(f"{path}: left out {sentence}", stacklevel=stacklevel_of_user())
     if found.pruned:
-        warnings.warn(f"{path}: applied the pruning masks of {found.pruned}", stacklevel=3)
+        warnings.warn(f"{path}: applied the pruning masks of {found.pruned}", stacklevel=stacklevel_of_user())
     if found.assumed:
         warnings.warn(
             f"{path} holds weights alone: assumed {in_words(found.assumed)}, which no tensor shows; give what differs "
             f"({', '.join(flags(found.assumed))})",
-            stacklevel=3,
+            stacklevel=stacklevel_of_user(),
         )
     warnings.warn(
         f"{path} holds weights alone: taken as of {config.dataset}, {height}x{width}, {config.n_input} frames in and "
         f"{config.n_output} out",
-        stacklevel=3,
+        stacklevel=stacklevel_of_user(),
     )
     return Run(config, model, None, path)
 
@@ -236,9 +238,9 @@ def _model_settings(made: Mapping[str, Any], image_size: Any) -> dict[str, Any]:
     names += ["motion_gru", "highway", "transient", "trend"]
     settings = {option: made[option] for option in names}
     settings |= {"hidden": made["hidden_channels"], "compat": made["compat"] or "none"}
+    # A learned alpha is among the weights, and may have left the range of the setting.
     settings["overrides"] = {
-        option: float(made[option].detach()) if isinstance(made[option], Tensor) else made[option]
-        for option in OPTIONS
+        option: made[option] for option in OPTIONS if not isinstance(made[option], Tensor)
     }
     if image_size or made["image_size"]:
         settings["image_size"] = image_size or made["image_size"]
@@ -298,7 +300,7 @@ def checkpoint_file(path: Path) -> Path:
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
     what = "has no checkpoint yet" if path.is_dir() else "does not exist"
-    raise RunError(f"{path} {what}; it should be a run's folder or a .ckpt file")
+    raise RunError(f"{path} {what}; it should be a run's folder or a .ckpt file{file_to_name(path)}")
 
 
 def checkpoint_home(path: Path) -> Path:

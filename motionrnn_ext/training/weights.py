@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
+from ..layers.cells import cell_options
 from ..models import MotionRNN
 from ..models.checkpoints.description import present_arguments
 from ..models.checkpoints.loading import Found, find_model, in_words
@@ -40,20 +42,31 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
     ]
     there = _known_arguments(found, bool(tensors))
     here = _known_arguments(Found(model, {}, [], found.is_own), bool(tensors))
-    differ = {name: (there[name], here[name]) for name in there if there[name] != here.get(name)}
+    differ = {name: (there[name], here[name]) for name in there if name in here and there[name] != here[name]}
     if tensors or (differ and not found.is_own):
-        settings = [f"{name} is {theirs} there, {own} here" for name, (theirs, own) in differ.items()]
+        settings = [
+            f"{name} is {_text(theirs)} there, {_text(own)} here" for name, (theirs, own) in differ.items()
+        ]
         more = f" and {len(tensors) - 3} tensors more" if len(tensors) > 3 else ""
         raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + tensors[:3])}{more}")
     model.load_state_dict(weights)
+    for sentence in found.left_out:
+        warnings.warn(f"{source} (--init-from): left out {sentence}", stacklevel=stacklevel_of_user())
+    if found.pruned:
+        warnings.warn(
+            f"{source} (--init-from): applied the pruning masks of {found.pruned}",
+            stacklevel=stacklevel_of_user(),
+        )
     if differ:
         settings = [f"{name} {theirs}, this run has {own}" for name, (theirs, own) in differ.items()]
-        warnings.warn(f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=2)
+        warnings.warn(
+            f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=stacklevel_of_user()
+        )
     if unknown := {name: here[name] for name in found.assumed if name in here}:
         warnings.warn(
             f"{source} (--init-from) holds weights alone: its tensors do not show if they were trained with "
             f"{in_words(unknown)}, as this run is",
-            stacklevel=2,
+            stacklevel=stacklevel_of_user(),
         )
 
 
@@ -63,6 +76,13 @@ def _known_arguments(found: Found, also_unused: bool) -> dict[str, Any]:
     `also_unused` adds those of parts that the model lacks, which explain why tensors do not fit.
     """
     made = present_arguments(found.model)
+    # An option that is left at its default is an attribute of the cells alone.
+    cell = found.model.cells[0]
+    options = {n: getattr(cell, n) for n in cell_options(found.model.predictor) if hasattr(cell, n)}
+    plain = {
+        name: value for name, value in options.items() if value is None or isinstance(value, (int, float))
+    }
+    made["cell_options"] = {**plain, **made["cell_options"]}
     left_out = {"variant", "image_size", "zero_init", *found.assumed}
     if not found.is_own:  # the public programs leave these to the user of the weights
         left_out |= {"init_state", "max_offset"}
@@ -71,6 +91,11 @@ def _known_arguments(found: Found, also_unused: bool) -> dict[str, Any]:
     if not found.model.highway and not also_unused:
         left_out |= {"highway_first"}
     return {name: value for name, value in made.items() if name not in left_out}
+
+
+def _text(value: Any) -> str:
+    """Return an argument as a message shows it."""
+    return f"learned ({value.item():.4g})" if isinstance(value, Tensor) else str(value)
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> str:

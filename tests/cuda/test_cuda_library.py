@@ -208,6 +208,20 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
         "highway_output_backward": ((feature(), feature(), feature(), None), [feature(), feature(), None]),
         "gated_blend": ((feature(), feature(), feature()), [feature()]),
         "gated_blend_backward": ((feature(),) * 4, [feature()] * 3),
+        "st_lstm_update": (
+            (feature(3 * C), feature(3 * C), state(C), state(C), 1.0),
+            [feature(2 * C), state(C), state(C)],
+        ),
+        "st_lstm_update_backward": (
+            (*[feature(2 * C)] * 2, *[state(C)] * 2, feature(), *[feature(3 * C)] * 2, *[state(C)] * 2, 1.0),
+            [feature(4 * C), feature(3 * C), state(C), state(C)],
+        ),
+        "summed_output": ((*[feature()] * 3, None), [feature(), feature()]),
+        "conv_lstm_update": ((feature(4 * C), state(C), None, 0.0), [feature(), state(C)]),
+        "conv_lstm_update_backward": (
+            (feature(), state(C), feature(4 * C), state(C), state(C), feature(), 0.0),
+            [feature(4 * C), state(C), feature()],
+        ),
         "offset_warp": (warp, [feature(OUT)]),
         "offset_warp_backward": (
             (feature(OUT), *warp, 0b1011, False),

@@ -9,6 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -261,6 +262,13 @@ def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         VariedMovingMNIST(**arguments)
     assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    given = {"seed": np.int64(3), "length": np.int32(2), "n_frames": np.uint8(4), "n_digits": np.int64(1)}
+    whole = {name: int(value) for name, value in given.items()}
+    item = VariedMovingMNIST(**given)[np.int64(1)]
+    assert torch.equal(item, VariedMovingMNIST(**whole)[1])
 
 
 def test_ranges_are_frozen_and_plain_keeps_the_rest() -> None:

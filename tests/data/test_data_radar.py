@@ -117,5 +117,17 @@ def test_ranges_of_ones_own_and_bad_arguments() -> None:
         with pytest.raises(ValueError) as error:
             RadarLike(**options)
         assert message in str(error.value)
+    for options, message in (
+        ({"threshold": math.nan}, "threshold must be a finite number; got nan"),
+        ({"floor": "0.3"}, "floor must be a finite number; got '0.3'"),
+        ({"roughness": 1j}, "roughness must be a finite number; got 1j"),
+        ({"spread": True}, "spread must be a finite number; got True"),
+        ({"speed": 0.1}, "speed must be two numbers (lowest, highest); got 0.1"),
+        ({"period": (14, math.inf)}, "period must be two finite numbers, the lowest first; got (14, inf)"),
+        ({"n_cells": 2.5}, "n_cells must be a positive integer; got 2.5"),
+    ):
+        with pytest.raises(ValueError) as error:
+            RadarRanges(**options)
+        assert message in str(error.value)
     with pytest.raises(IndexError, match=r"0\.\.2; got 3"):
         RadarLike("train", length=3)[3]

@@ -70,6 +70,21 @@ def test_weights_of_a_whole_lpips(alexnet_weights: Path, tmp_path: Path) -> None
     torch.testing.assert_close(doubled, 2 * frame_lpips(*pair, network))
 
 
+def test_frames_have_a_gradient_of_lpips(alexnet_weights: Path) -> None:
+    """As a term of a loss; the network's weights take none."""
+    prediction, truth = (x.double() for x in frames(1, 1, 1, 32, 32))
+    network = load_lpips(alexnet_weights).double()
+    prediction.requires_grad_()
+    frame_lpips(prediction, truth, network).sum().backward()
+    towards = torch.randn(prediction.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        ends = [frame_lpips(prediction + s * towards, truth, network).sum() for s in (1e-6, -1e-6)]
+    slope = (ends[0] - ends[1]) / 2e-6
+    assert prediction.grad is not None and slope != 0
+    torch.testing.assert_close((prediction.grad * towards).sum(), slope, rtol=1e-4, atol=0)
+    assert all(weight.grad is None for weight in network.parameters())
+
+
 def test_lpips_is_a_metric_of_frames(alexnet_weights: Path) -> None:
     prediction, truth = frames(3, 2, 1, 32, 32)
     network = load_lpips(alexnet_weights)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from small_models import Tensors, equal, loaded, model, same
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
 
@@ -127,6 +128,15 @@ def test_of_several_weights_one_is_taken_and_the_others_are_named() -> None:
         assert equal(load_checkpoint({"params_ema": old.state_dict(), "params": new.state_dict()}), new)
 
 
+@pytest.mark.parametrize("other", ["exp_avg", "grads", "optimizer"])
+def test_what_an_optimiser_keeps_by_the_weights_names_is_no_model(other: str) -> None:
+    made = model()
+    kept = {name: torch.ones_like(tensor) for name, tensor in made.state_dict().items()}
+    held = {other: {"state": kept} if other == "optimizer" else kept, "weights of mine": made.state_dict()}
+    with pytest.warns(UserWarning, match=rf"left out the weights {other}\S*, for those of weights of mine$"):
+        assert equal(load_checkpoint(held), made)
+
+
 def test_other_tensors_beside_the_model_are_left_out_and_named() -> None:
     outer = Outer(model())
     outer.perceptual = nn.Conv2d(1, 1, 3)
@@ -136,9 +146,10 @@ def test_other_tensors_beside_the_model_are_left_out_and_named() -> None:
         assert equal(load_checkpoint(outer.state_dict()), outer.network)
 
 
-def test_two_models_in_one_are_told_apart_by_the_caller() -> None:
-    outer = Outer(model())
-    outer.teacher = model(trend=False)
+@pytest.mark.parametrize("predictor", ["convlstm", "mim"])
+def test_two_models_in_one_are_told_apart_by_the_caller(predictor: str) -> None:
+    outer = Outer(model(predictor, image_size=(8, 12)))
+    outer.teacher = model(predictor, trend=False, image_size=(8, 12))
     with pytest.raises(
         ValueError, match=r"holds several models, 'network\.' and 'teacher\.'; it should be one: pick"
     ):
@@ -221,6 +232,15 @@ def test_what_only_a_module_can_compute_is_named_with_what_removes_it(name: str)
     assert same(loaded(made.state_dict()), made)
 
 
+@pytest.mark.parametrize(
+    "name", ["cells.0.conv_x.0.lora_A.default.weight", "cells.0.conv_x.0.base_layer.weight"]
+)
+def test_an_adapter_that_is_not_merged_is_named(name: str) -> None:
+    state = {f"base_model.model.{n}": t for n, t in model().state_dict().items()}
+    with pytest.raises(ValueError, match=r"^state dict has cells\.0\.\S+, of an adapter; merge it before"):
+        load_checkpoint({**state, f"base_model.model.{name}": torch.zeros(2, 4, 3, 3)})
+
+
 # ---- safetensors
 
 
@@ -294,6 +314,19 @@ def test_tied_tensors_that_safetensors_leaves_out(safetensors: None, tmp_path: P
     assert same(found, made) and found.interfaces[0].cell.alpha is found.interfaces[1].cell.alpha
 
 
+def test_an_alpha_that_is_no_parameter_is_described_by_its_value(tmp_path: Path) -> None:
+    """It is a tensor that the user learns beside the model, and no tensor of the state dict."""
+    made = model("predrnn", layers=3, alpha=torch.tensor(0.75, requires_grad=True))
+    torch.save(made.state_dict(), tmp_path / "model.pt")
+    found = load_checkpoint(tmp_path / "model.pt")
+    assert found.interfaces[0].cell.alpha == 0.75
+    clip = torch.rand(1, 5, 1, 8, 8)
+    torch.testing.assert_close(found(clip, 2), made(clip, 2), rtol=0, atol=1e-6)
+    made.interfaces[1].cell.alpha = torch.tensor(0.25, requires_grad=True)
+    with pytest.warns(UserWarning, match="assumed .*alpha=0.5"):
+        load_checkpoint(made.state_dict())
+
+
 def test_safetensors_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("safetensors", "safetensors.torch"):
         monkeypatch.setitem(sys.modules, package, None)
@@ -325,6 +358,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: torch.save(torch.optim.Adam(model().parameters()).state_dict(), path),
         "has entries that are not tensors: state, param_groups",
     ),
+    "nothing": (lambda path: torch.save({}, path), "holds no weights$"),
 }
 
 
@@ -381,3 +415,37 @@ def test_tensors_without_values_are_told() -> None:
         made = MotionRNN("convlstm", 1, (8, 8), 2)
     with pytest.raises(ValueError, match=r"has tensors on the device meta, without values: cells\.0"):
         load_checkpoint(made.state_dict())
+
+
+def test_a_fake_tensor_has_no_values() -> None:
+    with FakeTensorMode():
+        made = MotionRNN("convlstm", 1, (8, 8), 2)
+    with pytest.raises(ValueError, match=r"has tensors on the device meta, without values: cells\.0"):
+        load_checkpoint(made.state_dict())
+
+
+def test_a_tensor_spread_over_processes_is_to_be_gathered() -> None:
+    class DTensor(torch.Tensor):
+        def full_tensor(self) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor)
+
+    made = model()
+    state = {name: tensor.as_subclass(DTensor) for name, tensor in made.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"as a DTensor, .* gather it in all of them: tensor\.full_tensor\(\)"
+    ):
+        load_checkpoint(state)
+    assert equal(load_checkpoint({name: t.full_tensor() for name, t in state.items()}, variant="paper"), made)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "sparse"])
+def test_a_small_file_cannot_fill_the_memory(kind: str, tmp_path: Path) -> None:
+    shape = (10**8, 10**7)
+    huge = torch.zeros(1).expand(shape)
+    if kind == "sparse":
+        huge = torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), shape)
+    torch.save({**model().state_dict(), "conv_last.weight": huge}, tmp_path / "file")
+    with pytest.raises(
+        ValueError, match=r"has conv_last\.weight of shape .*, which is larger than the memory$"
+    ):
+        load_checkpoint(tmp_path / "file")

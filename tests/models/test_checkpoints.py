@@ -270,7 +270,14 @@ def test_a_lightning_module_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"hidden_channels": 8}, {"cells": 1}, {"patch_size": "2"}, {"predictor": []}, {1: 2}],
+    [
+        {"hidden_channels": 8},
+        {"cells": 1},
+        {"patch_size": "2"},
+        {"in_channels": float("nan")},
+        {"predictor": []},
+        {1: 2},
+    ],
 )
 def test_a_description_that_was_tampered_with_is_one_line(arguments: dict[Any, Any]) -> None:
     state = model().state_dict()
@@ -279,6 +286,26 @@ def test_a_description_that_was_tampered_with_is_one_line(arguments: dict[Any, A
     with pytest.raises(ValueError) as error:
         load_checkpoint(state)
     assert "\n" not in str(error.value)
+
+
+def test_a_description_that_asks_for_memory_is_refused_at_once() -> None:
+    """A million factors, or real tensors in place of those that have no values yet."""
+    state = model("conv_tt_lstm", cell_options={"order": 2, "steps": 3, "rank": 2}).state_dict()
+    entry, own = state._metadata[""], state._metadata[""]["motionrnn_ext"]
+    entry["motionrnn_ext"] = {**own, "cell_options": {"order": 10**6, "steps": 10**6, "rank": 2}}
+    with pytest.raises(ValueError, match=r"its order is 1000000, and it has 34 tensors"):
+        load_checkpoint(state)
+    for name, value in (("device", "cpu"), ("dtype", torch.float64)):
+        entry["motionrnn_ext"] = {**own, name: value}
+        with pytest.raises(ValueError, match=f"its description has {name}, which is no argument of it"):
+            load_checkpoint(state)
+
+
+@pytest.mark.parametrize("value", [[], torch.ones(2)])
+def test_a_choice_of_another_type_is_told(value: Any) -> None:
+    for name, message in (("predictor", "^unknown predictor "), ("variant", "^variant is ")):
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(dict(model().state_dict()), **{name: value})
 
 
 # ---- A learned alpha

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -100,6 +101,19 @@ class Optional(StandIn):
         return super().forward(x, offset, mean)
 
 
+class Starting(StandIn):
+    """Makes the motion of the first step itself."""
+
+    def forward(self, x, offset, mean):
+        zeros = x.new_zeros(x.shape[0], 18, *x.shape[2:])
+        return super().forward(x, zeros if offset is None else offset, zeros if mean is None else mean)
+
+
+class WithDefaults(Starting):
+    def forward(self, x, offset=None, mean=None):
+        return super().forward(x, offset, mean)
+
+
 class AsDict(StandIn):
     def forward(self, x, offset, mean):
         return dict(zip(("x", "offset", "mean"), super().forward(x, offset, mean)))
@@ -112,20 +126,26 @@ class Called(StandIn):
 
 
 class Stateful(StandIn):
-    """Computes the right thing in its first step only."""
+    """Computes the right thing in its first step only; its count is not to be seen from outside."""
 
-    steps = 0
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.steps = itertools.count()
 
     def forward(self, x, offset, mean):
-        self.steps += 1
         out, offset, mean = super().forward(x, offset, mean)
-        return out, offset, mean if self.steps == 1 else mean + 1
+        return out, offset, mean if next(self.steps) == 0 else mean + 1
 
 
 class Named(StandIn):
     def state_dict(self, *args, **kwargs):
         state = super().state_dict(*args, **kwargs)
         return {f"my.{key}" if "prefix" not in kwargs else key: value for key, value in state.items()}
+
+
+class KeptInFloat32(StandIn):
+    def _apply(self, fn, recurse=True):
+        return self
 
 
 class Extra(StandIn):
@@ -174,12 +194,23 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "only in eval": (lambda: InEval(4), r"differs by .* \(eval mode\)"),
     "only under no_grad": (lambda: WithoutGradients(4), "something else: .* under no_grad differs by"),
     "stateful": (lambda: Stateful(4), "trend of step 2 differs by 1 on random numbers"),
-    "called": (lambda: Called(4), "out of step 1 differs by"),
     "hook that scales": (lambda: Scaling(4), "computes something else: the gradient of "),
     "a dict": (lambda: AsDict(4), r"its forward returns a dict, not a tuple \(out, offset, trend\)"),
     "other arguments": (lambda: Optional(4), r"its forward takes \(x, offset, mean, scale=None\)"),
-    "other keys": (lambda: Named(4), "its state dict has other keys: my.update.weight"),
-    "extra state": (lambda: Extra(4), "its state dict has other keys: .*_extra_state"),
+    "an argument that may be left out": (
+        lambda: WithDefaults(4),
+        r"its forward takes \(x, offset=None, mean=None\)",
+    ),
+    "None as motion": (lambda: Starting(4), "its forward takes None in place of the motion"),
+    # methods of PyTorch's that the cell would not have
+    "called": (lambda: Called(4), "Called overrides __call__ of nn.Module"),
+    "other keys": (lambda: Named(4), "Named overrides state_dict of nn.Module"),
+    "extra state": (lambda: Extra(4), "Extra overrides get_extra_state of nn.Module"),
+    "kept in its dtype": (lambda: KeptInFloat32(4), "KeptInFloat32 overrides _apply of nn.Module"),
+    "train of the instance": (
+        lambda: changed(lambda m: setattr(m.warp, "train", lambda mode=True: m.warp)),
+        "train of warp is replaced on the instance",
+    ),
     # what it has
     "other parts": (MotionGRU, "it has no reset, output, warp.conv, warp.warp_gate"),
     "a parameter": (
@@ -246,6 +277,10 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "weight of other size": (
         lambda: changed(with_weight_cut),
         r"update.weight has shape \(18, 20, 3, 3\)",
+    ),
+    "complex": (
+        lambda: changed(lambda m: m.to(torch.complex64)),
+        "update.weight has dtype torch.complex64, which is not floating point",
     ),
     "several dtypes": (
         lambda: changed(lambda m: m.update.half()),

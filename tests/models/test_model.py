@@ -251,12 +251,12 @@ def test_xavier_states_are_the_official_draws(trend: bool) -> None:
 
     for hidden, cell in state.layers:
         expected = draw(8, 8, 12)
-        assert torch.equal(hidden, expected) and cell is hidden
+        assert torch.equal(hidden, expected) and torch.equal(cell, hidden)
     for offset, momentum in state.motion:
         draw(2, 4, 6)
         expected = draw(18, 4, 6)
         assert torch.equal(offset, expected)
-        assert momentum is offset if trend else momentum.eq(0).all()
+        assert torch.equal(momentum, offset) if trend else momentum.eq(0).all()
     assert torch.equal(state.memory, draw(8, 8, 12))
     draw(8, 8, 12)
     assert torch.equal(torch.rand(4, generator=generator), torch.rand(4, generator=after_draws(model)))
@@ -318,6 +318,11 @@ def test_parameter_counts(predictor, channels, width, variant, options, count) -
             lambda m: m(frames(2, 4, 1, 8, 8), 2, torch.ones(2, 2, 1, 8, 8)),
             ValueError,
             r"sampling_mask has shape \(2, 2, 1, 8, 8\); it should broadcast to \(2, 1, 1, 8, 8\)",
+        ),
+        (
+            lambda m: m(frames(2, 4, 1, 8, 8), 2, torch.ones(2, 1, 1, 1, 1) * 1j),
+            TypeError,
+            "sampling_mask has dtype torch.complex64; it should be floating point",
         ),
         (lambda m: m(frames(2, 4, 1, 8, 8), 2, state=m.initial_state(1, 8, 8)), ValueError, "state has"),
     ],

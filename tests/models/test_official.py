@@ -131,6 +131,20 @@ def test_what_openstls_mim_carries_over_is_told() -> None:
         )
 
 
+@pytest.mark.parametrize("index", ["01", "9" * 5000, "²"])
+def test_a_layer_has_one_index(index: str) -> None:
+    """Another spelling of a layer does not take the place of its weights."""
+    name = f"cell_list.{index}.conv_x.0.weight"
+    with pytest.raises(ValueError, match=f"does not fit: unexpected cell_list.{index[:2]}"):
+        load_checkpoint(edited(**{name: torch.ones(56, 8, 3, 3)}), patch_size=4)
+
+
+def test_one_parameter_under_two_names_is_refused() -> None:
+    twice = edited(**{"interfaces.0.encoder.weight": torch.ones(2, 8, 3, 3)})
+    with pytest.raises(ValueError, match=r"^interfaces\.0\.encoder\.weight and enc_list\.0\.weight are one"):
+        load_checkpoint(twice, patch_size=4)
+
+
 FOREIGN = {
     "PredRNN++": ("gradient_highway.z_concat.0.weight", "cell_list.0.conv_c2m.0.weight"),
     "MAU": ("cell_list.0.conv_t_next.0.weight", "srcnn.0.weight"),
@@ -178,7 +192,7 @@ def test_names_of_no_program_are_told() -> None:
             {},
             r"dec_list.0.bias has shape \(3,\), expected \(8,\)$",
         ),
-        ({}, {}, "holds no state dict"),
+        ({}, {}, "holds no weights"),
         ({"epoch": 3}, {}, "entries that are not tensors: epoch"),
         (
             edited(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -164,6 +165,27 @@ def test_weights_with_a_byte_changed_are_read_or_refused(name: str) -> None:
             read(path)
         except ValueError as error:
             assert "\n" not in str(error) and "weights_only" not in str(error)
+
+
+VALUES = {
+    "numbers": {"best": np.float64(0.5), "step": np.int64(3), "done": np.bool_(True)},
+    "array": {"losses": np.arange(3.0)},
+    "settings": {"args": argparse.Namespace(lr=0.1, out=Path("runs"), best=np.float32(0.5))},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_plain_values_beside_the_weights_are_read(values: dict[str, Any], zipped: bool) -> None:
+    """Programs save scores of NumPy, paths and the settings of argparse; code among them still is refused."""
+    path, model = Path("weights"), {"model": own()}
+    path.write_bytes(saved({**model, **values}, zipped))
+    assert load_checkpoint(path).state_dict().keys() == own().keys()
+    with open(path, "rb") as file:
+        load_checkpoint(file)
+    for hostile in (Hostile(), argparse.Namespace(of=Hostile()), np.array([Hostile()])):
+        path.write_bytes(saved({**model, **values, "hostile": hostile}, zipped))
+        refused(load_checkpoint, path, "holds more than weights: it asks for ")
 
 
 def test_what_a_checkpoint_asks_for_is_named() -> None:

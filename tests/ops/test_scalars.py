@@ -16,6 +16,7 @@ from cases import POINTWISE, small_case
 from comparing import TOLERANCE, assert_close
 from compiling import nothing_compiled  # noqa: F401
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from under_test import AUTO, CPU, KERNELS, REFERENCE, UnderTest, on
 
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionRNN, backend, ops
@@ -110,6 +111,13 @@ def test_a_compiled_step_takes_a_tensor_without_a_graph_break(op: str, wants_gra
             for f in (compiled, lambda n: run(op, inputs, n))
         )
         assert_close(found, expected, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_op_takes_other_numbers_than_that_of_its_trace():
+    inputs = {name: t.detach() for name, t in small_case("motion_update").inputs(torch.float32).items()}
+    traced = torch.jit.trace(lambda number: run("motion_update", inputs, number)[1], torch.tensor(0.1))
+    assert_close(traced(torch.tensor(0.9)), run("motion_update", inputs, 0.9)[1], 1e-6)
 
 
 @on(KERNELS)
@@ -300,13 +308,15 @@ def test_a_model_has_one_alpha_and_learns_it():
     assert twin.predict(frames.double(), 2).equal(made.predict(frames.double(), 2))
 
 
-def test_a_frozen_alpha_takes_the_kernels():
-    alpha = learned(dtype=torch.float32).requires_grad_(False)
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_an_alpha_without_gradient_takes_the_kernels(is_frozen: bool):
+    """It is frozen, or gradients are off, as in `MotionRNN.predict`."""
+    alpha = learned(dtype=torch.float32).requires_grad_(not is_frozen)
     cell, plain = MotionGRUCell(4, alpha=alpha), MotionGRUCell(4, alpha=0.3)
     plain.load_state_dict({k: v for k, v in cell.state_dict().items() if k != "alpha"})
     features = x(1, 4, 6, 6)
     state = cell.initial_state(features)
-    with backend(CPU.name) if CPU in KERNELS else backend("auto"):
+    with torch.set_grad_enabled(is_frozen), backend(CPU.name) if CPU in KERNELS else backend("auto"):
         for found, expected in zip(cell(features, *state), plain(features, *state)):
             assert found.equal(expected)
     assert MotionGRUCell(4, alpha=torch.tensor(0.25)).alpha == 0.25
@@ -321,6 +331,48 @@ def test_a_frozen_alpha_keeps_what_it_learned():
     expected = cell(features, *state)
     for found, wanted in zip(cell.requires_grad_(False)(features, *state), expected):
         torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=1e-5)
+
+
+class Doubled(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        return 2 * value
+
+
+def test_a_learned_value_beyond_1_is_taken_without_gradient_as_well():
+    """As by an average of weights in `functional_call`, or by a parametrisation under no_grad."""
+    cell, hidden = MotionGRUCell(4, alpha=learned(dtype=torch.float32)), x(1, 4, 6, 6)
+    nn.init.constant_(cell.alpha, 1.25)
+    state = [torch.randn(1, 18, 6, 6, generator=generator()) for _ in range(2)]
+    expected = [t.detach() for t in cell(hidden, *state)]
+    averaged = {name: p.detach() for name, p in cell.named_parameters()}
+    found = [torch.func.functional_call(cell, averaged, (hidden, *state))]
+    nn.init.constant_(cell.alpha, 0.625)
+    parametrize.register_parametrization(cell, "alpha", Doubled())
+    with torch.no_grad():
+        found.append(cell(hidden, *state))
+    for outputs in found:
+        for f, e in zip(outputs, expected):
+            torch.testing.assert_close(f, e, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: MotionGRUCell(4, alpha=a, trend=False),
+        lambda a: MotionGRU(8, alpha=a, trend=False),
+        lambda a: rnn(alpha=a, trend=False),
+        lambda a: rnn(alpha=a, motion_gru=False),
+        lambda a: MotionRNN("convlstm", 1, (8,), 2, alpha=a),
+    ],
+)
+def test_an_alpha_that_nothing_reads_is_refused(make: Callable[[Any], Any]):
+    for alpha in (learned(), torch.tensor(0.5, requires_grad=True)):
+        with pytest.raises(
+            TypeError, match="alpha asks for a gradient; it should be a number, as .* leaves it out"
+        ):
+            make(alpha)
+    make(learned().requires_grad_(False))
+    make(torch.tensor(0.5))
 
 
 def test_every_number_of_the_ops_is_tried_here():

@@ -48,7 +48,15 @@ def provoked(provocation: Provocation, place: Place) -> str:
         warnings.simplefilter("error", UserWarning)
         try:
             said = provocation(place)
-        except (ValueError, TypeError, RuntimeError, OSError, ImportError, UserWarning) as error:
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            OSError,
+            ImportError,
+            UserWarning,
+        ) as error:
             return str(error)
     assert isinstance(said, str), "nothing was raised"
     return said

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from repository import ROOT
@@ -380,6 +381,11 @@ def test_a_single_frame_to_predict(tmp_path: Path) -> None:
         ({"image_size": 64}, "image_size must be numbers (int)"),
         ({"overrides": {"carry": "all"}}, "carry is 'all'"),
         ({"overrides": {"cary": "block"}}, "overrides: unknown option 'cary'"),
+        (
+            {"overrides": {"alpha": torch.nn.Parameter(torch.tensor(0.5))}},
+            "overrides must be a dict of names, numbers and words; got {'alpha': Parameter containing: tensor(0.5",
+        ),
+        ({"lr": torch.nn.Parameter(torch.tensor(0.5))}, "lr must be a finite number (float); got Parameter"),
         ({"seed": -1}, "seed must be from 0 to 4294967295; got -1"),
         ({"sampling_until": 0}, "sampling_until must be above 0, at most 1; got 0"),
         ({"plain": "yes"}, "plain must be a bool; got 'yes'"),
@@ -391,6 +397,13 @@ def test_a_bad_setting_is_named(settings: dict[str, Any], message: str) -> None:
         Config(**settings)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    """Neither config.json nor a checkpoint, which is read without pickled code, could hold them."""
+    config = Config(overrides={"alpha": np.float64(0.25), "kernel_size": np.int64(5)})
+    assert {type(value) for value in config.overrides.values()} == {float, int}
+    assert config.overrides == {"alpha": 0.25, "kernel_size": 5}
 
 
 def test_settings_survive_a_file(tmp_path: Path) -> None:

@@ -316,6 +316,20 @@ def test_random_numbers_of_a_cell_are_drawn_again(monkeypatch: pytest.MonkeyPatc
     assert_equal(*grads, CPU)
 
 
+def test_tensors_in_place_of_the_parameters_are_those_of_the_forward():
+    """Backward computes a step again after `functional_call` has put the parameters back."""
+    alpha = torch.nn.Parameter(torch.tensor(0.3))  # tied
+    model = MotionRNN("convlstm", 1, (8, 8, 8), 2, filter_size=3, alpha=alpha).double()
+    frames = torch.rand(1, 4, 1, 8, 8, dtype=torch.float64)
+    others = {name: (2 * p).detach().requires_grad_() for name, p in model.named_parameters()}
+    found = []
+    for option in (False, True):
+        out = torch.func.functional_call(model, others, (frames, 2), {"checkpoint": option})
+        found.append(torch.autograd.grad(out.square().mean(), list(others.values())))
+    assert_equal(found[1], found[0], CPU)
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_a_step_that_would_be_another_is_refused():
     model = MotionRNN("mim", 1, (4, 4), 2, filter_size=3, image_size=(8, 8), compat="openstl")
     with pytest.raises(

@@ -118,6 +118,23 @@ class Step(nn.Module):
 
 
 @NEEDS_CPU
+def test_a_step_exported_from_the_first_state_reads_every_part_of_a_later_one():
+    """torch.export takes a tensor that is given twice for one input, and says nothing."""
+    model = model_of("predrnn").eval()
+    frame, other = torch.rand(2, 1, 1, 16, 16)
+    with torch.no_grad():
+        step = torch.export.export(Step(model), (frame, model.initial_state(1, 16, 16))).module()
+        _, state = model.step(other, model.step(frame)[1])
+        check(step(other, state), model.step(other, state))
+    for predictor in CELLS:
+        parts = list(tensors(model_of(predictor).initial_state(1, 16, 16)))
+        assert len({t.untyped_storage().data_ptr() for t in parts}) == len(parts), predictor
+    layer, hidden = layer_of(), torch.rand(1, 8, 8, 8)
+    for start in (layer.initial_state(hidden), layer.cell.initial_state(layer.encoder(hidden))):
+        assert start.offset is not start.trend
+
+
+@NEEDS_CPU
 @feature("export", on=["cpu"])
 @pytest.mark.parametrize(
     "predictor", [p if p in ("convlstm", "e3d_lstm") else pytest.param(p, marks=slow) for p in CELLS]

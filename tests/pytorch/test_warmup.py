@@ -90,6 +90,14 @@ def test_everything_is_as_before(fails_at: int | str):
         assert all(g.isfinite().all() and g.any() for g in backwards)
 
 
+def test_a_tensor_given_as_alpha_keeps_its_gradient():
+    """It is an attribute, and no Parameter."""
+    alpha = torch.tensor(0.3, requires_grad=True)
+    alpha.grad = torch.tensor(7.0)
+    warmup(MotionRNN("convlstm", 1, (4, 4), 2, filter_size=3, alpha=alpha), torch.rand(1, 4, 1, 8, 8), 2)
+    assert alpha.grad == 7
+
+
 def test_without_gradients_there_is_no_backward():
     module = Changing().eval()
     module.weight.register_hook(lambda _: pytest.fail("a backward ran"))

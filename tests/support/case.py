@@ -31,7 +31,7 @@ class Case:
         state = torch.float64 if dtype == torch.float64 else torch.float32
         made = self.make(generator())
         return {
-            name: t if t is None else _like(t, state if name in STATE else dtype, device).requires_grad_(grad)
+            name: t if t is None else like(t, state if name in STATE else dtype, device).requires_grad_(grad)
             for name, t in made.items()
         }
 
@@ -63,7 +63,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _like(t: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+def like(t: Tensor, dtype: torch.dtype, device: str) -> Tensor:
     """A leaf with t's values, strides (also where those leave gaps) and place in its storage."""
     size = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride())) if t.numel() else 0
     storage = torch.empty(t.storage_offset() + size, dtype=dtype, device=device)

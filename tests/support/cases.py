@@ -120,28 +120,30 @@ def _nan(names: tuple[str, ...], g: torch.Generator) -> dict[str, Tensor | None]
     return made
 
 
+def layout_cases(op: str, names: tuple[str, ...]) -> list[Case]:
+    """Every size and layout of a pointwise op's operands, and values that are no ordinary numbers."""
+    cases = [Case(op, shape, partial(_dense, names, SHAPES[shape])) for shape in SHAPES]
+    cases.append(Case(op, "split", partial(_split, names, (3, 5, 4, 6))))
+    cases.append(Case(op, "transposed", partial(_transposed, names, (2, 3, 4, 5))))
+    cases.append(Case(op, "split_into_vectors", partial(_split, names, (3, 8, 4, 6))))
+    for channels in (3, 8):
+        shape = (2, channels, 4, 5)
+        cases.append(Case(op, f"channels_last_c{channels}", partial(_laid_out, names, shape, channels_last)))
+        split = partial(_split, names, shape, layout=channels_last)
+        cases.append(Case(op, f"channels_last_split_c{channels}", split))
+    for shape in ((2, 3, 6, 1), (2, 1, 4, 5), (3, 4, 1, 1)):
+        name = "x".join(map(str, shape))
+        cases.append(Case(op, f"idle_strides_{name}", partial(_idle_strides, names, shape)))
+    cases.append(Case(op, "mixed_layouts", partial(_mixed, names, (2, 8, 4, 5))))
+    cases.append(Case(op, "misaligned", partial(_laid_out, names, (2, 4, 4, 6), misaligned)))
+    cases += [Case(op, f"one_column_b{b}", partial(_one_column, names, (b, 3, 5))) for b in (1, 2)]
+    cases.append(Case(op, "nan", partial(_nan, names)))
+    cases.append(Case(op, "extreme", partial(_extreme, names)))
+    return cases
+
+
 def _pointwise_cases() -> list[Case]:
-    cases = []
-    for op, names in POINTWISE.items():
-        cases += [Case(op, shape, partial(_dense, names, SHAPES[shape])) for shape in SHAPES]
-        cases.append(Case(op, "split", partial(_split, names, (3, 5, 4, 6))))
-        cases.append(Case(op, "transposed", partial(_transposed, names, (2, 3, 4, 5))))
-        cases.append(Case(op, "split_into_vectors", partial(_split, names, (3, 8, 4, 6))))
-        for channels in (3, 8):
-            shape = (2, channels, 4, 5)
-            cases.append(
-                Case(op, f"channels_last_c{channels}", partial(_laid_out, names, shape, channels_last))
-            )
-            split = partial(_split, names, shape, layout=channels_last)
-            cases.append(Case(op, f"channels_last_split_c{channels}", split))
-        for shape in ((2, 3, 6, 1), (2, 1, 4, 5), (3, 4, 1, 1)):
-            name = "x".join(map(str, shape))
-            cases.append(Case(op, f"idle_strides_{name}", partial(_idle_strides, names, shape)))
-        cases.append(Case(op, "mixed_layouts", partial(_mixed, names, (2, 8, 4, 5))))
-        cases.append(Case(op, "misaligned", partial(_laid_out, names, (2, 4, 4, 6), misaligned)))
-        cases += [Case(op, f"one_column_b{b}", partial(_one_column, names, (b, 3, 5))) for b in (1, 2)]
-        cases.append(Case(op, "nan", partial(_nan, names)))
-        cases.append(Case(op, "extreme", partial(_extreme, names)))
+    cases = [case for op, names in POINTWISE.items() for case in layout_cases(op, names)]
     cases.append(
         Case(
             "motion_update",

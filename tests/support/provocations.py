@@ -30,7 +30,7 @@ from motionrnn_ext import (
     ops,
     warmup,
 )
-from motionrnn_ext.backends import native, triton
+from motionrnn_ext.backends import convolution, native, triton
 from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
 from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models import save_official
@@ -189,6 +189,11 @@ def instruction_set(_: Place) -> str:
     return done.stderr
 
 
+def winograd_variable(place: Place) -> None:
+    place.patch.setattr(convolution, "_named", "yes")
+    backends.check_variables()
+
+
 BACKENDS: dict[str, Provocation] = {
     "unknown backend '...'...; known are: ...": lambda _: motionrnn_ext.set_backend("gpu"),
     "backend '...'... is not available: ...; available are: ...": lambda p: missing(p, "cpu", "why"),
@@ -215,6 +220,7 @@ BACKENDS: dict[str, Provocation] = {
     "Triton needs a C compiler at its first launch: ...": lambda p: triton_without(p, CC=None, PATH=""),
     "Triton needs Python.h at its first launch: ...": without_headers,
     "MOTIONRNN_EXT_CPU_ISA is '...'; it should be baseline, x86_64_v3 or x86_64_v4": instruction_set,
+    "... is '...'; it should be 0 or 1": winograd_variable,
 }
 
 
@@ -246,6 +252,19 @@ def revert_without_warp(p: Place) -> None:
     convert(model)
     model[0].warp = nn.Identity()
     revert(model)
+
+
+def revert_another_alpha(_: Place) -> None:
+    model = nn.ModuleList([StandIn(4)])
+    convert(model)
+    model[0].alpha = 0.9
+    revert(model)
+
+
+def set_on_converted(_: Place) -> None:
+    layer = StandIn(4)
+    layer.scale = 1.0
+    from_official(layer).scale = 2.0
 
 
 def predictor(name: str, cell: Any) -> Provocation:
@@ -281,7 +300,7 @@ def parameter_of_its_own(_: Place) -> None:
 
 def part_without_reset(_: Place) -> None:
     model = rnn()
-    model.conv_last = nn.ParameterList(model.conv_last.parameters())
+    model.conv_last = nn.Sequential(nn.MultiheadAttention(4, 1))
     model.reset_parameters()
 
 
@@ -322,6 +341,12 @@ def cell_of_one_result(_: Place) -> None:
     gru(frames(1, 4, 4, 4))
 
 
+def no_motion(_: Place) -> None:
+    model = rnn()
+    model.interfaces[0].register_forward_hook(lambda module, inputs, outputs: (outputs[0], None))
+    model(frames(1, 3, 1, 8, 8), 2)
+
+
 def returns_another_shape(_: Place) -> None:
     gru = MotionGRU(8)
     gru.gate = nn.Sequential(gru.gate, nn.MaxPool2d(2))
@@ -352,7 +377,8 @@ LAYERS: dict[str, Provocation] = {
     "state is ...; it should be a MotionState, or a pair (offset, trend)": motion(lambda t: t, count=3),
     "... is None; it should be a module, since it is called: to leave a part out, put one in its place that "
     "returns what the next part takes": lambda _: setattr(MotionGRU(4), "gate", None),
-    "cell returns ...; it should return (out, offset, trend)": cell_of_one_result,
+    "... returns ...; it should return (...)": cell_of_one_result,
+    "the state that ... returns is ...; it should be a MotionState, or a pair (offset, trend)": no_motion,
     "... returns ...; it should return a tensor of shape ...": returns_another_shape,
     "hidden is ...x...; height and width should be even": lambda _: MotionGRU(8)(torch.ones(1, 8, 5, 6)),
     "map_size is None; ... it should be (h, w), as parameters are per position": lambda _: ConvLSTMCell(
@@ -372,6 +398,9 @@ LAYERS: dict[str, Provocation] = {
     "super().reset_parameters()": parameter_of_its_own,
     "no reset_parameters sets ...; every module that holds parameters should have one, and none be pruned or "
     "parametrised yet": part_without_reset,
+    "alpha asks for a gradient; it should be a number, as ... leaves it out": lambda _: MotionGRU(
+        8, alpha=torch.tensor(0.5, requires_grad=True), trend=False
+    ),
     "alpha is a Parameter that was made on the device meta; it should be made with its value": lambda _: (
         MotionGRU(8, alpha=nn.Parameter(torch.empty((), device="meta"))).reset_parameters()
     ),
@@ -381,12 +410,21 @@ LAYERS: dict[str, Provocation] = {
     "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
     "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
     "before sequences of another size": other_size,
+    "... is a ...; it should be None, or the ... that the cell returned": lambda _: ConvLSTMCell(1, 4)(
+        torch.zeros(1, 1, 4, 4), (torch.zeros(1, 4, 4, 4),) * 2
+    ),
+    "name is ...; it should be a word, as in @register_predictor('my_cell')": lambda _: register_predictor(
+        ConvLSTMCell
+    ),
     "predictor ... is ...; it should be a subclass of RecurrentCell": predictor("mine", nn.Module),
     "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
     "model is itself a MotionGRU, which cannot be replaced in place; ...": lambda _: convert(StandIn(4)),
     "model is itself a converted MotionGRU; revert the model that holds it": twice,
     "... has no ... any more, which its official module needs; put them back first": revert_without_warp,
+    "... has ..., which its official module cannot take over; undo that first": revert_another_alpha,
+    "... is an attribute of the official ..., which a converted one does not read; revert the model, set it, and "
+    "call convert again": set_on_converted,
     "module is a ...; it should have update, reset, output, warp.conv, warp.warp_gate": lambda _: (
         from_official(nn.Linear(1, 1))
     ),

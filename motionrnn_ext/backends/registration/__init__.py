@@ -1,8 +1,10 @@
 """Registration of the kernels' ops with torch, whoever compiles them: shapes, gradients, second gradients, vmap, FLOPs.
 
     base.py        the registration of one op: `Pointwise`, and `Weighted` for ops with weights
-    motion_gru.py, recurrent_gates.py, offset_warp.py, motion_warp.py, motion_gates.py
+    motion_gru.py, recurrent_gates.py, lstm_steps.py, offset_warp.py, motion_warp.py, motion_gates.py
                    a stem each: the classes of its ops
+    direct.py      the short way to an op in eager mode
+    winograd.py    the convolutions, which have no gradients of their own
     wanted.py      the gradients that a backward op is asked for
     second.py      second derivatives, by the reference
     vmap.py        `torch.vmap`
@@ -10,18 +12,30 @@
 
 An op saves its inputs for backward, and a new offset; an op that joins others saves what these hand on as well. Its
 backward is an op of its own, `<op>_backward`. Second derivatives go through the reference's formulas, and so do
-tangents that reach a backward.
+tangents that reach a backward. The ops of lstm_steps.py have shapes alone, because they are called below autograd.
 """
 
 from __future__ import annotations
 
+from . import winograd
+from .lstm_steps import ConvLstmUpdate, StLstmUpdate, SummedOutput
 from .motion_gates import MotionGates
 from .motion_gru import MotionReset, MotionUpdate
 from .motion_warp import MotionWarp
 from .offset_warp import OffsetWarp
 from .recurrent_gates import GatedBlend, HighwayOutput, MemoryUpdate
 
-_OF_ALL_KERNELS = (MotionReset, MotionUpdate, MemoryUpdate, HighwayOutput, GatedBlend, OffsetWarp)
+_OF_ALL_KERNELS = (
+    MotionReset,
+    MotionUpdate,
+    MemoryUpdate,
+    HighwayOutput,
+    GatedBlend,
+    StLstmUpdate,
+    SummedOutput,
+    ConvLstmUpdate,
+    OffsetWarp,
+)
 _OF_NATIVE_KERNELS = (MotionWarp, MotionGates)
 
 
@@ -29,3 +43,8 @@ def register(namespace: str, *, is_native: bool = True) -> None:
     """Register a namespace's ops with torch, forward and backward; the native ones have two joined ops as well."""
     for op in _OF_ALL_KERNELS + _OF_NATIVE_KERNELS if is_native else _OF_ALL_KERNELS:
         op(namespace).register()
+
+
+def register_on_cpu(namespace: str) -> None:
+    """Register the ops that only the CPU has."""
+    winograd.register(namespace)

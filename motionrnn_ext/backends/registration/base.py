@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import reference
 from ..layouts import new_like
 from ..torch_private import argument_names, count_tensor_arguments, is_differentiating_forward
-from . import flops, vmap
+from . import direct, flops, vmap
 from .second import reference_gradients, register_second_derivative
 from .vmap import as_tuple
 from .wanted import Wanted
@@ -45,6 +45,7 @@ class Registration:
         name = f"{self.namespace}::{self.name}"
         torch.library.register_fake(name, self.fake)
         torch.library.register_autograd(name, self.backward, setup_context=self.setup_context)
+        direct.register(self.namespace, self.name, self.op.default, self.setup_context, self.backward)
         torch.library.register_fake(f"{name}_backward", self.fake_backward)
         register_second_derivative(f"{name}_backward", self.reference_backward)
         self.register_batches(name)
@@ -58,7 +59,10 @@ class Registration:
         """Run the backward op, or the reference in its place where the kernel would drop the gradients' tangents."""
         if is_differentiating_forward():
             return self.reference_backward(*arguments)
-        return as_tuple(self.backward_op(*arguments))
+        # Under create_graph the registered op records how its gradients are differentiated.
+        if torch.is_grad_enabled() or not direct.is_direct(arguments):
+            return as_tuple(self.backward_op(*arguments))
+        return as_tuple(direct.run(self.backward_op.default, arguments))
 
     @staticmethod
     def needed(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

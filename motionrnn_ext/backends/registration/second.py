@@ -43,7 +43,7 @@ def register_second_derivative(
         higher = torch.is_grad_enabled()
         with torch.enable_grad():
             arguments = [
-                _alias(next(saved), higher) if is_tensor else rest
+                alias(next(saved), higher) if is_tensor else rest
                 for is_tensor, rest in zip(ctx.is_tensor, ctx.rest)
             ]
             results = reference_backward(*arguments)
@@ -67,7 +67,7 @@ def register_second_derivative(
     torch.library.register_autograd(backward_name, backward, setup_context=setup_context)
 
 
-def _alias(t: Tensor, keep_history: bool) -> Tensor:
+def alias(t: Tensor, keep_history: bool) -> Tensor:
     """Return t as an input to differentiate by, so that what other inputs owe to t does not count.
 
     With `keep_history` the alias is differentiable by t itself.

@@ -62,8 +62,9 @@ def launch_pointwise(
 ) -> list[Tensor]:
     """Launch `kernel(*inputs, *outputs, *input strides, rows, inner, *parameters, **constants)`; return the outputs.
 
-    outputs: the number of streams and the dtype of each. leader: the index of the input whose memory format they
-    follow. channels: those of one stream, if the leader has several.
+    outputs: the number of streams and the dtype of each; one of no stream is empty, and the kernel does not write it.
+    leader: the index of the input whose memory format they follow. channels: those of one stream, if the leader has
+    several.
     """
     first = inputs[leader]
     channels = first.shape[1] if channels is None else channels
@@ -76,6 +77,8 @@ def launch_pointwise(
             device=first.device,
             memory_format=torch.channels_last if is_last else torch.contiguous_format,
         )
+        if streams
+        else first.new_empty(0, dtype=dtype)
         for streams, dtype in outputs
     ]
     total = first.shape[0] * channels * first.shape[2:].numel()
@@ -87,7 +90,8 @@ def launch_pointwise(
     if all(stride == inner for stride in strides) and all(streams == 1 for streams, _ in outputs):
         # There is no gap anywhere, so that all elements are one row.
         rows, inner = 1, total
-    farthest = max([3 * total, *[(rows - 1) * stride + inner for stride in strides]])
+    ends = [(rows - 1) * stride + t.shape[1] // channels * inner for t, stride in zip(inputs, strides)]
+    farthest = max(ends + [streams * total for streams, _ in outputs])
 
     def in_block(block: Block) -> list[Tensor]:
         in_row = min(2 ** log2_ceil(inner), block.size)

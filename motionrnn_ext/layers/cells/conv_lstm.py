@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.types import Device
 
 from ... import ops
+from ..nodes import conv_lstm as node
+from ..rollout import convolve, current_rollout
 from .base import LSTMState, RecurrentCell
 
 
@@ -39,12 +41,22 @@ class ConvLSTMCell(RecurrentCell):
         self.conv_h = self.convolution(c, 4 * c, **made)
 
     def forward(
-        self, x: Tensor, state: LSTMState, memory: Tensor | None = None, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, Tensor | None]:
         """Take one time step, see `RecurrentCell`; `memory` is returned as it came."""
+        state, memory = self.started(x, state, memory)
+        active = current_rollout()
+        if active is not None:
+            stepped = node.step(active, self, x, state.hidden, state.cell, highway)
+            if stepped is not None:
+                return stepped[0], LSTMState(*stepped), memory
         channels = (3 * self.hidden_channels, self.hidden_channels)
-        gates_x, output_x = self.conv_x(x).split(channels, dim=1)  # (B, 3C, h, w), (B, C, h, w)
-        gates_h, output_h = self.conv_h(state.hidden).split(channels, dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split(channels, dim=1)  # (B, 3C, h, w), (B, C, h, w)
+        gates_h, output_h = convolve(self.conv_h, state.hidden).split(channels, dim=1)
         cell = ops.memory_update(gates_x, gates_h, state.cell, forget_bias=0.0)
         hidden = ops.highway_output(output_x + output_h, cell, highway)
         return hidden, LSTMState(hidden, cell), memory

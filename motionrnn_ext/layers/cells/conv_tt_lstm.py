@@ -10,6 +10,7 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
+from ..rollout import convolve
 from ..states import detached, exportable
 from ..tensors import add_to
 from .base import RecurrentCell
@@ -97,23 +98,28 @@ class ConvTTLSTMCell(RecurrentCell):
         return cast(nn.Conv2d, self.factors[0]).out_channels
 
     def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
-        """Return the state at the start of a sequence, with `hidden` as C and as every H."""
-        # Clones, because torch.compile specialises on two arguments that are one tensor.
-        return ConvTTLSTMState(hidden, hidden, tuple(hidden.clone() for _ in range(self.steps - 1)))
+        """Return the state at the start of a sequence, with `hidden` as H, and copies as C and as every older H."""
+        # Clones, because torch.export would take what it is given twice for one input.
+        return ConvTTLSTMState(hidden, hidden.clone(), tuple(hidden.clone() for _ in range(self.steps - 1)))
 
     def forward(
-        self, x: Tensor, state: ConvTTLSTMState, memory: None = None, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: ConvTTLSTMState | None = None,
+        memory: None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, ConvTTLSTMState, None]:
         """Take one time step, see `RecurrentCell`."""
+        state, memory = self.started(x, state, memory, ConvTTLSTMState)
         ring = (*state.older, state.hidden)
-        train = self.factors[0](self._lagged(ring, 0))  # (B, rank, h, w)
+        train = convolve(self.factors[0], self._lagged(ring, 0))  # (B, rank, h, w)
         for level, core in enumerate(self.cores, start=1):
             factor = self.factors[level]
             # The sum is taken in the fresh convolution, which nothing keeps.
-            train = add_to(factor(self._lagged(ring, level)), core(train), factor)
+            train = add_to(convolve(factor, self._lagged(ring, level)), convolve(core, train), factor)
         channels = (3 * self.hidden_channels, self.hidden_channels)
-        gates_x, output_x = self.conv_x(x).split(channels, dim=1)
-        gates_v, output_v = self.conv_v(train).split(channels, dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split(channels, dim=1)
+        gates_v, output_v = convolve(self.conv_v, train).split(channels, dim=1)
         cell = ops.memory_update(gates_x, gates_v, state.cell, forget_bias=0.0)
         hidden = ops.highway_output(output_x + output_v, cell, highway)
         return hidden, ConvTTLSTMState(hidden, cell, ring[1:]), memory

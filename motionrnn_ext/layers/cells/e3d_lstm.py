@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
+from ...backends.convolution import Geometry
 from ..arguments import is_whole, shown
-from ..states import detached, exportable
+from ..initial_values import sets
+from ..rollout import Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
+from ..states import detached, exportable, under_autocast
 from .base import RecurrentCell
 
 
@@ -68,6 +71,7 @@ class DepthConv(nn.Module):
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
         self.reset_parameters()
 
+    @sets("weight")
     def reset_parameters(self) -> None:
         """Give the weight a new initial value, drawn as `nn.Conv3d` draws it."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -84,17 +88,31 @@ class DepthConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, C_in, W, h, w), (B, C_out, W, h, w)."""
-        # The weight is read once, because every reading computes a parametrised one.
-        weight = self.weight
-        slices = [
-            F.conv2d(
-                x[:, :, d:].flatten(1, 2),
-                weight[:, :, : self.depth - d].flatten(1, 2),
-                padding=self.padding,
-            )
-            for d in range(1 if self.repeat else self.depth)
-        ]
+        active, depths = current_rollout(), range(1 if self.repeat else self.depth)
+        if active is not None and self._is_shared(active, x):
+            dtype = dtype_of_convolutions(x)
+            shared = active.share((self, dtype), lambda: self._share(depths, x, dtype))
+            slices = [weights.convolve(x[:, :, d:].flatten(1, 2)) for d, weights in zip(depths, shared)]
+        else:
+            # The weight is read once, because every reading computes a parametrised one.
+            weight = self.weight
+            slices = [
+                F.conv2d(x[:, :, d:].flatten(1, 2), self._below(weight, d), padding=self.padding)
+                for d in depths
+            ]
         return torch.stack(slices * self.depth if self.repeat else slices, dim=2)
+
+    def _is_shared(self, active: Rollout, x: Tensor) -> bool:
+        fits = self.weight.dtype == x.dtype or under_autocast(x)
+        return fits and active.has(self) and "weight" in self._parameters
+
+    def _below(self, weight: Tensor, d: int) -> Tensor:
+        """Return the weight that slice d of the output applies to the slices of the input from d on."""
+        return weight[:, :, : self.depth - d].flatten(1, 2)
+
+    def _share(self, depths: range, x: Tensor, dtype: torch.dtype) -> list[SharedWeights]:
+        geometry, weight = Geometry((1, 1), (self.padding, self.padding)), self.weight
+        return [SharedWeights(geometry, x[:, :, 0], dtype, self._below(weight, d)) for d in depths]
 
 
 class E3DLSTMCell(RecurrentCell):
@@ -178,29 +196,38 @@ class E3DLSTMCell(RecurrentCell):
         return nn.LayerNorm([channels, self.depth, *self.map_size], **made)
 
     def initial_state(self, hidden: Tensor) -> E3DLSTMState:
-        """Return the state at the start of a sequence, with `hidden` (B, C, W, h, w) as H and C and zeros as inputs."""
+        """Return the state at the start of a sequence: `hidden` (B, C, W, h, w) as H, a copy as C, zeros as inputs."""
         shape = (hidden.shape[0], self.in_channels, self.depth - 1, *hidden.shape[3:])
-        return E3DLSTMState(hidden, hidden, self.rows(hidden).contiguous(), hidden.new_zeros(shape))
+        # Clones, because torch.export would take what it is given twice for one input.
+        rows = self.rows(hidden).clone(memory_format=torch.contiguous_format)
+        return E3DLSTMState(hidden, hidden.clone(), rows, hidden.new_zeros(shape))
 
     def embed(self, x: Tensor, state: E3DLSTMState) -> Tensor:
         """Return the window of the last W frames, (B, C_in, W, h, w), that ends with the frame x (B, C_in, h, w)."""
         return torch.cat([state.inputs, x[:, :, None]], dim=2)
 
     def forward(
-        self, x: Tensor, state: E3DLSTMState, memory: Tensor, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: E3DLSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, E3DLSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, W, h, w)."""
+        state, memory = self.started(x, state, memory, E3DLSTMState)
         c = self.hidden_channels
-        memory_x, cell_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
-        cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
+        memory_x, cell_x, output_x = convolve(self.conv_x, x).split((3 * c, 3 * c, c), dim=1)
+        cell_h, output_h = convolve(self.conv_h, state.hidden).split((3 * c, c), dim=1)
         input_, recall, candidate = (cell_x + cell_h).split(c, dim=1)
         recalled = self._recall(torch.sigmoid(recall), state.history)
         cell = torch.addcmul(self.norm(state.cell + recalled), torch.sigmoid(input_), torch.tanh(candidate))
-        memory_m, content_m = self.conv_m(memory).split((3 * c, c), dim=1)
+        memory_m, content_m = convolve(self.conv_m, memory).split((3 * c, c), dim=1)
         # Memories are float32 under autocast.
         content = torch.tanh(content_m.to(memory.dtype))
         after = ops.memory_update(memory_x, memory_m, content)
-        logits = torch.tanh(output_x + output_h + self.conv_o_cell(cell) + self.conv_o_memory(after))
+        logits = torch.tanh(
+            output_x + output_h + convolve(self.conv_o_cell, cell) + convolve(self.conv_o_memory, after)
+        )
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
         carried = memory if self.compat else after
         rows = self.rows(cell)

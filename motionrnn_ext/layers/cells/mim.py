@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..initial_values import Resettable
-from ..states import detached, exportable
+from ..initial_values import Resettable, sets
+from ..rollout import convolve
+from ..states import check_fields, detached, exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
 
@@ -83,6 +84,7 @@ class PeepholeLSTM(Resettable):
         self.output_peephole = nn.Parameter(torch.empty(c, *map_size, **made))
         self._reset_peepholes()
 
+    @sets("peephole", "output_peephole")
     def reset_parameters(self) -> None:
         """Give all parameters new initial values; the peepholes are set to 0."""
         super().reset_parameters()
@@ -95,8 +97,8 @@ class PeepholeLSTM(Resettable):
     def forward(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return a' and b', (B, C, h, w) each."""
         c = b.shape[1]
-        input_forget_a, candidate_a, output_a = self.conv_a(a).split((2 * c, c, c), dim=1)
-        gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
+        input_forget_a, candidate_a, output_a = convolve(self.conv_a, a).split((2 * c, c, c), dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split((3 * c, c), dim=1)
         seen = input_forget_a + self.peephole * torch.cat([b, b], dim=1)  # (B, 2C, h, w)
         b = ops.memory_update(gates_x, torch.cat([seen, candidate_a], dim=1), b)
         logits = torch.addcmul(output_x + output_a, self.output_peephole, b)
@@ -111,9 +113,15 @@ class _FirstCell(SpatioTemporalLSTMCell):
         return MIMMemory(memory, None)
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, state: LSTMState, memory: MIMMemory, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: MIMMemory | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, MIMMemory]:
         """Take one time step, see `RecurrentCell`."""
+        state, memory = self.started(x, state, memory)
+        check_fields("memory", memory, MIMMemory)
         hidden, state, carried = super().forward(x, state, memory.memory, highway)
         return hidden, state, MIMMemory(carried, None)
 
@@ -172,24 +180,35 @@ class MIMCell(RecurrentCell):
         return cls if level else _FirstCell
 
     def initial_state(self, hidden: Tensor) -> MIMState:
-        """Return the state at the start of a sequence, with `hidden` as H and C and zeros as S, D and N."""
-        # Three tensors, because torch.compile specialises on two arguments that are one tensor.
+        """Return the state at the start of a sequence, with `hidden` as H, a copy as C, and zeros as S, D and N."""
+        # Tensors of their own, because torch.export would take what it is given twice for one input.
         stationary, difference, nonstationary = (torch.zeros_like(hidden) for _ in range(3))
-        return MIMState(hidden, hidden, stationary, difference, nonstationary, None)
+        return MIMState(hidden, hidden.clone(), stationary, difference, nonstationary, None)
+
+    def initial_memory(self, memory: Tensor) -> MIMMemory:
+        """Return the memory of the first step of a stack without a first layer, with `memory` as M."""
+        return MIMMemory(memory, None)
 
     def reset(self) -> None:
         """Forget S, which a cell with compat="openstl" keeps between sequences."""
         self.carried = None
 
+    @sets()
     def reset_parameters(self) -> None:
         """Give all parameters new initial values, and forget S, which the old ones have computed."""
         super().reset_parameters()
         self.reset()
 
     def forward(
-        self, x: Tensor, state: MIMState, memory: MIMMemory, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: MIMState | None = None,
+        memory: MIMMemory | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, MIMState, MIMMemory]:
         """Take one time step, see `RecurrentCell`."""
+        state, memory = self.started(x, state, memory, MIMState)
+        check_fields("memory", memory, MIMMemory)
         c = self.hidden_channels
         difference, nonstationary = state.difference, state.nonstationary
         if state.input is not None:
@@ -199,15 +218,15 @@ class MIMCell(RecurrentCell):
         if self.compat:
             self.carried = stationary.detach()
 
-        gates_x, output_x = self.conv_x(x).split((3 * c, c), dim=1)
-        input_h, candidate_h, output_h = self.conv_h(state.hidden).split(c, dim=1)
-        gates_m, output_m = self.conv_m(memory.memory).split((3 * c, c), dim=1)
+        gates_x, output_x = convolve(self.conv_x, x).split((3 * c, c), dim=1)
+        input_h, candidate_h, output_h = convolve(self.conv_h, state.hidden).split(c, dim=1)
+        gates_m, output_m = convolve(self.conv_m, memory.memory).split((3 * c, c), dim=1)
         input_x, _, candidate_x = gates_x.split(c, dim=1)
         written = torch.sigmoid(input_x + input_h) * torch.tanh(candidate_x + candidate_h)
         # Memories are float32 under autocast.
         cell = kept.to(state.cell.dtype) + written
         travelling = ops.memory_update(gates_x, gates_m, memory.memory)
-        content = self.conv_last(torch.cat([cell, travelling], dim=1))
+        content = convolve(self.conv_last, torch.cat([cell, travelling], dim=1))
         hidden = ops.highway_output(output_x + output_h + output_m, content, highway)
         after = MIMState(hidden, cell, stationary, difference, nonstationary, x)
         return hidden, after, MIMMemory(travelling, difference)

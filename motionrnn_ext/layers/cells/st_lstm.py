@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
+from ..nodes import st_lstm as node
+from ..rollout import convolve, current_rollout
 from ..tensors import add_to
 from .base import LSTMState, RecurrentCell
 
@@ -48,16 +50,27 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False, **made)
 
     def forward(
-        self, x: Tensor, state: LSTMState, memory: Tensor, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, h, w)."""
+        state, memory = self.started(x, state, memory)
+        active = current_rollout()
+        if active is not None:
+            stepped = node.step(active, self, x, state.hidden, state.cell, memory, highway)
+            if stepped is not None:
+                hidden, cell, memory = stepped
+                return hidden, LSTMState(hidden, cell), memory
         c = self.hidden_channels
-        cell_x, memory_x, output_x = self.conv_x(x).split((3 * c, 3 * c, c), dim=1)
-        cell_h, output_h = self.conv_h(state.hidden).split((3 * c, c), dim=1)
+        cell_x, memory_x, output_x = convolve(self.conv_x, x).split((3 * c, 3 * c, c), dim=1)
+        cell_h, output_h = convolve(self.conv_h, state.hidden).split((3 * c, c), dim=1)
         cell = ops.memory_update(cell_x, cell_h, state.cell)
-        memory = ops.memory_update(memory_x, self.conv_m(memory), memory)
+        memory = ops.memory_update(memory_x, convolve(self.conv_m, memory), memory)
         memories = torch.cat([cell, memory], dim=1)  # (B, 2C, h, w)
         # The sum is taken in the fresh convolution, so that of three addends only one is kept.
-        output = add_to(add_to(self.conv_o(memories), output_x, self.conv_o), output_h)
-        hidden = ops.highway_output(output, self.conv_last(memories), highway)
+        output = add_to(add_to(convolve(self.conv_o, memories), output_x, self.conv_o), output_h)
+        hidden = ops.highway_output(output, convolve(self.conv_last, memories), highway)
         return hidden, LSTMState(hidden, cell), memory

@@ -62,10 +62,13 @@ def read_own(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> ReadArgum
     Raises:
         ValueError: a tensor is missing or has another number of axes, or the names belong to no known predictor.
     """
-    predictor = given.get("predictor") or own_predictor(state, given)
+    predictor, variant = given.get("predictor"), given.get("variant")
+    if predictor is None:
+        predictor = own_predictor(state, given)
+    cell_class(predictor)  # an unknown name raises its error
     arguments, assumed = architecture(state, predictor, given.get("in_channels"), given.get("patch_size"))
     first, motion = "conv_first.weight" in state, any(name.startswith("interfaces.") for name in state)
-    arguments["variant"] = given.get("variant") or ("official" if first else "paper")
+    arguments["variant"] = ("official" if first else "paper") if variant is None else variant
     arguments["highway"] = given.get("highway", first or motion)
     if arguments["highway"]:
         arguments["highway_first"] = first
@@ -256,4 +259,4 @@ def _check_readable(
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Return a sort key that puts layer 2 before layer 10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
+    return [(part.isdigit(), len(part) if part.isdigit() else 0, part) for part in name.split(".")]

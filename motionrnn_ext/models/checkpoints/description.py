@@ -17,17 +17,24 @@ from torch import Tensor, nn
 from ...layers.cells import E3DLSTMCell, RecurrentCell, cell_options
 from ...layers.motion_gru import MotionGRU
 from ...layers.motion_gru_cell import MotionGRUCell
+from .own_code import own_code
 
 _KEY = "motionrnn_ext"
+_OWN_CODE = "motionrnn_ext.own_code"
 
 
 def describe(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
-    """Put the arguments that a MotionRNN was made with into the metadata, if all of them are plain values."""
+    """Put the arguments that a MotionRNN was made with into the metadata, if all of them are plain values.
+
+    Phrases for code of the user's, which no file of weights holds, are put beside them.
+    """
+    if found := own_code(module):
+        local_metadata[_OWN_CODE] = found
     try:
-        found = present_arguments(module)
-        if isinstance(found["alpha"], Tensor):  # a learned alpha is among the tensors
-            del found["alpha"]
-        local_metadata[_KEY] = _plain(found)
+        arguments = present_arguments(module)
+        if isinstance(arguments["alpha"], Tensor):  # a learned alpha is among the tensors
+            del arguments["alpha"]
+        local_metadata[_KEY] = plain(arguments)
     except TypeError:
         # With an object in the metadata, only unsafe loading would read the file.
         return
@@ -68,7 +75,7 @@ def present_arguments(module: Any) -> dict[str, Any]:
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
     motion = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
     for name in ("alpha", "max_offset", "transient", "trend"):
-        _set_common(found, name, [getattr(cell, name) for cell in motion])
+        _set_common(found, name, [_plain_number(getattr(cell, name)) for cell in motion])
     _set_common(found, "gate_side", [interface.gate_side for interface in interfaces])
     cells = [cell for cell in module.cells if isinstance(cell, RecurrentCell)]
     _set_common(found, "compat", [cell.compat for cell in cells])
@@ -77,6 +84,12 @@ def present_arguments(module: Any) -> dict[str, Any]:
         found["cell_options"] = dict(found["cell_options"])
         _set_common(found["cell_options"], "history", history)
     return found
+
+
+def _plain_number(value: Any) -> Any:
+    """Return the value of a tensor that is no Parameter, and so not in the state dict; anything else as it is."""
+    is_apart = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta
+    return value.item() if is_apart else value
 
 
 def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
@@ -91,13 +104,27 @@ def _set_common(found: dict[str, Any], name: str, values: list[Any]) -> None:
 
 def descriptions(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the arguments of every MotionRNN that a state dict describes, by the module's path."""
-    metadata = getattr(state_dict, "_metadata", None)
-    found = metadata.items() if isinstance(metadata, Mapping) else ()
     return {
         path: dict(entry[_KEY])
-        for path, entry in found
-        if isinstance(path, str) and isinstance(entry, Mapping) and isinstance(entry.get(_KEY), Mapping)
+        for path, entry in _metadata(state_dict).items()
+        if isinstance(entry.get(_KEY), Mapping)
     }
+
+
+def own_code_of(state_dict: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the phrases of `own_code` for every MotionRNN that a state dict describes, by the module's path."""
+    return {
+        path: [str(phrase) for phrase in entry[_OWN_CODE]]
+        for path, entry in _metadata(state_dict).items()
+        if isinstance(entry.get(_OWN_CODE), list)
+    }
+
+
+def _metadata(state_dict: Mapping[str, Any]) -> dict[str, Mapping[Any, Any]]:
+    """Return a state dict's metadata: a mapping for every module, by its path."""
+    found = getattr(state_dict, "_metadata", None)
+    entries = found.items() if isinstance(found, Mapping) else ()
+    return {path: entry for path, entry in entries if isinstance(path, str) and isinstance(entry, Mapping)}
 
 
 def arguments_of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +148,7 @@ def arguments_of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **(overrides if isinstance(overrides, Mapping) else {})}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return `value` in Python's own types, which torch.load reads with weights_only=True.
 
     Raises:
@@ -132,7 +159,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Integral, Real)):
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value))
+        return type(value)(map(plain, value))
     raise TypeError

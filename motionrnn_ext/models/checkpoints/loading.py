@@ -230,12 +230,25 @@ def _share_alpha(model: MotionRNN, alpha: Tensor) -> None:
 def _described_arguments(
     state: Mapping[str, Tensor], arguments: Mapping[str, Any], given: Mapping[str, Any]
 ) -> ReadArguments:
-    """Return the arguments that the checkpoint describes; a variant given by the caller replaces the options, too."""
+    """Return the arguments that the checkpoint describes; a variant given by the caller replaces the options, too.
+
+    Raises:
+        ValueError: the caller's in_channels or patch_size is another, or a file that was tampered with asks for
+            parameters that fill the memory before they are compared with its tensors.
+    """
     for name in ("in_channels", "patch_size"):
-        if given.get(name, arguments.get(name)) != arguments.get(name, given.get(name)):
+        if name in given and name in arguments and given[name] != arguments[name]:
             raise ValueError(
                 f"{name} is {given[name]}; it should be {arguments[name]}, as the checkpoint says"
             )
+    options = arguments.get("cell_options")
+    order = options.get("order") if isinstance(options, Mapping) else None
+    if isinstance(order, int) and order > len(state):
+        raise ValueError(f"checkpoint does not fit: its order is {order}, and it has {len(state)} tensors")
+    if elsewhere := [name for name in ("device", "dtype") if name in arguments]:
+        raise ValueError(
+            f"checkpoint does not fit: its description has {elsewhere[0]}, which is no argument of it"
+        )
     if "variant" in given:
         arguments = {name: value for name, value in arguments.items() if name not in OPTIONS}
     if "in_channels" not in arguments and "conv_last.weight" in state:

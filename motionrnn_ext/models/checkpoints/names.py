@@ -89,7 +89,7 @@ _FOREIGN = {
     "MAU": r"\.conv_t_next\.|(^|\.)srcnn\.",
     "PhyDNet": r"(^|\.)phycell\.",
     "SimVP": r"(^|\.)(enc\.enc|hid\.enc|dec\.readout)\.",
-    "action-conditioned PredRNN": r"\.conv_a\.",
+    "action-conditioned PredRNN": r"(^|\.)cell_list\.\d+\.conv_a\.",
     "Conv-TT-LSTM (load_conv_tt_lstm_cell loads a cell of it)": r"(^|\.)layers_\.\d+\.",
 }
 _KNOWN = "MotionRNN, PredRNN, ConvLSTM (thuml, OpenSTL), MIM, E3D-LSTM (OpenSTL) and this package's own"
@@ -134,7 +134,7 @@ def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
     """Return the state dict of a `MotionRNN` from a public program's; unknown names stay. It is differentiable.
 
     Raises:
-        ValueError: the first axis of a tensor cannot be divided into its gates.
+        ValueError: the first axis of a tensor cannot be divided into its gates, or two names mean one parameter.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -152,6 +152,10 @@ def to_ours(tensors: Mapping[str, Tensor], predictor: str) -> dict[str, Tensor]:
             tensor = torch.cat([parts[gate] for gate in gates[1]])
         if new == "conv_last.weight" and tensor.dim() == 5:  # E3D-LSTM folds the depth into the channels
             tensor = tensor.flatten(1, 2)
+        if new in found:
+            raise ValueError(
+                f"{name} and {official_name(new, predictor)} are one parameter; it should be there once"
+            )
         found[new] = tensor
     return found
 
@@ -218,7 +222,9 @@ def official_name(name: str, predictor: str = "predrnn") -> str:
 
 def _match(pattern: str, name: str) -> tuple[int, str] | None:
     """Return the index (0 if there is none) and the rest of a name that begins with the pattern, or None."""
-    expression = re.escape(pattern).replace(r"\#", r"(\d+)").replace("@", r"(\d+)")
+    # An index has one form: no zero before it, and not the digits of a damaged file.
+    index_here = "(0|[1-9][0-9]{0,4})"
+    expression = re.escape(pattern).replace(r"\#", index_here).replace("@", index_here)
     match = re.match(expression, name)
     if match is None:
         return None

@@ -12,16 +12,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ...files import load_tensors
-from .description import arguments_of_settings, descriptions
+from ...files import load_tensors, read_json
+from .description import arguments_of_settings, descriptions, own_code_of
 from .names import refuse_foreign
 from .reparametrised import plain_weights
 
+_T = TypeVar("_T")
 Source = str | os.PathLike[str] | BinaryIO | Mapping[str, Any]
 # The key of a run's settings, beside the state dict in a checkpoint of `motionrnn train`.
 RUN_SETTINGS = "motionrnn_config"
@@ -30,6 +31,8 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 LAYERS = re.compile(r"((?:[^.]+\.)*?)(?:cells|cell_list|stlstm_layer)\.\d+\.")
 # Keys of the dict that holds the model. If several do, the first of them counts, and a warning names the others.
 _CONTAINERS = ("net_param", "state_dict", "model_state_dict", "model", "net", "params", "params_ema")
+# Keys of dicts that have the weights' names and no weights of a model: the state of optimisers and callbacks.
+_BESIDE = re.compile("optim|grad|momentum|exp_avg|callback", re.IGNORECASE)
 _DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 
@@ -76,10 +79,11 @@ def read_weights(
             tensors[clean.removeprefix(path)] = tensor
     if beside := [name for name in kept if not _unwrapped(name).startswith(path)]:
         left_out.append(f"{len(beside)} tensors beside those of {path}*: {some(beside)}")
+    if code := _of_model(own_code_of(state), path):
+        left_out.append(f"code of its own that the model was saved with: {some(code)}")
     tensors, pruned = plain_weights(tensors, where)
     _check(tensors, where)
-    # Copies, because the model is going to own and train them.
-    copies = {name: tensor.detach().to_dense().clone() for name, tensor in tensors.items()}
+    copies = {name: _copy(name, tensor, where) for name, tensor in tensors.items()}
     return Weights(copies, _arguments(state, content, path), where, left_out, pruned)
 
 
@@ -95,13 +99,50 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
     """
     # A device that does not exist raises its own error here, before the file can be blamed.
     torch.empty(0, device=map_location)
+    where, name = f"checkpoint {os.fspath(path)!r}", Path(path).name
     if Path(path).is_dir():
-        found = [p for p in ("checkpoints/best.ckpt", "checkpoints/last.ckpt") if (Path(path) / p).is_file()]
-        example = f", such as its {found[0]}" if found else ""
-        raise IsADirectoryError(f"checkpoint {os.fspath(path)!r} is a folder; it should be a file{example}")
-    where = f"checkpoint {os.fspath(path)!r}"
+        raise IsADirectoryError(f"{where} is a folder; it should be a file{file_to_name(Path(path))}")
+    if name.endswith(".index.json"):
+        return _load_shards(Path(path), map_location, where)
+    if (shard := re.search(r"(.*)-\d{5}-of-(\d{5})\.(\w+)$", name)) and int(shard[2]) > 1:
+        index = f"{shard[1]}.{shard[3]}.index.json"
+        raise ValueError(f"{where} is one of {int(shard[2])} shards; it should be their index, {index!r}")
     with open(path, "rb") as file:
         return _load(file, map_location, where, os.fspath(path).endswith(".safetensors"))
+
+
+def file_to_name(folder: Path) -> str:
+    """Return which file to name in place of a folder of weights, as the end of a sentence, or ""."""
+    if (folder / ".metadata").is_file():
+        return ", which dcp_to_torch_save of torch.distributed.checkpoint.format_utils writes"
+    usual = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
+    found = [name for name in usual if (folder / name).is_file()]
+    found += sorted(path.name for path in folder.glob("*.index.json"))
+    return f", such as its {found[0]}" if found else ""
+
+
+def _load_shards(index: Path, map_location: str | torch.device, where: str) -> dict[str, Tensor]:
+    """Return the tensors of all files that an index names, which lie beside it, as Hugging Face's programs write them.
+
+    Raises:
+        ValueError: the file is no such index, or its files do not hold exactly the tensors that it lists.
+        OSError: a file is missing.
+    """
+    try:
+        files = {str(tensor): str(name) for tensor, name in read_json(index)["weight_map"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{where} is no index of shards: it should be JSON with a weight_map") from None
+    found: dict[str, Any] = {}
+    for name in sorted(set(files.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{where} names the shard {name!r}; it should be a file beside it")
+        with open(index.parent / name, "rb") as file:
+            held = _load(file, map_location, f"shard {name!r} of {where}", name.endswith(".safetensors"))
+        if isinstance(held, Mapping):
+            found |= {key: tensor for key, tensor in held.items() if files.get(key) == name}
+    if absent := sorted(files.keys() - found.keys()):
+        raise ValueError(f"{where} lists tensors that are not in its shards: {some(absent)}")
+    return found
 
 
 def _content(source: Source, map_location: str | torch.device) -> tuple[Any, str]:
@@ -130,9 +171,9 @@ def _load(file: BinaryIO, map_location: str | torch.device, where: str, is_safet
         return load_tensors(file, map_location)
     except Exception as error:
         said = str(error)
-    if asked := re.search(r"GLOBAL (\S+)", said):
+    if asked := re.search(r"GLOBAL (\S+)|, but got <class '([\w.]+)'>", said):
         raise ValueError(
-            f"{where} holds more than weights: it asks for {asked[1]}, and such a file could run code"
+            f"{where} holds more than weights: it asks for {asked[1] or asked[2]}, and such a file could run code"
         )
     if "TorchScript" in said:
         raise ValueError(
@@ -168,13 +209,15 @@ def _state_dict(content: Any, where: str, layers: re.Pattern[str]) -> tuple[Mapp
 
     Without a model it is the dict with most tensors.
     """
-    if not isinstance(content, Mapping) or not content:
+    if isinstance(content, Mapping) and not content:
+        raise ValueError(f"{where} holds no weights")
+    if not isinstance(content, Mapping):
         raise ValueError(f"{where} holds no state dict but a {type(content).__name__}")
     found = dict(_nested(content))
     models = [at for at, held in found.items() if any(layers.match(n) for n in held if isinstance(n, str))]
     if len(models) > 1:
         rank = {name: i for i, name in enumerate(_CONTAINERS)}
-        models.sort(key=lambda at: [rank.get(name, len(rank)) for name in at])
+        models.sort(key=lambda at: [any(map(_BESIDE.search, at)), [rank.get(name, len(rank)) for name in at]])
     at = models[0] if models else max(found, key=lambda at: len(found[at]), default=None)
     if at is None:
         raise ValueError(f"{where} has entries that are not tensors: {some([str(name) for name in content])}")
@@ -228,16 +271,46 @@ def _check(tensors: Mapping[str, Tensor], where: str) -> None:
     if len(dtypes) > 1 or not dtypes <= _DTYPES:
         found = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"{where} has tensors of {found}; they should be of one floating-point dtype")
-    if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
+    if parts := [name for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")]:
+        raise ValueError(
+            f"{where} has {parts[0]} as a DTensor, which is spread over processes; gather it in all of them: "
+            "tensor.full_tensor()"
+        )
+    if empty := [name for name, tensor in tensors.items() if _is_without_values(tensor)]:
         raise ValueError(f"{where} has tensors on the device meta, without values: {some(empty)}")
+
+
+def _copy(name: str, tensor: Tensor, where: str) -> Tensor:
+    """Return a dense copy, as the model is going to own and train it.
+
+    Raises:
+        ValueError: the shape is larger than the memory, which a sparse or expanded tensor of a small file may have.
+    """
+    try:
+        return tensor.detach().to_dense().clone()
+    except torch.OutOfMemoryError:  # of a GPU, which may have other tenants
+        raise
+    except (RuntimeError, MemoryError):
+        shape = tuple(tensor.shape)
+        raise ValueError(f"{where} has {name} of shape {shape}, which is larger than the memory") from None
+
+
+def _is_without_values(tensor: Tensor) -> bool:
+    """Return whether a tensor is on the device "meta", or a FakeTensor of any device, whose storage is there."""
+    return tensor.is_meta or (
+        tensor.layout == torch.strided and tensor.untyped_storage().device.type == "meta"
+    )
 
 
 def _arguments(state: Mapping[Any, Any], content: Mapping[str, Any], path: str) -> dict[str, Any] | None:
     """Return the arguments of the model, from its state dict or from the settings of the run beside it, or None."""
-    found = {_unwrapped(module): arguments for module, arguments in descriptions(state).items()}
-    if path.rstrip(".") in found:
-        return found[path.rstrip(".")]
-    if len(found) == 1:
-        return next(iter(found.values()))
+    if (found := _of_model(descriptions(state), path)) is not None:
+        return found
     settings = content.get(RUN_SETTINGS)
     return arguments_of_settings(settings) if isinstance(settings, Mapping) else None
+
+
+def _of_model(by_path: Mapping[str, _T], path: str) -> _T | None:
+    """Return the entry for the model at `path`, which is the only one if there is one alone, or None."""
+    found = {_unwrapped(module): entry for module, entry in by_path.items()}
+    return next(iter(found.values())) if len(found) == 1 else found.get(path.rstrip("."))

@@ -22,6 +22,12 @@ def plain_weights(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
         ValueError: a weight can only be computed by its module, or a mask has another shape than its weight; the
             message names the function to call before the model is saved.
     """
+    if adapter := next(
+        (name for name in tensors if re.search(r"(^|\.)(lora_\w+|base_layer)(\.|$)", name)), None
+    ):
+        raise ValueError(
+            f"{where} has {adapter}, of an adapter; merge it before it is saved: model.merge_and_unload() of peft"
+        )
     found, pruned = dict(tensors), []
     for name in tensors:
         weight = name.removesuffix("_mask")

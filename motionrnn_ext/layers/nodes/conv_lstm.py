@@ -1,0 +1,108 @@
+"""The time step of a ConvLSTM as one node, see `ConvLSTMCell` for its equations.
+
+[i, f, g, o] = W * [X, H];   C' = s(f).C + s(i).tanh(g);   H' = s(o).tanh(C') + (1 - s(o)).Y
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from ... import ops
+from ...backends import kernels
+from ...backends.registration.direct import run
+from ..rollout import Rollout, SharedConvolution, SharedWeights, dtype_of_convolutions
+from .common import are_maps, differentiable_gradients, joined, plain_convs, same
+
+FORGET_BIAS = 0.0
+
+
+class Step(NamedTuple):
+    """What all steps of a rollout have in common, without a tensor of the graph."""
+
+    kernels: Any
+    dtype: torch.dtype
+    to_gates: SharedConvolution
+
+
+def step(
+    active: Rollout, cell: Any, x: Tensor, hidden: Tensor, c: Tensor, highway: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Return H' and C' by one node, or None where the cell has to be composed."""
+    dtype = dtype_of_convolutions(x)
+    if not are_maps(cell, dtype, x, (hidden, highway), (c,)):
+        return None
+    shared = active.share((cell, dtype), lambda: _weights(active, cell, x, dtype))
+    if shared is None:
+        return None
+    common, weight = shared
+    if torch.is_grad_enabled():
+        return _Node.apply(common, x, hidden, c, highway, weight)
+    return _forward(common, x, hidden, c, highway, weight)[0]
+
+
+def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple[Step, Tensor] | None:
+    """Return the cell's weight for all steps of a rollout, or None if it has a part that has to be called."""
+    chosen, c = kernels(x), cell.hidden_channels
+    weights = plain_convs(active, x, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
+    if chosen is None or weights is None or weights[0].shape[-1] != weights[1].shape[-1]:
+        return None
+    shared = SharedWeights(same(weights[0]), x, dtype, torch.cat(weights, dim=1))
+    return Step(chosen, dtype, shared.conv), shared.laid[0]
+
+
+def _forward(
+    common: Step, x: Tensor, hidden: Tensor, c: Tensor, highway: Tensor | None, weight: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
+    """Return H' and C', and what backward reads."""
+    kernels, dtype, to_gates = common
+    gates = to_gates.run(joined(dtype, x, hidden), weight)
+    highway = None if highway is None else highway.to(dtype)
+    new_hidden, new_c = run(kernels.conv_lstm_update.default, (gates, c, highway, FORGET_BIAS))
+    return (new_hidden, new_c), (gates, new_c)
+
+
+class _Node(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, common: Step, x: Tensor, hidden: Tensor, c: Tensor, highway: Tensor | None, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out, kept = _forward(common, x, hidden, c, highway, weight)
+        ctx.common = common
+        # The inputs come last: by them backward is differentiated.
+        ctx.save_for_backward(*kept, x, hidden, c, highway, weight)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
+        gates, new_c, *inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, *differentiable_gradients(_composed, inputs, (grad_hidden, grad_c))
+        kernels, dtype, to_gates = ctx.common
+        x, hidden, c, highway, weight = inputs
+        highway_read = None if highway is None else highway.to(gates.dtype)
+        grad_gates, grad_c, grad_highway = run(
+            kernels.conv_lstm_update_backward.default,
+            (grad_hidden, grad_c, gates, c, new_c, highway_read, FORGET_BIAS),
+        )
+        x_hidden = joined(dtype, x, hidden)
+        to_gates.leave(ctx, grad_gates, x_hidden, weight, ctx.needs_input_grad[5:])
+        by_gates = to_gates.data_gradient(grad_gates, x_hidden, weight)
+        grad_x, grad_hidden = by_gates.split((x.shape[1], hidden.shape[1]), dim=1)
+        grad_highway = None if highway is None else grad_highway.to(highway.dtype)
+        return None, grad_x.to(x.dtype), grad_hidden.to(hidden.dtype), grad_c, grad_highway, None
+
+
+def _composed(
+    x: Tensor, hidden: Tensor, c: Tensor, highway: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return H' and C' by ops that autograd differentiates."""
+    convolved = F.conv2d(joined(weight.dtype, x, hidden), weight, padding=weight.shape[-1] // 2)
+    gates, output = convolved.split((3 * hidden.shape[1], hidden.shape[1]), dim=1)
+    new_c = ops.memory_update(gates, torch.zeros_like(gates), c, FORGET_BIAS)
+    highway = None if highway is None else highway.to(output.dtype)
+    return ops.highway_output(output, new_c.to(output.dtype), highway), new_c

@@ -1,0 +1,350 @@
+"""Convolutions of a rollout: their weights are laid out once, and their gradients are computed once for many steps.
+
+A recurrent net applies the same weights at every time step. Called as modules, its convolutions would lay out and cast
+a weight at every step, and backward would compute a gradient of it at every step, and add them up. Inside of
+`rollout(...)` the steps use `SharedWeights` instead:
+
+    forward, once      `_Laid` hands the weights to the steps, in their dtype and memory format
+    forward, a step    reads them
+    backward, a step   computes the gradients of its maps, and leaves what its weights' gradients are made of
+    backward, once     `_Laid` runs after all steps, and computes the weights' gradients from what they left
+
+The numbers are those of the modules up to the order of sums. Modules with hooks or of a user's class are called.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from ..backends.convolution import Convolution, Geometry
+from ..backends.layouts import memory_format
+from ..backends.torch_private import current_backward, transforms, will_run
+from ..backends.transforms import is_transformed
+from .initial_values import Resettable
+from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
+from .states import under_autocast
+
+_local = threading.local()
+
+
+@contextmanager
+def rollout(owner: nn.Module | None) -> Iterator[None]:
+    """Share the weights of the parts of a module between their calls in this thread and this `with` block.
+
+    None shares nothing.
+
+    It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such.
+    """
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    is_composed = is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False)
+    before = getattr(_local, "rollout", None)
+    _local.rollout = None if is_composed or owner is None else Rollout(owner)
+    try:
+        yield
+    finally:
+        _local.rollout = before
+
+
+@contextmanager
+def composed() -> Iterator[None]:
+    """Call every module at every step of this thread, as the cells' `forward` is written, for comparison."""
+    before = getattr(_local, "is_composed", False)
+    _local.is_composed = True
+    try:
+        yield
+    finally:
+        _local.is_composed = before
+
+
+def current_rollout() -> Rollout | None:
+    """Return the rollout in force in this thread, or None."""
+    return None if torch.compiler.is_compiling() else getattr(_local, "rollout", None)
+
+
+def convolve(module: nn.Module, x: Tensor) -> Tensor:
+    """Return module(x), with shared weights if a rollout is in force that has the module."""
+    active = current_rollout()
+    return cast(Tensor, module(x)) if active is None else active.convolve(module, x)
+
+
+class Rollout:
+    """The weights that the steps of a rollout share, laid out at their first use."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        self._plain: set[nn.Module] = set()
+        self._shared: dict[Hashable, Any] = {}
+        # A hook of any part may change the weights of every other one from step to step.
+        if not has_hooks_inside(owner):
+            self._plain.add(owner)
+            for part in owner.children():
+                self._add(part)
+
+    def _add(self, module: nn.Module) -> None:
+        """Note a module and its parts as plain; the parts of a class that is not known here are left out."""
+        of_torch_or_ours = type(module).__module__.startswith(("torch.nn.modules.", "motionrnn_ext."))
+        if (of_torch_or_ours or isinstance(module, Resettable)) and is_as_its_class(module):
+            self._plain.add(module)
+            for part in module.children():
+                self._add(part)
+
+    def has(self, module: nn.Module) -> bool:
+        """Return whether a module's parameters may be read once for all steps."""
+        return module in self._plain
+
+    def has_conv(self, module: nn.Module, x: Tensor) -> bool:
+        """Return whether `module` is a convolution whose parameters may be read once for all steps, to convolve x."""
+        kind = type(module)
+        is_conv = kind in (nn.Conv2d, nn.ConvTranspose2d) and is_plain(module, kind)
+        if not (is_conv and self.has(module) and keeps_parameters(module)):
+            return False
+        assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        # Another dtype than the weight's is an error of PyTorch's.
+        fits = module.weight.dtype == x.dtype or under_autocast(x)
+        return fits and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+    def share(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make()` returned for this key, which is called once in a rollout."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def convolve(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Return module(x), which is a convolution or a sequence of modules."""
+        if isinstance(module, nn.Sequential) and self.has(module):
+            for part in module:
+                x = self.convolve(part, x)
+            return x
+        if not self.has_conv(module, x):
+            return cast(Tensor, module(x))
+        assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        dtype = dtype_of_convolutions(x)
+        weights: SharedWeights = self.share(
+            (module, dtype), lambda: SharedWeights(geometry_of(module), x, dtype, module.weight, module.bias)
+        )
+        return weights.convolve(x)
+
+
+def dtype_of_convolutions(x: Tensor) -> torch.dtype:
+    """Return the dtype in which autocast runs a convolution of x; the dtype of x without autocast."""
+    return (
+        torch.get_autocast_dtype(x.device.type) if under_autocast(x) and x.dtype != torch.float64 else x.dtype
+    )
+
+
+def geometry_of(conv: nn.Conv2d | nn.ConvTranspose2d) -> Geometry:
+    """Return the geometry of a convolution whose padding is given in numbers."""
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    padding = cast("tuple[int, ...]", conv.padding)
+    output_padding = conv.output_padding if transposed else (0, 0)
+    return Geometry(conv.stride, padding, conv.dilation, transposed, output_padding, conv.groups)
+
+
+class SharedWeights:
+    """The weights of a convolution as the steps of a rollout read them.
+
+    Attributes:
+        conv: what computes the convolution and its gradients. It holds no tensor of the graph, so that an autograd
+            node may hold it.
+        laid: the laid-out weight and, if there is one, bias: arguments of every node that uses them.
+    """
+
+    def __init__(
+        self, geometry: Geometry, x: Tensor, dtype: torch.dtype, weight: Tensor, bias: Tensor | None = None
+    ) -> None:
+        """Lay the weights out for inputs of the device and memory format of x, and for convolutions in `dtype`."""
+        formats = memory_format(x), memory_format(weight)
+        layout = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
+        self.conv = SharedConvolution(geometry, dtype, layout)
+        parameters = (weight,) if bias is None else (weight, bias)
+        self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Return the convolution of x, with gradients where they are enabled."""
+        x = x.to(self.conv.dtype)
+        if torch.is_grad_enabled():
+            return cast(Tensor, _Convolution.apply(self.conv, x, *self.laid))
+        return self.conv.run(x, *self.laid)
+
+
+class SharedConvolution(Convolution):
+    """A convolution with shared weights, and what steps have left for the gradients of these."""
+
+    def __init__(self, geometry: Geometry, dtype: torch.dtype, layout: torch.memory_format) -> None:
+        super().__init__(geometry)
+        self.dtype, self.layout = dtype, layout
+        # What steps have left, by backward pass.
+        self.left: dict[int, _Left] = {}
+
+    def leave(self, ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]) -> None:
+        """Leave a step's gradient of the convolution and its input x for the gradients of the weights.
+
+        Args:
+            ctx: the context of the step's node.
+            grad: the gradient of the convolution.
+            x: the input of the convolution.
+            weight: the laid-out weight, as the node has saved it.
+            needs: whether the gradients of weight and bias are needed, as the node knows it.
+        """
+        if not any(needs):
+            return
+        if not _is_collected(ctx, self):
+            return
+        left = self.left.setdefault(current_backward(), _Left())
+        left.grads.append(grad)
+        left.xs.append(x)
+        left.pixels += grad.shape[0] * grad.shape[2] * grad.shape[3]
+        where = "winograd" if self.is_winograd(x, weight) else "cpu" if grad.device.type == "cpu" else "gpu"
+        if left.pixels >= _JOINED_PIXELS[where]:
+            self.join(left, weight, (needs[0], len(needs) > 1 and needs[1]))
+
+    def join(self, left: _Left, weight: Tensor, needs: tuple[bool, bool]) -> None:
+        """Compute the gradients of what was left so far, and add them to the sums, in at least float32."""
+        if not left.grads:
+            return
+        found = self.weight_gradients(left.grads, left.xs, weight, needs)
+        left.grads, left.xs, left.pixels = [], [], 0
+        for i, part in enumerate(found):
+            before = left.sums[i]
+            if part is not None and before is None:
+                left.sums[i] = part.to(torch.promote_types(part.dtype, torch.float32))
+            elif part is not None and before is not None:
+                left.sums[i] = before + part if torch.is_grad_enabled() else before.add_(part)
+
+
+def _is_collected(ctx: Any, owner: Any) -> bool:
+    """Return whether the backward pass at hand will collect what the node of `ctx` leaves with `owner`.
+
+    A pass that does not ask for the gradients of the weights does not run the node that collects.
+    """
+    return any(will_run(node) for node, _ in ctx.next_functions if getattr(node, "owner", None) is owner)
+
+
+class _Left:
+    """What the steps of one backward pass have left for the gradients of weight and bias."""
+
+    def __init__(self) -> None:
+        self.grads: list[Tensor] = []
+        self.xs: list[Tensor] = []
+        self.pixels = 0
+        self.sums: list[Tensor | None] = [None, None]
+
+
+# The pixels at which what steps have left is joined: where PyTorch joins it by a copy, where Winograd's algorithm reads
+# it in place, and on a GPU, whose matrix products are fastest by then. More would keep more gradients in memory.
+_JOINED_PIXELS = {"cpu": 1024, "winograd": 4096, "gpu": 65536}
+
+
+class _Laid(Function):
+    """Weight and bias, in the dtype and memory format of a rollout. Backward runs after that of every step."""
+
+    @staticmethod
+    def forward(ctx: Any, conv: SharedConvolution, *parameters: Tensor) -> tuple[Tensor, ...]:
+        laid = []
+        for parameter in parameters:
+            source = parameter.detach()
+            layout = conv.layout if parameter.dim() == 4 else torch.contiguous_format
+            made = source.to(conv.dtype).contiguous(memory_format=layout)
+            # What is laid out as it was shares the version of its parameter, by which autograd sees changes in place.
+            laid.append(made)
+        ctx.owner, ctx.dtypes = conv, [p.dtype for p in parameters]
+        # The parameters are saved for their versions.
+        ctx.save_for_backward(*parameters, laid[0])
+        ctx.set_materialize_grads(False)
+        return tuple(laid)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        conv: SharedConvolution = ctx.owner
+        weight = ctx.saved_tensors[-1]
+        left = conv.left.pop(current_backward(), None)
+        sums: list[Tensor | None] = [None, None]
+        if left is not None:
+            needs = ctx.needs_input_grad[1], len(ctx.dtypes) > 1 and ctx.needs_input_grad[2]
+            conv.join(left, weight, needs)
+            sums = left.sums
+        return None, *_added(sums, given, ctx.dtypes)
+
+
+class _Convolution(Function):
+    """The convolution of one step."""
+
+    @staticmethod
+    def forward(ctx: Any, conv: SharedConvolution, x: Tensor, *laid: Tensor) -> Tensor:
+        ctx.conv = conv
+        ctx.save_for_backward(x, *laid)
+        return conv.run(x, *laid)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        conv: SharedConvolution = ctx.conv
+        (x, *laid), needs = ctx.saved_tensors, ctx.needs_input_grad
+        conv.leave(ctx, grad, x, laid[0], needs[2:])
+        return None, conv.data_gradient(grad, x, laid[0]) if needs[1] else None, *[None] * len(laid)
+
+
+def shared_tensors(dtype: torch.dtype, *parameters: Tensor) -> tuple[SummedGradients, tuple[Tensor, ...]]:
+    """Return parameters as the steps of a rollout read them, in `dtype`, and what adds up their gradients."""
+    sums = SummedGradients()
+    return sums, _Summed.apply(sums, dtype, *parameters)
+
+
+class SummedGradients:
+    """The gradients of parameters that a kernel computes at every step, added up in place, by backward pass."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, list[Tensor]] = {}
+
+    def add(self, ctx: Any, grads: list[Tensor], needs: Sequence[bool]) -> None:
+        """Add the gradients of one step. `ctx` is the context of its node, which knows what it `needs`."""
+        if not (any(needs) and _is_collected(ctx, self)):
+            return
+        before = self.sums.get(current_backward())
+        if before is None:
+            self.sums[current_backward()] = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
+        else:
+            add_in_place(before, grads)
+
+
+class _Summed(Function):
+    """Parameters in the dtype of a rollout. Backward runs after that of every step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.owner, ctx.dtypes = sums, [p.dtype for p in parameters]
+        ctx.save_for_backward(*parameters)
+        ctx.set_materialize_grads(False)
+        return tuple(p.detach().to(dtype) for p in parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        # The parameters are saved for their versions, which this checks.
+        ctx.saved_tensors  # noqa: B018
+        sums: list[Tensor] | list[None] = ctx.owner.sums.pop(current_backward(), [None] * len(given))
+        return None, None, *_added(sums, given, ctx.dtypes)
+
+
+def _added(
+    sums: Sequence[Tensor | None], given: Sequence[Tensor | None], dtypes: Sequence[torch.dtype]
+) -> list[Tensor | None]:
+    """Return the sums in the parameters' dtypes, with what came in by the graph, as it does under create_graph."""
+    both = [g if s is None else s if g is None else s + g for s, g in zip(sums, given)]
+    return [None if g is None else g.to(dtype) for g, dtype in zip(both, dtypes)]
+
+
+def add_in_place(sums: Sequence[Tensor], addends: Sequence[Tensor]) -> None:
+    """Add each addend to its sum, in one call."""
+    try:
+        torch._foreach_add_(list(sums), list(addends))
+    # PyTorch has no rule for this call where `is_grads_batched` maps a backward pass.
+    except RuntimeError:
+        for total, addend in zip(sums, addends):
+            total.add_(addend)
