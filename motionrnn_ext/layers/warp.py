@@ -95,7 +95,8 @@ class OffsetWarp(Resettable):
 
     def reads_conv(self) -> bool:
         """Return whether a caller may read the weight of `conv` and compute the mask without calling this module."""
-        has_own_mask = getattr(self.mask_logits, "__func__", None) is not OffsetWarp.mask_logits
+        # torch.compile does not see that a bound method's `__func__` is the class's function.
+        has_own_mask = type(self).mask_logits is not OffsetWarp.mask_logits or "mask_logits" in self.__dict__
         return (
             not has_own_mask
             and is_plain(self, OffsetWarp)

@@ -169,4 +169,5 @@ def a_weight(*modules: nn.Module) -> Tensor:
         *(module.buffers() for module in modules),
         (value for module in modules for part in module.modules() for value in vars(part).values()),
     )
-    return next((t for t in held if isinstance(t, Tensor) and t.is_floating_point()), torch.empty(0))
+    found = next((t for t in held if isinstance(t, Tensor) and t.is_floating_point()), None)
+    return torch.empty(0) if found is None else found
