@@ -135,7 +135,7 @@ void launch_map(const PointwiseArguments& a, Stream stream) {
     launch_map<MapOf, Feature, State, 1>(a, stream);
 }
 
-// Motion state is always float. A map over features alone has no state of another dtype.
+// Motion state is always float, an LSTM's memory may be half. A map over features alone has no state of another dtype.
 template <class MapOf>
 constexpr bool has_state() {
   for (const math::Operand& operand : MapOf::inputs)
@@ -143,12 +143,13 @@ constexpr bool has_state() {
   return false;
 }
 template <class MapOf>
-constexpr bool kStateMayBeHalf =
-    std::is_same_v<MapOf, math::MemoryUpdate> || std::is_same_v<MapOf, math::MemoryUpdateBackward>;
+constexpr bool kIsOfMotion =
+    std::is_same_v<MapOf, math::MotionReset> || std::is_same_v<MapOf, math::MotionResetBackward> ||
+    std::is_same_v<MapOf, math::MotionUpdate> || std::is_same_v<MapOf, math::MotionUpdateBackward>;
 
 template <class MapOf>
 void launch_map(Types types, const PointwiseArguments& a, Stream stream) {
-  constexpr bool kHalves = !has_state<MapOf>() || kStateMayBeHalf<MapOf>, kMixed = has_state<MapOf>();
+  constexpr bool kHalves = !kIsOfMotion<MapOf>, kMixed = has_state<MapOf>();
   if (types == Types::f32) return launch_map<MapOf, float, float>(a, stream);
   if constexpr (kHalves) {
     if (types == Types::bf16) return launch_map<MapOf, __nv_bfloat16, __nv_bfloat16>(a, stream);

@@ -201,12 +201,13 @@ SELECTED = {
 FILES = [
     "test_ops.py",
     "test_ops_autograd.py",
+    "test_lstm_steps.py",
     "test_deterministic.py",
     "test_cuda_kernels.py",
     "test_cuda_layers.py",
     "test_fuzz.py",
 ]
-ALSO = {"plain": ["test_golden.py", *features.FILES]}  # whole models, and what PyTorch does around them
+ALSO = {"plain": ["test_golden.py", "test_rollouts.py", *features.FILES]}  # whole models, and what PyTorch does around them
 
 
 def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
@@ -257,6 +258,6 @@ def test_cpu_kernels_with_sanitizers(tmp_path: Path):
     )  # fmt: skip
     loaded = run_there("-c", "from motionrnn_ext.backends import native; print(native._LIBRARIES['cpu'])")
     assert str(tmp_path) in loaded.stdout, loaded.stdout
-    files = [path_of_test(name) for name in ("test_ops.py", "test_fuzz.py")]
+    files = [path_of_test(name) for name in ("test_ops.py", "test_lstm_steps.py", "test_fuzz.py")]
     result = run_there("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu", *files)
     check_passed("cpu", result, at_least=900)

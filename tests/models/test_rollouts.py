@@ -123,6 +123,18 @@ def test_a_rollout(on: UnderTest, predictor: str, case: str, nodes: Counter[str]
         assert nodes["motion_gru"] == (0 if composed else steps)
 
 
+@on([t for t in KERNELS if t is not CPU])
+@pytest.mark.parametrize("predictor", ["predrnn", "convlstm"])
+def test_a_short_rollout_on_other_kernels(on: UnderTest, predictor: str, nodes: Counter[str]) -> None:
+    """Two steps in float32, which an interpreter finishes in seconds."""
+    torch.manual_seed(0)
+    model = MotionRNN(predictor, 1, (8, 8), 2, "official", filter_size=3).to(on.device)
+    frames = torch.rand(1, 3, 1, 8, 8, device=on.device, requires_grad=True)
+    with on.chosen():
+        assert_as_composed(model, lambda: model(frames, 2), frames, bound=1e-5)
+    assert nodes["st_lstm" if predictor == "predrnn" else "conv_lstm"] == 2 * 2
+
+
 @pytest.mark.parametrize("predictor", CELLS)
 def test_float32_and_autocast(predictor: str) -> None:
     """Measured: 2e-6 in float32; under autocast 2.5e-2, as far as the composed cells are from float32."""

@@ -70,6 +70,7 @@ def launches(precision: str) -> dict[str, Launch]:
     for name, dtype in DTYPES.items():
         for op in POINTWISE:
             _record(found, name, partial(_run_pointwise, op, dtype), precision)
+        _record(found, name, partial(_run_lstm_steps, dtype), precision)
         for channels in CHANNELS:
             for layout in ("", " channels_last"):
                 run_warp = partial(_run_warp, SHAPE, dtype, channels, bool(layout))
@@ -96,6 +97,21 @@ def _run_pointwise(op: str, dtype: torch.dtype) -> None:
         out = forward(*inputs, *parameters)
         grads = out if isinstance(out, tuple) else (out,)
         backward(*grads, *([*inputs[:3], grads[0]] if op == "motion_update" else inputs), *parameters)
+
+
+def _run_lstm_steps(dtype: torch.dtype) -> None:
+    from motionrnn_ext.backends.triton import lstm_steps
+
+    batch, channels, height, width = SHAPE
+    one, two, three, four = (
+        torch.empty(batch, maps * channels, height, width, dtype=dtype) for maps in (1, 2, 3, 4)
+    )
+    lstm_steps.st_lstm_update(three, three, one, one, 1.0)
+    lstm_steps.st_lstm_update_backward(two, two, one, one, one, three, three, one, one, 1.0)
+    for highway in (None, one):
+        lstm_steps.summed_output(one, one, one, highway)
+        lstm_steps.conv_lstm_update(four, one, highway, 0.5)
+        lstm_steps.conv_lstm_update_backward(one, one, four, one, one, highway, 0.5)
 
 
 def _run_warp(
@@ -158,6 +174,8 @@ def _entry(kernel: Any, form: str, arguments: tuple[Any, ...], named: dict[str, 
     what = kernel.__name__.removesuffix("_kernel")
     if values.get("SQUASH"):
         what += ", a squashed"
+    if values.get("HIGHWAY"):
+        what += ", highway"
     if values.get("DETERMINISTIC"):
         what += ", deterministic"
     return Launch(f"{what}: {form}", kernel, signature, constants, divisible, options)

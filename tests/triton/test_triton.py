@@ -25,9 +25,11 @@ NEEDS_TRITON = pytest.mark.skipif(
 FILES = [
     "test_ops.py",
     "test_ops_autograd.py",
+    "test_lstm_steps.py",
     "test_deterministic.py",
     "test_triton_kernels.py",
     "test_golden.py",
+    "test_rollouts.py",
 ]
 TABLE = "((values and float32) or gradcheck or opcheck or (golden and float64 and (warp or motiongru)))"
 REST = [
