@@ -162,28 +162,28 @@ def _official(case: Case, device: str, program: Program | None) -> Implementatio
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution that was prepared for many calls, with its gradients."""
+    """A convolution by one weight for many calls, with its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, prepared: convolution.Prepared) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.prepared = prepared
-        return prepared.forward(x)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: convolution.Convolution) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.conv = conv
+        return conv.run(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        to_weight, _ = ctx.prepared.weight_gradient([grad], [x])
-        return ctx.prepared.data_gradient(grad, x), to_weight, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        to_weight, _ = ctx.conv.weight_gradients([grad], [x], weight, (True, False))
+        return ctx.conv.data_gradient(grad, x, weight), to_weight, None
 
 
 def _convolution() -> Function:
-    prepared: dict[int, convolution.Prepared] = {}
+    made: dict[int, convolution.Convolution] = {}
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
-        if weight.data_ptr() not in prepared:
-            prepared[weight.data_ptr()] = convolution.prepare(weight, None, 2)
-        return _Convolution.apply(x, weight, prepared[weight.data_ptr()])
+        same = convolution.Geometry((1, 1), (2, 2))
+        conv = made.setdefault(weight.data_ptr(), convolution.Convolution(same))
+        return _Convolution.apply(x, weight, conv)
 
     return call
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...backends.convolution import Geometry
+from ...backends.convolution import Convolution, Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
 from ..rollout import Rollout
@@ -23,6 +23,25 @@ def same(weight: Tensor) -> Geometry:
 def joined(dtype: torch.dtype, *maps: Tensor) -> Tensor:
     """Return maps of one size as one, in `dtype`."""
     return torch.cat([part.to(dtype) for part in maps], dim=1)
+
+
+def gradients_of_joined(
+    conv: Convolution,
+    grad: Tensor,
+    maps: Tensor,
+    weight: Tensor,
+    channels: Sequence[int],
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    """Return the gradients of the parts of joined maps, by a convolution of them; None for a part that needs none.
+
+    True frames and zeros to start from need none, which saves that share of the convolution; Winograd's weights are
+    packed for all parts.
+    """
+    if all(needs) or conv.is_winograd(maps, weight):
+        return conv.data_gradient(grad, maps, weight).split(channels, dim=1)
+    parts = zip(maps.split(channels, dim=1), weight.split(channels, dim=1), needs)
+    return [conv.data_gradient(grad, part, of_part) if need else None for part, of_part, need in parts]
 
 
 def present(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[Tensor]:
