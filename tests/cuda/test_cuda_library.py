@@ -160,8 +160,9 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     defined = set(re.findall(r'"(\w+)\(', OPS_SOURCE.read_text()))
     assert len(defined) > 12 and set(registered) == defined
     lacking = {name for name, (_, cuda) in registered.items() if not cuda}
-    # The convolutions of gates are cuDNN's there; only the CPU's kernels join them.
-    assert lacking == {"cpu_instruction_set", "motion_gates", "motion_gates_backward"}
+    # Convolutions are cuDNN's there; the CPU has some of its own, and joins those of gates.
+    winograd = {"winograd_pack", "winograd_conv", "winograd_weight_gradient"}
+    assert lacking == {"cpu_instruction_set", "motion_gates", "motion_gates_backward", *winograd}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
     assert unfused == {"motion_warp", "motion_warp_backward"}  # the CPU runs motion_update and offset_warp
 
@@ -194,7 +195,12 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
     warp = (feature(), state(), feature(9), weight)
     gates = [torch.empty(*s, device="cuda", dtype=torch.bfloat16) for s in ((63, C, 3, 3), (63,))]
     gates += [torch.empty(rows, 18, 3, 3, device="cuda", dtype=torch.bfloat16) for rows in (36, 18)]
+    of_5x5 = torch.empty(OUT, C, 5, 5, device="cuda")
+    packed = torch.empty(36 * C * (OUT + 13), device="cuda")
     return {
+        "winograd_pack": ((of_5x5, False), [packed]),
+        "winograd_conv": ((state(C), packed, OUT, None), [state(OUT)]),
+        "winograd_weight_gradient": (([state(OUT)], [state(C)]), [of_5x5]),
         "motion_reset": ((feature(18), state()), [feature(18)]),
         "motion_reset_backward": ((feature(18), feature(18), state()), [feature(18), state()]),
         "motion_update": ((*motion, 0.5, 1e4), [state(), state()]),
