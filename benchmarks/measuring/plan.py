@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import cases
 from ..cases import DRY_RUN_MAPS, GPU_BATCH, GPU_MAPS, MAPS, GpuMaps, MapShape, ModelSetting
-from .model_cases import INFERENCE, TRAINING, ModelCase
+from .model_cases import BASES, INFERENCE, TRAINING, ModelCase
 from .op_cases import BACKWARD, BOTH, FORWARD, LAYOUTS, Case
 from .roofline import OPS, POINTWISE
 
@@ -27,6 +27,7 @@ GRAPHED: Implementations = (("reference, CUDA graphs", "NCHW"),)
 PLAIN: Implementations = tuple(("plain", layout) for layout in LAYOUTS)
 PLAIN_COMPILED: Implementations = tuple(("plain, compiled", layout) for layout in LAYOUTS)
 OFFICIAL: Implementations = (("official", "NCHW"),)
+OPENSTL: Implementations = (("openstl", "NCHW"),)
 PARTS: Implementations = (("ours, without MotionGRU", "NCHW"), ("base predictor", "NCHW"))
 
 
@@ -54,23 +55,24 @@ class Comparison:
 CPU_OPS = ("offset_warp", "motion_gates", *POINTWISE)
 
 
-def cpu_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
+def cpu_plan(official: bool = False, dry_run: bool = False, openstl: bool = False) -> list[Comparison]:
     """Plan every op and the cell in float32, other layouts and dtypes at one shape, and whole models. `motion_warp` has
     no rows of its own: on a CPU it is two ops."""
     maps = DRY_RUN_MAPS[:3] if dry_run else MAPS
     settings = (cases.DRY_RUN,) if dry_run else (cases.HUMAN36M, cases.VMNIST)
-    planned = [*_models(settings, official), *_cpu_cells(maps, official), *_cpu_ops(maps, official)]
+    models = [*_models(settings, official), *_bases(openstl, dry_run)]
+    planned = [*models, *_cpu_cells(maps, official), *_cpu_ops(maps, official)]
     return [c.without("compiled") for c in planned] if dry_run else planned
 
 
-def quick_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
+def quick_plan(official: bool = False, dry_run: bool = False, openstl: bool = False) -> list[Comparison]:
     """Plan every op and the cell forward and backward at the smallest shape, and a small model."""
     shape = DRY_RUN_MAPS.small if dry_run else MAPS[0]
     cell = Comparison(Case("MotionGRUCell", shape, "float32", BOTH),
                       (*OURS, *PLAIN[:1], *REFERENCE, *COMPILED, *_if(official, OFFICIAL)))  # fmt: skip
     ops = [_cpu_op(Case(op, shape, "float32", BOTH), official) for op in CPU_OPS]
     models = _models((cases.DRY_RUN if dry_run else cases.QUICK,), official)
-    planned = [cell, *ops, *models]
+    planned = [cell, *ops, *models, *_bases(openstl, dry_run, batches=(1,))]
     return [c.without("compiled") for c in planned] if dry_run else planned
 
 
@@ -78,6 +80,14 @@ def _models(settings: Iterable[ModelSetting], official: bool, dtype: str = "floa
     for setting, direction in product(settings, (TRAINING, INFERENCE)):
         peers = (*REFERENCE, *_if(official, OFFICIAL))
         yield Comparison(ModelCase(setting, dtype, direction), (*OURS, *PARTS, *peers))
+
+
+def _bases(openstl: bool, dry_run: bool, batches: Sequence[int] = cases.BASE_BATCHES) -> Iterator[Comparison]:
+    """Plan every base predictor beside OpenSTL's network of it."""
+    setting = cases.BASE_DRY_RUN if dry_run else cases.BASE
+    for base, batch, direction in product(BASES if openstl else (), batches, (TRAINING, INFERENCE)):
+        case = ModelCase(setting.of_batch(batch), "float32", direction, base)
+        yield Comparison(case, (*OURS[:1], *OPENSTL))
 
 
 def _cpu_cells(maps: Sequence[MapShape], official: bool) -> Iterator[Comparison]:
@@ -108,12 +118,12 @@ def _if(wanted: bool, implementations: Implementations) -> Implementations:
 # ---- On a GPU
 
 
-def gpu_plan(dry_run: bool = False, official: bool = False) -> list[Comparison]:
+def gpu_plan(dry_run: bool = False, official: bool = False, openstl: bool = False) -> list[Comparison]:
     """Plan what the targets need, then models, every other case, experiments, and compiled peers."""
     maps = DRY_RUN_MAPS if dry_run else GPU_MAPS
     first = list(_targets(maps, official))
     settings = [s.of_batch(GPU_BATCH) for s in (cases.HUMAN36M, cases.VMNIST)]
-    models = _models([cases.DRY_RUN] if dry_run else settings, official)
+    models = [*_models([cases.DRY_RUN] if dry_run else settings, official), *_bases(openstl, dry_run)]
     rest = [*_every_case(maps, {comparison.case for comparison in first}), *_experiments(maps)]
     if dry_run:  # on a CPU each compilation takes half a minute
         return [c.without("compiled").without("CUDA graphs") for c in [*first, *models, *rest]]
