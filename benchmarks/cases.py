@@ -36,6 +36,8 @@ class GpuMaps(NamedTuple):
 
 
 GPU_MAPS = GpuMaps(*MAPS, MapShape(32, 32, 128))
+# Maps of the recurrent cells, as PredRNN at 64x64 with patches of 4 has them, and narrower and wider ones.
+RECURRENT_MAPS = tuple(MapShape(batch, channels, 16) for batch in (1, 4) for channels in (32, 64, 128))
 # Tiny maps try the programs; their times say nothing.
 DRY_RUN_MAPS = GpuMaps(*[MapShape(batch, 4, 6) for batch in (1, 2, 3, 4)])
 # tests/bench/test_counts.py counts at this shape.

@@ -6,7 +6,8 @@ triton                  the package's Triton kernels
 reference               the package's plain PyTorch, eager
 reference, compiled     the same by torch.compile
 reference, CUDA graphs  by torch.compile(mode="reduce-overhead"), on a GPU
-plain                   the cell as one writes it from the equations (`plain_cell`), eager
+..., in a rollout       a step of a ConvLSTM or ST-LSTM as a MotionRNN takes it (`cell_cases`)
+plain                   a cell as one writes it from the equations (`plain_cell`, `plain_lstm`), eager
 plain, compiled         the same by torch.compile
 torchvision             deform_conv2d for the warp; interleaving the offsets and the mask's sigmoid are not in its time
 official                the released program's Warp, with given mask logits, or its MotionGRU (`official`)
@@ -15,18 +16,21 @@ official                the released program's Warp, with given mask logits, or 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from motionrnn_ext import MotionGRUCell, backend, backends, ops
+from motionrnn_ext import backend, backends, ops
 from motionrnn_ext.backends import native, triton
 from motionrnn_ext.backends.reference import memory_format
+from motionrnn_ext.layers.rollout import rollout
 
+from .cell_cases import CELLS
 from .op_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
-from .plain_cell import PlainCell
+from .roofline import WITHOUT_HIGHWAY
 from .subjects import Unavailable
 
 if TYPE_CHECKING:
@@ -117,8 +121,8 @@ def implementation(
         raise Unavailable("CUDA graphs need a GPU")
     if base == "official":
         made = _official(case, device, program)
-    elif case.op == "MotionGRUCell":
-        made = _cell(base, layout, case, device)
+    elif case.op in CELLS:
+        made = _cell(base, layout, case, device, variant == "in a rollout")
     elif base == "torchvision":
         made = _torchvision(case)
     elif case.direction == BACKWARD:
@@ -162,7 +166,7 @@ def _official(case: Case, device: str, program: Program | None) -> Implementatio
 
 
 def _op(base: str, op: str) -> Function:
-    function, numbers = getattr(ops, op), NUMBERS.get(op, ())
+    function, numbers = getattr(ops, op.removesuffix(WITHOUT_HIGHWAY)), NUMBERS.get(op, ())
     return _on(base, lambda *tensors: function(*tensors, *numbers))
 
 
@@ -178,13 +182,18 @@ def _on(base: str, function: Function) -> Function:
     return chosen
 
 
-def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
-    channels = case.shape.channels
-    module = PlainCell(channels) if base == "plain" else MotionGRUCell(channels)
+def _cell(base: str, layout: str, case: Case, device: str, in_rollout: bool) -> Implementation:
+    cell = CELLS[case.op]
+    module = (cell.plain if base == "plain" else cell.ours)(case.shape.channels)
     module.load_state_dict(case.cell_weights(), strict=True)
     module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
     parameters = [p for _, p in sorted(module.named_parameters())]
-    return Implementation(base, layout, _on(base, module), parameters)
+
+    def step(*maps: Tensor) -> object:
+        with rollout(module) if in_rollout else nullcontext():
+            return cell.step(module, *maps)
+
+    return Implementation(base, layout, module if base == "plain" else _on(base, step), parameters)
 
 
 def _raw_backward(base: str, layout: str, case: Case, variant: str) -> Implementation:

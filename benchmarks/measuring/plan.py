@@ -9,9 +9,10 @@ from typing import Any
 
 from .. import cases
 from ..cases import DRY_RUN_MAPS, GPU_BATCH, GPU_MAPS, MAPS, GpuMaps, MapShape, ModelSetting
+from .cell_cases import LSTMS
 from .model_cases import BASES, INFERENCE, TRAINING, ModelCase
 from .op_cases import BACKWARD, BOTH, FORWARD, LAYOUTS, Case
-from .roofline import OPS, POINTWISE
+from .roofline import OPS, POINTWISE, WITHOUT_HIGHWAY
 
 DTYPES = ("float32", "bfloat16")
 DIRECTIONS = (FORWARD, BOTH)
@@ -25,6 +26,7 @@ COMPILED: Implementations = (("reference, compiled", "NCHW"),)
 GRAPHED: Implementations = (("reference, CUDA graphs", "NCHW"),)
 # The plain cell's convolutions may prefer either layout.
 PLAIN: Implementations = tuple(("plain", layout) for layout in LAYOUTS)
+IN_ROLLOUT: Implementations = (("ours, in a rollout", "NCHW"),)
 PLAIN_COMPILED: Implementations = tuple(("plain, compiled", layout) for layout in LAYOUTS)
 OFFICIAL: Implementations = (("official", "NCHW"),)
 OPENSTL: Implementations = (("openstl", "NCHW"),)
@@ -56,12 +58,12 @@ CPU_OPS = ("offset_warp", "motion_gates", *POINTWISE)
 
 
 def cpu_plan(official: bool = False, dry_run: bool = False, openstl: bool = False) -> list[Comparison]:
-    """Plan every op and the cell in float32, other layouts and dtypes at one shape, and whole models. `motion_warp` has
-    no rows of its own: on a CPU it is two ops."""
+    """Plan whole models, and every op and cell in float32; other layouts and dtypes at one shape. `motion_warp` has no
+    rows of its own: on a CPU it is two ops."""
     maps = DRY_RUN_MAPS[:3] if dry_run else MAPS
     settings = (cases.DRY_RUN,) if dry_run else (cases.HUMAN36M, cases.VMNIST)
     models = [*_models(settings, official), *_bases(openstl, dry_run)]
-    planned = [*models, *_cpu_cells(maps, official), *_cpu_ops(maps, official)]
+    planned = [*models, *_cpu_cells(maps, official), *_cpu_ops(maps, official), *_steps(dry_run)]
     return [c.without("compiled") for c in planned] if dry_run else planned
 
 
@@ -103,6 +105,15 @@ def _cpu_ops(maps: Sequence[MapShape], official: bool) -> Iterator[Comparison]:
         yield _cpu_op(Case(op, shape, "float32", direction), official, compiled, both=shape == maps[1])
     for op, direction in product(CPU_OPS, DIRECTIONS):
         yield _cpu_op(Case(op, maps[1], "bfloat16", direction), official)
+
+
+def _steps(dry_run: bool) -> Iterator[Comparison]:
+    """Plan the recurrent cells and their ops on maps of their own, with and without a highway."""
+    maps = DRY_RUN_MAPS[:1] if dry_run else cases.RECURRENT_MAPS
+    ops = ("memory_update", "highway_output", f"highway_output{WITHOUT_HIGHWAY}", "gated_blend")
+    for op, shape, direction in product((*LSTMS, *ops), maps, DIRECTIONS):
+        peers = (*IN_ROLLOUT, *PLAIN[:1]) if op in LSTMS else REFERENCE
+        yield Comparison(Case(op, shape, "float32", direction), (*OURS[:1], *peers))
 
 
 def _cpu_op(case: Case, official: bool, compiled: Implementations = (), both: bool = False) -> Comparison:

@@ -19,7 +19,7 @@ from typing import Any
 Row = dict[str, Any]
 OURS = "ours"
 NOT_PEERS = ("ours", "base predictor")  # beginnings of names that are no replacement for ours
-LEVELS = {"op": "Ops", "cell": "The cell", "model": "Whole models"}
+LEVELS = {"op": "Ops", "cell": "Cells", "model": "Whole models"}
 DIRECTIONS = ("forward+backward", "training step", "forward", "inference", "backward")
 WALL, DEVICE, CPU = "eager", "graph", "cpu"  # beginnings of the names of their columns
 # The widest range from p10 to p90 of a usable time, as a share of the median. The widest of 191 rows of a quiet machine
@@ -156,7 +156,7 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 OPS = ("offset_warp", "motion_warp", "motion_gates", "motion_reset", "motion_update", "memory_update", "highway_output",
-       "gated_blend", "MotionGRUCell")  # fmt: skip
+       "highway_output without highway", "gated_blend", "MotionGRUCell")  # fmt: skip
 
 
 def size(row: Row) -> int:

@@ -170,6 +170,15 @@ def test_a_model_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatc
     assert "differs from float64" in row["error"] and "eager_us" not in row
 
 
+@needs_kernels
+def test_cells_and_what_they_replace_compute_the_same():
+    planned = [c for c in plan.cpu_plan(dry_run=True) if "LSTMCell" in str(c) or "without highway" in str(c)]
+    assert len(planned) == 10
+    for comparison in planned:
+        for row in rows.compared(comparison, "cpu", timing.DRY_RUN):
+            assert "error" not in row and row["difference"] < 2e-6, row
+
+
 def test_what_a_training_step_and_a_prediction_return():
     setting = cases.DRY_RUN
     training, inference = (ModelCase(setting, "float32", direction) for direction in (TRAINING, INFERENCE))
@@ -219,13 +228,16 @@ def test_the_plans():
     for planned in (quick, full, plan.gpu_plan(official=True)):
         assert len({str(c) for c in planned}) == len(planned)
         assert all(c.implementations[0] == ("ours", "NCHW") for c in planned)
-    cells = [c for c in full if c.identity()["level"] == "cell"]
+    cells = [c for c in full if c.identity()["op"] == "MotionGRUCell"]
     peers = {name for c in cells for name, _ in c.implementations}
     assert peers == {"ours", "plain", "plain, compiled", "reference", "reference, compiled", "official"}
     assert {c.identity()["shape"] for c in cells} == {str(shape) for shape in cases.MAPS}
     assert {c.identity()["setting"] for c in full} == {None, "human36m", "vmnist"}
     assert not any("official" in str(c) for c in plan.cpu_plan())
     assert any("CUDA graphs" in str(c) for c in plan.gpu_plan())
+    steps = {c.identity()["op"] for c in full if c.identity()["shape"] == "B4 C128 16x16"}
+    assert steps == {f"{op}{end}" for op in ("ConvLSTMCell", "SpatioTemporalLSTMCell", "highway_output")
+                     for end in ("", " without highway")} | {"memory_update", "gated_blend"}  # fmt: skip
     bases = [c.identity() for c in plan.cpu_plan(openstl=True) if "openstl" in str(c)]
     assert {row["op"] for row in bases} == {"ConvLSTM", "PredRNN", "MIM", "E3D-LSTM"}
     assert {row["shape"] for row in bases} == {"B1 T8 1x64x64", "B4 T8 1x64x64"} and len(bases) == 16
