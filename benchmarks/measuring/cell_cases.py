@@ -1,7 +1,7 @@
 """Give the cells the form of ops: maps in, maps out.
 
-A row of a ConvLSTM or ST-LSTM cell is one time step, with kernels of 5x5. "ours" is the cell by itself, as in a loop of
-one's own; "ours, in a rollout" is the step as a `MotionRNN` takes it, where weights are laid out for one step alone.
+A row of a ConvLSTM or ST-LSTM cell is one time step of the cell by itself, as in a loop of one's own, with kernels of
+5x5. The steps of a `MotionRNN` share work that a single step would not repay: rows of whole models measure those.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ triton                  the package's Triton kernels
 reference               the package's plain PyTorch, eager
 reference, compiled     the same by torch.compile
 reference, CUDA graphs  by torch.compile(mode="reduce-overhead"), on a GPU
-..., in a rollout       a step of a ConvLSTM or ST-LSTM as a MotionRNN takes it (`cell_cases`)
 plain                   a cell as one writes it from the equations (`plain_cell`, `plain_lstm`), eager
 plain, compiled         the same by torch.compile
 torchvision             deform_conv2d for the warp; interleaving the offsets and the mask's sigmoid are not in its time
@@ -16,8 +15,8 @@ official                the released program's Warp, with given mask logits, or 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +25,6 @@ from torch import Tensor
 from motionrnn_ext import backend, backends, ops
 from motionrnn_ext.backends import native, triton
 from motionrnn_ext.backends.reference import memory_format
-from motionrnn_ext.layers.rollout import rollout
 
 from .cell_cases import CELLS
 from .op_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
@@ -122,7 +120,7 @@ def implementation(
     if base == "official":
         made = _official(case, device, program)
     elif case.op in CELLS:
-        made = _cell(base, layout, case, device, variant == "in a rollout")
+        made = _cell(base, layout, case, device)
     elif base == "torchvision":
         made = _torchvision(case)
     elif case.direction == BACKWARD:
@@ -182,18 +180,14 @@ def _on(base: str, function: Function) -> Function:
     return chosen
 
 
-def _cell(base: str, layout: str, case: Case, device: str, in_rollout: bool) -> Implementation:
+def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
     cell = CELLS[case.op]
     module = (cell.plain if base == "plain" else cell.ours)(case.shape.channels)
     module.load_state_dict(case.cell_weights(), strict=True)
     module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
     parameters = [p for _, p in sorted(module.named_parameters())]
-
-    def step(*maps: Tensor) -> object:
-        with rollout(module) if in_rollout else nullcontext():
-            return cell.step(module, *maps)
-
-    return Implementation(base, layout, module if base == "plain" else _on(base, step), parameters)
+    function = module if base == "plain" else _on(base, partial(cell.step, module))
+    return Implementation(base, layout, function, parameters)
 
 
 def _raw_backward(base: str, layout: str, case: Case, variant: str) -> Implementation:

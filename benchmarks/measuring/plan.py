@@ -26,7 +26,6 @@ COMPILED: Implementations = (("reference, compiled", "NCHW"),)
 GRAPHED: Implementations = (("reference, CUDA graphs", "NCHW"),)
 # The plain cell's convolutions may prefer either layout.
 PLAIN: Implementations = tuple(("plain", layout) for layout in LAYOUTS)
-IN_ROLLOUT: Implementations = (("ours, in a rollout", "NCHW"),)
 PLAIN_COMPILED: Implementations = tuple(("plain, compiled", layout) for layout in LAYOUTS)
 OFFICIAL: Implementations = (("official", "NCHW"),)
 OPENSTL: Implementations = (("openstl", "NCHW"),)
@@ -112,7 +111,7 @@ def _steps(dry_run: bool) -> Iterator[Comparison]:
     maps = DRY_RUN_MAPS[:1] if dry_run else cases.RECURRENT_MAPS
     ops = ("memory_update", "highway_output", f"highway_output{WITHOUT_HIGHWAY}", "gated_blend")
     for op, shape, direction in product((*LSTMS, *ops), maps, DIRECTIONS):
-        peers = (*IN_ROLLOUT, *PLAIN[:1]) if op in LSTMS else REFERENCE
+        peers = PLAIN[:1] if op in LSTMS else REFERENCE
         yield Comparison(Case(op, shape, "float32", direction), (*OURS[:1], *peers))
 
 
