@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
 from ..plain import keeps_parameters
-from ..rollout import Convolution, Geometry, Rollout
+from ..rollout import Geometry, Rollout
 
 
 def same(weight: Tensor) -> Geometry:
@@ -22,24 +22,6 @@ def same(weight: Tensor) -> Geometry:
 def joined(dtype: torch.dtype, *maps: Tensor) -> Tensor:
     """Return maps of one size as one, in `dtype`."""
     return torch.cat([part.to(dtype) for part in maps], dim=1)
-
-
-def gradients_of_joined(
-    conv: Convolution,
-    grad: Tensor,
-    maps: Tensor,
-    weight: Tensor,
-    channels: Sequence[int],
-    needs: Sequence[bool],
-) -> Sequence[Tensor | None]:
-    """Return the gradients of the parts of joined maps, by a convolution of them; None for a part that needs none.
-
-    Frames and zeros to start from need none, which saves that share of the convolution.
-    """
-    if all(needs):
-        return conv.data_gradient(grad, maps, weight).split(channels, dim=1)
-    pairs = zip(maps.split(channels, dim=1), weight.split(channels, dim=1))
-    return [conv.data_gradient(grad, *pair) if need else None for need, pair in zip(needs, pairs)]
 
 
 def are_maps(

@@ -16,7 +16,7 @@ from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
 from ..rollout import Convolution, Rollout, SharedWeights, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, gradients_of_joined, joined, plain_convs, same
+from .common import are_maps, differentiable_gradients, joined, plain_convs, same
 
 FORGET_BIAS = 0.0
 
@@ -90,12 +90,11 @@ class _Node(Function):
             (grad_hidden, grad_c, gates, c, new_c, highway_read, FORGET_BIAS),
         )
         x_hidden = joined(dtype, x, hidden)
-        needs, channels = ctx.needs_input_grad[1:], (x.shape[1], hidden.shape[1])
-        to_gates.leave(ctx, grad_gates, x_hidden, weight, needs[4:])
-        by_gates = gradients_of_joined(to_gates, grad_gates, x_hidden, weight, channels, needs[:2])
-        into_x, into_hidden = (g if g is None else g.to(t.dtype) for g, t in zip(by_gates, (x, hidden)))
+        to_gates.leave(ctx, grad_gates, x_hidden, weight, ctx.needs_input_grad[5:])
+        by_gates = to_gates.data_gradient(grad_gates, x_hidden, weight)
+        grad_x, grad_hidden = by_gates.split((x.shape[1], hidden.shape[1]), dim=1)
         grad_highway = None if highway is None else grad_highway.to(highway.dtype)
-        return None, into_x, into_hidden, grad_c, grad_highway, None
+        return None, grad_x.to(x.dtype), grad_hidden.to(hidden.dtype), grad_c, grad_highway, None
 
 
 def _composed(

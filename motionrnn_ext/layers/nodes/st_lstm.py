@@ -17,7 +17,7 @@ from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
 from ..rollout import Convolution, Rollout, SharedWeights, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, gradients_of_joined, joined, plain_convs, same
+from .common import are_maps, differentiable_gradients, joined, plain_convs, same
 
 FORGET_BIAS = 1.0
 
@@ -152,16 +152,12 @@ class _Node(Function):
         to_memory.leave(ctx, grad_memory_gates, x_memory, memory_weight, needs[6:7])
         # The inputs.
         channels_x = (x_hidden.shape[1] - channels, channels)
-        by_cell, into_hidden = gradients_of_joined(
-            to_cell, grad_gates, x_hidden, cell_weight, channels_x, needs[:2]
+        by_cell, grad_hidden = to_cell.data_gradient(grad_gates, x_hidden, cell_weight).split(channels_x, dim=1)
+        by_memory, into_m = to_memory.data_gradient(grad_memory_gates, x_memory, memory_weight).split(
+            channels_x, dim=1
         )
-        by_memory, into_m = gradients_of_joined(
-            to_memory, grad_memory_gates, x_memory, memory_weight, channels_x, (needs[0], needs[3])
-        )
-        pairs = [(by_cell, by_memory), (grad_m, None if into_m is None else into_m.to(grad_m.dtype))]
-        if pairs := [pair for pair in pairs if pair[1] is not None]:
-            torch._foreach_add_(*map(list, zip(*pairs)))
-        found = (by_cell, into_hidden, grad_c, grad_m, None if highway is None else grad_highway)
+        torch._foreach_add_([by_cell, grad_m], [by_memory, into_m.to(grad_m.dtype)])
+        found = (by_cell, grad_hidden, grad_c, grad_m, None if highway is None else grad_highway)
         cast = [None if g is None else g.to(dtype) for g, dtype in zip(found, ctx.dtypes)]
         return None, *cast, None, None, None, None
 
