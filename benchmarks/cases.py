@@ -26,6 +26,11 @@ class MapShape:
 MAPS = (MapShape(8, 16, 16), MapShape(8, 16, 32), MapShape(16, 16, 64))
 
 
+# What the cells of PredRNN convolve. The dry run's is the smallest that the package's convolution takes.
+CONVOLVED_MAPS = (MapShape(1, 64, 16), MapShape(4, 64, 16), MapShape(1, 64, 32))
+DRY_RUN_CONVOLVED_MAPS = (MapShape(1, 32, 8),)
+
+
 class GpuMaps(NamedTuple):
     """Maps from small ones, where the launch decides, to one that fills the card."""
 

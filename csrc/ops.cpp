@@ -36,6 +36,8 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
   // `transposed`: it is that of the gradient of x.
   m.def("winograd_pack(Tensor weight, bool transposed) -> Tensor");
   m.def("winograd_conv(Tensor x, Tensor packed, int out_channels, Tensor? bias) -> Tensor");
+  // summed over the pairs of a gradient and an x
+  m.def("winograd_weight_gradient(Tensor[] grads, Tensor[] xs) -> Tensor");
 
   m.def("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor");
   // wanted: a bit per gradient, x 1, offset 2, mask_logits 4, weight 8; the others come back empty

@@ -3,6 +3,7 @@
     ops         fused, differentiable ops such as `motionrnn_ext.ops.offset_warp`
     layers      `MotionGRUCell`, `MotionGRU`, `MotionGRULayer`, the recurrent cells, `convert` and `revert`
     models      `MotionRNN`, checkpoints of the official program
+    graphed, graphed_step   a model in CUDA graphs
     warmup      run a module before a CUDA graph is captured or a clock starts
 
 An import needs torch alone, compiles nothing, and never fails because a native library is missing.
@@ -12,6 +13,7 @@ import torch
 
 from . import layers, models, ops
 from .backends import available_backends, backend, set_backend
+from .graphs import graphed, graphed_step
 from .layers import MotionGRU, MotionGRUCell, MotionGRULayer, convert, revert
 from .models import MotionRNN
 from .warmup import warmup
@@ -31,6 +33,8 @@ __all__ = [
     "available_backends",
     "backend",
     "convert",
+    "graphed",
+    "graphed_step",
     "layers",
     "models",
     "ops",

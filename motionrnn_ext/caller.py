@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-# Packages between the user's line and a warning: data loaders and metrics are called through torch and torchmetrics.
-_LIBRARIES = ("motionrnn_ext", "torch", "torchmetrics")
+# Packages between the user's line and a warning: loaders, metrics and models are called through these.
+_LIBRARIES = ("motionrnn_ext", "torch", "torchmetrics", "lightning")
 
 
 def stacklevel_of_user() -> int:

@@ -3,10 +3,11 @@
     benchmarks/on_gpu.sh [--dry-run] [--seconds 520] OUT
 
 Needs Python with torch, numpy, pytest, pip, setuptools, wheel, cmake, ninja and pybind11; nvcc; compute-sanitizer; for
-two columns of the table triton and torchvision; no network. Leaves in OUT: summary.md (the steps and the targets),
-rows.json (to be kept as benchmarks/results/bench_NAME.json, from which `motionrnn bench --report` writes the pages) and
-a log per step. Each step has a time limit; one that fails or is stopped is reported, and the later ones run. Exit
-status: 0 if every step passed, 1 if one did not, 2 if there is no GPU.
+two columns of the table triton and torchvision; no network. Leaves in OUT: summary.md (the steps, the targets, and
+rollouts beside what was predicted of them), rollouts.json, rows.json (to be kept as benchmarks/results/bench_NAME.json,
+from which `motionrnn bench --report` writes the pages) and a log per step. Each step has a time limit; one that fails
+or is stopped is reported, and the later ones run. Exit status: 0 if every step passed, 1 if one did not, 2 if there is
+no GPU.
 
 MOTIONRNN_EXT_BUILT names a folder with the installed package, so that nothing is built; MOTIONRNN_EXT_COMMIT the commit
 where there is no git; MOTIONRNN_EXT_GOLDEN more golden files for the tests; MOTIONRNN_EXT_EMULATOR, in a dry run, the
@@ -28,6 +29,7 @@ from pathlib import Path
 from .. import wording
 from ..cases import GPU_MAPS
 from ..measuring import machine
+from .rollouts import table
 from .steps import Runner
 from .targets import Rows, targets
 
@@ -59,7 +61,7 @@ def main() -> int:
         return 2
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for old in [*out.glob("*.log"), out / "summary.md", out / "rows.json"]:
+    for old in [*out.glob("*.log"), out / "summary.md", out / "rows.json", out / "rollouts.json"]:
         old.unlink(missing_ok=True)
     os.environ["MOTIONRNN_EXT_COMMIT"] = machine.commit()  # the built package is a copy without git
     with tempfile.TemporaryDirectory(prefix="motionrnn_ext-", ignore_cleanup_errors=True) as work:
@@ -71,7 +73,7 @@ def main() -> int:
             os.environ["PYTHONPATH"] = str(site)
             prove(runner, options.dry_run)
             measure(runner, options.dry_run)
-    text = summary(runner, out / "rows.json")
+    text = summary(runner, out / "rows.json", out / "rollouts.json")
     (out / "summary.md").write_text(text)
     print(f"\n{text}")
     return 0 if runner.passed() else 1
@@ -134,20 +136,25 @@ def prove(runner: Runner, dry_run: bool) -> None:
 
 def measure(runner: Runner, dry_run: bool) -> None:
     """Measure, alone on the card, in all the time that is left; the program stops by itself a little before."""
+    options = ["--dry-run"] if dry_run else []
+    rollouts = [sys.executable, "-m", f"{PROGRAMS}.rollouts", runner.logs / "rollouts.json", *options]
+    limit = min(150.0, runner.left() / 3)
+    runner.step("rollouts", [*rollouts, "--seconds", f"{limit - 20:.0f}"], limit)
     seconds = max(runner.left() - 45, 0)
     command = [sys.executable, "-m", f"{PROGRAMS}.measure", runner.logs / "rows.json"]
-    options = ["--dry-run"] if dry_run else []
     runner.step("rows", [*command, "--seconds", f"{seconds:.0f}", *options], runner.left() - 5)
 
 
-def summary(runner: Runner, rows: Path) -> str:
+def summary(runner: Runner, rows: Path, rollouts: Path) -> str:
     report = json.loads(rows.read_text()) if rows.is_file() else {"rows": [], "gpu": None}
     found = targets(Rows(report), GPU_MAPS) if report["gpu"] else []
     steps = wording.table(("step", "outcome", "seconds"), runner.outcomes)
     verdicts = wording.table(
         ("target", "measured", "verdict"), [(t.what, t.measured, t.verdict) for t in found]
     )
-    return f"## Steps\n\n{steps}\n\n## Targets\n\n{verdicts if found else 'A GPU is needed to check them.'}\n"
+    checked = verdicts if found else "A GPU is needed to check them."
+    predictions = table(rollouts)
+    return f"## Steps\n\n{steps}\n\n## Targets\n\n{checked}\n\n## Rollouts\n\n{predictions}\n"
 
 
 if __name__ == "__main__":

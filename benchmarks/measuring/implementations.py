@@ -1,6 +1,6 @@
 """Give the implementations of an op or the cell one form: prepared inputs, a function, its parameters.
 
-ours                    the package's kernels
+ours                    the package's kernels; of the convolution, packing its weight is not in its time
 triton                  the package's Triton kernels
 ..., deterministic      under torch.use_deterministic_algorithms(True)
 reference               the package's plain PyTorch, eager
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from motionrnn_ext import backend, backends, ops
-from motionrnn_ext.backends import native, triton
+from motionrnn_ext.backends import convolution, native, triton
 from motionrnn_ext.backends.reference import memory_format
 
 from .cell_cases import CELLS
@@ -163,7 +163,36 @@ def _official(case: Case, device: str, program: Program | None) -> Implementatio
     return Implementation("official", "NCHW", cell, parameters, can_be_captured=False)
 
 
+class _Convolution(torch.autograd.Function):
+    """A convolution by one weight for many calls, with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: convolution.Convolution) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.conv = conv
+        return conv.run(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        to_weight, _ = ctx.conv.weight_gradients([grad], [x], weight, (True, False))
+        return ctx.conv.data_gradient(grad, x, weight), to_weight, None
+
+
+def _convolution() -> Function:
+    made: dict[int, convolution.Convolution] = {}
+
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        same = convolution.Geometry((1, 1), (2, 2))
+        conv = made.setdefault(weight.data_ptr(), convolution.Convolution(same))
+        return _Convolution.apply(x, weight, conv)
+
+    return call
+
+
 def _op(base: str, op: str) -> Function:
+    if op == "convolution":
+        return _convolution()
     function, numbers = getattr(ops, op.removesuffix(WITHOUT_HIGHWAY)), NUMBERS.get(op, ())
     return _on(base, lambda *tensors: function(*tensors, *numbers))
 

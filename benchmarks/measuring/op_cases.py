@@ -15,7 +15,7 @@ from motionrnn_ext.backends import reference
 
 from ..cases import MapShape
 from .cell_cases import CELLS
-from .roofline import WITHOUT_HIGHWAY, K, M, work
+from .roofline import GATES, WITHOUT_HIGHWAY, K, M, work
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -33,6 +33,7 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "motion_warp": {"x": (1, 0, "f"), "update_logits": (0, 2, "f"), "candidate_logits": (0, 2, "f"),
                     "offset": (0, 2, "s"), "trend": (0, 2, "s"), "mask_logits": (0, 1, "f")},
     "motion_gates": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "trend": (0, 2, "s")},
+    "convolution": {"x": (1, 0, "f")},
     "MotionGRUCell": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "trend": (0, 2, "s")},
 }  # fmt: skip
 _LSTM = dict.fromkeys(("x", "hidden", "cell", "memory", "highway"), (1, 0, "f"))
@@ -51,6 +52,8 @@ def weight_shapes(op: str, channels: int) -> list[tuple[int, ...]]:
         return [(channels, channels, 3, 3)]
     if op == "motion_gates":
         return [(3 * M + K, channels, 3, 3), (3 * M + K,), (2 * M, M, 3, 3), (M, M, 3, 3)]
+    if op == "convolution":
+        return [(GATES * channels, channels, 5, 5)]
     return []
 
 
@@ -168,6 +171,8 @@ def reference_function(op: str) -> Callable[..., Any]:
             return reference.offset_warp(x, offset, mask_logits, weight), offset, trend
 
         return both
+    if op == "convolution":
+        return lambda x, weight: torch.nn.functional.conv2d(x, weight, padding=2)
     function = getattr(reference, op.removesuffix(WITHOUT_HIGHWAY))
     return lambda *tensors: function(*tensors, *numbers)
 

@@ -61,8 +61,14 @@ def cpu_plan(official: bool = False, dry_run: bool = False, openstl: bool = Fals
     rows of its own: on a CPU it is two ops."""
     maps = DRY_RUN_MAPS[:3] if dry_run else MAPS
     settings = (cases.DRY_RUN,) if dry_run else (cases.HUMAN36M, cases.VMNIST)
+    convolved = cases.DRY_RUN_CONVOLVED_MAPS if dry_run else cases.CONVOLVED_MAPS
+    convolutions = [
+        Comparison(Case("convolution", shape, "float32", direction), (*OURS[:1], *REFERENCE))
+        for shape, direction in product(convolved, DIRECTIONS)
+    ]
+    ops = [*_cpu_ops(maps, official), *convolutions, *_steps(dry_run)]
     models = [*_models(settings, official), *_bases(openstl, dry_run)]
-    planned = [*models, *_cpu_cells(maps, official), *_cpu_ops(maps, official), *_steps(dry_run)]
+    planned = [*models, *_cpu_cells(maps, official), *ops]
     return [c.without("compiled") for c in planned] if dry_run else planned
 
 

@@ -156,7 +156,7 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 OPS = ("offset_warp", "motion_warp", "motion_gates", "motion_reset", "motion_update", "memory_update", "highway_output",
-       "highway_output without highway", "gated_blend", "MotionGRUCell")  # fmt: skip
+       "highway_output without highway", "gated_blend", "convolution", "MotionGRUCell")  # fmt: skip
 
 
 def size(row: Row) -> int:

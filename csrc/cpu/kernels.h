@@ -97,32 +97,30 @@ struct GatesKernels {
 // A 5x5 convolution that keeps the map's size, by Winograd's algorithm (winograd/).
 struct WinogradArguments {
   int64_t batch, channels, out_channels, height, width;
-  int64_t threads;
 
-  Image x;           // (B, C, H, W)
-  Image out;         // (B, C_out, H, W); forward: written; weight gradient: the gradient of out
-  const void* bias;  // (C_out); null: none
+  Image x;                    // (B, C, H, W)
+  Image out;                  // (B, C_out, H, W)
+  const void* bias;           // (C_out); null: none
+  int64_t item_tiles, parts;  // forward: the most tiles of an item, and the parts of the output channels; by plan
 
   // The weight is (C_out, C, 5, 5) and contiguous. `transposed`: it is (C, C_out, 5, 5) and its taps are mirrored.
   const void* weight;
   bool transposed;
   void* packed;
 
-  // Weight gradient.
-  void* sums;         // gradients of the transformed weight, of WinogradSizes::sums
+  // Weight gradient: the sum over `steps` pairs of x and the gradient of out.
+  int64_t steps;
+  const Image *xs, *grads;
   void* grad_weight;  // (C_out, C, 5, 5) contiguous
 };
 
-struct WinogradSizes {  // elements
-  int64_t packed, sums;
-};
-
 struct WinogradKernels {
-  WinogradSizes (*sizes)(const WinogradArguments&);
-  int64_t (*blocks)(const WinogradArguments&);                            // of output channels
-  int64_t (*items)(const WinogradArguments&);                             // of forward
-  void (*pack)(const WinogradArguments&, int64_t begin, int64_t end);     // blocks: weight -> packed
-  void (*forward)(const WinogradArguments&, int64_t begin, int64_t end);  // items
+  int64_t (*packed_size)(const WinogradArguments&);                               // elements
+  int64_t (*blocks)(const WinogradArguments&);                                    // of output channels
+  int64_t (*plan)(WinogradArguments&, int64_t threads);                           // sets the items' fields
+  void (*pack)(const WinogradArguments&, int64_t begin, int64_t end);             // blocks: weight -> packed
+  void (*forward)(const WinogradArguments&, int64_t begin, int64_t end);          // items
+  void (*weight_gradient)(const WinogradArguments&, int64_t begin, int64_t end);  // blocks
 };
 
 #define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                \

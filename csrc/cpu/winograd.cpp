@@ -2,20 +2,16 @@
 // This file is compiled once per instruction set.
 #include "cpu/winograd/forward.h"
 #include "cpu/winograd/packing.h"
+#include "cpu/winograd/weight_gradient.h"
 
 namespace motionrnn_ext::cpu {
 namespace {
-
-template <class T>
-WinogradSizes sizes(const WinogradArguments& a) {
-  return {packed_size<T>(a), 0};
-}
 
 int64_t blocks(const WinogradArguments& a) { return Blocks(a.out_channels).count; }
 
 template <class T>
 WinogradKernels kernels_for() {
-  return {sizes<T>, blocks, items<T>, pack<T>, forward<T>};
+  return {packed_size<T>, blocks, plan<T>, pack<T>, forward<T>, weight_gradient<T>};
 }
 
 }  // namespace

@@ -76,15 +76,19 @@ def backend(name: str) -> Iterator[None]:
 
 
 def check_variables() -> None:
-    """Raise the error that ops would raise later if MOTIONRNN_EXT_BACKEND or MOTIONRNN_EXT_CPU_ISA has a wrong value.
+    """Raise the error that would be raised later if MOTIONRNN_EXT_BACKEND, MOTIONRNN_EXT_CPU_ISA or
+    MOTIONRNN_EXT_WINOGRAD has a wrong value.
 
     A program calls this before its work, since importing the package never raises.
 
     Raises:
-        ValueError: the backend is unknown, or cannot run here.
+        ValueError: the backend is unknown, or cannot run here; MOTIONRNN_EXT_WINOGRAD is neither 0 nor 1.
         RuntimeError: the instruction set is unknown, or this CPU does not have it.
     """
+    from . import convolution  # it asks this module for the backend in force
+
     _check_name(current_backend())
+    convolution.is_winograd_wanted()
     if unavailable_reason("cpu") is None:
         native.cpu_instruction_set()
 

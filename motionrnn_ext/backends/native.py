@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .registration import direct, register
+from .registration import direct, register, register_on_cpu
 
 # The namespace of the ops that `call` runs.
 NAMESPACE = "motionrnn_ext"
@@ -33,6 +33,11 @@ def unavailable_reason(name: str) -> str | None:
 def call(op: str, *arguments: Any) -> Any:
     """Call an op of the libraries."""
     return direct.call(NAMESPACE, op, arguments)
+
+
+def run(op: str, *arguments: Any) -> Any:
+    """Run an op of the libraries below autograd, which then records nothing."""
+    return direct.run(getattr(getattr(torch.ops, NAMESPACE), op).default, arguments)
 
 
 def cpu_instruction_set() -> str:
@@ -69,6 +74,7 @@ def _load(name: str) -> None:
 _load("cpu")
 if "cpu" not in _missing:
     register(NAMESPACE)
+    register_on_cpu(NAMESPACE)
 if torch.version.cuda is None:
     _missing["cuda"] = "this PyTorch was built without CUDA"
 elif "cpu" in _missing:

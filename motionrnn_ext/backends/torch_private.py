@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn, overrides
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils import _pytree
+from torch.utils._device import DeviceContext
 
 # ---- Function transforms
 
@@ -50,8 +52,16 @@ def has_dispatch_modes() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def has_function_modes() -> bool:
+    """Return whether a TorchFunctionMode watches the functions that are called; a default device does not count."""
+    return any(type(mode) is not DeviceContext for mode in overrides._get_current_function_mode_stack())
+
+
 # ---- Autograd
 
+
+# Adds to each tensor of a list that of another list, in place, in one call.
+foreach_add = torch._foreach_add_
 
 # A context in which ops run without being recorded by autograd, and without the time that recording takes.
 below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -65,6 +75,14 @@ def current_backward() -> int:
 def will_run(node: Any) -> bool:
     """Return whether the backward pass that calls this function will also run that node of the graph."""
     return torch._C._will_engine_execute_node(node)
+
+
+# ---- The machine
+
+
+def has_matrix_unit() -> bool:
+    """Return whether the CPU has a unit for matrix products (AMX), which PyTorch uses in bfloat16."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 # ---- torch.compile
@@ -109,6 +127,19 @@ def count_tensor_arguments(op: Any) -> int:
 def version(t: Tensor) -> int:
     """Return how often t was written in place."""
     return t._version
+
+
+def runs_forward(module: nn.Module) -> bool:
+    """Return whether calling `module` runs its hooks and its forward: no other call, and not compiled in place."""
+    cls = type(module)
+    is_own = cls.__call__ is nn.Module.__call__ and cls._call_impl is nn.Module._call_impl
+    return is_own and module._compiled_call_impl is None
+
+
+@constant_in_a_trace
+def has_hooks_on_all_modules() -> bool:
+    """Return whether hooks that run with the call or the backward of every module are registered."""
+    return bool(_has_any_global_hook())
 
 
 # The base of all convolutions, which defines their `reset_parameters`.

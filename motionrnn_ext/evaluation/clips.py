@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from ..data.arrays import read_array
 from ..data.images import IMAGE_ENDINGS, image_files, read_images
 from ..data.registry import DATASETS, ClipDataset, find, open_clips
@@ -199,7 +200,8 @@ def _grey(images: Tensor, path: Path) -> Tensor:
 def _warn_of_grey(frames: Tensor, path: Path) -> None:
     """Warn if frames (T, 3, H, W), which are made grey, are in colour. Missing values (nan) have no colour."""
     if not all(frames[:, 0].allclose(frames[:, channel], 0, 0, equal_nan=True) for channel in (1, 2)):
-        warnings.warn(f"{path} is in colour; its frames are made grey, as the model's are", stacklevel=5)
+        text = f"{path} is in colour; its frames are made grey, as the model's are"
+        warnings.warn(text, stacklevel=stacklevel_of_user())
 
 
 def fitting(model: MotionRNN, frames: Tensor, pad: bool) -> Tensor:

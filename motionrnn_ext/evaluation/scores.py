@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from ..data.registry import ClipDataset
 from ..layers import MotionState
 from ..metrics import Meter, Protocol, repeat_last_frame
@@ -52,7 +53,7 @@ def predict_clips(
     future = model.predict(frames, n_future, generator=generator)
     if not future.isfinite().all():
         text = "predictions have values that are nan or infinite; are the model's weights finite?"
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warnings.warn(text, RuntimeWarning, stacklevel=stacklevel_of_user())
     return future.clamp(0, 1) if clamp else future
 
 
@@ -68,7 +69,19 @@ def score(
     """Return the results of `Meter.compute` on all clips, by label: first BASELINE's, then each model's.
 
     The baseline repeats the last input frame. `colours` is the order of the clips' channels, as in `DataSet`.
+
+    Raises:
+        RunError: there are no clips, or none has a frame after the first `n_input`.
+        ValueError: batch_size is below 1.
     """
+    if not len(clips):
+        raise RunError("there are no clips to score; one or more are needed")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if not 1 <= n_input < len(clips[0]):
+        raise RunError(
+            f"n_input must be from 1 to {len(clips[0]) - 1}, as clips have {len(clips[0])} frames; got {n_input}"
+        )
     n_future = len(clips[0]) - n_input
     meters = {label: Meter(n_future, protocol) for label in (BASELINE, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}

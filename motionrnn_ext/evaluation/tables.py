@@ -36,7 +36,7 @@ def print_results(
         tables.append(_table(label, _lead_rows(frames)))
         events = {name: values for name, values in result["per_lead"].items() if name not in LABELS}
         if events:
-            tables.append(_table(f"{label}: events, pooled", _lead_rows(events)))
+            tables.append(_table(f"{label}: events, pooled", _lead_rows(events, frames.get("mse"))))
     for table in tables:
         wide_console().print(table)
 
@@ -60,7 +60,7 @@ def _event_rows(results: Mapping[str, Mapping[str, Any]], thresholds: list[str])
     rows = {}
     for label, result in results.items():
         for threshold in thresholds:
-            row = {}
+            row = {"mse": result.get("mse")}
             for kind in _EVENTS:
                 row[f"{kind} pooled"] = result.get(f"{kind}_{threshold}")
                 row[f"{kind} per batch"] = result.get("per_batch", {}).get(f"{kind}_{threshold}")
@@ -78,10 +78,15 @@ def _table(title: str, rows: list[list[str]]) -> Table:
     return table
 
 
-def _lead_rows(per_lead: Mapping[str, list[float]]) -> list[list[str]]:
-    """Return a heading and a row per lead time, with a column per metric."""
+def _lead_rows(per_lead: Mapping[str, list[float]], mse: list[float] | None = None) -> list[list[str]]:
+    """Return a heading and a row per lead time, with a column per metric.
+
+    By `mse`, the MSE of every lead time, `table_rows` tells a lead time without events from one whose predictions are
+    nan.
+    """
     n_lead = len(next(iter(per_lead.values())))
-    rows = {f"t+{i + 1}": {name: values[i] for name, values in per_lead.items()} for i in range(n_lead)}
+    known = per_lead if mse is None else {"mse": mse, **per_lead}
+    rows = {f"t+{i + 1}": {name: values[i] for name, values in known.items()} for i in range(n_lead)}
     first, *rest = table_rows(rows, {name: heading(name) for name in per_lead})
     return [["lead time", *first[1:]], *rest]
 

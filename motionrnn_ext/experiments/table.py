@@ -130,16 +130,17 @@ def _differences(plan: Plan, rows: Mapping[str, Any], names: Sequence[str]) -> l
 def result_text(result: Mapping[str, Any]) -> str:
     """Return the result of a training in a line."""
     metrics = result["metrics"]
-    scores = [f"{heading(name)[:-2]} {_text(name, _number(metrics.get(name)))}" for name in HEADLINE]
+    numbers = {name: _number(metrics.get(name)) for name in HEADLINE}
+    scores = [f"{heading(name)[:-2]} {_text(name, numbers)}" for name in HEADLINE]
     return ", ".join([*scores, f"{result['seconds']:.0f} s"])
 
 
 def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     """Return the cells of the table as text, the heading first."""
     lines = [["model", *map(heading, names), "parameters", "MACs", "s/step"]]
-    lines.append([BASELINE, *(_text(name, results[BASELINE][name]) for name in names), "", "", ""])
+    lines.append([BASELINE, *(_text(name, results[BASELINE]) for name in names), "", "", ""])
     for label, row in results["rows"].items():
-        scores = [_with_spread(name, row["metrics"][name]) for name in names]
+        scores = [_with_spread(name, row["metrics"]) for name in names]
         seconds = row["seconds_per_step"]
         step = "-" if seconds is None else f"{seconds:.3g}"
         lines.append([label, *scores, f"{row['parameters']:,}", _short(row["macs"]), step])
@@ -162,15 +163,18 @@ def difference_rows(results: Mapping[str, Any], between: str = ": ") -> list[lis
     return lines
 
 
-def _with_spread(name: str, score: Mapping[str, Any]) -> str:
-    mean, spread = score["mean"], score["spread"]
-    return f"{_text(name, mean)} ± {spread:.{_digits(mean)}f}" if math.isfinite(spread) else _text(name, mean)
+def _with_spread(name: str, scores: Mapping[str, Any]) -> str:
+    means = {metric: score["mean"] for metric, score in scores.items()}
+    text, spread = _text(name, means), scores[name]["spread"]
+    return f"{text} ± {spread:.{_digits(means[name])}f}" if math.isfinite(spread) else text
 
 
-def _text(name: str, value: float) -> str:
+def _text(name: str, scores: Mapping[str, Any]) -> str:
+    """Return the text of one of a model's scores; CSI and FAR without an event are nan although the MSE is a number."""
+    value = scores[name]
     if math.isfinite(value):
         return f"{value:.{_digits(value)}f}"
-    return "no event" if name.startswith(("csi", "far")) else "not finite"
+    return "no event" if name.startswith(("csi", "far")) and not math.isnan(scores["mse"]) else "not finite"
 
 
 def _digits(value: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, cast
@@ -354,6 +354,15 @@ def _attributes(owner: object) -> dict[str, object]:
     return {name: found[name] for name in sorted(found, key=lambda name: name.startswith("_"))}
 
 
+def _parts(held: object) -> Iterable[object]:
+    """Return the entries of a plain list, tuple or dict."""
+    return held.values() if isinstance(held, Mapping) else held if isinstance(held, (list, tuple)) else ()
+
+
+def _holds_candidate(part: object) -> bool:
+    return isinstance(part, nn.Module) and any(map(is_candidate, part.modules()))
+
+
 def _attribute(owner: object, name: str) -> object:
     try:
         return getattr(owner, name, None)
@@ -370,6 +379,17 @@ def _nothing_found(model: nn.Module) -> str:
     ours = [name for name, m in model.named_modules() if isinstance(m, (MotionGRU, MotionGRUCell))]
     if ours:
         return f"its MotionGRUs are this package's already: {', '.join(name or 'itself' for name in ours)}"
+    unregistered = [
+        f"{name}.{attribute}".lstrip(".")
+        for name, module in model.named_modules()
+        for attribute, held in _attributes(module).items()
+        if not attribute.startswith("_") and any(map(_holds_candidate, _parts(held)))
+    ]
+    if unregistered:
+        return (
+            f"there are MotionGRUs in a plain list or dict, where PyTorch does not find them: "
+            f"{', '.join(unregistered)} should be an nn.ModuleList or nn.ModuleDict"
+        )
     kinds = Counter(type(m).__name__ for m in model.modules())
     seen = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
     return (

@@ -7,13 +7,46 @@ its own `reset_parameters`, or by that of every module in it, in any order.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.types import Device
 
 from ..backends.torch_private import ConvNd
+
+Reset = TypeVar("Reset", bound=Callable[..., None])
+
+
+def sets(*names: str) -> Callable[[Reset], Reset]:
+    """Note that a `reset_parameters` sets the parameters of its module that have these names, and no others.
+
+    It sets neither those that a subclass adds, nor the weight of a pruned or parametrised module, which has another
+    name: what it writes into the weight is computed anew at the next call. This is a decorator.
+    """
+
+    def note(reset: Reset) -> Reset:
+        reset.sets = names  # type: ignore[attr-defined]
+        return reset
+
+    return note
+
+
+# The `reset_parameters` of these classes set the parameters named weight and bias, and no others, see `sets`.
+_SET_WEIGHT_AND_BIAS = tuple(
+    cls.reset_parameters
+    for cls in (
+        ConvNd,
+        nn.Linear,
+        nn.LayerNorm,
+        nn.GroupNorm,
+        nn.BatchNorm2d,
+        nn.RMSNorm,
+        nn.PReLU,
+        nn.Embedding,
+    )
+)
 
 
 class Resettable(nn.Module):
@@ -38,6 +71,7 @@ class Resettable(nn.Module):
             )
         super().__setattr__(name, value)
 
+    @sets()
     def reset_parameters(self) -> None:
         """Give all parameters new initial values, drawn as the constructor draws them: the same for the same seed.
 
@@ -45,11 +79,10 @@ class Resettable(nn.Module):
         `super().reset_parameters()`.
 
         Raises:
-            TypeError: the module has such parameters and does not override this method, or a part has parameters that
-                no `reset_parameters` sets. No value changes then.
+            TypeError: the module or a part has parameters that no `reset_parameters` sets: those of such a subclass, or
+                the weight of a pruned or parametrised module. No value changes then.
         """
-        own = [name for name, parameter in self._parameters.items() if parameter is not None]
-        if own and type(self).reset_parameters is Resettable.reset_parameters:
+        if own := _kept(self):
             raise TypeError(
                 f"{type(self).__name__} has parameters of its own ({', '.join(own)}); it should have a "
                 "reset_parameters that sets them, and calls super().reset_parameters()"
@@ -65,6 +98,7 @@ class ZeroConv2d(nn.Conv2d):
     the same with and without `zero_init`.
     """
 
+    @sets("weight", "bias")
     def reset_parameters(self) -> None:
         """Give the bias a new initial value, and set the weight to 0."""
         super().reset_parameters()
@@ -84,13 +118,7 @@ def same_conv(
     return conv(in_channels, out_channels, kernel_size, padding=padding, device=device, dtype=dtype)
 
 
-# The `reset_parameters` of these classes set the parameters named weight and bias, and no others: neither those that a
-# subclass adds, nor the weight of a pruned or parametrised module, which has another name. There they write into a
-# tensor that is computed anew at the next call.
-_SET_WEIGHT_AND_BIAS = (
-    ZeroConv2d.reset_parameters,
-    *(cls.reset_parameters for cls in (ConvNd, nn.Linear, nn.LayerNorm, nn.GroupNorm)),
-)
+_LISTS = (nn.ParameterList, nn.ParameterDict)
 
 
 def _check_parts(module: nn.Module) -> None:
@@ -98,26 +126,38 @@ def _check_parts(module: nn.Module) -> None:
 
     Such a part would silently keep its values, or have none after `to_empty`.
     """
-    kept: list[str] = []
-    for path, part in list(module.named_modules())[1:]:
-        reset = getattr(part, "reset_parameters", None)
-        names = [name for name, _ in part.named_parameters(recurse=False)]
-        if getattr(reset, "__func__", None) in _SET_WEIGHT_AND_BIAS:
-            names = [name for name in names if name not in ("weight", "bias")]
-        elif reset is not None:
-            continue
-        kept += [f"{path}.{name}" for name in names]
-    if kept:
+    parts = list(module.named_modules())[1:]
+    if kept := [f"{path}.{name}" for path, part in parts for name in _kept(part)]:
         raise TypeError(
             f"no reset_parameters sets {', '.join(kept)}; every module that holds parameters should have one, and "
             "none be pruned or parametrised yet"
         )
 
 
+def _kept(module: nn.Module) -> list[str]:
+    """Return the names of a module's own parameters that its `reset_parameters`, if it has one, is known not to set.
+
+    Those in a list or dict of parameters, which can have no such method, belong to the module that holds it.
+    """
+    if isinstance(module, _LISTS):
+        return []
+    names = [name for name, _ in module.named_parameters(recurse=False)]
+    for holder, part in module.named_children():
+        if isinstance(part, _LISTS):
+            names += [f"{holder}.{name}" for name, _ in part.named_parameters()]
+    reset = getattr(module, "reset_parameters", None)
+    if reset is None:
+        return names
+    function = getattr(reset, "__func__", None)
+    known = ("weight", "bias") if function in _SET_WEIGHT_AND_BIAS else getattr(function, "sets", names)
+    return [name for name in names if name not in known]
+
+
 def _reset_parts(module: nn.Module) -> None:
     for part in module.children():
         reset = getattr(part, "reset_parameters", None)
-        if reset is None:
-            _reset_parts(part)  # an nn.ModuleList, or a user's module
-        else:
+        if reset is not None:
             reset()
+        # An nn.ModuleList, a user's module, or a convolution with parts that a user added, which its own reset leaves.
+        if reset is None or getattr(reset, "__func__", None) in _SET_WEIGHT_AND_BIAS:
+            _reset_parts(part)

@@ -16,7 +16,16 @@ from .initial_values import Resettable, same_conv
 from .motion import MotionState, zero_motion
 from .motion_gru_cell import MotionGRUCell, PackedGates
 from .nodes import motion_gru as node
-from .plain import call, check_returned, is_plain_conv
+from .plain import (
+    call,
+    check_entries,
+    check_returned,
+    has_entries,
+    has_hooks_inside,
+    is_plain_conv,
+    may_be_plain,
+    number_or_type,
+)
 from .rollout import convolve, current_rollout
 from .states import check_not_rounded
 from .tensors import add_to, fold_depth, unfold_depth
@@ -25,7 +34,10 @@ from .warp import OffsetWarp
 # Pickles of older versions name all of these classes by this module.
 __all__ = ["MotionGRU", "MotionGRUCell", "MotionState", "OffsetWarp", "PackedGates"]
 
+_GATE_SIDES = ("hidden", "decoded")
 
+
+@may_be_plain
 class MotionGRU(Resettable):
     """The MotionGRU that MotionRNN puts between two layers: encoder, cell, decoder and output gate.
 
@@ -96,7 +108,7 @@ class MotionGRU(Resettable):
         encoder_kernel_size = whole("encoder_kernel_size", encoder_kernel_size)
         blend_kernel_size = odd("blend_kernel_size", blend_kernel_size)
         kernel_size = odd("kernel_size", kernel_size)
-        self.gate_side = choice("gate_side", gate_side, ("hidden", "decoded"))
+        self.gate_side = choice("gate_side", gate_side, _GATE_SIDES)
         self.hidden_channels, self.depth = hidden_channels, flag("depth", depth)
         self.motion_channels = 2 * kernel_size**2
         # This padding halves an even map, with odd and with even kernels.
@@ -129,8 +141,10 @@ class MotionGRU(Resettable):
         return f"gate_side={self.gate_side!r}" + ", depth=True" * self.depth
 
     def pack_ahead(self) -> PackedGates | None:
-        """Return the cell's `pack_ahead()`, or None if the cell is a user's module."""
-        return self.cell.pack_ahead() if isinstance(self.cell, MotionGRUCell) else None
+        """Return the cell's `pack_ahead()`, or None if the cell is a user's module or a part has hooks."""
+        if has_hooks_inside(self) or not isinstance(self.cell, MotionGRUCell):
+            return None
+        return self.cell.pack_ahead()
 
     def initial_state(self, hidden: Tensor) -> MotionState:
         """Return zero motion for maps `hidden`, which are shaped as in a call: the state of a call without one."""
@@ -154,12 +168,12 @@ class MotionGRU(Resettable):
             (B*D, M, h/2, w/2) with `depth`.
 
         Raises:
-            ValueError: hidden or the state has another shape, or h or w is odd.
+            ValueError: hidden or the state has another shape, h or w is odd, or gate_side was set to another word.
             TypeError: hidden is no floating-point tensor, or state is no `MotionState` or pair.
         """
         maps = self._checked(hidden)
         active = current_rollout()
-        if active is not None and state is not None and _has_entries(state, 2):
+        if active is not None and state is not None and has_entries(state, 2):
             stepped = node.step(active, self, maps, *state)
             if stepped is not None:
                 return unfold_depth(stepped[0], hidden), MotionState(*stepped[1:])
@@ -173,14 +187,15 @@ class MotionGRU(Resettable):
         # Without packed weights the argument is left out, because a user's own cell need not know it.
         ahead = () if packed is None else (packed,)
         moved = self.cell(features, offset, trend, *ahead)
-        if not _has_entries(moved, 3):
-            raise TypeError(f"cell returns {_number_or_type(moved)}; it should return (out, offset, trend)")
+        check_entries("cell", moved, "out", "offset", "trend")
         warped, offset, trend = moved
         check_returned("cell", warped, (batch, None, height // 2, width // 2))
         decoded = convolve(self.decoder, warped.contiguous(memory_format=outside))  # (B, C, h, w)
         check_returned("decoder", decoded, maps.shape)
         logits = self._blend_logits(decoded, maps)
-        first, second = (maps, decoded) if self.gate_side == "hidden" else (decoded, maps)
+        # Checked here as well, because any other word would silently be "decoded".
+        side = choice("gate_side", self.gate_side, _GATE_SIDES)
+        first, second = (maps, decoded) if side == "hidden" else (decoded, maps)
         x = ops.gated_blend(logits, first, second)
         return unfold_depth(x, hidden), MotionState(offset, trend)
 
@@ -208,8 +223,8 @@ class MotionGRU(Resettable):
         """Return the given state as a `MotionState`, or zero motion for the encoded features."""
         if state is None:
             return zero_motion(features, (features.shape[0], self.motion_channels, *features.shape[2:]))
-        if not _has_entries(state, 2):
-            found = _number_or_type(state)
+        if not has_entries(state, 2):
+            found = number_or_type(state)
             raise TypeError(f"state is {found}; it should be a MotionState, or a pair (offset, trend)")
         for name, motion in zip(MotionState._fields, state):
             check_not_rounded(self, name, motion)
@@ -252,12 +267,3 @@ def check_hidden(hidden: object) -> None:
     is_pair = isinstance(hidden, tuple) and any(isinstance(part, MotionState) for part in hidden)
     pair = ", the first of the pair (x, state) that a MotionGRU returns" if is_pair else ""
     raise TypeError(f"hidden is a {type(hidden).__name__}; it should be a torch.Tensor{pair}")
-
-
-def _number_or_type(value: object) -> str:
-    """Return the number of entries of a tuple or list, or the type of anything else, for a message."""
-    return f"{len(value)} entries" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
-
-
-def _has_entries(value: object, number: int) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == number

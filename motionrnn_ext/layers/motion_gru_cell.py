@@ -13,9 +13,9 @@ from .. import backends, ops
 from ..backends import reference
 from ..ops import _arguments as arguments
 from .arguments import flag, odd, whole
-from .initial_values import Resettable, same_conv
+from .initial_values import Resettable, same_conv, sets
 from .motion import MotionState, as_motion, check_map, zero_motion
-from .plain import call, check_returned, is_plain, is_plain_conv, keeps_parameters
+from .plain import call, check_returned, is_plain, is_plain_conv, keeps_parameters, may_be_plain
 from .tensors import add_to
 from .warp import OffsetWarp
 
@@ -37,6 +37,7 @@ class PackedGates(NamedTuple):
         return self.x_weight.shape[0] > 3 * self.candidate_weight.shape[0]
 
 
+@may_be_plain
 class MotionGRUCell(Resettable):
     """One MotionGRU step on encoded features: `(x, offset, trend) -> (out, offset, trend)`.
 
@@ -117,13 +118,15 @@ class MotionGRUCell(Resettable):
         gate_kernel_size = odd("gate_kernel_size", gate_kernel_size)
         motion, zero = 2 * kernel_size**2, flag("zero_init", zero_init)
         self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
-        self.alpha = arguments.momentum_of_module(alpha)
-        arguments.check_read(self.alpha, trend, "trend=False")
-        # The value that a learned alpha starts with, for `reset_parameters`.
-        if not isinstance(self.alpha, Tensor):
-            self._first_alpha = self.alpha
-        elif not self.alpha.is_meta:
-            self._first_alpha = self.alpha.item()
+        given = arguments.momentum_of_module(alpha)
+        arguments.check_read(given, trend, "trend=False")
+        # The value that a learned alpha starts with, for `reset_parameters`. It is read before alpha is registered,
+        # which moves it to the device "meta" under init_empty_weights of the package accelerate.
+        if not isinstance(given, Tensor):
+            self._first_alpha = given
+        elif not given.is_meta:
+            self._first_alpha = given.item()
+        self.alpha = given
         self.max_offset = None if max_offset is None else arguments.bound("max_offset", max_offset)
         self.transient, self.trend = transient, trend
         self.update = same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
@@ -143,6 +146,7 @@ class MotionGRUCell(Resettable):
         alpha = "learned" if isinstance(self.alpha, Tensor) else self.alpha
         return f"alpha={alpha}, max_offset={self.max_offset}, transient={self.transient}, trend={self.trend}"
 
+    @sets("alpha")
     def reset_parameters(self) -> None:
         """Give all parameters new initial values; a learned alpha gets the value that it was given with.
 
@@ -193,13 +197,18 @@ class MotionGRUCell(Resettable):
         return zero_motion(x, (x.shape[0], self.motion_channels, *x.shape[2:]))
 
     def forward(
-        self, x: Tensor, offset: Tensor, trend: Tensor, packed: PackedGates | None = None
+        self,
+        x: Tensor,
+        offset: Tensor | None = None,
+        trend: Tensor | None = None,
+        packed: PackedGates | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step.
 
         Args:
             x: encoded features, (B, C, H, W).
-            offset: F of the previous step, (B, M, H, W), in pixels of the map; half precision becomes float32.
+            offset: F of the previous step, (B, M, H, W), in pixels of the map; half precision becomes float32. None,
+                and None for the trend, is zero motion.
             trend: D of the previous step, like `offset`.
             packed: what `pack_ahead` returned, for a caller that takes many steps with the same weights.
 
@@ -212,8 +221,10 @@ class MotionGRUCell(Resettable):
             TypeError: x, offset or trend is no tensor, or has another dtype.
         """
         check_map("x", x, self.channels)
-        offset = as_motion(self, "offset", offset, x, self.motion_channels)
-        trend = as_motion(self, "trend", trend, x, self.motion_channels)
+        if offset is None and trend is None:
+            offset, trend = self.initial_state(x)
+        offset = as_motion(self, "offset", cast(Tensor, offset), x, self.motion_channels)
+        trend = as_motion(self, "trend", cast(Tensor, trend), x, self.motion_channels)
         packed = self.pack() if packed is None else packed
         if packed is None:
             update, candidate, mask = *self._gates_of_modules(x, offset), None

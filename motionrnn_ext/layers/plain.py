@@ -1,9 +1,10 @@
 """Decide whether the parameters of a submodule may be read instead of calling it.
 
 The fused paths read the parameters of convolutions that they never call. That is right only for a plain module: one
-whose call runs the forward of its PyTorch class and nothing else. A module with hooks of its own (pruning, the old
-weight_norm and spectral_norm, captured activations), with another geometry, or of a class with a forward of its own
-(adapters, quantised modules, wrappers) is called, as the official program calls it, which is slower. A parametrised
+whose call runs the forward of its PyTorch class and nothing else, on ordinary tensors. A module with hooks of its own
+(pruning, the old weight_norm and spectral_norm, captured activations), with another geometry, of a class with a forward
+of its own (adapters, quantised modules, wrappers), or with parameters of a tensor subclass, which may compute a
+convolution in a way of its own, is called, as the official program calls it, which is slower. A parametrised
 convolution (`torch.nn.utils.parametrize`) is plain, because reading its weight computes it.
 
 Hooks on all modules (`torch.nn.modules.module.register_module_forward_hook`) do not count: profilers and counters of
@@ -12,29 +13,78 @@ FLOPs install them to watch what runs without them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from ..backends.torch_private import is_traced, runs_forward
+from .states import under_autocast
+
+Class = TypeVar("Class", bound=type[nn.Module])
 _FRESH = (nn.Conv2d, nn.Conv3d, nn.LayerNorm)
+# The functions as they were when the package was imported: a class in which one was replaced since is not plain.
+_FORWARD: dict[type[nn.Module], Callable[..., Any]] = {
+    cls: cls.forward for cls in (*_FRESH, nn.ConvTranspose2d, nn.Sequential)
+}
+_CONV_FORWARD: dict[type[nn.Module], Callable[..., Any]] = {
+    cls: cls._conv_forward for cls in (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+}
+
+
+def may_be_plain(cls: Class) -> Class:
+    """Make the forward of a class known to `is_plain`.
+
+    This is a class decorator.
+    """
+    _FORWARD[cls] = cls.forward
+    return cls
 
 
 def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Return whether calling `module` runs the forward of `cls` and nothing else."""
-    kind, own = type(module), module.__dict__
+    """Return whether calling `module` runs the forward that `cls` was defined with and nothing else."""
+    kind = type(module)
     return (
         isinstance(module, cls)
-        and kind.forward is cls.forward
-        and kind.__call__ is nn.Module.__call__
-        and getattr(kind, "_conv_forward", None) is getattr(cls, "_conv_forward", None)
+        and kind.forward is _FORWARD[cls]
+        and getattr(kind, "_conv_forward", None) is _CONV_FORWARD.get(cls)
+        and is_as_its_class(module)
+    )
+
+
+def is_as_its_class(module: nn.Module) -> bool:
+    """Return whether calling `module` runs the forward of its own class and nothing else, on ordinary tensors."""
+    own = module.__dict__
+    return (
+        runs_forward(module)
         and "forward" not in own
         and "_conv_forward" not in own
-        and not (
-            own["_forward_hooks"]
-            or own["_forward_pre_hooks"]
-            or own["_backward_hooks"]
-            or own["_backward_pre_hooks"]
-        )
+        and not has_hooks(module)
+        and all(map(_is_ordinary, (*own["_parameters"].values(), *own["_buffers"].values())))
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether `module` has hooks of its own, which run when it is called or in its backward."""
+    own = module.__dict__
+    return bool(
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+    )
+
+
+def has_hooks_inside(module: nn.Module) -> bool:
+    """Return whether a part of `module` has hooks of its own, which may change any weights while `module` runs."""
+    return any(has_hooks(part) for part in module.modules() if part is not module)
+
+
+def _is_ordinary(tensor: Tensor | None) -> bool:
+    """Return whether a parameter or buffer is no tensor of a user's class; tracing has classes of its own."""
+    return tensor is None or type(tensor) in (Tensor, nn.Parameter) or is_traced(tensor)
 
 
 def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride: int = 1) -> bool:
@@ -46,7 +96,8 @@ def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride
     # mypy learns the class from isinstance alone.
     if not (is_plain(module, nn.Conv2d) and isinstance(module, nn.Conv2d)):
         return False
-    rows, columns = module.kernel_size
+    size = module.kernel_size
+    rows, columns = size if isinstance(size, tuple) else (size, size)
     padding = (rows // 2, columns // 2) if stride == 1 else (0, 0)
     return (
         (module.in_channels, module.out_channels, module.groups) == (in_channels, out_channels, 1)
@@ -60,7 +111,7 @@ def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride
 
 def has_bias(conv: nn.Module) -> bool:
     """Return whether `conv` has a bias, without computing a parametrised one."""
-    return conv._parameters.get("bias", 0) is not None
+    return parametrize.is_parametrized(conv, "bias") or conv.bias is not None
 
 
 def keeps_parameters(conv: nn.Module) -> bool:
@@ -84,7 +135,23 @@ def call(module: nn.Module, name: str, x: Tensor, shape: tuple[int, ...]) -> Ten
     """
     out = module(x)
     check_returned(name, out, shape)
-    return out if out.dtype == x.dtype or torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+    return out if out.dtype == x.dtype or under_autocast(x) else out.to(x.dtype)
+
+
+def check_entries(name: str, out: object, *entries: str) -> None:
+    """Raise a TypeError unless `out`, returned by the module `name`, has these entries."""
+    if not has_entries(out, len(entries)):
+        raise TypeError(f"{name} returns {number_or_type(out)}; it should return ({', '.join(entries)})")
+
+
+def has_entries(value: object, number: int) -> bool:
+    """Return whether `value` is a tuple or list of so many entries."""
+    return isinstance(value, (tuple, list)) and len(value) == number
+
+
+def number_or_type(value: object) -> str:
+    """Return the number of entries of a tuple or list, or the type of anything else, for a message."""
+    return f"{len(value)} entries" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
 
 
 def check_returned(name: str, out: object, shape: tuple[int | None, ...]) -> None:

@@ -17,35 +17,55 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from .. import backends
+from ..backends.convolution import Convolution, Geometry
 from ..backends.layouts import memory_format
-from ..backends.torch_private import current_backward, transforms, will_run
+from ..backends.torch_private import current_backward, foreach_add, transforms, will_run
 from ..backends.transforms import is_transformed
 from .initial_values import Resettable
-from .plain import is_plain, keeps_parameters
+from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
+from .states import under_autocast
 
 _local = threading.local()
 
 
 @contextmanager
-def rollout(*parts: nn.Module | None) -> Iterator[None]:
-    """Share the weights of these modules between their calls in this thread and this `with` block.
+def rollout(owner: nn.Module) -> Iterator[None]:
+    """Share the weights of the parts of a module between their calls in this thread and this `with` block.
 
     It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such.
     """
-    before = getattr(_local, "rollout", None)
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    _local.rollout = None if is_traced or transforms() or is_transformed() else Rollout(parts)
+    is_composed = is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False)
+    with resumed(None if is_composed else Rollout(owner)):
+        yield
+
+
+@contextmanager
+def resumed(active: Rollout | None) -> Iterator[None]:
+    """Put a rollout in force, or none: a step that backward computes again reads the weights of its first time."""
+    before = getattr(_local, "rollout", None)
+    _local.rollout = active
     try:
         yield
     finally:
         _local.rollout = before
+
+
+@contextmanager
+def composed() -> Iterator[None]:
+    """Call every module at every step of this thread, as the cells' `forward` is written, for comparison."""
+    before = getattr(_local, "is_composed", False)
+    _local.is_composed = True
+    try:
+        yield
+    finally:
+        _local.is_composed = before
 
 
 def current_rollout() -> Rollout | None:
@@ -62,18 +82,19 @@ def convolve(module: nn.Module, x: Tensor) -> Tensor:
 class Rollout:
     """The weights that the steps of a rollout share, laid out at their first use."""
 
-    def __init__(self, parts: Sequence[nn.Module | None]) -> None:
+    def __init__(self, owner: nn.Module) -> None:
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, Any] = {}
-        for part in parts:
-            if part is not None:
+        # A hook of any part may change the weights of every other one from step to step.
+        if not has_hooks_inside(owner):
+            self._plain.add(owner)
+            for part in owner.children():
                 self._add(part)
 
     def _add(self, module: nn.Module) -> None:
-        """Note a module and its parts as plain. The parts of others are left out: hooks may change parameters."""
+        """Note a module and its parts as plain; the parts of a class that is not known here are left out."""
         of_torch_or_ours = type(module).__module__.startswith(("torch.nn.modules.", "motionrnn_ext."))
-        is_known = of_torch_or_ours or isinstance(module, Resettable)
-        if is_known and is_plain(module, type(module)):
+        if (of_torch_or_ours or isinstance(module, Resettable)) and is_as_its_class(module):
             self._plain.add(module)
             for part in module.children():
                 self._add(part)
@@ -81,6 +102,17 @@ class Rollout:
     def has(self, module: nn.Module) -> bool:
         """Return whether a module's parameters may be read once for all steps."""
         return module in self._plain
+
+    def has_conv(self, module: nn.Module, x: Tensor) -> bool:
+        """Return whether `module` is a convolution whose parameters may be read once for all steps, to convolve x."""
+        kind = type(module)
+        is_conv = kind in (nn.Conv2d, nn.ConvTranspose2d) and is_plain(module, kind)
+        if not (is_conv and self.has(module) and keeps_parameters(module)):
+            return False
+        assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        # Another dtype than the weight's is an error of PyTorch's.
+        fits = module.weight.dtype == x.dtype or under_autocast(x)
+        return fits and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
     def share(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make()` returned for this key, which is called once in a rollout."""
@@ -94,11 +126,9 @@ class Rollout:
             for part in module:
                 x = self.convolve(part, x)
             return x
-        if type(module) not in (nn.Conv2d, nn.ConvTranspose2d) or not self.has(module) or not keeps_parameters(module):
+        if not self.has_conv(module, x):
             return cast(Tensor, module(x))
         assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            return module(x)
         dtype = dtype_of_convolutions(x)
         weights: SharedWeights = self.share(
             (module, dtype), lambda: SharedWeights(geometry_of(module), x, dtype, module.weight, module.bias)
@@ -108,21 +138,9 @@ class Rollout:
 
 def dtype_of_convolutions(x: Tensor) -> torch.dtype:
     """Return the dtype in which autocast runs a convolution of x; the dtype of x without autocast."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
-
-
-class Geometry(NamedTuple):
-    """The arguments of `aten.convolution` behind weight and bias."""
-
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int] = (1, 1)
-    transposed: bool = False
-    output_padding: Sequence[int] = (0, 0)
-    groups: int = 1
+    return (
+        torch.get_autocast_dtype(x.device.type) if under_autocast(x) and x.dtype != torch.float64 else x.dtype
+    )
 
 
 def geometry_of(conv: nn.Conv2d | nn.ConvTranspose2d) -> Geometry:
@@ -148,9 +166,10 @@ class SharedWeights:
         """Lay the weights out for inputs of the device and memory format of x, and for convolutions in `dtype`."""
         formats = memory_format(x), memory_format(weight)
         layout = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
-        self.conv = Convolution(geometry, dtype, layout)
+        self.conv = SharedConvolution(geometry, dtype, layout)
         parameters = (weight,) if bias is None else (weight, bias)
-        self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)
+        with _saved_as_they_are():
+            self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)
 
     def convolve(self, x: Tensor) -> Tensor:
         """Return the convolution of x, with gradients where they are enabled."""
@@ -160,32 +179,14 @@ class SharedWeights:
         return self.conv.run(x, *self.laid)
 
 
-class Convolution:
-    """A convolution with shared weights, its gradients, and what steps have left for those of the weights."""
+class SharedConvolution(Convolution):
+    """A convolution with shared weights, and what steps have left for the gradients of these."""
 
     def __init__(self, geometry: Geometry, dtype: torch.dtype, layout: torch.memory_format) -> None:
-        self.geometry, self.dtype, self.layout = geometry, dtype, layout
+        super().__init__(geometry)
+        self.dtype, self.layout = dtype, layout
         # What steps have left, by backward pass.
         self.left: dict[int, _Left] = {}
-
-    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return the convolution of x, which has the dtype of the convolution."""
-        return torch.ops.aten.convolution(x, weight, bias, *self.geometry)
-
-    def data_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the gradient of x. `weight` is the laid-out weight, which is differentiated by under create_graph."""
-        return self._gradients(grad, x, weight, (True, False, False))[0]
-
-    def weight_gradients(
-        self, grads: list[Tensor], xs: list[Tensor], weight: Tensor, needs: tuple[bool, bool]
-    ) -> list[Tensor | None]:
-        """Return the gradients of weight and bias, summed over steps; None for what is not needed."""
-        grad, x = (maps[0] if len(maps) == 1 else torch.cat(maps) for maps in (grads, xs))
-        return self._gradients(grad, x, weight, (False, *needs))[1:]
-
-    def _gradients(self, grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> Any:
-        sizes = [grad.shape[1]] if mask[2] else None
-        return torch.ops.aten.convolution_backward(grad, x, weight, sizes, *self.geometry, mask)
 
     def leave(self, ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]) -> None:
         """Leave a step's gradient of the convolution and its input x for the gradients of the weights.
@@ -205,7 +206,8 @@ class Convolution:
         left.grads.append(grad)
         left.xs.append(x)
         left.pixels += grad.shape[0] * grad.shape[2] * grad.shape[3]
-        if left.pixels >= _most_pixels(grad):
+        where = "winograd" if self.is_winograd(x, weight) else "cpu" if grad.device.type == "cpu" else "gpu"
+        if left.pixels >= _JOINED_PIXELS[where]:
             self.join(left, weight, (needs[0], len(needs) > 1 and needs[1]))
 
     def join(self, left: _Left, weight: Tensor, needs: tuple[bool, bool]) -> None:
@@ -230,8 +232,20 @@ def _is_collected(ctx: Any, owner: Any) -> bool:
     return any(will_run(node) for node, _ in ctx.next_functions if getattr(node, "owner", None) is owner)
 
 
+def _saved_as_they_are() -> Any:
+    """Return a context in which no hook packs what autograd saves.
+
+    Activation checkpointing counts what a step saves, and weights are laid out in the first step that reads them alone.
+    """
+    return torch.autograd.graph.saved_tensors_hooks(_same, _same)
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
 class _Left:
-    """What the steps of one backward pass have left for the gradients of weight and bias."""
+    """The maps that the steps of one backward pass have left for the gradients of weight and bias."""
 
     def __init__(self) -> None:
         self.grads: list[Tensor] = []
@@ -240,26 +254,23 @@ class _Left:
         self.sums: list[Tensor | None] = [None, None]
 
 
-def _most_pixels(grad: Tensor) -> int:
-    """Return the number of pixels at which what steps have left is joined.
-
-    More make the matrix products faster, and keep more gradients in memory until then.
-    """
-    return 1024 if grad.device.type == "cpu" else 65536
+# The pixels at which what steps have left is joined: where PyTorch joins it by a copy, where Winograd's algorithm reads
+# it in place, and on a GPU, whose matrix products are fastest by then. More would keep more gradients in memory.
+_JOINED_PIXELS = {"cpu": 1024, "winograd": 4096, "gpu": 65536}
 
 
 class _Laid(Function):
     """Weight and bias, in the dtype and memory format of a rollout. Backward runs after that of every step."""
 
     @staticmethod
-    def forward(ctx: Any, conv: Convolution, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, conv: SharedConvolution, *parameters: Tensor) -> tuple[Tensor, ...]:
         laid = []
         for parameter in parameters:
             source = parameter.detach()
             layout = conv.layout if parameter.dim() == 4 else torch.contiguous_format
             made = source.to(conv.dtype).contiguous(memory_format=layout)
-            # A view shares the version of its parameter, by which autograd sees changes in place.
-            laid.append(parameter.view_as(parameter) if made is source else made)
+            # What is laid out as it was shares the version of its parameter, by which autograd sees changes in place.
+            laid.append(made)
         ctx.owner, ctx.dtypes = conv, [p.dtype for p in parameters]
         # The parameters are saved for their versions.
         ctx.save_for_backward(*parameters, laid[0])
@@ -268,7 +279,7 @@ class _Laid(Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        conv: Convolution = ctx.owner
+        conv: SharedConvolution = ctx.owner
         weight = ctx.saved_tensors[-1]
         left = conv.left.pop(current_backward(), None)
         sums: list[Tensor | None] = [None, None]
@@ -283,14 +294,14 @@ class _Convolution(Function):
     """The convolution of one step."""
 
     @staticmethod
-    def forward(ctx: Any, conv: Convolution, x: Tensor, *laid: Tensor) -> Tensor:
+    def forward(ctx: Any, conv: SharedConvolution, x: Tensor, *laid: Tensor) -> Tensor:
         ctx.conv = conv
         ctx.save_for_backward(x, *laid)
         return conv.run(x, *laid)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        conv: Convolution = ctx.conv
+        conv: SharedConvolution = ctx.conv
         (x, *laid), needs = ctx.saved_tensors, ctx.needs_input_grad
         conv.leave(ctx, grad, x, laid[0], needs[2:])
         return None, conv.data_gradient(grad, x, laid[0]) if needs[1] else None, *[None] * len(laid)
@@ -299,7 +310,8 @@ class _Convolution(Function):
 def shared_tensors(dtype: torch.dtype, *parameters: Tensor) -> tuple[SummedGradients, tuple[Tensor, ...]]:
     """Return parameters as the steps of a rollout read them, in `dtype`, and what adds up their gradients."""
     sums = SummedGradients()
-    return sums, _Summed.apply(sums, dtype, *parameters)
+    with _saved_as_they_are():
+        return sums, _Summed.apply(sums, dtype, *parameters)
 
 
 class SummedGradients:
@@ -316,18 +328,20 @@ class SummedGradients:
         if before is None:
             self.sums[current_backward()] = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
         else:
-            torch._foreach_add_(before, grads)
+            add_in_place(before, grads)
 
 
 class _Summed(Function):
     """Parameters in the dtype of a rollout. Backward runs after that of every step."""
 
     @staticmethod
-    def forward(ctx: Any, sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.owner, ctx.dtypes = sums, [p.dtype for p in parameters]
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
-        return tuple(p.view_as(p) if p.dtype == dtype else p.detach().to(dtype) for p in parameters)
+        return tuple(p.detach().to(dtype) for p in parameters)
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -343,3 +357,13 @@ def _added(
     """Return the sums in the parameters' dtypes, with what came in by the graph, as it does under create_graph."""
     both = [g if s is None else s if g is None else s + g for s, g in zip(sums, given)]
     return [None if g is None else g.to(dtype) for g, dtype in zip(both, dtypes)]
+
+
+def add_in_place(sums: Sequence[Tensor], addends: Sequence[Tensor]) -> None:
+    """Add each addend to its sum, in one call."""
+    try:
+        foreach_add(list(sums), list(addends))
+    # PyTorch has no rule for this call where `is_grads_batched` maps a backward pass.
+    except RuntimeError:
+        for total, addend in zip(sums, addends):
+            total.add_(addend)

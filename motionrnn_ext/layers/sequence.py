@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .motion import MotionState
 from .motion_gru import MotionGRU, check_hidden
+from .rollout import rollout
 
 
 class MotionGRULayer(MotionGRU):
@@ -41,9 +42,10 @@ class MotionGRULayer(MotionGRU):
             TypeError: hidden is no floating-point tensor, or state is no `MotionState` or pair.
         """
         moved, packed = [], self.pack_ahead()
-        for step in self._steps(hidden):
-            x, state = super().forward(step, state, packed)
-            moved.append(x)
+        with rollout(self):
+            for step in self._steps(hidden):
+                x, state = super().forward(step, state, packed)
+                moved.append(x)
         assert state is not None
         return torch.stack(moved, dim=1), state
 

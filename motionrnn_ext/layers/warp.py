@@ -13,9 +13,10 @@ from ..backends import reference
 from .arguments import flag, odd, whole
 from .initial_values import Resettable, same_conv
 from .motion import as_motion, check_map
-from .plain import call, is_plain, is_plain_conv
+from .plain import call, is_plain, is_plain_conv, may_be_plain
 
 
+@may_be_plain
 class OffsetWarp(Resettable):
     """The masked neighbourhood warp with weights of its own: `offset_warp(x, offset, mask, conv.weight)`.
 
@@ -81,7 +82,7 @@ class OffsetWarp(Resettable):
         check_map("x", x, self.channels)
         offset = as_motion(self, "offset", offset, x, 2 * k * k)
         mask = self.mask_logits(x)
-        if self.reads_conv():
+        if is_plain_conv(self.conv, self.channels, self.out_channels, k):
             return ops.offset_warp(x, offset, mask, self.conv.weight)
         taps = reference.masked_taps(x, offset, mask, k).to(x.dtype).unflatten(2, (k, k))
         batch, channels, _, _, height, width = taps.shape
@@ -94,6 +95,9 @@ class OffsetWarp(Resettable):
 
     def reads_conv(self) -> bool:
         """Return whether a caller may read the weight of `conv` and compute the mask without calling this module."""
-        return is_plain(self, OffsetWarp) and is_plain_conv(
-            self.conv, self.channels, self.out_channels, self.kernel_size
+        has_own_mask = getattr(self.mask_logits, "__func__", None) is not OffsetWarp.mask_logits
+        return (
+            not has_own_mask
+            and is_plain(self, OffsetWarp)
+            and is_plain_conv(self.conv, self.channels, self.out_channels, self.kernel_size)
         )

@@ -90,7 +90,12 @@ def event_counts(prediction: Tensor, truth: Tensor, thresholds: Sequence[float],
 
     Returns:
         TP, FP, FN as int64 (3, thresholds, B, L).
+
+    Raises:
+        ValueError: the frames have other shapes.
+        TypeError: they are no tensors.
     """
+    check_shapes(prediction, truth)
     guess, fact, known = values(prediction), values(truth), ~truth.isnan()
     counts = []
     for threshold in thresholds:

@@ -174,14 +174,16 @@ def _mean_over_lead_times(values: list[float], known: list[bool]) -> float:
     return sum(found) / len(found) if found else math.nan
 
 
-def check_shapes(prediction: Tensor, truth: Tensor, n_lead: int) -> None:
-    """Raise a TypeError or ValueError unless both are tensors of one shape (B, n_lead, C, H, W)."""
+def check_shapes(prediction: Tensor, truth: Tensor, n_lead: int | None = None) -> None:
+    """Raise a TypeError or ValueError unless both are tensors of one shape (B, L, C, H, W); L is `n_lead` if given."""
     for name, frames in {"prediction": prediction, "truth": truth}.items():
         if not isinstance(frames, Tensor):
             raise TypeError(f"{name} is a {type(frames).__name__}; it should be a torch.Tensor")
-    if prediction.ndim != 5 or prediction.shape != truth.shape or prediction.shape[1] != n_lead:
+    fits = prediction.ndim == 5 and prediction.shape == truth.shape
+    if not fits or n_lead not in (None, prediction.shape[1]):
         shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
-        raise ValueError(f"prediction and truth must both be (B, {n_lead}, C, H, W); got {shapes}")
+        wanted = f"(B, {'L' if n_lead is None else n_lead}, C, H, W)"
+        raise ValueError(f"prediction and truth must both be {wanted}; got {shapes}")
 
 
 def frame_mse(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -196,10 +198,10 @@ def frame_mae(prediction: Tensor, truth: Tensor) -> Tensor:
 
 def _frame_sums(mean_error: Any, prediction: Tensor, truth: Tensor) -> Tensor:
     """Return the errors (B, L), summed over each frame; missing values count as the mean of the known ones."""
-    b, n_lead = prediction.shape[:2]
     prediction, truth, missing = _known(prediction, truth)
+    b, n_lead = prediction.shape[:2]
     # torchmetrics averages over the first axis, so that each frame becomes a column.
-    columns = [frames.reshape(b * n_lead, -1).T for frames in (prediction, truth)]
+    columns = [frames.flatten(2).flatten(0, 1).T for frames in (prediction, truth)]
     sums = (mean_error(*columns, num_outputs=b * n_lead) * len(columns[0])).view(b, n_lead)
     return sums if missing is None else sums * _times(missing)
 
@@ -240,6 +242,7 @@ def frame_ssim(prediction: Tensor, truth: Tensor, convention: str = "float") -> 
     """
     from skimage.metrics import structural_similarity
 
+    check_shapes(prediction, truth)
     window, size = 11 if convention == "gaussian" else 7, tuple(prediction.shape[-2:])
     if min(size) < window:
         raise ValueError(f"SSIM {convention!r} needs frames of at least {window}x{window}; got {size}")
@@ -268,6 +271,7 @@ def frame_gdl(prediction: Tensor, truth: Tensor) -> Tensor:
 
     In a frame with missing values it is the mean over pairs of known neighbours, times the number of all pairs.
     """
+    check_shapes(prediction, truth)
     prediction, truth = as_floats(prediction, "predictions"), in_unit_range(truth, "true frames")
     check_units(prediction)
     edges = [(truth.diff(dim=axis).abs() - prediction.diff(dim=axis).abs()).abs() for axis in (-2, -1)]
@@ -283,6 +287,7 @@ def _known(prediction: Tensor, truth: Tensor, in_bytes: bool = False) -> tuple[T
 
     The floats are in [0, 1], or 0 to 255 with `in_bytes`. The mask is None if nothing is missing.
     """
+    check_shapes(prediction, truth)
     check_range(truth, "true frames")
     check_units(prediction)
     missing = truth.isnan()
@@ -321,8 +326,11 @@ def openstl_metrics(prediction: Tensor, truth: Tensor, *, spatial_norm: bool = F
         spatial_norm: whether MSE and MAE are divided by C*H*W.
 
     Raises:
-        ValueError: true frames leave [0, 1], or frames are smaller than SSIM's window.
+        ValueError: there is no frame, true frames leave [0, 1], or frames are smaller than SSIM's window.
     """
+    check_shapes(prediction, truth)
+    if not prediction.numel():
+        raise ValueError(f"there is nothing to average: frames have shape {tuple(prediction.shape)}")
     size = prediction[0, 0].numel() if spatial_norm else 1
     prediction, clipped = _with_clipped(prediction)
 

@@ -88,8 +88,12 @@ def frame_lpips(prediction: Tensor, truth: Tensor, network: LPIPS) -> Tensor:
         network: the network of `load_lpips`.
 
     Raises:
-        ValueError: another number of channels, frames smaller than 31x31, or true frames outside of [0, 1].
+        ValueError: other shapes, another number of channels, frames smaller than 31x31, or true frames outside of
+            [0, 1].
     """
+    if prediction.ndim != 5 or prediction.shape != truth.shape:
+        shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
+        raise ValueError(f"prediction and truth must both be (B, L, C, H, W); got {shapes}")
     if prediction.shape[2] not in (1, 3):
         raise ValueError(f"LPIPS needs frames of 1 or 3 channels; got {prediction.shape[2]}")
     check_range(truth, "true frames")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..layers.arguments import check_tensor, is_whole, shown
 from ..layers.cells import cell_options
+from ..layers.plain import check_entries, has_entries, number_or_type
 
 
 def widths(given: Any, predictor: str, has_memory: bool, highway: bool) -> tuple[int, ...]:
@@ -133,6 +135,16 @@ def check_parts(cells: nn.ModuleList, interfaces: nn.ModuleList) -> None:
             )
 
 
+def check_moved(level: int, moved: Any) -> None:
+    """Raise a TypeError unless `moved`, returned by interfaces[level], is x and the motion after the step."""
+    check_entries(f"interfaces[{level}]", moved, "x", "state")
+    if not has_entries(moved[1], 2):
+        raise TypeError(
+            f"the state that interfaces[{level}] returns is {number_or_type(moved[1])}; it should be a MotionState, "
+            "or a pair (offset, trend)"
+        )
+
+
 def check_state(state: Any, n_layers: int, n_motions: int, map_shape: tuple[int, ...]) -> None:
     """Raise an error unless a `MotionRNNState` has so many layers and motions, and H of the first layer that shape."""
     for level, layer in enumerate(state.layers):
@@ -145,3 +157,16 @@ def check_state(state: Any, n_layers: int, n_motions: int, map_shape: tuple[int,
     found, wanted = (len(state.layers), len(state.motion), hidden_shape), (n_layers, n_motions, map_shape)
     if found != wanted:
         raise ValueError(f"state has (layers, motions, shape of H^1) {found}; it should have {wanted}")
+
+
+def a_weight(*modules: nn.Module) -> Tensor:
+    """Return a floating-point tensor that the modules hold, a parameter if there is one, without computing any.
+
+    The replicas of `nn.DataParallel` hold their weights as attributes.
+    """
+    held = itertools.chain(
+        *(module.parameters() for module in modules),
+        *(module.buffers() for module in modules),
+        (value for module in modules for part in module.modules() for value in vars(part).values()),
+    )
+    return next((t for t in held if isinstance(t, Tensor) and t.is_floating_point()), torch.empty(0))

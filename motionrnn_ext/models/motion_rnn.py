@@ -14,7 +14,6 @@ The paper and the released program differ in 29 points; `models/variants.py` lis
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
@@ -33,15 +32,17 @@ from ..layers.initial_values import Resettable
 from ..layers.motion import MotionState
 from ..layers.motion_gru import MotionGRU
 from ..layers.motion_gru_cell import PackedGates
-from ..layers.plain import is_plain
-from ..layers.rollout import convolve, rollout
-from ..layers.states import adapt_state, check_not_rounded, detached, exportable
+from ..layers.plain import check_entries, has_hooks_inside, is_plain
+from ..layers.rollout import convolve, current_rollout, resumed, rollout
+from ..layers.states import HALVES, adapt_state, check_not_rounded, detached, exportable, under_autocast
 from ..layers.tensors import fold_depth, unfold_depth
 from ..ops import _arguments as arguments
 from .arguments import (
+    a_weight,
     check_count,
     check_frames,
     check_generator,
+    check_moved,
     check_parts,
     check_state,
     checked_cell_options,
@@ -385,9 +386,7 @@ class MotionRNN(Resettable):
         """
         for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
             check_whole(name, value, at_least=0)
-        # A parameter gives dtype and device. Reading `conv_last.weight` would compute a parametrised one.
-        parameters = itertools.chain(self.conv_last.parameters(), self.parameters())
-        weight = next(p for p in parameters if p.is_floating_point())
+        weight = self._weight()
         check_generator(generator, weight.device if self.options.init_state == "xavier" else None)
         motion_dtype = torch.promote_types(weight.dtype, torch.float32)
         h, w = height // self.patch_size, width // self.patch_size
@@ -436,9 +435,7 @@ class MotionRNN(Resettable):
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
-        # A step that is computed again in backward would not find the weights of the rollout.
-        shared = [] if advance == self._recomputed else [self.cells, self.interfaces, self.conv_first, self.conv_last]
-        with rollout(*shared):
+        with rollout(self):
             for t in range(steps):
                 prediction, state = advance(read(t, prediction), state, packed)
                 if t >= first:
@@ -458,19 +455,27 @@ class MotionRNN(Resettable):
         """Take one time step: from x (B, P*P*C, h, w) to the prediction, of the same shape, and the next state."""
         layers, motion, memory = [], [], state.memory
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
-        highway = None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
+        highway = (
+            None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
+        )
         for level, cell in enumerate(self.cells):
-            x, layer, memory = cell(x, state.layers[level], memory, highway)
+            after = cell(x, state.layers[level], memory, highway)
+            check_entries(f"cells[{level}]", after, "h", "state", "memory")
+            x, layer, memory = after
             if self.highway:
                 highway = x  # the block's output, before the MotionGRU
             if level < len(self.interfaces):
                 ahead = () if packed[level] is None else (packed[level],)
-                x, moved = self.interfaces[level](x, state.motion[level], *ahead)
-                motion.append(moved)
+                moved = self.interfaces[level](x, state.motion[level], *ahead)
+                check_moved(level, moved)
+                x, motion_after = moved
+                motion.append(motion_after)
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
             layers.append(layer)
-        return convolve(self.conv_last, x.flatten(1, -3)), MotionRNNState(tuple(layers), tuple(motion), memory)
+        return convolve(self.conv_last, x.flatten(1, -3)), MotionRNNState(
+            tuple(layers), tuple(motion), memory
+        )
 
     def _recomputed(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
         """Take one time step, as `_advance` does, but keep only the inputs for backward."""
@@ -481,14 +486,14 @@ class MotionRNN(Resettable):
             )
         if torch.compiler.is_compiling():  # the graph holds the choice of the backend
             return recomputing(self._advance, *inputs, use_reentrant=False)
-        name = backends.current_backend()
+        name, active = backends.current_backend(), current_rollout()
         # Tensors that `torch.func.functional_call` has put in place of the parameters. Backward runs after that call.
         named = self.named_parameters("model", remove_duplicate=False)
         lent: dict[str, Tensor] = {path: t for path, t in named if not isinstance(t, nn.Parameter)}
 
         def advance(*inputs: Any) -> tuple[Tensor, MotionRNNState]:
-            # Backward may run in another thread, or outside of the block that chose the backend.
-            with backends.backend(name):
+            # Backward may run in another thread, or outside of the blocks that chose the backend and the weights.
+            with backends.backend(name), resumed(active):
                 step = _Advance(self)
                 return functional_call(step, lent, inputs, tie_weights=False) if lent else step(*inputs)
 
@@ -510,9 +515,15 @@ class MotionRNN(Resettable):
     def _motion_grus(self) -> list[MotionGRU]:
         return cast("list[MotionGRU]", list(self.interfaces))
 
+    def _weight(self) -> Tensor:
+        """Return the parameter that gives the states' dtype and device."""
+        return a_weight(self.conv_last, self)
+
     def _memory_format(self) -> torch.memory_format:
         """Return channels_last if a weight is in channels_last only; weights of size 1x1 are in both formats."""
-        formats = (memory_format(weight) for weight in self.parameters() if weight.dim() == 4)
+        # A weight of nn.LazyConv2d has no dimensions before its first call.
+        weights = (p for p in self.parameters() if not isinstance(p, nn.UninitializedParameter))
+        formats = (memory_format(weight) for weight in weights if weight.dim() == 4)
         return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
     def _pack(self) -> Sequence[PackedGates | None]:
@@ -520,6 +531,8 @@ class MotionRNN(Resettable):
 
         Hooks may change them (FSDP's gather the weights), and a user's module may compute them.
         """
+        if has_hooks_inside(self):
+            return [None] * len(self.interfaces)
         return [gru.pack_ahead() if is_plain(gru, MotionGRU) else None for gru in self._motion_grus()]
 
     def _start(
@@ -550,7 +563,10 @@ class MotionRNN(Resettable):
             )
         for motion in state.motion:
             check_not_rounded(self, "motion", motion.offset)
-        return state if torch.is_autocast_enabled(frames.device.type) else adapt_state(state, frames.dtype)
+        if under_autocast(frames):
+            return state
+        weights = self._weight().dtype if frames.dtype in HALVES else frames.dtype
+        return adapt_state(state, frames.dtype, weights)
 
     def _check_frames(self, frames: Tensor, rank: int) -> None:
         check_frames(frames, rank, self.in_channels, self.image_size, self.patch_size, bool(self.interfaces))

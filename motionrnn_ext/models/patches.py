@@ -40,14 +40,24 @@ def fold_mask(mask: Tensor, frames: Tensor, patch_size: int) -> Tensor:
         ValueError: the mask does not broadcast to the frames.
         TypeError: the mask is complex.
     """
+    full = expanded_mask(mask, frames)
+    constant = all(size == 1 for size in mask.shape[-3:])
+    return full[..., :1, :1, :1] if constant else fold_patches(full, patch_size)
+
+
+def expanded_mask(mask: Tensor, frames: Tensor) -> Tensor:
+    """Return a sampling mask broadcast to frames, in their dtype.
+
+    Raises:
+        ValueError: the mask does not broadcast to the frames.
+        TypeError: the mask is complex.
+    """
     if mask.is_complex():
         raise TypeError(f"sampling_mask has dtype {mask.dtype}; it should be floating point")
     try:
-        full = mask.to(frames.dtype).expand(frames.shape)
+        return mask.to(frames.dtype).expand(frames.shape)
     except RuntimeError:
         wanted = tuple(frames.shape)
         raise ValueError(
             f"sampling_mask has shape {tuple(mask.shape)}; it should broadcast to {wanted}"
         ) from None
-    constant = all(size == 1 for size in mask.shape[-3:])
-    return full[..., :1, :1, :1] if constant else fold_patches(full, patch_size)

@@ -77,6 +77,13 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
             self.checkpoint_steps,
             f"off for {self.predictor} with compat=openstl, whose cells keep a state from call to call",
         )
+        for what, is_so in {
+            "checkpoint_steps, whose steps are computed again": self.checkpoint_steps,
+            f"{self.predictor} and compat=openstl": self.compat == "openstl" and cells.keeps_state,
+            "several processes, whose gradients are joined outside of a graph": self.n_processes > 1,
+            "accelerator=cpu: CUDA graphs need a GPU": self.accelerator == "cpu",
+        }.items():
+            _check(not (self.graph and is_so), "graph", self.graph, f"off with {what}")
         for name in self.cell_options:
             known = cell_options(self.predictor)
             _check(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import SumMetric
 
+from ..graphs import GraphedRollout, graphed
 from ..metrics import FrameMetrics
 from ..models import MotionRNN
 from ..pixels import filled
@@ -70,6 +71,7 @@ class Training(L.LightningModule):
         super().__init__()
         self.config, self.train_loss = config, torch.zeros(())
         self.model = MotionRNN(**config.model())
+        self._rollout: GraphedRollout | None = None
         # The validation's metrics and loss are joined over the processes. Lightning's own mean would be wrong where
         # processes have different numbers of clips.
         self.metrics = FrameMetrics(config.n_output)
@@ -86,19 +88,57 @@ class Training(L.LightningModule):
             mask = None if mask is None else torch.cat([mask, mask])
         if config.missing is not None:
             self.log("train/missing", frames.isnan().float().mean())
-        predictions = self.model(
-            frames if config.missing is None else filled(frames),
-            config.n_input,
-            None if mask is None else mask.to(frames.device),
-            reverse_sampling=config.sampling == "reverse",
-            generator=self._generator(step),
-            checkpoint=config.checkpoint_steps,
-        )
+        given = frames if config.missing is None else filled(frames)
+        mask = None if mask is None else mask.to(frames.device)
+        generator = self._generator(step)
+        if config.graph:
+            predictions = self._graphed(given)(given, mask, generator=generator)
+        else:
+            predictions = self.model(
+                given,
+                config.n_input,
+                mask,
+                reverse_sampling=config.sampling == "reverse",
+                generator=generator,
+                checkpoint=config.checkpoint_steps,
+            )
         loss, _ = self._loss(predictions, frames[:, 1:], joined=config.n_processes > 1)
         self.train_loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/sampling", sampling_probabilities(config, step)[1])
         return loss
+
+    def configure_model(self) -> None:
+        """Lay the model out as the settings say, or by default as the device likes it."""
+        device, wanted = self.trainer.strategy.root_device.type, self.config.channels_last
+        if wanted is None and not self.has_depth() and device == "cuda":
+            wanted = self.config.precision != "32" or torch.backends.cudnn.allow_tf32
+        layout = torch.channels_last if wanted else torch.contiguous_format
+        self.model.to(memory_format=layout)  # type: ignore[call-overload]
+
+    def has_depth(self) -> bool:
+        """Return whether the model has weights with a depth axis, which channels_last does not know."""
+        return any(p.dim() == 5 for p in self.model.parameters())
+
+    def on_train_start(self) -> None:
+        """Lay the optimiser's state out as the weights are: a run may be resumed in another layout, and a fused Adam
+        on the CPU goes through the memory of both in step, without a look at the strides (torch 2.13)."""
+        for optimizer in self.trainer.optimizers:
+            for p, state in optimizer.state.items():
+                for name, value in state.items():
+                    if value.shape == p.shape and value.stride() != p.stride():
+                        state[name] = torch.empty_like(p).copy_(value)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the gradient as Lightning does, which refuses this for a fused optimiser under autocast:
+        gradients of bfloat16 are not scaled."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise NotFinite, in all processes together, before a loss or gradient that is not finite changes weights."""
@@ -147,7 +187,9 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.config
-        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr)
+        # One pass over the memory of all weights. On other devices PyTorch chooses.
+        is_fused = self.device.type in ("cpu", "cuda") or None
+        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, fused=is_fused)
         if config.lr_schedule == "constant":
             return optimizer
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -160,6 +202,19 @@ class Training(L.LightningModule):
             if not parameter.isfinite().all():
                 raise NotFinite(f"{name} is not finite after step {self.global_step:,}")
         checkpoint[CONFIG_KEY] = self.config.to_dict()
+
+    def _graphed(self, frames: Tensor) -> GraphedRollout:
+        """Return the model's rollout in CUDA graphs, recorded in the first step for such frames."""
+        if self._rollout is None:
+            config = self.config
+            self._rollout = graphed(
+                self.model,
+                frames,
+                config.n_input,
+                sampling=config.sampling != "none",
+                reverse_sampling=config.sampling == "reverse",
+            )
+        return self._rollout
 
     def _loss(self, prediction: Tensor, truth: Tensor, joined: bool = False) -> tuple[Tensor, Any]:
         """Return the mean loss over the true values, and the weight of this batch in a mean over batches.

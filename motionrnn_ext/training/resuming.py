@@ -1,7 +1,7 @@
 """The settings that may change when a run is resumed. `--resume` refuses a change that its numbers depend on.
 
-root, workers, accelerator, checkpoint_steps, log_every
-                    may change: no number depends on them, except for the rounding of another device.
+root, workers, accelerator, checkpoint_steps, channels_last, graph, log_every
+                    may change: no number depends on them, except for the rounding of another device or layout.
 digits              may change from one folder to another that holds the same files.
 val_every           may change: the weights do not depend on it. best.ckpt is the best of the validated steps.
 devices, nodes      may change if a step still learns from the same number of clips: batch_size becomes the share of
@@ -19,7 +19,11 @@ from dataclasses import replace
 from .config import Config
 
 _INSTEAD = "for a new run from its weights: --init-from, with another --out"
-FREE = frozenset(("root", "workers", "accelerator", "checkpoint_steps", "log_every", "val_every"))
+FREE = frozenset(
+    (
+        "root", "workers", "accelerator", "checkpoint_steps", "channels_last", "graph", "log_every", "val_every",
+    )
+)  # fmt: skip
 
 
 class Unchangeable(ValueError):

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from ..data.registry import find
 from ..files import write_atomically
 from ..models import MotionRNN
@@ -214,19 +215,19 @@ def _of_weights(path: Path, dataset: str | None, like: Config | None, given: Map
     config = Config(**{**settings, **_model_settings(made, given.get("image_size"))})
     height, width = config.image_size
     for sentence in found.left_out:
-        warnings.warn(f"{path}: left out {sentence}", stacklevel=3)
+        warnings.warn(f"{path}: left out {sentence}", stacklevel=stacklevel_of_user())
     if found.pruned:
-        warnings.warn(f"{path}: applied the pruning masks of {found.pruned}", stacklevel=3)
+        warnings.warn(f"{path}: applied the pruning masks of {found.pruned}", stacklevel=stacklevel_of_user())
     if found.assumed:
         warnings.warn(
             f"{path} holds weights alone: assumed {in_words(found.assumed)}, which no tensor shows; give what differs "
             f"({', '.join(flags(found.assumed))})",
-            stacklevel=3,
+            stacklevel=stacklevel_of_user(),
         )
     warnings.warn(
         f"{path} holds weights alone: taken as of {config.dataset}, {height}x{width}, {config.n_input} frames in and "
         f"{config.n_output} out",
-        stacklevel=3,
+        stacklevel=stacklevel_of_user(),
     )
     return Run(config, model, None, path)
 

@@ -180,6 +180,14 @@ class TrainingSettings:
         unset="random weights",
     )
     precision: str = _option("32", "precision of the features", ("32", "bf16-mixed"))
+    channels_last: bool | None = _option(
+        None,
+        "lay maps out with their channels last, which changes no number but for rounding",
+        unset="on a GPU whose tensor cores are used (bf16-mixed, or TF32, which PyTorch allows); off on a CPU",
+    )
+    graph: bool = _option(
+        False, "play each step's rollout, forward and backward, from CUDA graphs; one process, on a GPU"
+    )
     accelerator: str = _option("auto", "accelerator of Lightning: auto, cpu, gpu, ...")
     devices: int = _option(1, "number of devices of this machine; each gets a process")
     nodes: int = _option(1, "number of machines, with --devices devices each; start the same command on each")

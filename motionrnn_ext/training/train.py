@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.strategies import DDPStrategy
 
+from ..graphs import conditions
 from ..terminal.console import is_animated
 from . import launchers, processes
 from .batches import ClipDataModule
@@ -112,6 +113,7 @@ def _train(
     # PL_ variables, such as PL_TRAINER_ACCUMULATE_GRAD_BATCHES, would change the settings of the Trainer.
     with _quiet(), _without_variables("PL_"):
         trainer = _trainer(config, folder, progress, watchers, place)
+        _check_fits(config, module, trainer.strategy.root_device)
         clips.check(config.n_processes)
         starts_others = bool(command) and config.n_processes > 1 and place is None
         if config.n_processes == 1 or (starts_others and config.nodes == 1):
@@ -163,6 +165,16 @@ def _checkpoint(
         return start_folder(folder, config, resume)
     last = last_checkpoint(folder)
     return last if resume and last.exists() else None
+
+
+def _check_fits(config: Config, module: Training, device: torch.device) -> None:
+    """Raise a ValueError if a setting does not fit the device or the model."""
+    if config.channels_last and module.has_depth():
+        raise ValueError(
+            f"channels_last must be off for {config.predictor}, whose maps have a depth axis; got True"
+        )
+    if config.graph and device.type != conditions.DEVICE:
+        raise ValueError(f"graph must be off on {device}: CUDA graphs need a GPU; got True")
 
 
 def _kept(folder: Path) -> str:

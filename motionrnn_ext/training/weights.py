@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from ..layers.cells import cell_options
 from ..models import MotionRNN
 from ..models.checkpoints.description import present_arguments
@@ -50,17 +51,22 @@ def load_weights(model: MotionRNN, source: str, config: Config) -> None:
         raise RunError(f"{source} (--init-from) does not fit: {'; '.join(settings + tensors[:3])}{more}")
     model.load_state_dict(weights)
     for sentence in found.left_out:
-        warnings.warn(f"{source} (--init-from): left out {sentence}", stacklevel=2)
+        warnings.warn(f"{source} (--init-from): left out {sentence}", stacklevel=stacklevel_of_user())
     if found.pruned:
-        warnings.warn(f"{source} (--init-from): applied the pruning masks of {found.pruned}", stacklevel=2)
+        warnings.warn(
+            f"{source} (--init-from): applied the pruning masks of {found.pruned}",
+            stacklevel=stacklevel_of_user(),
+        )
     if differ:
         settings = [f"{name} {theirs}, this run has {own}" for name, (theirs, own) in differ.items()]
-        warnings.warn(f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=2)
+        warnings.warn(
+            f"{source} (--init-from) was trained with {'; '.join(settings)}", stacklevel=stacklevel_of_user()
+        )
     if unknown := {name: here[name] for name in found.assumed if name in here}:
         warnings.warn(
             f"{source} (--init-from) holds weights alone: its tensors do not show if they were trained with "
             f"{in_words(unknown)}, as this run is",
-            stacklevel=2,
+            stacklevel=stacklevel_of_user(),
         )
 
 

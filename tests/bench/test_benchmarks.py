@@ -16,7 +16,7 @@ from repository import ROOT
 
 import motionrnn_ext
 from motionrnn_ext.benchmarks import cases
-from motionrnn_ext.benchmarks.gpu import ceilings, on_gpu, sanitizer_set, steps
+from motionrnn_ext.benchmarks.gpu import ceilings, on_gpu, rollouts, sanitizer_set, steps
 from motionrnn_ext.benchmarks.gpu import targets as gpu_targets
 from motionrnn_ext.benchmarks.measuring import (
     implementations,
@@ -140,6 +140,17 @@ def test_torchvision_gets_its_own_order_and_gives_back_ours(monkeypatch: pytest.
     assert off < 1e-5
 
 
+@pytest.mark.parametrize("name", ["ours", "reference"])
+def test_the_convolution_row_has_all_gradients(name: str):
+    case = op_cases.Case("convolution", cases.DRY_RUN_CONVOLVED_MAPS[0], "float32", op_cases.BOTH)
+    inputs = case.inputs("cpu", 0)
+    made = implementations.implementation(name, "NCHW", case, "cpu")
+    results = made.results(case, *made.call(case, inputs))
+    assert [len(part) for part in results] == [1, 2]
+    # The norm of the difference. Measured: 9.4e-7 by Winograd's algorithm.
+    assert rows.deviation(case, made, results, op_cases.exact_results(case, inputs)) < 5e-6
+
+
 def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
     case = op_cases.Case("gated_blend", cases.DRY_RUN_MAPS.small, "float32", op_cases.FORWARD)
     wrong = implementations.Implementation("ours", "NCHW", lambda g, a, b: g.sigmoid() * a)
@@ -212,9 +223,13 @@ def test_targets_are_met_and_missed():
 def test_the_summary_has_the_steps_and_the_targets(tmp_path: Path):
     runner, path = steps.Runner(tmp_path, tmp_path, seconds=60), tmp_path / "rows.json"
     runner.record("build", "ok", 61)
-    assert "A GPU is needed" in on_gpu.summary(runner, path)
+    measured = tmp_path / "rollouts.json"
+    assert on_gpu.summary(runner, path, measured).count("A GPU is needed") == 2
     path.write_text(json.dumps(_report(2.0, 6.0)))
-    page = on_gpu.summary(runner, path)
+    row = {"what": "pass", "predicted": "about 3 ms", "measured": "4 ms"}
+    measured.write_text(json.dumps({"dry_run": False, "experiments": [row]}))
+    page = on_gpu.summary(runner, path, measured)
+    assert "| pass | about 3 ms | 4 ms |" in page
     assert "| build | ok | 61 |" in page and "MISSED |" in page and "| met |" in page
 
 
@@ -264,6 +279,18 @@ def test_rows_of_tiny_shapes_on_the_cpu(tmp_path: Path):
     assert {row["implementation"] for row in timed} >= {"ours", "plain"}
     for row in timed:
         assert row["eager_us"] > 0 and row["graph_us"] is None and row["difference"] < 0.15, row
+
+
+@pytest.mark.slow
+def test_the_rollouts_of_a_dry_run(tmp_path: Path):
+    path = tmp_path / "rollouts.json"
+    command = [sys.executable, "-m", f"{on_gpu.PROGRAMS}.rollouts", path, "--dry-run"]
+    made = _run(*command, cwd=tmp_path, timeout=240)
+    assert made.returncode == 0, f"{made.stdout[-2000:]}{made.stderr[-2000:]}"
+    report = json.loads(path.read_text())
+    assert [e["what"] for e in report["experiments"]] == [e[0] for e in rollouts.EXPERIMENTS]
+    unmeasured = [e["what"] for e in report["experiments"] if "not measured" in e["measured"]]
+    assert unmeasured == ["inference step, B1, with side streams", "warp backward in blocks of 3 warps"]
 
 
 def test_the_calls_for_the_sanitizers_are_finite():

@@ -389,14 +389,14 @@ class TestArchitectures:
         "variable, value, built",
         [
             ("TORCH_CUDA_ARCH_LIST", "7.5 8.0;8.6,9.0+PTX", "8.0 8.6 9.0+PTX"),
-            ("TORCH_CUDA_ARCH_LIST", "", "8.0 8.6 9.0 10.0 12.0+PTX"),  # what is released
+            ("TORCH_CUDA_ARCH_LIST", "", "8.0 8.6 9.0+PTX 10.0 12.0+PTX"),  # what is released
             ("CMAKE_CUDA_ARCHITECTURES", "80-real;90", "8.0 9.0+PTX"),
         ],
     )
     def test_lists(self, configure, variable: str, value: str, built: str) -> None:
         done = configure(**{variable: value})
         assert done.returncode == 0, done.stdout
-        if not value and "9.0+PTX" in done.stdout:
+        if not value and "10.0" not in done.stdout:
             pytest.skip("this nvcc does not know the newest architectures")
         assert re.search(rf"; CUDA kernels {re.escape(built)}$", done.stdout, re.MULTILINE), done.stdout
 

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from under_test import ALL, CPU, UnderTest, on
 
-from motionrnn_ext import MotionGRU, MotionRNN, warmup
+from motionrnn_ext import MotionGRU, MotionRNN, graphed, graphed_step, warmup
+from motionrnn_ext.graphs import rollout, stream
 from motionrnn_ext.layers.cells import CELLS
 
 TOLERANCE = 1e-5  # of float32: atomics add in any order
@@ -79,6 +80,22 @@ def test_a_step_stays_on_the_gpu(predictor: str, options: dict[str, Any], name: 
                 frame, state = model.step(frame, state)
             model(torch.zeros(2, 3, 1, 16, 12, device="cuda"), 2)
     assert name == "reference" or {"memory_update", "highway_output", "gated_blend"} <= watch.ops
+
+
+@pytest.mark.parametrize("name", ["reference", "cuda", "triton"])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_what_graphed_records_stays_on_the_gpu(predictor: str, name: str):
+    """Rollouts with a mask and a state, and steps whose state comes in tensors."""
+    model = small(predictor, variant="official")
+    with fake_cuda.fake_cuda(name):
+        fake_cuda.moved(model)
+        frames, mask = (torch.zeros(2, n, 1, 16, 12, device="cuda") for n in (4, 1))
+        _, state = model.step(frames[:, 0])
+        tensors = [t for t in pytree.tree_leaves(state) if isinstance(t, Tensor)]
+        with Capturable("cuda") as watch:
+            rollout.Rollout(model, 2, False, True, state)(frames, mask, *tensors)
+            stream.Step(model, state)(frames[:, 0], *tensors)
+    assert "convolution" in watch.ops
 
 
 @pytest.mark.parametrize("predictor", CELLS)
@@ -173,6 +190,56 @@ def test_make_graphed_callables(on: UnderTest, make: Callable[[], nn.Module]):
             found = results(module, graphed, arguments)
             for a, e in zip(found, results(eager, eager, arguments), strict=True):
                 assert_close(a, e, TOLERANCE)
+
+
+@feature("cuda_graphs")
+@on(ON_GPU)
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_graphed(on: UnderTest, predictor: str, half: bool):
+    """Several training steps beside those of the model itself, with scheduled sampling, then without gradients."""
+    model = small(predictor).cuda()
+    if predictor != "e3d_lstm":
+        model = model.to(memory_format=torch.channels_last)
+    other = copy.deepcopy(model)
+    tolerance = 0.02 if half else TOLERANCE
+    with on.chosen(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+        fast = graphed(model, drawn(2, 5, 1, 16, 12), 2, sampling=True)
+        for _ in range(3):
+            frames, mask = drawn(2, 5, 1, 16, 12), drawn(2, 2, 1, 1, 1).round()
+            found, expected = fast(frames, mask), other(frames, 2, mask)
+            assert_close(found, expected, tolerance)
+            for m, out in ((model, found), (other, expected)):
+                m.zero_grad()
+                out.float().square().mean().backward()
+                torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
+            for p, q in zip(model.parameters(), other.parameters()):
+                assert (p.grad is None) == (q.grad is None)
+                if p.grad is not None and q.grad is not None:
+                    assert_close(p.grad, q.grad, tolerance)
+            with torch.no_grad():
+                for p, q in zip(model.parameters(), other.parameters()):
+                    if q.grad is not None:
+                        q.sub_(q.grad, alpha=0.1)
+                    p.copy_(q)
+        with torch.no_grad():
+            assert_close(fast(frames), other(frames, 2), tolerance)
+
+
+@feature("cuda_graphs")
+@on(ON_GPU)
+@pytest.mark.parametrize("predictor", CELLS)
+def test_graphed_step(on: UnderTest, predictor: str):
+    options = {"cell_options": {"history": 3}} if predictor == "e3d_lstm" else {}
+    model, frames = small(predictor, **options).cuda(), drawn(6, 2, 1, 16, 12)
+    with on.chosen(), torch.no_grad():
+        stream = graphed_step(model, frames[0])
+        for _ in range(2):
+            state = None
+            for frame in frames:
+                expected, state = model.step(frame, state)
+                assert_close(stream(frame), expected, TOLERANCE)
+            stream.reset()
 
 
 @feature("cuda_graphs")

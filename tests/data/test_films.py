@@ -51,8 +51,11 @@ def test_images_in_colour_are_made_grey_and_it_is_said(ending: str, tmp_path: Pa
         (tmp_path / name).mkdir()
         for t, frame in enumerate(moving(colours)):
             Image.fromarray(frame).save(tmp_path / name / f"{t}.{ending}")
-    with pytest.warns(UserWarning, match="colour is in colour; its frames are made grey, as the model's are"):
+    with pytest.warns(
+        UserWarning, match="colour is in colour; its frames are made grey, as the model's are"
+    ) as said:
         found = read_frames(tmp_path / "colour")
+    assert said[0].filename == __file__
     wanted = np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in moving(True)])
     assert torch.equal(found, as_floats(wanted[..., None]))
     with warnings.catch_warnings():
@@ -79,8 +82,9 @@ def test_arrays_in_colour_are_made_grey_and_it_is_said(tmp_path: Path) -> None:
     np.save(tmp_path / "clip.npy", frames)
     with pytest.warns(
         UserWarning, match="clip.npy is in colour; its frames are made grey, as the model's are"
-    ):
+    ) as said:
         found = read_frames(tmp_path / "clip.npy", missing=np.nan)
+    assert said[0].filename == __file__
     wanted = torch.from_numpy(frames @ np.array([0.299, 0.587, 0.114])).float()[:, None]
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5, equal_nan=True)
     frames[..., 1:] = frames[..., :1]

@@ -14,6 +14,8 @@ from torchmetrics.functional.image import image_gradients
 from motionrnn_ext.metrics import (
     CONVENTIONS,
     FrameMetrics,
+    Values,
+    event_counts,
     frame_gdl,
     frame_mae,
     frame_mse,
@@ -280,3 +282,41 @@ def test_bad_arguments_are_named() -> None:
         FrameMetrics(3, psnr="byte")
     with pytest.raises(ValueError, match="call update before compute"):
         FrameMetrics(3).compute()
+
+
+MEASURES = {
+    "mse": frame_mse,
+    "mae": frame_mae,
+    "psnr": frame_psnr,
+    "snr": frame_snr,
+    "ssim": frame_ssim,
+    "gdl": frame_gdl,
+    "openstl": openstl_metrics,
+    "events": lambda prediction, truth: event_counts(prediction, truth, [0.5], Values(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_frames_of_another_shape_are_named(name: str) -> None:
+    """A truth of fewer clips or lead times would be spread over the others."""
+    _, truth = clips(2, 3, 1, 8, 8)
+    for prediction, fact in ((truth[0, 0], truth[0, 0]), (truth, truth[:1]), (truth, truth[:, :1])):
+        with pytest.raises(ValueError) as error:
+            MEASURES[name](prediction, fact)
+        shapes = f"{tuple(prediction.shape)} and {tuple(fact.shape)}"
+        assert str(error.value) == f"prediction and truth must both be (B, L, C, H, W); got {shapes}"
+    with pytest.raises(TypeError, match="prediction is a ndarray; it should be a torch.Tensor"):
+        MEASURES[name](truth.numpy(), truth)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 1, 8, 8), (2, 0, 1, 8, 8)])
+def test_no_frames_have_no_scores(shape: tuple[int, ...]) -> None:
+    nothing = torch.rand(shape)
+    for name, measure in MEASURES.items():
+        if name == "openstl":
+            with pytest.raises(
+                ValueError, match=r"there is nothing to average: frames have shape \(\d, \d, 1"
+            ):
+                measure(nothing, nothing)
+        else:
+            assert measure(nothing, nothing).shape[-2:] == shape[:2], name

@@ -177,6 +177,12 @@ def test_reports_say_what_was_done_and_why_nothing_was() -> None:
         "converted 0: none; no module with the official MotionGRU's update, reset, output, warp.conv, "
         "warp.warp_gate among the 3 of this model (2 ReLU, 1 Sequential)"
     )
+    listed = nn.Sequential(nn.ReLU())
+    listed[0].layers, listed[0].losses = [StandIn(4)], {"l1": nn.L1Loss()}
+    assert str(convert(listed)) == (
+        "converted 0: none; there are MotionGRUs in a plain list or dict, where PyTorch does not find them: 0.layers "
+        "should be an nn.ModuleList or nn.ModuleDict"
+    )
     ours = motionrnn_ext.MotionRNN("predrnn", in_channels=1, hidden_channels=(4, 4), patch_size=2)
     assert "already: interfaces.0" in str(convert(ours))
 

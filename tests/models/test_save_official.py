@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -120,6 +121,75 @@ def test_what_no_program_can_express_is_named(model, named: list[str], tmp_path:
     with pytest.raises(ValueError, match="^no public program has this model: ") as error:
         save_official(model(), tmp_path / "model.ckpt")
     assert all(text in str(error.value) for text in named) and not list(tmp_path.iterdir())
+
+
+class Doubling(MotionRNN):
+    """A model whose forward computes something else from the same weights."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return 2 * super().forward(*args, **options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.cells[0].conv_x[0], "padding_mode", "circular"),
+        lambda m: m.cells[0].conv_x.append(nn.Tanh()),
+        lambda m: m.cells[1].conv_h[0].register_forward_hook(lambda module, args, out: 2 * out),
+        lambda m: setattr(m, "__class__", Doubling),
+        lambda m: m.register_forward_hook(lambda module, args, out: (out, out)),
+    ],
+    ids=["padding", "Tanh", "hook", "forward", "pair"],
+)
+def test_what_the_weights_alone_do_not_compute_is_refused(change: Any, tmp_path: Path) -> None:
+    model = net(layers=2)
+    change(model)
+    with pytest.raises(
+        ValueError,
+        match=r"no public program has this model: its (predictions differ by [\d.e-]+|forward returns)",
+    ):
+        save_official(model, tmp_path / "model.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+class Shard(torch.Tensor):
+    """Has, like a DTensor, a method that gathers the whole."""
+
+    full_tensor = torch.Tensor.clone
+
+
+def test_shards_and_what_cannot_be_copied_are_refused(tmp_path: Path) -> None:
+    model = net(layers=2)
+    model.cells[0].lock = threading.Lock()
+    with pytest.raises(
+        ValueError, match="model cannot be copied, to compare it with its weights alone: TypeError: "
+    ):
+        save_official(model, tmp_path / "model.ckpt")
+    model = net(layers=2)
+    model.conv_last.weight = nn.Parameter(model.conv_last.weight.detach().as_subclass(Shard))
+    with pytest.raises(
+        ValueError, match=r"sharded parameters, such as conv_last.weight; save a MotionRNN\(\*\*"
+    ):
+        save_official(model, tmp_path / "model.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_changes_no_prediction_is_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MotionRNN(
+        "predrnn", 1, (8, 8), 2, "official", filter_size=3, alpha=0.9, init_state="xavier"
+    ).half()
+    model.interfaces[0].cell.alpha, seen = 0.5, []
+    model.cells[0].register_forward_hook(lambda module, args, out: seen.append(out[0].dtype))
+    model.cells[0].conv_x.append(nn.Dropout(0.5))
+    before, state = {name: t.clone() for name, t in model.state_dict().items()}, torch.get_rng_state()
+    save_official(model.train(), tmp_path / "model.ckpt")
+    assert torch.get_rng_state().equal(state) and model.training
+    assert all(t.equal(before[name]) for name, t in model.state_dict().items())
+    found = quietly(tmp_path / "model.ckpt", in_channels=1, patch_size=2, init_state="xavier")
+    clip = torch.rand(1, 4, 1, 8, 8).half()
+    results = [m.eval()(clip, 2, generator=torch.Generator().manual_seed(0)) for m in (found, model)]
+    assert torch.equal(*results)
 
 
 def test_a_pruned_model_is_written_as_it_computes(tmp_path: Path) -> None:

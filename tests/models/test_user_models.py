@@ -14,7 +14,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionGRUCell, MotionGRULayer, MotionRNN
-from motionrnn_ext.layers import MotionState, OffsetWarp
+from motionrnn_ext.layers import (
+    ConvLSTMCell,
+    ConvTTLSTMCell,
+    E3DLSTMCell,
+    MIMCell,
+    MotionState,
+    OffsetWarp,
+    RecurrentCell,
+    SpatioTemporalLSTMCell,
+)
 from motionrnn_ext.layers.cells import CELLS
 
 BACKENDS = [name for name in ("reference", "cpu") if name in motionrnn_ext.available_backends()]
@@ -78,6 +87,13 @@ def test_a_sequence_is_not_taken_for_depth() -> None:
         assert part in str(error.value)
     with pytest.raises(ValueError, match=r"hidden has shape \(2, 8, 6, 8\); it should be \(B, 8, D, h, w\)"):
         MotionGRU(8, depth=True)(torch.rand(2, 8, 6, 8))
+
+
+def test_a_gate_side_that_is_set_later_is_checked_too() -> None:
+    gru = MotionGRU(8)
+    gru.gate_side = "Hidden"
+    with pytest.raises(ValueError, match="gate_side is 'Hidden'; it should be 'hidden' or 'decoded'"):
+        gru(torch.rand(1, 8, 4, 4))
 
 
 def test_hooks_run_once_with_depth() -> None:
@@ -178,6 +194,82 @@ def test_every_state_of_a_model_can_be_cut(predictor: str) -> None:
     assert grads[0] and all(relative_error(a, b) <= 1e-12 for a, b in zip(*grads))
 
 
+def test_a_motion_gru_cell_alone_begins_at_rest() -> None:
+    torch.manual_seed(0)
+    cell, x = MotionGRUCell(4, zero_init=False), torch.rand(2, 4, 6, 8)
+    start = cell.initial_state(x)
+    moved = cell(x, *start)
+    assert all(map(torch.equal, cell(x), moved)) and moved[1].any()
+
+
+# ---- A recurrent cell alone
+
+CELLS_ALONE: dict[type[RecurrentCell], Tensor] = {
+    ConvLSTMCell: drawn(2, 3, 4, 6).float(),
+    SpatioTemporalLSTMCell: drawn(2, 3, 4, 6).float(),
+    ConvTTLSTMCell: drawn(2, 3, 4, 6).float(),
+    MIMCell: drawn(2, 8, 4, 6).float(),
+    E3DLSTMCell: drawn(2, 3, 2, 4, 6).float(),
+}
+
+
+@pytest.fixture(params=CELLS_ALONE, ids=lambda cls: cls.__name__)
+def alone(request: pytest.FixtureRequest) -> tuple[RecurrentCell, Tensor]:
+    x = CELLS_ALONE[request.param]
+    torch.manual_seed(0)
+    return request.param(x.shape[1], 8, 3, map_size=(4, 6)), x
+
+
+def test_a_cell_alone_begins_with_zeros(alone: tuple[RecurrentCell, Tensor]) -> None:
+    cell, x = alone
+    zeros = torch.zeros(2, 8, *x.shape[2:])
+    state, memory = cell.initial_state(zeros), cell.initial_memory(zeros) if cell.has_memory else None
+    expected, found = (state, memory), (None, None)
+    for _ in range(3):
+        (h, *expected), (ours, *found) = cell(x, *expected), cell(x, *found)
+        assert ours.equal(h) and type(found[0]) is type(state) and type(found[1]) is type(memory)
+    cell = cell.to(memory_format=torch.channels_last) if x.dim() == 4 else cell
+    assert torch.allclose(cell(x.movedim(1, -1).contiguous().movedim(-1, 1))[0], cell(x)[0], atol=1e-6)
+    for run in (cell, torch.compile(cell, fullgraph=True, backend="eager")):
+        assert torch.allclose(run(x)[0], cell(x, state, memory)[0], atol=1e-6)
+
+
+def test_a_cell_takes_up_what_autocast_left(alone: tuple[RecurrentCell, Tensor]) -> None:
+    cell, x = alone
+    with torch.autocast("cpu", torch.bfloat16):
+        half, state, memory = cell(x.bfloat16())
+    assert half.dtype == torch.bfloat16 and state.cell.dtype == torch.float32
+    h, state, memory = cell(x, state, memory)
+    assert {t.dtype for t in tree_leaves((h, state, memory)) if t is not None} == {torch.float32}
+    start = cell(x)
+    # bfloat16 has 8 bits of fraction: the largest error found is 0.006.
+    assert torch.allclose(h, cell(x, *start[1:])[0], atol=2e-2)
+
+
+def test_a_cell_names_what_it_is_not_called_with(alone: tuple[RecurrentCell, Tensor]) -> None:
+    cell, x = alone
+    zeros, kind = torch.zeros(2, 8, *x.shape[2:]), type(cell(x)[1]).__name__
+    with pytest.raises(TypeError) as error:
+        cell(x, (zeros, zeros))
+    assert str(error.value) == f"state is a tuple; it should be None, or the {kind} that the cell returned"
+    depth = "2, " if x.dim() == 5 else ""
+    with pytest.raises(ValueError) as wrong:
+        cell(x[0])
+    assert str(wrong.value) == f"x has shape {tuple(x[0].shape)}; it should be (B, {x.shape[1]}, {depth}h, w)"
+    with pytest.raises(TypeError, match="x is a NoneType; it should be a torch.Tensor"):
+        cell(None)
+
+
+def test_a_state_of_another_predictor_is_named() -> None:
+    with pytest.raises(
+        TypeError, match="memory is a Tensor; it should be None, or the MIMMemory that the cell returned"
+    ):
+        MIMCell(4, 4, 3, map_size=(4, 4))(torch.zeros(1, 4, 4, 4), None, torch.zeros(1, 4, 4, 4))
+    models = [MotionRNN(name, 1, (4, 4), 2, image_size=(8, 8)) for name in ("mim", "predrnn")]
+    with pytest.raises(TypeError, match="memory is a Tensor; it should be None, or the MIMMemory that the"):
+        models[0].step(torch.rand(1, 1, 8, 8), models[1].initial_state(1, 8, 8))
+
+
 # ---- Half precision, and inputs that do not fit
 
 
@@ -211,6 +303,31 @@ def test_half_states_receive_gradients_and_compile() -> None:
         x, after = run(hidden, MotionState(*state))
         grads = torch.autograd.grad(after.offset.sum() + x.sum(), state)
         assert all(g.dtype == torch.bfloat16 and g.any() for g in grads)
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_stream_goes_on_when_the_model_changes_its_precision(predictor: str) -> None:
+    torch.manual_seed(0)
+    model = MotionRNN(predictor, 1, (8, 8), 2, filter_size=3, image_size=(8, 8)).eval()
+    frames = torch.rand(2, 1, 1, 8, 8)
+    _, state = model.step(frames[0])
+    expected, _ = model.step(frames[1], state)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        found, state = model.to(dtype).step(frames[1].to(dtype), state)
+        assert found.dtype == state.layers[0].hidden.dtype == dtype
+        assert state.motion[0].offset.dtype == torch.float32
+        if dtype == torch.bfloat16:
+            # bfloat16 has 8 bits of fraction.
+            assert relative_error(found, expected.detach().double()) <= 3e-2
+    with pytest.raises(
+        TypeError, match="hidden has dtype torch.float32; it should be torch.float64, the dtype"
+    ):
+        model.double().step(frames[1].double(), state)
+    _, state = model.step(frames[1].double())
+    with pytest.raises(
+        TypeError, match="hidden has dtype torch.float64; it should be torch.bfloat16, the dtype"
+    ):
+        model.bfloat16().step(frames[1].bfloat16(), state)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])

@@ -80,7 +80,7 @@ def test_the_page_has_what_is_provoked_and_nothing_else():
 
 SOURCES = [
     path
-    for folder in ("ops", "layers", "models", "backends")
+    for folder in ("ops", "layers", "models", "backends", "graphs")
     for path in sorted((ROOT / "motionrnn_ext" / folder).rglob("*.py"))
 ] + [ROOT / "motionrnn_ext" / "warmup.py"]
 

@@ -32,7 +32,7 @@ from motionrnn_ext.metrics import (
     repeat_last_frame,
 )
 from motionrnn_ext.models import MotionRNN
-from motionrnn_ext.training.runs import load_run
+from motionrnn_ext.training.runs import RunError, load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.(script|load). is deprecated")
 SETTINGS = replace(TINY, image_size=(32, 32), digit_size=16, n_input=2, steps=2, val_clips=2)
@@ -201,6 +201,43 @@ def test_openstl_measures_what_is_not_clipped() -> None:
         result = score({"beyond": model}, clips, 2, protocol=Protocol(convention))["beyond"]
         wanted = (truth.double() - predicted).square().sum((2, 3, 4)).mean()
         assert result["mse"] == pytest.approx(wanted.item(), rel=1e-5), convention
+
+
+@pytest.mark.parametrize(
+    ("clips", "n_input", "message"),
+    [
+        ([], 2, "there are no clips to score; one or more are needed"),
+        ([torch.rand(4, 1, 8, 8)], 4, "n_input must be from 1 to 3, as clips have 4 frames; got 4"),
+        ([torch.rand(4, 1, 8, 8)], 0, "n_input must be from 1 to 3, as clips have 4 frames; got 0"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(clips: list[Tensor], n_input: int, message: str) -> None:
+    with pytest.raises(RunError) as error:
+        score({}, clips, n_input)  # type: ignore[arg-type]
+    assert str(error.value) == message
+
+
+def test_a_model_that_diverged_has_no_score_rather_than_no_event(capsys: pytest.CaptureFixture[str]) -> None:
+    """Predictions are nan from the second lead time on; no true value reaches 2."""
+    truth = torch.rand(2, 3, 1, 8, 8)
+    lost = truth.clone()
+    lost[:, 1:] = torch.nan
+    results = {}
+    for label, prediction in {"lost": lost, "found": truth}.items():
+        meter = Meter(3, Protocol(thresholds=(0.5, 2.0), values=Values(1.0)))
+        meter.update(prediction, truth)
+        results[label] = meter.compute()
+    print_results(results, per_lead=True)
+    lines = capsys.readouterr().out.replace("no event", "none").replace(", ", ",").splitlines()
+    rows = [[cell for cell in line.split() if cell.isascii()] for line in lines]
+    cells = {row[0]: row[1:] for row in rows if row}
+    assert cells["lost,0.5"] == cells["lost,2"] == ["nan"] * 4
+    # By batch, a score without events is 0.
+    assert cells["found,2"] == ["none", "0.0000", "none", "0.0000"]
+    leads = [row for row in rows if row[:1] in (["t+1"], ["t+2"]) and len(row) == 5]
+    events = ["1.00", "none", "0.0000", "none"]  # CSI at 0.5 and 2, FAR at 0.5 and 2
+    lost, found = [["t+1", *events], ["t+2", *["nan"] * 4]], [["t+1", *events], ["t+2", *events]]
+    assert leads == lost + found
 
 
 def test_colours_reach_the_networks_red_first(alexnet_weights: Path) -> None:

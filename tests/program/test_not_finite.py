@@ -200,11 +200,34 @@ def test_predictions_that_are_not_finite_are_said(value: float) -> None:
     next(reversed(list(model.parameters()))).data.fill_(value)
     with pytest.warns(
         RuntimeWarning, match="predictions have values that are nan or infinite; are the model's"
-    ):
+    ) as said:
         predict_clips(model, torch.rand(1, 3, 1, 8, 8), 2)
+    assert said[0].filename == __file__
 
 
 # ---- What is written
+
+
+def test_a_row_of_trainings_that_diverged_is_not_without_events() -> None:
+    scores = {"mse": 1.0, "csi_20": math.nan}
+    results = {
+        table.BASELINE: scores,
+        "rows": {
+            label: {
+                "metrics": {name: {"mean": value, "spread": math.nan} for name, value in found.items()},
+                "seconds_per_step": None,
+                "parameters": 1,
+                "macs": 1,
+            }
+            for label, found in {"quiet": scores, "lost": {"mse": math.nan, "csi_20": math.nan}}.items()
+        },
+    }
+    _, *rows = table.table_rows(results, ["mse", "csi_20"])
+    assert [row[1:3] for row in rows] == [
+        ["1.00", "no event"],
+        ["1.00", "no event"],
+        ["not finite", "not finite"],
+    ]
 
 
 def test_nan_reads_otherwise_than_what_was_not_measured(tmp_path: Path) -> None:

@@ -152,12 +152,12 @@ def test_every_setting_is_free_or_refused() -> None:
         "lr": 0.5, "lr_schedule": "one-cycle", "clip_norm": 1.0, "loss": "l2", "l1_weight": 0.5,
         "sampling": "none", "sampling_until": 0.5, "checkpoint_steps": True, "time_reversal": True, "seed": 1,
         "init_from": "x", "precision": "bf16-mixed", "accelerator": "auto", "workers": 1, "val_every": 1,
-        "log_every": 5,
+        "log_every": 5, "channels_last": True, "graph": True,
     }  # fmt: skip
     del others["cell_options"]  # of other predictors
     untried = set(SHORT.to_dict()) - set(others) - {"cell_options", "devices", "nodes", "steps"}
     for name, value in others.items():
-        wanted = replace(SHORT, **{name: value})
+        wanted = replace(SHORT, **{name: value}, **({"accelerator": "auto"} if name == "graph" else {}))
         if name in FREE:
             assert resumed(SHORT, wanted, never) == wanted
         else:

@@ -244,6 +244,7 @@ def test_the_backends_variable(value: str, message: str | None) -> None:
             "unknown backend 'abacus' (MOTIONRNN_EXT_BACKEND); known are: auto, reference",
         ),
         ("MOTIONRNN_EXT_CPU_ISA", "MOTIONRNN_EXT_CPU_ISA is 'abacus'; it should be baseline, x86_64_v3 or"),
+        ("MOTIONRNN_EXT_WINOGRAD", "MOTIONRNN_EXT_WINOGRAD is 'abacus'; it should be 0 or 1"),
     ],
 )
 def test_a_wrong_variable_ends_the_program_before_its_work(name: str, message: str, short: Path) -> None:

@@ -342,8 +342,9 @@ def test_it_learns(tmp_path: Path) -> None:
     assert errors[-1] < 0.5 * errors[0], errors
 
 
-def test_bfloat16(tmp_path: Path) -> None:
-    best = run(replace(TINY, precision="bf16-mixed", steps=3), tmp_path / "run")
+@pytest.mark.parametrize("more", [{}, {"clip_norm": 0.1, "channels_last": True}], ids=["plain", "all"])
+def test_bfloat16(tmp_path: Path, more: dict[str, Any]) -> None:
+    best = run(replace(TINY, precision="bf16-mixed", steps=3, **more), tmp_path / "run")
     weights = checkpoint(best)["state_dict"]
     assert all(
         w.isfinite().all() and w.dtype == torch.float32 for n, w in weights.items() if n.startswith("model.")

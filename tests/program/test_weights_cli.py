@@ -60,6 +60,7 @@ def test_evaluate_takes_an_official_checkpoint(official: Path) -> None:
 def test_the_data_set_is_the_one_that_is_named(official: Path) -> None:
     with pytest.warns(UserWarning) as said:
         run = load_run(official, "radar_like")
+    assert {w.filename for w in said} == {__file__}
     assert [str(w.message) for w in said] == [
         f"{official} holds weights alone: taken as of radar_like, 64x64, 5 frames in and 10 out"
     ]

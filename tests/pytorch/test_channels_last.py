@@ -33,7 +33,7 @@ class Layouts(TorchDispatchMode):
     def __init__(self, namespace: str, boundary: int = 0) -> None:
         super().__init__()
         self.namespace, self.kernels = namespace, 0
-        self.boundary = boundary  # channels of folded frames, which are contiguous
+        self.boundary = boundary  # channels of folded frames, which are laid out once
         self.contiguous: list[str] = []
         self.copied: list[str] = []
 
@@ -47,7 +47,8 @@ class Layouts(TorchDispatchMode):
             self.contiguous += [f"{name} {tuple(a.shape)}" for a in inside if layout(a) is CONTIGUOUS]
         if any(part in name for part in ("clone", "_to_copy", "copy_")):
             before, after = layout(images[-1 if "copy_." in name else 0]), layout(result)
-            if None not in (before, after) and before != after:
+            is_inside = result.dim() != 4 or result.shape[1] != self.boundary
+            if is_inside and None not in (before, after) and before != after:
                 self.copied.append(f"{name} {tuple(result.shape)}")
         return result
 

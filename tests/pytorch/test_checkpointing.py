@@ -278,7 +278,8 @@ def test_the_option_of_a_model(on: UnderTest, predictor: str):
             kept.append(watch.alive())
             found.append([loss.detach(), *gradients(model, loss)])
     assert_equal(found[1], found[0], on)
-    assert kept[1] <= kept[0] / 3  # measured 0.16 to 0.28
+    # Measured: 0.16 to 0.37, with the rollout's own copies of weights in both.
+    assert kept[1] <= kept[0] / 2
 
 
 @NEEDS_CPU

@@ -61,6 +61,14 @@ def runs(on: UnderTest, predictor: str, times: int, **options: int) -> Iterator[
             set_seed(0)
 
 
+@on([t for t in ALL if not t.is_slow])
+def test_memory_need_not_be_filled(on: UnderTest, deterministic: None, monkeypatch: pytest.MonkeyPatch):
+    filled = train(on, "predrnn")
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    for a, b in zip(train(on, "predrnn"), filled, strict=True):
+        assert a.equal(b)
+
+
 @feature("deterministic")
 @on(ALL)
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import TOLERANCE
+from equations import drawn, randomised
 from features import feature
+from golden import relative_error
 from repository import TESTS
 from under_test import ALL, UnderTest, on
 
+from motionrnn_ext import MotionRNN
 from motionrnn_ext.layers.cells import CELLS
 
 if not torch.distributed.is_available():
@@ -156,3 +159,32 @@ def test_a_sharded_model_predicts_is_saved_and_may_begin_without_numbers(
 def test_compiled_ddp(tmp_path: Path) -> None:
     case = "cpu:convlstm:ddp_compiled"
     assert_error(two_processes(tmp_path, [case]), case, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_replica_of_data_parallel_is_the_model(
+    predictor: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica has no parameters: its weights are attributes. PyTorch copies them between GPUs only."""
+    module = sys.modules["torch.nn.parallel.replicate"]
+    monkeypatch.setattr(module, "_get_device_index", lambda device, _: device)
+    monkeypatch.setattr(
+        module,
+        "_broadcast_coalesced_reshape",
+        lambda tensors, devices, detach: [[t.clone() for t in tensors]],
+    )
+    alpha = torch.nn.Parameter(torch.tensor(0.3))
+    made = MotionRNN(predictor, 1, (4, 4), 2, variant, filter_size=3, image_size=(8, 8), alpha=alpha)
+    made = randomised(made)
+    (replica,) = torch.nn.parallel.replicate(made, [0])
+    assert not list(replica.parameters())
+    frames, results = drawn(2, 4, 1, 8, 8).detach(), []
+    for one in (made, replica):
+        torch.manual_seed(0)  # of the official program's initial state
+        predicted = one(frames, 2)
+        results.append(
+            [predicted.detach(), *torch.autograd.grad(predicted.square().sum(), made.parameters())]
+        )
+    for found, expected in zip(*reversed(results)):
+        assert relative_error(found, expected) <= TOLERANCE[torch.float64]

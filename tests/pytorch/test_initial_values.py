@@ -189,6 +189,17 @@ def test_a_copy_of_a_model_without_numbers_takes_weights() -> None:
     assert copied(clip(), 2).equal(made(clip(), 2))
 
 
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_stream_of_shapes_on_meta(predictor: str) -> None:
+    made, frame = model(predictor, device="meta"), clip()[:, 0].to("meta")
+    _, state = made.step(frame)
+    found, state = made.step(frame, state)
+    assert found.is_meta and found.shape == frame.shape
+    cell, x = MotionGRUCell(4, device="meta"), torch.rand(1, 4, 4, 6, device="meta")
+    cell.update = nn.Sequential(cell.update, nn.Identity())
+    assert cell(x.bfloat16().float(), *cell.initial_state(x))[0].shape == x.shape
+
+
 def test_the_state_that_mim_keeps_is_forgotten_with_the_weights_that_made_it() -> None:
     made = model(compat="openstl", device="meta")
     made(clip().to("meta"), 2)  # what is kept then is on "meta" as well
@@ -280,6 +291,31 @@ def test_parameters_of_a_subclass_are_not_left_without_values() -> None:
     assert cell.gain == 1 and all(p.isfinite().all() for p in cell.parameters())
 
 
+@pytest.mark.parametrize("make", [nn.ParameterList, lambda made: nn.ParameterDict({"0": made[0]})])
+def test_a_list_of_parameters_belongs_to_the_cell_that_holds_it(make: Callable[[Any], nn.Module]) -> None:
+    class Listed(ConvLSTMCell):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.gains = make([nn.Parameter(torch.ones(1))])
+
+    class Reset(Listed):
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            for gain in self.gains.parameters():
+                nn.init.ones_(gain)
+
+    made = model("convlstm")
+    made.cells[0] = Listed(4, 8, 3)
+    with pytest.raises(TypeError, match="no reset_parameters sets cells.0.gains.0; every"):
+        made.reset_parameters()
+    with pytest.raises(TypeError, match=r"Listed has parameters of its own \(gains.0\); it should"):
+        made.cells[0].reset_parameters()
+    made.cells[0] = Reset(4, 8, 3)
+    fill(made, torch.nan)
+    made.reset_parameters()
+    assert all(parameter.isfinite().all() for parameter in made.parameters())
+
+
 class Scaling(nn.Module):
     """An adapter that forgets to say what its scale is at the start."""
 
@@ -321,6 +357,50 @@ def test_a_part_that_would_stay_without_values_is_named(
     ):
         made.reset_parameters()
     assert all(tensor.equal(before[name]) for name, tensor in made.state_dict().items())
+
+
+def add_gain(module: nn.Module) -> None:
+    module.gain = nn.Parameter(torch.ones(1))
+
+
+def put_norm(made: nn.Module) -> None:
+    made.conv_last = prune.identity(nn.BatchNorm2d(2), "weight")
+
+
+def learned() -> MotionRNN:
+    return model("convlstm", alpha=nn.Parameter(torch.tensor(0.3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "named"),
+    [
+        (lambda: model().cells[1], lambda m: prune.identity(m.stationary, "peephole"), "sets stationary.peephole_or"),
+        (lambda: model().cells[1].stationary, lambda m: prune.identity(m, "peephole"), "its own (peephole_orig);"),
+        (lambda: model("e3d_lstm"), lambda m: prune.identity(m.cells[0].conv_x[0], "weight"), "sets cells.0.conv_x"),
+        (learned, lambda m: prune.identity(m.interfaces[0].cell, "alpha"), "sets interfaces.0.cell.alpha_orig;"),
+        (learned, lambda m: add_gain(m.cells[0]), "sets cells.0.gain;"),
+        (lambda: model().cells[1], add_gain, "MIMCell has parameters of its own (gain);"),
+        (lambda: MotionGRUCell(4), add_gain, "MotionGRUCell has parameters of its own (gain);"),
+        (learned, put_norm, "sets conv_last.weight_orig;"),
+    ],
+)  # fmt: skip
+def test_a_parameter_beside_those_that_a_module_sets_is_named(
+    make: Callable[[], nn.Module], change: Callable[[nn.Module], Any], named: str
+) -> None:
+    made = make()
+    change(made)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    with pytest.raises(TypeError, match=re.escape(named)):
+        made.reset_parameters()
+    assert all(tensor.equal(before[name]) for name, tensor in made.state_dict().items())
+
+
+def test_a_part_that_was_added_to_a_convolution_is_reset_too() -> None:
+    made = model("convlstm")
+    made.conv_last.adapter = nn.Linear(3, 3)
+    fill(made, torch.nan)
+    made.reset_parameters()
+    assert all(p.isfinite().all() for p in made.parameters())
 
 
 def test_somebody_elses_parts_are_reset_too() -> None:
@@ -464,6 +544,30 @@ def test_counts_of_numpy_are_counts() -> None:
     made = rnn()
     assert made(clip(), np.int64(2)).equal(made(clip(), 2))
     assert made.predict(clip(), np.int64(3)).equal(made.predict(clip(), 3))
+
+
+def test_a_model_whose_parameters_move_to_meta_when_they_are_registered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As under `init_empty_weights` of accelerate, which empties a learned alpha as well."""
+    register = nn.Module.register_parameter
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, None if parameter is None else nn.Parameter(parameter.to("meta")))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "register_parameter", emptied)
+        made = model(alpha=nn.Parameter(torch.tensor(0.3)))
+    assert all(parameter.is_meta for parameter in made.parameters())
+    made.to_empty(device="cpu")
+    fill(made, torch.nan)
+    torch.manual_seed(0)
+    made.reset_parameters()
+    torch.manual_seed(0)
+    expected = model(alpha=nn.Parameter(torch.tensor(0.3)))
+    # The layers of `made` have an alpha each, those of `expected` one in common.
+    assert all(made.state_dict()[name].equal(tensor) for name, tensor in expected.state_dict().items())
+    assert made(clip(), 2).equal(expected(clip(), 2))
 
 
 def test_a_learned_alpha_begins_again_where_it_began() -> None:

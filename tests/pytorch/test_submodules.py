@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from equations import randomised
 from golden import relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.overrides import TorchFunctionMode
 
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionGRULayer, MotionRNN
-from motionrnn_ext.layers import MotionState, OffsetWarp
+from motionrnn_ext.layers import MotionGRUCell, MotionState, OffsetWarp
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.layers.cells.e3d_lstm import DepthConv
 from motionrnn_ext.layers.initial_values import Resettable
@@ -104,6 +106,41 @@ class Standardised(nn.Conv2d):
         return super()._conv_forward(x, weight - weight.mean(), bias)
 
 
+class Recalled(nn.Conv2d):
+    def _call_impl(self, *inputs: Any) -> Tensor:
+        return 0.5 * super()._call_impl(*inputs)
+
+
+class Half(Tensor):
+    """A tensor that convolutions multiply with half of, as quantised weights are tensors of a class of their own."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.detach:
+            return super().__torch_function__(function, types, args, kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            out = function(*args, **(kwargs or {}))
+            return 0.5 * out if function is F.conv2d else out
+
+
+def weight_of_a_subclass(parent: nn.Module, name: str) -> None:
+    conv = getattr(parent, name)
+    conv.weight = nn.Parameter(conv.weight.detach().as_subclass(Half))
+
+
+def bias_taken_out(parent: nn.Module, name: str) -> None:
+    conv = getattr(parent, name)
+    del conv.bias
+    conv.bias = None
+
+
+def enlarged_in_place(parent: nn.Module, name: str) -> None:
+    conv = getattr(parent, name)
+    if conv.stride == (1, 1):
+        conv.weight = nn.Parameter(F.pad(conv.weight.detach(), (1, 1, 1, 1), value=0.1))
+        conv.kernel_size, conv.padding = 5, 2
+
+
 def of_class(cls: type[nn.Conv2d]) -> Change:
     def change(parent: nn.Module, name: str) -> None:
         getattr(parent, name).__class__ = cls
@@ -151,6 +188,10 @@ CHANGES: dict[str, Change] = {
     "padding by name": rebuilt(padding=lambda old: "same" if old.stride == (1, 1) else "valid"),
     "forward overridden": of_class(Scaled),
     "_conv_forward overridden": of_class(Standardised),
+    "_call_impl overridden": of_class(Recalled),
+    "weight of a subclass": weight_of_a_subclass,
+    "bias taken out": bias_taken_out,
+    "enlarged in place": enlarged_in_place,
     "forward on the instance": forward_on_the_instance,
     "frozen": lambda p, n: getattr(p, n).requires_grad_(False),
 }
@@ -269,6 +310,25 @@ def test_a_warp_with_a_hook_or_of_another_class_is_called() -> None:
         assert relative_error(gru(hidden)[0], expected.detach()) <= TOLERANCE
 
 
+@pytest.mark.parametrize("on_the_instance", [False, True])
+def test_a_warp_with_other_mask_logits_is_called(on_the_instance: bool) -> None:
+    class Sharp(OffsetWarp):
+        def mask_logits(self, x: Tensor) -> Tensor:
+            return 5 * super().mask_logits(x)
+
+    found, expected = changed("frozen"), changed("frozen")
+    warp = found.cell.warp
+    if on_the_instance:
+        warp.mask_logits = lambda x: 5 * OffsetWarp.mask_logits(warp, x)
+    else:
+        warp.__class__ = Sharp
+    for parameter in expected.cell.warp.warp_gate.parameters():
+        parameter.data *= 5
+    assert_same(
+        trained(two_steps(found), sample, steps=1)[:2], trained(two_steps(expected), sample, steps=1)[:2]
+    )
+
+
 # ---- MotionRNN: rollouts pack the gates' weights once, where no step can change them
 
 
@@ -297,7 +357,9 @@ class Rollout(nn.Module):
         return self.model(frames, 2)
 
 
-@pytest.mark.parametrize("change", [c for c in CHANGES if c not in ("dilated", "orthogonal", "other bias")])
+@pytest.mark.parametrize(
+    "change", [c for c in CHANGES if c not in ("dilated", "orthogonal", "other bias", "enlarged in place")]
+)
 def test_a_rollout_of_motion_rnn_is_as_if_all_were_called(change: str) -> None:
     def frames() -> tuple[Tensor]:
         return (drawn(2, 4, 1, 8, 12),)
@@ -311,6 +373,72 @@ def test_a_forward_hook_runs_at_every_step() -> None:
     made.interfaces[0].cell.reset.register_forward_hook(lambda m, i, o: seen.append(o.detach().clone()))
     made(drawn(2, 5, 1, 8, 12), 2)
     assert len(seen) == 4 and not seen[1].equal(seen[2])
+
+
+def test_a_warp_compiled_in_place_is_called() -> None:
+    torch._dynamo.reset()
+    gru, compiled = changed("frozen"), []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
+    before = gru(*sample())[0].detach()
+    gru.cell.warp.compile(backend=backend)
+    assert relative_error(gru(*sample())[0], before) <= TOLERANCE
+    assert compiled
+
+
+@pytest.mark.parametrize(
+    ("cls", "number"), [(nn.Conv2d, 1), (OffsetWarp, 2), (MotionGRUCell, 3), (MotionGRU, 2)]
+)
+def test_a_class_whose_forward_was_replaced_is_called(
+    cls: type[nn.Module], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's forward knows no argument of the package's own."""
+    made, frames, seen = model("frozen", calling=False), drawn(2, 4, 1, 8, 12), set()
+    before, forward = made(frames, 2).detach(), cls.forward
+
+    def replacement(self: nn.Module, *inputs: Any) -> Any:
+        assert len(inputs) == number
+        seen.add(self)
+        return forward(self, *inputs)
+
+    monkeypatch.setattr(cls, "forward", replacement)
+    assert relative_error(made(frames, 2), before) <= TOLERANCE
+    assert {m for m in made.modules() if isinstance(m, cls)} == seen
+
+
+def growing(conv: nn.Module) -> Callable[..., None]:
+    """Return a hook that changes the weight of a convolution."""
+
+    def grow(*_: Any) -> None:
+        conv.weight.data.mul_(-1.5)
+
+    return grow
+
+
+def test_a_hook_of_another_part_may_change_weights_at_every_step() -> None:
+    def made(calling: bool) -> MotionRNN:
+        one = model("frozen", calling)
+        gru = one.interfaces[0].gru if calling else one.interfaces[0]
+        one.cells[0].register_forward_hook(growing(gru.cell.update))
+        return one
+
+    frames = drawn(2, 5, 1, 8, 12)
+    expected = made(calling=True)(frames, 2).detach()
+    assert relative_error(made(calling=False)(frames, 2), expected) <= TOLERANCE
+
+
+def test_a_hook_inside_the_layer_may_change_weights_at_every_step() -> None:
+    layer, single = (changed("frozen") for _ in range(2))
+    layer.__class__ = MotionGRULayer
+    for one in (layer, single):
+        one.encoder.register_forward_hook(growing(one.cell.update))
+    hidden, state = drawn(2, 3, 8, 8, 12), None
+    for t in range(3):
+        x, state = single(hidden[:, t], state)
+    assert relative_error(layer(hidden)[0][:, -1], x.detach()) <= TOLERANCE
 
 
 def test_a_hook_before_the_motion_gru_may_change_its_weights_at_every_step() -> None:
@@ -405,6 +533,71 @@ def test_what_hooks_of_the_cells_convolutions_keep_is_not_overwritten(
     found.sum().backward()
     assert kept and all(torch.equal(a, b) for a, b in kept)
     assert relative_error(found, expected.detach().double()) <= 1e-6
+
+
+class Keeping(TorchFunctionMode):
+    """Keeps the results of convolutions, with copies."""
+
+    def __init__(self, kept: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function is F.conv2d:
+            self.kept.append((out, out.clone()))
+        return out
+
+
+@contextlib.contextmanager
+def hooks_on_all_modules(kept: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    def keep(module: nn.Module, inputs: Any, out: Any) -> None:
+        if isinstance(out, Tensor):
+            kept.append((out, out.clone()))
+
+    module = nn.modules.module
+    handles = [
+        module.register_module_forward_hook(keep),
+        module.register_module_full_backward_hook(lambda m, i, o: None),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("watching", [Keeping, hooks_on_all_modules])
+@pytest.mark.parametrize("predictor", CELLS)
+def test_what_a_mode_or_hooks_on_all_modules_keep_is_not_overwritten(
+    predictor: str, watching: Callable[..., Any]
+) -> None:
+    made = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3, image_size=(8, 8))
+    frames, kept = torch.rand(1, 3, 1, 8, 8), []
+    expected = made(frames, 2).detach()
+    with motionrnn_ext.backend("reference"), watching(kept):
+        found = made(frames, 2)
+        found.sum().backward()
+    assert kept and all(torch.equal(a, b) for a, b in kept)
+    assert relative_error(found, expected.double()) <= 1e-6
+
+
+def test_a_compiled_model_does_not_overwrite_what_hooks_on_all_modules_keep() -> None:
+    torch._dynamo.reset()
+    made, kept = torch.compile(MotionRNN("predrnn", 1, (4,), 2, filter_size=3), backend="eager"), []
+    with hooks_on_all_modules(kept):
+        made(torch.rand(1, 2, 1, 8, 8), 1)
+    assert kept and all(torch.equal(a, b) for a, b in kept)
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_lazy_convolution_gets_its_size_in_the_first_call(predictor: str) -> None:
+    made = MotionRNN(predictor, 1, (4, 4), 2, filter_size=3, image_size=(8, 8))
+    twin, frames = copy.deepcopy(made), torch.rand(1, 3, 1, 8, 8)
+    made.interfaces[0].gate, made.conv_last = nn.LazyConv2d(4, 1), nn.LazyConv2d(4, 1)
+    first = made(frames, 2)
+    twin.interfaces[0].gate, twin.conv_last = made.interfaces[0].gate, made.conv_last
+    assert relative_error(first, twin(frames, 2).detach().double()) <= 1e-6
 
 
 @pytest.mark.parametrize("predictor", ["predrnn", "conv_tt_lstm"])
@@ -505,6 +698,46 @@ def test_a_replaced_part_that_returns_something_else_is_named(
     setattr(gru.get_submodule(owner), name, Returning(gru.get_submodule(path), function))
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         gru(torch.rand(2, 8, 8, 12))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])  # a tensor of 2 or 3 entries could be taken for a tuple of them
+@pytest.mark.parametrize(
+    ("path", "function", "message"),
+    [
+        (
+            "interfaces.0",
+            lambda out: out[0],
+            r"interfaces\[0\] returns a Tensor; it should return \(x, state\)",
+        ),
+        (
+            "interfaces.0",
+            lambda out: (out[0], None),
+            r"the state that interfaces\[0\] returns is a NoneType; it",
+        ),
+        (
+            "interfaces.0",
+            lambda out: (out[0], out[1].trend),
+            r"the state that .* returns is a Tensor; it should be",
+        ),
+        (
+            "cells.1",
+            lambda out: out[0],
+            r"cells\[1\] returns a Tensor; it should return \(h, state, memory\)",
+        ),
+        (
+            "cells.0",
+            lambda out: out[:2],
+            r"cells\[0\] returns 2 entries; it should return \(h, state, memory\)",
+        ),
+    ],
+)
+def test_a_part_of_a_model_that_returns_something_else_is_named(
+    path: str, function: Callable[[Any], Any], message: str, batch: int
+) -> None:
+    made = MotionRNN("convlstm", 1, (4, 4), 2, filter_size=3)
+    made.get_submodule(path).register_forward_hook(lambda module, inputs, out: function(out))
+    with pytest.raises(TypeError, match=f"^{message}"):
+        made(torch.rand(batch, 3, 1, 8, 8), 2)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from motionrnn_ext.backends import torch_private
@@ -79,6 +80,43 @@ def test_has_dispatch_modes():
     assert not torch_private.has_dispatch_modes()
     with TorchDispatchMode():
         assert torch_private.has_dispatch_modes()
+
+
+def test_has_function_modes():
+    assert not torch_private.has_function_modes()
+    with torch.device("cpu"):
+        assert not torch_private.has_function_modes()
+        with TorchFunctionMode():
+            assert torch_private.has_function_modes()
+
+
+def test_has_hooks_on_all_modules():
+    assert not torch_private.has_hooks_on_all_modules()
+    for register in (
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_full_backward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+    ):
+        handle = register(lambda *_: None)
+        assert torch_private.has_hooks_on_all_modules()
+        handle.remove()
+    assert not torch_private.has_hooks_on_all_modules()
+
+
+def test_runs_forward():
+    class Called(nn.Linear):
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    class Recalled(nn.Linear):
+        def _call_impl(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    compiled = nn.Linear(1, 1)
+    assert torch_private.runs_forward(compiled)
+    compiled.compile()
+    assert not any(map(torch_private.runs_forward, (compiled, Called(1, 1), Recalled(1, 1))))
 
 
 def test_constant_in_a_trace():

@@ -37,7 +37,7 @@ FEATURES = {
     "vmap": "`torch.vmap`, also of gradients (`is_grads_batched`)",
     "flops": "counted by `FlopCounterMode`",
     "checkpoint": "activation checkpointing, also selective",
-    "cuda_graphs": "CUDA graphs: `make_graphed_callables`, `reduce-overhead`",
+    "cuda_graphs": "CUDA graphs: `graphed`, `make_graphed_callables`, `reduce-overhead`",
     "ddp": "`DistributedDataParallel` on two processes",
     "fsdp": "FSDP2 (`fully_shard`) on two processes",
     "copies": "pickle, deepcopy, state dicts",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from cases import small_case
 from official_modules import StandIn
+from replaying import replaying
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
@@ -24,10 +25,12 @@ from motionrnn_ext import (
     MotionGRULayer,
     MotionRNN,
     backends,
+    graphed,
+    graphed_step,
     ops,
     warmup,
 )
-from motionrnn_ext.backends import native, triton
+from motionrnn_ext.backends import convolution, native, triton
 from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
 from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models import save_official
@@ -186,6 +189,11 @@ def instruction_set(_: Place) -> str:
     return done.stderr
 
 
+def winograd_variable(place: Place) -> None:
+    place.patch.setattr(convolution, "_named", "yes")
+    backends.check_variables()
+
+
 BACKENDS: dict[str, Provocation] = {
     "unknown backend '...'...; known are: ...": lambda _: motionrnn_ext.set_backend("gpu"),
     "backend '...'... is not available: ...; available are: ...": lambda p: missing(p, "cpu", "why"),
@@ -212,6 +220,7 @@ BACKENDS: dict[str, Provocation] = {
     "Triton needs a C compiler at its first launch: ...": lambda p: triton_without(p, CC=None, PATH=""),
     "Triton needs Python.h at its first launch: ...": without_headers,
     "MOTIONRNN_EXT_CPU_ISA is '...'; it should be baseline, x86_64_v3 or x86_64_v4": instruction_set,
+    "... is '...'; it should be 0 or 1": winograd_variable,
 }
 
 
@@ -291,7 +300,7 @@ def parameter_of_its_own(_: Place) -> None:
 
 def part_without_reset(_: Place) -> None:
     model = rnn()
-    model.conv_last = nn.ParameterList(model.conv_last.parameters())
+    model.conv_last = nn.Sequential(nn.MultiheadAttention(4, 1))
     model.reset_parameters()
 
 
@@ -332,6 +341,12 @@ def cell_of_one_result(_: Place) -> None:
     gru(frames(1, 4, 4, 4))
 
 
+def no_motion(_: Place) -> None:
+    model = rnn()
+    model.interfaces[0].register_forward_hook(lambda module, inputs, outputs: (outputs[0], None))
+    model(frames(1, 3, 1, 8, 8), 2)
+
+
 def returns_another_shape(_: Place) -> None:
     gru = MotionGRU(8)
     gru.gate = nn.Sequential(gru.gate, nn.MaxPool2d(2))
@@ -362,7 +377,8 @@ LAYERS: dict[str, Provocation] = {
     "state is ...; it should be a MotionState, or a pair (offset, trend)": motion(lambda t: t, count=3),
     "... is None; it should be a module, since it is called: to leave a part out, put one in its place that "
     "returns what the next part takes": lambda _: setattr(MotionGRU(4), "gate", None),
-    "cell returns ...; it should return (out, offset, trend)": cell_of_one_result,
+    "... returns ...; it should return (...)": cell_of_one_result,
+    "the state that ... returns is ...; it should be a MotionState, or a pair (offset, trend)": no_motion,
     "... returns ...; it should return a tensor of shape ...": returns_another_shape,
     "hidden is ...x...; height and width should be even": lambda _: MotionGRU(8)(torch.ones(1, 8, 5, 6)),
     "map_size is None; ... it should be (h, w), as parameters are per position": lambda _: ConvLSTMCell(
@@ -394,6 +410,12 @@ LAYERS: dict[str, Provocation] = {
     "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
     "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
     "before sequences of another size": other_size,
+    "... is a ...; it should be None, or the ... that the cell returned": lambda _: ConvLSTMCell(1, 4)(
+        torch.zeros(1, 1, 4, 4), (torch.zeros(1, 4, 4, 4),) * 2
+    ),
+    "name is ...; it should be a word, as in @register_predictor('my_cell')": lambda _: register_predictor(
+        ConvLSTMCell
+    ),
     "predictor ... is ...; it should be a subclass of RecurrentCell": predictor("mine", nn.Module),
     "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
@@ -469,4 +491,114 @@ MODELS: dict[str, Provocation] = {
 }
 
 
-GROUPS = {"Ops": OPS, "Backends": BACKENDS, "Layers, `convert` and `warmup`": LAYERS, "Models": MODELS}
+def replayed(call: Callable[[], object]) -> Provocation:
+    """Call with graphs of CPU tensors."""
+
+    def provoke(_: Place) -> None:
+        with replaying():
+            call()
+
+    return provoke
+
+
+def hooked() -> MotionRNN:
+    model = rnn()
+    model.cells[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+def graphed_twice(change: Callable[[MotionRNN], object]) -> None:
+    model = rnn()
+    fast = graphed(model, frames(), 2, max_graphs=1)
+    change(model)
+    fast(frames())
+
+
+def replaced_weight(model: MotionRNN) -> None:
+    model.conv_last.weight = nn.Parameter(torch.ones_like(model.conv_last.weight))
+
+
+def stream_of_a_replaced_weight() -> None:
+    model = rnn()
+    stream = graphed_step(model, frames()[:, 0])
+    replaced_weight(model)
+    stream(frames()[:, 0])
+
+
+def counting_model() -> None:
+    model = rnn()
+    # A cell that counts its calls.
+    model.cells[0].calls, forward = 0, model.cells[0].forward
+
+    def counted(*args: Any) -> Any:
+        model.cells[0].calls += 1
+        return forward(*args)
+
+    model.cells[0].forward = counted
+    graphed(model, frames(), 2)
+
+
+def two_calls_before_backward() -> None:
+    fast = graphed(rnn(), frames(), 2)
+    first, _ = fast(frames()), fast(frames())
+    first.sum().backward()
+
+
+def second_derivative() -> None:
+    model = rnn()
+    out = graphed(model, frames(), 2)(frames()).sum()
+    torch.autograd.grad(out, list(model.parameters()), create_graph=True)
+
+
+GRAPHS: dict[str, Provocation] = {
+    "...: model is a ...; it should be a MotionRNN: torch.compile makes graphs of its own, and in "
+    "DistributedDataParallel the gradients of a graph would not be joined": lambda _: graphed(
+        nn.DataParallel(rnn()),  # type: ignore[arg-type]
+        frames(),
+        2,
+    ),
+    "...: the weights are on ...; they should be on one GPU: model.cuda()": lambda _: graphed_step(
+        rnn(), frames()[:, 0]
+    ),
+    "...: ... has hooks; it should have none, because a graph does not call them: remove them, or call the model "
+    "itself": replayed(lambda: graphed(hooked(), frames(), 2)),
+    "...: the cells of ... with compat='openstl' keep a state from call to call, which a graph would not renew; compat "
+    "should be None, or call the model itself": replayed(
+        lambda: graphed(rnn("mim", compat="openstl", image_size=(8, 8)), frames(), 2)
+    ),
+    "graphed: checkpoint is True; it should be False, because a graph keeps the memory of the whole rollout; to save "
+    "memory call the model itself": lambda _: graphed(rnn(), frames(), 2, checkpoint=True),
+    "graphed: sampling_mask is given; it should be None, unless the graph was made with sampling=True": replayed(
+        lambda: graphed(rnn(), frames(), 2)(frames(), torch.ones(1, 1, 1, 1, 1))
+    ),
+    "graphed: a call of the model changes its numbers or tensors; what is needed of earlier steps should be in the "
+    "state, because a graph would not renew it": replayed(counting_model),
+    "graphed: backward was called with create_graph=True, and a graph has no second derivatives; call the model "
+    "itself": replayed(second_derivative),
+    "graphed: the graph's memory has been used again, by a later call or an earlier backward; there should be one "
+    "backward after each call, before the next: join the batches of both calls, or add up gradients": replayed(
+        two_calls_before_backward
+    ),
+    "graphed: there are max_graphs=... graphs, for other shapes, dtypes or settings; calls such as this one run the "
+    "model itself, which is slower": replayed(lambda: graphed_twice(nn.Module.eval)),
+    "graphed: weights, numbers or hooks of the model were replaced since its graphs were recorded; they are recorded "
+    "anew, which takes time at every such change": replayed(lambda: graphed_twice(replaced_weight)),
+    "graphed_step: weights, numbers or hooks of the model were replaced since its graph was recorded; it is recorded "
+    "anew, which takes time at every such change": replayed(stream_of_a_replaced_weight),
+    "graphed_step: the state of ... still grows after ... steps; it should have one size in the end, such as with "
+    "cell_options={'history': 20}": replayed(
+        lambda: graphed_step(rnn("e3d_lstm", image_size=(8, 8)), frames()[:, 0])
+    ),
+    "graphed_step: frame is ...; it should be ..., as the example was": replayed(
+        lambda: graphed_step(rnn(), frames()[:, 0])(frames(2, 4, 1, 8, 8)[:, 0])
+    ),
+}
+
+
+GROUPS = {
+    "Ops": OPS,
+    "Backends": BACKENDS,
+    "Layers, `convert` and `warmup`": LAYERS,
+    "Models": MODELS,
+    "CUDA graphs": GRAPHS,
+}

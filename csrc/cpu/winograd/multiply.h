@@ -20,43 +20,51 @@ struct Blocks {
       : count((outs + kBlock - 1) / kBlock), size(count * (kBlock - 1) >= outs ? kBlock - 1 : kBlock) {}
 };
 
-// m[r][tile] (+)= sum over d of u[d][r] v[d][tile], for `rows` channels and `vectors` vectors of tiles.
-template <class T, int rows, int vectors>
-void multiply_tiles(const T* u, const T* next_u, const T* v, int64_t depth, T* m, int64_t stride, bool accumulate) {
+// out[r][lane] (+)= sum over d of factors[d][r] in[d][lane], for `rows` rows and `vectors` vectors. Factor r of d is at
+// d * of_depth + r * of_row. `next`, from where the factors or sums of the next call are fetched, is read in the steps
+// of this call's factors.
+template <class T, int rows, int vectors, int of_depth, int of_row>
+void multiply_block(const T* factors, const T* in, int64_t depth, T* out, int64_t out_stride, bool accumulate,
+                    const T* next) {
   constexpr int lanes = kLanes<T>;
   Vector<T, lanes> sums[rows][vectors];
 #pragma GCC unroll 14
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; ++j) sums[r][j] = Vector<T, lanes>{};
-  for (int64_t d = 0; d < depth; ++d, u += rows, next_u += rows, v += vectors * lanes) {
-    __builtin_prefetch(next_u);
-    Vector<T, lanes> in[vectors];
+  for (int64_t d = 0; d < depth; ++d, factors += of_depth, in += vectors * lanes, next += rows) {
+    __builtin_prefetch(next);
+    Vector<T, lanes> row[vectors];
 #pragma GCC unroll 2
-    for (int j = 0; j < vectors; ++j) in[j] = at<T, lanes>(v + j * lanes);
+    for (int j = 0; j < vectors; ++j) row[j] = at<T, lanes>(in + j * lanes);
 #pragma GCC unroll 14
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-      for (int j = 0; j < vectors; ++j) sums[r][j] += u[r] * in[j];
+      for (int j = 0; j < vectors; ++j) sums[r][j] += factors[r * of_row] * row[j];
   }
-  // The sum of a block of channels is rounded on its own, which keeps the error small.
+  // These sums are rounded on their own before they are added, which keeps the error small.
 #pragma GCC unroll 14
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; ++j) {
-      Vector<T, lanes>& to = at<T, lanes>(m + r * stride + j * lanes);
+      Vector<T, lanes>& to = at<T, lanes>(out + r * out_stride + j * lanes);
       to = accumulate ? to + sums[r][j] : sums[r][j];
     }
 }
 
 template <class T>
-using MultiplyTiles = void (*)(const T* u, const T* next_u, const T* v, int64_t depth, T* m, int64_t stride,
-                               bool accumulate);
+using Multiply = void (*)(const T*, const T*, int64_t, T*, int64_t, bool, const T*);
 
-template <class T>
-MultiplyTiles<T> multiply_tiles_of(int64_t rows, int vectors) {
-  if (rows == kBlock) return vectors == 2 ? multiply_tiles<T, kBlock, 2> : multiply_tiles<T, kBlock, 1>;
-  return vectors == 2 ? multiply_tiles<T, kBlock - 1, 2> : multiply_tiles<T, kBlock - 1, 1>;
+// Return multiply_block for `rows` rows, of factors that are packed (of_row == 1), or that lie `of_row` apart.
+template <class T, int of_row>
+Multiply<T> multiply_for(int64_t rows, int64_t vectors) {
+  constexpr bool packed = of_row == 1;
+  constexpr int full = kBlock, less = kBlock - 1;
+  if (rows == full)
+    return vectors == 2 ? multiply_block < T, full, 2, packed ? full : 1, of_row > : multiply_block < T, full, 1,
+           packed ? full : 1, of_row > ;
+  return vectors == 2 ? multiply_block < T, less, 2, packed ? less : 1, of_row > : multiply_block < T, less, 1,
+         packed ? less : 1, of_row > ;
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "cpu/allocate.h"
 #include "cpu/channels.h"
@@ -15,14 +14,13 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-constexpr int64_t kRadius = kTaps / 2;
-
 #if defined(MOTIONRNN_EXT_SHUFFLE)
 template <class T, int... i>
-MOTIONRNN_EXT_INLINE void split(const T* pairs, T* first, T* second, std::integer_sequence<int, i...>) {
+MOTIONRNN_EXT_INLINE void split(const T* pairs, Vector<T, kLanes<T>>& first, Vector<T, kLanes<T>>& second,
+                                std::integer_sequence<int, i...>) {
   const Vector<T, kLanes<T>> a = load_vector(pairs), b = load_vector(pairs + kLanes<T>);
-  store_vector(first, __builtin_shufflevector(a, b, (2 * i)...));
-  store_vector(second, __builtin_shufflevector(a, b, (2 * i + 1)...));
+  first = __builtin_shufflevector(a, b, (2 * i)...);
+  second = __builtin_shufflevector(a, b, (2 * i + 1)...);
 }
 
 template <class T, int... i>
@@ -34,9 +32,9 @@ MOTIONRNN_EXT_INLINE void join(const T* first, const T* second, T* pairs, std::i
 }
 #endif
 
-// Write a vector of pairs' first elements and one of their second elements.
+// Read two vectors of pairs as a vector of their first elements and one of their second.
 template <class T>
-MOTIONRNN_EXT_INLINE void split_pairs(const T* pairs, T* first, T* second) {
+MOTIONRNN_EXT_INLINE void split_pairs(const T* pairs, Vector<T, kLanes<T>>& first, Vector<T, kLanes<T>>& second) {
 #if defined(MOTIONRNN_EXT_SHUFFLE)
   split(pairs, first, second, std::make_integer_sequence<int, kLanes<T>>());
 #else
@@ -61,14 +59,15 @@ struct Tiling {
   int64_t segment_rows, in_image;  // rows of tiles of a segment, segments of an image
   int64_t segments, segment_tiles, in_item, items;
 
-  Tiling(const WinogradArguments& a, int64_t tiles_of_item)
-      : height(a.height), width(a.width), columns((a.width + 1) / 2), rows((a.height + 1) / 2) {
-    const int64_t fit = std::max<int64_t>(1, tiles_of_item / columns);
+  // An item has at most `most_tiles`, as far as whole rows of tiles fit.
+  Tiling(int64_t images, int64_t height_, int64_t width_, int64_t most_tiles)
+      : height(height_), width(width_), columns((width + 1) / 2), rows((height + 1) / 2) {
+    const int64_t fit = std::max<int64_t>(1, most_tiles / columns);
     in_image = (rows + fit - 1) / fit;
     segment_rows = (rows + in_image - 1) / in_image;
-    segments = a.batch * in_image;
+    segments = images * in_image;
     segment_tiles = round_up(segment_rows * columns, kLanes<T>);
-    in_item = std::max<int64_t>(1, tiles_of_item / segment_tiles);
+    in_item = std::max<int64_t>(1, most_tiles / segment_tiles);
     items = (segments + in_item - 1) / in_item;
     in_item = (segments + items - 1) / items;
   }
@@ -76,54 +75,81 @@ struct Tiling {
   int64_t item_tiles() const { return in_item * segment_tiles; }
 };
 
+// Some rows of tiles of an image.
 struct TileRows {
-  int64_t image, first, rows;  // rows of tiles
+  int64_t image, first, rows;
 };
 
 template <class T>
-TileRows segment_of(const Tiling<T>& g, int64_t segment) {
-  const int64_t first = segment % g.in_image * g.segment_rows;
-  return {segment / g.in_image, first, std::max<int64_t>(0, std::min(g.segment_rows, g.rows - first))};
+TileRows tile_rows_of(const Tiling<T>& g, int64_t index) {
+  const int64_t first = index % g.in_image * g.segment_rows;
+  return {index / g.in_image, first, std::clamp<int64_t>(g.rows - first, 0, g.segment_rows)};
 }
 
-// The pixels of one channel of a segment, by their place in a tile: column k of row i of all tiles is at
-// of(i, k)[tile].
-template <class T>
-struct TilePixels {
+// The tiles of one channel of a segment, which are `size` x `size` pixels each, transformed to 6x6 points: data, whose
+// tiles of 6x6 overlap and reach into a frame of zeros, or gradients, whose tiles of 2x2 do neither.
+template <class T, int size>
+struct TransformedTiles {
+  using V = Vector<T, kLanes<T>>;
+  static constexpr int64_t kFrame = (size - kResults) / 2;
   const Tiling<T>& g;
-  // Rows of one parity follow one another, so that the tile below reads the same column of the next row.
-  const int64_t parity = (g.segment_rows + 2) * g.columns + 2 * kLanes<T>;
-  const Buffer<T> memory = allocate<T>(2 * kPoints * parity, true);
-  // A row of the image between zeros.
-  const Buffer<T> row = allocate<T>(2 * g.columns + 2 * kRadius + 4 * kLanes<T>, true);
+  // The rows of the image in their frame. All are copied before the first is transformed: a read soon after a write
+  // that it overlaps waits for it.
+  const int64_t pitch = 2 * round_up(g.columns, kLanes<T>) + 2 * kFrame, frame_rows = 2 * (g.segment_rows + kFrame);
+  const Buffer<T> image_rows = allocate<T>(frame_rows * pitch, true);
+  // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Rows of one parity
+  // follow one another, so that the tile below reads the same place of the next row.
+  const int64_t parity = (g.segment_rows + kFrame) * g.columns + 2 * kLanes<T>;
+  const Buffer<T> transformed_rows = allocate<T>(2 * kPoints * parity, true);
 
-  explicit TilePixels(const Tiling<T>& g_) : g(g_) {}
+  explicit TransformedTiles(const Tiling<T>& g_) : g(g_) {}
 
-  T* column(int64_t y, int k) const { return memory.get() + ((y % 2) * kPoints + k) * parity + y / 2 * g.columns; }
-  const T* of(int i, int k) const { return column(i, k); }
+  T* of(int64_t row, int q) const {
+    return transformed_rows.get() + ((row % 2) * kPoints + q) * parity + row / 2 * g.columns;
+  }
 
-  void load_pixels(const Image& map, int64_t image, int64_t channel, int64_t y) const {
+  static MOTIONRNN_EXT_INLINE void transform(const V (&in)[size], V (&out)[kPoints]) {
+    if constexpr (size == kPoints)
+      transform_data<T>(in, out);
+    else
+      transform_gradients<T>(in, out);
+  }
+
+  void load(const Image& map, int64_t image, int64_t channel, const TileRows& segment) const {
+    const int64_t count = 2 * (segment.rows + kFrame);
+    for (int64_t row = 0; row < count; ++row) copy_row(map, image, channel, 2 * segment.first + row - kFrame, row);
+    // Vectors end in the next row, which is written later.
+    for (int64_t row = 0; row < count; ++row)
+      for (int64_t x = 0; x < g.columns; x += kLanes<T>) {
+        V in[size], out[kPoints];
+        for (int k = 0; k < size; k += 2) split_pairs(image_rows.get() + row * pitch + k + 2 * x, in[k], in[k + 1]);
+        transform(in, out);
+        for (int q = 0; q < kPoints; ++q) store_vector(of(row, q) + x, out[q]);
+      }
+  }
+
+  // Write the vector of tiles from t on: point p to to[p * stride].
+  MOTIONRNN_EXT_INLINE void store(int64_t t, T* to, int64_t stride) const {
+    for (int q = 0; q < kPoints; ++q) {
+      V in[size], out[kPoints];
+      for (int i = 0; i < size; ++i) in[i] = load_vector(of(i, q) + t);
+      transform(in, out);
+      for (int p = 0; p < kPoints; ++p) store_vector(to + (p * kPoints + q) * stride, out[p]);
+    }
+  }
+
+  void copy_row(const Image& map, int64_t image, int64_t channel, int64_t y, int64_t row) const {
+    T* to = image_rows.get() + row * pitch + kFrame;
+    if (y < 0 || y >= g.height) {
+      std::fill_n(to, g.width, T(0));
+      return;
+    }
     const T* from =
         static_cast<const T*>(map.data) + image * map.batch + channel * map.channel + y * g.width * map.pixel;
-    T* to = row.get() + kRadius;
     int64_t x = 0;
     if (map.pixel == 1)
       for (; x + kLanes<T> <= g.width; x += kLanes<T>) store_vector(to + x, load_vector(from + x));
     for (; x < g.width; ++x) to[x] = from[x * map.pixel];
-  }
-
-  void load(const Image& map, const TileRows& segment, int64_t channel) const {
-    for (int64_t y = 0; y < 2 * segment.rows + 4; ++y) {
-      const int64_t at = 2 * segment.first + y - kRadius;
-      if (at < 0 || at >= g.height) {
-        for (int k = 0; k < kPoints; ++k) std::fill_n(column(y, k), g.columns, T(0));
-        continue;
-      }
-      load_pixels(map, segment.image, channel, at);
-      for (int k = 0; k < kPoints; k += 2)
-        for (int64_t x = 0; x < g.columns; x += kLanes<T>)
-          split_pairs(row.get() + k + 2 * x, column(y, k) + x, column(y, k + 1) + x);
-    }
   }
 };
 

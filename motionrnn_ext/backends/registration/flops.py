@@ -3,6 +3,7 @@
     offset_warp     2 B H W C_out C K, the sum over channels and taps
     motion_gates    2 B H W for each element of its convolutions' weights
     their backward  as many for the gradients of samples and maps, and as many again for those of weights
+    winograd_conv, winograd_weight_gradient   those of the convolution that they compute, as for cuDNN's
 
 The reference counts as many, as its contraction is one product. Sampling and the pointwise ops count nothing, as
 elementwise ops of PyTorch do.
@@ -31,7 +32,12 @@ def register(op: Any, products: Mapping[str, Wanted]) -> None:
     products: the weights that are a factor of a matrix product, each with the wanted gradients for which backward needs
     the gradient of the other factor.
     """
-    _later.append((op, _formula(op, products)))
+    register_formula(op, _formula(op, products))
+
+
+def register_formula(op: Any, formula: Callable[..., int]) -> None:
+    """Register the FLOPs of an op as a function of its arguments, with shapes in place of tensors."""
+    _later.append((op, formula))
     if _COUNTER in sys.modules:
         _register_all()
     elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):

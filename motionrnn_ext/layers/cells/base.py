@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.types import Device
 
-from ..arguments import choice, flag, odd, pair, whole
+from ...backends.layouts import memory_format
+from ..arguments import check_tensor, choice, flag, odd, pair, whole
 from ..initial_values import Resettable
-from ..states import detached, exportable
+from ..states import HALVES, check_fields, detached, exportable, under_autocast, without_halves
 
 
 @exportable
@@ -31,14 +32,15 @@ class LSTMState(NamedTuple):
 
 
 class RecurrentCell(Resettable):
-    """The base class of one layer of a predictor: `cell(x, state, memory, highway=None) -> (h, state, memory)`.
+    """The base class of a predictor's layers: `cell(x, state=None, memory=None, highway=None) -> (h, state, memory)`.
 
     A cell's `forward` takes and returns:
 
     - x, (B, C_in, h, w): the output of the layer below, or the folded frame.
     - state: a named tuple, whose field `hidden` is this layer's H of the previous time step, (B, C, h, w). A cell that
-      needs earlier inputs keeps them here.
-    - memory: the memory that travels up the stack and on to the next time step; None if `has_memory` is False.
+      needs earlier inputs keeps them here. None is the state of zeros before the first step.
+    - memory: the memory that travels up the stack and on to the next time step; None if `has_memory` is False. With
+      `has_memory` None is a memory of zeros.
     - highway: the Motion Highway Y, (B, C, h, w), or None.
     - h: the new H, (B, C, h, w).
 
@@ -124,6 +126,35 @@ class RecurrentCell(Resettable):
     def embed(self, x: Tensor, state: Any) -> Tensor:
         """Return the first layer's input for a folded frame x (B, C_in, h, w): the frame, or a window of frames."""
         return x
+
+    def started(
+        self, x: Tensor, state: Any, memory: Any = None, kind: type[Any] = LSTMState
+    ) -> tuple[Any, Any]:
+        """Return the state and memory that a call of `forward` begins with: those given, or zeros in place of None.
+
+        Beside float32 features a state of half precision becomes float32; autocast may have left it.
+
+        Raises:
+            ValueError: x has another number of axes.
+            TypeError: x is no tensor, or the state lacks a field of the named tuple `kind`.
+        """
+        check_tensor("x", x)
+        if x.dim() != 4 + (self.depth > 1):
+            wanted = f"(B, {self.in_channels}, {f'{self.depth}, ' if self.depth > 1 else ''}h, w)"
+            raise ValueError(f"x has shape {tuple(x.shape)}; it should be {wanted}")
+        needs_memory = memory is None and self.has_memory
+        autocast = under_autocast(x)
+        if state is None or needs_memory:
+            # Memories are float32 under autocast.
+            dtype = torch.float32 if autocast and x.dtype in HALVES else x.dtype
+            zeros = x.new_zeros(self.hidden_shape(x.shape[0], *x.shape[-2:]), dtype=dtype)
+            zeros = zeros if zeros.dim() > 4 else zeros.contiguous(memory_format=memory_format(x))
+            state = self.initial_state(zeros) if state is None else state
+            memory = self.initial_memory(zeros) if needs_memory else memory
+        check_fields("state", state, kind)
+        if x.dtype == torch.float32 and state.hidden.dtype in HALVES and not autocast:
+            return without_halves((state, memory))
+        return state, memory
 
     def reset(self) -> None:
         """Forget the state that a cell with compat="openstl" keeps between sequences."""

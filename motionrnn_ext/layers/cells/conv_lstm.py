@@ -41,9 +41,14 @@ class ConvLSTMCell(RecurrentCell):
         self.conv_h = self.convolution(c, 4 * c, **made)
 
     def forward(
-        self, x: Tensor, state: LSTMState, memory: Tensor | None = None, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, Tensor | None]:
         """Take one time step, see `RecurrentCell`; `memory` is returned as it came."""
+        state, memory = self.started(x, state, memory)
         active = current_rollout()
         if active is not None:
             stepped = node.step(active, self, x, state.hidden, state.cell, highway)

@@ -10,9 +10,9 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
+from ..rollout import convolve
 from ..states import detached, exportable
 from ..tensors import add_to
-from ..rollout import convolve
 from .base import RecurrentCell
 
 
@@ -103,9 +103,14 @@ class ConvTTLSTMCell(RecurrentCell):
         return ConvTTLSTMState(hidden, hidden.clone(), tuple(hidden.clone() for _ in range(self.steps - 1)))
 
     def forward(
-        self, x: Tensor, state: ConvTTLSTMState, memory: None = None, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: ConvTTLSTMState | None = None,
+        memory: None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, ConvTTLSTMState, None]:
         """Take one time step, see `RecurrentCell`."""
+        state, memory = self.started(x, state, memory, ConvTTLSTMState)
         ring = (*state.older, state.hidden)
         train = convolve(self.factors[0], self._lagged(ring, 0))  # (B, rank, h, w)
         for level, core in enumerate(self.cores, start=1):

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
+from ...backends.convolution import Geometry
 from ..arguments import is_whole, shown
-from ..rollout import Geometry, SharedWeights, convolve, current_rollout, dtype_of_convolutions
-from ..states import detached, exportable
+from ..initial_values import sets
+from ..rollout import Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
+from ..states import detached, exportable, under_autocast
 from .base import RecurrentCell
 
 
@@ -69,6 +71,7 @@ class DepthConv(nn.Module):
         self.depth, self.padding, self.repeat = depth, filter_size // 2, repeat
         self.reset_parameters()
 
+    @sets("weight")
     def reset_parameters(self) -> None:
         """Give the weight a new initial value, drawn as `nn.Conv3d` draws it."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -86,7 +89,7 @@ class DepthConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x (B, C_in, W, h, w), (B, C_out, W, h, w)."""
         active, depths = current_rollout(), range(1 if self.repeat else self.depth)
-        if active is not None and active.has(self) and "weight" in self._parameters:
+        if active is not None and self._is_shared(active, x):
             dtype = dtype_of_convolutions(x)
             shared = active.share((self, dtype), lambda: self._share(depths, x, dtype))
             slices = [weights.convolve(x[:, :, d:].flatten(1, 2)) for d, weights in zip(depths, shared)]
@@ -94,9 +97,14 @@ class DepthConv(nn.Module):
             # The weight is read once, because every reading computes a parametrised one.
             weight = self.weight
             slices = [
-                F.conv2d(x[:, :, d:].flatten(1, 2), self._below(weight, d), padding=self.padding) for d in depths
+                F.conv2d(x[:, :, d:].flatten(1, 2), self._below(weight, d), padding=self.padding)
+                for d in depths
             ]
         return torch.stack(slices * self.depth if self.repeat else slices, dim=2)
+
+    def _is_shared(self, active: Rollout, x: Tensor) -> bool:
+        fits = self.weight.dtype == x.dtype or under_autocast(x)
+        return fits and active.has(self) and "weight" in self._parameters
 
     def _below(self, weight: Tensor, d: int) -> Tensor:
         """Return the weight that slice d of the output applies to the slices of the input from d on."""
@@ -199,9 +207,14 @@ class E3DLSTMCell(RecurrentCell):
         return torch.cat([state.inputs, x[:, :, None]], dim=2)
 
     def forward(
-        self, x: Tensor, state: E3DLSTMState, memory: Tensor, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: E3DLSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, E3DLSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, W, h, w)."""
+        state, memory = self.started(x, state, memory, E3DLSTMState)
         c = self.hidden_channels
         memory_x, cell_x, output_x = convolve(self.conv_x, x).split((3 * c, 3 * c, c), dim=1)
         cell_h, output_h = convolve(self.conv_h, state.hidden).split((3 * c, c), dim=1)
@@ -212,7 +225,9 @@ class E3DLSTMCell(RecurrentCell):
         # Memories are float32 under autocast.
         content = torch.tanh(content_m.to(memory.dtype))
         after = ops.memory_update(memory_x, memory_m, content)
-        logits = torch.tanh(output_x + output_h + convolve(self.conv_o_cell, cell) + convolve(self.conv_o_memory, after))
+        logits = torch.tanh(
+            output_x + output_h + convolve(self.conv_o_cell, cell) + convolve(self.conv_o_memory, after)
+        )
         hidden = ops.highway_output(logits, self.conv_last(torch.cat([cell, after], dim=1)), highway)
         carried = memory if self.compat else after
         rows = self.rows(cell)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..initial_values import Resettable
-from ..states import detached, exportable
+from ..initial_values import Resettable, sets
 from ..rollout import convolve
+from ..states import check_fields, detached, exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
 
@@ -84,6 +84,7 @@ class PeepholeLSTM(Resettable):
         self.output_peephole = nn.Parameter(torch.empty(c, *map_size, **made))
         self._reset_peepholes()
 
+    @sets("peephole", "output_peephole")
     def reset_parameters(self) -> None:
         """Give all parameters new initial values; the peepholes are set to 0."""
         super().reset_parameters()
@@ -112,9 +113,15 @@ class _FirstCell(SpatioTemporalLSTMCell):
         return MIMMemory(memory, None)
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, state: LSTMState, memory: MIMMemory, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: MIMMemory | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, MIMMemory]:
         """Take one time step, see `RecurrentCell`."""
+        state, memory = self.started(x, state, memory)
+        check_fields("memory", memory, MIMMemory)
         hidden, state, carried = super().forward(x, state, memory.memory, highway)
         return hidden, state, MIMMemory(carried, None)
 
@@ -178,19 +185,30 @@ class MIMCell(RecurrentCell):
         stationary, difference, nonstationary = (torch.zeros_like(hidden) for _ in range(3))
         return MIMState(hidden, hidden.clone(), stationary, difference, nonstationary, None)
 
+    def initial_memory(self, memory: Tensor) -> MIMMemory:
+        """Return the memory of the first step of a stack without a first layer, with `memory` as M."""
+        return MIMMemory(memory, None)
+
     def reset(self) -> None:
         """Forget S, which a cell with compat="openstl" keeps between sequences."""
         self.carried = None
 
+    @sets()
     def reset_parameters(self) -> None:
         """Give all parameters new initial values, and forget S, which the old ones have computed."""
         super().reset_parameters()
         self.reset()
 
     def forward(
-        self, x: Tensor, state: MIMState, memory: MIMMemory, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: MIMState | None = None,
+        memory: MIMMemory | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, MIMState, MIMMemory]:
         """Take one time step, see `RecurrentCell`."""
+        state, memory = self.started(x, state, memory, MIMState)
+        check_fields("memory", memory, MIMMemory)
         c = self.hidden_channels
         difference, nonstationary = state.difference, state.nonstationary
         if state.input is not None:

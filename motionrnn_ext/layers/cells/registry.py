@@ -45,12 +45,15 @@ def register_predictor(name: str) -> Callable[[Cell], Cell]:
 
     Raises:
         ValueError: the name is taken.
-        TypeError: the decorated class is no `RecurrentCell`.
+        TypeError: the name is no word, or the decorated class is no `RecurrentCell`.
 
     Examples:
         >>> @register_predictor("my_cell")
         ... class MyCell(RecurrentCell): ...
     """
+
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name is {shown(name)}; it should be a word, as in @register_predictor('my_cell')")
 
     def register(cell: Cell) -> Cell:
         if not (isinstance(cell, type) and issubclass(cell, RecurrentCell)):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..tensors import add_to
 from ..nodes import st_lstm as node
 from ..rollout import convolve, current_rollout
+from ..tensors import add_to
 from .base import LSTMState, RecurrentCell
 
 
@@ -50,9 +50,14 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False, **made)
 
     def forward(
-        self, x: Tensor, state: LSTMState, memory: Tensor, highway: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+        memory: Tensor | None = None,
+        highway: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState, Tensor]:
         """Take one time step, see `RecurrentCell`; `memory` is M, (B, C, h, w)."""
+        state, memory = self.started(x, state, memory)
         active = current_rollout()
         if active is not None:
             stepped = node.step(active, self, x, state.hidden, state.cell, memory, highway)

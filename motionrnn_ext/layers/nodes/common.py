@@ -1,4 +1,4 @@
-"""What the nodes of all cells share."""
+"""The parts that the nodes of all cells share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...backends.convolution import Convolution, Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
-from ..plain import keeps_parameters
-from ..rollout import Geometry, Rollout
+from ..rollout import Rollout
+from ..states import under_autocast
 
 
 def same(weight: Tensor) -> Geometry:
@@ -22,6 +23,30 @@ def same(weight: Tensor) -> Geometry:
 def joined(dtype: torch.dtype, *maps: Tensor) -> Tensor:
     """Return maps of one size as one, in `dtype`."""
     return torch.cat([part.to(dtype) for part in maps], dim=1)
+
+
+def gradients_of_joined(
+    conv: Convolution,
+    grad: Tensor,
+    maps: Tensor,
+    weight: Tensor,
+    channels: Sequence[int],
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    """Return the gradients of the parts of joined maps, by a convolution of them; None for a part that needs none.
+
+    True frames and zeros to start from need none, which saves that share of the convolution; Winograd's weights are
+    packed for all parts.
+    """
+    if all(needs) or conv.is_winograd(maps, weight):
+        return conv.data_gradient(grad, maps, weight).split(channels, dim=1)
+    parts = zip(maps.split(channels, dim=1), weight.split(channels, dim=1), needs)
+    return [conv.data_gradient(grad, part, of_part) if need else None for part, of_part, need in parts]
+
+
+def present(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return gradients of `outputs`, zeros in their memory format for those that autograd has not."""
+    return [torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs)]
 
 
 def are_maps(
@@ -39,14 +64,14 @@ def are_maps(
         and all(t.shape == shape and t.device == x.device and t.is_floating_point() for t in maps)
         and len({t.dtype for t in states}) == 1
         and states[0].dtype in (dtype, state_dtype(dtype))
-        and (torch.is_autocast_enabled(x.device.type) or all(t.dtype == dtype for t in maps[: -len(states)]))
+        and (under_autocast(x) or all(t.dtype == dtype for t in maps[: -len(states)]))
     )
 
 
-def plain_convs(active: Rollout, *modules: tuple[nn.Module, int, int]) -> list[Tensor] | None:
+def plain_convs(active: Rollout, x: Tensor, *modules: tuple[nn.Module, int, int]) -> list[Tensor] | None:
     """Return the weights of convolutions given as (module, in_channels, out_channels), or None if one is to be called.
 
-    They should be square and odd, keep the size of maps, have no bias, and share one dtype and device.
+    They should be square and odd, keep the size of maps such as x, have no bias, and share one dtype and device.
     """
     weights = []
     for module, in_channels, out_channels in modules:
@@ -54,7 +79,7 @@ def plain_convs(active: Rollout, *modules: tuple[nn.Module, int, int]) -> list[T
             if not active.has(module) or len(module) != 1:
                 return None
             module = module[0]
-        if type(module) is not nn.Conv2d or not (active.has(module) and keeps_parameters(module)):
+        if not (isinstance(module, nn.Conv2d) and active.has_conv(module, x)):
             return None
         rows, columns = module.kernel_size
         fits = (
@@ -62,7 +87,6 @@ def plain_convs(active: Rollout, *modules: tuple[nn.Module, int, int]) -> list[T
             and rows == columns
             and rows % 2 == 1
             and (module.stride, module.padding, module.dilation) == ((1, 1), (rows // 2, rows // 2), (1, 1))
-            and module.padding_mode == "zeros"
             and module.bias is None
         )
         if not fits:

@@ -1,6 +1,6 @@
 """The time step of a ConvLSTM as one node, see `ConvLSTMCell` for its equations.
 
-    [i, f, g, o] = W * [X, H];   C' = s(f).C + s(i).tanh(g);   H' = s(o).tanh(C') + (1 - s(o)).Y
+[i, f, g, o] = W * [X, H];   C' = s(f).C + s(i).tanh(g);   H' = s(o).tanh(C') + (1 - s(o)).Y
 """
 
 from __future__ import annotations
@@ -15,18 +15,26 @@ from torch.autograd import Function
 from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
-from ..rollout import Convolution, Rollout, SharedWeights, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, joined, plain_convs, same
+from ..rollout import Rollout, SharedConvolution, SharedWeights, dtype_of_convolutions
+from .common import (
+    are_maps,
+    differentiable_gradients,
+    gradients_of_joined,
+    joined,
+    plain_convs,
+    present,
+    same,
+)
 
 FORGET_BIAS = 0.0
 
 
 class Step(NamedTuple):
-    """What all steps of a rollout have in common, without a tensor of the graph."""
+    """The common part of all steps of a rollout, without a tensor of the graph."""
 
     kernels: Any
     dtype: torch.dtype
-    to_gates: Convolution
+    to_gates: SharedConvolution
 
 
 def step(
@@ -48,7 +56,7 @@ def step(
 def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple[Step, Tensor] | None:
     """Return the cell's weight for all steps of a rollout, or None if it has a part that has to be called."""
     chosen, c = kernels(x), cell.hidden_channels
-    weights = plain_convs(active, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
+    weights = plain_convs(active, x, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
     if chosen is None or weights is None or weights[0].shape[-1] != weights[1].shape[-1]:
         return None
     shared = SharedWeights(same(weights[0]), x, dtype, torch.cat(weights, dim=1))
@@ -73,15 +81,19 @@ class _Node(Function):
     ) -> tuple[Tensor, Tensor]:
         out, kept = _forward(common, x, hidden, c, highway, weight)
         ctx.common = common
+        ctx.set_materialize_grads(False)
         # The inputs come last: by them backward is differentiated.
         ctx.save_for_backward(*kept, x, hidden, c, highway, weight)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         gates, new_c, *inputs = ctx.saved_tensors
+        # H' has the form of any of the gates.
+        grads = present(given, (gates[:, : new_c.shape[1]], new_c))
         if torch.is_grad_enabled():
-            return None, *differentiable_gradients(_composed, inputs, (grad_hidden, grad_c))
+            return None, *differentiable_gradients(_composed, inputs, grads)
+        grad_hidden, grad_c = grads
         kernels, dtype, to_gates = ctx.common
         x, hidden, c, highway, weight = inputs
         highway_read = None if highway is None else highway.to(gates.dtype)
@@ -90,11 +102,12 @@ class _Node(Function):
             (grad_hidden, grad_c, gates, c, new_c, highway_read, FORGET_BIAS),
         )
         x_hidden = joined(dtype, x, hidden)
-        to_gates.leave(ctx, grad_gates, x_hidden, weight, ctx.needs_input_grad[5:])
-        by_gates = to_gates.data_gradient(grad_gates, x_hidden, weight)
-        grad_x, grad_hidden = by_gates.split((x.shape[1], hidden.shape[1]), dim=1)
+        needs, channels = ctx.needs_input_grad[1:], (x.shape[1], hidden.shape[1])
+        to_gates.leave(ctx, grad_gates, x_hidden, weight, needs[4:])
+        by_gates = gradients_of_joined(to_gates, grad_gates, x_hidden, weight, channels, needs[:2])
+        into_x, into_hidden = (g if g is None else g.to(t.dtype) for g, t in zip(by_gates, (x, hidden)))
         grad_highway = None if highway is None else grad_highway.to(highway.dtype)
-        return None, grad_x.to(x.dtype), grad_hidden.to(hidden.dtype), grad_c, grad_highway, None
+        return None, into_x, into_hidden, grad_c, grad_highway, None
 
 
 def _composed(

@@ -16,34 +16,34 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ... import backends, ops
+from ...backends.convolution import Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.direct import run
 from ...backends.registration.wanted import Wanted
 from ...ops import _arguments as arguments
-from ..plain import keeps_parameters
 from ..rollout import (
-    Convolution,
-    Geometry,
     Rollout,
+    SharedConvolution,
     SharedWeights,
     SummedGradients,
+    add_in_place,
     dtype_of_convolutions,
     geometry_of,
     shared_tensors,
 )
-from .common import differentiable_gradients
+from .common import differentiable_gradients, present
 
 _ALL = int(Wanted.X | Wanted.MOTION | Wanted.MASK)
 
 
 class Step(NamedTuple):
-    """What all steps of a rollout have in common, without a tensor of the graph."""
+    """The common part of all steps of a rollout, without a tensor of the graph."""
 
     kernels: Any
     dtype: torch.dtype
-    encoder: Convolution
-    decoder: Convolution
-    gate: Convolution
+    encoder: SharedConvolution
+    decoder: SharedConvolution
+    gate: SharedConvolution
     # The gradients of the gates' packed weights and of the warp's weight.
     sums: SummedGradients
     alpha: float
@@ -52,12 +52,41 @@ class Step(NamedTuple):
     gates_maps: bool
 
 
+class Laid(NamedTuple):
+    """The weights as the steps of a rollout read them, in the order of a node's arguments."""
+
+    encoder_weight: Tensor
+    encoder_bias: Tensor
+    decoder_weight: Tensor
+    decoder_bias: Tensor
+    gate_weight: Tensor
+    gate_bias: Tensor
+    # The packed weights of the cell's gates, as in PackedGates, and that of the warp.
+    x_weight: Tensor
+    x_bias: Tensor
+    state_weight: Tensor
+    candidate_weight: Tensor
+    warp_weight: Tensor
+
+    @property
+    def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the packed weights of the gates."""
+        return self.x_weight, self.x_bias, self.state_weight, self.candidate_weight
+
+
+# The arguments of a node before those of Laid: the common part, maps, offset and trend.
+_BEFORE = 4
+
+
 def step(
     active: Rollout, gru: Any, maps: Tensor, offset: Tensor, trend: Tensor
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return X, F' and D' of maps (B, C, h, w) by one node, or None where the MotionGRU has to be composed."""
     dtype = dtype_of_convolutions(maps)
-    state, shape = state_dtype(dtype), (maps.shape[0], gru.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2)
+    state, shape = (
+        state_dtype(dtype),
+        (maps.shape[0], gru.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2),
+    )
     if any(t.shape != shape or t.dtype != state or t.device != maps.device for t in (offset, trend)):
         return None
     shared = active.share((gru, dtype), lambda: _weights(active, gru, maps, dtype))
@@ -66,15 +95,19 @@ def step(
     common, laid = shared
     if torch.is_grad_enabled():
         return _Node.apply(common, maps, offset, trend, *laid)
-    return _forward(common, maps, offset, trend, *laid)[0]
+    return _forward(common, maps, offset, trend, laid)[0]
 
 
-def _weights(
-    active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype
-) -> tuple[Step, tuple[Tensor, ...]] | None:
+def _weights(active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype) -> tuple[Step, Laid] | None:
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
-    if not (active.has(gru) and backends.runs_cpu_kernels(maps) and active.has(cell) and cell.transient and cell.trend):
+    if not (
+        active.has(gru)
+        and backends.runs_cpu_kernels(maps)
+        and active.has(cell)
+        and cell.transient
+        and cell.trend
+    ):
         return None
     packed = cell.pack_ahead()
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
@@ -82,16 +115,20 @@ def _weights(
     k, b = gru.encoder, gru.gate
     expected = (
         (gru.encoder, nn.Conv2d, (channels, cell.channels), Geometry((2, 2), _half(k, 1))),
-        (gru.decoder, nn.ConvTranspose2d, (cell.channels, channels), Geometry((2, 2), (1, 1), transposed=True)),
+        (
+            gru.decoder,
+            nn.ConvTranspose2d,
+            (cell.channels, channels),
+            Geometry((2, 2), (1, 1), transposed=True),
+        ),
         (gru.gate, nn.Conv2d, (2 * channels, channels), Geometry((1, 1), _half(b, 0))),
     )
     convs = []
     for module, kind, (inputs, outputs), geometry in expected:
-        if type(module) is not kind or not (active.has(module) and keeps_parameters(module)):
+        if type(module) is not kind or not active.has_conv(module, maps):
             return None
         fits = (
-            (module.in_channels, module.out_channels, module.padding_mode) == (inputs, outputs, "zeros")
-            and not isinstance(module.padding, str)
+            (module.in_channels, module.out_channels) == (inputs, outputs)
             and geometry_of(module) == geometry
             and module.bias is not None
             and module.weight.dtype == packed.x_weight.dtype
@@ -102,16 +139,19 @@ def _weights(
     if gru.decoder.kernel_size != (4, 4) or gru.gate.kernel_size[0] != gru.gate.kernel_size[1]:
         return None
     sums, laid = shared_tensors(dtype, *packed, cell.warp.conv.weight)
+    encoder, decoder, gate = convs
     common = Step(
         backends.kernels(maps),
         dtype,
-        *[shared.conv for shared in convs],
+        encoder.conv,
+        decoder.conv,
+        gate.conv,
         sums,
         cell.alpha,
         arguments.bound("max_offset", cell.max_offset),
         gru.gate_side == "hidden",
     )
-    return common, (*[part for shared in convs for part in shared.laid], *laid)
+    return common, Laid(*[part for shared in convs for part in shared.laid], *laid)
 
 
 def _half(conv: Any, less: int) -> tuple[int, int]:
@@ -120,20 +160,19 @@ def _half(conv: Any, less: int) -> tuple[int, int]:
 
 
 def _forward(
-    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *laid: Tensor
+    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, laid: Laid
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
     """Return X, F' and D', and what backward reads."""
     kernels = common.kernels
-    encoder, decoder, gate, packed = laid[:2], laid[2:4], laid[4:6], laid[6:]
     maps = maps.to(common.dtype)
-    features = common.encoder.run(maps, *encoder)
+    features = common.encoder.run(maps, laid.encoder_weight, laid.encoder_bias)
     numbers = common.alpha, common.max_offset
     new_offset, new_trend, mask, *logits = run(
-        kernels.motion_gates.default, (features, offset, trend, *packed[:4], *numbers)
+        kernels.motion_gates.default, (features, offset, trend, *laid.packed, *numbers)
     )
-    warped = run(kernels.offset_warp.default, (features, new_offset, mask, packed[4]))
-    decoded = common.decoder.run(warped, *decoder)
-    blend = common.gate.run(torch.cat([decoded, maps], dim=1), *gate)
+    warped = run(kernels.offset_warp.default, (features, new_offset, mask, laid.warp_weight))
+    decoded = common.decoder.run(warped, laid.decoder_weight, laid.decoder_bias)
+    blend = common.gate.run(torch.cat([decoded, maps], dim=1), laid.gate_weight, laid.gate_bias)
     sides = (maps, decoded) if common.gates_maps else (decoded, maps)
     x = run(kernels.gated_blend.default, (blend, *sides))
     return (x, new_offset, new_trend), (features, mask, *logits, new_offset, warped, decoded, blend)
@@ -144,23 +183,26 @@ class _Node(Function):
     def forward(
         ctx: Any, common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *laid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out, kept = _forward(common, maps, offset, trend, *laid)
+        out, kept = _forward(common, maps, offset, trend, Laid(*laid))
         ctx.common = common
+        ctx.set_materialize_grads(False)
         # The inputs come last: by them backward is differentiated.
         ctx.save_for_backward(*kept, maps, offset, trend, *laid)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_offset: Tensor, grad_trend: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
         common, saved = ctx.common, ctx.saved_tensors
         (features, mask, u, r, z, new_offset, warped, decoded, blend), inputs = saved[:9], saved[9:]
+        # X has the form of the blend's logits, D' that of F'.
+        grad, grad_offset, grad_trend = present(incoming, (blend, new_offset, new_offset))
         if torch.is_grad_enabled():
             return None, *differentiable_gradients(
                 lambda *given: _composed(common, *given), inputs, (grad, grad_offset, grad_trend)
             )
-        kernels, needs = common.kernels, ctx.needs_input_grad[4:]
-        given, offset, _, *laid = inputs
-        encoder_weight, decoder_weight, gate_weight, packed = laid[0], laid[2], laid[4], laid[6:]
+        kernels, needs = common.kernels, ctx.needs_input_grad[_BEFORE:]
+        given, offset, _, *rest = inputs
+        laid = Laid(*rest)
         maps, channels = given.to(common.dtype), given.shape[1]
 
         # The output gate, and the decoder.
@@ -168,16 +210,24 @@ class _Node(Function):
         grad_blend, *into_sides = run(kernels.gated_blend_backward.default, (grad, blend, *sides))
         grad_maps, grad_decoded = into_sides if common.gates_maps else reversed(into_sides)
         both = torch.cat([decoded, maps], dim=1)
-        common.gate.leave(ctx, grad_blend, both, gate_weight, needs[4:6])
-        by_gate = common.gate.data_gradient(grad_blend, both, gate_weight)
-        torch._foreach_add_([grad_decoded, grad_maps], by_gate.split(channels, dim=1))
-        common.decoder.leave(ctx, grad_decoded, warped, decoder_weight, needs[2:4])
-        grad_warped = common.decoder.data_gradient(grad_decoded, warped, decoder_weight)
+        common.gate.leave(ctx, grad_blend, both, laid.gate_weight, needs[4:6])
+        by_gate = common.gate.data_gradient(grad_blend, both, laid.gate_weight)
+        add_in_place((grad_decoded, grad_maps), by_gate.split(channels, dim=1))
+        common.decoder.leave(ctx, grad_decoded, warped, laid.decoder_weight, needs[2:4])
+        grad_warped = common.decoder.data_gradient(grad_decoded, warped, laid.decoder_weight)
         # The warp, the gates, and the encoder.
         wanted = _ALL | (int(Wanted.WEIGHTS) if any(needs[6:]) else 0)
         grad_features, by_warp, grad_mask, grad_weight = run(
             kernels.offset_warp_backward.default,
-            (grad_warped, features, new_offset, mask, packed[4], wanted, torch.are_deterministic_algorithms_enabled()),
+            (
+                grad_warped,
+                features,
+                new_offset,
+                mask,
+                laid.warp_weight,
+                wanted,
+                torch.are_deterministic_algorithms_enabled(),
+            ),
         )
         by_gates, grad_old_offset, grad_old_trend, *grad_packed = run(
             kernels.motion_gates_backward.default,
@@ -187,7 +237,7 @@ class _Node(Function):
                 grad_mask,
                 features,
                 offset,
-                *packed[:4],
+                *laid.packed,
                 u,
                 r,
                 z,
@@ -199,22 +249,23 @@ class _Node(Function):
         )
         common.sums.add(ctx, [*grad_packed, grad_weight], needs[6:])
         grad_features.add_(by_gates)
-        common.encoder.leave(ctx, grad_features, maps, encoder_weight, needs[:2])
-        grad_maps.add_(common.encoder.data_gradient(grad_features, maps, encoder_weight))
+        common.encoder.leave(ctx, grad_features, maps, laid.encoder_weight, needs[:2])
+        grad_maps.add_(common.encoder.data_gradient(grad_features, maps, laid.encoder_weight))
         return None, grad_maps.to(given.dtype), grad_old_offset, grad_old_trend, *[None] * len(laid)
 
 
 def _composed(
-    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *laid: Tensor
+    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *rest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return X, F' and D' by ops that autograd differentiates."""
-    encoder, decoder, gate, packed = laid[:2], laid[2:4], laid[4:6], laid[6:]
-    maps = maps.to(common.dtype)
-    features = F.conv2d(maps, *encoder, stride=2, padding=common.encoder.geometry.padding)
+    laid, maps = Laid(*rest), maps.to(common.dtype)
+    padding = common.encoder.geometry.padding
+    features = F.conv2d(maps, laid.encoder_weight, laid.encoder_bias, stride=2, padding=padding)
     numbers = common.alpha, common.max_offset
-    offset, trend, mask = ops.motion_gates(features, offset, trend, *packed[:4], *numbers)
-    warped = ops.offset_warp(features, offset, mask, packed[4])
-    decoded = F.conv_transpose2d(warped, *decoder, stride=2, padding=1)
-    blend = F.conv2d(torch.cat([decoded, maps], dim=1), *gate, padding=common.gate.geometry.padding)
+    offset, trend, mask = ops.motion_gates(features, offset, trend, *laid.packed, *numbers)
+    warped = ops.offset_warp(features, offset, mask, laid.warp_weight)
+    decoded = F.conv_transpose2d(warped, laid.decoder_weight, laid.decoder_bias, stride=2, padding=1)
+    both, padding = torch.cat([decoded, maps], dim=1), common.gate.geometry.padding
+    blend = F.conv2d(both, laid.gate_weight, laid.gate_bias, padding=padding)
     sides = (maps, decoded) if common.gates_maps else (decoded, maps)
     return ops.gated_blend(blend, *sides), offset, trend

@@ -1,7 +1,7 @@
 """The time step of an ST-LSTM as one node, see `SpatioTemporalLSTMCell` for its equations.
 
-    [i, f, g, o_1] = W_c * [X, H],   [i', f', g'] = W_m * [X, M]
-    C', M' = both memories;   o = o_1 + W_o * [C', M'];   H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
+[i, f, g, o_1] = W_c * [X, H],   [i', f', g'] = W_m * [X, M]
+C', M' = both memories;   o = o_1 + W_o * [C', M'];   H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
 """
 
 from __future__ import annotations
@@ -16,19 +16,27 @@ from torch.autograd import Function
 from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
-from ..rollout import Convolution, Rollout, SharedWeights, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, joined, plain_convs, same
+from ..rollout import Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
+from .common import (
+    are_maps,
+    differentiable_gradients,
+    gradients_of_joined,
+    joined,
+    plain_convs,
+    present,
+    same,
+)
 
 FORGET_BIAS = 1.0
 
 
 class Step(NamedTuple):
-    """What all steps of a rollout have in common, without a tensor of the graph."""
+    """The common part of all steps of a rollout, without a tensor of the graph."""
 
     kernels: Any
     dtype: torch.dtype
     # [X, H] -> (i, f, g, o), 4C;  [X, M] -> (i', f', g'), 3C;  [C', M'] -> o, C;  [C', M'] -> content, C
-    convolutions: tuple[Convolution, ...]
+    convolutions: tuple[SharedConvolution, ...]
 
 
 def step(
@@ -48,11 +56,14 @@ def step(
     return _forward(common, *inputs, laid)[0]
 
 
-def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple[Step, tuple[Tensor, ...]] | None:
+def _weights(
+    active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype
+) -> tuple[Step, tuple[Tensor, ...]] | None:
     """Return the cell's weights for all steps of a rollout, or None if it has a part that has to be called."""
     chosen, cin, c = kernels(x), cell.in_channels, cell.hidden_channels
     weights = plain_convs(
         active,
+        x,
         (cell.conv_x, cin, 7 * c),
         (cell.conv_h, c, 4 * c),
         (cell.conv_m, c, 3 * c),
@@ -74,7 +85,13 @@ def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple
 
 
 def _forward(
-    common: Step, x: Tensor, hidden: Tensor, c: Tensor, m: Tensor, highway: Tensor | None, laid: tuple[Tensor, ...]
+    common: Step,
+    x: Tensor,
+    hidden: Tensor,
+    c: Tensor,
+    m: Tensor,
+    highway: Tensor | None,
+    laid: tuple[Tensor, ...],
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]:
     """Return H', C' and M', and what backward reads."""
     kernels, dtype, (to_cell, to_memory, to_output, to_content) = common
@@ -107,14 +124,17 @@ class _Node(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, kept = _forward(common, x, hidden, c, m, highway, laid)
         ctx.common = common
+        ctx.set_materialize_grads(False)
         ctx.dtypes = [None if t is None else t.dtype for t in (x, hidden, c, m, highway)]
         # The inputs come last: by them backward is differentiated.
         ctx.save_for_backward(*kept, x, hidden, c, m, highway, *laid)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
+        # H' has the form of o, C' and M' are kept.
+        grads = present(given, (saved[4], saved[2], saved[3]))
         if torch.is_grad_enabled():
             return None, *differentiable_gradients(_composed, saved[6:], grads)
         kernels, dtype, (to_cell, to_memory, to_output, to_content) = ctx.common
@@ -152,12 +172,16 @@ class _Node(Function):
         to_memory.leave(ctx, grad_memory_gates, x_memory, memory_weight, needs[6:7])
         # The inputs.
         channels_x = (x_hidden.shape[1] - channels, channels)
-        by_cell, grad_hidden = to_cell.data_gradient(grad_gates, x_hidden, cell_weight).split(channels_x, dim=1)
-        by_memory, into_m = to_memory.data_gradient(grad_memory_gates, x_memory, memory_weight).split(
-            channels_x, dim=1
+        by_cell, into_hidden = gradients_of_joined(
+            to_cell, grad_gates, x_hidden, cell_weight, channels_x, needs[:2]
         )
-        torch._foreach_add_([by_cell, grad_m], [by_memory, into_m.to(grad_m.dtype)])
-        found = (by_cell, grad_hidden, grad_c, grad_m, None if highway is None else grad_highway)
+        by_memory, into_m = gradients_of_joined(
+            to_memory, grad_memory_gates, x_memory, memory_weight, channels_x, (needs[0], needs[3])
+        )
+        pairs = [(by_cell, by_memory), (grad_m, None if into_m is None else into_m.to(grad_m.dtype))]
+        if both := [(a, b) for a, b in pairs if a is not None and b is not None]:
+            add_in_place(*zip(*both))
+        found = (by_cell, into_hidden, grad_c, grad_m, None if highway is None else grad_highway)
         cast = [None if g is None else g.to(dtype) for g, dtype in zip(found, ctx.dtypes)]
         return None, *cast, None, None, None, None
 
@@ -183,6 +207,9 @@ def _composed(
     memory_gates = convolved((x, m), memory_weight)
     new_c = ops.memory_update(gates, torch.zeros_like(gates), c, FORGET_BIAS)
     new_m = ops.memory_update(memory_gates, torch.zeros_like(memory_gates), m, FORGET_BIAS)
-    content, output = convolved((new_c, new_m), content_weight), output + convolved((new_c, new_m), output_weight)
+    content, output = (
+        convolved((new_c, new_m), content_weight),
+        output + convolved((new_c, new_m), output_weight),
+    )
     highway = None if highway is None else highway.to(output.dtype)
     return ops.highway_output(output, content, highway), new_c, new_m

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ... import backends
 from ...files import write_atomically
 from ..motion_rnn import MotionRNN
 from ..variants import variant_options
@@ -47,8 +50,9 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
 
     Raises:
         TypeError: model is no `MotionRNN`.
-        ValueError: no program has this model (the message names every option that differs), or the model has other
-            parameters than its arguments make, or parameters without values.
+        ValueError: no program has this model (the message names every option that differs, or how far predictions are
+            from those of its arguments and weights alone), or the model has other parameters than its arguments make,
+            or parameters that are sharded or without values, or it cannot be copied.
         OSError: the file cannot be written, or path is a folder.
 
     Examples:
@@ -67,7 +71,14 @@ def save_official(model: MotionRNN, path: str | os.PathLike[str]) -> None:
             raise ValueError(f"model has other parameters than it was made with: {'; '.join(problems[:4])}")
     if empty := [name for name, tensor in weights.items() if tensor.is_meta]:
         raise ValueError(f"model has parameters on the device meta, without values: {empty[0]}")
+    if sharded := [name for name, tensor in weights.items() if hasattr(tensor, "full_tensor")]:
+        raise ValueError(
+            f"model has sharded parameters, such as {sharded[0]}; save a MotionRNN(**model.arguments) that holds its "
+            "full state dict"
+        )
     weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    if gap := _computes_something_else(model, weights):
+        raise ValueError(f"no public program has this model: {gap}")
     found = to_official(weights, model.predictor) | _never_read(model, weights)
     found = {
         f"{prefix}{name}": tensor.clone(memory_format=torch.contiguous_format)
@@ -118,6 +129,58 @@ def _differences(model: MotionRNN) -> Iterator[str]:
         if isinstance(has[name], Tensor) or has[name] != value:
             is_now = "learned" if isinstance(has[name], Tensor) else repr(has[name])
             yield f"{name} is {is_now}; it should be {value!r}"
+
+
+def _computes_something_else(model: MotionRNN, weights: Mapping[str, Tensor]) -> str | None:
+    """Return how predictions of the model differ from those of its arguments and weights alone, or None if they agree.
+
+    They do if it has hooks, other submodules, or a forward of its own. Copies of both predict a few random frames, in
+    float64 on the CPU.
+    """
+    # Pruning leaves computed tensors, which cannot be copied; they are computed again in forward.
+    computed = [
+        t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf
+    ]
+    try:
+        theirs = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    except Exception as error:
+        raise ValueError(
+            f"model cannot be copied, to compare it with its weights alone: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
+    with torch.device("meta"):
+        ours = MotionRNN(**present_arguments(model))
+    ours.load_state_dict({name: tensor.double() for name, tensor in weights.items()}, assign=True)
+    height, width = model.image_size or (8 * model.patch_size, 12 * model.patch_size)
+    frames = torch.rand(
+        (1, 3, model.in_channels, height, width), generator=_generator(), dtype=torch.float64, device="cpu"
+    )
+    found = []
+    quiet = warnings.catch_warnings()
+    with quiet, backends.backend("auto"), torch.autocast("cpu", enabled=False), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for each in (ours, theirs):
+            each.double().cpu().eval().reset()
+            try:
+                found.append(each(frames, 2, generator=_generator()))
+            except Exception as error:
+                # An image_size of an odd number of patches suits no MotionGRU, and such a model predicts nothing.
+                if each is ours:
+                    return None
+                return f"it cannot be compared, its forward raised {type(error).__name__}: {str(error)[:200]}"
+    expected, predicted = found
+    if not isinstance(predicted, Tensor) or predicted.shape != expected.shape:
+        return f"its forward returns something else than predictions of shape {tuple(expected.shape)}"
+    if torch.allclose(predicted, expected, rtol=1e-6, atol=1e-6, equal_nan=True):
+        return None
+    gap = float((predicted - expected).abs().max())
+    return (
+        f"its predictions differ by {gap:.2g} from those of MotionRNN(**model.arguments) with its weights, for which a "
+        "hook, another submodule or a forward of its own is the reason"
+    )
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(0)
 
 
 def _never_read(model: MotionRNN, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

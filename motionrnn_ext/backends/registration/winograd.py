@@ -1,0 +1,53 @@
+"""The registration of the convolutions by Winograd's algorithm: shapes and FLOPs. They have no gradients: who calls
+them makes those by the same ops (backends/convolution.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layouts import new_image
+from . import flops
+
+_TAPS = 25
+_POINTS = 36
+# The most output channels that are packed beyond those there are.
+_PADDING = 13
+
+
+def register(namespace: str) -> None:
+    """Tell torch the shapes and the FLOPs of the ops."""
+    ops = getattr(torch.ops, namespace)
+    for fake in (winograd_pack, winograd_conv, winograd_weight_gradient):
+        torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
+    flops.register_formula(ops.winograd_conv, _flops_of_conv)
+    flops.register_formula(ops.winograd_weight_gradient, _flops_of_weight_gradient)
+
+
+def winograd_pack(weight: Tensor, transposed: bool) -> Tensor:
+    outs, channels = weight.shape[:2]
+    if transposed:
+        outs, channels = channels, outs
+    return weight.new_empty(_POINTS * channels * (outs + _PADDING))
+
+
+def winograd_conv(x: Tensor, packed: Tensor, out_channels: int, bias: Tensor | None) -> Tensor:
+    return new_image(x, out_channels)
+
+
+def winograd_weight_gradient(grads: Sequence[Tensor], xs: Sequence[Tensor]) -> Tensor:
+    return xs[0].new_empty(grads[0].shape[1], xs[0].shape[1], 5, 5)
+
+
+def _flops_of_conv(x: Sequence[int], packed: Any, out_channels: int, *unused: Any, **more: Any) -> int:
+    batch, channels, height, width = x
+    return 2 * _TAPS * batch * height * width * channels * out_channels
+
+
+def _flops_of_weight_gradient(
+    grads: Sequence[Sequence[int]], xs: Sequence[Sequence[int]], **more: Any
+) -> int:
+    return sum(_flops_of_conv(x, None, grad[1]) for grad, x in zip(grads, xs))

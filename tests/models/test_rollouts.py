@@ -1,0 +1,362 @@
+"""Is a rollout with shared weights and steps of one node what its composed cells compute, wherever it may run?"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from comparing import assert_close
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+from torch.utils._python_dispatch import TorchDispatchMode
+from under_test import CPU, KERNELS, UnderTest, on
+
+from motionrnn_ext import MotionGRULayer, MotionRNN
+from motionrnn_ext.layers import rollout
+from motionrnn_ext.layers.cells import CELLS
+from motionrnn_ext.layers.nodes import conv_lstm, motion_gru, st_lstm
+
+# The nodes write what convolutions read in other orders of sums: measured 2e-15, of the largest element.
+EXACT = 1e-13
+RUNS = [t for t in KERNELS if not t.is_slow]
+Results = tuple[list[Tensor], list[Tensor | None]]
+
+
+def small(predictor: str = "predrnn", variant: str = "official", **options: Any) -> MotionRNN:
+    torch.manual_seed(0)
+    model = MotionRNN(predictor, 2, (8, 8), 4, variant, image_size=(32, 24), dtype=torch.float64, **options)
+    for parameter in model.parameters():
+        if parameter.dim():
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def clip(steps: int = 5, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(batch, steps, 2, 32, 24, dtype=torch.float64, generator=generator)
+
+
+def run(model: nn.Module, call: Callable[[], Any], *leaves: Tensor) -> Results:
+    """Return what `call` returns, and the gradients by parameters and leaves."""
+    wanted = [p for p in (*model.parameters(), *leaves) if p.requires_grad]
+    outputs = [t for t in torch.utils._pytree.tree_leaves(call()) if isinstance(t, Tensor)]
+    loss = sum(t.sin().sum() for t in outputs if t.requires_grad)
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return [t.detach() for t in outputs], list(found)
+
+
+def assert_as_composed(
+    model: nn.Module, call: Callable[[], Any], *leaves: Tensor, bound: float = EXACT
+) -> None:
+    found = run(model, call, *leaves)
+    with rollout.composed():
+        expected = run(model, call, *leaves)
+    for group, name in zip(zip(found, expected), ("result", "gradient")):
+        assert len(group[0]) == len(group[1])
+        for i, (f, e) in enumerate(zip(*group)):
+            assert (f is None) == (e is None), (name, i)
+            if f is not None:
+                assert_close(f, e, bound, f"{name} {i}")
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the steps that nodes take, by cell."""
+    taken: Counter[str] = Counter()
+    for module in (conv_lstm, st_lstm, motion_gru):
+        name, step = module.__name__.rpartition(".")[2], module.step
+
+        def counted(*args: Any, step: Any = step, name: str = name) -> Any:
+            out = step(*args)
+            taken[name] += out is not None
+            return out
+
+        monkeypatch.setattr(module, "step", counted)
+    return taken
+
+
+# ---- The same numbers
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "official": ({}, {}),
+    "paper": ({"variant": "paper"}, {}),
+    "base": ({"motion_gru": False, "highway": False}, {}),
+    "layer_norm": ({"layer_norm": True}, {}),
+    "no_transient": ({"transient": False}, {}),
+    "no_trend": ({"trend": False}, {}),
+    "sampled": ({}, {"sampling_mask": torch.rand(2, 2, 1, 1, 1, dtype=torch.float64)}),
+    "reverse_sampled": ({}, {"sampling_mask": torch.ones(2, 3, 1, 1, 1), "reverse_sampling": True}),
+    "motion": ({}, {"return_motion": True}),
+    "xavier": ({"init_state": "xavier"}, {}),
+    "learned_alpha": ({"alpha": nn.Parameter(torch.tensor(0.5, dtype=torch.float64))}, {}),
+}
+
+
+@on(RUNS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("predictor", CELLS)
+def test_a_rollout(on: UnderTest, predictor: str, case: str, nodes: Counter[str]) -> None:
+    options, call = CASES[case]
+    if torch.float64 not in on.dtypes:
+        pytest.skip(f"{on} has no float64")
+    if predictor == "conv_tt_lstm" and case == "layer_norm":
+        pytest.skip("Conv-TT-LSTM has no layer norm")
+    model, frames = small(predictor, **options), clip().requires_grad_()
+
+    def forward() -> Any:
+        return model(frames, 2, generator=torch.Generator().manual_seed(3), **call)
+
+    # A learned alpha is for "auto" and "reference".
+    with on.chosen() if case != "learned_alpha" else nullcontext():
+        assert_as_composed(model, forward, frames)
+    steps = 4
+    if predictor in ("predrnn", "convlstm") and case != "layer_norm":
+        assert nodes["st_lstm" if predictor == "predrnn" else "conv_lstm"] == 2 * steps
+    if on is CPU:
+        composed = case in ("base", "no_transient", "no_trend", "learned_alpha")
+        assert nodes["motion_gru"] == (0 if composed else steps)
+
+
+@pytest.mark.parametrize("predictor", CELLS)
+def test_float32_and_autocast(predictor: str) -> None:
+    """Measured: 2e-6 in float32; under autocast 2.5e-2, as far as the composed cells are from float32."""
+    model, frames = small(predictor).float(), clip().float()
+    assert_as_composed(model, lambda: model(frames, 2), bound=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_as_composed(model, lambda: model(frames, 2), bound=5e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_half_precision(dtype: torch.dtype) -> None:
+    """Measured: 3e-2 in bfloat16, as far as the composed cells are from float32."""
+    model, frames = small().to(dtype), clip().to(dtype)
+    assert_as_composed(model, lambda: model(frames, 2), bound=6e-2)
+
+
+def test_channels_last() -> None:
+    model, frames = small().to(memory_format=torch.channels_last), clip()
+    assert_as_composed(model, lambda: model(frames, 2))
+
+
+def test_a_state_handed_on_with_its_graph() -> None:
+    """Two rollouts in one backward pass, each with its own laid-out weights."""
+    model, frames = small(), clip()
+
+    def both() -> Any:
+        first, state = [], None
+        for frame in frames[:, :2].unbind(1):
+            out, state = model.step(frame, state)
+            first.append(out)
+        second = model(frames, 2, state=state)
+        return *first, second, model(frames, 1, state=state)
+
+    assert_as_composed(model, both)
+
+
+def test_a_layer_of_sequences() -> None:
+    torch.manual_seed(0)
+    layer = MotionGRULayer(8, gate_kernel_size=3, mask_kernel_size=3, dtype=torch.float64)
+    maps = torch.rand(2, 4, 8, 6, 10, dtype=torch.float64, requires_grad=True)
+    assert_as_composed(layer, lambda: layer(maps), maps)
+
+
+def test_no_rollout_outlives_its_graph() -> None:
+    """Neither the laid-out weights nor what steps leave is kept in a cycle that only the collector would free."""
+    made: list[weakref.ref[Any]] = []
+    model = small()
+    with pytest.MonkeyPatch.context() as patch:
+        init = rollout.Convolution.__init__
+
+        def counted(self: Any, *args: Any) -> None:
+            init(self, *args)
+            made.append(weakref.ref(self))
+
+        patch.setattr(rollout.Convolution, "__init__", counted)
+        gc.disable()
+        try:
+            loss = model(clip(), 2).sum()
+            torch.autograd.grad(loss, model.cells[0].conv_x[0].weight, retain_graph=True)
+            loss.backward()
+            del loss
+            assert made and all(ref() is None for ref in made)
+        finally:
+            gc.enable()
+
+
+# ---- Any part of the gradients
+
+
+def test_frozen_parts() -> None:
+    """No gradient comes to a frozen weight, and those of the others are the same."""
+    model = small()
+    for parameter in (*model.cells[0].conv_x.parameters(), *model.interfaces[0].parameters()):
+        parameter.requires_grad_(False)
+    assert_as_composed(model, lambda: model(clip(), 2))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    frames = clip().requires_grad_()
+    assert_as_composed(model, lambda: model(frames, 2), frames)
+
+
+def test_a_pass_for_some_inputs_leaves_nothing_to_the_next() -> None:
+    model, frames = small(), clip().requires_grad_()
+    loss = model(frames, 2).sin().sum()
+    expected = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    torch.autograd.grad(loss, frames, retain_graph=True)
+    torch.autograd.grad(loss, model.cells[0].conv_h[0].weight, retain_graph=True)
+    again = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    loss.backward()
+    for a, b, parameter in zip(expected, again, model.parameters()):
+        assert torch.equal(a, b) and torch.equal(a, parameter.grad)
+
+
+def test_a_loss_of_early_predictions_alone() -> None:
+    model = small()
+    assert_as_composed(model, lambda: model(clip(), 2)[:, :2].contiguous())
+
+
+def test_second_derivatives() -> None:
+    model = small(motion_gru=True)
+    frames = clip(4, 1)[..., :16, :16].clone().requires_grad_()
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(model(frames, 2).sin().sum(), frames, create_graph=True)[0]
+
+    assert_as_composed(model, gradient, frames)
+    convlstm = small("convlstm")
+    assert_as_composed(
+        convlstm,
+        lambda: torch.autograd.grad(convlstm(frames, 2).sin().sum(), frames, create_graph=True)[0],
+        frames,
+    )
+
+
+def test_batched_gradients() -> None:
+    """`is_grads_batched` maps the nodes' backward."""
+    model = small()
+    out = model(clip(3, 1), 2)
+    cotangents = torch.randn(3, *out.shape, dtype=out.dtype)
+    parameters = list(model.parameters())
+    batched = torch.autograd.grad(out, parameters, cotangents, is_grads_batched=True, retain_graph=True)
+    for i, cotangent in enumerate(cotangents):
+        single = torch.autograd.grad(out, parameters, cotangent, retain_graph=True)
+        for b, s in zip(batched, single):
+            assert_close(b[i], s, EXACT, "batched")
+
+
+@pytest.mark.parametrize("name", ["cells.1.conv_o.0.weight", "interfaces.0.gate.weight", "conv_last.weight"])
+def test_a_weight_changed_before_backward_is_an_error(name: str) -> None:
+    model = small()
+    loss = model(clip(), 2).sum()
+    with torch.no_grad():
+        model.get_parameter(name).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_joined_weight_changed_before_backward_changes_nothing() -> None:
+    """The joined weight is a copy, so that backward reads the values of forward."""
+    found = []
+    for change in (0.0, 1.0):
+        model = small()
+        loss = model(clip(), 2).sum()
+        with torch.no_grad():
+            model.get_parameter("cells.0.conv_x.0.weight").add_(change)
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
+# ---- Modules that have to be called
+
+
+def adapter(model: MotionRNN) -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    old = model.cells[0].conv_h[0]
+    model.cells[0].conv_h[0] = Doubled(8, 32, 5, padding=2, bias=False, dtype=torch.float64)
+    model.cells[0].conv_h[0].load_state_dict(old.state_dict())
+
+
+def other_geometry(model: MotionRNN) -> None:
+    model.cells[0].conv_h[0] = nn.Conv2d(
+        8, 32, 5, padding=2, padding_mode="circular", bias=False, dtype=torch.float64
+    )
+    model.cells[1].conv_o[0] = nn.Conv2d(16, 8, 3, padding=1, dtype=torch.float64)
+    model.interfaces[0].encoder = nn.Conv2d(8, 2, 2, stride=2, bias=False, dtype=torch.float64)
+
+
+CHANGES: dict[str, Callable[[MotionRNN], Any]] = {
+    "hook_of_a_convolution": lambda m: m.cells[0].conv_x[0].register_forward_hook(lambda *a: a[2] * 2),
+    "hook_of_a_sequence": lambda m: m.cells[1].conv_h.register_forward_hook(lambda *a: a[2] * 2),
+    "hook_of_a_cell": lambda m: m.cells[0].register_forward_pre_hook(lambda mod, a: (a[0] * 2, *a[1:])),
+    "hook_of_a_decoder": lambda m: m.interfaces[0].decoder.register_forward_hook(lambda *a: a[2] * 2),
+    "hook_of_an_interface": lambda m: m.interfaces[0].register_forward_hook(lambda *a: None),
+    "pruned": lambda m: prune.l1_unstructured(m.cells[0].conv_m[0], "weight", 0.5),
+    "weight_norm": lambda m: parametrizations.weight_norm(m.cells[0].conv_o[0]),
+    "spectral_norm": lambda m: parametrizations.spectral_norm(m.interfaces[0].gate).eval(),
+    "adapter": adapter,
+    "other_geometry": other_geometry,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_parts_that_are_not_plain(change: str) -> None:
+    model = small()
+    CHANGES[change](model)
+    assert_as_composed(model.eval(), lambda: model(clip(), 2))
+
+
+# ---- What it saves
+
+
+class Counted(TorchDispatchMode):
+    """Count the ops that compute something."""
+
+    passive = ("empty", "zeros", "new_", "detach", "_unsafe_view", "lift_fresh", "result_type")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._opname
+        if not (func.is_view or func.namespace == "prim" or name.startswith(self.passive)):
+            self.ops[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def counts(steps: int, predictor: str) -> tuple[Counter[str], Counter[str]]:
+    model = MotionRNN(predictor, 1, (8,) * 4, 4, "official")
+    with Counted() as forward:
+        out = model(torch.rand(1, steps + 1, 1, 32, 32), 2)
+    loss = out.sum()
+    with Counted() as backward:
+        loss.backward()
+    return forward.ops, backward.ops
+
+
+# By predictor: ops of a time step forward and backward, measured, and with modules 91 and 171 for PredRNN.
+LIMITS = {"predrnn": (55, 87), "convlstm": (35, 59)}
+
+
+@pytest.mark.parametrize("predictor", LIMITS)
+def test_ops_of_a_time_step(predictor: str) -> None:
+    few, many = counts(8, predictor), counts(9, predictor)
+    found = [sum((m - f).values()) for f, m in zip(few, many)]
+    assert all(n <= limit for n, limit in zip(found, LIMITS[predictor])), found
+
+
+def test_gradients_of_weights_are_computed_once() -> None:
+    """A step computes the gradients of its maps; 1,024 pixels of 8x8 maps are joined at a time on a CPU."""
+    short, long = counts(4, "predrnn")[1], counts(16, "predrnn")[1]
+    by_step = sum((long - short)[name] for name in ("convolution_backward", "winograd_conv"))
+    # 4 convolutions a cell, 3 a MotionGRU, and the first and the last.
+    assert by_step == 12 * (4 * 4 + 3 * 3 + 2)
