@@ -115,6 +115,10 @@ class Convolution:
             self._is_winograd = self.geometry == _SAME_5X5 and fits_winograd(weight, like)
         return self._is_winograd
 
+    def free_forward(self) -> None:
+        """Free the packed weight that `run` reads; a later call packs it again."""
+        self._packed.pop(False, None)
+
     def _winograd(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
         if transposed not in self._packed:
             self._packed[transposed] = native.run("winograd_pack", weight.detach().float(), transposed)

@@ -42,8 +42,11 @@ def rollout(owner: nn.Module) -> Iterator[None]:
     """
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     is_composed = is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False)
-    with resumed(None if is_composed else Rollout(owner)):
+    active = None if is_composed else Rollout(owner)
+    with resumed(active):
         yield
+    if active is not None:
+        active.end()
 
 
 @contextmanager
@@ -85,6 +88,7 @@ class Rollout:
     def __init__(self, owner: nn.Module) -> None:
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, Any] = {}
+        self.convolutions: list[SharedConvolution] = []
         # A hook of any part may change the weights of every other one from step to step.
         if not has_hooks_inside(owner):
             self._plain.add(owner)
@@ -119,6 +123,11 @@ class Rollout:
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+    def end(self) -> None:
+        """Free what only forward needs; a step that backward computes again makes it anew."""
+        for conv in self.convolutions:
+            conv.free_forward()
 
     def convolve(self, module: nn.Module, x: Tensor) -> Tensor:
         """Return module(x), which is a convolution or a sequence of modules."""
@@ -167,6 +176,9 @@ class SharedWeights:
         formats = memory_format(x), memory_format(weight)
         layout = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
         self.conv = SharedConvolution(geometry, dtype, layout)
+        active = current_rollout()
+        assert active is not None
+        active.convolutions.append(self.conv)
         parameters = (weight,) if bias is None else (weight, bias)
         with _saved_as_they_are():
             self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)
