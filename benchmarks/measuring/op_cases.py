@@ -14,6 +14,7 @@ from motionrnn_ext import MotionGRUCell, backend
 from motionrnn_ext.backends import reference
 
 from ..cases import MapShape
+from . import lstm_steps
 from .roofline import GATES, K, M, work
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
@@ -28,6 +29,10 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "memory_update": {"gates_x": (3, 0, "f"), "gates_h": (3, 0, "f"), "memory": (1, 0, "f")},
     "highway_output": {"output_logits": (1, 0, "f"), "content": (1, 0, "f"), "highway": (1, 0, "f")},
     "gated_blend": {"gate_logits": (1, 0, "f"), "a": (1, 0, "f"), "b": (1, 0, "f")},
+    "st_lstm_update": {"gates": (4, 0, "f"), "memory_gates": (3, 0, "f"), "cell": (1, 0, "f"), "memory": (1, 0, "f")},
+    "summed_output": {"a": (1, 0, "f"), "b": (1, 0, "f"), "content": (1, 0, "f"), "highway": (1, 0, "f")},
+    "conv_lstm_update": {"gates": (4, 0, "f"), "cell": (1, 0, "f"), "highway": (1, 0, "f")},
+    "conv_lstm_update, no highway": {"gates": (4, 0, "f"), "cell": (1, 0, "f")},
     "offset_warp": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "mask_logits": (0, 1, "f")},
     "motion_warp": {"x": (1, 0, "f"), "update_logits": (0, 2, "f"), "candidate_logits": (0, 2, "f"),
                     "offset": (0, 2, "s"), "trend": (0, 2, "s"), "mask_logits": (0, 1, "f")},
@@ -155,6 +160,8 @@ def exact_results(case: Case, inputs: Sequence[Tensor]) -> tuple[list[Tensor], l
 
 def reference_function(op: str) -> Callable[..., Any]:
     """Return the op in the package's plain PyTorch, without the checks of its public function."""
+    if op in lstm_steps.JOINTS:
+        return lstm_steps.JOINTS[op][1]
     numbers = NUMBERS.get(op, ())
     if op == "motion_warp":
 

@@ -135,7 +135,8 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 OPS = ("offset_warp", "motion_warp", "motion_gates", "motion_reset", "motion_update", "memory_update", "highway_output",
-       "gated_blend", "convolution", "MotionGRUCell")  # fmt: skip
+       "gated_blend", "st_lstm_update", "summed_output", "conv_lstm_update", "conv_lstm_update, no highway",
+       "convolution", "MotionGRUCell")  # fmt: skip
 
 
 def size(row: Row) -> int:
