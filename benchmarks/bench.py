@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -22,11 +22,9 @@ from motionrnn_ext.training.folders import check_writable, held
 from . import cases
 from .measuring import cpu_ceilings, plan, rows, timing
 from .measuring.machine import with_tuned_malloc
+from .measuring.subjects import Programs
 from .report import cells
 from .report.measured import Run
-
-if TYPE_CHECKING:
-    from .measuring.official import Program
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -40,8 +38,8 @@ def bench(options: argparse.Namespace) -> None:
         report()
         return
     check_device(options.device)
-    program = official_program(options.official)
-    comparisons = chosen(options, official=program is not None)
+    programs = named_programs(options)
+    comparisons = chosen(options, programs)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.json is not None and not options.json.resolve().parent.is_dir():
@@ -55,7 +53,7 @@ def bench(options: argparse.Namespace) -> None:
             with held(options.profile):
                 profile(options)
         else:
-            measure(options, comparisons, program)
+            measure(options, comparisons, programs)
 
 
 def start_again_tuned(options: argparse.Namespace) -> None:
@@ -78,22 +76,29 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device}: {why}")
 
 
-def official_program(checkout: Path | None) -> Program | None:
-    if checkout is None:
-        return None
-    from .measuring.official import Program
+def named_programs(options: argparse.Namespace) -> Programs:
+    """Import the programs whose checkouts the options name."""
+    official, openstl = None, None
+    if options.official is not None:
+        from .measuring.official import Program
 
-    return Program(checkout)
+        official = Program(options.official)
+    if options.openstl is not None:
+        from .measuring.openstl import OpenSTL
+
+        openstl = OpenSTL(options.openstl)
+    return Programs(official, openstl)
 
 
-def chosen(options: argparse.Namespace, official: bool) -> list[plan.Comparison]:
+def chosen(options: argparse.Namespace, programs: Programs) -> list[plan.Comparison]:
     """Return the comparisons that the options ask for."""
+    official, openstl = (program is not None for program in programs)
     if options.quick:
-        planned = plan.quick_plan(official, options.dry_run)
+        planned = plan.quick_plan(official, options.dry_run, openstl)
     elif options.device == "cuda":
-        planned = plan.gpu_plan(options.dry_run, official=official)
+        planned = plan.gpu_plan(options.dry_run, official, openstl)
     else:
-        planned = plan.cpu_plan(official, options.dry_run)
+        planned = plan.cpu_plan(official, options.dry_run, openstl)
     if options.only is not None:
         planned = [c for c in planned if options.only in str(c)]
         if not planned:
@@ -101,16 +106,14 @@ def chosen(options: argparse.Namespace, official: bool) -> list[plan.Comparison]
     return planned
 
 
-def measure(
-    options: argparse.Namespace, comparisons: Sequence[plan.Comparison], program: Program | None
-) -> None:
+def measure(options: argparse.Namespace, comparisons: Sequence[plan.Comparison], programs: Programs) -> None:
     console = Console(None if sys.stdout.isatty() else 160)
     report = rows.empty_report(options.device, ceilings(options.device), options.quick or options.dry_run)
     report |= {"command": command(options), "only": options.only}
-    console.print(headline(report, len(comparisons), program is not None))
+    console.print(headline(report, len(comparisons), programs))
     rows.measure(
         comparisons, report, effort(options), options.json, options.seconds,
-        lambda measured: console.print(table(measured, options.device)), program,
+        lambda measured: console.print(table(measured, options.device)), programs,
     )  # fmt: skip
     failed = sum("error" in row for row in report["rows"])
     console.print(f"{len(report['rows'])} rows, {failed} failed")
@@ -139,7 +142,11 @@ def effort(options: argparse.Namespace) -> timing.Effort:
 def command(options: argparse.Namespace) -> str:
     """Return the command as it was given, without the folders of this machine."""
     words = [part for word in options.argv for part in word.split("=", 1)]  # --flag=value as --flag value
-    for flag, instead in (("--official", "PATH"), ("--json", options.json and options.json.name)):
+    for flag, instead in (
+        ("--official", "PATH"),
+        ("--openstl", "PATH"),
+        ("--json", options.json and options.json.name),
+    ):
         if flag in words[:-1]:
             words[words.index(flag) + 1] = instead
     return shlex.join(["motionrnn", *words])
@@ -148,15 +155,16 @@ def command(options: argparse.Namespace) -> str:
 # ---- On the console
 
 
-def headline(report: dict[str, Any], comparisons: int, official: bool) -> str:
+def headline(report: dict[str, Any], comparisons: int, programs: Programs) -> str:
     where = "{cpu}, kernels for {instruction_set}, {threads} threads, malloc {malloc}".format(**report)
     if report["gpu"]:
         where = "{name}, driver {driver}, CUDA {torch_cuda}; ".format(**report["gpu"]) + where
     versions = "torch {torch}, Python {python}, commit {commit}".format(**report)
-    peers = "" if official else "; --official PATH adds the released program"
+    absent = "" if programs.official else "\n--official PATH adds the released program"
+    absent += "" if programs.openstl else "\n--openstl PATH adds OpenSTL's networks"
     return (
         f"{where}\n{versions}\n{comparisons} comparisons, medians of rounds in turns; results are compared with "
-        f"float64 before anything is timed{peers}"
+        f"float64 before anything is timed{absent}"
     )
 
 

@@ -41,6 +41,8 @@ class GpuMaps(NamedTuple):
 
 
 GPU_MAPS = GpuMaps(*MAPS, MapShape(32, 32, 128))
+# Maps of the recurrent cells, as PredRNN at 64x64 with patches of 4 has them, and narrower and wider ones.
+RECURRENT_MAPS = tuple(MapShape(batch, channels, 16) for batch in (1, 4) for channels in (32, 64, 128))
 # Tiny maps try the programs; their times say nothing.
 DRY_RUN_MAPS = GpuMaps(*[MapShape(batch, 4, 6) for batch in (1, 2, 3, 4)])
 # tests/bench/test_counts.py counts at this shape.
@@ -78,4 +80,8 @@ GPU_BATCH = 8
 VMNIST = ModelSetting("vmnist", 1, 64, given=10, predicted=10)
 QUICK = ModelSetting("quick", 1, 64, given=2, predicted=2, hidden=(32, 32, 32))
 DRY_RUN = ModelSetting("dry run", 1, 16, given=2, predicted=2, patch=2, hidden=(8, 8), filter_size=3)
+# Base predictors beside OpenSTL's networks; the kernels of its E3D-LSTM are 5x5.
+BASE = ModelSetting("base predictor", 1, 64, given=4, predicted=4)
+BASE_BATCHES = (1, 4)
+BASE_DRY_RUN = replace(DRY_RUN, name="base predictor", filter_size=5)
 SETTINGS = {setting.name: setting for setting in (HUMAN36M, VMNIST, QUICK)}

@@ -6,7 +6,7 @@ triton                  the package's Triton kernels
 reference               the package's plain PyTorch, eager
 reference, compiled     the same by torch.compile
 reference, CUDA graphs  by torch.compile(mode="reduce-overhead"), on a GPU
-plain                   the cell as one writes it from the equations (`plain_cell`), eager
+plain                   a cell as one writes it from the equations (`plain_cell`, `plain_lstm`), eager
 plain, compiled         the same by torch.compile
 torchvision             deform_conv2d for the warp; interleaving the offsets and the mask's sigmoid are not in its time
 official                the released program's Warp, with given mask logits, or its MotionGRU (`official`)
@@ -16,19 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from motionrnn_ext import MotionGRUCell, backend, backends, ops
+from motionrnn_ext import backend, backends, ops
 from motionrnn_ext.backends import convolution, native, triton
 from motionrnn_ext.backends.reference import memory_format
 from motionrnn_ext.backends.registration import direct
 
 from . import lstm_steps
+from .cell_cases import CELLS
 from .op_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
-from .plain_cell import PlainCell
+from .roofline import WITHOUT_HIGHWAY
 from .subjects import Unavailable
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def implementation(
         raise Unavailable("CUDA graphs need a GPU")
     if base == "official":
         made = _official(case, device, program)
-    elif case.op == "MotionGRUCell":
+    elif case.op in CELLS:
         made = _cell(base, layout, case, device)
     elif base == "torchvision":
         made = _torchvision(case)
@@ -195,7 +197,7 @@ def _op(base: str, op: str) -> Function:
         return _convolution()
     if op in lstm_steps.JOINTS:
         return lstm_steps.of_backend(op, (triton if base == "triton" else native).NAMESPACE)
-    function, numbers = getattr(ops, op), NUMBERS.get(op, ())
+    function, numbers = getattr(ops, op.removesuffix(WITHOUT_HIGHWAY)), NUMBERS.get(op, ())
     return _on(base, lambda *tensors: function(*tensors, *numbers))
 
 
@@ -212,12 +214,13 @@ def _on(base: str, function: Function) -> Function:
 
 
 def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
-    channels = case.shape.channels
-    module = PlainCell(channels) if base == "plain" else MotionGRUCell(channels)
+    cell = CELLS[case.op]
+    module = (cell.plain if base == "plain" else cell.ours)(case.shape.channels)
     module.load_state_dict(case.cell_weights(), strict=True)
     module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
     parameters = [p for _, p in sorted(module.named_parameters())]
-    return Implementation(base, layout, _on(base, module), parameters)
+    function = module if base == "plain" else _on(base, partial(cell.step, module))
+    return Implementation(base, layout, function, parameters)
 
 
 def _raw_backward(base: str, layout: str, case: Case, variant: str) -> Implementation:

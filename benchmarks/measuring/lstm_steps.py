@@ -14,6 +14,8 @@ from torch import Tensor
 from motionrnn_ext.backends import reference
 from motionrnn_ext.backends.registration.direct import run
 
+from .roofline import WITHOUT_HIGHWAY
+
 FORGET_BIAS = 1.0
 Call = Callable[..., Any]  # of an op's name and arguments
 
@@ -101,7 +103,7 @@ JOINTS: dict[str, tuple[type[torch.autograd.Function], Callable[..., Any]]] = {
     "st_lstm_update": (_StLstm, _plain_st_lstm),
     "summed_output": (_SummedOutput, _plain_summed_output),
     "conv_lstm_update": (_ConvLstm, _plain_conv_lstm),
-    "conv_lstm_update, no highway": (_ConvLstm, _plain_conv_lstm),
+    f"conv_lstm_update{WITHOUT_HIGHWAY}": (_ConvLstm, _plain_conv_lstm),
 }
 
 

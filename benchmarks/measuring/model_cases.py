@@ -1,4 +1,6 @@
-"""Define what a row of a whole MotionRNN-PredRNN measures: a training step, or the prediction of a clip's next frames.
+"""Define what a row of a whole model measures: a training step, or the prediction of a clip's next frames.
+
+The model is a MotionRNN-PredRNN, by these implementations:
 
 ours                       the package's kernels
 ours, without MotionGRU    the Motion Highway alone
@@ -6,15 +8,21 @@ base predictor             PredRNN, without MotionGRU and Motion Highway
 reference                  the package's plain PyTorch
 official                   the released program's network, its frames folded beforehand
 
-All have the same weights, N(0, 1/fan_in), and start from the official random states, which every call draws. A
-training step is forward, the mean squared error of all predictions, and its gradients by all parameters; no optimiser.
+or a base predictor alone, without MotionGRU and Motion Highway:
+
+ours                       the package's kernels
+openstl                    OpenSTL's network, its frames folded beforehand
+
+All have the same weights, N(0, 1/fan_in). MotionRNN-PredRNN starts from the official random states, which every call
+draws, and base predictors from zeros. A training step is forward, the mean squared error of all predictions, and its
+gradients by all parameters; no optimiser.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,20 +30,34 @@ from torch import Tensor, nn
 
 from motionrnn_ext import MotionRNN, backend
 from motionrnn_ext.models import official_name
+from motionrnn_ext.models.checkpoints.names import to_ours
 from motionrnn_ext.models.patches import fold_patches, unfold_patches
 
 from ..cases import ModelSetting
 from . import counting, subjects, timing
 from .op_cases import LAYOUTS, largest_difference
-from .subjects import Row, Unavailable
-
-if TYPE_CHECKING:
-    from .official import Program
+from .subjects import NO_PROGRAMS, Programs, Row, Unavailable
 
 TRAINING, INFERENCE = "training step", "inference"
 PARTS: dict[str, dict[str, Any]] = {
     "ours, without MotionGRU": {"motion_gru": False},
     "base predictor": {"motion_gru": False, "highway": False},
+}
+
+
+class Base(NamedTuple):
+    """A base predictor: its name on the pages, and how `MotionRNN` computes what OpenSTL's network does."""
+
+    title: str
+    per_position: bool = False  # whether its parameters need the size of the frames
+    compat: str | None = None
+
+
+BASES = {
+    "convlstm": Base("ConvLSTM"),
+    "predrnn": Base("PredRNN"),
+    "mim": Base("MIM", per_position=True, compat="openstl"),
+    "e3d_lstm": Base("E3D-LSTM", per_position=True, compat="openstl"),
 }
 SEED = 7  # draws the initial states where results are compared
 Exact = tuple[Tensor, list[Tensor]]  # predictions, and gradients in the order of our parameters
@@ -44,17 +66,22 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class ModelCase:
-    """A model's setting, dtype and direction (TRAINING or INFERENCE)."""
+    """A model's setting, dtype and direction (TRAINING or INFERENCE); `base` is a key of BASES, or None."""
 
     setting: ModelSetting
     dtype: str
     direction: str
+    base: str | None = None
 
     def __str__(self) -> str:
-        return f"MotionRNN-PredRNN {self.setting.name} {self.direction} {self.setting} {self.dtype}"
+        return f"{self.title} {self.setting.name} {self.direction} {self.setting} {self.dtype}"
+
+    @property
+    def title(self) -> str:
+        return "MotionRNN-PredRNN" if self.base is None else BASES[self.base].title
 
     def identity(self) -> dict[str, Any]:
-        return {"level": "model", "op": "MotionRNN-PredRNN", "setting": self.setting.name,
+        return {"level": "model", "op": self.title, "setting": self.setting.name,
                 "shape": str(self.setting), "dtype": self.dtype, "direction": self.direction,
                 "offset_scale": 1.0}  # fmt: skip
 
@@ -76,8 +103,13 @@ class ModelCase:
     def model(self, name: str) -> MotionRNN:
         """Return a model with an implementation's architecture, in float32 on the CPU."""
         s = self.setting
-        model = MotionRNN("predrnn", s.channels, s.hidden, s.patch, "official", filter_size=s.filter_size,
-                          init_state="xavier", **PARTS.get(name, {}))  # fmt: skip
+        options: dict[str, Any] = {"init_state": "xavier", **PARTS.get(name, {})}
+        if self.base is not None:
+            base, size = BASES[self.base], (s.size, s.size)
+            options = {"motion_gru": False, "highway": False, "compat": base.compat,
+                       "image_size": size if base.per_position else None}  # fmt: skip
+        model = MotionRNN(self.base or "predrnn", s.channels, s.hidden, s.patch, "official",
+                          filter_size=s.filter_size, **options)  # fmt: skip
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -91,7 +123,7 @@ class Net:
     """An implementation on a clip.
 
     losses: returns the predictions (B, T-1, C, H, W) and their loss. predict: returns the frames that follow the given
-    ones. parameters: in our order, whatever the implementation.
+    ones. parameters: in our order, whatever the implementation, unless `restore` turns their gradients into ours.
     """
 
     module: nn.Module
@@ -99,6 +131,7 @@ class Net:
     predict: Callable[[], Tensor]
     parameters: list[Tensor] = field(default_factory=list)
     can_be_captured: bool = True
+    restore: Callable[[list[Tensor]], list[Tensor]] = lambda grads: grads
 
     def call(self, direction: str) -> Run:
         if direction == TRAINING:
@@ -111,13 +144,13 @@ class Net:
         return predictions, torch.autograd.grad(loss, self.parameters)
 
 
-def preparation(case: ModelCase, device: str, program: Program | None) -> tuple[Row, subjects.Prepare]:
+def preparation(case: ModelCase, device: str, programs: Programs) -> tuple[Row, subjects.Prepare]:
     """Return the columns that all rows of a case share, and what prepares an implementation."""
     frames = case.frames(device)
     exact: dict[str, Exact] = {}  # by architecture
 
     def prepare(name: str, layout: str, row: Row) -> timing.Subject:
-        net, call = checked(case, name, layout, frames, exact, row, program)
+        net, call = checked(case, name, layout, frames, exact, row, programs)
         row["flops"] = counting.flops(call)
         return subjects.subject(
             [call], row, forward=net.losses if case.direction == TRAINING else None,
@@ -134,7 +167,7 @@ def checked(
     frames: Tensor,
     exact: dict[str, Exact],
     row: Row,
-    program: Program | None = None,
+    programs: Programs = NO_PROGRAMS,
 ) -> tuple[Net, Run]:
     """Return an implementation and its call, after comparing its results with float64.
 
@@ -142,14 +175,19 @@ def checked(
     """
     model = case.model(name).to(frames.device, case.torch_dtype)
     model = model.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
-    net = _official(case, model, frames, program) if name == "official" else _ours(case, name, model, frames)
+    if name == "official":
+        net = _official(case, model, frames, programs)
+    elif name == "openstl":
+        net = _openstl(case, model, frames, programs)
+    else:
+        net = _ours(case, name, model, frames)
     call = net.call(case.direction)
     torch.manual_seed(SEED)
     made = subjects.first(call, row)
     architecture = name if name in PARTS else "MotionRNN"
     if architecture not in exact:
         exact[architecture] = _exact(case, name, model, frames)
-    row["difference"] = _difference(case, made, exact[architecture])
+    row["difference"] = _difference(case, net, made, exact[architecture])
     subjects.check(row, case.tolerance)
     return net, call
 
@@ -159,13 +197,15 @@ def _ours(case: ModelCase, name: str, model: MotionRNN, frames: Tensor) -> Net:
     chosen = "reference" if name == "reference" else None
 
     def losses() -> tuple[Tensor, Tensor]:
+        model.reset()
         predictions = _on(chosen, lambda: model(frames, given))
         return predictions, F.mse_loss(predictions, frames[:, 1:])
 
-    return Net(
-        model, losses, lambda: _on(chosen, lambda: model.predict(frames[:, :given], predicted)),
-        [p for _, p in model.named_parameters()],
-    )  # fmt: skip
+    def predict() -> Tensor:
+        model.reset()
+        return cast(Tensor, _on(chosen, lambda: model.predict(frames[:, :given], predicted)))
+
+    return Net(model, losses, predict, [p for _, p in model.named_parameters()])
 
 
 def _on(chosen: str | None, call: Run) -> Any:
@@ -175,20 +215,54 @@ def _on(chosen: str | None, call: Run) -> Any:
         return call()
 
 
-def _official(case: ModelCase, model: MotionRNN, frames: Tensor, program: Program | None) -> Net:
-    if program is None:
+def _official(case: ModelCase, model: MotionRNN, frames: Tensor, programs: Programs) -> Net:
+    if programs.official is None:
         raise Unavailable("no checkout of the official program was named")
     from .official import mask_of
 
     setting, device = case.setting, str(frames.device)
-    network = program.motion_rnn(setting, model.state_dict(), device)
-    folded = fold_patches(frames, setting.patch).movedim(2, -1).contiguous()  # (B, T, h, w, P*P*C)
+    network = programs.official.motion_rnn(setting, model.state_dict(), device)
+    folded = _folded(frames, setting)
     mask = mask_of(setting, device)
     named = dict(network.named_parameters())
     return Net(
         network, lambda: network(folded, mask), lambda: network(folded, mask)[0][:, -setting.predicted :],
         [named[official_name(name)] for name, _ in model.named_parameters()], can_be_captured=False,
     )  # fmt: skip
+
+
+def _openstl(case: ModelCase, model: MotionRNN, frames: Tensor, programs: Programs) -> Net:
+    if programs.openstl is None:
+        raise Unavailable("no checkout of OpenSTL was named")
+    from .official import mask_of
+    from .openstl import live_parameters, start_afresh
+
+    setting, device = case.setting, str(frames.device)
+    network = programs.openstl.network(model, setting, device)
+    folded, mask = _folded(frames, setting), mask_of(setting, device)
+    live = live_parameters(network, model.predictor)
+
+    def predictions() -> Tensor:
+        start_afresh(network)
+        return cast(Tensor, network(folded, mask, return_loss=False)[0])
+
+    def losses() -> tuple[Tensor, Tensor]:
+        made = predictions()
+        return made, F.mse_loss(made, folded[:, 1:])
+
+    def restore(grads: list[Tensor]) -> list[Tensor]:
+        by_name = to_ours(dict(zip(live, grads, strict=True)), model.predictor)
+        return [by_name[name] for name, _ in model.named_parameters()]
+
+    return Net(
+        network, losses, lambda: predictions()[:, -setting.predicted :], list(live.values()),
+        can_be_captured=False, restore=restore,
+    )  # fmt: skip
+
+
+def _folded(frames: Tensor, setting: ModelSetting) -> Tensor:
+    """Return frames as the programs take them, (B, T, h, w, P*P*C)."""
+    return fold_patches(frames, setting.patch).movedim(2, -1).contiguous()
 
 
 def _exact(case: ModelCase, name: str, model: MotionRNN, frames: Tensor) -> Exact:
@@ -216,8 +290,8 @@ def _double(state: Any) -> Any:
     return state
 
 
-def _difference(case: ModelCase, made: Any, exact: Exact) -> float:
-    predictions, grads = (made, []) if case.direction == INFERENCE else made
+def _difference(case: ModelCase, net: Net, made: Any, exact: Exact) -> float:
+    predictions, grads = (made, []) if case.direction == INFERENCE else (made[0], net.restore(list(made[1])))
     if predictions.shape != exact[0].shape:  # the program's, folded, with channels last
         predictions = unfold_patches(predictions.movedim(-1, 2), case.setting.patch)
     return largest_difference([predictions, *grads], [exact[0], *exact[1]])

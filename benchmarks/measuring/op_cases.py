@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionrnn_ext import MotionGRUCell, backend
+from motionrnn_ext import backend
 from motionrnn_ext.backends import reference
 
 from ..cases import MapShape
 from . import lstm_steps
-from .roofline import GATES, K, M, work
+from .cell_cases import CELLS
+from .roofline import GATES, WITHOUT_HIGHWAY, K, M, work
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -32,7 +33,6 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "st_lstm_update": {"gates": (4, 0, "f"), "memory_gates": (3, 0, "f"), "cell": (1, 0, "f"), "memory": (1, 0, "f")},
     "summed_output": {"a": (1, 0, "f"), "b": (1, 0, "f"), "content": (1, 0, "f"), "highway": (1, 0, "f")},
     "conv_lstm_update": {"gates": (4, 0, "f"), "cell": (1, 0, "f"), "highway": (1, 0, "f")},
-    "conv_lstm_update, no highway": {"gates": (4, 0, "f"), "cell": (1, 0, "f")},
     "offset_warp": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "mask_logits": (0, 1, "f")},
     "motion_warp": {"x": (1, 0, "f"), "update_logits": (0, 2, "f"), "candidate_logits": (0, 2, "f"),
                     "offset": (0, 2, "s"), "trend": (0, 2, "s"), "mask_logits": (0, 1, "f")},
@@ -40,7 +40,14 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "convolution": {"x": (1, 0, "f")},
     "MotionGRUCell": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "trend": (0, 2, "s")},
 }  # fmt: skip
-NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,), "motion_warp": (0.5,), "motion_gates": (0.5,)}
+_LSTM = dict.fromkeys(("x", "hidden", "cell", "memory", "highway"), (1, 0, "f"))
+INPUTS["SpatioTemporalLSTMCell"] = _LSTM
+INPUTS["ConvLSTMCell"] = {name: kind for name, kind in _LSTM.items() if name != "memory"}
+for _op in ("highway_output", "conv_lstm_update", "ConvLSTMCell", "SpatioTemporalLSTMCell"):
+    INPUTS[_op + WITHOUT_HIGHWAY] = {name: kind for name, kind in INPUTS[_op].items() if name != "highway"}
+# What follows the tensors.
+NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,), "motion_warp": (0.5,), "motion_gates": (0.5,),
+           f"highway_output{WITHOUT_HIGHWAY}": (None,)}  # fmt: skip
 
 
 def weight_shapes(op: str, channels: int) -> list[tuple[int, ...]]:
@@ -70,7 +77,7 @@ class Case:
 
     def identity(self) -> dict[str, Any]:
         """Return the columns of a row that name its case."""
-        level = "cell" if self.op == "MotionGRUCell" else "op"
+        level = "cell" if self.op in CELLS else "op"
         return {"level": level, "op": self.op, "setting": None, "shape": str(self.shape), "dtype": self.dtype,
                 "direction": self.direction, "offset_scale": self.offset_scale}  # fmt: skip
 
@@ -117,9 +124,9 @@ class Case:
         return made
 
     def cell_weights(self) -> dict[str, Tensor]:
-        """Return a MotionGRUCell's weights, N(0, 1/fan_in): the official zeros would leave the gates shut."""
+        """Return a cell's weights, N(0, 1/fan_in): a MotionGRU's official zeros would leave the gates shut."""
         generator = torch.Generator().manual_seed(1)
-        cell = MotionGRUCell(self.shape.channels)
+        cell = CELLS[self.op].ours(self.shape.channels)
         made = {}
         for name, parameter in cell.state_dict().items():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 10
@@ -143,13 +150,13 @@ def exact_results(case: Case, inputs: Sequence[Tensor]) -> tuple[list[Tensor], l
     """Return the outputs in float64, and the gradients by inputs and the cell's parameters if the direction has any."""
     leaves = [t.detach().double().requires_grad_() for t in inputs]
     parameters: list[Tensor] = []
-    if case.op == "MotionGRUCell":
-        cell = MotionGRUCell(case.shape.channels).to(leaves[0])
+    if case.op in CELLS:
+        cell = CELLS[case.op].ours(case.shape.channels).to(leaves[0])
         rounded = {name: t.to(case.torch_dtype) for name, t in case.cell_weights().items()}
         cell.load_state_dict(rounded)
         parameters = [p for _, p in sorted(cell.named_parameters())]
         with backend("reference"):
-            outputs = cell(*leaves)
+            outputs = CELLS[case.op].step(cell, *leaves)
     else:
         outputs = as_tuple(reference_function(case.op)(*leaves))
     if case.direction == FORWARD:
@@ -172,7 +179,7 @@ def reference_function(op: str) -> Callable[..., Any]:
         return both
     if op == "convolution":
         return lambda x, weight: torch.nn.functional.conv2d(x, weight, padding=2)
-    function = getattr(reference, op)
+    function = getattr(reference, op.removesuffix(WITHOUT_HIGHWAY))
     return lambda *tensors: function(*tensors, *numbers)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from .. import cases
 from ..cases import DRY_RUN_MAPS, GPU_BATCH, GPU_MAPS, MAPS, GpuMaps, MapShape, ModelSetting
-from .model_cases import INFERENCE, TRAINING, ModelCase
+from .cell_cases import LSTMS
+from .model_cases import BASES, INFERENCE, TRAINING, ModelCase
 from .op_cases import BACKWARD, BOTH, FORWARD, LAYOUTS, Case
-from .roofline import OPS, POINTWISE
+from .roofline import OPS, POINTWISE, WITHOUT_HIGHWAY
 
 DTYPES = ("float32", "bfloat16")
 DIRECTIONS = (FORWARD, BOTH)
@@ -27,6 +28,7 @@ GRAPHED: Implementations = (("reference, CUDA graphs", "NCHW"),)
 PLAIN: Implementations = tuple(("plain", layout) for layout in LAYOUTS)
 PLAIN_COMPILED: Implementations = tuple(("plain, compiled", layout) for layout in LAYOUTS)
 OFFICIAL: Implementations = (("official", "NCHW"),)
+OPENSTL: Implementations = (("openstl", "NCHW"),)
 PARTS: Implementations = (("ours, without MotionGRU", "NCHW"), ("base predictor", "NCHW"))
 
 
@@ -54,9 +56,9 @@ class Comparison:
 CPU_OPS = ("offset_warp", "motion_gates", *POINTWISE)
 
 
-def cpu_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
-    """Plan every op and the cell in float32, other layouts and dtypes at one shape, and whole models. `motion_warp` has
-    no rows of its own: on a CPU it is two ops."""
+def cpu_plan(official: bool = False, dry_run: bool = False, openstl: bool = False) -> list[Comparison]:
+    """Plan whole models, and every op and cell in float32; other layouts and dtypes at one shape. `motion_warp` has no
+    rows of its own: on a CPU it is two ops."""
     maps = DRY_RUN_MAPS[:3] if dry_run else MAPS
     settings = (cases.DRY_RUN,) if dry_run else (cases.HUMAN36M, cases.VMNIST)
     convolved = cases.DRY_RUN_CONVOLVED_MAPS if dry_run else cases.CONVOLVED_MAPS
@@ -64,19 +66,20 @@ def cpu_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
         Comparison(Case("convolution", shape, "float32", direction), (*OURS[:1], *REFERENCE))
         for shape, direction in product(convolved, DIRECTIONS)
     ]
-    ops = [*_cpu_ops(maps, official), *convolutions]
-    planned = [*_models(settings, official), *_cpu_cells(maps, official), *ops]
+    ops = [*_cpu_ops(maps, official), *convolutions, *_steps(dry_run)]
+    models = [*_models(settings, official), *_bases(openstl, dry_run)]
+    planned = [*models, *_cpu_cells(maps, official), *ops]
     return [c.without("compiled") for c in planned] if dry_run else planned
 
 
-def quick_plan(official: bool = False, dry_run: bool = False) -> list[Comparison]:
+def quick_plan(official: bool = False, dry_run: bool = False, openstl: bool = False) -> list[Comparison]:
     """Plan every op and the cell forward and backward at the smallest shape, and a small model."""
     shape = DRY_RUN_MAPS.small if dry_run else MAPS[0]
     cell = Comparison(Case("MotionGRUCell", shape, "float32", BOTH),
                       (*OURS, *PLAIN[:1], *REFERENCE, *COMPILED, *_if(official, OFFICIAL)))  # fmt: skip
     ops = [_cpu_op(Case(op, shape, "float32", BOTH), official) for op in CPU_OPS]
     models = _models((cases.DRY_RUN if dry_run else cases.QUICK,), official)
-    planned = [cell, *ops, *models]
+    planned = [cell, *ops, *models, *_bases(openstl, dry_run, batches=(1,))]
     return [c.without("compiled") for c in planned] if dry_run else planned
 
 
@@ -84,6 +87,14 @@ def _models(settings: Iterable[ModelSetting], official: bool, dtype: str = "floa
     for setting, direction in product(settings, (TRAINING, INFERENCE)):
         peers = (*REFERENCE, *_if(official, OFFICIAL))
         yield Comparison(ModelCase(setting, dtype, direction), (*OURS, *PARTS, *peers))
+
+
+def _bases(openstl: bool, dry_run: bool, batches: Sequence[int] = cases.BASE_BATCHES) -> Iterator[Comparison]:
+    """Plan every base predictor beside OpenSTL's network of it."""
+    setting = cases.BASE_DRY_RUN if dry_run else cases.BASE
+    for base, batch, direction in product(BASES if openstl else (), batches, (TRAINING, INFERENCE)):
+        case = ModelCase(setting.of_batch(batch), "float32", direction, base)
+        yield Comparison(case, (*OURS[:1], *OPENSTL))
 
 
 def _cpu_cells(maps: Sequence[MapShape], official: bool) -> Iterator[Comparison]:
@@ -101,6 +112,15 @@ def _cpu_ops(maps: Sequence[MapShape], official: bool) -> Iterator[Comparison]:
         yield _cpu_op(Case(op, maps[1], "bfloat16", direction), official)
 
 
+def _steps(dry_run: bool) -> Iterator[Comparison]:
+    """Plan the recurrent cells and their ops on maps of their own, with and without a highway."""
+    maps = DRY_RUN_MAPS[:1] if dry_run else cases.RECURRENT_MAPS
+    ops = ("memory_update", "highway_output", f"highway_output{WITHOUT_HIGHWAY}", "gated_blend")
+    for op, shape, direction in product((*LSTMS, *ops), maps, DIRECTIONS):
+        peers = PLAIN[:1] if op in LSTMS else REFERENCE
+        yield Comparison(Case(op, shape, "float32", direction), (*OURS[:1], *peers))
+
+
 def _cpu_op(case: Case, official: bool, compiled: Implementations = (), both: bool = False) -> Comparison:
     has_official = official and case.op == "offset_warp" and case.dtype == "float32"
     ours = OURS if both and case.op == "offset_warp" else OURS[:1]
@@ -114,12 +134,12 @@ def _if(wanted: bool, implementations: Implementations) -> Implementations:
 # ---- On a GPU
 
 
-def gpu_plan(dry_run: bool = False, official: bool = False) -> list[Comparison]:
+def gpu_plan(dry_run: bool = False, official: bool = False, openstl: bool = False) -> list[Comparison]:
     """Plan what the targets need, then models, every other case, experiments, and compiled peers."""
     maps = DRY_RUN_MAPS if dry_run else GPU_MAPS
     first = list(_targets(maps, official))
     settings = [s.of_batch(GPU_BATCH) for s in (cases.HUMAN36M, cases.VMNIST)]
-    models = _models([cases.DRY_RUN] if dry_run else settings, official)
+    models = [*_models([cases.DRY_RUN] if dry_run else settings, official), *_bases(openstl, dry_run)]
     rest = [*_every_case(maps, {comparison.case for comparison in first}), *_experiments(maps)]
     if dry_run:  # on a CPU each compilation takes half a minute
         return [c.without("compiled").without("CUDA graphs") for c in [*first, *models, *rest]]

@@ -15,6 +15,8 @@ K = 9
 M = 2 * K
 GATES = 7
 CORNERS = 4
+WITHOUT_HIGHWAY = " without highway"  # the end of the name of a case
+LSTM_TAPS = 25  # of the kernels of the recurrent cells
 STATE_BYTES = 4
 FEATURE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -58,8 +60,9 @@ POINTWISE = {
     "st_lstm_update": Pointwise(False, (12, 0), (24, 0), (68, 94)),
     "summed_output": Pointwise(False, (6, 0), (7, 0), (25, 30)),
     "conv_lstm_update": Pointwise(False, (8, 0), (15, 0), (58, 76)),
-    "conv_lstm_update, no highway": Pointwise(False, (7, 0), (13, 0), (55, 70)),
+    f"conv_lstm_update{WITHOUT_HIGHWAY}": Pointwise(False, (7, 0), (13, 0), (55, 70)),
 }
+OUTPUT_ALONE = Pointwise(False, (3, 0), (5, 0), (21, 25))  # highway_output without highway
 OPS = (*POINTWISE, "offset_warp", "motion_warp", "motion_gates")
 
 
@@ -72,6 +75,10 @@ def _one_way(op: str, shape: MapShape, e: int, direction: str) -> Work:
     forward = direction == "forward"
     if op in POINTWISE:
         return _pointwise(POINTWISE[op], shape, e, forward)
+    if op == f"highway_output{WITHOUT_HIGHWAY}":
+        return _pointwise(OUTPUT_ALONE, shape, e, forward)
+    if "LSTM" in op:
+        return _lstm(op, shape, e, forward)
     formulas = {"offset_warp": _offset_warp, "motion_warp": _motion_warp, "motion_gates": _motion_gates,
                 "convolution": _convolution, "MotionGRUCell": _cell}  # fmt: skip
     return formulas[op](shape, e, forward)
@@ -157,6 +164,29 @@ def _cell(shape: MapShape, e: int, forward: bool) -> Work:
     if not forward:  # gradients of the same, and x and F again
         outside += pixels * (c * e + M * STATE_BYTES) + parameters
     return Work(outside, step.gather, step.scatter, step.matrix, step.vector)
+
+
+def _lstm(op: str, shape: MapShape, e: int, forward: bool) -> Work:
+    """Return the work of a step of ConvLSTM or ST-LSTM; only inputs and outputs pass through memory."""
+    c, memories = shape.channels, 2 if op.startswith("SpatioTemporal") else 1
+    has_highway = not op.endswith(WITHOUT_HIGHWAY)
+    weights = c * c * (LSTM_TAPS * 8 if memories == 1 else LSTM_TAPS * 16 + 2)
+    inputs, outputs = (
+        2 + memories + has_highway,
+        1 + memories,
+    )  # maps: X, H, the memories, Y; H' and the memories
+    pointwise = [POINTWISE["memory_update"]] * memories
+    pointwise.append(POINTWISE["highway_output"] if has_highway else OUTPUT_ALONE)
+    vector = sum(_pointwise(p, shape, e, forward).vector for p in pointwise)
+    read_and_written = e * (shape.pixels * c * (inputs + outputs) + weights)
+    if forward:
+        return Work(read_and_written, matrix=2 * shape.pixels * weights, vector=vector)
+    # The gradients of the same, and the inputs again.
+    return Work(
+        read_and_written + e * (shape.pixels * c * inputs + weights),
+        matrix=4 * shape.pixels * weights,
+        vector=vector,
+    )
 
 
 def lane_bytes(shape: MapShape, dtype: str) -> int:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,9 +28,7 @@ from .model_cases import ModelCase
 from .op_cases import BACKWARD, FORWARD, Case, exact_results, largest_difference
 from .plan import Comparison
 from .roofline import Work, cpu_floors, floors, lane_bytes, matrix_rate, share, work
-
-if TYPE_CHECKING:
-    from .official import Program
+from .subjects import NO_PROGRAMS, Programs
 
 Row = dict[str, Any]
 
@@ -57,7 +55,7 @@ def measure(
     json_path: Path | None,
     seconds: float,
     show: Callable[[list[Row]], None],
-    program: Program | None = None,
+    programs: Programs = NO_PROGRAMS,
 ) -> None:
     """Measure in order, show and write after each comparison, and start none after `seconds`."""
     started, on_gpu = time.monotonic(), report["device"] == "cuda"
@@ -70,7 +68,7 @@ def measure(
         if time.monotonic() - started > seconds:
             break
         try:
-            rows = compared(comparison, report["device"], effort, l2_bytes, program)
+            rows = compared(comparison, report["device"], effort, l2_bytes, programs)
         except Exception as error:
             rows = [
                 {
@@ -102,21 +100,19 @@ def compared(
     device: str,
     effort: timing.Effort,
     l2_bytes: int = 0,
-    program: Program | None = None,
+    programs: Programs = NO_PROGRAMS,
 ) -> list[Row]:
     """Return a row per implementation: with an `error` if it failed or differs, `unavailable` if it cannot run."""
     torch.compiler.reset()  # no case counts towards another's limit of recompilations
     case = comparison.case
     if isinstance(case, ModelCase):
-        common, prepare = model_cases.preparation(case, device, program)
+        common, prepare = model_cases.preparation(case, device, programs)
     else:
-        common, prepare = preparation(case, device, l2_bytes, program)
+        common, prepare = preparation(case, device, l2_bytes, programs)
     return subjects.timed(subjects.prepared(comparison.implementations, common, prepare), effort)
 
 
-def preparation(
-    case: Case, device: str, l2_bytes: int, program: Program | None
-) -> tuple[Row, subjects.Prepare]:
+def preparation(case: Case, device: str, l2_bytes: int, programs: Programs) -> tuple[Row, subjects.Prepare]:
     """Return the columns that all rows of an op or the cell share, and what prepares an implementation."""
     count = case.sets(l2_bytes) if l2_bytes else 2
     sets = [case.inputs(device, seed) for seed in range(count)]
@@ -129,7 +125,7 @@ def preparation(
 
     def prepare(name: str, layout: str, row: Row) -> timing.Subject:
         def begin() -> Any:
-            made = implementation(name, layout, case, device, program)
+            made = implementation(name, layout, case, device, programs.official)
             call, leaves = made.call(case, sets[0])
             return made, call, leaves, made.results(case, call, leaves)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,11 +12,25 @@ from torch import Tensor
 from . import counting, timing
 from .machine import without_folders
 
+if TYPE_CHECKING:
+    from .official import Program
+    from .openstl import OpenSTL
+
 Row = dict[str, Any]
 Call = Callable[[], Any]
 Prepared = tuple[Row, timing.Subject | None]  # None if the row says why there is nothing to time
 Prepare = Callable[[str, str, Row], timing.Subject]  # takes name, layout and row
 Result = TypeVar("Result")
+
+
+class Programs(NamedTuple):
+    """The public programs of which checkouts were named."""
+
+    official: Program | None = None
+    openstl: OpenSTL | None = None
+
+
+NO_PROGRAMS = Programs()
 
 
 class Unavailable(Exception):

@@ -1,7 +1,8 @@
 """Time calls in turns: eagerly, and on a GPU in a CUDA graph as well.
 
 Device time is that of a graph of many calls, divided by their number: the host's launch gaps do not count, and the
-graph's own start counts little. On a CPU there is only wall time.
+graph's own start counts little. Eager calls have a wall time and a CPU time, which is that of all threads of this
+process: on a busy machine it leaves out the wait for a core, but not that of one thread for another.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Subject:
     batch: int = 1
     graph_us: list[float] = field(default_factory=list)
     eager_us: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
 
     def prepare(self) -> None:
         started = time.perf_counter()
@@ -69,16 +71,18 @@ class Subject:
     def round(self) -> None:
         if self.graph is not None:
             self.graph_us.append(_replay_us(self.graph) / self.in_graph)
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         for i in range(self.batch):
             self.calls[i % len(self.calls)]()
         _synchronize()
         self.eager_us.append(1e6 * (time.perf_counter() - started) / self.batch)
+        self.cpu_us.append(1e6 * (time.process_time() - cpu_started) / self.batch)
 
     def result(self) -> dict[str, Any]:
         """Return the medians and the 10th and 90th percentiles of the rounds' times."""
         return {
             **_summary("eager", self.eager_us),
+            **_summary("cpu", self.cpu_us),
             **_summary("graph", self.graph_us),
             "rounds": len(self.eager_us),
         }

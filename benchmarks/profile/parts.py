@@ -14,6 +14,7 @@ from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from motionrnn_ext import MotionGRU, MotionRNN
+from motionrnn_ext.layers.rollout import composed
 from motionrnn_ext.models import motion_rnn
 
 # The names of the outer ranges.
@@ -48,7 +49,10 @@ def modules_of_parts(model: MotionRNN) -> Iterator[tuple[nn.Module, str, str]]:
 
 @contextlib.contextmanager
 def ranges(model: MotionRNN, ranged: Ranged) -> Iterator[None]:
-    """Put ranges around the parts of the model's forward pass for as long as this context lasts."""
+    """Put ranges around the parts of the model's forward pass for as long as this context lasts.
+
+    Every module is called, as the cells' `forward` is written: the nodes of a rollout have no parts.
+    """
     opened: list[AbstractContextManager[Any]] = []
 
     def opens(name: str) -> Callable[..., None]:
@@ -71,6 +75,7 @@ def ranges(model: MotionRNN, ranged: Ranged) -> Iterator[None]:
         return folded
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(composed())
         for module, _, name in modules_of_parts(model):
             stack.callback(module.register_forward_pre_hook(opens(name)).remove)
             stack.callback(module.register_forward_hook(closes, always_call=True).remove)
@@ -143,7 +148,7 @@ def flops_by_part(model: MotionRNN, forward: Callable[[], object]) -> dict[str, 
 
     Backward is left out: there FlopCounterMode counts some FLOPs for modules that they do not belong to.
     """
-    with FlopCounterMode(display=False) as counter:
+    with composed(), FlopCounterMode(display=False) as counter:
         forward()
     names = {module: name for name, module in model.named_modules()}
     counts = counter.get_flop_counts()

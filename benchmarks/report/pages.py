@@ -12,7 +12,7 @@ from pathlib import Path
 from .. import wording
 from ..wording import table
 from . import plots, readme_table
-from .cells import LOST, implementation_of, row_cells, row_header
+from .cells import LOST, NOISY, implementation_of, row_cells, row_header
 from .measured import LEVELS, OURS, Row, Run, is_peer, read
 
 BASE = "base predictor"
@@ -52,8 +52,9 @@ INTRODUCTION = """# Benchmarks
 
 `motionrnn bench --report` makes this page from the rows in
 [`benchmarks/results`](../benchmarks/results); no figure is written by hand. `motionrnn bench`
-measures the same on your machine, `--quick` in minutes, and `--official PATH` compares with the
-official program as well. [Measure and profile](profiling.md) says how to run one comparison.
+measures the same on your machine, `--quick` in minutes, `--official PATH` compares with the
+official program as well, and `--openstl PATH` with OpenSTL. [Measure and profile](profiling.md)
+says how to run one comparison.
 
 [`benchmarks/cases.py`](../benchmarks/cases.py) has the shapes. "B8 C16 16x16" is a batch of 8 maps
 with 16 channels of 16x16 pixels. "B1 T8 3x128x128" is a batch of 1 clip with 8 frames, which have 3
@@ -66,12 +67,16 @@ HOW_TO_READ = """\
   norm). An implementation that is too far off is not timed and stands under Failed. The others are
   timed in turns, round after round, so that a noisy minute affects all of them alike.
 - Time: the median of the rounds, and the 10th and 90th percentiles (p10, p90). On a GPU, "device"
-  is the time of a call inside a CUDA graph, and "wall" that of a call from Python. On a CPU there
-  is only the wall time.
+  is the time of a call inside a CUDA graph, and "wall" that of a call from Python. On a CPU the time
+  is the wall time. "CPU" is the processor time of all threads in a call: it does not have the time
+  in which other programs had the cores.
 - Ratio: the time of a peer (another implementation of the same computation) over ours, in the same
   comparison and layout. 3x means that we take a third of its time. **Below 1 we lose**: such rows
   stay in their table, are marked, and are listed under Where we lose. On a GPU the ratio is that of
   device times, or of wall times ("wall") where one of the two could not be captured in a graph.
+- Too noisy: p10 to p90 are wider than half of the median, in this row or in ours, as on a machine
+  with other work. Such a row has no ratio. If its CPU times are within that limit, a row of a CPU
+  has their ratio instead ("CPU").
 - Kept: bytes that the forward pass keeps for backward, beside inputs and parameters. Peak: the most
   memory that a call takes beside what is allocated already. On a CPU this counts what PyTorch's
   allocator hands out. Memory that libraries and our kernels take for a call and return within it,
@@ -258,11 +263,11 @@ def _motion_gru_costs(run: Run) -> Iterator[tuple[str, ...]]:
     for ours in run.where(level="model", implementation=OURS):
         for base in run.comparisons[ours["comparison"]]:
             if base["implementation"] == BASE and base["layout"] == ours["layout"]:
-                clock = run.clock(base)
-                slower = ours[f"{clock}_us"] / base[f"{clock}_us"]
+                clock, ratio = run.clock(base), run.ratio(base)
+                slower = NOISY if ratio is None else wording.times(1 / ratio)
                 flops = ours["flops"] / base["flops"] if ours.get("flops") and base.get("flops") else None
                 yield (
                     f"{ours['setting']} {_case(ours)}", wording.duration(ours[f"{clock}_us"]),
-                    wording.duration(base[f"{clock}_us"]), wording.times(slower), wording.times(flops),
+                    wording.duration(base[f"{clock}_us"]), slower, wording.times(flops),
                     wording.size(ours.get("kept_bytes")), wording.size(base.get("kept_bytes")),
                 )  # fmt: skip

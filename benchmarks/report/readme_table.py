@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .. import wording
 from ..wording import table
-from .measured import OURS, WALL, Row, Run, newest, size
+from .cells import LOST, NOISY
+from .measured import CPU, OURS, WALL, Row, Run, newest, size
 
 START = "<!-- benchmarks: made by motionrnn bench --report -->"
 END = "<!-- end of benchmarks -->"
@@ -81,28 +82,29 @@ def _lines(run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def _fastest(run: Run, ours: Sequence[Row], names: Sequence[str]) -> Row | None:
-    """Return the row with the smallest ratio among these implementations in the comparisons of ours."""
+    """Return the row with the smallest ratio among these implementations in the comparisons of ours; one without a
+    ratio if none has one."""
     compared = [row for own in ours for row in run.comparisons[own["comparison"]]]
     found = [row for row in compared if row["implementation"] in names]
-    return min(found, key=lambda row: run.ratio(row) or 0.0, default=None)
+    return min(found, key=lambda row: run.ratio(row) or float("inf"), default=None)
 
 
 def _own(run: Run, row: Row, peers: Sequence[Row | None]) -> str:
     """Return our times that the peers are compared with: device time, and wall time for peers without the former."""
     clocks = sorted({run.clock(peer) for peer in peers if peer is not None} or {run.clock(row)}, reverse=True)
-    return ", ".join(
-        wording.duration(row[f"{clock}_us"]) + (" wall" if run.on_gpu and clock == WALL else "")
-        for clock in clocks
-    )
+    return ", ".join(wording.duration(row[f"{clock}_us"]) + _clock(run, clock) for clock in clocks)
 
 
 def _peer(run: Run, row: Row | None) -> str:
     if row is None:
         return wording.NONE
-    ratio = wording.times(run.ratio(row))
-    took = wording.duration(row[f"{run.clock(row)}_us"])
-    wall = " wall" if run.on_gpu and run.clock(row) == WALL else ""
-    return f"{took}{wall}, **{ratio}: we lose**" if run.loses(row) else f"{took}{wall}, {ratio}"
+    ratio = NOISY if run.is_noisy(row) else wording.times(run.ratio(row))
+    took = wording.duration(row[f"{run.clock(row)}_us"]) + _clock(run, run.clock(row))
+    return f"{took}, **{ratio}{LOST}**" if run.loses(row) else f"{took}, {ratio}"
+
+
+def _clock(run: Run, clock: str) -> str:
+    return " CPU" if clock == CPU else " wall" if run.on_gpu and clock == WALL else ""
 
 
 def _kept(ours: Row, peers: Sequence[Row | None]) -> str:

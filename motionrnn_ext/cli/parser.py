@@ -208,6 +208,8 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--threads", type=count, metavar="N", help=help)
     help = "also compare the modules of this checkout of thuml/MotionRNN"
     parser.add_argument("--official", type=Path, metavar="PATH", help=help)
+    help = "also compare the base predictors with the networks of this checkout of chengtan9907/OpenSTL"
+    parser.add_argument("--openstl", type=Path, metavar="PATH", help=help)
     parser.add_argument(
         "--json", type=Path, metavar="PATH", help="write each row to this file when it is measured"
     )

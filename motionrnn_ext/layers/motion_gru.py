@@ -173,8 +173,10 @@ class MotionGRU(Resettable):
         """
         maps = self._checked(hidden)
         active = current_rollout()
-        if active is not None and state is not None and has_entries(state, 2):
-            stepped = node.step(active, self, maps, *state)
+        if active is not None and (state is None or has_entries(state, 2)):
+            at_rest = maps.shape[0], self.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2
+            motion = zero_motion(maps, at_rest) if state is None else state
+            stepped = node.step(active, self, maps, *motion)
             if stepped is not None:
                 return unfold_depth(stepped[0], hidden), MotionState(*stepped[1:])
         batch, _, height, width = maps.shape

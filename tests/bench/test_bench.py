@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from repository import ROOT
 
 pytest.importorskip("rich", reason="the console's package is not installed")
 
-from official_program import CHECKOUT, needs_checkout
+from official_program import CHECKOUT, OPENSTL, needs_checkout, needs_openstl
 from under_test import CPU, NOT_TESTED
 
 from motionrnn_ext import MotionGRU, backends, cli
@@ -23,13 +24,17 @@ from motionrnn_ext.benchmarks import bench, cases
 from motionrnn_ext.benchmarks.measuring import cpu_ceilings, machine, model_cases, plan, rows, timing
 from motionrnn_ext.benchmarks.measuring.implementations import Implementation
 from motionrnn_ext.benchmarks.measuring.model_cases import INFERENCE, TRAINING, ModelCase
+from motionrnn_ext.benchmarks.measuring.official import Program
 from motionrnn_ext.benchmarks.measuring.op_cases import BOTH, Case
+from motionrnn_ext.benchmarks.measuring.openstl import OpenSTL
+from motionrnn_ext.benchmarks.measuring.subjects import Programs
 
 SMALL = cases.DRY_RUN_MAPS.small
 COLUMNS = {
     "comparison", "level", "op", "setting", "shape", "dtype", "direction", "offset_scale", "implementation", "layout",
-    "rounds", "eager_us", "eager_p10_us", "eager_p90_us", "graph_us", "graph_p10_us", "graph_p90_us", "difference",
-    "kept_bytes", "peak_bytes", "aten_ops", "work", "flops", "roofline", "bound", "first_call_s",
+    "rounds", "eager_us", "eager_p10_us", "eager_p90_us", "cpu_us", "cpu_p10_us", "cpu_p90_us", "graph_us",
+    "graph_p10_us", "graph_p90_us", "difference", "kept_bytes", "peak_bytes", "aten_ops", "work", "flops", "roofline",
+    "bound", "first_call_s",
 }  # fmt: skip
 needs_kernels = pytest.mark.skipif(CPU.name in NOT_TESTED, reason=f"no kernels: {NOT_TESTED.get('cpu')}")
 
@@ -77,6 +82,7 @@ def test_a_run_of_tiny_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert models == {"ours", "ours, without MotionGRU", "base predictor", "reference"}
     said = capsys.readouterr().out
     assert "malloc default" in said and "1 threads" in said and "--official PATH adds" in said
+    assert "--openstl PATH adds" in said
     assert "MotionGRUCell forward+backward B1 C4 6x6 float32" in said and f"rows: {path}" in said.replace(
         "\n", ""
     )
@@ -103,6 +109,7 @@ def test_no_comparison_starts_after_its_time(tmp_path: Path, capsys: pytest.Capt
     ("options", "message"),
     [
         (("--official", "no/checkout"), "--official: no/checkout holds no core/layers/MotionGRU.py; it should be a"),
+        (("--openstl", "no/checkout"), "--openstl: no/checkout holds no openstl/models/predrnn_model.py; it should"),
         (("--only", "nothing"), "--only 'nothing': no comparison has this in its name"),
         (("--json", "no/folder/rows.json"), "--json: no/folder is no folder"),
         (("--report",), "--report measures nothing and takes no other option: leave --quick out"),
@@ -163,6 +170,15 @@ def test_a_model_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatc
     assert "differs from float64" in row["error"] and "eager_us" not in row
 
 
+@needs_kernels
+def test_cells_and_what_they_replace_compute_the_same():
+    planned = [c for c in plan.cpu_plan(dry_run=True) if "LSTMCell" in str(c) or "without highway" in str(c)]
+    assert len(planned) == 10
+    for comparison in planned:
+        for row in rows.compared(comparison, "cpu", timing.DRY_RUN):
+            assert "error" not in row and row["difference"] < 2e-6, row
+
+
 def test_what_a_training_step_and_a_prediction_return():
     setting = cases.DRY_RUN
     training, inference = (ModelCase(setting, "float32", direction) for direction in (TRAINING, INFERENCE))
@@ -182,13 +198,29 @@ def test_what_a_training_step_and_a_prediction_return():
 @needs_checkout
 def test_the_official_program_computes_the_same(tmp_path: Path):
     """Rows of its Warp, MotionGRU and network get an error where they differ from float64."""
-    program = bench.official_program(Path(CHECKOUT or ""))
+    programs = Programs(official=Program(Path(CHECKOUT or "")))
     planned = [c for c in plan.quick_plan(official=True, dry_run=True) if "official" in str(c)]
     assert [c.identity()["level"] for c in planned] == ["cell", "op", "model", "model"]
     for comparison in planned:
         only = replace(comparison, implementations=(("official", "NCHW"),))
-        (row,) = rows.compared(only, "cpu", timing.DRY_RUN, program=program)
+        (row,) = rows.compared(only, "cpu", timing.DRY_RUN, programs=programs)
         assert "error" not in row and row["difference"] < 1e-5, row
+
+
+@needs_openstl
+def test_openstls_networks_compute_the_same():
+    """Predictions and all gradients of a training step of every base predictor; a second call repeats the first."""
+    programs = Programs(openstl=OpenSTL(Path(OPENSTL or "")))
+    planned = [c for c in plan.quick_plan(openstl=True, dry_run=True) if "openstl" in str(c)]
+    assert [c.identity()["op"] for c in planned[::2]] == ["ConvLSTM", "PredRNN", "MIM", "E3D-LSTM"]
+    for comparison in planned:
+        for row in rows.compared(comparison, "cpu", timing.DRY_RUN, programs=programs):
+            assert "error" not in row and row["difference"] < 1e-5, row
+    case = planned[4].case
+    assert isinstance(case, ModelCase) and case.base == "mim"  # whose blocks keep a memory between calls
+    for name in ("ours", "openstl"):
+        net, call = model_cases.checked(case, name, "NCHW", case.frames("cpu"), {}, {}, programs)
+        assert torch.equal(call()[0], call()[0]) and len(net.parameters) == len(net.restore(list(call()[1])))
 
 
 def test_the_plans():
@@ -196,13 +228,27 @@ def test_the_plans():
     for planned in (quick, full, plan.gpu_plan(official=True)):
         assert len({str(c) for c in planned}) == len(planned)
         assert all(c.implementations[0] == ("ours", "NCHW") for c in planned)
-    cells = [c for c in full if c.identity()["level"] == "cell"]
+    cells = [c for c in full if c.identity()["op"] == "MotionGRUCell"]
     peers = {name for c in cells for name, _ in c.implementations}
     assert peers == {"ours", "plain", "plain, compiled", "reference", "reference, compiled", "official"}
     assert {c.identity()["shape"] for c in cells} == {str(shape) for shape in cases.MAPS}
     assert {c.identity()["setting"] for c in full} == {None, "human36m", "vmnist"}
     assert not any("official" in str(c) for c in plan.cpu_plan())
     assert any("CUDA graphs" in str(c) for c in plan.gpu_plan())
+    steps = {c.identity()["op"] for c in full if c.identity()["shape"] == "B4 C128 16x16"}
+    assert steps == {f"{op}{end}" for op in ("ConvLSTMCell", "SpatioTemporalLSTMCell", "highway_output")
+                     for end in ("", " without highway")} | {"memory_update", "gated_blend"}  # fmt: skip
+    bases = [c.identity() for c in plan.cpu_plan(openstl=True) if "openstl" in str(c)]
+    assert {row["op"] for row in bases} == {"ConvLSTM", "PredRNN", "MIM", "E3D-LSTM"}
+    assert {row["shape"] for row in bases} == {"B1 T8 1x64x64", "B4 T8 1x64x64"} and len(bases) == 16
+    assert not any("openstl" in str(c) for c in plan.cpu_plan(official=True))
+
+
+def test_cpu_time_leaves_out_the_wait_for_a_core():
+    subject = timing.Subject([lambda: time.sleep(0.01)], on_gpu=False)
+    subject.round()
+    result = subject.result()
+    assert result["eager_us"] >= 1e4 and 0 < result["cpu_us"] < 5e3
 
 
 def test_quantiles():

@@ -120,7 +120,7 @@ def test_figures_and_missing_ones(tmp_path: Path):
     page, table = pages(tmp_path, cpu=run())
     (ours,) = lines_with(page, "| ours | 1.00 ms")
     assert ours == (
-        "| B8 C16 16x16 float32 forward+backward | ours | 1.00 ms | 900 µs to 1.10 ms | 1 | 0 B | 3.00 MiB | 2 | "
+        "| B8 C16 16x16 float32 forward+backward | ours | 1.00 ms | 900 µs to 1.10 ms | - | 1 | 0 B | 3.00 MiB | 2 | "
         "4.50 M | 1.00 MiB | 25% matrix | 2e-07 | - |"
     )
     (official,) = lines_with(page, "| official | 7.00 ms")
@@ -150,8 +150,8 @@ def test_a_cpu_and_a_gpu_side_by_side(tmp_path: Path):
     assert "| GPU | - | Some GPU, capability 9.0 |" in page
     assert "| op | peer | CPU (Some CPU, 2 cores) | GPU (Some GPU) |" in page
     assert page.index("\n## CPU (Some CPU") < page.index("\n## GPU (Some GPU")
-    assert "| ours | 125 µs | 1.00 to 2.00 µs | 1.00 ms | 1 |" in page  # device, then wall
-    assert lines_with(page, "| official | - | - | 7.00 ms | 7.00x (wall) |")  # wall over wall
+    assert "| ours | 125 µs | 1.00 to 2.00 µs | 1.00 ms | - | 1 |" in page  # device, then wall
+    assert lines_with(page, "| official | - | - | 7.00 ms | - | 7.00x (wall) |")  # wall over wall
     on_cpu, on_gpu = table.index("On a CPU: Some CPU"), table.index("On a GPU: Some GPU, driver 1")
     assert on_cpu < on_gpu
     (warp,) = lines_with(table[on_gpu:], "`offset_warp`")
@@ -176,6 +176,39 @@ def test_ratios_stay_within_comparison_and_layout():
     ])  # fmt: skip
     found = measured.Run("made", made)
     assert [found.ratio(r) for r in found.rows] == [None, None, 2.0, 4.0, 0.9, None, 0.5]
+
+
+def noisy(us: float) -> dict[str, float]:
+    return {"eager_us": us, "eager_p10_us": 0.9 * us, "eager_p90_us": 1.5 * us}
+
+
+def cpu(us: float, wide: float = 0.1) -> dict[str, float]:
+    return {"cpu_us": us, "cpu_p10_us": us, "cpu_p90_us": (1 + wide) * us}
+
+
+def test_times_that_spread_too_far_have_no_ratio(tmp_path: Path):
+    cell, large = {"level": "cell", "op": "MotionGRUCell"}, {"shape": "B16 C16 64x64"}
+    made = run(rows=[
+        # Noisy wall times: CPU times are compared, if they spread less.
+        row(0, "ours", 0, **noisy(900.0), **cpu(100.0)), row(0, "reference", 0, **noisy(90.0), **cpu(300.0)),
+        row(0, "official", 0, **noisy(90.0), **cpu(50.0)), row(0, "plain", 0, **noisy(90.0), **cpu(50.0, wide=0.6)),
+        # Ours alone is noisy, which makes every row of its comparison worthless.
+        row(1, "ours", 0, **noisy(900.0), **cell), row(1, "reference", 100.0, **cell),
+        row(1, "base predictor", 100.0, **cell),
+        # Steady wall times are compared, whatever the CPU times.
+        row(2, "ours", 100.0, **cpu(100.0, wide=0.6), **large), row(2, "reference", 200.0, **cpu(900.0), **large),
+    ])  # fmt: skip
+    found = measured.Run("made", made)
+    assert [found.ratio(r) for r in found.rows] == [None, 3.0, 0.5, None, None, 2.0, None, None, None]
+    assert [found.is_noisy(r) for r in found.rows] == [False] * 3 + [True] + [False] * 2 + [True] * 3
+    page, table = pages(tmp_path, cpu=made)
+    assert lines_with(page, "| reference | 90.0 µs | 81.0 to 135 µs | 300 µs | 3.00x (CPU) |")
+    assert lines_with(page, "| official |", "| **0.50x (CPU): we lose** |")
+    assert len(lines_with(page, "| too noisy |")) == 4
+    short = page.partition("## Where we lose")[2].partition("\n## ")[0]
+    assert len(lines_with(short, "- CPU")) == 1 and "offset_warp against official" in short
+    assert "| 50.0 µs CPU, **0.50x: we lose** | 300 µs CPU, 3.00x |" in table
+    assert "| 100 µs, too noisy |" in table
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path):

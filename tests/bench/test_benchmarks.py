@@ -51,7 +51,7 @@ BENCHMARKS = ROOT / "benchmarks"
     ("conv_lstm_update", "bfloat16", "forward", 4 * 2 * (4 + 1 + 1 + 2) * 2),
     # gradients of H', C'; gates, C, C', highway; gradients of gates, C, highway
     ("conv_lstm_update", "bfloat16", "backward", 4 * 2 * (2 + 4 + 3 + 4 + 2) * 2),
-    ("conv_lstm_update, no highway", "bfloat16", "backward", 4 * 2 * (2 + 4 + 2 + 4 + 1) * 2),
+    ("conv_lstm_update without highway", "bfloat16", "backward", 4 * 2 * (2 + 4 + 2 + 4 + 1) * 2),
 ])  # fmt: skip
 def test_bytes_of_pointwise_ops(op: str, dtype: str, direction: str, expected: int):
     assert roofline.work(op, cases.MapShape(1, 2, 2), dtype, direction).bytes == expected

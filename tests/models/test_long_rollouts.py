@@ -267,7 +267,8 @@ def stream(model: MotionRNN, given: Tensor, n: int) -> list[Tensor]:
 @pytest.mark.parametrize("predictor", CELLS)
 def test_predict_is_the_stream(predictor: str):
     model, given = rnn(predictor), frames(2, 3, 1, 8, 8)
-    assert model.predict(given, 5).equal(torch.stack(stream(model, given, 5), dim=1))
+    # Measured: 6e-7. A rollout joins convolutions, and so sums in another order.
+    assert_close(model.predict(given, 5), torch.stack(stream(model, given, 5), dim=1), 1e-5)
 
 
 def test_e3d_lstm_recalls_a_limited_history():

@@ -82,7 +82,8 @@ def test_all_switches_off_is_the_base_predictor(predictor: str, variant: str) ->
             h, state[level], memory = cell(h, state[level], memory)
         prediction = model.conv_last(h.flatten(1, -3))
         expected.append(unfold_patches(prediction, 2))
-    assert torch.equal(model(x, 2), torch.stack(expected, 1))
+    # A rollout joins convolutions, and so sums in another order.
+    assert relative_error(model(x, 2), torch.stack(expected, 1).detach()) <= 1e-13
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -216,12 +217,12 @@ def test_predict_and_step_are_the_rollout_of_forward(predictor: str, variant: st
     model, x = small(predictor, variant), frames(2, 6, 1, 8, 12)
     out = model(x, 3).detach()
     predicted = model.predict(x[:, :3], 3)
-    assert torch.equal(predicted, out[:, 2:]) and not predicted.requires_grad
+    assert relative_error(predicted, out[:, 2:]) <= 1e-13 and not predicted.requires_grad
     state, frame, streamed = None, None, []
     for t in range(5):
         frame, state = model.step(x[:, t] if t < 3 else frame, state)
         streamed.append(frame)
-    assert torch.equal(torch.stack(streamed, 1), out)
+    assert relative_error(torch.stack(streamed, 1).detach(), out) <= 1e-13
 
 
 def test_state_continues_a_sequence_and_gets_gradients() -> None:
@@ -229,7 +230,7 @@ def test_state_continues_a_sequence_and_gets_gradients() -> None:
     state = None
     for t in range(2):
         _, state = model.step(x[:, t], state)
-    assert torch.equal(model(x[:, 2:], 3, state=state), model(x, 5)[:, 2:])
+    assert relative_error(model(x[:, 2:], 3, state=state), model(x, 5)[:, 2:].detach()) <= 1e-13
     start = MotionRNNState(*model.initial_state(2, 8, 8))
     tensors = [t.clone().requires_grad_() for layer in start.layers for t in layer]
     layers = tuple(LSTMState(*pair) for pair in zip(tensors[::2], tensors[1::2]))

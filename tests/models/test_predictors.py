@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from equations import BACKENDS, assert_same, drawn, randomised
 from golden import relative_error
+from torch.utils.flop_counter import FlopCounterMode
 
 import motionrnn_ext
 from motionrnn_ext import MotionRNN
@@ -328,3 +329,24 @@ def test_what_mim_keeps_with_compat_is_only_numbers() -> None:
 def test_mistakes_are_named(call, error, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+# ---- Arithmetic
+
+
+@pytest.mark.parametrize("predictor", ["convlstm", "predrnn"])
+@pytest.mark.parametrize("wanted", ["weights", "frames too"])
+def test_a_training_step_has_the_multiplications_of_separate_convolutions(
+    predictor: str, wanted: str
+) -> None:
+    """Cells that join their inputs compute no gradient by frames, or by the zeros that a sequence starts from."""
+    model, flops, grads = MotionRNN(predictor, 1, (4, 4), 2, **BASE).double(), {}, {}
+    frames = drawn(2, 5, 1, 8, 8, seed=0).requires_grad_(wanted == "frames too")
+    leaves = [*model.parameters(), *[frames] * frames.requires_grad]
+    for backend in ("reference", "cpu"):
+        with motionrnn_ext.backend(backend), FlopCounterMode(display=False) as counter:
+            model(frames, 3).square().mean().backward()
+        flops[backend] = counter.get_total_flops()
+        grads[backend], _ = zip(*[(leaf.grad, setattr(leaf, "grad", None)) for leaf in leaves])
+    assert flops["cpu"] == flops["reference"] > 0
+    assert max(map(relative_error, grads["cpu"], grads["reference"])) <= 1e-12

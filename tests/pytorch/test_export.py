@@ -103,7 +103,8 @@ def test_motion_rnn(predictor: str, on: UnderTest, tmp_path: Path):
         loaded = saved_and_loaded(program, tmp_path)
         for batch, height, width in ((3, 8, 20), (1, 16, 12)):
             clip = torch.rand(batch, 3, 1, *((height, width) if size else (16, 16)), device=on.device)
-            check(loaded(clip, 1, return_motion=True), model(clip, 1, return_motion=True))
+            # An exported program calls modules, where a rollout joins convolutions; measured 2e-7.
+            check(loaded(clip, 1, return_motion=True), model(clip, 1, return_motion=True), 1e-5)
 
 
 class Step(nn.Module):
@@ -341,7 +342,7 @@ def test_torchscript_takes_ops_by_script_and_layers_and_models_by_trace():
             torch.jit.script(module)
     assert torch.jit.trace(layer_of(), (x,))(other)[0].equal(layer_of()(other)[0])
     frames = torch.rand(1, 4, 1, 8, 8)
-    assert torch.jit.trace(FromTwo(model), (frames / 2,))(frames).equal(model(frames, 2))
+    check(torch.jit.trace(FromTwo(model), (frames / 2,))(frames), model(frames, 2), 1e-5)
 
 
 def test_fx_keeps_a_layer_as_a_leaf():

@@ -1,5 +1,5 @@
-"""The released MotionRNN program, from a checkout that MOTIONRNN_EXT_OFFICIAL names; tests skip without
-it."""
+"""The released MotionRNN program and OpenSTL, from checkouts that MOTIONRNN_EXT_OFFICIAL and MOTIONRNN_EXT_OPENSTL
+name; tests skip without them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ import pytest
 CHECKOUT = os.environ.get("MOTIONRNN_EXT_OFFICIAL")
 needs_checkout = pytest.mark.skipif(
     not CHECKOUT, reason="MOTIONRNN_EXT_OFFICIAL is unset: no checkout of thuml/MotionRNN to compare with"
+)
+
+OPENSTL = os.environ.get("MOTIONRNN_EXT_OPENSTL")
+needs_openstl = pytest.mark.skipif(
+    not OPENSTL, reason="MOTIONRNN_EXT_OPENSTL is unset: no checkout of chengtan9907/OpenSTL to compare with"
 )
 
 

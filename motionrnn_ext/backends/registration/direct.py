@@ -47,8 +47,8 @@ def register(namespace: str, name: str, op: Any, setup_context: Callable[..., No
         return output
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    title = "".join(part.capitalize() for part in name.split("_"))
-    _CALLS[namespace, name] = op, type(title, (Function,), members)
+    # The name is that of the node in profiles and graphs.
+    _CALLS[namespace, name] = op, type(f"{namespace}::{name}", (Function,), members)
 
 
 def call(namespace: str, name: str, arguments: tuple[Any, ...]) -> Any:

@@ -33,7 +33,7 @@ from ..rollout import (
 )
 from .common import differentiable_gradients, present
 
-_ALL = int(Wanted.X | Wanted.MOTION | Wanted.MASK)
+_OF_MAPS = int(Wanted.X | Wanted.MOTION | Wanted.MASK)
 
 
 class Step(NamedTuple):
@@ -112,34 +112,31 @@ def _weights(active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype) -> tup
     packed = cell.pack_ahead()
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
         return None
-    k, b = gru.encoder, gru.gate
-    expected = (
-        (gru.encoder, nn.Conv2d, (channels, cell.channels), Geometry((2, 2), _half(k, 1))),
-        (
-            gru.decoder,
-            nn.ConvTranspose2d,
-            (cell.channels, channels),
-            Geometry((2, 2), (1, 1), transposed=True),
-        ),
-        (gru.gate, nn.Conv2d, (2 * channels, channels), Geometry((1, 1), _half(b, 0))),
+    parts = (
+        (gru.encoder, nn.Conv2d, (channels, cell.channels)),
+        (gru.decoder, nn.ConvTranspose2d, (cell.channels, channels)),
+        (gru.gate, nn.Conv2d, (2 * channels, channels)),
     )
-    convs = []
-    for module, kind, (inputs, outputs), geometry in expected:
+    for module, kind, sizes in parts:
         if type(module) is not kind or not active.has_conv(module, maps):
             return None
-        fits = (
-            (module.in_channels, module.out_channels) == (inputs, outputs)
-            and geometry_of(module) == geometry
-            and module.bias is not None
-            and module.weight.dtype == packed.x_weight.dtype
-        )
-        if not fits:
+        if (module.in_channels, module.out_channels) != sizes or module.bias is None:
             return None
-        convs.append(SharedWeights(geometry, maps, dtype, module.weight, module.bias))
-    if gru.decoder.kernel_size != (4, 4) or gru.gate.kernel_size[0] != gru.gate.kernel_size[1]:
+    geometries = (
+        Geometry((2, 2), _half(gru.encoder, 1)),
+        Geometry((2, 2), (1, 1), transposed=True),
+        Geometry((1, 1), _half(gru.gate, 0)),
+    )
+    square = gru.decoder.kernel_size == (4, 4) and len({*gru.gate.kernel_size}) == 1
+    if not square or any(geometry_of(part[0]) != geometry for part, geometry in zip(parts, geometries)):
         return None
+    if any(part[0].weight.dtype != packed.x_weight.dtype for part in parts):
+        return None
+    encoder, decoder, gate = (
+        SharedWeights(geometry, maps, dtype, module.weight, module.bias)
+        for (module, _, _), geometry in zip(parts, geometries)
+    )
     sums, laid = shared_tensors(dtype, *packed, cell.warp.conv.weight)
-    encoder, decoder, gate = convs
     common = Step(
         backends.kernels(maps),
         dtype,
@@ -151,7 +148,7 @@ def _weights(active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype) -> tup
         arguments.bound("max_offset", cell.max_offset),
         gru.gate_side == "hidden",
     )
-    return common, Laid(*[part for shared in convs for part in shared.laid], *laid)
+    return common, Laid(*encoder.laid, *decoder.laid, *gate.laid, *laid)
 
 
 def _half(conv: Any, less: int) -> tuple[int, int]:
@@ -216,7 +213,9 @@ class _Node(Function):
         common.decoder.leave(ctx, grad_decoded, warped, laid.decoder_weight, needs[2:4])
         grad_warped = common.decoder.data_gradient(grad_decoded, warped, laid.decoder_weight)
         # The warp, the gates, and the encoder.
-        wanted = _ALL | (int(Wanted.WEIGHTS) if any(needs[6:]) else 0)
+        of_weights = int(Wanted.WEIGHTS) if any(needs[6:]) else 0
+        # The motion at rest of a first step needs no gradient.
+        of_motion = int(Wanted.MOTION) if any(ctx.needs_input_grad[2:_BEFORE]) else 0
         grad_features, by_warp, grad_mask, grad_weight = run(
             kernels.offset_warp_backward.default,
             (
@@ -225,7 +224,7 @@ class _Node(Function):
                 new_offset,
                 mask,
                 laid.warp_weight,
-                wanted,
+                _OF_MAPS | of_weights,
                 torch.are_deterministic_algorithms_enabled(),
             ),
         )
@@ -244,14 +243,15 @@ class _Node(Function):
                 new_offset,
                 common.alpha,
                 common.max_offset,
-                wanted,
+                int(Wanted.X) | of_motion | of_weights,
             ),
         )
         common.sums.add(ctx, [*grad_packed, grad_weight], needs[6:])
         grad_features.add_(by_gates)
         common.encoder.leave(ctx, grad_features, maps, laid.encoder_weight, needs[:2])
         grad_maps.add_(common.encoder.data_gradient(grad_features, maps, laid.encoder_weight))
-        return None, grad_maps.to(given.dtype), grad_old_offset, grad_old_trend, *[None] * len(laid)
+        of_state = (grad_old_offset, grad_old_trend) if of_motion else (None, None)
+        return None, grad_maps.to(given.dtype), *of_state, *[None] * len(laid)
 
 
 def _composed(
