@@ -25,7 +25,9 @@ from torch import Tensor
 from motionrnn_ext import backend, backends, ops
 from motionrnn_ext.backends import convolution, native, triton
 from motionrnn_ext.backends.reference import memory_format
+from motionrnn_ext.backends.registration import direct
 
+from . import lstm_steps
 from .cell_cases import CELLS
 from .op_cases import BACKWARD, FORWARD, LAYOUTS, NUMBERS, Case, as_tuple, cotangents, reference_function
 from .roofline import WITHOUT_HIGHWAY
@@ -193,6 +195,8 @@ def _convolution() -> Function:
 def _op(base: str, op: str) -> Function:
     if op == "convolution":
         return _convolution()
+    if op in lstm_steps.JOINTS:
+        return lstm_steps.of_backend(op, (triton if base == "triton" else native).NAMESPACE)
     function, numbers = getattr(ops, op.removesuffix(WITHOUT_HIGHWAY)), NUMBERS.get(op, ())
     return _on(base, lambda *tensors: function(*tensors, *numbers))
 
@@ -231,10 +235,10 @@ def _raw_backward(base: str, layout: str, case: Case, variant: str) -> Implement
         grad = cotangents([torch.empty_like(x, memory_format=memory_format(x))])  # C_out is C
         return [*grad, *inputs]
 
-    library = triton if base == "triton" else native
+    kernels = getattr(torch.ops, (triton if base == "triton" else native).NAMESPACE)
 
     def function(*tensors: Tensor) -> object:
-        return library.call("offset_warp_backward", *tensors, wanted, deterministic)
+        return direct.run(kernels.offset_warp_backward.default, (*tensors, wanted, deterministic))
 
     return Implementation(base, layout, function, prepare=prepare)
 

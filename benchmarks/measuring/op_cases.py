@@ -14,6 +14,7 @@ from motionrnn_ext import backend
 from motionrnn_ext.backends import reference
 
 from ..cases import MapShape
+from . import lstm_steps
 from .cell_cases import CELLS
 from .roofline import GATES, WITHOUT_HIGHWAY, K, M, work
 
@@ -29,6 +30,9 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "memory_update": {"gates_x": (3, 0, "f"), "gates_h": (3, 0, "f"), "memory": (1, 0, "f")},
     "highway_output": {"output_logits": (1, 0, "f"), "content": (1, 0, "f"), "highway": (1, 0, "f")},
     "gated_blend": {"gate_logits": (1, 0, "f"), "a": (1, 0, "f"), "b": (1, 0, "f")},
+    "st_lstm_update": {"gates": (4, 0, "f"), "memory_gates": (3, 0, "f"), "cell": (1, 0, "f"), "memory": (1, 0, "f")},
+    "summed_output": {"a": (1, 0, "f"), "b": (1, 0, "f"), "content": (1, 0, "f"), "highway": (1, 0, "f")},
+    "conv_lstm_update": {"gates": (4, 0, "f"), "cell": (1, 0, "f"), "highway": (1, 0, "f")},
     "offset_warp": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "mask_logits": (0, 1, "f")},
     "motion_warp": {"x": (1, 0, "f"), "update_logits": (0, 2, "f"), "candidate_logits": (0, 2, "f"),
                     "offset": (0, 2, "s"), "trend": (0, 2, "s"), "mask_logits": (0, 1, "f")},
@@ -39,7 +43,7 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
 _LSTM = dict.fromkeys(("x", "hidden", "cell", "memory", "highway"), (1, 0, "f"))
 INPUTS["SpatioTemporalLSTMCell"] = _LSTM
 INPUTS["ConvLSTMCell"] = {name: kind for name, kind in _LSTM.items() if name != "memory"}
-for _op in ("highway_output", "ConvLSTMCell", "SpatioTemporalLSTMCell"):
+for _op in ("highway_output", "conv_lstm_update", "ConvLSTMCell", "SpatioTemporalLSTMCell"):
     INPUTS[_op + WITHOUT_HIGHWAY] = {name: kind for name, kind in INPUTS[_op].items() if name != "highway"}
 # What follows the tensors.
 NUMBERS = {"motion_update": (0.5,), "memory_update": (1.0,), "motion_warp": (0.5,), "motion_gates": (0.5,),
@@ -163,6 +167,8 @@ def exact_results(case: Case, inputs: Sequence[Tensor]) -> tuple[list[Tensor], l
 
 def reference_function(op: str) -> Callable[..., Any]:
     """Return the op in the package's plain PyTorch, without the checks of its public function."""
+    if op in lstm_steps.JOINTS:
+        return lstm_steps.JOINTS[op][1]
     numbers = NUMBERS.get(op, ())
     if op == "motion_warp":
 

@@ -57,6 +57,10 @@ POINTWISE = {
     "memory_update": Pointwise(False, (8, 0), (12, 0), (37, 48)),
     "highway_output": Pointwise(False, (4, 0), (7, 0), (24, 30)),
     "gated_blend": Pointwise(False, (4, 0), (7, 0), (14, 18)),
+    "st_lstm_update": Pointwise(False, (12, 0), (24, 0), (68, 94)),
+    "summed_output": Pointwise(False, (6, 0), (7, 0), (25, 30)),
+    "conv_lstm_update": Pointwise(False, (8, 0), (15, 0), (58, 76)),
+    f"conv_lstm_update{WITHOUT_HIGHWAY}": Pointwise(False, (7, 0), (13, 0), (55, 70)),
 }
 OUTPUT_ALONE = Pointwise(False, (3, 0), (5, 0), (21, 25))  # highway_output without highway
 OPS = (*POINTWISE, "offset_warp", "motion_warp", "motion_gates")

@@ -156,7 +156,8 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 OPS = ("offset_warp", "motion_warp", "motion_gates", "motion_reset", "motion_update", "memory_update", "highway_output",
-       "highway_output without highway", "gated_blend", "convolution", "MotionGRUCell")  # fmt: skip
+       "highway_output without highway", "gated_blend", "st_lstm_update", "summed_output", "conv_lstm_update",
+       "conv_lstm_update without highway", "convolution", "MotionGRUCell")  # fmt: skip
 
 
 def size(row: Row) -> int:

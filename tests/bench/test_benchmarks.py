@@ -43,6 +43,15 @@ BENCHMARKS = ROOT / "benchmarks"
     ("memory_update", "float32", "backward", 4 * 2 * (1 + 3 + 3 + 1 + 3 + 1) * 4),  # one gradient for both addends
     ("highway_output", "bfloat16", "forward+backward", 4 * 2 * (4 + 7) * 2),
     ("gated_blend", "float32", "forward", 4 * 2 * 4 * 4),
+    # (i,f,g), (i',f',g'), C, M; [C', M'], C', M'. The logits of o pass by.
+    ("st_lstm_update", "float32", "forward", 4 * 2 * (3 + 3 + 2 + 2 + 2) * 4),
+    # gradients of [C', M'] twice, C', M', o; gates, C, M; gradients of (i,f,g,o), (i',f',g'), C, M
+    ("st_lstm_update", "float32", "backward", 4 * 2 * (2 + 2 + 3 + 3 + 3 + 2 + 4 + 3 + 2) * 4),
+    ("summed_output", "float32", "forward", 4 * 2 * (4 + 2) * 4),
+    ("conv_lstm_update", "bfloat16", "forward", 4 * 2 * (4 + 1 + 1 + 2) * 2),
+    # gradients of H', C'; gates, C, C', highway; gradients of gates, C, highway
+    ("conv_lstm_update", "bfloat16", "backward", 4 * 2 * (2 + 4 + 3 + 4 + 2) * 2),
+    ("conv_lstm_update without highway", "bfloat16", "backward", 4 * 2 * (2 + 4 + 2 + 4 + 1) * 2),
 ])  # fmt: skip
 def test_bytes_of_pointwise_ops(op: str, dtype: str, direction: str, expected: int):
     assert roofline.work(op, cases.MapShape(1, 2, 2), dtype, direction).bytes == expected

@@ -207,9 +207,8 @@ FILES = [
     "test_cuda_layers.py",
     "test_fuzz.py",
 ]
-ALSO = {
-    "plain": ["test_golden.py", "test_rollouts.py", *features.FILES]
-}  # whole models, and what PyTorch does around them
+# Whole models, and what PyTorch does around them.
+ALSO = {"plain": ["test_golden.py", "test_rollouts.py", *features.FILES]}
 
 
 def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
