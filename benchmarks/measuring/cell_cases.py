@@ -20,7 +20,7 @@ from .roofline import WITHOUT_HIGHWAY
 
 
 class Cell(NamedTuple):
-    """What makes our cell and its peer for a number of channels, and `(cell, *maps) -> maps` for ours."""
+    """The functions that make our cell and its peer for a number of channels, and `(cell, *maps) -> maps` for ours."""
 
     ours: Callable[[int], nn.Module]
     plain: Callable[[int], nn.Module]
