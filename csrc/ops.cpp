@@ -80,12 +80,10 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor grad_output, Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, float forget_bias) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
   // highway_output of the sum of two addends, and the sum, which highway_output_backward reads
-  m.def(
-      "summed_output(Tensor output_o, Tensor output_x, Tensor content, Tensor? highway) -> (Tensor, Tensor)");
+  m.def("summed_output(Tensor output_o, Tensor output_x, Tensor content, Tensor? highway) -> (Tensor, Tensor)");
 
   // memory_update and highway_output of C'. Returns H' and C'.
-  m.def(
-      "conv_lstm_update(Tensor gates, Tensor cell, Tensor? highway, float forget_bias) -> (Tensor, Tensor)");
+  m.def("conv_lstm_update(Tensor gates, Tensor cell, Tensor? highway, float forget_bias) -> (Tensor, Tensor)");
   m.def(
       "conv_lstm_update_backward(Tensor grad_hidden, Tensor grad_cell, Tensor gates, Tensor cell, Tensor new_cell, "
       "Tensor? highway, float forget_bias) -> (Tensor, Tensor, Tensor)");

@@ -72,12 +72,14 @@ struct PointwiseOps {
     return std::tuple_cat(run<math::StLstmUpdate>({cell_gates, memory_gates, cell, memory}, 0, {forget_bias}));
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> st_lstm_update_backward(
-      Tensor grad_memories, Tensor grad_content, Tensor grad_cell, Tensor grad_memory, Tensor grad_output,
-      Tensor cell_gates, Tensor memory_gates, Tensor cell, Tensor memory, double forget_bias) {
-    return std::tuple_cat(run<math::StLstmUpdateBackward>({grad_memories, grad_content, grad_cell, grad_memory,
-                                                           grad_output, cell_gates, memory_gates, cell, memory},
-                                                          5, {forget_bias}));
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> st_lstm_update_backward(Tensor grad_memories, Tensor grad_content,
+                                                                            Tensor grad_cell, Tensor grad_memory,
+                                                                            Tensor grad_output, Tensor cell_gates,
+                                                                            Tensor memory_gates, Tensor cell,
+                                                                            Tensor memory, double forget_bias) {
+    return std::tuple_cat(run<math::StLstmUpdateBackward>(
+        {grad_memories, grad_content, grad_cell, grad_memory, grad_output, cell_gates, memory_gates, cell, memory}, 5,
+        {forget_bias}));
   }
 
   static std::tuple<Tensor, Tensor> summed_output(Tensor output_o, Tensor output_x, Tensor content,

@@ -8,7 +8,7 @@ namespace motionrnn_ext::math {
 // The spatiotemporal LSTM's two memories: C by (i,f,g), M by (i',f',g'). The parameter is b.
 struct StLstmUpdate {
   static constexpr Operand inputs[] = {
-      {Role::feature, 3}, {Role::feature, 3}, {Role::state}, {Role::state}};                  // logits, C, M
+      {Role::feature, 3}, {Role::feature, 3}, {Role::state}, {Role::state}};                // logits, C, M
   static constexpr Operand outputs[] = {{Role::feature, 2}, {Role::state}, {Role::state}};  // [C', M'], C', M'
 
   template <class T>
