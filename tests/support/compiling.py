@@ -14,7 +14,9 @@ from under_test import ALL, CPU, NOT_TESTED, REFERENCE, UnderTest, on
 
 from motionrnn_ext import MotionRNN
 
-SAME = 1e-6  # compiled against eager, relative to the largest value; measured: 0
+# Compiled against eager, relative to the largest value. Measured: 0 of layers; 1.1e-6 of gradients of models, whose
+# rollouts sum in another order than the modules that are compiled.
+SAME = 5e-6
 BY_INDUCTOR = 1e-5  # measured: up to 1.3e-6
 NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
 slow = pytest.mark.slow
