@@ -17,7 +17,8 @@ from motionrnn_ext.backends.registration.direct import run
 from .roofline import WITHOUT_HIGHWAY
 
 FORGET_BIAS = 1.0
-Call = Callable[..., Any]  # of an op's name and arguments
+# A function that takes an op's name and arguments.
+Call = Callable[..., Any]
 
 
 class _StLstm(torch.autograd.Function):

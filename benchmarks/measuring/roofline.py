@@ -16,7 +16,8 @@ M = 2 * K
 GATES = 7
 CORNERS = 4
 WITHOUT_HIGHWAY = " without highway"  # the end of the name of a case
-LSTM_TAPS = 25  # of the kernels of the recurrent cells
+# Taps of a convolution of the recurrent cells, whose kernels are 5x5.
+LSTM_TAPS = 25
 STATE_BYTES = 4
 FEATURE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -115,8 +115,8 @@ struct WinogradArguments {
 };
 
 struct WinogradKernels {
-  int64_t (*packed_size)(const WinogradArguments&);                               // elements
-  int64_t (*blocks)(const WinogradArguments&);                                    // of output channels
+  int64_t (*packed_size)(const WinogradArguments&);                               // elements of a packed weight
+  int64_t (*blocks)(const WinogradArguments&);                                    // blocks of output channels
   int64_t (*plan)(WinogradArguments&, int64_t threads);                           // sets the items' fields
   void (*pack)(const WinogradArguments&, int64_t begin, int64_t end);             // blocks: weight -> packed
   void (*forward)(const WinogradArguments&, int64_t begin, int64_t end);          // items

@@ -176,7 +176,7 @@ class MotionGRU(Resettable):
         if active is not None and (state is None or has_entries(state, 2)):
             at_rest = maps.shape[0], self.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2
             motion = zero_motion(maps, at_rest) if state is None else state
-            stepped = node.step(active, self, maps, *motion)
+            stepped = node.step(active, self, maps, *motion, packed)
             if stepped is not None:
                 return unfold_depth(stepped[0], hidden), MotionState(*stepped[1:])
         batch, _, height, width = maps.shape

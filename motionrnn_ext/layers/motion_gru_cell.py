@@ -120,8 +120,8 @@ class MotionGRUCell(Resettable):
         self.channels, self.motion_channels, self.kernel_size = channels, motion, kernel_size
         given = arguments.momentum_of_module(alpha)
         arguments.check_read(given, trend, "trend=False")
-        # The value that a learned alpha starts with, for `reset_parameters`. It is read before alpha is registered,
-        # which moves it to the device "meta" under init_empty_weights of the package accelerate.
+        # The first value of a learned alpha, for `reset_parameters`, is read before alpha is registered: under
+        # accelerate's init_empty_weights a registered parameter is moved to the device "meta" and loses its value.
         if not isinstance(given, Tensor):
             self._first_alpha = given
         elif not given.is_meta:

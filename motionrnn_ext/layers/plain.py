@@ -87,11 +87,13 @@ def _is_ordinary(tensor: Tensor | None) -> bool:
     return tensor is None or type(tensor) in (Tensor, nn.Parameter) or is_traced(tensor)
 
 
-def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride: int = 1) -> bool:
+def is_plain_conv(
+    module: nn.Module, in_channels: int, out_channels: int, stride: int = 1, bias: bool | None = None
+) -> bool:
     """Return whether `module` is a plain convolution of these sizes, square and odd, without groups or dilation.
 
-    With stride 1 it should pad with zeros to the same size and have a bias. With another stride it should read patches
-    side by side, without padding, and have no bias.
+    With stride 1 it should pad with zeros to the same size. With another stride it should read patches side by side,
+    without padding. It should have a bias, or none, as `bias` says; by default it has one with stride 1 alone.
     """
     # mypy learns the class from isinstance alone.
     if not (is_plain(module, nn.Conv2d) and isinstance(module, nn.Conv2d)):
@@ -105,7 +107,7 @@ def is_plain_conv(module: nn.Module, in_channels: int, out_channels: int, stride
         and rows % 2 == 1
         and (module.stride, module.padding, module.dilation) == ((stride, stride), padding, (1, 1))
         and module.padding_mode == "zeros"
-        and has_bias(module) == (stride == 1)
+        and has_bias(module) == (stride == 1 if bias is None else bias)
     )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -49,26 +49,25 @@ def rollout(owner: nn.Module) -> Iterator[None]:
         active.end()
 
 
-@contextmanager
-def resumed(active: Rollout | None) -> Iterator[None]:
+def resumed(active: Rollout | None) -> AbstractContextManager[None]:
     """Put a rollout in force, or none: a step that backward computes again reads the weights of its first time."""
-    before = getattr(_local, "rollout", None)
-    _local.rollout = active
-    try:
-        yield
-    finally:
-        _local.rollout = before
+    return _set("rollout", active)
+
+
+def composed() -> AbstractContextManager[None]:
+    """Call every module at every step of this thread, as the cells' `forward` is written, for comparison."""
+    return _set("is_composed", True)
 
 
 @contextmanager
-def composed() -> Iterator[None]:
-    """Call every module at every step of this thread, as the cells' `forward` is written, for comparison."""
-    before = getattr(_local, "is_composed", False)
-    _local.is_composed = True
+def _set(name: str, value: Any) -> Iterator[None]:
+    """Give a setting of this thread a value within a `with` block."""
+    before = getattr(_local, name, None)
+    setattr(_local, name, value)
     try:
         yield
     finally:
-        _local.is_composed = before
+        setattr(_local, name, before)
 
 
 def current_rollout() -> Rollout | None:
@@ -210,9 +209,7 @@ class SharedConvolution(Convolution):
             weight: the laid-out weight, as the node has saved it.
             needs: whether the gradients of weight and bias are needed, as the node knows it.
         """
-        if not any(needs):
-            return
-        if not _is_collected(ctx, self):
+        if not (any(needs) and _is_collected(ctx, self)):
             return
         left = self.left.setdefault(current_backward(), _Left())
         left.grads.append(grad)

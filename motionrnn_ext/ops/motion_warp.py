@@ -50,16 +50,9 @@ def motion_warp(
     )
 
 
-def _check(
-    x: Tensor,
-    update_logits: Tensor,
-    candidate_logits: Tensor,
-    offset: Tensor,
-    trend: Tensor,
-    mask_logits: Tensor,
-    weight: Tensor,
-) -> None:
-    op = "motion_warp"
+def _check(*tensors: Tensor) -> None:
+    op, (x, *motion, mask_logits, weight) = "motion_warp", tensors
+    update_logits, candidate_logits, offset, trend = motion
     check_motion_update(op, update_logits, candidate_logits, offset, trend)
     arguments.check_features(op, x=x, update_logits=update_logits)
     check_offset_warp(op, x, offset, mask_logits, weight)

@@ -220,7 +220,8 @@ def test_openstls_networks_compute_the_same():
         for row in rows.compared(comparison, "cpu", timing.DRY_RUN, programs=programs):
             assert "error" not in row and row["difference"] < 1e-5, row
     case = planned[4].case
-    assert isinstance(case, ModelCase) and case.base == "mim"  # whose blocks keep a memory between calls
+    # MIM's blocks keep a memory between calls.
+    assert isinstance(case, ModelCase) and case.base == "mim"
     for name in ("ours", "openstl"):
         net, call = model_cases.checked(case, name, "NCHW", case.frames("cpu"), {}, {}, programs)
         assert torch.equal(call()[0], call()[0]) and len(net.parameters) == len(net.restore(list(call()[1])))

@@ -389,7 +389,8 @@ class TestArchitectures:
         "variable, value, built",
         [
             ("TORCH_CUDA_ARCH_LIST", "7.5 8.0;8.6,9.0+PTX", "8.0 8.6 9.0+PTX"),
-            ("TORCH_CUDA_ARCH_LIST", "", "8.0 8.6 9.0+PTX 10.0 12.0+PTX"),  # what is released
+            # An empty list stands for the architectures of a release.
+            ("TORCH_CUDA_ARCH_LIST", "", "8.0 8.6 9.0+PTX 10.0 12.0+PTX"),
             ("CMAKE_CUDA_ARCHITECTURES", "80-real;90", "8.0 9.0+PTX"),
         ],
     )

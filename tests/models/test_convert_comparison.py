@@ -110,7 +110,7 @@ def test_attributes_that_stay_as_they_are_do_no_harm() -> None:
 
 
 def test_a_layer_whose_forward_is_compiled_keeps_no_state() -> None:
-    """What torch.compile notes on the classes does not count."""
+    """Attributes that torch.compile sets on classes do not count as state."""
 
     class Compiled(StandIn):
         forward = torch.compile(StandIn.forward, backend="eager")

@@ -129,7 +129,7 @@ OF_FAKES = ("plain", "empty", "flat", "channels_last_split_c3", "mixed_layouts",
 @on(KERNELS)
 @pytest.mark.parametrize("case", [c for c in CASES if c.name in OF_FAKES], ids=str)
 def test_fakes_and_schemas(on: UnderTest, case: Case) -> None:
-    """What the op changes, and the sizes, dtypes and strides of its results, also with float32 states beside halves."""
+    """Schemas and fakes tell the results' sizes, dtypes and strides, also with float32 states beside halves."""
     inputs = inputs_of(case, on, torch.bfloat16, torch.float32)
     numbers = () if case.op == "summed_output" else (BIAS,)
     arguments = (*inputs.values(), *numbers)

@@ -21,8 +21,8 @@ struct Blocks {
 };
 
 // out[r][lane] (+)= sum over d of factors[d][r] in[d][lane], for `rows` rows and `vectors` vectors. Factor r of d is at
-// d * of_depth + r * of_row. `next`, from where the factors or sums of the next call are fetched, is read in the steps
-// of this call's factors.
+// d * of_depth + r * of_row. `next` points to the factors or sums of the next call, which are prefetched in the steps
+// in which this call reads its own factors.
 template <class T, int rows, int vectors, int of_depth, int of_row>
 void multiply_block(const T* factors, const T* in, int64_t depth, T* out, int64_t out_stride, bool accumulate,
                     const T* next) {

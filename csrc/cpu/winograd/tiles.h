@@ -93,8 +93,8 @@ struct TransformedTiles {
   using V = Vector<T, kLanes<T>>;
   static constexpr int64_t kFrame = (size - kResults) / 2;
   const Tiling<T>& g;
-  // The rows of the image in their frame. All are copied before the first is transformed: a read soon after a write
-  // that it overlaps waits for it.
+  // The rows of the image in their frame. All are copied before the first is transformed, because a read has to wait
+  // for a recent write that it overlaps.
   const int64_t pitch = 2 * round_up(g.columns, kLanes<T>) + 2 * kFrame, frame_rows = 2 * (g.segment_rows + kFrame);
   const Buffer<T> image_rows = allocate<T>(frame_rows * pitch, true);
   // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Rows of one parity

@@ -14,7 +14,7 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-constexpr int kTaps = 5;     // of the convolution, along an axis
+constexpr int kTaps = 5;     // taps of the convolution, along an axis
 constexpr int kPoints = 6;   // products of a tile, along an axis
 constexpr int kResults = 2;  // results of a tile, along an axis
 constexpr double kA = 0.75, kB = 1.5;

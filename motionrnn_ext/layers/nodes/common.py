@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...backends.convolution import Convolution, Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
+from ..plain import is_plain_conv
 from ..rollout import Rollout
 from ..states import under_autocast
 
@@ -79,19 +80,9 @@ def plain_convs(active: Rollout, x: Tensor, *modules: tuple[nn.Module, int, int]
             if not active.has(module) or len(module) != 1:
                 return None
             module = module[0]
-        if not (isinstance(module, nn.Conv2d) and active.has_conv(module, x)):
+        if not (active.has_conv(module, x) and is_plain_conv(module, in_channels, out_channels, bias=False)):
             return None
-        rows, columns = module.kernel_size
-        fits = (
-            (module.in_channels, module.out_channels, module.groups) == (in_channels, out_channels, 1)
-            and rows == columns
-            and rows % 2 == 1
-            and (module.stride, module.padding, module.dilation) == ((1, 1), (rows // 2, rows // 2), (1, 1))
-            and module.bias is None
-        )
-        if not fits:
-            return None
-        weights.append(module.weight)
+        weights.append(cast(nn.Conv2d, module).weight)
     return weights if len({(w.dtype, w.device) for w in weights}) == 1 else None
 
 

@@ -1,6 +1,8 @@
 """The time step of a ConvLSTM as one node, see `ConvLSTMCell` for its equations.
 
-[i, f, g, o] = W * [X, H];   C' = s(f).C + s(i).tanh(g);   H' = s(o).tanh(C') + (1 - s(o)).Y
+    [i, f, g, o] = W * [X, H];   C' = s(f).C + s(i).tanh(g);   H' = s(o).tanh(C') + (1 - s(o)).Y
+
+The convolutions of X and H are joined.
 """
 
 from __future__ import annotations
@@ -76,14 +78,12 @@ def _forward(
 
 class _Node(Function):
     @staticmethod
-    def forward(
-        ctx: Any, common: Step, x: Tensor, hidden: Tensor, c: Tensor, highway: Tensor | None, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        out, kept = _forward(common, x, hidden, c, highway, weight)
+    def forward(ctx: Any, common: Step, *inputs: Any) -> tuple[Tensor, Tensor]:
+        out, kept = _forward(common, *inputs)
         ctx.common = common
         ctx.set_materialize_grads(False)
         # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, x, hidden, c, highway, weight)
+        ctx.save_for_backward(*kept, *inputs)
         return out
 
     @staticmethod

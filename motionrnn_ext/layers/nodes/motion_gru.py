@@ -21,6 +21,7 @@ from ...backends.reference import state_dtype
 from ...backends.registration.direct import run
 from ...backends.registration.wanted import Wanted
 from ...ops import _arguments as arguments
+from ..plain import is_plain_conv
 from ..rollout import (
     Rollout,
     SharedConvolution,
@@ -79,9 +80,12 @@ _BEFORE = 4
 
 
 def step(
-    active: Rollout, gru: Any, maps: Tensor, offset: Tensor, trend: Tensor
+    active: Rollout, gru: Any, maps: Tensor, offset: Tensor, trend: Tensor, packed: Any
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return X, F' and D' of maps (B, C, h, w) by one node, or None where the MotionGRU has to be composed."""
+    """Return X, F' and D' of maps (B, C, h, w) by one node, or None where the MotionGRU has to be composed.
+
+    `packed` is what its `pack_ahead` returned.
+    """
     dtype = dtype_of_convolutions(maps)
     state, shape = (
         state_dtype(dtype),
@@ -89,16 +93,18 @@ def step(
     )
     if any(t.shape != shape or t.dtype != state or t.device != maps.device for t in (offset, trend)):
         return None
-    shared = active.share((gru, dtype), lambda: _weights(active, gru, maps, dtype))
+    shared = active.share((gru, dtype), lambda: _weights(active, gru, maps, dtype, packed))
     if shared is None:
         return None
     common, laid = shared
     if torch.is_grad_enabled():
         return _Node.apply(common, maps, offset, trend, *laid)
-    return _forward(common, maps, offset, trend, laid)[0]
+    return _forward(common, maps, offset, trend, *laid)[0]
 
 
-def _weights(active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype) -> tuple[Step, Laid] | None:
+def _weights(
+    active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype, packed: Any
+) -> tuple[Step, Laid] | None:
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
     if not (
@@ -109,32 +115,36 @@ def _weights(active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype) -> tup
         and cell.trend
     ):
         return None
-    packed = cell.pack_ahead()
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
         return None
-    parts = (
-        (gru.encoder, nn.Conv2d, (channels, cell.channels)),
-        (gru.decoder, nn.ConvTranspose2d, (cell.channels, channels)),
-        (gru.gate, nn.Conv2d, (2 * channels, channels)),
-    )
-    for module, kind, sizes in parts:
-        if type(module) is not kind or not active.has_conv(module, maps):
-            return None
-        if (module.in_channels, module.out_channels) != sizes or module.bias is None:
-            return None
-    geometries = (
-        Geometry((2, 2), _half(gru.encoder, 1)),
-        Geometry((2, 2), (1, 1), transposed=True),
-        Geometry((1, 1), _half(gru.gate, 0)),
-    )
-    square = gru.decoder.kernel_size == (4, 4) and len({*gru.gate.kernel_size}) == 1
-    if not square or any(geometry_of(part[0]) != geometry for part, geometry in zip(parts, geometries)):
+    convs = (gru.encoder, gru.decoder, gru.gate)
+    if not all(active.has_conv(conv, maps) for conv in convs):
         return None
-    if any(part[0].weight.dtype != packed.x_weight.dtype for part in parts):
+    if not is_plain_conv(gru.gate, 2 * channels, channels) or gru.decoder.kernel_size != (4, 4):
+        return None
+    # Encoder and decoder halve and double the maps.
+    expected = (
+        (gru.encoder, nn.Conv2d, (channels, cell.channels), Geometry((2, 2), _half(gru.encoder))),
+        (
+            gru.decoder,
+            nn.ConvTranspose2d,
+            (cell.channels, channels),
+            Geometry((2, 2), (1, 1), transposed=True),
+        ),
+    )
+    for module, kind, sizes, geometry in expected:
+        if (
+            type(module) is not kind
+            or module.bias is None
+            or (module.in_channels, module.out_channels) != sizes
+        ):
+            return None
+        if geometry_of(module) != geometry:
+            return None
+    if any(conv.weight.dtype != packed.x_weight.dtype for conv in convs):
         return None
     encoder, decoder, gate = (
-        SharedWeights(geometry, maps, dtype, module.weight, module.bias)
-        for (module, _, _), geometry in zip(parts, geometries)
+        SharedWeights(geometry_of(conv), maps, dtype, conv.weight, conv.bias) for conv in convs
     )
     sums, laid = shared_tensors(dtype, *packed, cell.warp.conv.weight)
     common = Step(
@@ -151,16 +161,16 @@ def _weights(active: Rollout, gru: Any, maps: Tensor, dtype: torch.dtype) -> tup
     return common, Laid(*encoder.laid, *decoder.laid, *gate.laid, *laid)
 
 
-def _half(conv: Any, less: int) -> tuple[int, int]:
-    rows, columns = conv.kernel_size
-    return (rows - less) // 2, (columns - less) // 2
+def _half(encoder: nn.Conv2d) -> tuple[int, ...]:
+    """Return the padding by which an encoder halves an even map."""
+    return tuple((size - 1) // 2 for size in encoder.kernel_size)
 
 
 def _forward(
-    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, laid: Laid
+    common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *rest: Tensor
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
     """Return X, F' and D', and what backward reads."""
-    kernels = common.kernels
+    kernels, laid = common.kernels, Laid(*rest)
     maps = maps.to(common.dtype)
     features = common.encoder.run(maps, laid.encoder_weight, laid.encoder_bias)
     numbers = common.alpha, common.max_offset
@@ -177,14 +187,12 @@ def _forward(
 
 class _Node(Function):
     @staticmethod
-    def forward(
-        ctx: Any, common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *laid: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out, kept = _forward(common, maps, offset, trend, Laid(*laid))
+    def forward(ctx: Any, common: Step, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out, kept = _forward(common, *inputs)
         ctx.common = common
         ctx.set_materialize_grads(False)
         # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, maps, offset, trend, *laid)
+        ctx.save_for_backward(*kept, *inputs)
         return out
 
     @staticmethod

@@ -1,7 +1,9 @@
 """The time step of an ST-LSTM as one node, see `SpatioTemporalLSTMCell` for its equations.
 
-[i, f, g, o_1] = W_c * [X, H],   [i', f', g'] = W_m * [X, M]
-C', M' = both memories;   o = o_1 + W_o * [C', M'];   H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
+    [i, f, g, o_1] = W_c * [X, H],   [i', f', g'] = W_m * [X, M]
+    C', M' = both memories;   o = o_1 + W_o * [C', M'];   H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
+
+Convolutions that read the same maps, or whose results are added up, are joined.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def step(
     inputs = (x, hidden, c, m, highway)
     if torch.is_grad_enabled():
         return _Node.apply(common, *inputs, *laid)
-    return _forward(common, *inputs, laid)[0]
+    return _forward(common, *inputs, *laid)[0]
 
 
 def _weights(
@@ -91,7 +93,7 @@ def _forward(
     c: Tensor,
     m: Tensor,
     highway: Tensor | None,
-    laid: tuple[Tensor, ...],
+    *laid: Tensor,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]:
     """Return H', C' and M', and what backward reads."""
     kernels, dtype, (to_cell, to_memory, to_output, to_content) = common
@@ -112,22 +114,12 @@ def _forward(
 
 class _Node(Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        common: Step,
-        x: Tensor,
-        hidden: Tensor,
-        c: Tensor,
-        m: Tensor,
-        highway: Tensor | None,
-        *laid: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out, kept = _forward(common, x, hidden, c, m, highway, laid)
+    def forward(ctx: Any, common: Step, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        out, kept = _forward(common, *inputs)
         ctx.common = common
         ctx.set_materialize_grads(False)
-        ctx.dtypes = [None if t is None else t.dtype for t in (x, hidden, c, m, highway)]
         # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, x, hidden, c, m, highway, *laid)
+        ctx.save_for_backward(*kept, *inputs)
         return out
 
     @staticmethod
@@ -182,8 +174,8 @@ class _Node(Function):
         if both := [(a, b) for a, b in pairs if a is not None and b is not None]:
             add_in_place(*zip(*both))
         found = (by_cell, into_hidden, grad_c, grad_m, None if highway is None else grad_highway)
-        cast = [None if g is None else g.to(dtype) for g, dtype in zip(found, ctx.dtypes)]
-        return None, *cast, None, None, None, None
+        in_dtypes = [None if g is None else g.to(t.dtype) for g, t in zip(found, inputs)]
+        return None, *in_dtypes, None, None, None, None
 
 
 def _composed(

@@ -288,7 +288,8 @@ def _copy(name: str, tensor: Tensor, where: str) -> Tensor:
     """
     try:
         return tensor.detach().to_dense().clone()
-    except torch.OutOfMemoryError:  # of a GPU, which may have other tenants
+    # A GPU may be full because of other programs; the file is not to blame.
+    except torch.OutOfMemoryError:
         raise
     except (RuntimeError, MemoryError):
         shape = tuple(tensor.shape)
