@@ -14,7 +14,9 @@ from torch.types import Device
 
 from ... import ops
 from ..initial_values import Resettable, sets
-from ..rollout import convolve
+from ..nodes import mim as node
+from ..nodes import peephole_lstm as unit_node
+from ..rollout import convolve, current_rollout
 from ..states import check_fields, detached, exportable
 from .base import LSTMState, RecurrentCell
 from .st_lstm import SpatioTemporalLSTMCell
@@ -94,8 +96,23 @@ class PeepholeLSTM(Resettable):
         nn.init.zeros_(self.peephole)
         nn.init.zeros_(self.output_peephole)
 
+    @property
+    def hidden_channels(self) -> int:
+        """Return C, the channels of a, b and x."""
+        return self.output_peephole.shape[0]
+
+    @property
+    def in_channels(self) -> int:
+        """Return C, the channels of a, b and x."""
+        return self.hidden_channels
+
     def forward(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return a' and b', (B, C, h, w) each."""
+        active = current_rollout()
+        if active is not None:
+            stepped = unit_node.step(active, self, x, a, b)
+            if stepped is not None:
+                return stepped
         c = b.shape[1]
         input_forget_a, candidate_a, output_a = convolve(self.conv_a, a).split((2 * c, c, c), dim=1)
         gates_x, output_x = convolve(self.conv_x, x).split((3 * c, c), dim=1)
@@ -218,13 +235,21 @@ class MIMCell(RecurrentCell):
         if self.compat:
             self.carried = stationary.detach()
 
+        # Memories are float32 under autocast.
+        kept = kept.to(state.cell.dtype)
+        active = current_rollout()
+        if active is not None:
+            stepped = node.step(active, self, x, state.hidden, kept, memory.memory, highway)
+            if stepped is not None:
+                hidden, cell, travelling = stepped
+                after = MIMState(hidden, cell, stationary, difference, nonstationary, x)
+                return hidden, after, MIMMemory(travelling, difference)
         gates_x, output_x = convolve(self.conv_x, x).split((3 * c, c), dim=1)
         input_h, candidate_h, output_h = convolve(self.conv_h, state.hidden).split(c, dim=1)
         gates_m, output_m = convolve(self.conv_m, memory.memory).split((3 * c, c), dim=1)
         input_x, _, candidate_x = gates_x.split(c, dim=1)
         written = torch.sigmoid(input_x + input_h) * torch.tanh(candidate_x + candidate_h)
-        # Memories are float32 under autocast.
-        cell = kept.to(state.cell.dtype) + written
+        cell = kept + written
         travelling = ops.memory_update(gates_x, gates_m, memory.memory)
         content = convolve(self.conv_last, torch.cat([cell, travelling], dim=1))
         hidden = ops.highway_output(output_x + output_h + output_m, content, highway)
