@@ -10,7 +10,8 @@ from torch.types import Device
 
 from ... import ops
 from ..arguments import is_whole, shown
-from ..rollout import convolve
+from ..nodes import conv_tt_lstm as node
+from ..rollout import convolve, current_rollout
 from ..states import detached, exportable
 from ..tensors import add_to
 from .base import RecurrentCell
@@ -112,6 +113,11 @@ class ConvTTLSTMCell(RecurrentCell):
         """Take one time step, see `RecurrentCell`."""
         state, memory = self.started(x, state, memory, ConvTTLSTMState)
         ring = (*state.older, state.hidden)
+        active = current_rollout()
+        if active is not None:
+            stepped = node.step(active, self, x, ring, state.cell, highway)
+            if stepped is not None:
+                return stepped[0], ConvTTLSTMState(*stepped, ring[1:]), memory
         train = convolve(self.factors[0], self._lagged(ring, 0))  # (B, rank, h, w)
         for level, core in enumerate(self.cores, start=1):
             factor = self.factors[level]

@@ -69,10 +69,12 @@ def are_maps(
     )
 
 
-def plain_convs(active: Rollout, x: Tensor, *modules: tuple[nn.Module, int, int]) -> list[Tensor] | None:
+def plain_convs(
+    active: Rollout, x: Tensor, *modules: tuple[nn.Module, int, int], bias: bool = False
+) -> list[Tensor] | None:
     """Return the weights of convolutions given as (module, in_channels, out_channels), or None if one is to be called.
 
-    They should be square and odd, keep the size of maps such as x, have no bias, and share one dtype and device.
+    They should be square and odd, keep the size of maps such as x, have a bias or none, and share one dtype and device.
     """
     weights = []
     for module, in_channels, out_channels in modules:
@@ -80,7 +82,7 @@ def plain_convs(active: Rollout, x: Tensor, *modules: tuple[nn.Module, int, int]
             if not active.has(module) or len(module) != 1:
                 return None
             module = module[0]
-        if not (active.has_conv(module, x) and is_plain_conv(module, in_channels, out_channels, bias=False)):
+        if not (active.has_conv(module, x) and is_plain_conv(module, in_channels, out_channels, bias=bias)):
             return None
         weights.append(cast(nn.Conv2d, module).weight)
     return weights if len({(w.dtype, w.device) for w in weights}) == 1 else None
