@@ -1,6 +1,10 @@
 """E3D-LSTM, the eidetic 3D LSTM (Wang et al., 2019): maps with a depth axis, memory recalled by attention.
 
 W is the window, the number of last frames in depth; maps are (B, C, W, h, w).
+
+The cell has no autograd node of its own: nodes that joined its convolutions, [X, H], [X, M] and [C', M'], made a
+training step 1.00 to 1.05 times as fast (CPU, one thread, 64 channels of 16x16, 8 and 20 frames, batches of 1 and 4),
+because about 85% of it is attention and convolutions.
 """
 
 from __future__ import annotations

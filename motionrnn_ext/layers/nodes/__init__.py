@@ -1,8 +1,10 @@
 """A recurrent cell's time step as one autograd node, with a hand-written backward.
 
     common.py      what the nodes share: the weights' checks, gradients of higher order
-    conv_lstm.py, st_lstm.py, motion_gru.py
+    conv_lstm.py, st_lstm.py, conv_tt_lstm.py, motion_gru.py
                    a cell each: its weights as a rollout shares them, its step forward and backward
+    peephole_lstm.py, mim.py
+                   a layer of MIM: MIM-N and MIM-S, and the rest
 
 The cells' own `forward` is the specification, which runs wherever a node may not: `rollout` decides, and every cell
 asks for its plain convolutions. Convolutions that read the same maps, or whose results are added up, are joined.

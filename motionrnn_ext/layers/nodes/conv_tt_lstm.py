@@ -97,8 +97,8 @@ def _weights(
 
 def _read(common: Step, ring: Sequence[Tensor], level: int, train: Tensor | None) -> Tensor:
     """Return what the convolution of a level reads: hidden maps, and V of the level below if there is one."""
-    maps = ring[level : level + common.lags]
-    return joined(common.dtype, *maps, *(() if train is None else (train,)))
+    maps = [*ring[level : level + common.lags], *([] if train is None else [train])]
+    return joined(common.dtype, *maps) if len(maps) > 1 else maps[0].to(common.dtype)
 
 
 def _forward(

@@ -83,7 +83,8 @@ def _weights(
 
 def _pairs(gates: Tensor, channels: int) -> Tensor:
     """Return the gates i and f as (B, 2, C, h, w), or their peepholes as (1, 2, C, h, w)."""
-    return (gates if gates.dim() == 4 else gates[None])[:, : 2 * channels].unflatten(1, (2, channels))
+    gates = gates if gates.dim() == 4 else gates[None]
+    return gates[:, : 2 * channels].view(gates.shape[0], 2, channels, *gates.shape[2:])
 
 
 def _forward(
@@ -132,7 +133,7 @@ class _Node(Function):
         )
         of_pairs = _pairs(grad_gates, c)
         if any(needs[4:]):
-            by_peephole = (of_pairs * b[:, None]).sum(0).flatten(0, 1)
+            by_peephole = (of_pairs * b[:, None]).sum(0).reshape(peephole.shape)
             sums.add(ctx, [by_peephole, (grad_output * new_b).sum(0)], needs[4:])
         for i in range(2):
             grad_b.addcmul_(_pairs(peephole, c)[:, i], of_pairs[:, i])
