@@ -115,19 +115,32 @@ class Convolution:
             self._is_winograd = self.geometry == _SAME_5X5 and fits_winograd(weight, like)
         return self._is_winograd
 
+    def read(self, weight: Tensor) -> Tensor:
+        """Return the weight that a given weight stands for, which is that itself."""
+        return weight
+
+    def pack(self, weight: Tensor, *, transposed: bool) -> None:
+        """Pack a weight for the convolution, or transposed for the gradient of x."""
+        self._packed[transposed] = native.run("winograd_pack", weight.detach().float(), transposed)
+
+    def free(self) -> None:
+        """Free the packed weights; later calls pack them again."""
+        self._packed.clear()
+
     def free_forward(self) -> None:
         """Free the packed weight that `run` reads; a later call packs it again."""
         self._packed.pop(False, None)
 
     def _winograd(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
         if transposed not in self._packed:
-            self._packed[transposed] = native.run("winograd_pack", weight.detach().float(), transposed)
+            self.pack(self.read(weight), transposed=transposed)
         outs = weight.shape[1] if transposed else weight.shape[0]
         bias = None if bias is None else bias.float()
         return native.run("winograd_conv", x.float(), self._packed[transposed], outs, bias).to(x.dtype)
 
     def _gradients(self, grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> Any:
         sizes = [grad.shape[1]] if mask[2] else None
+        weight = self.read(weight)
         return torch.ops.aten.convolution_backward(grad, x, weight, sizes, *self.geometry, mask)
 
 

@@ -41,9 +41,9 @@ class MotionGRULayer(MotionGRU):
             ValueError: hidden or the state has another shape, h or w is odd, or T is 0.
             TypeError: hidden is no floating-point tensor, or state is no `MotionState` or pair.
         """
-        moved, packed = [], self.pack_ahead()
-        with rollout(self):
-            for step in self._steps(hidden):
+        moved, packed, maps = [], self.pack_ahead(), self._steps(hidden)
+        with rollout(self, len(maps), maps[0][:, 0].numel()):
+            for step in maps:
                 x, state = super().forward(step, state, packed)
                 moved.append(x)
         assert state is not None

@@ -435,7 +435,8 @@ class MotionRNN(Resettable):
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
-        with rollout(self):
+        pixels = state.layers[0].hidden[:, 0].numel()
+        with rollout(self, steps, pixels):
             for t in range(steps):
                 prediction, state = advance(read(t, prediction), state, packed)
                 if t >= first:

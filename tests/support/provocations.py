@@ -353,6 +353,13 @@ def returns_another_shape(_: Place) -> None:
     gru(torch.ones(1, 8, 6, 6))
 
 
+def changed_weight(_: Place) -> None:
+    model = MotionRNN("convlstm", 1, (32, 32), 2, image_size=(16, 16), motion_gru=False)
+    loss = model(frames(1, 3, 1, 16, 16), 2).sum()
+    torch.nn.init.zeros_(model.cells[0].conv_h[0].weight)
+    loss.backward()
+
+
 LAYERS: dict[str, Provocation] = {
     "... is ...; it should be odd": lambda _: MotionGRUCell(4, 2),
     "transient and trend are both False; one should be True, or no motion is left": lambda _: MotionGRUCell(
@@ -410,6 +417,8 @@ LAYERS: dict[str, Provocation] = {
     "in_channels is ...; it should be hidden_channels, ...": lambda _: MIMCell(3, 4, map_size=(4, 4)),
     "the state kept from the last sequence has shape ...; it should be ...: with compat='openstl', call reset() "
     "before sequences of another size": other_size,
+    "a weight of a convolution was modified by an inplace operation between forward and backward; it should be as "
+    "forward has read it": changed_weight,
     "... is a ...; it should be None, or the ... that the cell returned": lambda _: ConvLSTMCell(1, 4)(
         torch.zeros(1, 1, 4, 4), (torch.zeros(1, 4, 4, 4),) * 2
     ),

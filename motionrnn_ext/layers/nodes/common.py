@@ -89,12 +89,19 @@ def plain_convs(
 
 
 def differentiable_gradients(
-    step: Callable[..., Any], inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
+    step: Callable[..., Any],
+    inputs: Sequence[Tensor | None],
+    grads: Sequence[Tensor],
+    convolutions: Sequence[Convolution] = (),
 ) -> list[Tensor | None]:
-    """Return the gradients of step(*inputs), which are differentiable themselves, for backward under create_graph."""
+    """Return the gradients of step(*inputs), which are differentiable themselves, for backward under create_graph.
+
+    The last inputs are the weights of `convolutions`, as laid out.
+    """
     with torch.enable_grad():
         inputs = [None if t is None else alias(t, keep_history=True) for t in inputs]
-        outputs = step(*inputs)
+        maps, laid = inputs[: len(inputs) - len(convolutions)], inputs[len(inputs) - len(convolutions) :]
+        outputs = step(*maps, *(conv.read(cast(Tensor, w)) for conv, w in zip(convolutions, laid)))
     wanted = [t for t in inputs if t is not None]
     pairs = [(out, grad) for out, grad in zip(outputs, grads) if out.requires_grad]
     found = iter(

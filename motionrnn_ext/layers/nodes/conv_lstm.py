@@ -17,7 +17,7 @@ from torch.autograd import Function
 from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
-from ..rollout import Rollout, SharedConvolution, SharedWeights, dtype_of_convolutions
+from ..rollout import Joined, Rollout, SharedConvolution, SharedWeights, dtype_of_convolutions
 from .common import (
     are_maps,
     differentiable_gradients,
@@ -61,8 +61,13 @@ def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple
     weights = plain_convs(active, x, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
     if chosen is None or weights is None or weights[0].shape[-1] != weights[1].shape[-1]:
         return None
-    shared = SharedWeights(same(weights[0]), x, dtype, torch.cat(weights, dim=1))
+    shared = SharedWeights(same(weights[0]), x, dtype, Joined(_side_by_side, tuple(weights)))
     return Step(chosen, dtype, shared.conv), shared.laid[0]
+
+
+def _side_by_side(x_weight: Tensor, h_weight: Tensor) -> Tensor:
+    """Return the weight of X and H joined."""
+    return torch.cat([x_weight, h_weight], dim=1)
 
 
 def _forward(
@@ -92,7 +97,7 @@ class _Node(Function):
         # H' has the form of any of the gates.
         grads = present(given, (gates[:, : new_c.shape[1]], new_c))
         if torch.is_grad_enabled():
-            return None, *differentiable_gradients(_composed, inputs, grads)
+            return None, *differentiable_gradients(_composed, inputs, grads, (ctx.common.to_gates,))
         grad_hidden, grad_c = grads
         kernels, dtype, to_gates = ctx.common
         x, hidden, c, highway, weight = inputs

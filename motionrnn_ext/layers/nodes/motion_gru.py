@@ -274,6 +274,6 @@ def _composed(
     warped = ops.offset_warp(features, offset, mask, laid.warp_weight)
     decoded = F.conv_transpose2d(warped, laid.decoder_weight, laid.decoder_bias, stride=2, padding=1)
     both, padding = torch.cat([decoded, maps], dim=1), common.gate.geometry.padding
-    blend = F.conv2d(both, laid.gate_weight, laid.gate_bias, padding=padding)
+    blend = F.conv2d(both, common.gate.read(laid.gate_weight), laid.gate_bias, padding=padding)
     sides = (maps, decoded) if common.gates_maps else (decoded, maps)
     return ops.gated_blend(blend, *sides), offset, trend

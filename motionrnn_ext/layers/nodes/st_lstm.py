@@ -1,6 +1,6 @@
 """The time step of an ST-LSTM as one node, see `SpatioTemporalLSTMCell` for its equations.
 
-    [i, f, g, o_1] = W_c * [X, H],   [i', f', g'] = W_m * [X, M]
+    [i, f, g, o_1] = W_c * [H, X],   [i', f', g'] = W_m * [X, M]
     C', M' = both memories;   o = o_1 + W_o * [C', M'];   H' = s(o).tanh(W_1 * [C', M']) + (1 - s(o)).Y
 
 Convolutions that read the same maps, or whose results are added up, are joined.
@@ -18,7 +18,7 @@ from torch.autograd import Function
 from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
-from ..rollout import Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
+from ..rollout import Joined, Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
 from .common import (
     are_maps,
     differentiable_gradients,
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
     kernels: Any
     dtype: torch.dtype
-    # [X, H] -> (i, f, g, o), 4C;  [X, M] -> (i', f', g'), 3C;  [C', M'] -> o, C;  [C', M'] -> content, C
+    # [H, X] -> (i, f, g, o), 4C;  [X, M] -> (i', f', g'), 3C;  [C', M'] -> o, C;  [C', M'] -> content, C
     convolutions: tuple[SharedConvolution, ...]
 
 
@@ -75,15 +75,39 @@ def _weights(
     if chosen is None or weights is None or len({w.shape[-1] for w in weights[:3]}) > 1:
         return None
     x_weight, h_weight, m_weight, o_weight, last_weight = weights
-    cell_x, memory_x, output_x = x_weight.split((3 * c, 3 * c, c))
     together = (
-        torch.cat([torch.cat([cell_x, output_x]), h_weight], dim=1),
-        torch.cat([memory_x, m_weight], dim=1),
-        o_weight,
-        last_weight,
+        (x_weight, Joined(_of_cell, (h_weight, x_weight))),
+        (x_weight, Joined(_of_memory, (x_weight, m_weight))),
+        (o_weight, o_weight),
+        (last_weight, last_weight),
     )
-    shared = [SharedWeights(same(w), x, dtype, w) for w in together]
+    shared = [SharedWeights(same(like), x, dtype, w) for like, w in together]
     return Step(chosen, dtype, tuple(s.conv for s in shared)), tuple(s.laid[0] for s in shared)
+
+
+def _of_cell(h_weight: Tensor, x_weight: Tensor) -> Tensor:
+    """Return the weight by which H and X come to i, f, g and o."""
+    cell, _, output = _split(x_weight)
+    return torch.cat([h_weight, torch.cat([cell, output])], dim=1)
+
+
+def _of_memory(x_weight: Tensor, m_weight: Tensor) -> Tensor:
+    """Return the weight by which X and M come to i', f' and g'."""
+    return torch.cat([_split(x_weight)[1], m_weight], dim=1)
+
+
+def _split(x_weight: Tensor) -> tuple[Tensor, ...]:
+    """Return the parts of the weight of X that make the gates of the cell, those of the memory, and o."""
+    c = x_weight.shape[0] // 7
+    return x_weight.split((3 * c, 3 * c, c))
+
+
+def _joined(common: Step, x: Tensor, hidden: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Return [H, X] and [X, M], as parts of [H, X, M] if the convolutions by them read parts as they lie."""
+    if not all(conv.is_packed for conv in common.convolutions[:2]):
+        return joined(common.dtype, hidden, x), joined(common.dtype, x, m)
+    maps, channels = joined(common.dtype, hidden, x, m), hidden.shape[1]
+    return maps[:, :-channels], maps[:, channels:]
 
 
 def _forward(
@@ -99,8 +123,8 @@ def _forward(
     kernels, dtype, (to_cell, to_memory, to_output, to_content) = common
     channels = c.shape[1]
     highway = None if highway is None else highway.to(dtype)
-    cell_gates = to_cell.run(joined(dtype, x, hidden), laid[0])
-    memory_gates = to_memory.run(joined(dtype, x, m), laid[1])
+    hidden_x, x_memory = _joined(common, x, hidden, m)
+    cell_gates, memory_gates = to_cell.run(hidden_x, laid[0]), to_memory.run(x_memory, laid[1])
     gates, output_x = cell_gates.split((3 * channels, channels), dim=1)
     memories, new_c, new_m = run(kernels.st_lstm_update.default, (gates, memory_gates, c, m, FORGET_BIAS))
     content = to_content.run(memories, laid[3])
@@ -128,7 +152,7 @@ class _Node(Function):
         # H' has the form of o, C' and M' are kept.
         grads = present(given, (saved[4], saved[2], saved[3]))
         if torch.is_grad_enabled():
-            return None, *differentiable_gradients(_composed, saved[6:], grads)
+            return None, *differentiable_gradients(_composed, saved[6:], grads, ctx.common.convolutions)
         kernels, dtype, (to_cell, to_memory, to_output, to_content) = ctx.common
         (gates, memory_gates, new_c, new_m, output, content), inputs = saved[:6], saved[6:]
         x, hidden, c, m, highway, cell_weight, memory_weight, output_weight, content_weight = inputs
@@ -141,7 +165,6 @@ class _Node(Function):
         grad_output, grad_content, grad_highway = run(
             kernels.highway_output_backward.default, (grad_hidden, output, content, highway)
         )
-        to_output.leave(ctx, grad_output, memories, output_weight, needs[7:8])
         to_content.leave(ctx, grad_content, memories, content_weight, needs[8:9])
         # The memories.
         grad_gates, grad_memory_gates, grad_c, grad_m = run(
@@ -159,16 +182,22 @@ class _Node(Function):
                 FORGET_BIAS,
             ),
         )
-        x_hidden, x_memory = joined(dtype, x, hidden), joined(dtype, x, m)
-        to_cell.leave(ctx, grad_gates, x_hidden, cell_weight, needs[5:6])
+        # The gradient of o is a part of the gates', so that it is left without memory of its own.
+        to_output.leave(ctx, grad_gates[:, 3 * channels :], memories, output_weight, needs[7:8])
+        hidden_x, x_memory = _joined(ctx.common, x, hidden, m)
+        to_cell.leave(ctx, grad_gates, hidden_x, cell_weight, needs[5:6])
         to_memory.leave(ctx, grad_memory_gates, x_memory, memory_weight, needs[6:7])
         # The inputs.
-        channels_x = (x_hidden.shape[1] - channels, channels)
-        by_cell, into_hidden = gradients_of_joined(
-            to_cell, grad_gates, x_hidden, cell_weight, channels_x, needs[:2]
+        into_hidden, by_cell = gradients_of_joined(
+            to_cell, grad_gates, hidden_x, cell_weight, (channels, x.shape[1]), (needs[1], needs[0])
         )
         by_memory, into_m = gradients_of_joined(
-            to_memory, grad_memory_gates, x_memory, memory_weight, channels_x, (needs[0], needs[3])
+            to_memory,
+            grad_memory_gates,
+            x_memory,
+            memory_weight,
+            (x.shape[1], channels),
+            (needs[0], needs[3]),
         )
         pairs = [(by_cell, by_memory), (grad_m, None if into_m is None else into_m.to(grad_m.dtype))]
         if both := [(a, b) for a, b in pairs if a is not None and b is not None]:
@@ -195,7 +224,7 @@ def _composed(
         return F.conv2d(joined(weight.dtype, *maps), weight, padding=weight.shape[-1] // 2)
 
     channels = c.shape[1]
-    gates, output = convolved((x, hidden), cell_weight).split((3 * channels, channels), dim=1)
+    gates, output = convolved((hidden, x), cell_weight).split((3 * channels, channels), dim=1)
     memory_gates = convolved((x, m), memory_weight)
     new_c = ops.memory_update(gates, torch.zeros_like(gates), c, FORGET_BIAS)
     new_m = ops.memory_update(memory_gates, torch.zeros_like(memory_gates), m, FORGET_BIAS)
