@@ -54,15 +54,12 @@ MOTIONRNN_EXT_INLINE void join_pairs(Vector<T, kLanes<T>>& a, Vector<T, kLanes<T
 #endif
 }
 
-// Read groups of 2 or 4 pixels: vector j gets pixel j of each.
+// Turn vectors of pixels, in groups of 2 or 4, into vector j of pixel j of each group.
 template <class T, int size>
-MOTIONRNN_EXT_INLINE void load_groups(const T* from, Vector<T, kLanes<T>>* to) {
-  for (int j = 0; j < size; ++j) to[j] = load_vector(from + j * kLanes<T>);
-  for (int j = 0; j < size; j += 2) split_pairs<T>(to[j], to[j + 1]);
-  if constexpr (size == 4) {
-    // The even pixels are in vectors 0 and 2, the odd ones in 1 and 3.
-    split_pairs<T>(to[0], to[2]), split_pairs<T>(to[1], to[3]);
-  }
+MOTIONRNN_EXT_INLINE void split_groups(Vector<T, kLanes<T>>* v) {
+  for (int j = 0; j < size; j += 2) split_pairs<T>(v[j], v[j + 1]);
+  // The even pixels are in vectors 0 and 2, the odd ones in 1 and 3.
+  if constexpr (size == 4) split_pairs<T>(v[0], v[2]), split_pairs<T>(v[1], v[3]);
 }
 
 // Write groups of pixels, of which vector j has pixel j.
@@ -144,15 +141,36 @@ struct TransformedTiles {
     const int64_t count = results * segment.rows + 2 * kFrame;
     for (int64_t row = 0; row < count; ++row)
       copy_row(map, image, channel, results * segment.first + row - kFrame, row);
-    // Vectors end in the next row, which is written later.
-    for (int64_t row = 0; row < count; ++row)
-      for (int64_t x = 0; x < g.columns; x += kLanes<T>) {
-        V in[size], out[points];
-        for (int k = 0; k < size; k += results)
-          load_groups<T, results>(image_rows.get() + row * pitch + k + results * x, in + k);
-        transform(in, out);
-        for (int q = 0; q < points; ++q) store_vector(of(row, q) + x, out[q]);
+    for (int phase = 0; phase < results; ++phase) {
+      const int64_t rows = (count - phase + results - 1) / results;
+      // Where no vector of pixels ends in another row, a vector of tiles goes on in the row of tiles below.
+      if (g.columns % kStep == 0)
+        transform_rows(phase, 0, rows, rows * g.columns);
+      else
+        for (int64_t row = 0; row < rows; ++row) transform_rows(phase, row, row + 1, g.columns);
+    }
+  }
+
+  // The tiles of a vector of pixels.
+  static constexpr int64_t kStep = kLanes<T> / results;
+
+  // Transform `tiles` tiles of every `results`-th row from row `phase` on: rows [row, end) of these. Vectors end beyond
+  // them, in the next row, which is written later.
+  void transform_rows(int phase, int64_t row, int64_t end, int64_t tiles) const {
+    const int64_t first = row, width = round_up(g.columns, kStep);
+    int64_t column = 0;
+    for (int64_t t = 0; t < tiles; t += kLanes<T>) {
+      V in[size], out[points];
+      for (int j = 0; j < results; ++j) {
+        const T* from = image_rows.get() + (row * results + phase) * pitch + column * results;
+        for (int k = 0; k < size; k += results) in[k + j] = load_vector(from + k);
+        column += kStep;
+        if (column == width) column = 0, row = row + 1 < end ? row + 1 : first;
       }
+      for (int k = 0; k < size; k += results) split_groups<T, results>(in + k);
+      transform(in, out);
+      for (int q = 0; q < points; ++q) store_vector(of(first * results + phase, q) + t, out[q]);
+    }
   }
 
   // Write the vector of tiles from t on: point p to to[p * stride].
