@@ -146,11 +146,11 @@ def _motion_gates(shape: MapShape, e: int, forward: bool) -> Work:
 
 
 def _convolution(shape: MapShape, e: int, forward: bool) -> Work:
-    """Return the work of a 5x5 convolution by Winograd's algorithm: 36 products for 4 results, where a direct one has
-    100; backward twice as many."""
+    """Return the work of a 5x5 convolution by Winograd's algorithm: 9 products for a result, 4 in 16 bits, where a
+    direct one has 25; backward twice as many."""
     c, pixels = shape.channels, shape.pixels
     maps, weights = pixels * (1 + GATES) * c * e, GATES * c * c * 25 * e
-    matrix = 2 * pixels * GATES * c * c * 9
+    matrix = 2 * pixels * GATES * c * c * (4 if e == 2 else 9)
     if forward:
         return Work(bytes=maps + weights, matrix=matrix)
     return Work(bytes=maps + 2 * weights + pixels * c * e, matrix=2 * matrix)

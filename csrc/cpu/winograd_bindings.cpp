@@ -14,19 +14,26 @@ WinogradKernels kernels_for(const Tensor& t) {
 }
 
 void check_type(const Tensor& t, ScalarType type) {
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "motionrnn_ext: no kernel for these dtypes");
   STD_TORCH_CHECK(t.scalar_type() == type, "motionrnn_ext: mixed dtypes");
+}
+
+// Return the dtype of the arithmetic on maps of this dtype, in which packed weights and gradients of weights are.
+ScalarType arithmetic_type(const Tensor& map) {
+  const ScalarType type = map.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16,
+                  "motionrnn_ext: no kernel for these dtypes");
+  return type == ScalarType::Double ? type : ScalarType::Float;
 }
 
 Tensor winograd_pack(Tensor weight_, bool transposed) {
   const Tensor weight = torch::stable::contiguous(weight_);
-  check_type(weight, weight.scalar_type());
+  const ScalarType type = arithmetic_type(weight);
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 5 && weight.size(3) == 5, "motionrnn_ext: mismatched sizes");
   WinogradArguments a{};
   a.channels = weight.size(transposed ? 0 : 1), a.out_channels = weight.size(transposed ? 1 : 0);
   a.weight = weight.const_data_ptr(), a.transposed = transposed;
   const WinogradKernels kernels = kernels_for(weight);
-  Tensor packed = torch::stable::new_empty(weight, std::array<int64_t, 1>{kernels.packed_size(a)});
+  Tensor packed = torch::stable::new_empty(weight, std::array<int64_t, 1>{kernels.packed_size(a)}, type);
   a.packed = packed.mutable_data_ptr();
   torch::stable::parallel_for(0, kernels.blocks(a), 1,
                               [&](int64_t begin, int64_t end) { kernels.pack(a, begin, end); });
@@ -35,7 +42,8 @@ Tensor winograd_pack(Tensor weight_, bool transposed) {
 
 Tensor winograd_conv(Tensor x_, Tensor packed, int64_t out_channels, std::optional<Tensor> bias_) {
   STD_TORCH_CHECK(x_.dim() == 4, "motionrnn_ext: mismatched ranks");
-  check_type(x_, x_.scalar_type()), check_type(packed, x_.scalar_type());
+  const ScalarType type = arithmetic_type(x_);
+  check_type(packed, type);
   const Tensor x = readable_image(x_);
   WinogradArguments a{};
   a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3);
@@ -46,7 +54,7 @@ Tensor winograd_conv(Tensor x_, Tensor packed, int64_t out_channels, std::option
   Tensor bias;
   if (bias_) {
     bias = torch::stable::contiguous(*bias_);
-    check_type(bias, x.scalar_type());
+    check_type(bias, type);
     STD_TORCH_CHECK(bias.dim() == 1 && bias.size(0) == out_channels, "motionrnn_ext: mismatched bias");
     a.bias = bias.const_data_ptr();
   }
@@ -62,6 +70,7 @@ Tensor winograd_weight_gradient(std::vector<Tensor> grads, std::vector<Tensor> x
   STD_TORCH_CHECK(!xs.empty() && grads.size() == xs.size(), "motionrnn_ext: mismatched numbers of tensors");
   const Tensor &x = xs[0], &grad = grads[0];
   STD_TORCH_CHECK(x.dim() == 4 && grad.dim() == 4, "motionrnn_ext: mismatched ranks");
+  const ScalarType type = arithmetic_type(x);
   WinogradArguments a{};
   a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3);
   a.out_channels = grad.size(1), a.steps = static_cast<int64_t>(xs.size());
@@ -80,7 +89,7 @@ Tensor winograd_weight_gradient(std::vector<Tensor> grads, std::vector<Tensor> x
   const std::vector<Image> x_images = images_of(xs, a.channels), grad_images = images_of(grads, a.out_channels);
   a.xs = x_images.data(), a.grads = grad_images.data();
   const std::vector<int64_t> sizes{a.out_channels, a.channels, 5, 5};
-  Tensor grad_weight = torch::stable::new_empty(x, sizes);
+  Tensor grad_weight = torch::stable::new_empty(x, sizes, type);
   if (x.numel() == 0 || grad.numel() == 0) return torch::stable::zero_(grad_weight);
   a.grad_weight = grad_weight.mutable_data_ptr();
   const WinogradKernels kernels = kernels_for(x);

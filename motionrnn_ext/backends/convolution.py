@@ -1,17 +1,19 @@
 """A convolution as the steps of a rollout call it: by one weight, forward and for both gradients.
 
-On the CPU kernels, 5x5 convolutions in float32 run by Winograd's algorithm F(2x2, 5x5), which takes 36 products for a
-tile of 2x2 results in place of 100. On one core of an AMD EPYC with AVX-512, for 64 to 448 channels of 16x16 and 32x32,
-it is 1.8 to 2.7 times as fast as PyTorch's (oneDNN) forward and for the gradient of x, and 1.6 to 2.3 times for that of
-the weight. So do those in bfloat16, rounded at both ends alone, where the CPU has no matrix unit (AMX): 1.1 to 1.5
-times as fast as PyTorch's in bfloat16. Packing a weight, once in each direction, takes as long as about 1 to 2 calls at
-batch 1 on 16x16; a rollout of three steps or more gains. Everything else runs by PyTorch's convolution.
+On the CPU kernels, 5x5 convolutions run by Winograd's algorithm: in float32 by F(2x2, 5x5), which takes 36 products
+for a tile of 2x2 results in place of 100; in bfloat16, where the CPU has no matrix unit (AMX), by F(4x4, 5x5), which
+takes 64 for 4x4 in place of 400, in float32. On one core of an AMD EPYC with AVX-512, for 64 to 256 channels of 16x16
+and 32x32, float32 is 2.0 to 2.8 times as fast as PyTorch's (oneDNN) forward and for the gradient of x, and 1.6 to 2.3
+times for that of the weight; bfloat16 is 1.5 to 2.4 times as fast as PyTorch's in bfloat16, and 1.8 to 2.6 times.
+Packing a weight, once in each direction, takes as long as about 1 to 2 calls at batch 1 on 16x16; a rollout of three
+steps or more gains. Everything else runs by PyTorch's convolution.
 
-The algorithm rounds differently: for 64 to 448 channels of normal data, the largest error against float64 is 1.1e-6 of
-the largest value, where PyTorch's is 5e-7; 1.9e-6 for the gradient of x. A nan or inf may spread to the 2x2 results of
-every tile that reads it (6x6 pixels), also to those that a direct convolution leaves finite; what is finite is right.
-Sums are taken in a fixed order, so that results do not depend on the number of threads. MOTIONRNN_EXT_WINOGRAD=0 turns
-it off.
+The algorithm rounds differently. In float32, for 64 to 448 channels of normal data, the largest error against float64
+is 1.1e-6 of the largest value, where PyTorch's is 5e-7; 1.9e-6 for the gradient of x. In bfloat16 it is 1e-5 before the
+results are rounded, which adds up to 4e-3, in PyTorch's as well. A nan or inf may spread to the results of every tile
+that reads it (6x6 pixels, 8x8 in bfloat16), also to those that a direct convolution leaves finite; what is finite is
+right. Sums are taken in a fixed order, so that results do not depend on the number of threads.
+MOTIONRNN_EXT_WINOGRAD=0 turns it off.
 """
 
 from __future__ import annotations
@@ -102,8 +104,7 @@ class Convolution:
         copies them.
         """
         if self.is_winograd(xs[0], weight) and not _is_recorded():
-            maps = [[t.float() for t in ts] for ts in (grads, xs)]
-            to_weight = native.run("winograd_weight_gradient", *maps) if needs[0] else None
+            to_weight = native.run("winograd_weight_gradient", grads, xs) if needs[0] else None
             return to_weight, sum_of_pixels(grads) if needs[1] else None
         grad, x = (maps[0] if len(maps) == 1 else torch.cat(maps) for maps in (grads, xs))
         _, to_weight, to_bias = self._gradients(grad, x, weight, (False, *needs))
@@ -121,7 +122,7 @@ class Convolution:
 
     def pack(self, weight: Tensor, *, transposed: bool) -> None:
         """Pack a weight for the convolution, or transposed for the gradient of x."""
-        self._packed[transposed] = native.run("winograd_pack", weight.detach().float(), transposed)
+        self._packed[transposed] = native.run("winograd_pack", weight.detach(), transposed)
 
     def free(self) -> None:
         """Free the packed weights; later calls pack them again."""
@@ -136,7 +137,7 @@ class Convolution:
             self.pack(self.read(weight), transposed=transposed)
         outs = weight.shape[1] if transposed else weight.shape[0]
         bias = None if bias is None else bias.float()
-        return native.run("winograd_conv", x.float(), self._packed[transposed], outs, bias).to(x.dtype)
+        return native.run("winograd_conv", x, self._packed[transposed], outs, bias)
 
     def _gradients(self, grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> Any:
         sizes = [grad.shape[1]] if mask[2] else None

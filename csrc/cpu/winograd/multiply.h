@@ -1,4 +1,4 @@
-// The products of the transformed data and weights: for each of the 36 points, out (outs x tiles) += U (outs x
+// The products of the transformed data and weights: for each of the points, out (outs x tiles) += U (outs x
 // channels) V (channels x tiles). Vectors run over tiles.
 #pragma once
 

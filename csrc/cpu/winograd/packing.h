@@ -1,4 +1,4 @@
-// The transformed weights U = G w G^T: (blocks of output channels, 36 points, channels, channels of a block).
+// The transformed weights U = G w G^T: (blocks of output channels, points, channels, channels of a block).
 #pragma once
 
 #include <cstring>
@@ -9,44 +9,44 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-constexpr int kSquare = kPoints * kPoints;
-
 // The size, which does not depend on the instruction set: its fake in Python is backends/registration/winograd.py. A
 // block has at most 14 channels, and at most one block is not full.
-template <class T>
+template <class F>
 int64_t packed_size(const WinogradArguments& a) {
-  return kSquare * a.channels * (a.out_channels + 13);
+  return kSquare<F> * a.channels * (a.out_channels + 13);
 }
 
 // Transform the weights of some output channels of one block.
-template <class T>
+template <class F>
 void pack(const WinogradArguments& a, int64_t begin, int64_t end) {
-  constexpr int kWide = 16;
+  using T = typename arithmetic<F>::type;
+  using Axis = Transforms<kResults<F>>;
+  constexpr int kWide = 16, points = kPoints<F>;
   const Blocks blocks(a.out_channels);
   const int64_t size = blocks.size, taps = kTaps * kTaps, step = a.channels * size;
   const int64_t of_out = a.transposed ? taps : a.channels * taps, of_in = a.transposed ? a.out_channels * taps : taps;
-  alignas(kAlignment) T w[kTaps * kTaps][kWide] = {}, half[kPoints][kTaps][kWide];
+  alignas(kAlignment) T w[kTaps * kTaps][kWide] = {}, half[points][kTaps][kWide];
   for (int64_t block = begin; block < end; ++block) {
     const int64_t outs = std::min(size, a.out_channels - block * size);
     std::memset(w, 0, sizeof(w));
     for (int64_t c = 0; c < a.channels; ++c) {
-      const T* from = static_cast<const T*>(a.weight) + block * size * of_out + c * of_in;
+      const F* from = static_cast<const F*>(a.weight) + block * size * of_out + c * of_in;
       for (int64_t o = 0; o < outs; ++o)
-        for (int t = 0; t < taps; ++t) w[a.transposed ? taps - 1 - t : t][o] = from[o * of_out + t];
-      T* to = static_cast<T*>(a.packed) + block * kSquare * step + c * size;
+        for (int t = 0; t < taps; ++t) w[a.transposed ? taps - 1 - t : t][o] = load(from[o * of_out + t]);
+      T* to = static_cast<T*>(a.packed) + block * kSquare<F> * step + c * size;
       for (int x = 0; x < kTaps; ++x)
         for (int o = 0; o < kWide; ++o) {
-          T g[kTaps], u[kPoints];
+          T g[kTaps], u[points];
           for (int y = 0; y < kTaps; ++y) g[y] = w[y * kTaps + x][o];
-          transform_taps<T>(g, u);
-          for (int p = 0; p < kPoints; ++p) half[p][x][o] = u[p];
+          Axis::template taps<T>(g, u);
+          for (int p = 0; p < points; ++p) half[p][x][o] = u[p];
         }
-      for (int p = 0; p < kPoints; ++p)
+      for (int p = 0; p < points; ++p)
         for (int o = 0; o < size; ++o) {
-          T g[kTaps], u[kPoints];
+          T g[kTaps], u[points];
           for (int x = 0; x < kTaps; ++x) g[x] = half[p][x][o];
-          transform_taps<T>(g, u);
-          for (int q = 0; q < kPoints; ++q) to[(p * kPoints + q) * step + o] = u[q];
+          Axis::template taps<T>(g, u);
+          for (int q = 0; q < points; ++q) to[(p * points + q) * step + o] = u[q];
         }
     }
   }

@@ -1,4 +1,5 @@
-// Tiles: 2x2 results each, which read 6x6 pixels. How maps are cut into them, and how they are read and written.
+// Tiles: 2x2 results each, which read 6x6 pixels, or 4x4, which read 8x8. How maps are cut into them, and how they are
+// read and written.
 //
 // A segment is some rows of tiles of one image, and its tiles are padded to whole vectors. An item of work is some
 // segments; its transformed data should fit the second-level cache.
@@ -16,44 +17,62 @@ namespace {
 
 #if defined(MOTIONRNN_EXT_SHUFFLE)
 template <class T, int... i>
-MOTIONRNN_EXT_INLINE void split(const T* pairs, Vector<T, kLanes<T>>& first, Vector<T, kLanes<T>>& second,
-                                std::integer_sequence<int, i...>) {
-  const Vector<T, kLanes<T>> a = load_vector(pairs), b = load_vector(pairs + kLanes<T>);
-  first = __builtin_shufflevector(a, b, (2 * i)...);
-  second = __builtin_shufflevector(a, b, (2 * i + 1)...);
+MOTIONRNN_EXT_INLINE void split(Vector<T, kLanes<T>>& a, Vector<T, kLanes<T>>& b, std::integer_sequence<int, i...>) {
+  const Vector<T, kLanes<T>> first = __builtin_shufflevector(a, b, (2 * i)...);
+  b = __builtin_shufflevector(a, b, (2 * i + 1)...), a = first;
 }
 
 template <class T, int... i>
-MOTIONRNN_EXT_INLINE void join(const T* first, const T* second, T* pairs, std::integer_sequence<int, i...>) {
+MOTIONRNN_EXT_INLINE void join(Vector<T, kLanes<T>>& a, Vector<T, kLanes<T>>& b, std::integer_sequence<int, i...>) {
   constexpr int lanes = kLanes<T>;
-  const Vector<T, lanes> a = load_vector(first), b = load_vector(second);
-  store_vector(pairs, __builtin_shufflevector(a, b, (i / 2 + i % 2 * lanes)...));
-  store_vector(pairs + lanes, __builtin_shufflevector(a, b, (lanes / 2 + i / 2 + i % 2 * lanes)...));
+  const Vector<T, lanes> first = __builtin_shufflevector(a, b, (i / 2 + i % 2 * lanes)...);
+  b = __builtin_shufflevector(a, b, (lanes / 2 + i / 2 + i % 2 * lanes)...), a = first;
 }
 #endif
 
-// Read two vectors of pairs as a vector of their first elements and one of their second.
+// Turn two vectors of pairs into a vector of their first elements and one of their second.
 template <class T>
-MOTIONRNN_EXT_INLINE void split_pairs(const T* pairs, Vector<T, kLanes<T>>& first, Vector<T, kLanes<T>>& second) {
+MOTIONRNN_EXT_INLINE void split_pairs(Vector<T, kLanes<T>>& a, Vector<T, kLanes<T>>& b) {
 #if defined(MOTIONRNN_EXT_SHUFFLE)
-  split(pairs, first, second, std::make_integer_sequence<int, kLanes<T>>());
+  split<T>(a, b, std::make_integer_sequence<int, kLanes<T>>());
 #else
-  for (int i = 0; i < kLanes<T>; ++i) first[i] = pairs[2 * i], second[i] = pairs[2 * i + 1];
+  T pairs[2 * kLanes<T>];
+  store_vector(pairs, a), store_vector(pairs + kLanes<T>, b);
+  for (int i = 0; i < kLanes<T>; ++i) a[i] = pairs[2 * i], b[i] = pairs[2 * i + 1];
 #endif
 }
 
-// Write two vectors of pairs.
+// Turn a vector of first elements and one of second into two vectors of pairs.
 template <class T>
-MOTIONRNN_EXT_INLINE void join_pairs(const T* first, const T* second, T* pairs) {
+MOTIONRNN_EXT_INLINE void join_pairs(Vector<T, kLanes<T>>& a, Vector<T, kLanes<T>>& b) {
 #if defined(MOTIONRNN_EXT_SHUFFLE)
-  join(first, second, pairs, std::make_integer_sequence<int, kLanes<T>>());
+  join<T>(a, b, std::make_integer_sequence<int, kLanes<T>>());
 #else
-  for (int i = 0; i < kLanes<T>; ++i) pairs[2 * i] = first[i], pairs[2 * i + 1] = second[i];
+  T pairs[2 * kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) pairs[2 * i] = a[i], pairs[2 * i + 1] = b[i];
+  a = load_vector(pairs), b = load_vector(pairs + kLanes<T>);
 #endif
 }
 
-template <class T>
+// Turn vectors of pixels, in groups of 2 or 4, into vector j of pixel j of each group.
+template <class T, int size>
+MOTIONRNN_EXT_INLINE void split_groups(Vector<T, kLanes<T>>* v) {
+  for (int j = 0; j < size; j += 2) split_pairs<T>(v[j], v[j + 1]);
+  // The even pixels are in vectors 0 and 2, the odd ones in 1 and 3.
+  if constexpr (size == 4) split_pairs<T>(v[0], v[2]), split_pairs<T>(v[1], v[3]);
+}
+
+// Write groups of pixels, of which vector j has pixel j.
+template <class T, int size>
+MOTIONRNN_EXT_INLINE void store_groups(Vector<T, kLanes<T>>* from, T* to) {
+  if constexpr (size == 4) join_pairs<T>(from[0], from[2]), join_pairs<T>(from[1], from[3]);
+  for (int j = 0; j < size; j += 2) join_pairs<T>(from[j], from[j + 1]);
+  for (int j = 0; j < size; ++j) store_vector(to + j * kLanes<T>, from[j]);
+}
+
+template <class F>
 struct Tiling {
+  static constexpr int64_t size = kResults<F>, lanes = kLanes<typename arithmetic<F>::type>;
   int64_t height, width;
   int64_t columns, rows;           // tiles of an image
   int64_t segment_rows, in_image;  // rows of tiles of a segment, segments of an image
@@ -61,12 +80,12 @@ struct Tiling {
 
   // An item has at most `most_tiles`, as far as whole rows of tiles fit.
   Tiling(int64_t images, int64_t height_, int64_t width_, int64_t most_tiles)
-      : height(height_), width(width_), columns((width + 1) / 2), rows((height + 1) / 2) {
+      : height(height_), width(width_), columns((width + size - 1) / size), rows((height + size - 1) / size) {
     const int64_t fit = std::max<int64_t>(1, most_tiles / columns);
     in_image = (rows + fit - 1) / fit;
     segment_rows = (rows + in_image - 1) / in_image;
     segments = images * in_image;
-    segment_tiles = round_up(segment_rows * columns, kLanes<T>);
+    segment_tiles = round_up(segment_rows * columns, lanes);
     in_item = std::max<int64_t>(1, most_tiles / segment_tiles);
     items = (segments + in_item - 1) / in_item;
     in_item = (segments + items - 1) / items;
@@ -80,61 +99,87 @@ struct TileRows {
   int64_t image, first, rows;
 };
 
-template <class T>
-TileRows tile_rows_of(const Tiling<T>& g, int64_t index) {
+template <class F>
+TileRows tile_rows_of(const Tiling<F>& g, int64_t index) {
   const int64_t first = index % g.in_image * g.segment_rows;
   return {index / g.in_image, first, std::clamp<int64_t>(g.rows - first, 0, g.segment_rows)};
 }
 
-// The tiles of one channel of a segment, which are `size` x `size` pixels each, transformed to 6x6 points: data, whose
-// tiles of 6x6 overlap and reach into a frame of zeros, or gradients, whose tiles of 2x2 do neither.
-template <class T, int size>
+// The tiles of one channel of a segment, which are `size` x `size` pixels each, transformed to points: data, whose
+// tiles overlap and reach into a frame of zeros, or gradients, whose tiles do neither.
+template <class F, int size>
 struct TransformedTiles {
+  using T = typename arithmetic<F>::type;
   using V = Vector<T, kLanes<T>>;
-  static constexpr int64_t kFrame = (size - kResults) / 2;
-  const Tiling<T>& g;
+  static constexpr int results = kResults<F>, points = kPoints<F>;
+  static constexpr int64_t kFrame = (size - results) / 2;
+  const Tiling<F>& g;
   // The rows of the image in their frame. All are copied before the first is transformed, because a read has to wait
   // for a recent write that it overlaps.
-  const int64_t pitch = 2 * round_up(g.columns, kLanes<T>) + 2 * kFrame, frame_rows = 2 * (g.segment_rows + kFrame);
+  const int64_t pitch = results * round_up(g.columns, kLanes<T>) + 2 * kFrame,
+                frame_rows = results * g.segment_rows + 2 * kFrame;
   const Buffer<T> image_rows = allocate<T>(frame_rows * pitch, true);
-  // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Rows of one parity
-  // follow one another, so that the tile below reads the same place of the next row.
-  const int64_t parity = (g.segment_rows + kFrame) * g.columns + 2 * kLanes<T>;
-  const Buffer<T> transformed_rows = allocate<T>(2 * kPoints * parity, true);
+  // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Every second row
+  // (fourth for tiles of 4x4) follow one another, so that the tile below reads the same place of the next row.
+  const int64_t phase = (frame_rows + results - 1) / results * g.columns + 2 * kLanes<T>;
+  const Buffer<T> transformed_rows = allocate<T>(results * points * phase, true);
 
-  explicit TransformedTiles(const Tiling<T>& g_) : g(g_) {}
+  explicit TransformedTiles(const Tiling<F>& g_) : g(g_) {}
 
   T* of(int64_t row, int q) const {
-    return transformed_rows.get() + ((row % 2) * kPoints + q) * parity + row / 2 * g.columns;
+    return transformed_rows.get() + ((row % results) * points + q) * phase + row / results * g.columns;
   }
 
-  static MOTIONRNN_EXT_INLINE void transform(const V (&in)[size], V (&out)[kPoints]) {
-    if constexpr (size == kPoints)
-      transform_data<T>(in, out);
+  static MOTIONRNN_EXT_INLINE void transform(const V (&in)[size], V (&out)[points]) {
+    if constexpr (size == points)
+      Transforms<results>::template data<T>(in, out);
     else
-      transform_gradients<T>(in, out);
+      Transforms<results>::template gradients<T>(in, out);
   }
 
   void load(const Image& map, int64_t image, int64_t channel, const TileRows& segment) const {
-    const int64_t count = 2 * (segment.rows + kFrame);
-    for (int64_t row = 0; row < count; ++row) copy_row(map, image, channel, 2 * segment.first + row - kFrame, row);
-    // Vectors end in the next row, which is written later.
+    const int64_t count = results * segment.rows + 2 * kFrame;
     for (int64_t row = 0; row < count; ++row)
-      for (int64_t x = 0; x < g.columns; x += kLanes<T>) {
-        V in[size], out[kPoints];
-        for (int k = 0; k < size; k += 2) split_pairs(image_rows.get() + row * pitch + k + 2 * x, in[k], in[k + 1]);
-        transform(in, out);
-        for (int q = 0; q < kPoints; ++q) store_vector(of(row, q) + x, out[q]);
+      copy_row(map, image, channel, results * segment.first + row - kFrame, row);
+    for (int phase = 0; phase < results; ++phase) {
+      const int64_t rows = (count - phase + results - 1) / results;
+      // Where no vector of pixels ends in another row, a vector of tiles goes on in the row of tiles below.
+      if (g.columns % kStep == 0)
+        transform_rows(phase, 0, rows, rows * g.columns);
+      else
+        for (int64_t row = 0; row < rows; ++row) transform_rows(phase, row, row + 1, g.columns);
+    }
+  }
+
+  // The tiles of a vector of pixels.
+  static constexpr int64_t kStep = kLanes<T> / results;
+
+  // Transform `tiles` tiles of every `results`-th row from row `phase` on: rows [row, end) of these. Vectors end beyond
+  // them, in the next row, which is written later.
+  void transform_rows(int phase, int64_t row, int64_t end, int64_t tiles) const {
+    const int64_t first = row, width = round_up(g.columns, kStep);
+    int64_t column = 0;
+    for (int64_t t = 0; t < tiles; t += kLanes<T>) {
+      V in[size], out[points];
+      for (int j = 0; j < results; ++j) {
+        const T* from = image_rows.get() + (row * results + phase) * pitch + column * results;
+        for (int k = 0; k < size; k += results) in[k + j] = load_vector(from + k);
+        column += kStep;
+        if (column == width) column = 0, row = row + 1 < end ? row + 1 : first;
       }
+      for (int k = 0; k < size; k += results) split_groups<T, results>(in + k);
+      transform(in, out);
+      for (int q = 0; q < points; ++q) store_vector(of(first * results + phase, q) + t, out[q]);
+    }
   }
 
   // Write the vector of tiles from t on: point p to to[p * stride].
   MOTIONRNN_EXT_INLINE void store(int64_t t, T* to, int64_t stride) const {
-    for (int q = 0; q < kPoints; ++q) {
-      V in[size], out[kPoints];
+    for (int q = 0; q < points; ++q) {
+      V in[size], out[points];
       for (int i = 0; i < size; ++i) in[i] = load_vector(of(i, q) + t);
       transform(in, out);
-      for (int p = 0; p < kPoints; ++p) store_vector(to + (p * kPoints + q) * stride, out[p]);
+      for (int p = 0; p < points; ++p) store_vector(to + (p * points + q) * stride, out[p]);
     }
   }
 
@@ -144,12 +189,12 @@ struct TransformedTiles {
       std::fill_n(to, g.width, T(0));
       return;
     }
-    const T* from =
-        static_cast<const T*>(map.data) + image * map.batch + channel * map.channel + y * g.width * map.pixel;
-    int64_t x = 0;
+    const F* from =
+        static_cast<const F*>(map.data) + image * map.batch + channel * map.channel + y * g.width * map.pixel;
     if (map.pixel == 1)
-      for (; x + kLanes<T> <= g.width; x += kLanes<T>) store_vector(to + x, load_vector(from + x));
-    for (; x < g.width; ++x) to[x] = from[x * map.pixel];
+      for (int64_t x = 0; x < g.width; ++x) to[x] = cpu::load(from[x]);
+    else
+      for (int64_t x = 0; x < g.width; ++x) to[x] = cpu::load(from[x * map.pixel]);
   }
 };
 

@@ -42,35 +42,38 @@ constexpr int64_t kItemTiles = 64;
 constexpr int64_t kGroup = 2;
 
 // The blocks [begin, end) of output channels.
-template <class T>
+template <class F>
 struct WeightGradient {
+  using T = typename arithmetic<F>::type;
+  using Axis = Transforms<kResults<F>>;
+  static constexpr int points = kPoints<F>, square = kSquare<F>;
   static constexpr int64_t lanes = kLanes<T>, wide = 2 * lanes;
   const WinogradArguments& a;
   const int64_t begin, end;
-  const Tiling<T> g{a.steps * a.batch, a.height, a.width, kItemTiles};
+  const Tiling<F> g{a.steps * a.batch, a.height, a.width, kItemTiles};
   const Blocks blocks{a.out_channels};
   const int64_t tiles = g.in_item * g.segment_rows * g.columns;
   const int64_t in = round_up(a.channels, lanes);
   // A point's data: (pairs of vectors of channels, tiles, channels).
   const int64_t data_point = tiles * in + kAlignment / sizeof(T);
-  const Buffer<T> data = allocate<T>(kSquare * data_point, false);
+  const Buffer<T> data = allocate<T>(square * data_point, false);
   // The data of a vector of channels, before it is transposed: (points, channels, tiles).
   const int64_t row = round_up(tiles + lanes, lanes);
-  const Buffer<T> rows = allocate<T>(kSquare * lanes * row, false);
+  const Buffer<T> rows = allocate<T>(square * lanes * row, false);
   // A point's gradients: (parts of kItemTiles tiles, channels, tiles).
   const int64_t parts = (tiles + kItemTiles - 1) / kItemTiles;
   const int64_t grad_point = (parts * kGroup * blocks.size + 1) * kItemTiles;
-  const Buffer<T> grads = allocate<T>(kSquare * grad_point, true);
+  const Buffer<T> grads = allocate<T>(square * grad_point, true);
   // The sums: (blocks, points, pairs of vectors of channels, output channels, channels).
   const int64_t sums_point = blocks.size * in;
-  const Buffer<T> sums = allocate<T>((end - begin) * kSquare * sums_point, false);
-  const TransformedTiles<T, kPoints> data_tiles{g};
-  const TransformedTiles<T, kResults> grad_tiles{g};
+  const Buffer<T> sums = allocate<T>((end - begin) * square * sums_point, false);
+  const TransformedTiles<F, points> data_tiles{g};
+  const TransformedTiles<F, kResults<F>> grad_tiles{g};
 
   // Call f(segment, the step, the image in it, the first of its tiles) for the segments of an item, and return the
   // number of their tiles.
-  template <class F>
-  int64_t for_segments(int64_t item, F f) const {
+  template <class Call>
+  int64_t for_segments(int64_t item, Call f) const {
     int64_t tile = 0;
     for (int64_t s = item * g.in_item; s < std::min(g.segments, (item + 1) * g.in_item); ++s) {
       const TileRows segment = tile_rows_of(g, s);
@@ -86,7 +89,7 @@ struct WeightGradient {
     for (int64_t c = 0; c < lanes; ++c) {
       T* to = rows.get() + c * row;
       if (first + c >= a.channels) {
-        for (int point = 0; point < kSquare; ++point) std::fill_n(to + point * lanes * row, row, T(0));
+        for (int point = 0; point < square; ++point) std::fill_n(to + point * lanes * row, row, T(0));
         continue;
       }
       count = for_segments(item, [&](const TileRows& segment, int64_t step, int64_t image, int64_t tile) {
@@ -95,13 +98,14 @@ struct WeightGradient {
       });
     }
     const int64_t pair = first / wide * wide, width = std::min(wide, in - pair);
-    for (int point = 0; point < kSquare; ++point)
+    for (int point = 0; point < square; ++point)
       for (int64_t t = 0; t < count; t += lanes) {
-        Vector<T, lanes> square[lanes];
-        for (int64_t c = 0; c < lanes; ++c) square[c] = at<T, lanes>(rows.get() + (point * lanes + c) * row + t);
-        transpose<T>(square);
+        Vector<T, lanes> rows_of_square[lanes];
+        for (int64_t c = 0; c < lanes; ++c)
+          rows_of_square[c] = at<T, lanes>(rows.get() + (point * lanes + c) * row + t);
+        transpose<T>(rows_of_square);
         T* to = data.get() + point * data_point + pair * tiles + t * width + (first - pair);
-        for (int64_t i = 0; i < std::min(lanes, count - t); ++i) at<T, lanes>(to + i * width) = square[i];
+        for (int64_t i = 0; i < std::min(lanes, count - t); ++i) at<T, lanes>(to + i * width) = rows_of_square[i];
       }
   }
 
@@ -121,11 +125,11 @@ struct WeightGradient {
 
   void multiply(int64_t block, int64_t count, int64_t depth, bool accumulate) const {
     const auto two = multiply_for<T, kItemTiles>(blocks.size, 2), one = multiply_for<T, kItemTiles>(blocks.size, 1);
-    for (int point = 0; point < kSquare; ++point)
+    for (int point = 0; point < square; ++point)
       for (int64_t pair = 0; pair < in; pair += wide)
         for (int64_t i = 0; i < count; ++i) {
           const int64_t width = std::min(wide, in - pair);
-          T* to = sums.get() + ((block + i - begin) * kSquare + point) * sums_point + pair * blocks.size;
+          T* to = sums.get() + ((block + i - begin) * square + point) * sums_point + pair * blocks.size;
           for (int64_t part = 0; part * kItemTiles < depth; ++part) {
             const int64_t tile = part * kItemTiles;
             (width == wide ? two : one)(
@@ -143,18 +147,18 @@ struct WeightGradient {
     for (int64_t o = begin * blocks.size; o < std::min(end * blocks.size, a.out_channels); ++o)
       for (int64_t c = 0; c < a.channels; c += lanes) {
         const int64_t pair = c / wide * wide, width = std::min(wide, in - pair);
-        const T* from = sums.get() + (o / blocks.size - begin) * kSquare * sums_point + pair * blocks.size +
+        const T* from = sums.get() + (o / blocks.size - begin) * square * sums_point + pair * blocks.size +
                         o % blocks.size * width + (c - pair);
-        V half[kTaps][kPoints];
-        for (int q = 0; q < kPoints; ++q) {
-          V u[kPoints], t[kTaps];
-          for (int p = 0; p < kPoints; ++p) u[p] = at<T, lanes>(from + (p * kPoints + q) * sums_point);
-          transform_tap_gradients<T>(u, t);
+        V half[kTaps][points];
+        for (int q = 0; q < points; ++q) {
+          V u[points], t[kTaps];
+          for (int p = 0; p < points; ++p) u[p] = at<T, lanes>(from + (p * points + q) * sums_point);
+          Axis::template tap_gradients<T>(u, t);
           for (int y = 0; y < kTaps; ++y) half[y][q] = t[y];
         }
         for (int y = 0; y < kTaps; ++y) {
           V t[kTaps];
-          transform_tap_gradients<T>(half[y], t);
+          Axis::template tap_gradients<T>(half[y], t);
           for (int x = 0; x < kTaps; ++x) at<T, lanes>(w[y * kTaps + x]) = t[x];
         }
         T* to = static_cast<T*>(a.grad_weight) + (o * a.channels + c) * taps;
@@ -177,9 +181,9 @@ struct WeightGradient {
   }
 };
 
-template <class T>
+template <class F>
 void weight_gradient(const WinogradArguments& a, int64_t begin, int64_t end) {
-  WeightGradient<T>{a, begin, end}.run();
+  WeightGradient<F>{a, begin, end}.run();
 }
 
 }  // namespace

@@ -13,7 +13,6 @@ from ..layouts import new_image
 from . import flops
 
 _TAPS = 25
-_POINTS = 36
 # The most output channels that are packed beyond those there are.
 _PADDING = 13
 
@@ -31,7 +30,8 @@ def winograd_pack(weight: Tensor, transposed: bool) -> Tensor:
     outs, channels = weight.shape[:2]
     if transposed:
         outs, channels = channels, outs
-    return weight.new_empty(_POINTS * channels * (outs + _PADDING))
+    points = 64 if weight.dtype == torch.bfloat16 else 36
+    return weight.new_empty(points * channels * (outs + _PADDING), dtype=_arithmetic(weight))
 
 
 def winograd_conv(x: Tensor, packed: Tensor, out_channels: int, bias: Tensor | None) -> Tensor:
@@ -39,7 +39,12 @@ def winograd_conv(x: Tensor, packed: Tensor, out_channels: int, bias: Tensor | N
 
 
 def winograd_weight_gradient(grads: Sequence[Tensor], xs: Sequence[Tensor]) -> Tensor:
-    return xs[0].new_empty(grads[0].shape[1], xs[0].shape[1], 5, 5)
+    return xs[0].new_empty(grads[0].shape[1], xs[0].shape[1], 5, 5, dtype=_arithmetic(xs[0]))
+
+
+def _arithmetic(maps: Tensor) -> torch.dtype:
+    """Return the dtype of the arithmetic on maps, in which packed weights and gradients of weights are."""
+    return torch.float32 if maps.dtype == torch.bfloat16 else maps.dtype
 
 
 def _flops_of_conv(x: Sequence[int], packed: Any, out_channels: int, *unused: Any, **more: Any) -> int:
