@@ -40,13 +40,17 @@ def rollout(owner: nn.Module) -> Iterator[None]:
 
     It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such.
     """
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    is_composed = is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False)
-    active = None if is_composed else Rollout(owner)
+    active = None if is_composed() else Rollout(owner)
     with resumed(active):
         yield
     if active is not None:
         active.end()
+
+
+def is_composed() -> bool:
+    """Return whether modules have to be called as such: while traced, inside of transforms and of `composed`."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return bool(is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False))
 
 
 def resumed(active: Rollout | None) -> AbstractContextManager[None]:
