@@ -72,6 +72,11 @@ def current_backward() -> int:
     return torch._C._current_graph_task_id()
 
 
+def has_saved_tensor_hooks() -> bool:
+    """Return whether hooks pack what autograd saves, as those of activation checkpointing do."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
 def will_run(node: Any) -> bool:
     """Return whether the backward pass that calls this function will also run that node of the graph."""
     return torch._C._will_engine_execute_node(node)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import backends
-from .motion_gru_cell import MotionGRUCell
+from .module_state import changes, state_of
+from .plain import number_or_type
 
 # Tolerance relative to the largest value, or to 1 if that is larger. In float64 equal formulas differ by some 1e-15.
 _TOLERANCE = 1e-5
@@ -20,25 +20,50 @@ _TOLERANCE = 1e-5
 # 6e-3 and 5e-2 (1 to 256 channels, k of 1 to 7); TF32 rounds float32 further.
 _TOLERANCES = {torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 # Sizes (B, H, W) of single steps: batches and maps of other sizes, square and large.
-_SIZES = ((1, 1, 6), (3, 8, 8), (1, 64, 64))
+SIZES = ((1, 1, 6), (3, 8, 8), (1, 64, 64))
+
+
+class Call(NamedTuple):
+    """How a layer is called, step after step.
+
+    Attributes:
+        inputs: the channels and the standard deviation of each argument, by its name; the first is x.
+        outputs: the names of the results. Those that are names of inputs are the inputs of the next step.
+        carried: what the inputs beside x are, for a message.
+        sizes: (B, H, W) of single steps.
+    """
+
+    inputs: dict[str, tuple[int, float]]
+    outputs: tuple[str, ...]
+    carried: str
+    sizes: tuple[tuple[int, int, int], ...] = SIZES
 
 
 class _Conditions(NamedTuple):
     """The conditions of a rollout."""
 
     randomised: bool  # whether random weights replace the module's own
-    far: bool  # whether the offsets go to some 1e8 pixels, to find bounds of any size
+    far: bool  # whether the inputs beside x go to some 1e8, to find bounds of any size
     training: bool
     size: tuple[int, int, int]  # (B, H, W)
 
 
-def difference(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> str | None:
+def difference(
+    module: nn.Module,
+    build: Callable[[nn.Module], nn.Module],
+    call: Call,
+    *,
+    own_weights_alone: bool = False,
+) -> str | None:
     """Return how a copy of the module differs from the cell that `build` makes of another copy, or None.
 
     Random rollouts are compared, forward and backward, in float64 on the module's device: with random weights (the
-    official ones start at 0, which would hide much) and with the module's own, in both training modes, with offsets of
-    a few pixels and of any size. Then single steps are compared at other sizes and in other dtypes. A module that
+    official ones start at 0, which would hide much) and with the module's own, in both training modes, with inputs
+    beside x of usual and of any size. Then single steps are compared at other sizes and in other dtypes. A module that
     keeps state between its calls, or depends on parameters that are not its own, differs.
+
+    With `own_weights_alone`, a module of the same class, structure and attributes has passed: one rollout is compared,
+    with the module's own weights.
     """
     device = next(module.parameters()).device
     device = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
@@ -48,6 +73,9 @@ def difference(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -
         _Conditions(True, False, False, (1, 6, 6)),
         _Conditions(True, True, False, (3, 4, 5)),
     ]
+    usual = rollouts[0]
+    if own_weights_alone:
+        rollouts = []
     if all(bool(p.detach().isfinite().all()) for p in module.parameters()):
         rollouts.append(_Conditions(False, False, module.training, (2, 7, 5)))
     with (
@@ -67,10 +95,12 @@ def difference(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -
                 theirs, ours = _copies(module, build, device, conditions)
             except Exception as error:
                 return f"it cannot be copied to be compared: {_said(error)}"
-            inputs = _inputs(theirs, device, conditions.size, far=conditions.far)
-            if reason := _compare(theirs, ours, inputs, _rollout):
+            inputs = _inputs(call, device, conditions.size, far=conditions.far)
+            if reason := _compare(theirs, ours, inputs, call, _rollout):
                 return f"{reason} ({'training' if conditions.training else 'eval'} mode)"
-        return _other_calls(*_copies(module, build, device, rollouts[0]), device, _dtype(module))
+        if own_weights_alone:
+            return None
+        return _other_calls(*_copies(module, build, device, usual), call, device, _dtype(module))
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
@@ -79,10 +109,10 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 def _copies(
     module: nn.Module,
-    build: Callable[[nn.Module], MotionGRUCell],
+    build: Callable[[nn.Module], nn.Module],
     device: torch.device,
     conditions: _Conditions,
-) -> tuple[nn.Module, MotionGRUCell]:
+) -> tuple[nn.Module, nn.Module]:
     """Return a copy of the module in float64, and the cell that `build` makes of another copy."""
     generator = torch.Generator().manual_seed(0)
     memo: dict[int, object] = {}  # deepcopy puts these in place of the module's parameters
@@ -101,20 +131,18 @@ def _normal(generator: torch.Generator, shape: tuple[int, ...], device: torch.de
 
 
 def _inputs(
-    module: nn.Module,
+    call: Call,
     device: torch.device,
     size: tuple[int, int, int],
     *,
     large: bool = False,
     far: bool = False,
 ) -> dict[str, Tensor]:
-    """Return random x, offset and trend by name, in float64: `large` features to 1e3, `far` offsets to 1e8."""
+    """Return random inputs by name, in float64: `large` x to 1e3, the `far` others to 1e8."""
     generator = torch.Generator().manual_seed(1)
     batch, height, width = size
-    channels = cast(nn.Conv2d, module.get_submodule("warp.conv")).in_channels
-    motion = cast(nn.Conv2d, module.get_submodule("update")).out_channels
     inputs = {}
-    for name, n, std in (("x", channels, 1), ("offset", motion, 2), ("trend", motion, 1)):
+    for name, (n, std) in call.inputs.items():
         shape = (batch, n, height, width)
         inputs[name] = std * _normal(generator, shape, device)
         if decades := 3 * large if name == "x" else 8 * far:
@@ -124,22 +152,24 @@ def _inputs(
 
 
 def _other_calls(
-    theirs: nn.Module, ours: MotionGRUCell, device: torch.device, own_dtype: torch.dtype
+    theirs: nn.Module, ours: nn.Module, call: Call, device: torch.device, own_dtype: torch.dtype
 ) -> str | None:
     """Return how single steps differ without gradients, at other sizes and in other dtypes, or None if they agree.
 
     The module has to run in the dtype that it was given in, and may refuse others.
     """
-    x, offset, trend = _inputs(theirs, device, (2, 5, 7)).values()
-    for motion in ((None, None), (offset, None), (None, trend)):
+    x, *others = _inputs(call, device, (2, 5, 7)).values()
+    absent: list[list[Tensor | None]] = [[None] * len(others)]
+    absent += ([None if i == left else t for i, t in enumerate(others)] for left in range(len(others)))
+    for states in absent:
         try:
             with torch.no_grad():
-                theirs(x, *motion)
+                theirs(x, *states)
         except Exception:
             continue
-        return "its forward takes None in place of the motion"
-    for size in _SIZES:
-        if reason := _compare(theirs, ours, _inputs(theirs, device, size, large=True), _step):
+        return f"its forward takes None in place of {call.carried}"
+    for size in call.sizes:
+        if reason := _compare(theirs, ours, _inputs(call, device, size, large=True), call, _step):
             batch, height, width = size
             return f"{reason} (a batch of {batch} at {height}x{width})"
     for dtype, mixed in (
@@ -149,17 +179,17 @@ def _other_calls(
         (torch.bfloat16, False),
     ):
         theirs.to(dtype)
-        inputs = {name: value.to(dtype) for name, value in _inputs(theirs, device, (2, 5, 7)).items()}
+        inputs = {name: value.to(dtype) for name, value in _inputs(call, device, (2, 5, 7)).items()}
         title = "autocast" if mixed else str(dtype)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             try:
-                _step(theirs, inputs)
+                _step(theirs, inputs, call)
             except Exception as error:
                 if dtype == own_dtype and not mixed:
                     return f"it cannot be compared, its forward raised {_said(error)} ({title})"
                 continue
             if reason := _compare(
-                theirs, ours, inputs, _step, _TOLERANCES[torch.bfloat16 if mixed else dtype]
+                theirs, ours, inputs, call, _step, _TOLERANCES[torch.bfloat16 if mixed else dtype]
             ):
                 return f"{reason} ({title})"
     return None
@@ -167,22 +197,23 @@ def _other_calls(
 
 def _compare(
     theirs: nn.Module,
-    ours: MotionGRUCell,
+    ours: nn.Module,
     inputs: dict[str, Tensor],
-    run: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor] | str],
+    call: Call,
+    run: Callable[[nn.Module, dict[str, Tensor], Call], dict[str, Tensor] | str],
     tolerance: float = _TOLERANCE,
 ) -> str | None:
     """Return how what `run` gives of the module differs from what it gives of the cell, or None if they agree."""
-    before = _state(theirs)
+    before = state_of(theirs)
     try:
-        found = run(theirs, inputs)
+        found = run(theirs, inputs, call)
     except Exception as error:
         return f"it cannot be compared, its forward or backward raised {_said(error)}"
     if isinstance(found, str):
         return found
-    if changed := _changes(before, _state(theirs)):
+    if changed := changes(before, state_of(theirs)):
         return f"its forward keeps state between calls: it changes {', '.join(changed[:5])}"
-    wanted = run(ours, {name: value.double() for name, value in inputs.items()})
+    wanted = run(ours, {name: value.double() for name, value in inputs.items()}, call)
     for name, expected in cast("dict[str, Tensor]", wanted).items():
         if found[name].shape != expected.shape:
             shapes = f"{tuple(found[name].shape)}, not {tuple(expected.shape)}"
@@ -201,23 +232,26 @@ def _said(error: Exception) -> str:
 # ---- Runs of the module, and of the cell
 
 
-def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] | str:
+def _rollout(module: nn.Module, inputs: dict[str, Tensor], call: Call) -> dict[str, Tensor] | str:
     """Return the results and gradients of a rollout by name, or a sentence if the module returns something else.
 
     The rollout has three steps. Gradients are those of the sum of all results times fixed random factors. One more step
     runs without gradients.
     """
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
-    x, offset, trend = leaves.values()
+    now = dict(leaves)
     generator = torch.Generator().manual_seed(2)
     results: dict[str, Tensor] = {}
-    loss = x.new_zeros(())
+    loss = now["x"].new_zeros(())
     for step in range(3):
-        outputs = module(x, offset, trend)
-        if type(outputs) is not tuple or len(outputs) != 3:
-            return f"its forward returns a {type(outputs).__name__}, not a tuple (out, offset, trend)"
-        out, offset, trend = outputs
-        for name, value in (("trend", trend), ("offset", offset), ("out", out)):
+        outputs = module(*now.values())
+        if type(outputs) is not tuple or len(outputs) != len(call.outputs):
+            wanted = f"a tuple ({', '.join(call.outputs)})"
+            found = number_or_type(outputs) if type(outputs) is tuple else f"a {type(outputs).__name__}"
+            return f"its forward returns {found}, not {wanted}"
+        named = dict(zip(call.outputs, outputs))
+        now |= {name: value for name, value in named.items() if name in now}
+        for name, value in reversed(named.items()):
             results[f"{name} of step {step + 1}"] = value.detach()
             loss = loss + (_normal(generator, tuple(value.shape), value.device) * value).sum()
     leaves |= dict(module.named_parameters())
@@ -226,7 +260,7 @@ def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] 
         return f"its results depend on parameters that are not its own, of shape {shapes}"
     loss.backward()
     results |= {
-        f"{name} under no_grad": value for name, value in _step(module, inputs, torch.no_grad).items()
+        f"{name} under no_grad": value for name, value in _step(module, inputs, call, torch.no_grad).items()
     }
     for name, leaf in leaves.items():
         results[f"the gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -234,12 +268,15 @@ def _rollout(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor] 
 
 
 def _step(
-    module: nn.Module, inputs: dict[str, Tensor], mode: Callable[[], object] = torch.inference_mode
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    call: Call,
+    mode: Callable[[], object] = torch.inference_mode,
 ) -> dict[str, Tensor]:
     """Return the results of one step without gradients by name."""
     with mode():  # type: ignore[attr-defined]
         outputs = module(*(value.clone() for value in inputs.values()))
-    return dict(zip(("out", "offset", "trend"), outputs))
+    return dict(zip(call.outputs, outputs))
 
 
 def _leaves_of(result: Tensor) -> set[Tensor]:
@@ -254,54 +291,3 @@ def _leaves_of(result: Tensor) -> set[Tensor]:
             leaves.add(leaf)
         todo += [following for following, _ in node.next_functions]
     return leaves
-
-
-# ---- The state that a module keeps between its calls
-
-
-def _state(module: nn.Module) -> dict[str, tuple[object, int | None]]:
-    """Return every attribute that the module and its parts hold, also in containers and objects, by its path.
-
-    A tensor has the number of its changes in place beside it, anything else None.
-    """
-    state: dict[str, tuple[object, int | None]] = {}
-    seen: set[int] = set()
-    todo: deque[tuple[str, object]] = deque()
-    for name, part in module.named_modules():
-        seen.add(id(part))
-        of_classes: dict[str, object] = {}
-        for kind in reversed(type(part).__mro__):
-            of_classes.update((key, value) for key, value in vars(kind).items() if not callable(value))
-        # Names with two underscores are Python's, and those under which torch.compile notes something.
-        own = {key: value for key, value in {**of_classes, **vars(part)}.items() if not key.startswith("__")}
-        todo.extend((f"{name}.{key}".lstrip("."), value) for key, value in own.items())
-    while todo:
-        path, value = todo.popleft()
-        tracked = isinstance(value, Tensor) and not value.is_inference()
-        state[path] = value, cast(Tensor, value)._version if tracked else None
-        if id(value) in seen or isinstance(value, (Tensor, type)):
-            continue
-        seen.add(id(value))
-        if isinstance(value, Mapping):
-            todo.extend((f"{path}[{key!r}]", inner) for key, inner in value.items())
-        elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            todo.extend((f"{path}[{i}]", inner) for i, inner in enumerate(value))
-        elif hasattr(value, "__dict__") and (isinstance(value, nn.Module) or not callable(value)):
-            todo.extend((f"{path}.{key}", inner) for key, inner in vars(value).items())
-    return state
-
-
-def _changes(
-    before: dict[str, tuple[object, int | None]], after: dict[str, tuple[object, int | None]]
-) -> list[str]:
-    """Return the paths at which two states differ."""
-    paths = {**before, **after}
-    return [path for path in paths if not _same(before.get(path), after.get(path))]
-
-
-def _same(before: tuple[object, int | None] | None, after: tuple[object, int | None] | None) -> bool:
-    """Return whether two entries of a state are the same object, unchanged, or equal numbers or strings."""
-    if before is None or after is None or before[1] != after[1]:
-        return False
-    plain = isinstance(after[0], (bool, int, float, complex, str, bytes))
-    return before[0] is after[0] or (plain and before[0] == after[0])

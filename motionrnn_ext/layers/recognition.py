@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from .comparison import difference
+from .comparison import Call, difference
 from .motion_gru import MotionGRU
 from .motion_gru_cell import MotionGRUCell
 
@@ -40,9 +40,32 @@ def mismatch(module: nn.Module, build: Callable[[nn.Module], MotionGRUCell]) -> 
 
     Its structure is compared first, then what it computes, see `motionrnn_ext.layers.comparison`.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is a ScriptModule; convert the model before torch.jit"
-    return _structure(module) or _sizes(module) or _hooks(module) or difference(module, build)
+    return (
+        script_reason(module)
+        or _structure(module)
+        or _sizes(module)
+        or hooks_reason(module)
+        or difference(module, build, _call(module))
+    )
+
+
+def _call(module: nn.Module) -> Call:
+    """Return how a MotionGRU is called: offsets are some pixels."""
+    channels, motion = (
+        convolution(module, "warp.conv").in_channels,
+        convolution(module, "update").out_channels,
+    )
+    inputs = {"x": (channels, 1.0), "offset": (motion, 2.0), "trend": (motion, 1.0)}
+    return Call(inputs, ("out", "offset", "trend"), "the motion")
+
+
+def script_reason(module: nn.Module) -> str | None:
+    """Return that a module is a ScriptModule, or None."""
+    return (
+        "it is a ScriptModule; convert the model before torch.jit"
+        if isinstance(module, torch.jit.ScriptModule)
+        else None
+    )
 
 
 def convolution(module: nn.Module, name: str) -> nn.Conv2d:
@@ -58,8 +81,30 @@ def _structure(module: nn.Module) -> str | None:
     parts = dict(module.named_modules(remove_duplicate=False))
     if missing := [name for name in CONVOLUTIONS if name not in parts]:
         return f"it has no {', '.join(missing)}"
-    for name in CONVOLUTIONS:
-        part = parts[name]
+    if PADDING in parts and type(parts[PADDING]) is not nn.ZeroPad2d:
+        return f"{PADDING} is a {type(parts[PADDING]).__name__}, not a ZeroPad2d"
+    if reason := parts_reason(module, _STRUCTURE | {PADDING}, CONVOLUTIONS):
+        return reason
+    signature = inspect.signature(module.forward)
+    arguments = [(argument.kind, argument.default) for argument in signature.parameters.values()]
+    if arguments != [(inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)] * 3:
+        return f"its forward takes {signature}, not (x, offset, trend)"
+    return tensors_reason(module)
+
+
+def parts_reason(module: nn.Module, structure: set[str], convolutions: Iterable[str]) -> str | None:
+    """Return how the parts of a user's module differ from those wanted, or None.
+
+    Args:
+        module: the module.
+        structure: the names of all parts that it may have; its own is "".
+        convolutions: the names of the parts that are convolutions, which alone have parameters.
+    """
+    parts = dict(module.named_modules(remove_duplicate=False))
+    convolutions = set(convolutions)
+    for name, part in parts.items():
+        if name not in convolutions:
+            continue
         if nn.utils.parametrize.is_parametrized(part):
             return f"{name} is parametrised (torch.nn.utils.parametrize)"
         if type(part) is not nn.Conv2d:
@@ -67,26 +112,20 @@ def _structure(module: nn.Module) -> str | None:
                 type(part).__name__ if type(part).__name__ != "Conv2d" else f"{type(part).__module__}.Conv2d"
             )
             return f"{name} is a {kind}, not a Conv2d"
-    if PADDING in parts and type(parts[PADDING]) is not nn.ZeroPad2d:
-        return f"{PADDING} is a {type(parts[PADDING]).__name__}, not a ZeroPad2d"
-    if extra := [name for name in parts if name not in _STRUCTURE and name != PADDING]:
+    if extra := [name for name in parts if name not in structure]:
         return f"it has more submodules: {', '.join(extra)}"
     for name, part in parts.items():
-        title, wanted = name or "the module", {"weight", "bias"} if name in CONVOLUTIONS else set()
+        title, wanted = name or "the module", {"weight", "bias"} if name in convolutions else set()
         if set(part._parameters) != wanted:
             why = " (pruned, sharded, or under the old weight_norm or spectral_norm?)" if wanted else ""
-            return f"{title} has the parameters {_listed(part._parameters)}, not {_listed(wanted)}{why}"
+            return f"{title} has the parameters {listed(part._parameters)}, not {listed(wanted)}{why}"
         if part._buffers:
-            return f"{title} has the buffers {_listed(part._buffers)}, not none"
+            return f"{title} has the buffers {listed(part._buffers)}, not none"
         if replaced := sorted((_METHODS | {"forward"}) & set(vars(part))):
             return f"{', '.join(replaced)} of {title} is replaced on the instance"
         if own := sorted(name for name in _METHODS if _is_overridden(type(part), name)):
             return f"{type(part).__name__} overrides {', '.join(own)} of nn.Module"
-    signature = inspect.signature(module.forward)
-    arguments = [(argument.kind, argument.default) for argument in signature.parameters.values()]
-    if arguments != [(inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)] * 3:
-        return f"its forward takes {signature}, not (x, offset, trend)"
-    return _tensors(module)
+    return None
 
 
 def _is_overridden(kind: type[nn.Module], name: str) -> bool:
@@ -95,11 +134,11 @@ def _is_overridden(kind: type[nn.Module], name: str) -> bool:
     return getattr(kind, name) is not getattr(base, name)
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _tensors(module: nn.Module) -> str | None:
+def tensors_reason(module: nn.Module) -> str | None:
     """Return why the parameters cannot be taken over, or None."""
     kinds = set()
     for name, parameter in module.named_parameters():
@@ -159,7 +198,7 @@ def hooks_of_the_user(module: nn.Module) -> dict[str, list[str]]:
     return {name: hooks for name, hooks in found.items() if hooks}
 
 
-def _hooks(module: nn.Module) -> str | None:
+def hooks_reason(module: nn.Module) -> str | None:
     """Return which hooks of the user's would no longer run, or None."""
     if not (found := hooks_of_the_user(module)):
         return None

@@ -49,14 +49,18 @@ def rollout(owner: nn.Module, steps: int, pixels: int) -> Iterator[None]:
         steps: the number of time steps.
         pixels: the pixels of the maps of one step, those of a batch together.
     """
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     is_short = steps == 1 and pixels < _LEAST_PIXELS
-    is_composed = is_traced or is_short or transforms() or is_transformed()
-    active = None if is_composed or getattr(_local, "is_composed", False) else Rollout(owner)
+    active = None if is_short or is_composed() else Rollout(owner)
     with resumed(active):
         yield
     if active is not None:
         active.end()
+
+
+def is_composed() -> bool:
+    """Return whether modules have to be called as such: while traced, inside of transforms and of `composed`."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return bool(is_traced or transforms() or is_transformed() or getattr(_local, "is_composed", False))
 
 
 def resumed(active: Rollout | None) -> AbstractContextManager[None]:

@@ -165,23 +165,21 @@ def test_what_is_no_module_is_told_what_to_pass(function, given, message: str) -
 def test_reports_say_what_was_done_and_why_nothing_was() -> None:
     model = UserModel()
     names = "motion_list.0, motion_list.1, again"
-    assert str(revert(model)) == (
-        "reverted 0: none; no converted MotionGRU among the 17 modules of this model"
-    )
+    assert str(revert(model)) == ("reverted 0: none; no converted module among the 17 of this model")
     assert str(convert(model)) == f"converted 3: {names}"
     assert str(convert(model)) == (
-        "converted 0: none; its MotionGRUs are this package's already: motion_list.0, motion_list.1"
+        "converted 0: none; its layers are this package's already: motion_list.0, motion_list.1"
     )
     assert str(revert(model)) == f"reverted 3: {names}"
     assert str(convert(nn.Sequential(nn.ReLU(), nn.ReLU()))) == (
         "converted 0: none; no module with the official MotionGRU's update, reset, output, warp.conv, "
-        "warp.warp_gate among the 3 of this model (2 ReLU, 1 Sequential)"
+        "warp.warp_gate, or a recurrent cell's conv_x and conv_h, among the 3 of this model (2 ReLU, 1 Sequential)"
     )
     listed = nn.Sequential(nn.ReLU())
     listed[0].layers, listed[0].losses = [StandIn(4)], {"l1": nn.L1Loss()}
     assert str(convert(listed)) == (
-        "converted 0: none; there are MotionGRUs in a plain list or dict, where PyTorch does not find them: 0.layers "
-        "should be an nn.ModuleList or nn.ModuleDict"
+        "converted 0: none; there are MotionGRUs or recurrent cells in a plain list or dict, where PyTorch does not "
+        "find them: 0.layers should be an nn.ModuleList or nn.ModuleDict"
     )
     ours = motionrnn_ext.MotionRNN("predrnn", in_channels=1, hidden_channels=(4, 4), patch_size=2)
     assert "already: interfaces.0" in str(convert(ours))
@@ -336,7 +334,7 @@ def test_an_error_leaves_the_model_as_it_was() -> None:
 
 def test_an_error_in_the_swap_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     module, model = sys.modules[convert.__module__], nn.ModuleList([Idle(4), Idle(4)])
-    take_over, taken = module._take_over, []
+    take_over, taken = module.take_over, []
 
     def failing(official):
         if official is model[1]:
@@ -344,7 +342,7 @@ def test_an_error_in_the_swap_leaves_the_model_as_it_was(monkeypatch: pytest.Mon
         taken.append(official)
         return take_over(official)
 
-    monkeypatch.setattr(module, "_take_over", failing)
+    monkeypatch.setattr(module, "take_over", failing)
     before, hooks = official_parts(model), len(model[0].update._backward_hooks)
     with pytest.raises(RuntimeError, match="no memory"):
         convert(model)

@@ -76,6 +76,13 @@ def test_is_differentiating_forward():
         assert torch_private.is_differentiating_forward()
 
 
+def test_has_saved_tensor_hooks():
+    assert not torch_private.has_saved_tensor_hooks()
+    with torch.autograd.graph.save_on_cpu():
+        assert torch_private.has_saved_tensor_hooks()
+    assert not torch_private.has_saved_tensor_hooks()
+
+
 def test_has_dispatch_modes():
     assert not torch_private.has_dispatch_modes()
     with TorchDispatchMode():

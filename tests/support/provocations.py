@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from cases import small_case
+from foreign_cells import ConvLSTMCell as ConvLSTM
 from official_modules import StandIn
 from replaying import replaying
 from torch import nn
@@ -267,6 +268,20 @@ def set_on_converted(_: Place) -> None:
     from_official(layer).scale = 2.0
 
 
+def written_unseen(_: Place) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = ConvLSTM(1, 4)
+
+        def forward(self, x: torch.Tensor) -> None:
+            self.cell.conv_last.weight.data.mul_(2)
+
+    model = Model()
+    convert(model)
+    model(torch.zeros(1))
+
+
 def predictor(name: str, cell: Any) -> Provocation:
     return lambda _: register_predictor(name)(cell)
 
@@ -429,7 +444,12 @@ LAYERS: dict[str, Provocation] = {
     "the name ... is taken by ...; it should be a new one": predictor("mim", ConvLSTMCell),
     "unknown predictor ...; known: ...": lambda _: rnn("lstm"),
     "model is itself a MotionGRU, which cannot be replaced in place; ...": lambda _: convert(StandIn(4)),
-    "model is itself a converted MotionGRU; revert the model that holds it": twice,
+    "model is itself a recurrent cell, which cannot be replaced in place; pass the model that calls it": lambda _: (
+        convert(ConvLSTM(1, 4))
+    ),
+    "model is itself a converted ...; revert the model that holds it": twice,
+    "the weights of ... change within its forward, written to by .data; its layers are called as before, and gain "
+    "nothing": written_unseen,
     "... has no ... any more, which its official module needs; put them back first": revert_without_warp,
     "... has ..., which its official module cannot take over; undo that first": revert_another_alpha,
     "... is an attribute of the official ..., which a converted one does not read; revert the model, set it, and "
