@@ -228,7 +228,7 @@ class MotionGRUCell(Resettable):
         packed = self.pack() if packed is None else packed
         if packed is None:
             update, candidate, mask = *self._gates_of_modules(x, offset), None
-        elif packed.has_mask and self.transient and self.trend and backends.runs_cpu_kernels(x):
+        elif packed.has_mask and self.transient and self.trend and backends.runs_native_kernels(x):
             offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha, self.max_offset)
             return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
         else:

@@ -32,8 +32,8 @@ OPS_OF_THE_LAYER = {
     "reference": set(),
     "cpu": {"motion_gates", "offset_warp", "gated_blend"},
     "triton": {"motion_reset", "motion_update", "offset_warp", "gated_blend"},
-    "cuda": {"motion_reset", "motion_warp", "gated_blend"},
-    "emulated": {"motion_reset", "motion_warp", "gated_blend"},
+    "cuda": {"motion_gates", "offset_warp", "gated_blend"},
+    "emulated": {"motion_gates", "offset_warp", "gated_blend"},
 }
 
 

@@ -109,7 +109,7 @@ def _weights(
     cell, channels = gru.cell, gru.hidden_channels
     if not (
         active.has(gru)
-        and backends.runs_cpu_kernels(maps)
+        and backends.runs_native_kernels(maps)
         and active.has(cell)
         and cell.transient
         and cell.trend
