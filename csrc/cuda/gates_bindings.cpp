@@ -4,14 +4,6 @@
 #include "cuda/tensors.h"
 #include "operand_checks.h"
 
-#if defined(MOTIONRNN_EXT_EMULATED)
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#define MOTIONRNN_EXT_CONVOLUTION_BACKWARD aoti_torch_cpu_convolution_backward
-#else
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
-#define MOTIONRNN_EXT_CONVOLUTION_BACKWARD aoti_torch_cuda_convolution_backward
-#endif
-
 namespace motionrnn_ext::cuda {
 namespace {
 
@@ -56,10 +48,20 @@ struct Gates {
   bool is_empty() const { return a.batch == 0 || a.height == 0 || a.width == 0; }
   int64_t rows() const { return 3 * int64_t(a.motion) + a.masks; }
 
-  void pack_into_workspace(bool backward) {
+  // Use the fragments of one direction: those given, or new ones.
+  void use(const Tensor* fragments, bool backward, void* stream) {
     const std::array<int64_t, 1> bytes{static_cast<int64_t>(kernels.packed_bytes(a, backward))};
+    if (fragments != nullptr) {
+      check_here(*fragments);
+      STD_TORCH_CHECK(fragments->scalar_type() == ScalarType::Byte && fragments->numel() == bytes[0],
+                      "motionrnn_ext: the fragments are those of other weights");
+      packed = torch::stable::contiguous(*fragments);
+      a.packed = const_cast<void*>(packed.const_data_ptr());
+      return;
+    }
     packed = torch::stable::new_empty(x, bytes, ScalarType::Byte);
     a.packed = packed.mutable_data_ptr();
+    kernels.pack(a, backward, stream);
   }
 
   Image read(const Tensor& t, int64_t channels, ScalarType type) const {
@@ -79,9 +81,7 @@ struct Gates {
 using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight,
-                        Tensor candidate_weight, double alpha, double max_offset) {
-  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset);
+SixTensors run_forward(Gates& gates, const Tensor& trend, const Tensor* fragments) {
   GatesArguments& a = gates.a;
   const ScalarType feature = gates.x.scalar_type(), state = ScalarType::Float;
   const Tensor readable_trend = readable_image(trend);
@@ -92,7 +92,7 @@ SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, 
   if (!gates.is_empty()) {
     const OnDevice device(gates.x);
     const Tensor reset_offset = gates.new_rows(a.motion);
-    gates.pack_into_workspace(false);
+    gates.use(fragments, false, device.stream);
     a.new_offset = image_of(new_offset), a.new_trend = image_of(new_trend), a.mask = image_of(mask);
     a.update = image_of(update), a.reset = image_of(reset), a.candidate = image_of(candidate);
     a.reset_offset = image_of(reset_offset);
@@ -101,30 +101,38 @@ SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, 
   return {new_offset, new_trend, mask, update, reset, candidate};
 }
 
-// Return the gradients of the weight and the bias of a "same" convolution of x, where grad is that of its output.
-std::tuple<Tensor, Tensor> weight_gradients(const Tensor& grad, const Tensor& x, const Tensor& weight, bool bias) {
-  const int64_t pads = (weight.size(2) - 1) / 2, rows = weight.size(0);
-  const std::array<int64_t, 2> ones{1, 1}, padding{pads, pads}, zeros{0, 0};
-  const std::array<int32_t, 3> wanted{false, true, bias};
-  const int64_t* bias_sizes = &rows;
-  std::array<AtenTensorHandle, 3> made{};
-  TORCH_ERROR_CODE_CHECK(MOTIONRNN_EXT_CONVOLUTION_BACKWARD(
-      grad.get(), x.get(), weight.get(), bias ? &bias_sizes : nullptr, 1, ones.data(), 2, padding.data(), 2,
-      ones.data(), 2, false, zeros.data(), 2, 1, wanted.data(), 3, &made[0], &made[1], &made[2]));
-  const Tensor unwanted(made[0]);
-  return {torch::stable::contiguous(Tensor(made[1])), Tensor(made[2])};
+SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight,
+                        Tensor candidate_weight, double alpha, double max_offset) {
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset);
+  return run_forward(gates, trend, nullptr);
 }
 
-SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset,
-                                   Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight,
-                                   Tensor update, Tensor reset, Tensor candidate, Tensor new_offset, double alpha,
-                                   double max_offset, int64_t wanted) {
+SixTensors motion_gates_packed(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias,
+                               Tensor state_weight, Tensor candidate_weight, Tensor fragments, double alpha,
+                               double max_offset) {
   Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset);
+  return run_forward(gates, trend, &fragments);
+}
+
+// What backward reads beside the arguments of forward.
+struct GatesGradients {
+  Tensor grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset;
+};
+
+// The gradients of x, F and D, and the factors of the weights' gradients: those of the logits, (B, 3M + K, H, W), and
+// s(r) F, (B, M, H, W).
+struct GatesBackward {
+  Tensor x, offset, trend, logits, reset_offset;
+};
+
+GatesBackward run_backward(Gates& gates, const GatesGradients& given, int64_t wanted, const Tensor* fragments) {
   GatesArguments& a = gates.a;
-  const ScalarType feature = gates.x.scalar_type(), state = ScalarType::Float;
-  const Tensor read[] = {readable_image(grad_offset), readable_image(grad_trend), readable_image(grad_mask),
-                         readable_image(update),      readable_image(reset),      readable_image(candidate),
-                         readable_image(new_offset)};
+  const Tensor& x = gates.x;
+  const ScalarType feature = x.scalar_type(), state = ScalarType::Float;
+  const Tensor read[] = {readable_image(given.grad_offset), readable_image(given.grad_trend),
+                         readable_image(given.grad_mask),   readable_image(given.update),
+                         readable_image(given.reset),       readable_image(given.candidate),
+                         readable_image(given.new_offset)};
   a.grad_new_offset = gates.read(read[0], a.motion, state), a.grad_new_trend = gates.read(read[1], a.motion, state);
   a.grad_mask = gates.read(read[2], a.masks, feature);
   a.update = gates.read(read[3], a.motion, feature), a.reset = gates.read(read[4], a.motion, feature);
@@ -133,41 +141,94 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
   const auto map = [&](bool want, int64_t channels, ScalarType type) {
     return want ? gates.new_map(channels, type) : nothing(x);
   };
-  Tensor to_x = map(want_x, a.channels, feature), to_offset = map(want_motion, a.motion, state);
-  Tensor to_trend = map(want_motion, a.motion, state);
-  if (gates.is_empty()) {
-    const auto zeros = [&](const Tensor& t) {
-      return want_weights ? torch::stable::new_zeros(t, t.sizes()) : nothing(x);
-    };
-    return {to_x,
-            to_offset,
-            to_trend,
-            zeros(gates.x_weight),
-            zeros(gates.x_bias),
-            zeros(gates.state_weight),
-            zeros(gates.candidate_weight)};
-  }
-  const OnDevice device(gates.x);
-  const Tensor grads = gates.new_rows(gates.rows());
-  const Tensor reset_offset = want_weights ? gates.new_rows(a.motion) : nothing(x);
-  gates.pack_into_workspace(true);
+  GatesBackward made{map(want_x, a.channels, feature), map(want_motion, a.motion, state),
+                     map(want_motion, a.motion, state), nothing(x), nothing(x)};
+  if (gates.is_empty()) return made;
+  const OnDevice device(x);
+  Tensor grads = gates.new_rows(gates.rows()), reset_offset = want_weights ? gates.new_rows(a.motion) : nothing(x);
+  gates.use(fragments, true, device.stream);
   a.grads = image_of(grads);
-  if (want_x) a.grad_x = image_of(to_x);
-  if (want_motion) a.grad_offset = image_of(to_offset), a.grad_trend = image_of(to_trend);
+  if (want_x) a.grad_x = image_of(made.x);
+  if (want_motion) a.grad_offset = image_of(made.offset), a.grad_trend = image_of(made.trend);
   if (want_weights) a.reset_offset = image_of(reset_offset);
   gates.kernels.backward(a, device.stream);
-  if (!want_weights) return {to_x, to_offset, to_trend, nothing(x), nothing(x), nothing(x), nothing(x)};
-  const auto of_logits = [&](int64_t first, int64_t count) {
-    return torch::stable::narrow(const_cast<Tensor&>(grads), 1, first, count);
-  };
-  Tensor reset_maps = reset_offset;
-  const auto [to_x_weight, to_x_bias] = weight_gradients(of_logits(0, gates.rows()), gates.x, gates.x_weight, true);
-  const auto to_state_weight = std::get<0>(weight_gradients(
-      of_logits(0, 2 * a.motion), torch::stable::to(gates.offset, feature), gates.state_weight, false));
-  const auto to_candidate_weight =
-      std::get<0>(weight_gradients(of_logits(2 * a.motion, a.motion), torch::stable::narrow(reset_maps, 1, 0, a.motion),
-                                   gates.candidate_weight, false));
-  return {to_x, to_offset, to_trend, to_x_weight, to_x_bias, to_state_weight, to_candidate_weight};
+  if (want_weights) {
+    made.logits = torch::stable::narrow(grads, 1, 0, gates.rows());
+    made.reset_offset = torch::stable::narrow(reset_offset, 1, 0, a.motion);
+  }
+  return made;
+}
+
+// Return the gradients of the weight and the bias of a "same" convolution of x, where grad is that of its output.
+std::array<Tensor, 2> weight_gradients(const Tensor& grad, const Tensor& x, const Tensor& weight, bool bias) {
+  using torch::stable::detail::from;
+  const int64_t padding = (weight.size(2) - 1) / 2;
+  using Numbers = std::vector<int64_t>;
+  const std::array<bool, 3> wanted{false, true, bias};
+  std::array<StableIValue, 11> stack{from(grad),
+                                     from(x),
+                                     from(weight),
+                                     from(std::optional<Numbers>(Numbers{weight.size(0)})),
+                                     from(Numbers{1, 1}),
+                                     from(Numbers{padding, padding}),
+                                     from(Numbers{1, 1}),
+                                     from(false),
+                                     from(Numbers{0, 0}),
+                                     from(int64_t(1)),
+                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted))};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  using torch::stable::detail::to;
+  const Tensor unwanted = to<Tensor>(stack[0]);
+  return {torch::stable::contiguous(to<Tensor>(stack[1])), to<Tensor>(stack[2])};
+}
+
+SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset,
+                                   Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight,
+                                   Tensor update, Tensor reset, Tensor candidate, Tensor new_offset, double alpha,
+                                   double max_offset, int64_t wanted) {
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset);
+  const GatesGradients given{grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset};
+  GatesBackward made = run_backward(gates, given, wanted, nullptr);
+  if (!(wanted & kWantedWeights))
+    return {made.x, made.offset, made.trend, nothing(x), nothing(x), nothing(x), nothing(x)};
+  if (gates.is_empty()) {
+    const auto zeros = [](const Tensor& t) { return torch::stable::new_zeros(t, t.sizes()); };
+    return {
+        made.x, made.offset, made.trend, zeros(x_weight), zeros(x_bias), zeros(state_weight), zeros(candidate_weight)};
+  }
+  const OnDevice device(gates.x);
+  const int64_t motion = gates.a.motion;
+  const auto [to_x_weight, to_x_bias] = weight_gradients(made.logits, gates.x, gates.x_weight, true);
+  const Tensor to_state_weight =
+      weight_gradients(torch::stable::narrow(made.logits, 1, 0, 2 * motion),
+                       torch::stable::to(gates.offset, x.scalar_type()), gates.state_weight, false)[0];
+  const Tensor to_candidate_weight = weight_gradients(torch::stable::narrow(made.logits, 1, 2 * motion, motion),
+                                                      made.reset_offset, gates.candidate_weight, false)[0];
+  return {made.x, made.offset, made.trend, to_x_weight, to_x_bias, to_state_weight, to_candidate_weight};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> motion_gates_packed_backward(
+    Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset, Tensor x_weight, Tensor x_bias,
+    Tensor state_weight, Tensor candidate_weight, Tensor update, Tensor reset, Tensor candidate, Tensor new_offset,
+    Tensor fragments, double alpha, double max_offset, int64_t wanted) {
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset);
+  const GatesGradients given{grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset};
+  const GatesBackward made = run_backward(gates, given, wanted, &fragments);
+  return {made.x, made.offset, made.trend, made.logits, made.reset_offset};
+}
+
+std::tuple<Tensor, Tensor> motion_gates_pack(Tensor x_weight, Tensor x_bias, Tensor state_weight,
+                                             Tensor candidate_weight) {
+  // Weights alone tell how they are packed: any map will do, and one without elements does.
+  const std::vector<int64_t> x_sizes{0, x_weight.size(1), 1, 1}, motion_sizes{0, candidate_weight.size(0), 1, 1};
+  const Tensor x = torch::stable::new_empty(x_weight, x_sizes);
+  const Tensor offset = torch::stable::new_empty(x_weight, motion_sizes, ScalarType::Float);
+  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, 0.0, 0.0);
+  const OnDevice device(gates.x_weight);
+  gates.use(nullptr, false, device.stream);
+  const Tensor forward = gates.packed;
+  gates.use(nullptr, true, device.stream);
+  return {forward, gates.packed};
 }
 
 }  // namespace
@@ -181,4 +242,7 @@ STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m) {
   namespace cuda = motionrnn_ext::cuda;
   m.impl("motion_gates", TORCH_BOX(&cuda::motion_gates));
   m.impl("motion_gates_backward", TORCH_BOX(&cuda::motion_gates_backward));
+  m.impl("motion_gates_pack", TORCH_BOX(&cuda::motion_gates_pack));
+  m.impl("motion_gates_packed", TORCH_BOX(&cuda::motion_gates_packed));
+  m.impl("motion_gates_packed_backward", TORCH_BOX(&cuda::motion_gates_packed_backward));
 }

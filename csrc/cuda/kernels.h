@@ -89,11 +89,12 @@ struct GatesArguments {
   Image grads;  // [g_u, g_r, g_z, g_m] of the logits
   Image grad_x, grad_offset, grad_trend;
 
-  void* packed;  // workspace of the weights
+  void* packed;  // the weights of one direction, as `pack` of the kernels has written them
 };
 
 struct GatesKernels {
   size_t (*packed_bytes)(const GatesArguments&, bool backward);
+  void (*pack)(const GatesArguments&, bool backward, void* stream);
   void (*forward)(const GatesArguments&, void* stream);
   void (*backward)(const GatesArguments&, void* stream);
 };

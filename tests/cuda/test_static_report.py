@@ -73,7 +73,9 @@ GOOD = {
     "warp_backward<half, 32, true, false, true>": {"HMMA": 8, "LDG": 91, "LDG.128": 10},
     "warp_backward<half, 32, false, true, false>": {"HMMA": 8, "LDG": 91, "LDL/STL": 11, "stack": 16},
 }
-POINTWISE, SCALAR, FLOAT, GENERAL, GATES, BACKWARD, SPILLING_A_LITTLE = (list(GOOD)[i] for i in (0, 1, 2, 4, 5, 6, 7))
+POINTWISE, SCALAR, FLOAT, GENERAL, GATES, BACKWARD, SPILLING_A_LITTLE = (
+    list(GOOD)[i] for i in (0, 1, 2, 4, 5, 6, 7)
+)
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -140,7 +140,6 @@ template <class T>
 void launch_backward(const GatesArguments& a, Stream stream) {
   const Packed<T> packed{a};
   const PackArguments fragments = packed.backward(a.packed);
-  launch_pack<T>(fragments, 3, stream);
   const TileShape shape(a.height, a.width, (a.size - 1) / 2);
   const UpdateBackward update{int64_t(a.batch) * a.height * a.width,
                               a.height * a.width,

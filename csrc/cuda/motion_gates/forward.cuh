@@ -159,7 +159,6 @@ template <class T>
 void launch_forward(const GatesArguments& a, Stream stream) {
   const Packed<T> packed{a};
   const PackArguments fragments = packed.forward(a.packed);
-  launch_pack<T>(fragments, 3, stream);
   const TileShape shape(a.height, a.width, (a.size - 1) / 2);
   const GatesForward gates{operand_of<T>(a.x, fragments.fragments[0]),
                            operand_of<float>(a.offset, fragments.fragments[1]),

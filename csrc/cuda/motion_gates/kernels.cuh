@@ -12,6 +12,11 @@ GatesKernels gates_kernels() {
             const Packed<T> packed{a};
             return Packed<T>::bytes(backward ? packed.backward(nullptr) : packed.forward(nullptr));
           },
+          [](const GatesArguments& a, bool backward, void* stream) {
+            const Packed<T> packed{a};
+            launch_pack<T>(backward ? packed.backward(a.packed) : packed.forward(a.packed),
+                           static_cast<Stream>(stream));
+          },
           [](const GatesArguments& a, void* stream) { launch_forward<T>(a, static_cast<Stream>(stream)); },
           [](const GatesArguments& a, void* stream) { launch_backward<T>(a, static_cast<Stream>(stream)); }};
 }

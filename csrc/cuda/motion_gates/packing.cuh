@@ -34,9 +34,9 @@ struct Fragments {
         count(int64_t(steps.in_all()) * tiles * kWarp) {}
 };
 
-constexpr int kMostPacked = 3;
+constexpr int kPacked = 3;
 struct PackArguments {
-  Fragments fragments[kMostPacked];
+  Fragments fragments[kPacked];
 };
 
 // blockIdx.y is the place of the fragments in the list.
@@ -71,11 +71,11 @@ __global__ void __launch_bounds__(kGatesThreads) gates_pack(const PackArguments 
 }
 
 template <class T>
-void launch_pack(const PackArguments& a, int count, Stream stream) {
+void launch_pack(const PackArguments& a, Stream stream) {
   int64_t most = 0;
-  for (int i = 0; i < count; ++i) most = std::max(most, a.fragments[i].count);
+  for (const Fragments& f : a.fragments) most = std::max(most, f.count);
   if (most == 0) return;
-  launch(gates_pack<T>, dim3(static_cast<unsigned>((most + kGatesThreads - 1) / kGatesThreads), count), kGatesThreads,
+  launch(gates_pack<T>, dim3(static_cast<unsigned>((most + kGatesThreads - 1) / kGatesThreads), kPacked), kGatesThreads,
          0, stream, a);
 }
 
