@@ -33,6 +33,10 @@ extern Here here;
 // Runs `thread` once per thread of every block, block after block.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
 
+// Appends the place of a kernel in its library, in bytes, to the file that MOTIONRNN_EXT_LAUNCHES names: a line for
+// each kernel that the process launches.
+void note_launch(const void* kernel);
+
 // Ends the launch with an Error about the running thread.
 [[noreturn]] void fail(const std::string& problem, Where where);
 

@@ -45,6 +45,7 @@ template <class... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             std::type_identity_t<Parameters>... arguments) {
   const std::tuple<Parameters...> copied(arguments...);
+  note_launch(reinterpret_cast<const void*>(kernel));
   run(grid, block, shared_bytes, [&] { std::apply(kernel, copied); });
 }
 

@@ -14,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import features
+import launched
 import pytest
 import torch
 from repository import ROOT, path_of_test
@@ -211,12 +212,19 @@ FILES = [
 ALSO = {"plain": ["test_golden.py", "test_rollouts.py", *features.FILES]}
 
 
+def record_of(mode: str) -> Path:
+    """What the tests of a mode launch."""
+    return ROOT / "build" / f"emulator-{mode}" / "launches"
+
+
 def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
     library = build(mode, "motionrnn_ext_emulated")
+    record_of(mode).write_text("")
     return run(
         sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-m", "not slow", "-k", SELECTED[mode],
         *map(path_of_test, FILES + ALSO.get(mode, [])),
         **ENVIRONMENT[mode], LD_PRELOAD=runtime(mode), MOTIONRNN_EXT_EMULATOR=str(library),
+        MOTIONRNN_EXT_LAUNCHES=str(record_of(mode)),
     )  # fmt: skip
 
 
@@ -230,6 +238,17 @@ def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
 @pytest.mark.parametrize("mode", SANITIZERS)
 def test_kernels(running: Runs, mode: str):
     check_passed(mode, running[mode].result(), at_least={"plain": 1150}.get(mode, 501))
+
+
+@pytest.mark.slow
+def test_every_kernel_is_launched(running: Runs):
+    """A kernel that no test of the ops launches may compute anything."""
+    if "plain" not in running:
+        pytest.skip("it looks at what test_kernels[plain] launches")
+    running["plain"].result()
+    kernels = launched.built(build("plain", "motionrnn_ext_emulated"))
+    assert len(kernels) > 150
+    assert set(kernels.values()) - launched.launched(record_of("plain"), kernels) == set()
 
 
 # ---- The CPU kernels
