@@ -145,9 +145,9 @@ def runs_cuda_kernels(first: Tensor) -> bool:
     return first.device.type in native.CUDA_KERNELS_ON and name not in ("reference", "triton")
 
 
-def runs_native_kernels(first: Tensor) -> bool:
-    """Return whether the C++ or CUDA kernels are in force, which join the gates' convolutions and motion_update."""
-    return _in_force(first) in ("cpu", "cuda")
+def runs_kernels(first: Tensor) -> bool:
+    """Return whether kernels are in force, which join the gates' convolutions and motion_update."""
+    return _in_force(first) != "reference"
 
 
 def runs_cpu_kernels(first: Tensor) -> bool:
