@@ -32,6 +32,21 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, float alpha, float max_offset, int wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // The same with weights that were packed once for many steps, forward and backward, on CUDA. Backward returns the
+  // gradients of x, offset and trend, and the factors of the weights' gradients: those of all logits, and s(r) F.
+  m.def(
+      "motion_gates_pack(Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "motion_gates_packed(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight, "
+      "Tensor candidate_weight, Tensor packed, float alpha, float max_offset) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "motion_gates_packed_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset, "
+      "Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight, Tensor update_logits, "
+      "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, Tensor packed, float alpha, float max_offset, "
+      "int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // A 5x5 convolution that keeps the map's size, by Winograd's algorithm. The packed weight is for this machine alone;
   // `transposed`: it is that of the gradient of x.
   m.def("winograd_pack(Tensor weight, bool transposed) -> Tensor");

@@ -187,7 +187,7 @@ def _experiments(maps: GpuMaps) -> Iterator[Comparison]:
 
 def _every_case(maps: GpuMaps, done: set[Case | ModelCase]) -> Iterator[Comparison]:
     for op, shape, dtype, direction in product(
-        ("MotionGRUCell", "offset_warp", "motion_warp", *POINTWISE), maps, DTYPES, DIRECTIONS
+        ("MotionGRUCell", "offset_warp", "motion_warp", "motion_gates", *POINTWISE), maps, DTYPES, DIRECTIONS
     ):
         case = Case(op, shape, dtype, direction)
         if case not in done:

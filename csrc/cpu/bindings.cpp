@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "operand_checks.h"
 #include "pointwise_ops.h"
-#include "warp_checks.h"
 
 namespace motionrnn_ext::cpu {
 // ---- Instruction sets
@@ -159,23 +159,9 @@ struct Gates {
         state_weight(torch::stable::contiguous(state_weight_)),
         candidate_weight(torch::stable::contiguous(candidate_weight_)) {
     const ScalarType feature = x.scalar_type();
-    STD_TORCH_CHECK(x_weight.scalar_type() == feature && x_bias.scalar_type() == feature &&
-                        state_weight.scalar_type() == feature && candidate_weight.scalar_type() == feature &&
-                        offset.scalar_type() == state_type(feature),
-                    "motionrnn_ext: mixed dtypes");
-    STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 4 && x_weight.dim() == 4 && x_bias.dim() == 1 &&
-                        state_weight.dim() == 4 && candidate_weight.dim() == 4,
-                    "motionrnn_ext: mismatched ranks");
+    check_gates(x, offset, x_weight, x_bias, state_weight, candidate_weight);
     a.batch = x.size(0), a.channels = x.size(1), a.motion = offset.size(1), a.height = x.size(2), a.width = x.size(3);
     a.masks = x_weight.size(0) - 3 * a.motion, a.k = static_cast<int>(x_weight.size(2));
-    const auto is_weight = [&](const Tensor& w, int64_t out, int64_t in) {
-      return w.size(0) == out && w.size(1) == in && w.size(2) == a.k && w.size(3) == a.k;
-    };
-    STD_TORCH_CHECK(a.k % 2 == 1 && a.masks >= 0 && x_bias.size(0) == x_weight.size(0) &&
-                        is_weight(x_weight, x_weight.size(0), a.channels) &&
-                        is_weight(state_weight, 2 * a.motion, a.motion) &&
-                        is_weight(candidate_weight, a.motion, a.motion) && is_map_of(x, offset, a.motion),
-                    "motionrnn_ext: mismatched sizes");
     a.alpha = alpha, a.max_offset = max_offset;
     a.x = image_of(x), a.offset = image_of(offset);
     a.x_weight = x_weight.const_data_ptr(), a.x_bias = x_bias.const_data_ptr();

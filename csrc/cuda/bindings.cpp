@@ -1,38 +1,12 @@
 // The CUDA kernels as torch ops: layouts, allocation, stream. Arguments were checked in Python (motionrnn_ext/ops);
 // what is asserted here guards direct calls of torch.ops. Compiled by the host compiler; with MOTIONRNN_EXT_EMULATED
 // for the emulator, whose tensors are on the CPU.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-
-#include <limits>
-
-#include "cuda/kernels.h"
+#include "cuda/tensors.h"
+#include "operand_checks.h"
 #include "pointwise_ops.h"
-#include "warp_checks.h"
 
 namespace motionrnn_ext::cuda {
 namespace {
-
-// ---- Devices
-
-#if defined(MOTIONRNN_EXT_EMULATED)
-bool is_here(const Tensor& t) { return t.is_cpu(); }
-struct OnDevice {
-  explicit OnDevice(const Tensor&) {}
-  void* stream = nullptr;
-};
-#else
-bool is_here(const Tensor& t) { return t.is_cuda(); }
-// Makes the tensor's device current and holds that device's current stream.
-struct OnDevice {
-  torch::stable::accelerator::DeviceGuard guard;
-  void* stream = nullptr;
-
-  explicit OnDevice(const Tensor& t) : guard(t.get_device_index()) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-  }
-};
-#endif
 
 struct Backend {
   static bool is_here(const Tensor& t) { return cuda::is_here(t); }
@@ -42,32 +16,11 @@ struct Backend {
   }
 };
 
-void check_here(const Tensor& t) { STD_TORCH_CHECK(is_here(t), "motionrnn_ext: mixed devices"); }
-
 Tensor new_like(const Tensor& t, bool channels_last) {
   return new_tensor(t, {t.sizes().begin(), t.sizes().end()}, t.scalar_type(), channels_last);
 }
 
 // ---- The warps
-
-// Return whether all pixels lie at one distance, so that the kernels read the tensor in place.
-bool is_image(const Tensor& t) {
-  return t.numel() == 0 || t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.size(3) * t.stride(3);
-}
-
-Image image_of(const Tensor& t) {
-  // An address for a tensor without elements: torch gives null, to which no offset may be added.
-  static char never_read = 0;
-  if (t.numel() == 0) return {&never_read, 0, 1, 1};
-  const int64_t pixel = t.size(3) == 1 ? t.stride(2) : t.stride(3);
-  const int64_t limit = std::numeric_limits<int32_t>::max();
-  STD_TORCH_CHECK(t.stride(1) <= limit && pixel * bytes_of(t.scalar_type()) <= limit,
-                  "motionrnn_ext: strides of channels and pixels should fit 32 bits");
-  return {const_cast<void*>(t.const_data_ptr()), t.stride(0), static_cast<int32_t>(t.size(1) == 1 ? 1 : t.stride(1)),
-          static_cast<int32_t>(pixel)};
-}
-
-Tensor readable_image(const Tensor& t) { return is_image(t) ? t : torch::stable::contiguous(t); }
 
 struct Warp {
   Tensor x, offset, mask_logits, weight;

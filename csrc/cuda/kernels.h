@@ -72,4 +72,35 @@ WarpKernels warp_kernels_f32();
 WarpKernels warp_kernels_bf16();
 WarpKernels warp_kernels_f16();
 
+// A MotionGRU step up to its warp. Features are of T, motion state and its gradients are float; images of s(r) F and of
+// the logits' gradients are workspaces of pixel rows, whose length is a multiple of four.
+struct GatesArguments {
+  int32_t batch, channels, motion, masks, height, width;
+  int32_t size;  // of the square convolutions
+  Image x, offset, trend;
+  const void *x_weight, *x_bias, *state_weight, *candidate_weight;  // contiguous
+  float alpha, max_offset;
+  Image update, reset, candidate, mask;  // the logits: written forward, all but the mask's read backward
+  Image new_offset, new_trend;           // written forward; backward reads new_offset
+  Image reset_offset;                    // s(r) F; backward may do without
+
+  // Backward: the first three are given; null among the others means not wanted.
+  Image grad_new_offset, grad_new_trend, grad_mask;
+  Image grads;  // [g_u, g_r, g_z, g_m] of the logits
+  Image grad_x, grad_offset, grad_trend;
+
+  void* packed;  // the weights of one direction, as `pack` of the kernels has written them
+};
+
+struct GatesKernels {
+  size_t (*packed_bytes)(const GatesArguments&, bool backward);
+  void (*pack)(const GatesArguments&, bool backward, void* stream);
+  void (*forward)(const GatesArguments&, void* stream);
+  void (*backward)(const GatesArguments&, void* stream);
+};
+
+GatesKernels gates_kernels_f32();
+GatesKernels gates_kernels_bf16();
+GatesKernels gates_kernels_f16();
+
 }  // namespace motionrnn_ext::cuda

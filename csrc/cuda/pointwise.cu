@@ -18,37 +18,9 @@ using Stored = std::conditional_t<role == Role::feature, Feature, State>;
 // Threads of a block: so few that small maps still give every multiprocessor a block.
 constexpr int kBlock = 128;
 
-template <int width, class T>
-__device__ __forceinline__ void load(const void* stream, int64_t at, float (&value)[width]) {
-  const T* from = static_cast<const T*>(stream) + at;
-  if constexpr (width == 1) {
-    value[0] = to_float(__ldg(from));
-  } else {
-    constexpr int words = width / kPerWord<T>;
-    uint32_t word[words];
-    load_words<words>(from, word);
-#pragma unroll
-    for (int i = 0; i < words; ++i) {
-      float unpacked[kPerWord<T>];
-      unpack<T>(word[i], unpacked);
-#pragma unroll
-      for (int j = 0; j < kPerWord<T>; ++j) value[i * kPerWord<T> + j] = unpacked[j];
-    }
-  }
-}
-
-template <int width, class T>
-__device__ __forceinline__ void store(void* stream, int64_t at, const float (&value)[width]) {
-  T* to = static_cast<T*>(stream) + at;
-  if constexpr (width == 1) {
-    *to = from_float<T>(value[0]);
-  } else {
-    constexpr int words = width / kPerWord<T>;
-    uint32_t word[words];
-#pragma unroll
-    for (int i = 0; i < words; ++i) word[i] = pack<T>(value + i * kPerWord<T>);
-    store_words<words>(to, word);
-  }
+template <class T, class Data>
+__device__ __forceinline__ T* stream(Data* first, int64_t at) {
+  return static_cast<T*>(first) + at;
 }
 
 // A thread takes `width` elements of every stream: 16 bytes of the narrower dtype, or one element.
@@ -59,8 +31,9 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
   using Scalar = std::conditional_t<sizeof(Feature) == 2 && sizeof(State) == 2, math::Coarse, float>;
   const Scalar parameters[] = {static_cast<float>(a.parameters[0]), static_cast<float>(a.parameters[1])};
   float in[kIn][width], out[kOut][width];
-  (load<width, Stored<math::role_of_stream(MapOf::inputs, i), Feature, State>>(a.in[i], row * a.in_stride[i] + at,
-                                                                               in[i]),
+  (load_floats(
+       stream<const Stored<math::role_of_stream(MapOf::inputs, i), Feature, State>>(a.in[i], row * a.in_stride[i] + at),
+       in[i]),
    ...);
 #pragma unroll
   for (int e = 0; e < width; ++e) {
@@ -69,8 +42,9 @@ __device__ __forceinline__ void run(const PointwiseArguments& a, int64_t row, in
     MapOf::template apply<Scalar>(values, results, parameters);
     ((out[o][e] = static_cast<float>(results[o])), ...);
   }
-  (store<width, Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(a.out[o], row * a.out_stride[o] + at,
-                                                                                 out[o]),
+  (store_floats(
+       stream<Stored<math::role_of_stream(MapOf::outputs, o), Feature, State>>(a.out[o], row * a.out_stride[o] + at),
+       out[o]),
    ...);
 }
 

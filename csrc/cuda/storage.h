@@ -80,4 +80,36 @@ __device__ __forceinline__ void store_words(void* to, const uint32_t* from) {
   }
 }
 
+// Load `width` neighbouring elements, through the read-only cache, from an address aligned to all of them.
+template <int width, class T>
+__device__ __forceinline__ void load_floats(const T* from, float (&value)[width]) {
+  if constexpr (width == 1) {
+    value[0] = to_float(__ldg(from));
+  } else {
+    constexpr int words = width / kPerWord<T>;
+    uint32_t word[words];
+    load_words<words>(from, word);
+#pragma unroll
+    for (int i = 0; i < words; ++i) {
+      float unpacked[kPerWord<T>];
+      unpack<T>(word[i], unpacked);
+#pragma unroll
+      for (int j = 0; j < kPerWord<T>; ++j) value[i * kPerWord<T> + j] = unpacked[j];
+    }
+  }
+}
+
+template <int width, class T>
+__device__ __forceinline__ void store_floats(T* to, const float (&value)[width]) {
+  if constexpr (width == 1) {
+    *to = from_float<T>(value[0]);
+  } else {
+    constexpr int words = width / kPerWord<T>;
+    uint32_t word[words];
+#pragma unroll
+    for (int i = 0; i < words; ++i) word[i] = pack<T>(value + i * kPerWord<T>);
+    store_words<words>(to, word);
+  }
+}
+
 }  // namespace motionrnn_ext::cuda

@@ -195,6 +195,76 @@ def scatter() -> Picture:
     return p
 
 
+def gates() -> Picture:
+    """A block's tile for 3x3 gates, and what a product of the tensor cores takes of it."""
+    p, cell, left, top = Picture(760, 470, "A tile of the gates and one step of its sum"), 22, 40, 74
+    p.text(24, 28, "A block of the gates: 16 pixels, with the pixels that their 3x3 taps reach", size=15)
+    p.text(left, 62, "Staged in shared memory once: 3 x 18 pixels, all channels of each", SOFT, 12)
+    colours = (BLUE, ORANGE, GREEN, RED)
+    for r in range(3):
+        for c in range(18):
+            of_tile = r == 1 and 0 < c < 17
+            p.box(left + c * cell, top + r * cell, cell, cell, BLUE if of_tile else "none", GRID, 1, 0.18)
+    pixel, tap = 5, (0, 2)  # tap 2 of pixel 5: one row up, one column to the right
+    x0, y0 = left + (pixel + 1.5) * cell, top + 1.5 * cell
+    row, col = tap[0], pixel + tap[1]
+    p.box(left + col * cell + 1, top + row * cell + 1, cell - 2, cell - 2, "none", INK, 2)
+    p.line(x0, y0, left + (col + 0.5) * cell, top + (row + 0.5) * cell, INK)
+    p.text(left + 18 * cell + 16, top + 14, "pixel 5 and its tap 2", INK, 12)
+    p.text(left + 18 * cell + 16, top + 34, "blue: the tile itself", BLUE, 12)
+
+    y = 172
+    p.text(
+        left,
+        y,
+        "One step of the sum, for bfloat16: four quads, which are four channels each, of every pixel",
+        SOFT,
+        12,
+    )
+    y += 14
+    for t, colour in enumerate(colours):
+        p.box(left + t * 84, y, 80, 24, colour, colour, 1, 0.18)
+        p.text(left + t * 84 + 40, y + 16, f"channels {4 * t}..{4 * t + 3}", colour, 11, "middle")
+    p.text(left + 4 * 84 + 8, y + 16, "of the pixel at the tap: 32 bytes", INK, 12)
+    p.text(
+        left, y + 46, "lane 4 g + t reads quad t, at pixel g and at pixel g + 8, as two words each", SOFT, 12
+    )
+
+    y = 262
+    p.text(left, y - 8, "first operand", INK, 12)
+    p.text(left + 200, y - 8, "second operand, packed", INK, 12)
+    p.text(left + 440, y - 8, "sums, in registers", INK, 12)
+    for g in range(8):
+        for t, colour in enumerate(colours):
+            p.box(left + t * 36, y + g * 16, 34, 14, colour, colour, 1, 0.18)
+    p.text(left + 72, y + 144, "16 pixels x 16 channels", SOFT, 11, "middle")
+    for t, colour in enumerate(colours):
+        p.box(left + 216, y + t * 30, 110, 26, colour, colour, 1, 0.18)
+        p.text(left + 271, y + t * 30 + 17, f"lanes 4 g + {t}", colour, 11, "middle")
+    p.text(left + 271, y + 144, "16 channels x 8 columns", SOFT, 11, "middle")
+    p.text(left + 170, y + 66, "x", INK, 16, "middle")
+    p.text(left + 378, y + 66, "add to", INK, 12, "middle")
+    for g in range(8):
+        for t in range(4):
+            p.box(left + 440 + t * 36, y + g * 16, 34, 14, SOFT, SOFT, 1, 0.12)
+    p.text(left + 512, y + 144, "16 pixels x 8 gate channels", SOFT, 11, "middle")
+    p.text(
+        24,
+        436,
+        "A 3x3 gate of 16 channels takes nine such steps. Warp w has the columns of the tiles w and w + 4, so that",
+        SOFT,
+        12,
+    )
+    p.text(
+        24,
+        454,
+        "the block's four warps make the 18 + 18 + 18 + 9 channels of u, r, z and the mask at once.",
+        SOFT,
+        12,
+    )
+    return p
+
+
 def trend() -> Picture:
     """Three steps of the recurrence for F = D = 1, s(u) = 0.5, tanh z = 0."""
     p = Picture(760, 330, "Motion filter and trend over three steps")
@@ -236,5 +306,5 @@ def trend() -> Picture:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-    for draw in (taps, lanes, scatter, trend):
+    for draw in (taps, lanes, scatter, gates, trend):
         (folder / f"{draw.__name__}.svg").write_text(draw().svg())

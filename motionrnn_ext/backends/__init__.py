@@ -145,8 +145,13 @@ def runs_cuda_kernels(first: Tensor) -> bool:
     return first.device.type in native.CUDA_KERNELS_ON and name not in ("reference", "triton")
 
 
+def runs_kernels(first: Tensor) -> bool:
+    """Return whether kernels are in force, which join the gates' convolutions and motion_update."""
+    return _in_force(first) != "reference"
+
+
 def runs_cpu_kernels(first: Tensor) -> bool:
-    """Return whether the CPU kernels are in force, which join the gates' convolutions and motion_update."""
+    """Return whether the C++ kernels are in force, which have Winograd's convolutions."""
     return _in_force(first) == "cpu" and "cpu" not in native.CUDA_KERNELS_ON
 
 

@@ -6,7 +6,6 @@ The arguments are those of `motionrnn_ext.ops`, which has checked them. The othe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -66,13 +65,7 @@ def motion_gates(
     candidate_weight: Tensor,
     alpha: float | Tensor,
     max_offset: float = math.inf,
-    motion_reset: Callable[..., Tensor] = motion_reset,
-    motion_update: Callable[..., tuple[Tensor, Tensor]] = motion_update,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the gates' convolutions and the pointwise ops between them.
-
-    Backends without a fused kernel run this too, passing their own `motion_reset` and `motion_update`.
-    """
     padding, motion = x_weight.shape[-1] // 2, offset.shape[1]
     from_x = F.conv2d(x, x_weight, x_bias, padding=padding)
     gates_x, candidate_x, mask = from_x.split((2 * motion, motion, from_x.shape[1] - 3 * motion), dim=1)

@@ -55,9 +55,9 @@ class MotionGRUCell(Resettable):
     Gates and a warp that are not plain (with hooks of their own, or replaced, see `motionrnn_ext.layers.plain`) are
     called. The results are the same up to rounding, and the step is slower.
 
-    Backward keeps, besides inputs and parameters, 9K channels of the map on the backend `cpu`: the logits of u, r and
-    z and F_t (2K each), and the logits of the mask (K); 20.25 MiB at 16x16x64x64 in float32. There the ops
-    `motion_gates` and `offset_warp` compute the whole step. Other backends, the ablations, and a mask whose kernel has
+    Backward keeps, besides inputs and parameters, 9K channels of the map: the logits of u, r and z and F_t (2K each),
+    and the logits of the mask (K); 20.25 MiB at 16x16x64x64 in float32. The ops `motion_gates` and `offset_warp`
+    compute the whole step. The reference, the ablations, and a mask whose kernel has
     another size than the gates' keep r.F as well, 24.75 MiB. There one convolution computes all that depends on x, and
     its parts are added in place to the fresh convolutions of the state.
 
@@ -228,7 +228,7 @@ class MotionGRUCell(Resettable):
         packed = self.pack() if packed is None else packed
         if packed is None:
             update, candidate, mask = *self._gates_of_modules(x, offset), None
-        elif packed.has_mask and self.transient and self.trend and backends.runs_cpu_kernels(x):
+        elif packed.has_mask and self.transient and self.trend and backends.runs_kernels(x):
             offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha, self.max_offset)
             return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
         else:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import backends
-from ..backends import reference
 from . import _arguments as arguments
-from .motion_gru import motion_reset, motion_update
 
 
 def motion_gates(
@@ -26,8 +24,8 @@ def motion_gates(
         [u, r, z_x, m] = W_x * x + b;   [u, r] += W_F * F;   z = z_x + W_z * (s(r) . F)
         F_t, D_t = motion_update(u, z, F, D, alpha, max_offset)
 
-    The backend `cpu` has one kernel each way, and keeps the logits of u, r and z for backward. On the other backends
-    PyTorch's convolutions run between the backend's own ops.
+    The backend `cpu` has one kernel each way. On a GPU two launches make the results, and three the gradients of the
+    maps; PyTorch's convolutions make those of the weights. All keep the logits of u, r and z for backward.
 
     Args:
         x: (B, C, H, W), features.
@@ -55,9 +53,9 @@ def motion_gates(
     weights = (x_weight, x_bias, state_weight, candidate_weight)
     alpha = arguments.momentum(op, alpha, x)
     limit = arguments.bound(f"{op}: max_offset", max_offset)
-    if backends.runs_cpu_kernels(x) and not isinstance(alpha, Tensor):
-        return backends.dispatch(op, x, offset, trend, *weights, alpha, limit)[:3]
-    return reference.motion_gates(x, offset, trend, *weights, alpha, limit, motion_reset, motion_update)
+    run = backends.dispatch_formulas if isinstance(alpha, Tensor) else backends.dispatch
+    # A kernel returns the logits of u, r and z as well.
+    return run(op, x, offset, trend, *weights, alpha, limit)[:3]
 
 
 def _check(

@@ -1,13 +1,17 @@
-"""The op for motion and warp, which CUDA alone has. Its values and gradients are compared in test_ops."""
+"""The ops that join others on CUDA: motion and warp, which it alone has, and the gates. Their values and gradients are
+compared in test_ops."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from case import Case, generator
 from comparing import TOLERANCE, assert_close
+from gates_cases import GATES_CASES, gates_inputs
 from under_test import CUDA_KERNELS, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES
 
@@ -33,6 +37,71 @@ def test_motion_warp_makes_the_gradients_that_are_wanted(on: UnderTest, wanted: 
             assert_close(s, e, 1e-6)
         else:
             assert s.numel() == 0
+
+
+GATES = {case.name: case for case in GATES_CASES}
+
+
+def gates(on: UnderTest, inputs: Sequence[torch.Tensor], wanted: int) -> tuple[list, list]:
+    """Return the results of motion_gates and of its backward for random gradients."""
+    outputs = on.op("motion_gates")(*inputs, 0.5, 1e4)
+    grads = [torch.randn(t.shape, generator=generator(1)).to(t) for t in outputs[:3]]
+    saved = (inputs[0], inputs[1], *inputs[3:], *outputs[3:], outputs[0])
+    return outputs, on.op("motion_gates_backward")(*grads, *saved, 0.5, 1e4, wanted)
+
+
+@on(CUDA_KERNELS)
+@pytest.mark.parametrize("wanted", [1, 2, 3, 8, 9, 10, 11])
+def test_motion_gates_makes_the_gradients_that_are_wanted(on: UnderTest, wanted: int):
+    inputs = list(GATES["usual"].inputs(torch.float32, on.device, grad=False).values())
+    every, some = (gates(on, inputs, bits)[1] for bits in (11, wanted))
+    for e, s, bit in zip(every, some, (1, 2, 2, 8, 8, 8, 8)):
+        if wanted & bit:
+            assert_close(s, e, 1e-6)
+        else:
+            assert s.numel() == 0
+
+
+@on(CUDA_KERNELS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_motion_gates_keep_what_a_bad_number_does_not_reach(on: UnderTest, value: float):
+    """A tile of eight columns may hold channels of r and z, or of x and F. One of them takes no part in a sum."""
+    inputs = list(GATES["usual"].inputs(torch.float32, on.device, grad=False).values())
+    offset = inputs[1].clone()
+    offset[0, 2, 3, 4] = value
+    (_, _, mask, *_), _ = gates(on, [inputs[0], offset, *inputs[2:]], 11)
+    (_, _, expected, *_), _ = gates(on, inputs, 11)
+    assert torch.equal(mask, expected)
+    outputs = on.op("motion_gates")(*inputs, 0.5, 1e4)
+    grads = [torch.zeros_like(t) for t in outputs[:3]]
+    grads[2][0, 1, 3, 4] = value
+    saved = (inputs[0], inputs[1], *inputs[3:], *outputs[3:], outputs[0])
+    grad_x, grad_offset, grad_trend, *_ = on.op("motion_gates_backward")(*grads, *saved, 0.5, 1e4, 3)
+    bad = torch.zeros(grad_x.shape[2:], dtype=torch.bool)
+    bad[2:5, 3:6] = True
+    assert torch.equal(~torch.isfinite(grad_x[0, 0]).cpu(), bad)
+    assert not grad_offset.any() and not grad_trend.any()
+
+
+@on(CUDA_KERNELS)
+@pytest.mark.parametrize(
+    "options", [{"channels": 100}, {"channels": 130, "size": 5}, {"width": 3}, {"width": 6}]
+)
+def test_motion_gates_of_many_channels_and_of_narrow_maps(on: UnderTest, options: dict[str, int]):
+    """Channels in chunks; tiles of 4 x 4 and of 8 x 2 pixels."""
+    case = Case("motion_gates", "", partial(gates_inputs, **options))
+    inputs = case.inputs(torch.float32, on.device)
+    exact = {name: t.detach().double().cpu().requires_grad_() for name, t in inputs.items()}
+    with on.chosen():
+        outputs = case.run(inputs)
+    with REFERENCE.chosen():
+        expected = case.run(exact)
+    grads = [torch.randn(t.shape, generator=generator(1), dtype=torch.float64) for t in expected]
+    found = torch.autograd.grad(outputs, list(inputs.values()), [g.to(o) for g, o in zip(grads, outputs)])
+    for a, e in zip(
+        (*outputs, *found), (*expected, *torch.autograd.grad(expected, list(exact.values()), grads))
+    ):
+        assert_close(a, e, on.float32_bound)
 
 
 @on(CUDA_KERNELS)

@@ -104,4 +104,4 @@ def test_the_cell_takes_two_ops_each_way(on: UnderTest):
     with on.chosen(), Calls("motionrnn_ext") as ops:
         out, offset, trend = cell(*inputs, leaf(on, torch.contiguous_format, 1, 18, 4, 4, seed=3))
         (out.sum() + offset.sum() + trend.sum()).backward()
-    assert ops.names == ["motion_reset", "motion_warp", "motion_warp_backward", "motion_reset_backward"]
+    assert ops.names == ["motion_gates", "offset_warp", "offset_warp_backward", "motion_gates_backward"]

@@ -160,9 +160,9 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     defined = set(re.findall(r'"(\w+)\(', OPS_SOURCE.read_text()))
     assert len(defined) > 12 and set(registered) == defined
     lacking = {name for name, (_, cuda) in registered.items() if not cuda}
-    # Convolutions are cuDNN's there; the CPU has some of its own, and joins those of gates.
+    # Other convolutions are cuDNN's there; the CPU has some of its own.
     winograd = {"winograd_pack", "winograd_conv", "winograd_weight_gradient"}
-    assert lacking == {"cpu_instruction_set", "motion_gates", "motion_gates_backward", *winograd}
+    assert lacking == {"cpu_instruction_set", *winograd}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
     assert unfused == {"motion_warp", "motion_warp_backward"}  # the CPU runs motion_update and offset_warp
 

@@ -32,7 +32,7 @@ def test_library(built) -> None:
 def test_every_kernel_is_recognised(built) -> None:
     """A renamed kernel would slip through the rules."""
     stems = {Kernel.parse(name).stem for name in built[1]}
-    assert {"pointwise_kernel", "warp_forward", "warp_backward"} <= stems
+    assert {"pointwise_kernel", *report.TENSOR_CORES} <= stems
     for name in built[1]:
         kernel = Kernel.parse(name)
         if kernel.stem in ("warp_forward", "warp_backward"):
@@ -69,10 +69,13 @@ GOOD = {
     "warp_forward<float, 16, true, false>": {"HMMA": 12, "LDG": 31, "LDG.128": 8},
     "warp_forward<bf16, 16, true, false>": {"HMMA": 2, "LDG": 35, "LDG.64": 8},
     "warp_forward<bf16, 32, false, false>": {"HMMA": 8, "LDG": 91},
+    "gates_forward<bf16>": {"HMMA": 12, "LDG": 24, "registers": 64},
     "warp_backward<half, 32, true, false, true>": {"HMMA": 8, "LDG": 91, "LDG.128": 10},
     "warp_backward<half, 32, false, true, false>": {"HMMA": 8, "LDG": 91, "LDL/STL": 11, "stack": 16},
 }
-POINTWISE, SCALAR, FLOAT, GENERAL, BACKWARD, SPILLING_A_LITTLE = (list(GOOD)[i] for i in (0, 1, 2, 4, 5, 6))
+POINTWISE, SCALAR, FLOAT, GENERAL, GATES, BACKWARD, SPILLING_A_LITTLE = (
+    list(GOOD)[i] for i in (0, 1, 2, 4, 5, 6, 7)
+)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -90,6 +93,9 @@ def test_promises_kept(name: str) -> None:
         (SCALAR, {"stack": 8}, "a stack frame of 8 bytes"),
         (FLOAT, {"HMMA": 0}, "no HMMA"),
         (FLOAT, {"LDG.128": 7}, "7 global loads of 16 bytes instead of 8"),
+        (GATES, {"registers": 65}, "65 registers instead of at most 64"),
+        (GATES, {"HMMA": 0}, "no HMMA"),
+        (GATES, {"divided": 2}, "2 instructions of a whole warp where its lanes may be apart"),
         (GENERAL, {"LDL/STL": 2}, "2 accesses of local memory (spills)"),
         (BACKWARD, {"LDL/STL": 2}, "2 accesses of local memory (spills)"),
         (BACKWARD, {"LDG.128": 0}, "0 global loads of 16 bytes instead of 10"),
@@ -98,6 +104,24 @@ def test_promises_kept(name: str) -> None:
 )
 def test_promises_broken(name: str, change: Row, complaint: str) -> None:
     assert report.broken_promises(name, GOOD[name] | change) == [complaint]
+
+
+# Both branches meet at 0060. The second product is reached by part of the lanes, unless these were brought together.
+APART = """
+        /*0000*/                   BSSY B0, 0x60 ;
+        /*0010*/              @!P0 BRA 0x50 ;
+        /*0020*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0050*/                   BSYNC B0 ;
+        /*0060*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+"""
+
+
+@pytest.mark.parametrize("together", ["", "        /*0018*/                   WARPSYNC 0xffffffff ;\n"])
+def test_a_product_that_lanes_reach_apart(together: str) -> None:
+    regions, lines = cuda_binary.Convergence(), APART.splitlines(keepends=True)
+    lines.insert(3, together)
+    divided = [line for line in lines if regions.is_divided(line)]
+    assert divided == ([] if together else [lines[4]])
 
 
 def tool(name: str) -> str:

@@ -31,9 +31,9 @@ ANY_SIZE = [p for p, cell in CELLS.items() if not cell.of_layer(1).needs_map_siz
 OPS_OF_THE_LAYER = {
     "reference": set(),
     "cpu": {"motion_gates", "offset_warp", "gated_blend"},
-    "triton": {"motion_reset", "motion_update", "offset_warp", "gated_blend"},
-    "cuda": {"motion_reset", "motion_warp", "gated_blend"},
-    "emulated": {"motion_reset", "motion_warp", "gated_blend"},
+    "triton": {"motion_gates", "offset_warp", "gated_blend"},
+    "cuda": {"motion_gates", "offset_warp", "gated_blend"},
+    "emulated": {"motion_gates", "offset_warp", "gated_blend"},
 }
 
 

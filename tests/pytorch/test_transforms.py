@@ -65,8 +65,6 @@ def test_vmap_is_one_call(op: str, mapped: str, on: UnderTest, no_warning: None)
     names = [op]
     if op == "motion_warp" and not on.runs_cuda_kernels:
         names = ["motion_update", "offset_warp"]
-    if op == "motion_gates" and on is not CPU:
-        names = ["motion_reset", "motion_update"]
     slices = 3 if dims[-1] is not None else 1
     assert calls.names == [n for n in names for _ in range(slices if n.endswith(("warp", "gates")) else 1)]
     with on.chosen():

@@ -53,6 +53,35 @@ def counted_as(instruction: str) -> list[str]:
     return ["instructions", *(name for name, pattern in COUNTED.items() if re.match(pattern, instruction))]
 
 
+class Convergence:
+    """The convergence regions of a function, as its SASS is read line by line.
+
+    Lanes of a warp may be apart between BSSY, which names the barrier where they meet again, and that place. WARPSYNC
+    and BAR.SYNC bring them together before.
+    """
+
+    LINE = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*)")
+
+    def __init__(self) -> None:
+        self.apart: dict[str, int] = {}  # by barrier, the address where its region ends
+
+    def is_divided(self, line: str) -> bool:
+        """Return whether the line is an instruction of the whole warp at which lanes may be apart."""
+        found = self.LINE.match(line)
+        if not found:
+            return False
+        address, opcode, operands = int(found[1], 16), found[2].split(".")[0], found[3]
+        self.apart = {barrier: end for barrier, end in self.apart.items() if end > address}
+        if opcode == "BSSY":
+            barrier, end = re.findall(r"\bB\d+|0x[0-9a-f]+", operands)
+            self.apart[barrier] = int(end, 16)
+        elif opcode == "BSYNC":
+            self.apart.pop(re.findall(r"\bB\d+", operands)[0], None)
+        elif opcode in ("WARPSYNC", "BAR"):
+            self.apart = {}
+        return opcode in ("HMMA", "MOVM") and bool(self.apart)
+
+
 class Kernel(NamedTuple):
     """A kernel's name taken apart: warp_forward<float, 32, true> is ("warp_forward", ("float", "32", "true"))."""
 
@@ -133,9 +162,11 @@ def read_library(library: Path) -> tuple[str, Table]:
         if attribute == "EIATTR_MAX_THREADS" and (found := re.search(r"Value:\s+0x(\w+)", line)):
             rows[key]["block"] = int(found[1], 16)  # of __launch_bounds__
     counts: dict[tuple[str, str], Counter[str]] = {key: Counter() for key in rows}
+    regions = {key: Convergence() for key in rows}
     for key, line in sections(run(cuobjdump, "-sass", str(library)), r"Function : (\S+)"):
         if (found := INSTRUCTION.match(line)) and found[1] != "NOP":
             counts[key].update(counted_as(found[1]))
+            counts[key]["divided"] += regions[key].is_divided(line)
     if not rows:
         raise ToolMissing(f"{library.name} has no compiled kernels")
     names, launches = short_names({mangled for mangled, _ in rows}), launch_shapes()
@@ -146,7 +177,7 @@ def read_library(library: Path) -> tuple[str, Table]:
             row["block"], row["shared"] = launch.threads, row["shared"] + launch.dynamic_shared
         fraction, limit = occupancy(int(key[1]), row["block"], row["registers"], row["shared"])
         row |= {"occupancy": round(fraction, 3), "limit": limit}
-        found = {what: n for what in ("instructions", *COUNTED) if (n := counts[key][what])}
+        found = {what: n for what in ("instructions", "divided", *COUNTED) if (n := counts[key][what])}
         table.setdefault(name, {})[key[1]] = row | found
     return ", ".join(sorted(compilers)), table
 

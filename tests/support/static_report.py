@@ -3,7 +3,8 @@
     python tests/support/static_report.py                    print every kernel's figures and what is wrong
     python tests/support/static_report.py --only warp_forward  the kernels with this in their name
 
-The test fails on what `broken_promises` finds: spills, stack frames, lost vector accesses and lost tensor cores.
+The test fails on what `broken_promises` finds: spills, stack frames, lost vector accesses, lost tensor cores,
+and products of a whole warp that part of its lanes may reach alone.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ VECTOR_LOADS = {
 }
 
 
+# The kernels whose sums run on tensor cores, each with the most registers of a thread for its blocks.
+TENSOR_CORES = {
+    "warp_forward": 255,
+    "warp_backward": 255,
+    "gates_forward": 64,
+    "candidate_forward": 64,
+    "reset_backward": 64,
+    "inputs_backward": 64,
+}
+
+
 def broken_promises(name: str, row: Row) -> list[str]:
     """Return what is wrong with a kernel's code on any architecture, a phrase each."""
     stem, arguments = Kernel.parse(name)
@@ -51,9 +63,14 @@ def broken_promises(name: str, row: Row) -> list[str]:
         for load in ("LDG", "STG"):
             if row.get(load, 0) == 0 or row.get(load, 0) != row.get(f"{load}.128", 0):
                 broken.append(f"{row.get(load, 0)} {load}, {row.get(f'{load}.128', 0)} of them of 16 bytes")
-    if stem in ("warp_forward", "warp_backward"):
+    if divided := row.get("divided", 0):
+        broken.append(f"{divided} instructions of a whole warp where its lanes may be apart")
+    if stem in TENSOR_CORES:
         if row.get("HMMA", 0) == 0:
             broken.append("no HMMA")
+        if row.get("registers", 0) > TENSOR_CORES[stem]:
+            broken.append(f"{row['registers']} registers instead of at most {TENSOR_CORES[stem]}")
+    if stem in ("warp_forward", "warp_backward"):
         wanted = VECTOR_LOADS[stem, arguments[0]].get(int(arguments[1]), 0) if arguments[2] == "true" else 0
         if (found := row.get("LDG.128", 0)) < wanted:
             broken.append(f"{found} global loads of 16 bytes instead of {wanted}")

@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import triton
 from case import channels_last
@@ -71,6 +72,8 @@ def launches(precision: str) -> dict[str, Launch]:
         for op in POINTWISE:
             _record(found, name, partial(_run_pointwise, op, dtype), precision)
         _record(found, name, partial(_run_lstm_steps, dtype), precision)
+        for layout in ("", " channels_last"):
+            _record(found, name + layout, partial(_run_gates, dtype, bool(layout)), precision)
         for channels in CHANNELS:
             for layout in ("", " channels_last"):
                 run_warp = partial(_run_warp, SHAPE, dtype, channels, bool(layout))
@@ -114,6 +117,21 @@ def _run_lstm_steps(dtype: torch.dtype) -> None:
         lstm_steps.conv_lstm_update_backward(one, one, four, one, one, highway, 0.5)
 
 
+def _run_gates(dtype: torch.dtype, last: bool) -> None:
+    from motionrnn_ext.backends.triton import motion_gates as gates
+
+    batch, channels, height, width = SHAPE
+    maps = [(channels, dtype), (18, torch.float32), (18, torch.float32)]
+    inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in maps]
+    if last:
+        inputs = [channels_last(t) for t in inputs]
+    shapes = [(63, channels, 3, 3), (63,), (36, 18, 3, 3), (18, 18, 3, 3)]
+    weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
+    outputs = gates.motion_gates(*inputs, *weights, 0.5, 1e4)
+    saved = (*inputs[:2], *weights, *outputs[3:], outputs[0])
+    gates.motion_gates_backward(*outputs[:3], *saved, 0.5, 1e4, 3)
+
+
 def _run_warp(
     shape: tuple[int, int, int, int], dtype: torch.dtype, channels: int, last: bool, backward: bool = True
 ) -> None:
@@ -132,7 +150,7 @@ def _run_warp(
 
 
 def _record(found: dict[str, Launch], form: str, call: Callable[[], None], precision: str) -> None:
-    from motionrnn_ext.backends.triton import launch, offset_warp, offset_warp_backward
+    from motionrnn_ext.backends.triton import launch, motion_gates, offset_warp, offset_warp_backward
 
     class Recorder:
         def __init__(self, kernel: Any) -> None:
@@ -145,13 +163,11 @@ def _record(found: dict[str, Launch], form: str, call: Callable[[], None], preci
             entry = _entry(self.kernel, form, arguments, named)
             found.setdefault(entry.name, entry)
 
-    before = launch._launchable, offset_warp.PRECISION, offset_warp_backward.PRECISION
-    launch._launchable = Recorder
-    offset_warp.PRECISION = offset_warp_backward.PRECISION = precision
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_launchable", Recorder)
+        for module in (motion_gates, offset_warp, offset_warp_backward):
+            patch.setattr(module, "PRECISION", precision)
         call()
-    finally:
-        launch._launchable, offset_warp.PRECISION, offset_warp_backward.PRECISION = before
 
 
 def _entry(kernel: Any, form: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Launch:
@@ -276,6 +292,10 @@ def problems(table: Table) -> list[str]:
     ]
 
 
+GATES = ("gates", "candidate", "reset_backward", "inputs_backward")
+MULTIPLYING = ("offset_warp", "offset_warp_backward", *GATES)
+
+
 def broken_promises(name: str, row: Row, target: str) -> list[str]:
     """Return what is wrong with a kernel's code, a phrase each."""
     broken = []
@@ -284,9 +304,11 @@ def broken_promises(name: str, row: Row, target: str) -> list[str]:
     if row["stack"]:
         broken.append(f"a stack frame of {row['stack']} bytes")
     kernel = re.split("[:,]", name)[0]
-    if kernel.startswith("offset_warp"):
-        if kernel in ("offset_warp", "offset_warp_backward") and "bf16" in name and not row.get("MMA", 0):
-            broken.append("no matrix instructions")
+    if kernel in MULTIPLYING and "bf16" in name and not row.get("MMA", 0):
+        broken.append("no matrix instructions")
+    if kernel in GATES:
+        pass  # their maps have 18 channels, which no vector of 16 bytes divides
+    elif kernel.startswith("offset_warp"):
         wide = name.endswith("channels_last") and target.startswith("sm_")  # small forms have narrow blocks
         if kernel == "offset_warp" and wide and not row.get("LDG.128"):
             broken.append("no global load of 16 bytes")

@@ -35,12 +35,13 @@ _OF_ALL_KERNELS = (
     SummedOutput,
     ConvLstmUpdate,
     OffsetWarp,
+    MotionGates,
 )
-_OF_NATIVE_KERNELS = (MotionWarp, MotionGates)
+_OF_NATIVE_KERNELS = (MotionWarp,)
 
 
 def register(namespace: str, *, is_native: bool = True) -> None:
-    """Register a namespace's ops with torch, forward and backward; the native ones have two joined ops as well."""
+    """Register a namespace's ops with torch, forward and backward; the native ones have one more."""
     for op in _OF_ALL_KERNELS + _OF_NATIVE_KERNELS if is_native else _OF_ALL_KERNELS:
         op(namespace).register()
 

@@ -1,4 +1,4 @@
-"""The registration of a MotionGRU step up to its warp, which has a kernel on the CPU."""
+"""The registration of a MotionGRU step up to its warp, which the native backends have."""
 
 from __future__ import annotations
 

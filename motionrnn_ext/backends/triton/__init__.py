@@ -6,7 +6,7 @@
     images.py              the layout of images, tiles of pixels and channels
     pointwise.py           the layout of a pointwise kernel's operands
     fixed_point.py         sums that do not depend on the order of their addends
-    motion_gru.py, recurrent_gates.py, lstm_steps.py, offset_warp.py, offset_warp_backward.py
+    motion_gru.py, motion_gates.py, recurrent_gates.py, lstm_steps.py, offset_warp.py, offset_warp_backward.py
                            a stem each: forward kernel, backward kernel, launch
 
 A kernel is compiled for the GPU at hand when it is first launched; Triton needs a C compiler for that. Under Triton's

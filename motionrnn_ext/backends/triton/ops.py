@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from ..registration import register
-from . import NAMESPACE, lstm_steps, motion_gru, offset_warp, offset_warp_backward, recurrent_gates
+from . import (
+    NAMESPACE,
+    lstm_steps,
+    motion_gates,
+    motion_gru,
+    offset_warp,
+    offset_warp_backward,
+    recurrent_gates,
+)
 
 register(NAMESPACE, is_native=False)
 
-__all__ = ["lstm_steps", "motion_gru", "offset_warp", "offset_warp_backward", "recurrent_gates"]
+__all__ = [
+    "lstm_steps",
+    "motion_gates",
+    "motion_gru",
+    "offset_warp",
+    "offset_warp_backward",
+    "recurrent_gates",
+]

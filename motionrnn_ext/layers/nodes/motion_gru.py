@@ -108,11 +108,7 @@ def _weights(
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
     if not (
-        active.has(gru)
-        and backends.runs_cpu_kernels(maps)
-        and active.has(cell)
-        and cell.transient
-        and cell.trend
+        active.has(gru) and backends.runs_kernels(maps) and active.has(cell) and cell.transient and cell.trend
     ):
         return None
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):

@@ -1,5 +1,5 @@
-// Checks of the offset warp's operands, for the bindings of every native backend. They guard direct calls of torch.ops;
-// Python (motionrnn_ext/ops) has checked the arguments of everything else, with better messages.
+// Checks of the operands of the ops with weights, for the bindings of every native backend. They guard direct calls of
+// torch.ops; Python (motionrnn_ext/ops) has checked the arguments of everything else, with better messages.
 #pragma once
 
 #include "layouts.h"
@@ -36,6 +36,28 @@ inline void check_warp(const Tensor& x, const Tensor& offset, const Tensor& mask
 inline void check_warp_gradient(const Tensor& x, const Tensor& weight, const Tensor& grad) {
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && is_map_of(x, grad, weight.size(0)),
                   "motionrnn_ext: mismatched gradient");
+}
+
+// x (B, C, H, W), offset (B, M, H, W), x_weight (R, C, g, g) with R >= 3M, x_bias (R,), state_weight (2M, M, g, g),
+// candidate_weight (M, M, g, g); g odd.
+inline void check_gates(const Tensor& x, const Tensor& offset, const Tensor& x_weight, const Tensor& x_bias,
+                        const Tensor& state_weight, const Tensor& candidate_weight) {
+  const ScalarType feature = x.scalar_type();
+  STD_TORCH_CHECK(x_weight.scalar_type() == feature && x_bias.scalar_type() == feature &&
+                      state_weight.scalar_type() == feature && candidate_weight.scalar_type() == feature &&
+                      offset.scalar_type() == state_type(feature),
+                  "motionrnn_ext: mixed dtypes");
+  STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 4 && x_weight.dim() == 4 && x_bias.dim() == 1 &&
+                      state_weight.dim() == 4 && candidate_weight.dim() == 4,
+                  "motionrnn_ext: mismatched ranks");
+  const int64_t rows = x_weight.size(0), size = x_weight.size(2), motion = offset.size(1);
+  const auto is_weight = [&](const Tensor& w, int64_t out, int64_t in) {
+    return w.size(0) == out && w.size(1) == in && w.size(2) == size && w.size(3) == size;
+  };
+  STD_TORCH_CHECK(size % 2 == 1 && rows >= 3 * motion && x_bias.size(0) == rows &&
+                      is_weight(x_weight, rows, x.size(1)) && is_weight(state_weight, 2 * motion, motion) &&
+                      is_weight(candidate_weight, motion, motion) && is_map_of(x, offset, motion),
+                  "motionrnn_ext: mismatched sizes");
 }
 
 }  // namespace motionrnn_ext
