@@ -4,18 +4,16 @@ watch the CPU kernels, too."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import features
 import pytest
-import torch
+from native_build import build, configure, run
 from repository import ROOT, path_of_test
 from side_by_side import Runs, check_passed, side_by_side
 
@@ -31,58 +29,19 @@ RUNTIMES = {"plain": (), "address": ("libasan.so", "libstdc++.so"), "thread": ("
 # ---- Building
 
 
-def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-
-
-def tool(name: str) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        pytest.skip(f"{name} was not found")
-    return found
-
-
-@cache
-def configure(mode: str, kernels: str = "emulator") -> tuple[Path | None, str]:
-    """The build folder of a mode, or None and why it cannot be built here; kernels "emulator" or "cpu"."""
-    pybind11 = pytest.importorskip("pybind11")
-    folder, emulator = ROOT / "build" / f"{kernels}-{mode}", "ON" if kernels == "emulator" else "OFF"
-    result = run(
-        tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-        f"-DMOTIONRNN_EXT_TORCH_DIR={Path(torch.__file__).parent}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DPython_EXECUTABLE={sys.executable}", "-DMOTIONRNN_EXT_CUDA=0", f"-DMOTIONRNN_EXT_EMULATOR={emulator}",
-        f"-DMOTIONRNN_EXT_SANITIZE={SANITIZERS[mode]}",
-    )  # fmt: skip
-    if result.returncode == 0:
-        return folder, ""
-    missing = re.search(r"MOTIONRNN_EXT_EMULATOR=ON is set but (.*?\))", " ".join(result.stdout.split()))
-    assert missing, result.stdout
-    return None, missing[1]
-
-
-@cache
-def build(mode: str, target: str, kernels: str = "emulator") -> Path:
-    folder, missing = configure(mode, kernels)
-    if folder is None:
-        pytest.skip(f"the emulator is not built: {missing}")
-    result = run(tool("cmake"), "--build", folder, "--target", target)
-    assert result.returncode == 0, result.stdout[-10_000:]
-    return folder / (f"lib{target}.so" if target.startswith("motionrnn_ext") else target)
+def options(mode: str, kernels: str = "emulator") -> dict[str, str]:
+    """The name of a mode's build, and CMake's variables; kernels "emulator" or "cpu"."""
+    return {
+        "name": f"{kernels}-{mode}",
+        "MOTIONRNN_EXT_CUDA": "0",
+        "MOTIONRNN_EXT_EMULATOR": "ON" if kernels == "emulator" else "OFF",
+        "MOTIONRNN_EXT_SANITIZE": SANITIZERS[mode],
+    }
 
 
 def runtime(mode: str, kernels: str = "emulator") -> str:
     """The sanitizer's libraries, which have to come first in a Python that was built without them."""
-    folder, _ = configure(mode, kernels)
+    folder, _ = configure(**options(mode, kernels))
     assert folder is not None
     compiler = re.search(r"CMAKE_CXX_COMPILER:\w+=(.*)", (folder / "CMakeCache.txt").read_text())
     assert compiler
@@ -97,7 +56,7 @@ def runtime(mode: str, kernels: str = "emulator") -> str:
 
 
 def instructions(**environment: str) -> dict[str, str]:
-    result = run(build("plain", "emulator_instructions"), **environment)
+    result = run(build("emulator_instructions", **options("plain")), **environment)
     assert result.returncode == 0, result.stdout
     return dict(line.split(" ", 1) for line in result.stdout.splitlines())
 
@@ -157,7 +116,7 @@ MISTAKES = {
 
 
 def mistakes(mode: str) -> Path:
-    return build(mode, "emulator_mistakes")
+    return build("emulator_mistakes", **options(mode))
 
 
 def test_every_mistake_is_looked_for():
@@ -212,7 +171,7 @@ ALSO = {"plain": ["test_golden.py", "test_rollouts.py", *features.FILES]}
 
 
 def run_tests(mode: str) -> subprocess.CompletedProcess[str]:
-    library = build(mode, "motionrnn_ext_emulated")
+    library = build("motionrnn_ext_emulated", **options(mode))
     return run(
         sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-m", "not slow", "-k", SELECTED[mode],
         *map(path_of_test, FILES + ALSO.get(mode, [])),
@@ -249,7 +208,7 @@ def package_with(library: Path, folder: Path) -> Path:
 @pytest.mark.slow
 def test_cpu_kernels_with_sanitizers(tmp_path: Path):
     """Every case of the table, and two thousand random ones."""
-    library = build("address", "motionrnn_ext_cpu", "cpu")
+    library = build("motionrnn_ext_cpu", **options("address", "cpu"))
     assert b"__asan_report_load" in library.read_bytes() and b"__ubsan_handle" in library.read_bytes()
     run_there = partial(
         run, sys.executable, cwd=tmp_path,  # `python -m` looks there first

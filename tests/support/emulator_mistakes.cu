@@ -1,5 +1,5 @@
-// emulator_mistakes NAME [right]: runs a kernel with the mistake NAME, or without it. Prints what the emulator reports,
-// or the result; a sanitizer ends the program.
+// Kernels with a mistake each, and without it. As a library (tests/ptx/mistakes.py) or, on the emulator, as a program:
+// emulator_mistakes NAME [right] prints what the emulator reports, or the result; a sanitizer ends the program.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -158,22 +158,34 @@ const std::map<std::string, Program> programs = {
 
 }  // namespace
 
+// Runs a program on kThreads floats, aligned as the device's memory is. Returns what its launch failed with, or "".
+extern "C" __attribute__((visibility("default"))) const char* run_mistake(const char* name, int right, float* out) {
+  static std::string message;
+  const Program& program = programs.at(name);
+  message.clear();
+  try {
+    launch(program.kernel, right ? program.right_grid : program.grid, right ? program.right_block : program.block,
+           right ? program.right_shared : program.shared, nullptr, out, right != 0);
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  return message.c_str();
+}
+
+#if defined(MOTIONRNN_EXT_EMULATED)
 int main(int count, char** arguments) {
   if (count < 2 || programs.count(arguments[1]) == 0) {
     for (const auto& [name, program] : programs) std::puts(name.c_str());
     return 2;
   }
-  const Program& program = programs.at(arguments[1]);
-  const bool right = count > 2;
-  float* out = nullptr;  // aligned as the device's memory is, and of the exact size
+  float* out = nullptr;  // of the exact size
   if (posix_memalign(reinterpret_cast<void**>(&out), 256, sizeof(float) * kThreads) != 0) return 3;
   std::fill(out, out + kThreads, 0.0f);
-  try {
-    launch(program.kernel, right ? program.right_grid : program.grid, right ? program.right_block : program.block,
-           right ? program.right_shared : program.shared, nullptr, out, right);
+  const std::string message = run_mistake(arguments[1], count > 2, out);
+  if (message.empty())
     std::printf("out[0] = %g\n", out[0]);
-  } catch (const std::exception& error) {
-    std::printf("%s\n", error.what());
-  }
+  else
+    std::puts(message.c_str());
   std::free(out);
 }
+#endif

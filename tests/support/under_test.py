@@ -1,6 +1,7 @@
 """The implementations that the tests of the ops run on, each with its device and dtypes.
 
-`emulated` is the CUDA kernels on the CPU, where MOTIONRNN_EXT_EMULATOR names their library
+`emulated` is the CUDA kernels on the CPU: as nvcc's PTX where MOTIONRNN_EXT_PTX names their build
+(tests/ptx/test_cuda_on_ptx.py makes it), compiled as C++ where MOTIONRNN_EXT_EMULATOR names their library
 (tests/cuda/test_emulator.py builds it); `cuda` needs a GPU, and so does `triton`, unless TRITON_INTERPRET=1 runs its
 kernels on the CPU (as tests/triton/test_triton.py does).
 """
@@ -12,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ import torch
 import motionrnn_ext
 from motionrnn_ext import backends
 from motionrnn_ext.backends import native, triton
+
+if TYPE_CHECKING:
+    from ptx_interpreter import Interpreter
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -54,7 +58,7 @@ class UnderTest:
     @property
     def is_slow(self) -> bool:
         """Whether thousands of calls take too long."""
-        return self is TRITON and triton.INTERPRETED
+        return self is TRITON and TRITON.device == "cpu"
 
     @property
     def float32_bound(self) -> float:
@@ -69,13 +73,24 @@ class UnderTest:
         return getattr(getattr(torch.ops, self.namespace), name)
 
 
+def _ptx() -> Interpreter | None:
+    """The PTX interpreter, with the kernels of MOTIONRNN_EXT_PTX_OF (cuda or triton), if MOTIONRNN_EXT_PTX is set."""
+    if not os.environ.get("MOTIONRNN_EXT_PTX"):
+        return None
+    import on_ptx
+
+    return on_ptx.load_triton() if PTX_OF_TRITON else on_ptx.load_cuda()
+
+
+PTX_OF_TRITON = os.environ.get("MOTIONRNN_EXT_PTX_OF") == "triton"
+PTX = _ptx()
 REFERENCE = UnderTest("reference")
 CPU = UnderTest("cpu")
 CUDA = UnderTest("cuda", device="cuda", dtypes=DTYPES[1:])
 TRITON = UnderTest(
     "triton",
     device="cpu" if triton.INTERPRETED else "cuda",
-    dtypes=DTYPES if triton.INTERPRETED else DTYPES[1:],
+    dtypes=DTYPES if triton.INTERPRETED and not PTX else DTYPES[1:],
     namespace=triton.NAMESPACE,
 )
 AUTO = UnderTest("auto")  # the package's own choice
@@ -83,14 +98,18 @@ EMULATED = replace(CUDA, name="emulated", device="cpu", backend="cpu", namespace
 EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' library
 
 
-def _load_emulator() -> None:
-    torch.ops.load_library(EMULATOR)
+def _load_emulated() -> None:
+    if not PTX:
+        torch.ops.load_library(EMULATOR)
     native.register(EMULATED.namespace)
 
 
 def set_seed(value: int) -> None:
-    """Set the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
-    ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
+    """Set the order in which emulated blocks and threads (of PTX: warps) run; 0 is that of their numbers."""
+    if PTX:
+        PTX.set(seed=value)
+    else:
+        ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
 
 
 def _hasten_the_interpreter() -> None:
@@ -123,7 +142,9 @@ def _hasten_the_interpreter() -> None:
 def _reason_not_to(test: UnderTest) -> str | None:
     if test is not EMULATED:
         return backends.unavailable_reason(test.name)
-    return None if EMULATOR else "MOTIONRNN_EXT_EMULATOR names no library"
+    if EMULATOR or (PTX and not PTX_OF_TRITON):
+        return None
+    return "neither MOTIONRNN_EXT_PTX nor MOTIONRNN_EXT_EMULATOR names a build"
 
 
 NOT_TESTED = {t.name: why for t in (REFERENCE, CPU, CUDA, TRITON, EMULATED) if (why := _reason_not_to(t))}
@@ -132,8 +153,8 @@ KERNELS = [t for t in ALL if t is not REFERENCE]
 CUDA_KERNELS = [t for t in KERNELS if t.runs_cuda_kernels]
 GPU_KERNELS = [t for t in KERNELS if t.runs_gpu_kernels]
 if EMULATED in ALL:
-    _load_emulator()
-if TRITON in ALL and TRITON.is_slow:
+    _load_emulated()
+if TRITON in ALL and TRITON.is_slow and not PTX:
     _hasten_the_interpreter()
 
 

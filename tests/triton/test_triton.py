@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import features
 import pytest
@@ -85,7 +84,7 @@ def test_every_kernel_compiles_and_stays_in_registers():
         pytest.skip(str(missing))
     table, failed = report.compile_all()
     assert failed + report.problems(table) == []
-    kernels = {kernel.__name__.removesuffix("_kernel") for kernel in all_kernels()}
+    kernels = {kernel.__name__.removesuffix("_kernel") for kernel in report.all_kernels()}
     for dtype in report.DTYPES:
         for target in report.TARGETS:
             names = [name for name in table if target in table[name] and dtype in name]
@@ -99,11 +98,3 @@ def test_launches_ask_for_fused_multiply_add():
 
     launches = report.launches("ieee").values()
     assert launches and all(launch.options["enable_fp_fusion"] for launch in launches)
-
-
-def all_kernels() -> list[Any]:
-    """Every kernel of the backend's modules; helper functions have other names."""
-    from motionrnn_ext.backends.triton import ops
-
-    modules = [getattr(ops, name) for name in ops.__all__]
-    return [value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")]
