@@ -3,15 +3,12 @@ passed is noted for the compatibility table (features.py); the test that looks a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 
 import features
 import pytest
 
-pytest_plugins = ["perceptual_networks"]
-if os.environ.get("MOTIONRNN_EXT_PTX"):
-    pytest_plugins.append("ptx_plugin")
+pytest_plugins = ("perceptual_networks",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -75,7 +75,7 @@ def chosen_architecture() -> int:
 
 
 def finish(ptx: Interpreter, part: str, process: int) -> None:
-    """Note what this process executed, and fail it if a mistake was reported that no test has looked at."""
+    """Note what this process executed, and fail it if a mistake was reported outside of `UnderTest.chosen`."""
     if os.getpid() != process:
         return
     folder = os.environ.get("MOTIONRNN_EXT_PTX_COVERAGE")

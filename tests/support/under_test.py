@@ -41,11 +41,13 @@ class UnderTest:
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        """Within the block the package runs its ops on this."""
+        """Within the block the package runs its ops on this. On PTX, a mistake that is reported is an error after it."""
         with pytest.MonkeyPatch.context() as patch, motionrnn_ext.backend(self.backend or self.name):
             patch.setattr(native, "NAMESPACE", self.namespace)
             patch.setattr(native, "CUDA_KERNELS_ON", {self.device} if self.runs_cuda_kernels else set())
             yield
+        if PTX and (reports := PTX.reports()):
+            raise AssertionError("\n".join(["the PTX interpreter reports", *map(str, reports[:5])]))
 
     @property
     def runs_cuda_kernels(self) -> bool:
