@@ -1,8 +1,9 @@
-"""Prints what the PTX interpreter reports of small kernels with a mistake each (tests/support/emulator_mistakes.cu).
+"""Prints what the PTX interpreter reports of small kernels with a mistake each (mistakes.cu).
 
     python tests/ptx/mistakes.py FOLDER 80|90 NAME ...
 
-FOLDER is the build of tests/ptx. The output is JSON: of each name, the reports with the mistake and those without it.
+FOLDER is the build of tests/ptx. The output is JSON: of each name, the reports with the mistake and those without it;
+and under "wrong quotients" how many division.cu finds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from on_ptx import ptx_files, start
 
-LIBRARY = "ptx_mistakes"
+LIBRARY = "ptx_small_kernels"
 THREADS, ALIGNMENT = 64, 256
 
 
@@ -22,7 +23,8 @@ def main(folder: Path, architecture: int, names: list[str]) -> None:
     ptx = start(folder, architecture)
     for path in ptx_files(folder, LIBRARY, architecture):
         ptx.load_file(path)
-    run = ctypes.CDLL(str(folder / f"lib{LIBRARY}.so")).run_mistake
+    library = ctypes.CDLL(str(folder / f"lib{LIBRARY}.so"))
+    run = library.run_mistake
     run.restype, run.argtypes = ctypes.c_char_p, [ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p]
 
     size = THREADS * ctypes.sizeof(ctypes.c_float)
@@ -35,7 +37,11 @@ def main(folder: Path, architecture: int, names: list[str]) -> None:
         message = run(name.encode(), right, address).decode()
         return [*map(str, ptx.reports()), *([message] if message else [])]
 
-    print(json.dumps({name: [reports(name, False), reports(name, True)] for name in names}))
+    found = {name: [reports(name, False), reports(name, True)] for name in names}
+    ctypes.memset(address, 0, size)
+    library.divide_by_all(ctypes.c_void_p(address))
+    wrong = ctypes.c_float.from_address(address).value
+    print(json.dumps({**found, "wrong quotients": [wrong, *map(str, ptx.reports())]}))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ def environment(folder: Path, architecture: int, of: str = "cuda", **more: str) 
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
         "TRITON_CACHE_DIR": str(folder / "triton"),
-        "MOTIONRNN_EXT_EMULATOR": "",
         "MOTIONRNN_EXT_PTX": str(folder),
         "MOTIONRNN_EXT_PTX_OF": of,
         "MOTIONRNN_EXT_PTX_ARCHITECTURE": str(architecture),

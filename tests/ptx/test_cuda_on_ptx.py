@@ -30,12 +30,17 @@ FILES = [
     "test_fuzz.py",
 ]
 # Whole models, and what PyTorch does around them, for the newer architecture. For the older, approximations are wrong
-# by up to 2 units in the last place, matrix products are cut as tensor cores cut them, and warps take turns at random.
+# by up to 2 units in the last place, matrix products are cut as tensor cores cut them, and warps take turns at random;
+# one test is for exact values alone.
 RUNS = {
     90: (FILES + ["test_golden.py", "test_rollouts.py", *features.FILES], "emulated", ""),
-    80: (FILES[:-1], "emulated and not compiles and not opcheck", "noise=2,mma_mode=1,seed=7"),
+    80: (
+        FILES[:-1],
+        "emulated and not compiles and not opcheck and not half_storage",
+        "noise=2,mma_mode=1,seed=7",
+    ),
 }
-AT_LEAST = {90: 1150, 80: 501}
+AT_LEAST = {90: 1900, 80: 1600}
 EXECUTED = 0.95  # of all instructions; the rest is for sizes that take too long here
 
 
@@ -102,20 +107,22 @@ MISTAKES = {
     "source_missing_in_mask": "reads an inactive lane",
     "uninitialised_shared_memory": "uninitialised shared memory",
 }
-# What is wrong in CUDA C++ and right as it is compiled.
-NONE = {
-    "conversion_out_of_range": "cvt.rni.s64.f32 gives the nearest long long",
-    "two_barriers_at_once": "nvcc makes one bar.sync of the two",
+# What is wrong in CUDA C++ and, for these architectures, right as it is compiled: cvt.rni.s64.f32 of a number that is
+# too large gives the largest; nvcc makes one bar.sync of the two; four red.global.add.f32 are aligned.
+RIGHT_AS_COMPILED = {
+    "conversion_out_of_range": (80, 90),
+    "two_barriers_at_once": (80, 90),
+    "misaligned_reduction": (80,),
 }
-NONE_BY_ARCHITECTURE = {80: {"misaligned_reduction": "four red.global.add.f32 are aligned"}, 90: {}}
+NAMES = sorted({*MISTAKES, *RIGHT_AS_COMPILED})
 
 
 @cache
 def reports(architecture: int) -> dict[str, list[list[str]]]:
     """Of each mistake: what is reported of it, and what of the same kernel without it."""
-    folder = build("ptx_mistakes")
+    folder = build("ptx_small_kernels")
     said = native_build.run(
-        sys.executable, Path(__file__).parent / "mistakes.py", folder, str(architecture), *MISTAKES, *NONE,
+        sys.executable, Path(__file__).parent / "mistakes.py", folder, str(architecture), *NAMES,
         **environment(folder, architecture),
     )  # fmt: skip
     assert said.returncode == 0, said.stdout
@@ -124,11 +131,18 @@ def reports(architecture: int) -> dict[str, list[list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", RUNS)
-@pytest.mark.parametrize("name", [*MISTAKES, *NONE])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_mistake_is_reported(name: str, architecture: int):
     wrong, right = reports(architecture)[name]
     assert right == []
-    if name in {**NONE, **NONE_BY_ARCHITECTURE[architecture]}:
+    if architecture in RIGHT_AS_COMPILED.get(name, ()):
         assert wrong == []
     else:
         assert re.search(MISTAKES[name], "\n".join(wrong)), wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", RUNS)
+def test_divisions_are_exact(architecture: int):
+    """Index arithmetic of the kernels: the quotient by a multiplication, for the smallest and largest numbers."""
+    assert reports(architecture)["wrong quotients"] == [0.0]

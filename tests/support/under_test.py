@@ -1,14 +1,13 @@
 """The implementations that the tests of the ops run on, each with its device and dtypes.
 
-`emulated` is the CUDA kernels on the CPU: as nvcc's PTX where MOTIONRNN_EXT_PTX names their build
-(tests/ptx/test_cuda_on_ptx.py makes it), compiled as C++ where MOTIONRNN_EXT_EMULATOR names their library
-(tests/cuda/test_emulator.py builds it); `cuda` needs a GPU, and so does `triton`, unless TRITON_INTERPRET=1 runs its
-kernels on the CPU (as tests/triton/test_triton.py does).
+`emulated` is the CUDA kernels on the CPU: nvcc's PTX on an interpreter, where MOTIONRNN_EXT_PTX names their build (as
+tests/ptx/test_cuda_on_ptx.py does); `cuda` needs a GPU. So does `triton`, unless TRITON_INTERPRET=1 runs its kernels on
+the CPU (as tests/triton/test_triton.py does) or MOTIONRNN_EXT_PTX_OF=triton runs their PTX there (as
+tests/ptx/test_triton_on_ptx.py does).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ class UnderTest:
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        """Within the block the package runs its ops on this. On PTX, a mistake that is reported is an error after it."""
+        """Within the block the package runs its ops on this. After it, what the PTX interpreter reports is an error."""
         with pytest.MonkeyPatch.context() as patch, motionrnn_ext.backend(self.backend or self.name):
             patch.setattr(native, "NAMESPACE", self.namespace)
             patch.setattr(native, "CUDA_KERNELS_ON", {self.device} if self.runs_cuda_kernels else set())
@@ -97,21 +96,12 @@ TRITON = UnderTest(
 )
 AUTO = UnderTest("auto")  # the package's own choice
 EMULATED = replace(CUDA, name="emulated", device="cpu", backend="cpu", namespace="motionrnn_ext_emulated")
-EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' library
-
-
-def _load_emulated() -> None:
-    if not PTX:
-        torch.ops.load_library(EMULATOR)
-    native.register(EMULATED.namespace)
 
 
 def set_seed(value: int) -> None:
-    """Set the order in which emulated blocks and threads (of PTX: warps) run; 0 is that of their numbers."""
-    if PTX:
-        PTX.set(seed=value)
-    else:
-        ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
+    """Set the order in which emulated blocks and warps run; 0 is that of their numbers."""
+    assert PTX
+    PTX.set(seed=value)
 
 
 def _hasten_the_interpreter() -> None:
@@ -144,9 +134,7 @@ def _hasten_the_interpreter() -> None:
 def _reason_not_to(test: UnderTest) -> str | None:
     if test is not EMULATED:
         return backends.unavailable_reason(test.name)
-    if EMULATOR or (PTX and not PTX_OF_TRITON):
-        return None
-    return "neither MOTIONRNN_EXT_PTX nor MOTIONRNN_EXT_EMULATOR names a build"
+    return None if PTX and not PTX_OF_TRITON else "MOTIONRNN_EXT_PTX names no build of the CUDA kernels"
 
 
 NOT_TESTED = {t.name: why for t in (REFERENCE, CPU, CUDA, TRITON, EMULATED) if (why := _reason_not_to(t))}
@@ -155,7 +143,7 @@ KERNELS = [t for t in ALL if t is not REFERENCE]
 CUDA_KERNELS = [t for t in KERNELS if t.runs_cuda_kernels]
 GPU_KERNELS = [t for t in KERNELS if t.runs_gpu_kernels]
 if EMULATED in ALL:
-    _load_emulated()
+    native.register(EMULATED.namespace)
 if TRITON in ALL and TRITON.is_slow and not PTX:
     _hasten_the_interpreter()
 

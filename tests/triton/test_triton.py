@@ -49,7 +49,7 @@ def run_interpreted(share: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", SHARES[share],
                "--durations=25", *(str(path_of_test(name)) for name in files)]  # fmt: skip
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop("MOTIONRNN_EXT_EMULATOR", None)
+    environment.pop("MOTIONRNN_EXT_PTX", None)
     return subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, cwd=ROOT,

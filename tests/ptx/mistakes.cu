@@ -1,6 +1,4 @@
-// Kernels with a mistake each, and without it. As a library (tests/ptx/mistakes.py) or, on the emulator, as a program:
-// emulator_mistakes NAME [right] prints what the emulator reports, or the result; a sanitizer ends the program.
-#include <cstdio>
+// Kernels with a mistake each, and without it, for mistakes.py.
 #include <map>
 #include <string>
 #include <vector>
@@ -171,21 +169,3 @@ extern "C" __attribute__((visibility("default"))) const char* run_mistake(const 
   }
   return message.c_str();
 }
-
-#if defined(MOTIONRNN_EXT_EMULATED)
-int main(int count, char** arguments) {
-  if (count < 2 || programs.count(arguments[1]) == 0) {
-    for (const auto& [name, program] : programs) std::puts(name.c_str());
-    return 2;
-  }
-  float* out = nullptr;  // of the exact size
-  if (posix_memalign(reinterpret_cast<void**>(&out), 256, sizeof(float) * kThreads) != 0) return 3;
-  std::fill(out, out + kThreads, 0.0f);
-  const std::string message = run_mistake(arguments[1], count > 2, out);
-  if (message.empty())
-    std::printf("out[0] = %g\n", out[0]);
-  else
-    std::puts(message.c_str());
-  std::free(out);
-}
-#endif
