@@ -151,7 +151,7 @@ const std::map<std::string, Program> programs = {
     {"grid_too_large", {.kernel = nothing, .right_grid = {1, 65535}, .grid = {1, 65536}}},
     {"grid_empty", {.kernel = nothing, .grid = 0}},
     {"block_too_large", {.kernel = nothing, .right_block = 1024, .block = 1025}},
-    {"shared_memory_too_large", {.kernel = nothing, .right_shared = 232448, .shared = 232449}},
+    {"shared_memory_too_large", {.kernel = nothing, .right_shared = 166912, .shared = 232449}},
 };
 
 }  // namespace

@@ -35,6 +35,7 @@ def main(folder: Path, architecture: int, names: list[str]) -> None:
     def reports(name: str, right: bool) -> list[str]:
         ctypes.memset(address, 0, size)
         message = run(name.encode(), right, address).decode()
+        ctypes.CDLL(None).cudaGetLastError()  # of a launch that was refused, or the next would report it
         return [*map(str, ptx.reports()), *([message] if message else [])]
 
     found = {name: [reports(name, False), reports(name, True)] for name in names}

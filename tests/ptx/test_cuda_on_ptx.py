@@ -89,9 +89,9 @@ def test_every_instruction_is_known():
 MISTAKES = {
     "barrier_meets_shuffle": r"divergence .*shfl\.sync",
     "barrier_without_all": r"divergence .*bar\.sync",
-    "block_too_large": "launch .*grid or block out of range",
-    "grid_empty": "launch .*grid or block out of range",
-    "grid_too_large": "launch .*grid or block out of range",
+    "block_too_large": "blocks of 1025 x 1 x 1 threads",
+    "grid_empty": "a grid of 0 x 1 x 1 blocks",
+    "grid_too_large": "a grid of 1 x 65536 x 1 blocks",
     "lane_missing_in_mask": "the calling lane is not in it",
     "lane_missing_in_mma": r"divergence .*mma\.sync",
     "lane_missing_in_shuffle": r"divergence .*shfl\.sync",
@@ -103,7 +103,7 @@ MISTAKES = {
     "overrun_of_shared_memory": r"out of range .*st\.shared",
     "race_between_blocks": "global race",
     "race_in_a_block": "global race",
-    "shared_memory_too_large": "more shared memory than there is",
+    "shared_memory_too_large": "232449 bytes of shared memory, more than the target has",
     "source_missing_in_mask": "reads an inactive lane",
     "uninitialised_shared_memory": "uninitialised shared memory",
 }
