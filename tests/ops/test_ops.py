@@ -37,6 +37,19 @@ def test_values_and_gradients_in_half(on: UnderTest, case: Case, dtype: torch.dt
     check(on, case, dtype)
 
 
+def in_other_format(cotangent: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    return channels_last(cotangent) if output.is_contiguous() else cotangent.contiguous()
+
+
+IN_EITHER_FORMAT = ("plain", "channels_last_c8", "c8", "c33", "c8_channels_last", "c33_channels_last")
+
+
+@on(KERNELS, dtypes=[torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in IN_EITHER_FORMAT], ids=str)
+def test_gradients_of_outputs_in_another_memory_format(on: UnderTest, case: Case, dtype: torch.dtype):
+    check(on, case, dtype, in_other_format)
+
+
 @on(ALL)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["", "channels_last"])
 @pytest.mark.parametrize("value", [1e4, 1e7, 1e30, float("inf"), float("-inf"), float("nan")])
@@ -190,16 +203,18 @@ def test_half_gates_are_rounded_once(on: UnderTest, dtype: torch.dtype):
 
 
 @on(KERNELS)
+@pytest.mark.parametrize("channels", [3, 8])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-def test_memory_may_stay_float32_beside_half_gates(on: UnderTest, dtype: torch.dtype):
-    g = generator()
-    gates_x, gates_h = (torch.randn(2, 9, 4, 5, generator=g).to(on.device, dtype) for _ in range(2))
-    memory = torch.randn(2, 3, 4, 5, generator=g).to(on.device)
+def test_memory_may_stay_float32_beside_half_gates(on: UnderTest, dtype: torch.dtype, channels: int):
+    """Maps of 3 channels are no whole vectors of 8 elements."""
+    g, of_gates, shape = generator(), (2, 3 * channels, 4, 5), (2, channels, 4, 5)
+    gates_x, gates_h = (torch.randn(of_gates, generator=g).to(on.device, dtype) for _ in range(2))
+    memory = torch.randn(shape, generator=g).to(on.device)
     inputs = {"gates_x": gates_x, "gates_h": gates_h, "memory": memory}
     for t in inputs.values():
         t.requires_grad_()
     case = Case("memory_update", "mixed", lambda g: {})
-    cotangents = [torch.randn(2, 3, 4, 5, generator=g)]
+    cotangents = [torch.randn(shape, generator=g)]
     with REFERENCE.chosen():
         (expected,), expected_gradients = gradients(case, exactly(inputs), cotangents)
     with on.chosen():

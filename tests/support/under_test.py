@@ -58,8 +58,8 @@ class UnderTest:
 
     @property
     def is_slow(self) -> bool:
-        """Whether thousands of calls take too long."""
-        return self is TRITON and TRITON.device == "cpu"
+        """Whether it is Triton's interpreter, where thousands of calls take too long."""
+        return self is TRITON and TRITON.device == "cpu" and not PTX
 
     @property
     def float32_bound(self) -> float:
@@ -144,7 +144,7 @@ CUDA_KERNELS = [t for t in KERNELS if t.runs_cuda_kernels]
 GPU_KERNELS = [t for t in KERNELS if t.runs_gpu_kernels]
 if EMULATED in ALL:
     native.register(EMULATED.namespace)
-if TRITON in ALL and TRITON.is_slow and not PTX:
+if TRITON in ALL and TRITON.is_slow:
     _hasten_the_interpreter()
 
 

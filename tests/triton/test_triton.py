@@ -27,6 +27,7 @@ FILES = [
     "test_lstm_steps.py",
     "test_deterministic.py",
     "test_triton_kernels.py",
+    "test_triton_large.py",
     "test_golden.py",
     "test_rollouts.py",
 ]

@@ -106,7 +106,8 @@ def test_no_sum_of_32_bits_overflows(on: UnderTest, op: str, layout: str, monkey
     if not on.is_slow:
         pytest.skip("Triton's interpreter finds that")
     builder = triton.runtime.interpreter.interpreter_builder
-    monkeypatch.setattr(builder, "options", replace(builder.options, sanitize_overflow=True))
+    # Without `debug`, the interpreter looks for overflows and does not tell.
+    monkeypatch.setattr(builder, "options", replace(builder.options, sanitize_overflow=True, debug=True))
     names = {"gated_blend": ("plain", "channels_last_c3"), "offset_warp": ("absurd", "absurd_channels_last")}[
         op
     ]

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layouts import is_dense, memory_format
-from .scalar import narrow
+from .scalar import index, narrow
 
 
 class Image(NamedTuple):
@@ -54,9 +54,10 @@ class Image(NamedTuple):
         return (batch - 1) * self.batch + max(height * width * self.pixel, channels * height * width)
 
 
-def needs_64_bits(*images: Image) -> bool:
-    """Return whether an index into one of the images needs more than 32 bits."""
-    return any(image.end >= 2**31 for image in images)
+def needs_64_bits(*operands: Image | Tensor) -> bool:
+    """Return whether an index into one of the operands needs more than 32 bits. Tensors are those without gaps."""
+    ends = [operand.numel() if isinstance(operand, Tensor) else operand.end for operand in operands]
+    return any(end >= 2**31 for end in ends)
 
 
 @triton.jit
@@ -102,9 +103,7 @@ def zero_tile(PIXELS: tl.constexpr, CHANNELS: tl.constexpr, LAST: tl.constexpr, 
 @triton.jit
 def tile_pixels(tile, PIXELS: tl.constexpr, pixels, size, width, WIDE: tl.constexpr):
     """Return whether each pixel of a tile exists, its image in the batch, its index in that, its row and its column."""
-    if WIDE:
-        tile = tile.to(tl.int64)
-    pixel = tile * PIXELS + tl.arange(0, PIXELS)
+    pixel = index(tile, WIDE) * PIXELS + tl.arange(0, PIXELS)
     b = pixel // size
     place = pixel - b * size
     row = place // width

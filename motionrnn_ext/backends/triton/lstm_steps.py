@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .launch import kernel_op
 from .pointwise import elements, launch_pointwise, load, store
-from .scalar import d_sigmoid, d_tanh, sigmoid, tanh
+from .scalar import d_sigmoid, d_tanh, index, sigmoid, tanh
 
 
 @triton.jit
@@ -38,6 +38,7 @@ def st_lstm_update_kernel(
 ):  # fmt: skip
     """C' of (i, f, g), M' of (i', f', g')"""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    inner = index(inner, WIDE)
     c = lstm_memory(
         gate(cell_gates, cell_gates_stride, row, at, inside, inner, 0),
         gate(cell_gates, cell_gates_stride, row, at, inside, inner, 1),
@@ -68,6 +69,7 @@ def st_lstm_update_backward_kernel(
 ):  # fmt: skip
     """The gradient of the output gate's logits is written behind those of (i, f, g)."""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    inner = index(inner, WIDE)
     grad = load(grad_memories, memories_stride, row, at, inside) + load(
         grad_content, content_stride, row, at, inside
     )
@@ -125,6 +127,7 @@ def conv_lstm_update_kernel(
 ):  # fmt: skip
     """C' of (i, f, g), and s(o) tanh(C') + (1 - s(o)) highway; without a highway the first term"""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    inner = index(inner, WIDE)
     c = lstm_memory(
         gate(gates, gates_stride, row, at, inside, inner, 0),
         gate(gates, gates_stride, row, at, inside, inner, 1),
@@ -148,6 +151,7 @@ def conv_lstm_update_backward_kernel(
     ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    inner = index(inner, WIDE)
     grad = load(grad_hidden, hidden_stride, row, at, inside)
     opened = sigmoid(gate(gates, gates_stride, row, at, inside, inner, 3))
     squashed = tanh(load(new_cell, new_cell_stride, row, at, inside))

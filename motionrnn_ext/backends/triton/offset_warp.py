@@ -21,7 +21,7 @@ from .images import (
     zero_tile,
 )
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
-from .scalar import dot, narrow, sigmoid, widen
+from .scalar import dot, index, narrow, sigmoid, widen
 
 # torch.compile takes a value that a helper function loads from a tensor for a pointer into that tensor. Where the value
 # becomes part of an address that is written, as a tap's place does, the kernel itself has to load it: otherwise
@@ -48,11 +48,15 @@ def load_tap(n, at_offset, at_mask, offset_plane, mask_plane, exists, K: tl.cons
 @triton.jit
 def load_weight(
     weight, c, n, o, C: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr,
-    WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr, LAST: tl.constexpr,
+    WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Return the tile of weights of tap n, channels x out channels."""
-    index = as_rows(c * WEIGHT_C, LAST) + as_columns(o * (C * K * K), LAST) + n * WEIGHT_TAP
-    return tl.load(weight + index, mask=as_rows(c < C, LAST) & as_columns(o < C_OUT, LAST), other=0)
+    at = (
+        as_rows(index(c, WIDE) * WEIGHT_C, LAST)
+        + as_columns(index(o, WIDE) * (C * K * K), LAST)
+        + n * WEIGHT_TAP
+    )
+    return tl.load(weight + at, mask=as_rows(c < C, LAST) & as_columns(o < C_OUT, LAST), other=0)
 
 
 @triton.jit
@@ -67,6 +71,7 @@ def offset_warp_kernel(
     LAST: tl.constexpr = X_PIXEL != 1
     PARTS: tl.constexpr = (C_OUT + OUT_CHANNELS - 1) // OUT_CHANNELS
     tile, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
+    width = index(width, WIDE)
     size = height * width
     exists, b, place, p_row, p_col = tile_pixels(tile, PIXELS, pixels, size, width, WIDE)
     o = part * OUT_CHANNELS + tl.arange(0, OUT_CHANNELS)
@@ -103,7 +108,7 @@ def offset_warp_kernel(
                 value = load_image(x, at_corner, c, inside, size, C, X_PIXEL, LAST)
                 sample += as_rows(mask * share, LAST) * widen(value)
             sample = narrow(sample, weight.dtype.element_ty)
-            w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, LAST)
+            w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, LAST, WIDE)
             if LAST:
                 acc = dot(sample, w, acc, PRECISION)
             else:
@@ -135,13 +140,14 @@ def offset_warp(x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) 
 
     def in_block(block: Block) -> Tensor:
         of_out = channel_block(out.shape[1], 64)
+        is_wide = needs_64_bits(image, motion, mask, taps, out)
         launch(
             offset_warp_kernel, triton.cdiv(pixels, block.size) * triton.cdiv(out.shape[1], of_out),
             image.tensor, motion.tensor, mask.tensor, taps, out, image.batch, motion.batch, mask.batch,
             height, width, pixels, C=channels, C_OUT=out.shape[1], K=weight.shape[2],
             X_PIXEL=image.pixel, OFFSET_PIXEL=motion.pixel, MASK_PIXEL=mask.pixel, OUT_PIXEL=Image.of(out).pixel,
             **strides, PIXELS=block.size, CHANNELS=channel_block(channels, 32), OUT_CHANNELS=of_out,
-            PRECISION=PRECISION, WIDE=needs_64_bits(image, motion, mask, Image.of(out)), **block.options,
+            PRECISION=PRECISION, WIDE=is_wide, **block.options,
         )  # fmt: skip
         return out
 

@@ -24,7 +24,7 @@ from .fixed_point import add_exactly, raise_maximum, unit_exponent, value_of_sum
 from .images import Image, channel_stride, image_indices, load_image, needs_64_bits, store_image, tile_pixels
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch, log2_ceil
 from .offset_warp import channel_block, load_weight, offset_tap, weight_strides
-from .scalar import d_sigmoid, dot, narrow, widen
+from .scalar import d_sigmoid, dot, index, narrow, widen
 
 # The most parts of grad_weight, which a program of the last launch sums at once.
 MAX_PARTS = 256
@@ -43,7 +43,9 @@ def offset_warp_prepare_kernel(
 
     The factors are |grad|, and the sum over o of |W[o,c,n]|.
     """
-    program, size = tl.program_id(0), height * width
+    program = tl.program_id(0)
+    width, pixels = index(width, WIDE), index(pixels, WIDE)
+    size = height * width
     exists, b, place, _, _ = tile_pixels(program, PIXELS, pixels, size, width, WIDE)
     LAST: tl.constexpr = GRAD_PIXEL != 1
     largest = tl.zeros((PIXELS,), tl.float32)
@@ -71,7 +73,9 @@ def offset_warp_prepare_kernel(
             i = program * PIXELS + tl.arange(0, PIXELS)
             total = tl.zeros((PIXELS,), tl.float32)
             for out in range(C_OUT):
-                total += tl.abs(widen(tl.load(weight + (out * (C * K * K) + i), mask=i < C * K * K, other=0)))
+                total += tl.abs(
+                    widen(tl.load(weight + (index(out, WIDE) * (C * K * K) + i), mask=i < C * K * K, other=0))
+                )
             raise_maximum(sums + pixels * C + 1, total)
 
 
@@ -92,11 +96,12 @@ def offset_warp_backward_kernel(
     IN_REGISTERS: tl.constexpr = C <= CHANNELS and C_OUT <= OUT_CHANNELS
     ARITHMETIC: tl.constexpr = offset.dtype.element_ty
     part, n = tl.program_id(0) // (K * K), tl.program_id(0) % (K * K)
+    width, pixels = index(width, WIDE), index(pixels, WIDE)
     size = height * width
     exponent = 0
     if DETERMINISTIC:
         exponent = unit_exponent(sums + pixels * C, log_addends)
-    parts = grad_weight_parts + ((part.to(tl.int64) if WIDE else part) * (K * K) + n) * (C * C_OUT)
+    parts = grad_weight_parts + (index(part, WIDE) * (K * K) + n) * (C * C_OUT)
     by_weight = tl.zeros((CHANNELS, OUT_CHANNELS), ARITHMETIC)
     # TILES is a constexpr, as all bounds are: others fail in Triton 3.6's interpreter with numpy >= 2.4.
     for tile in range(TILES):
@@ -122,7 +127,7 @@ def offset_warp_backward_kernel(
             for first_o in range(0, C_OUT, OUT_CHANNELS):
                 o = first_o + tl.arange(0, OUT_CHANNELS)
                 g = load_image(grad, at_grad, o, exists, size, C_OUT, GRAD_PIXEL, True)
-                w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, False)
+                w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, False, WIDE)
                 d = dot(g, w, d, PRECISION)
             sample = tl.zeros((PIXELS, CHANNELS), ARITHMETIC)
             # The adds to grad_x stand between the loads of x, so that the compiler does not hold four corners in
@@ -153,7 +158,7 @@ def offset_warp_backward_kernel(
                 for first_o in range(0, C_OUT, OUT_CHANNELS):
                     o = first_o + tl.arange(0, OUT_CHANNELS)
                     g = load_image(grad, at_grad, o, exists, size, C_OUT, GRAD_PIXEL, True)
-                    to_part = parts + c[:, None] * C_OUT + o[None, :]
+                    to_part = parts + index(c, WIDE)[:, None] * C_OUT + o[None, :]
                     is_weight = (c < C)[:, None] & (o < C_OUT)[None, :]
                     if not IN_REGISTERS:
                         # No other program writes this part, but other threads of this program have stored it.
@@ -187,6 +192,7 @@ def offset_warp_finish_kernel(
     program = tl.program_id(0)
     if program < x_programs:
         LAST: tl.constexpr = GRAD_X_PIXEL != 1
+        width, pixels = index(width, WIDE), index(pixels, WIDE)
         size = height * width
         exists, b, place, _, _ = tile_pixels(program, PIXELS, pixels, size, width, WIDE)
         for first in range(0, C, CHANNELS):
@@ -200,12 +206,10 @@ def offset_warp_finish_kernel(
             store_image(grad_x, to, c, exists, size, C, GRAD_X_PIXEL, LAST, value)
     else:
         # The indices of weights in the order (n, c, o).
-        i = (program - x_programs) * WEIGHTS + tl.arange(0, WEIGHTS)
+        i = index(program - x_programs, WIDE) * WEIGHTS + tl.arange(0, WEIGHTS)
         inside = i < C * C_OUT * K * K
         part = tl.arange(0, PARTS)
-        if WIDE:
-            part = part.to(tl.int64)
-        from_parts = grad_weight_parts + (part[:, None] * (C * C_OUT * K * K) + i[None, :])
+        from_parts = grad_weight_parts + (index(part, WIDE)[:, None] * (C * C_OUT * K * K) + i[None, :])
         total = tl.sum(tl.load(from_parts, mask=(part < parts)[:, None] & inside[None, :], other=0), 0)
         n, c, o = i // (C * C_OUT), i // C_OUT % C, i % C_OUT
         to_weight = grad_weight + ((o * C + c) * (K * K) + n)
@@ -263,7 +267,7 @@ def _backward(
     shape = {"C": channels, "C_OUT": c_out, "K": k}
     tile = {
         "PIXELS": block.size, "CHANNELS": channel_block(channels, 32), "OUT_CHANNELS": channel_block(c_out, 32),
-        "WIDE": needs_64_bits(out, image, motion, mask) or grad_weight_parts.numel() >= 2**31,
+        "WIDE": needs_64_bits(out, image, motion, mask, out_rows, image_rows, taps, sums, grad_weight_parts, *grads),
     }  # fmt: skip
     copies = {"COPY_GRAD": out_rows is not out, "COPY_X": image_rows is not image}
     if deterministic or any(copies.values()):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..layouts import format_after, is_channels_last, is_dense, pixel_distance
 from .launch import Block, in_blocks, launch, log2_ceil
-from .scalar import narrow, widen
+from .scalar import index, narrow, widen
 
 
 @triton.jit
@@ -26,9 +26,7 @@ def elements(rows, inner, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.cons
     ROWS = 0 means that there is one row in all. The division that finds a program's row is left out then, which is a
     tenth of a kernel's instructions.
     """
-    program = tl.program_id(0)
-    if WIDE:
-        program = program.to(tl.int64)
+    program = index(tl.program_id(0), WIDE)
     if ROWS:
         blocks = tl.cdiv(inner, INNER)
         row = program // blocks * ROWS + tl.arange(0, ROWS)[:, None]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .launch import kernel_op
 from .pointwise import elements, launch_pointwise, load, store
-from .scalar import d_sigmoid, d_tanh, sigmoid, tanh
+from .scalar import d_sigmoid, d_tanh, index, sigmoid, tanh
 
 
 @triton.jit
@@ -25,6 +25,7 @@ def memory_update_kernel(
 ):  # fmt: skip
     """C' = s(f_x + f_h + b) C + s(i_x + i_h) tanh(g_x + g_h)"""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    inner = index(inner, WIDE)
     i = sigmoid(packed_gate(gates_x, gates_h, x_stride, h_stride, row, at, inside, inner, 0))
     f = sigmoid(packed_gate(gates_x, gates_h, x_stride, h_stride, row, at, inside, inner, 1) + forget_bias)
     g = tanh(packed_gate(gates_x, gates_h, x_stride, h_stride, row, at, inside, inner, 2))
@@ -38,6 +39,7 @@ def memory_update_backward_kernel(
 ):  # fmt: skip
     """The two addends of the gates have the same gradient, which is written once."""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
+    inner = index(inner, WIDE)
     d = load(grad, grad_stride, row, at, inside)
     i = sigmoid(packed_gate(gates_x, gates_h, x_stride, h_stride, row, at, inside, inner, 0))
     f = sigmoid(packed_gate(gates_x, gates_h, x_stride, h_stride, row, at, inside, inner, 1) + forget_bias)

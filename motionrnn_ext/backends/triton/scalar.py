@@ -85,6 +85,18 @@ def narrow(value, dtype: tl.constexpr):
 
 
 @triton.jit
+def index(n, WIDE: tl.constexpr):
+    """Return an integer that indices are made of, in 64 bits where they need more than 32 (WIDE).
+
+    It is called on the factors: the product of two numbers of 32 bits has 32 bits, whatever it is added to.
+    """
+    if WIDE:
+        return tl.cast(n, tl.int64)
+    else:
+        return n
+
+
+@triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """Return acc + a b in the dtype of acc."""
     if INTERPRETED:
