@@ -31,8 +31,7 @@ def ptx_files(folder: Path, target: str, architecture: int) -> list[Path]:
 
 def start(folder: Path, architecture: int) -> Interpreter:
     """Return the interpreter that was built in this folder, with the options of the environment."""
-    (library,) = folder.rglob(f"lib{INTERPRETER}.so")
-    ptx = Interpreter(library)
+    ptx = Interpreter(folder / f"lib{INTERPRETER}.so")
     ptx.set(
         mma_extra_bits=1 if architecture < 90 else 2
     )  # that tensor cores keep of a sum, where mma_mode is 1

@@ -11,24 +11,28 @@ import native_build
 import on_ptx
 from repository import ROOT, TESTS, path_of_test
 
-BUILD = {"name": "ptx", "MOTIONRNN_EXT_CUDA": "", "MOTIONRNN_EXT_PTX": "ON"}
+BUILD = {"name": "ptx", "MOTIONRNN_EXT_PTX": "ON"}
+WITHOUT_CUDA = {**BUILD, "MOTIONRNN_EXT_PTX": "INTERPRETER"}
 PRELOADED = "ptx_preload"
 PYTHON_PATHS = (ROOT, TESTS / "support", TESTS / "ptx", TESTS / "ptx" / "interpreter" / "python")
 
 
 def build(target: str) -> Path:
-    """Build a target of tests/ptx and return the folder. A test is skipped where there is no nvcc."""
-    if target != on_ptx.INTERPRETER:
-        native_build.build(PRELOADED, **BUILD)
-    return native_build.build(target, **BUILD).parent
+    """Build a target of tests/ptx and the interpreter, and return the folder.
+
+    A test is skipped where the target needs nvcc and there is none.
+    """
+    has_cuda = native_build.configure(**BUILD)[0] is not None
+    definitions = BUILD if has_cuda or target != on_ptx.INTERPRETER else WITHOUT_CUDA
+    native_build.build(target, **definitions)
+    return native_build.build(PRELOADED, **definitions).parent
 
 
 def environment(folder: Path, architecture: int, of: str = "cuda", **more: str) -> dict[str, str]:
     """Return what a process needs to run the kernels of `of` ("cuda" or "triton") on PTX."""
-    (preloaded,) = folder.rglob(f"lib{PRELOADED}.so")
     paths = [*map(str, PYTHON_PATHS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        "LD_PRELOAD": str(preloaded),
+        "LD_PRELOAD": str(folder / f"lib{PRELOADED}.so"),
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
         "TRITON_CACHE_DIR": str(folder / "triton"),
