@@ -17,8 +17,9 @@ from side_by_side import Runs, check_passed, side_by_side
 FILES = ["test_ops.py", "test_lstm_steps.py", "test_deterministic.py"]
 # motion_warp is two ops here, each of which has cases of its own.
 SELECTED = "triton and not motion_warp and (values or deterministic or lstm_steps)"
-ARCHITECTURES = (90, 80)
-AT_LEAST = 400
+# float16 runs the code of bfloat16, which is enough for one architecture. On the other, products are wgmma instructions.
+ARCHITECTURES = {90: SELECTED, 80: f"{SELECTED} and not float16"}
+AT_LEAST = {90: 400, 80: 300}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(request: pytest.FixtureRequest, executed: Path) -> Iterator[Runs]:
     def run(architecture: int) -> CompletedProcess[str]:
         variables = environment(folder, architecture, "triton", MOTIONRNN_EXT_PTX_COVERAGE=str(executed))
-        return run_tests(FILES, SELECTED, variables)
+        return run_tests(FILES, ARCHITECTURES[architecture], variables)
 
     folder = build(on_ptx.INTERPRETER)
     with side_by_side(request, "test_compiled_triton_kernels", run) as runs:
@@ -44,7 +45,7 @@ def running(request: pytest.FixtureRequest, executed: Path) -> Iterator[Runs]:
 def test_compiled_triton_kernels(
     running: Runs, executed: Path, architecture: int, capsys: pytest.CaptureFixture[str]
 ):
-    check_passed(f"Triton's PTX {architecture}", running[architecture].result(), AT_LEAST)
+    check_passed(f"Triton's PTX {architecture}", running[architecture].result(), AT_LEAST[architecture])
     coverage = on_ptx.recorded_coverage(executed, f"triton-{architecture}")
     with capsys.disabled():
         print(f"\nTriton, PTX of sm_{architecture}: {coverage}")
