@@ -93,10 +93,6 @@ EXPORT int ptxsim_param_size(int module, const char* entry, int i) {
 }
 // Return 0, or 1 where there is no such option (core/options.h).
 EXPORT int ptxsim_set(const char* name, double value) { return set_option(name, value) ? 0 : 1; }
-#ifdef PTX_SEED_FUNCTION
-// The seed of the order of blocks and warps, under a name that the project's tests look for.
-EXPORT void PTX_SEED_FUNCTION(uint64_t seed) { options.seed = seed; }
-#endif
 
 // ---- What was found
 

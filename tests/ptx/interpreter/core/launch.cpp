@@ -28,11 +28,11 @@ bool check_limits(const Kernel& kernel, Size grid, Size block, uint32_t shared) 
   const auto refuse = [&](const std::string& why) { report(kernel.name, "launch", kernel.name + ": " + why); };
   const uint64_t threads = volume(block);
   if (grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535 || !volume(grid)) {
-    refuse("a grid of " + text_of(grid) + " blocks");
+    refuse("grid or block out of range: " + text_of(grid) + " blocks");
     return false;
   }
   if (block[0] > 1024 || block[1] > 1024 || block[2] > 64 || threads > 1024 || !threads) {
-    refuse("blocks of " + text_of(block) + " threads");
+    refuse("grid or block out of range: blocks of " + text_of(block) + " threads");
     return false;
   }
   if (kernel.max_threads && threads > kernel.max_threads)
@@ -40,7 +40,7 @@ bool check_limits(const Kernel& kernel, Size grid, Size block, uint32_t shared) 
   else if (kernel.exact_threads && threads != kernel.max_threads)
     refuse(std::to_string(threads) + " threads, not the " + std::to_string(kernel.max_threads) + " of .reqntid");
   if (shared > largest_shared(kernel.target))
-    refuse(std::to_string(shared) + " bytes of shared memory; sm_" + std::to_string(kernel.target) + " has " +
+    refuse("more shared memory than there is: " + std::to_string(shared) + " bytes of " +
            std::to_string(largest_shared(kernel.target)));
   if (kernel.static_shared > kSharedWithoutAsking)
     refuse(std::to_string(kernel.static_shared) + " bytes of static shared memory, more than 48 KB");
