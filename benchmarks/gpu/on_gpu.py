@@ -10,8 +10,8 @@ or is stopped is reported, and the later ones run. Exit status: 0 if every step 
 no GPU.
 
 MOTIONRNN_EXT_BUILT names a folder with the installed package, so that nothing is built; MOTIONRNN_EXT_COMMIT the commit
-where there is no git; MOTIONRNN_EXT_GOLDEN more golden files for the tests; MOTIONRNN_EXT_EMULATOR, in a dry run, the
-library of the emulated kernels.
+where there is no git; MOTIONRNN_EXT_GOLDEN more golden files for the tests; MOTIONRNN_EXT_PTX, in a dry run, the build
+of the kernels on the PTX interpreter (and LD_PRELOAD its library for memory).
 """
 
 from __future__ import annotations

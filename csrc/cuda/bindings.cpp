@@ -1,6 +1,6 @@
 // The CUDA kernels as torch ops: layouts, allocation, stream. Arguments were checked in Python (motionrnn_ext/ops);
 // what is asserted here guards direct calls of torch.ops. Compiled by the host compiler; with MOTIONRNN_EXT_EMULATED
-// for the emulator, whose tensors are on the CPU.
+// for tests/ptx, where an interpreter runs the kernels on CPU tensors.
 #include "cuda/tensors.h"
 #include "operand_checks.h"
 #include "pointwise_ops.h"

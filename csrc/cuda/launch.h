@@ -1,39 +1,23 @@
-// The one way to launch a kernel. Kernels see CUDA, or the emulator that runs them on the CPU for tests.
+// The one way to launch a kernel.
 #pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 
-#if defined(MOTIONRNN_EXT_EMULATED)
-#include "emulator/cuda.h"
-#else
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
-// Dynamic shared memory, 128-byte aligned. The emulator has its own form, so kernels only use this one.
+// Dynamic shared memory, 128-byte aligned.
 #define MOTIONRNN_EXT_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
-#endif
 
 #if !defined(MOTIONRNN_EXT_CUDA_ARCHITECTURES)
 #define MOTIONRNN_EXT_CUDA_ARCHITECTURES "?"
 #endif
 
 namespace motionrnn_ext::cuda {
-
-#if defined(MOTIONRNN_EXT_EMULATED)
-
-using Stream = void*;
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes, Stream,
-            Arguments&&... arguments) {
-  emulator::launch(kernel, grid, dim3(block), shared_bytes, static_cast<Parameters>(arguments)...);
-}
-inline void fill_zero(void* data, size_t bytes, Stream) { emulator::fill_zero(data, bytes); }
-
-#else
 
 using Stream = cudaStream_t;
 
@@ -59,7 +43,5 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_b
 }
 
 inline void fill_zero(void* data, size_t bytes, Stream stream) { check(cudaMemsetAsync(data, 0, bytes, stream)); }
-
-#endif
 
 }  // namespace motionrnn_ext::cuda

@@ -1,11 +1,7 @@
-// The instructions that CUDA C++ has no function for. The emulator has its own definitions of the same functions.
+// The instructions that CUDA C++ has no function for.
 #pragma once
 
 #include "cuda/launch.h"
-
-#if defined(MOTIONRNN_EXT_EMULATED)
-#include "emulator/ptx.h"
-#else
 
 namespace motionrnn_ext::cuda {
 
@@ -63,5 +59,3 @@ __device__ __forceinline__ void red_add(unsigned long long* to, unsigned long lo
 }
 
 }  // namespace motionrnn_ext::cuda
-
-#endif

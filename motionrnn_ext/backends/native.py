@@ -12,7 +12,7 @@ from .registration import direct, register, register_on_cpu
 
 # The namespace of the ops that `call` runs.
 NAMESPACE = "motionrnn_ext"
-# The devices that the CUDA kernels run on. The emulator adds "cpu" in tests.
+# The devices that the CUDA kernels run on. Tests on the PTX interpreter add "cpu".
 CUDA_KERNELS_ON = {"cuda"}
 _LIBRARIES = {
     name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")

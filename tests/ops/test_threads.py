@@ -21,7 +21,7 @@ from motionrnn_ext import MotionGRUCell, MotionRNN, backends, ops
 from motionrnn_ext.backends import native, reference
 
 N_THREADS = 16
-# The emulator and Triton's interpreter run one kernel at a time: not from several threads.
+# The PTX interpreter and Triton's interpreter run one kernel at a time: not from several threads.
 THREADED = [t for t in ALL if t in (REFERENCE, CPU, CUDA)]
 NEEDS_CPU = pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
 

@@ -50,7 +50,7 @@ def train(on: UnderTest, predictor: str, steps: int = 2, size: int = 16) -> list
 
 
 def runs(on: UnderTest, predictor: str, times: int, **options: int) -> Iterator[list[Tensor]]:
-    """Equal trainings, on the emulator each with another order of blocks and threads."""
+    """Equal trainings, on PTX each with another order of blocks and warps."""
     try:
         for i in range(times):
             if on is EMULATED:

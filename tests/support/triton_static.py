@@ -50,6 +50,14 @@ OF_TORCH = {
 }  # fmt: skip
 
 
+def all_kernels() -> list[Any]:
+    """Every kernel of the backend's modules; helper functions have other names."""
+    from motionrnn_ext.backends.triton import ops
+
+    modules = [getattr(ops, name) for name in ops.__all__]
+    return [value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")]
+
+
 # ---- the launches ------------------------------------------------------------------------------------------
 
 

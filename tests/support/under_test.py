@@ -1,18 +1,18 @@
 """The implementations that the tests of the ops run on, each with its device and dtypes.
 
-`emulated` is the CUDA kernels on the CPU, where MOTIONRNN_EXT_EMULATOR names their library
-(tests/cuda/test_emulator.py builds it); `cuda` needs a GPU, and so does `triton`, unless TRITON_INTERPRET=1 runs its
-kernels on the CPU (as tests/triton/test_triton.py does).
+`emulated` is the CUDA kernels on the CPU: nvcc's PTX on an interpreter, where MOTIONRNN_EXT_PTX names their build (as
+tests/ptx/test_cuda_on_ptx.py does); `cuda` needs a GPU. So does `triton`, unless TRITON_INTERPRET=1 runs its kernels on
+the CPU (as tests/triton/test_triton.py does) or MOTIONRNN_EXT_PTX_OF=triton runs their PTX there (as
+tests/ptx/test_triton_on_ptx.py does).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,6 +20,9 @@ import torch
 import motionrnn_ext
 from motionrnn_ext import backends
 from motionrnn_ext.backends import native, triton
+
+if TYPE_CHECKING:
+    from ptx_interpreter import Interpreter
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -37,11 +40,13 @@ class UnderTest:
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        """Within the block the package runs its ops on this."""
+        """Within the block the package runs its ops on this. After it, what the PTX interpreter reports is an error."""
         with pytest.MonkeyPatch.context() as patch, motionrnn_ext.backend(self.backend or self.name):
             patch.setattr(native, "NAMESPACE", self.namespace)
             patch.setattr(native, "CUDA_KERNELS_ON", {self.device} if self.runs_cuda_kernels else set())
             yield
+        if PTX and (reports := PTX.reports()):
+            raise AssertionError("\n".join(["the PTX interpreter reports", *map(str, reports[:5])]))
 
     @property
     def runs_cuda_kernels(self) -> bool:
@@ -53,8 +58,8 @@ class UnderTest:
 
     @property
     def is_slow(self) -> bool:
-        """Whether thousands of calls take too long."""
-        return self is TRITON and triton.INTERPRETED
+        """Whether it is Triton's interpreter, where thousands of calls take too long."""
+        return self is TRITON and TRITON.device == "cpu" and not PTX
 
     @property
     def float32_bound(self) -> float:
@@ -69,28 +74,34 @@ class UnderTest:
         return getattr(getattr(torch.ops, self.namespace), name)
 
 
+def _ptx() -> Interpreter | None:
+    """The PTX interpreter, with the kernels of MOTIONRNN_EXT_PTX_OF (cuda or triton), if MOTIONRNN_EXT_PTX is set."""
+    if not os.environ.get("MOTIONRNN_EXT_PTX"):
+        return None
+    import on_ptx
+
+    return on_ptx.load_triton() if PTX_OF_TRITON else on_ptx.load_cuda()
+
+
+PTX_OF_TRITON = os.environ.get("MOTIONRNN_EXT_PTX_OF") == "triton"
+PTX = _ptx()
 REFERENCE = UnderTest("reference")
 CPU = UnderTest("cpu")
 CUDA = UnderTest("cuda", device="cuda", dtypes=DTYPES[1:])
 TRITON = UnderTest(
     "triton",
     device="cpu" if triton.INTERPRETED else "cuda",
-    dtypes=DTYPES if triton.INTERPRETED else DTYPES[1:],
+    dtypes=DTYPES if triton.INTERPRETED and not PTX else DTYPES[1:],
     namespace=triton.NAMESPACE,
 )
 AUTO = UnderTest("auto")  # the package's own choice
 EMULATED = replace(CUDA, name="emulated", device="cpu", backend="cpu", namespace="motionrnn_ext_emulated")
-EMULATOR = os.environ.get("MOTIONRNN_EXT_EMULATOR")  # the emulated kernels' library
-
-
-def _load_emulator() -> None:
-    torch.ops.load_library(EMULATOR)
-    native.register(EMULATED.namespace)
 
 
 def set_seed(value: int) -> None:
-    """Set the order in which the emulator runs blocks and threads; 0 is that of their numbers."""
-    ctypes.CDLL(EMULATOR).motionrnn_ext_emulator_seed(ctypes.c_uint64(value))
+    """Set the order in which emulated blocks and warps run; 0 is that of their numbers."""
+    assert PTX
+    PTX.set(seed=value)
 
 
 def _hasten_the_interpreter() -> None:
@@ -123,7 +134,7 @@ def _hasten_the_interpreter() -> None:
 def _reason_not_to(test: UnderTest) -> str | None:
     if test is not EMULATED:
         return backends.unavailable_reason(test.name)
-    return None if EMULATOR else "MOTIONRNN_EXT_EMULATOR names no library"
+    return None if PTX and not PTX_OF_TRITON else "MOTIONRNN_EXT_PTX names no build of the CUDA kernels"
 
 
 NOT_TESTED = {t.name: why for t in (REFERENCE, CPU, CUDA, TRITON, EMULATED) if (why := _reason_not_to(t))}
@@ -132,7 +143,7 @@ KERNELS = [t for t in ALL if t is not REFERENCE]
 CUDA_KERNELS = [t for t in KERNELS if t.runs_cuda_kernels]
 GPU_KERNELS = [t for t in KERNELS if t.runs_gpu_kernels]
 if EMULATED in ALL:
-    _load_emulator()
+    native.register(EMULATED.namespace)
 if TRITON in ALL and TRITON.is_slow:
     _hasten_the_interpreter()
 

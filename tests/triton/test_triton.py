@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import features
 import pytest
@@ -51,7 +50,7 @@ def run_interpreted(share: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", SHARES[share],
                "--durations=25", *(str(path_of_test(name)) for name in files)]  # fmt: skip
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop("MOTIONRNN_EXT_EMULATOR", None)
+    environment.pop("MOTIONRNN_EXT_PTX", None)
     return subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, cwd=ROOT,
@@ -86,7 +85,7 @@ def test_every_kernel_compiles_and_stays_in_registers():
         pytest.skip(str(missing))
     table, failed = report.compile_all()
     assert failed + report.problems(table) == []
-    kernels = {kernel.__name__.removesuffix("_kernel") for kernel in all_kernels()}
+    kernels = {kernel.__name__.removesuffix("_kernel") for kernel in report.all_kernels()}
     for dtype in report.DTYPES:
         for target in report.TARGETS:
             names = [name for name in table if target in table[name] and dtype in name]
@@ -100,11 +99,3 @@ def test_launches_ask_for_fused_multiply_add():
 
     launches = report.launches("ieee").values()
     assert launches and all(launch.options["enable_fp_fusion"] for launch in launches)
-
-
-def all_kernels() -> list[Any]:
-    """Every kernel of the backend's modules; helper functions have other names."""
-    from motionrnn_ext.backends.triton import ops
-
-    modules = [getattr(ops, name) for name in ops.__all__]
-    return [value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")]

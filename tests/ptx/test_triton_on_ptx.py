@@ -1,0 +1,55 @@
+"""The Triton kernels as they are compiled: the case table passes on the PTX of Triton's compiler, for two
+architectures."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import on_ptx
+import pytest
+from ptx_runs import build, environment, run_tests
+from side_by_side import Runs, check_passed, side_by_side
+
+FILES = ["test_ops.py", "test_lstm_steps.py", "test_deterministic.py"]
+# motion_warp is two ops here, each of which has cases of its own.
+SELECTED = "triton and not motion_warp and (values or deterministic or lstm_steps)"
+# float16 runs the code of bfloat16, which is enough for one architecture. On the other, products are wgmma instructions.
+ARCHITECTURES = {90: SELECTED, 80: f"{SELECTED} and not float16"}
+AT_LEAST = {90: 400, 80: 300}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs leave what they executed."""
+    return tmp_path_factory.mktemp("executed")
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest, executed: Path) -> Iterator[Runs]:
+    def run(architecture: int) -> CompletedProcess[str]:
+        variables = environment(folder, architecture, "triton", MOTIONRNN_EXT_PTX_COVERAGE=str(executed))
+        return run_tests(FILES, ARCHITECTURES[architecture], variables)
+
+    folder = build(on_ptx.INTERPRETER)
+    with side_by_side(request, "test_compiled_triton_kernels", run) as runs:
+        yield runs
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="the package triton is not installed")
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiled_triton_kernels(
+    running: Runs, executed: Path, architecture: int, capsys: pytest.CaptureFixture[str]
+):
+    check_passed(f"Triton's PTX {architecture}", running[architecture].result(), AT_LEAST[architecture])
+    coverage = on_ptx.recorded_coverage(executed, f"triton-{architecture}")
+    with capsys.disabled():
+        print(f"\nTriton, PTX of sm_{architecture}: {coverage}")
+    from triton_static import all_kernels
+
+    launched = {re.sub("_[0-9a-f]{8}$", "", name) for name, k in coverage.kernels.items() if k.launched}
+    assert launched == {kernel.__name__ for kernel in all_kernels()}
