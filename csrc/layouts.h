@@ -53,6 +53,9 @@ inline bool is_dense_from(const Tensor& t, int64_t first) {
   return true;
 }
 
+// Return t, or a contiguous copy. A call of PyTorch that copies nothing takes as long as a small kernel.
+inline Tensor dense(const Tensor& t) { return is_dense_from(t, 0) ? t : torch::stable::contiguous(t); }
+
 inline Tensor dense_planes(const Tensor& t) { return is_dense_from(t, 1) ? t : torch::stable::contiguous(t); }
 
 // Return whether all strides but the batch's are those of channels_last.

@@ -47,6 +47,25 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, Tensor packed, float alpha, float max_offset, "
       "int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // A MotionGRU step from its encoder to its decoder, where the motion gates are one kernel. Its weights, from the
+  // encoder's to the decoder's bias, are packed once for each direction, for this machine alone. It returns Q, F_t, D',
+  // and what backward reads: the features, the logits of the mask, u, r and z, and the warped features.
+  m.def("motion_step_pack(Tensor[] weights, bool backward) -> Tensor");
+  m.def(
+      "motion_step(Tensor maps, Tensor offset, Tensor trend, Tensor encoder_weight, Tensor x_weight, Tensor x_bias, "
+      "Tensor state_weight, Tensor candidate_weight, Tensor warp_weight, Tensor decoder_weight, Tensor encoder_bias, "
+      "Tensor decoder_bias, Tensor packed, float alpha, float max_offset) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor)");
+  // grad_maps: a part of the gradient of the maps, to which the step's is added. wanted: as above, without 1. Returns
+  // the gradients of maps, offset, trend and features, and of the weights of gates and warp.
+  m.def(
+      "motion_step_backward(Tensor grad_decoded, Tensor grad_maps, Tensor grad_offset, Tensor grad_trend, "
+      "Tensor offset, Tensor features, Tensor mask_logits, Tensor update_logits, Tensor reset_logits, "
+      "Tensor candidate_logits, Tensor new_offset, Tensor encoder_weight, Tensor x_weight, Tensor x_bias, "
+      "Tensor state_weight, Tensor candidate_weight, Tensor warp_weight, Tensor decoder_weight, Tensor encoder_bias, "
+      "Tensor decoder_bias, Tensor packed, float alpha, float max_offset, int wanted) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // A 5x5 convolution that keeps the map's size, by Winograd's algorithm. The packed weight is for this machine alone;
   // `transposed`: it is that of the gradient of x.
   m.def("winograd_pack(Tensor weight, bool transposed) -> Tensor");

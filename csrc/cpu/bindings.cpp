@@ -24,17 +24,29 @@ const InstructionSet& instruction_set() {
 #if defined(MOTIONRNN_EXT_HAVE_V4)
     if (at_most == "x86_64_v4" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
-      return InstructionSet{"x86_64_v4", x86_64_v4::pointwise_kernel, x86_64_v4::warp_kernels, x86_64_v4::gates_kernels,
-                            x86_64_v4::winograd_kernels};
+      return InstructionSet{"x86_64_v4",
+                            x86_64_v4::pointwise_kernel,
+                            x86_64_v4::warp_kernels,
+                            x86_64_v4::gates_kernels,
+                            x86_64_v4::winograd_kernels,
+                            x86_64_v4::strided_kernels};
 #endif
 #if defined(MOTIONRNN_EXT_HAVE_V3)
     if (at_most != "baseline" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
-      return InstructionSet{"x86_64_v3", x86_64_v3::pointwise_kernel, x86_64_v3::warp_kernels, x86_64_v3::gates_kernels,
-                            x86_64_v3::winograd_kernels};
+      return InstructionSet{"x86_64_v3",
+                            x86_64_v3::pointwise_kernel,
+                            x86_64_v3::warp_kernels,
+                            x86_64_v3::gates_kernels,
+                            x86_64_v3::winograd_kernels,
+                            x86_64_v3::strided_kernels};
 #endif
-    return InstructionSet{"baseline", baseline::pointwise_kernel, baseline::warp_kernels, baseline::gates_kernels,
-                          baseline::winograd_kernels};
+    return InstructionSet{"baseline",
+                          baseline::pointwise_kernel,
+                          baseline::warp_kernels,
+                          baseline::gates_kernels,
+                          baseline::winograd_kernels,
+                          baseline::strided_kernels};
   }();
   return chosen;
 }
@@ -64,17 +76,18 @@ struct Warp {
   WarpArguments a{};
   WarpKernels kernels;
 
-  Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_) {
+  Warp(const Tensor& x_, const Tensor& offset_, const Tensor& mask_logits_, const Tensor& weight_, const void* packed) {
     check_warp(x_, offset_, mask_logits_, weight_);
     x = readable_image(x_), offset = readable_image(offset_), mask_logits = readable_image(mask_logits_);
-    weight = torch::stable::contiguous(weight_);
+    weight = dense(weight_);
     a.batch = x.size(0), a.channels = x.size(1), a.out_channels = weight.size(0);
     a.height = x.size(2), a.width = x.size(3), a.k = static_cast<int>(weight.size(2));
     a.x = image_of(x), a.offset = image_of(offset), a.mask_logits = image_of(mask_logits);
     a.weight = weight.const_data_ptr();
     a.bands = static_cast<int>(bands_for_threads(a.batch));
     kernels = instruction_set().warp(types_of(x.scalar_type(), offset.scalar_type()));
-    if (a.batch == 0 || a.height == 0 || a.width == 0) return;
+    a.packed_weight = const_cast<void*>(packed);
+    if (packed != nullptr || a.batch == 0 || a.height == 0 || a.width == 0) return;
     packed_weight = workspace(x, kernels.sizes(a).packed_weight);
     a.packed_weight = packed_weight.mutable_data_ptr();
     kernels.pack(a);
@@ -82,7 +95,20 @@ struct Warp {
 };
 
 Tensor offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) {
-  Warp warp(x, offset, mask_logits, weight);
+  return run_warp(x, offset, mask_logits, weight, nullptr);
+}
+
+// Sums are taken in a fixed order, so `deterministic` asks for nothing more.
+FourTensors offset_warp_backward(Tensor grad, Tensor x, Tensor offset, Tensor mask_logits, Tensor weight,
+                                 int64_t wanted, bool /*deterministic*/) {
+  return run_warp_backward(grad, x, offset, mask_logits, weight, nullptr, wanted);
+}
+
+}  // namespace
+
+Tensor run_warp(const Tensor& x, const Tensor& offset, const Tensor& mask_logits, const Tensor& weight,
+                const void* packed) {
+  Warp warp(x, offset, mask_logits, weight, packed);
   Tensor out = new_image(x, weight.size(0));
   if (out.numel() == 0) return out;
   warp.a.out = image_of(out);
@@ -91,11 +117,9 @@ Tensor offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) {
   return out;
 }
 
-// Sums are taken in a fixed order, so `deterministic` asks for nothing more.
-std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Tensor x, Tensor offset,
-                                                                Tensor mask_logits, Tensor weight, int64_t wanted,
-                                                                bool /*deterministic*/) {
-  Warp warp(x, offset, mask_logits, weight);
+FourTensors run_warp_backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& mask_logits,
+                              const Tensor& weight, const void* packed, int64_t wanted) {
+  Warp warp(x, offset, mask_logits, weight, packed);
   WarpArguments& a = warp.a;
   const Tensor grad_image = readable_image(grad);
   check_warp_gradient(x, weight, grad);
@@ -141,6 +165,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
 
 // ---- Motion gates
 
+namespace {
+
 // Pixels of a band. An image is cut into bands where there are fewer images than threads, and so that what a band
 // convolves (some 115 planes for 16 channels) fits about the second-level cache.
 constexpr int64_t kBandPixels = 4608;
@@ -150,14 +176,14 @@ struct Gates {
   GatesArguments a{};
   GatesKernels kernels;
 
-  Gates(const Tensor& x_, const Tensor& offset_, const Tensor& x_weight_, const Tensor& x_bias_,
-        const Tensor& state_weight_, const Tensor& candidate_weight_, double alpha, double max_offset, bool backward)
+  Gates(const Tensor& x_, const Tensor& offset_, const GatesWeights& weights, const void* packed_, double alpha,
+        double max_offset, bool backward)
       : x(readable_image(x_)),
         offset(readable_image(offset_)),
-        x_weight(torch::stable::contiguous(x_weight_)),
-        x_bias(torch::stable::contiguous(x_bias_)),
-        state_weight(torch::stable::contiguous(state_weight_)),
-        candidate_weight(torch::stable::contiguous(candidate_weight_)) {
+        x_weight(dense(weights.x_weight)),
+        x_bias(dense(weights.x_bias)),
+        state_weight(dense(weights.state_weight)),
+        candidate_weight(dense(weights.candidate_weight)) {
     const ScalarType feature = x.scalar_type();
     check_gates(x, offset, x_weight, x_bias, state_weight, candidate_weight);
     a.batch = x.size(0), a.channels = x.size(1), a.motion = offset.size(1), a.height = x.size(2), a.width = x.size(3);
@@ -170,6 +196,8 @@ struct Gates {
     if (is_empty()) return;
     const int64_t for_cache = (a.height * (a.width + a.k - 1) + kBandPixels - 1) / kBandPixels;
     a.bands = static_cast<int>(std::min(a.height, std::max(bands_for_threads(a.batch), for_cache)));
+    a.packed = const_cast<void*>(packed_);
+    if (packed_ != nullptr) return;
     packed = workspace(x, kernels.sizes(a).packed);
     a.packed = packed.mutable_data_ptr();
     kernels.pack(a, backward);
@@ -187,12 +215,25 @@ struct Gates {
   }
 };
 
-using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
 SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight,
                         Tensor candidate_weight, double alpha, double max_offset) {
-  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset, false);
+  return run_gates(x, offset, trend, {x_weight, x_bias, state_weight, candidate_weight}, nullptr, alpha, max_offset);
+}
+
+SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset,
+                                   Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight,
+                                   Tensor update, Tensor reset, Tensor candidate, Tensor new_offset, double alpha,
+                                   double max_offset, int64_t wanted) {
+  return run_gates_backward({grad_offset, grad_trend, grad_mask, nullptr, nullptr},
+                            {x, offset, update, reset, candidate, new_offset},
+                            {x_weight, x_bias, state_weight, candidate_weight}, nullptr, alpha, max_offset, wanted);
+}
+
+}  // namespace
+
+SixTensors run_gates(const Tensor& x, const Tensor& offset, const Tensor& trend, const GatesWeights& weights,
+                     const void* packed, double alpha, double max_offset) {
+  Gates gates(x, offset, weights, packed, alpha, max_offset, false);
   GatesArguments& a = gates.a;
   const ScalarType feature = gates.x.scalar_type(), state = gates.offset.scalar_type();
   const Tensor readable_trend = readable_image(trend);
@@ -210,16 +251,20 @@ SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, 
 }
 
 // Sums are taken in a fixed order.
-SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset,
-                                   Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight,
-                                   Tensor update, Tensor reset, Tensor candidate, Tensor new_offset, double alpha,
-                                   double max_offset, int64_t wanted) {
-  Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset, true);
+SevenTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& saved, const GatesWeights& of,
+                                const void* packed, double alpha, double max_offset, int64_t wanted) {
+  const Tensor& x = saved.x;
+  Gates gates(x, saved.offset, of, packed, alpha, max_offset, true);
   GatesArguments& a = gates.a;
   const ScalarType feature = gates.x.scalar_type(), state = gates.offset.scalar_type();
-  const Tensor read[] = {readable_image(grad_offset), readable_image(grad_trend), readable_image(grad_mask),
-                         readable_image(update),      readable_image(reset),      readable_image(candidate),
-                         readable_image(new_offset)};
+  const Tensor read[] = {readable_image(grads.offset),    readable_image(grads.trend), readable_image(grads.mask),
+                         readable_image(saved.update),    readable_image(saved.reset), readable_image(saved.candidate),
+                         readable_image(saved.new_offset)};
+  Tensor more_offset;
+  if (grads.more_offset != nullptr) {
+    more_offset = readable_image(*grads.more_offset);
+    a.more_grad_new_offset = gates.read(more_offset, a.motion, state);
+  }
   a.grad_new_offset = gates.read(read[0], a.motion, state), a.grad_new_trend = gates.read(read[1], a.motion, state);
   a.grad_mask = gates.read(read[2], a.masks, feature);
   a.update = gates.read(read[3], a.motion, feature), a.reset = gates.read(read[4], a.motion, feature);
@@ -229,7 +274,9 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
     return want ? gates.new_map(channels, type) : nothing(x);
   };
   const auto like = [&](const Tensor& t) { return want_weights ? torch::stable::new_empty(t, t.sizes()) : nothing(x); };
-  Tensor to_x = map(want_x, a.channels, feature), to_offset = map(want_motion, a.motion, state);
+  a.add_to_grad_x = grads.sum_of_x != nullptr;
+  Tensor to_x = a.add_to_grad_x ? *grads.sum_of_x : map(want_x, a.channels, feature),
+         to_offset = map(want_motion, a.motion, state);
   Tensor to_trend = map(want_motion, a.motion, state);
   Tensor weights[] = {like(gates.x_weight), like(gates.x_bias), like(gates.state_weight), like(gates.candidate_weight)};
   if (gates.is_empty()) {
@@ -252,7 +299,6 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
   return {to_x, to_offset, to_trend, weights[0], weights[1], weights[2], weights[3]};
 }
 
-}  // namespace
 }  // namespace motionrnn_ext::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CompositeExplicitAutograd, m) {

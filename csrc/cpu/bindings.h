@@ -2,6 +2,7 @@
 #pragma once
 
 #include <numeric>
+#include <tuple>
 
 #include "cpu/kernels.h"
 #include "layouts.h"
@@ -14,6 +15,7 @@ struct InstructionSet {
   WarpKernels (*warp)(Types);
   GatesKernels (*gates)(Types);
   WinogradKernels (*winograd)(Types);
+  StridedKernels (*strided)(Types);
 };
 
 const InstructionSet& instruction_set();
@@ -41,6 +43,36 @@ inline int64_t bands_for_threads(int64_t batch) {
   const int64_t threads = torch::stable::get_num_threads();
   return batch >= 4 * threads ? 1 : threads / std::gcd(batch, threads);
 }
+
+// ---- Ops that motion_step joins. `packed` is the memory of weights that are packed already; null: to be packed here.
+
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+struct GatesWeights {
+  Tensor x_weight, x_bias, state_weight, candidate_weight;
+};
+
+Tensor run_warp(const Tensor& x, const Tensor& offset, const Tensor& mask_logits, const Tensor& weight,
+                const void* packed);
+FourTensors run_warp_backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& mask_logits,
+                              const Tensor& weight, const void* packed, int64_t wanted);
+SixTensors run_gates(const Tensor& x, const Tensor& offset, const Tensor& trend, const GatesWeights& weights,
+                     const void* packed, double alpha, double max_offset);
+
+// What backward of the gates reads beside weights and numbers. The gradient of the new offset is the sum of both.
+struct GatesGradients {
+  Tensor offset, trend, mask;
+  const Tensor* more_offset;
+  // Null, or a gradient of x to which this one is added in place.
+  const Tensor* sum_of_x;
+};
+struct GatesSaved {
+  Tensor x, offset, update, reset, candidate, new_offset;
+};
+SevenTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& saved, const GatesWeights& weights,
+                                const void* packed, double alpha, double max_offset, int64_t wanted);
 
 inline Tensor workspace(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, std::array<int64_t, 1>{bytes}, ScalarType::Byte);

@@ -72,9 +72,10 @@ struct GatesArguments {
   // Forward.
   Image trend, new_trend, mask;
 
-  // Backward. Null means not wanted; weights and bias go together.
-  Image grad_new_offset, grad_new_trend, grad_mask;
+  // Backward. Null means not wanted; weights and bias go together. The gradient of the new offset is the sum of both.
+  Image grad_new_offset, more_grad_new_offset, grad_new_trend, grad_mask;
   Image grad_x, grad_offset, grad_trend;
+  bool add_to_grad_x;  // whether grad_x is added to what is there
   void *grad_x_weight, *grad_x_bias, *grad_state_weight, *grad_candidate_weight;
 
   // Workspace in the arithmetic type, sizes by GatesKernels::sizes.
@@ -123,12 +124,34 @@ struct WinogradKernels {
   void (*weight_gradient)(const WinogradArguments&, int64_t begin, int64_t end);  // blocks
 };
 
+// Convolutions of stride 2 between a map (B, C, 2H, 2W) and one of half its size, (B, M, H, W), by a weight
+// (M, C, k, k) with a padding of (k-1)/2: `halve` computes the half from the whole, and `twice` is its transpose.
+struct StridedArguments {
+  int64_t batch, channels, half_channels, height, width;
+  int k;
+  int bands;  // an item of work is one band of one image's half rows, at most one a row; items = batch * bands
+
+  Image whole, half;
+  Image addend;  // twice: null, or what is added to the result, like `whole`
+
+  const void *weight, *bias;  // contiguous; bias null: none
+  void* packed;
+};
+
+struct StridedKernels {
+  int64_t (*packed_size)(const StridedArguments&);  // bytes, the same both ways
+  void (*pack)(const StridedArguments&, bool to_half);
+  void (*halve)(const StridedArguments&, int64_t begin, int64_t end);  // items
+  void (*twice)(const StridedArguments&, int64_t begin, int64_t end);  // items
+};
+
 #define MOTIONRNN_EXT_DECLARE_KERNELS(isa)                \
   namespace isa {                                         \
   PointwiseKernel pointwise_kernel(Map map, Types types); \
   WarpKernels warp_kernels(Types types);                  \
   GatesKernels gates_kernels(Types types);                \
   WinogradKernels winograd_kernels(Types types);          \
+  StridedKernels strided_kernels(Types types);            \
   }
 MOTIONRNN_EXT_DECLARE_KERNELS(baseline)
 MOTIONRNN_EXT_DECLARE_KERNELS(x86_64_v3)

@@ -26,7 +26,7 @@ ScalarType arithmetic_type(const Tensor& map) {
 }
 
 Tensor winograd_pack(Tensor weight_, bool transposed) {
-  const Tensor weight = torch::stable::contiguous(weight_);
+  const Tensor weight = dense(weight_);
   const ScalarType type = arithmetic_type(weight);
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 5 && weight.size(3) == 5, "motionrnn_ext: mismatched sizes");
   WinogradArguments a{};
@@ -53,7 +53,7 @@ Tensor winograd_conv(Tensor x_, Tensor packed, int64_t out_channels, std::option
                   "motionrnn_ext: mismatched packed weight");
   Tensor bias;
   if (bias_) {
-    bias = torch::stable::contiguous(*bias_);
+    bias = dense(*bias_);
     check_type(bias, type);
     STD_TORCH_CHECK(bias.dim() == 1 && bias.size(0) == out_channels, "motionrnn_ext: mismatched bias");
     a.bias = bias.const_data_ptr();

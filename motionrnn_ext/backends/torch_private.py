@@ -11,13 +11,13 @@ listed: a pickled module consists of them, so that PyTorch cannot rename them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn, overrides
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils import _pytree
@@ -65,6 +65,13 @@ foreach_add = torch._foreach_add_
 
 # A context in which ops run without being recorded by autograd, and without the time that recording takes.
 below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def plain_apply(function: type[Function]) -> Callable[..., Any]:
+    """Return `function.apply` without its search for torch.func's transforms and wrappers, a tenth of an op's time on
+    the host. There should be none in force where it is called."""
+    # PyTorch's stubs leave out the base class that has this method.
+    return cast("Callable[..., Any]", super(Function, function).apply)  # type: ignore[misc]
 
 
 def current_backward() -> int:

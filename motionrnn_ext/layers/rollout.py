@@ -234,6 +234,8 @@ class SharedConvolution(Convolution):
         self._versions = [_version(part) for part in source.parts]
         # What steps have left, by backward pass.
         self.left: dict[int, _Left] = {}
+        # The last backward pass, and whether it collects.
+        self.collected_in = (-1, False)
 
     def choose(self, shape: torch.Size, x: Tensor) -> None:
         """Choose the way of a convolution by a weight of that shape, for maps of the size of x."""
@@ -293,9 +295,14 @@ class SharedConvolution(Convolution):
 def _is_collected(ctx: Any, owner: Any) -> bool:
     """Return whether the backward pass at hand will collect what the node of `ctx` leaves with `owner`.
 
-    A pass that does not ask for the gradients of the weights does not run the node that collects.
+    A pass that does not ask for the gradients of the weights does not run the node that collects. The answer is kept
+    for the other steps of the pass, because looking through the graph takes as long as a small kernel.
     """
-    return any(will_run(node) for node, _ in ctx.next_functions if getattr(node, "owner", None) is owner)
+    number = current_backward()
+    if owner.collected_in[0] != number:
+        will = any(will_run(node) for node, _ in ctx.next_functions if getattr(node, "owner", None) is owner)
+        owner.collected_in = number, will
+    return bool(owner.collected_in[1])
 
 
 def _saved_as_they_are() -> Any:
@@ -392,6 +399,8 @@ class SummedGradients:
 
     def __init__(self) -> None:
         self.sums: dict[int, list[Tensor]] = {}
+        # The last backward pass, and whether it collects.
+        self.collected_in = (-1, False)
 
     def add(self, ctx: Any, grads: list[Tensor], needs: Sequence[bool]) -> None:
         """Add the gradients of one step. `ctx` is the context of its node, which knows what it `needs`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -162,9 +163,11 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     lacking = {name for name, (_, cuda) in registered.items() if not cuda}
     # Other convolutions are cuDNN's there; the CPU has some of its own.
     winograd = {"winograd_pack", "winograd_conv", "winograd_weight_gradient"}
-    assert lacking == {"cpu_instruction_set", *winograd}
+    steps = {"motion_step", "motion_step_backward", "motion_step_pack"}
+    assert lacking == {"cpu_instruction_set", *steps, *winograd}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
-    assert unfused == {"motion_warp", "motion_warp_backward"}  # the CPU runs motion_update and offset_warp
+    packed = {"motion_gates_pack", "motion_gates_packed", "motion_gates_packed_backward"}
+    assert unfused == {"motion_warp", "motion_warp_backward", *packed}  # the CPU runs motion_update and offset_warp
 
 
 # ---- shapes on a GPU, by fake tensors ----------------------------------------------------------------------
@@ -197,7 +200,38 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
     gates += [torch.empty(rows, 18, 3, 3, device="cuda", dtype=torch.bfloat16) for rows in (36, 18)]
     of_5x5 = torch.empty(OUT, C, 5, 5, device="cuda")
     packed = torch.empty(36 * C * (OUT + 13), device="cuda")
+    # Half maps of the size of all others, from maps of twice that size.
+    rows_or_not = torch.channels_last if rows else torch.contiguous_format
+    whole = torch.empty(B, OUT, 2 * H, 2 * W, device="cuda", dtype=torch.bfloat16).to(
+        memory_format=rows_or_not
+    )
+    bf16: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
+    encoder, to_warp, decoder = (torch.empty(C, n, k, k, **bf16) for n, k in ((OUT, 5), (C, 3), (OUT, 4)))
+    of_step = [encoder, *gates, to_warp, decoder, torch.empty(C, **bf16), torch.empty(OUT, **bf16)]
+    most_bytes = 16 * sum(w.numel() + 9 * math.prod(w.shape[1:]) for w in of_step)
+    step_packed = torch.empty(most_bytes, device="cuda", dtype=torch.uint8)
     return {
+        "motion_step_pack": ((of_step, True), [step_packed]),
+        "motion_step": (
+            (whole, state(), state(), *of_step, step_packed, 0.5, 1e4),
+            [whole, state(), state(), feature(), feature(9), *[feature(18)] * 3, feature()],
+        ),
+        "motion_step_backward": (
+            (
+                *[whole] * 2,
+                *[state()] * 3,
+                feature(),
+                feature(9),
+                *[feature(18)] * 3,
+                state(),
+                *of_step,
+                step_packed,
+                0.5,
+                1e4,
+                0b1000,
+            ),
+            [whole, None, None, feature(), *gates, to_warp],
+        ),
         "winograd_pack": ((of_5x5, False), [packed]),
         "winograd_conv": ((state(C), packed, OUT, None), [state(OUT)]),
         "winograd_weight_gradient": (([state(OUT)], [state(C)]), [of_5x5]),

@@ -48,6 +48,21 @@ def test_no_other_file_names_them():
     assert {name for name, names in found.items() if names} == {"backends/torch_private.py"}
 
 
+def test_a_function_is_applied_without_the_search_for_transforms():
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return 2 * grad
+
+    x = torch.ones(3, requires_grad=True)
+    out = torch_private.plain_apply(Doubled)(x)
+    assert out.tolist() == [2, 2, 2] and torch.autograd.grad(out.sum(), x)[0].tolist() == [2, 2, 2]
+
+
 def test_transforms_are_told_from_the_outermost_on():
     seen: list[Any] = []
 

@@ -103,6 +103,10 @@ struct Backward {
     for (int64_t m = 0; m < g.motion; ++m)
       for (int64_t y = read.first; y < read.last; ++y) {
         load_row<T, T>(a.grad_new_offset, band.image, m, y, g.width, grad_offset);
+        if (a.more_grad_new_offset.data != nullptr) {
+          load_row<T, T>(a.more_grad_new_offset, band.image, m, y, g.width, update);
+          for (int64_t x = 0; x < g.width; ++x) grad_offset[x] += update[x];
+        }
         load_row<T, T>(a.grad_new_trend, band.image, m, y, g.width, grad_trend);
         load_row<T, F>(a.update, band.image, m, y, g.width, update);
         load_row<T, F>(a.candidate, band.image, m, y, g.width, candidate);
@@ -179,7 +183,14 @@ struct Backward {
       if (a.grad_x.data != nullptr) {
         convolve_rows(plan.to_x, all_taps, first, last);
         for (int64_t c = 0; c < g.channels; ++c)
-          for (int64_t y = first; y < last; ++y) store_row<T, F>(result(c, y), a.grad_x, band.image, c, y, g.width);
+          for (int64_t y = first; y < last; ++y) {
+            T *sum = result(c, y), *before = buffer.get();
+            if (a.add_to_grad_x) {
+              load_row<T, F>(a.grad_x, band.image, c, y, g.width, before);
+              for (int64_t x = 0; x < g.width; ++x) sum[x] += before[x];
+            }
+            store_row<T, F>(sum, a.grad_x, band.image, c, y, g.width);
+          }
       }
     });
   }

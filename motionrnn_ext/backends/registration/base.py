@@ -69,6 +69,8 @@ class Registration:
         """Return the gradients that autograd asks for, one per input, None for the others and for numbers."""
         needs = ctx.needs_input_grad
         numbers = [None] * (len(needs) - len(gradients))
+        if all(needs[: len(gradients)]):
+            return (*gradients, *numbers)
         return (*[g if need else None for g, need in zip(gradients, needs)], *numbers)
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from ..torch_private import FakeTensor, below_autograd, transforms
+from ..torch_private import FakeTensor, below_autograd, plain_apply, transforms
 
 _PLAIN = {Tensor, nn.Parameter, FakeTensor, type(None), float, int, bool}
-# The ops that may be called directly, by namespace and name.
-_CALLS: dict[tuple[str, str], tuple[Any, type[Function]]] = {}
+# The ops that may be called directly, by namespace and name, each with the call that records its gradient.
+_CALLS: dict[tuple[str, str], tuple[Any, Callable[..., Any]]] = {}
 
 
 def is_direct(arguments: tuple[Any, ...]) -> bool:
@@ -48,12 +48,12 @@ def register(namespace: str, name: str, op: Any, setup_context: Callable[..., No
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     # The name is that of the node in profiles and graphs.
-    _CALLS[namespace, name] = op, type(f"{namespace}::{name}", (Function,), members)
+    _CALLS[namespace, name] = op, plain_apply(type(f"{namespace}::{name}", (Function,), members))
 
 
 def call(namespace: str, name: str, arguments: tuple[Any, ...]) -> Any:
     """Call an op, directly where that is allowed."""
     if not is_direct(arguments):
         return getattr(getattr(torch.ops, namespace), name)(*arguments)
-    op, function = _CALLS[namespace, name]
-    return function.apply(*arguments) if torch.is_grad_enabled() else run(op, arguments)
+    op, recorded = _CALLS[namespace, name]
+    return recorded(*arguments) if torch.is_grad_enabled() else run(op, arguments)

@@ -3,12 +3,12 @@
     E = Enc(H);   F', D', m = motion_gates(E, F, D);   Q = Dec(warp(E, F', m))
     X = s(g).A + (1 - s(g)).B,   g = W_g * [Q, H];   (A, B) is (H, Q) or (Q, H)
 
-It needs the op `motion_gates` as a kernel.
+It needs the op `motion_step`, which computes Q, F' and D' by one kernel each, and all their gradients.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from ...backends.convolution import Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.direct import run
 from ...backends.registration.wanted import Wanted
+from ...backends.torch_private import plain_apply
 from ...ops import _arguments as arguments
 from ..plain import is_plain_conv
 from ..rollout import (
@@ -34,8 +35,6 @@ from ..rollout import (
 )
 from .common import differentiable_gradients, present
 
-_OF_MAPS = int(Wanted.X | Wanted.MOTION | Wanted.MASK)
-
 
 class Step(NamedTuple):
     """The common part of all steps of a rollout, without a tensor of the graph."""
@@ -47,6 +46,7 @@ class Step(NamedTuple):
     gate: SharedConvolution
     # The gradients of the gates' packed weights and of the warp's weight.
     sums: SummedGradients
+    packed: PackedStep
     alpha: float
     max_offset: float
     # Whether the output gate multiplies the maps themselves, and not what was decoded.
@@ -70,13 +70,38 @@ class Laid(NamedTuple):
     warp_weight: Tensor
 
     @property
-    def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def gates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the packed weights of the gates."""
         return self.x_weight, self.x_bias, self.state_weight, self.candidate_weight
+
+    @property
+    def of_step(self) -> list[Tensor]:
+        """Return the weights of the op `motion_step`, in its order."""
+        biases = self.encoder_bias, self.decoder_bias
+        return [self.encoder_weight, *self.gates, self.warp_weight, self.decoder_weight, *biases]
+
+
+class PackedStep:
+    """The weights of the op `motion_step` as its kernels read them, packed at the first step of each direction."""
+
+    def __init__(self) -> None:
+        self._packed: dict[bool, Tensor] = {}
+
+    def of(self, kernels: Any, weights: list[Tensor], *, backward: bool) -> Tensor:
+        """Return the packed weights of forward or backward."""
+        if backward not in self._packed:
+            self._packed[backward] = run(kernels.motion_step_pack.default, (weights, backward))
+        return self._packed[backward]
+
+    def free_forward(self) -> None:
+        """Free what only forward reads; a later call packs it again."""
+        self._packed.pop(False, None)
 
 
 # The arguments of a node before those of Laid: the common part, maps, offset and trend.
 _BEFORE = 4
+# The maps that backward reads beside the arguments of a node.
+_KEPT = 9
 
 
 def step(
@@ -98,7 +123,7 @@ def step(
         return None
     common, laid = shared
     if torch.is_grad_enabled():
-        return _Node.apply(common, maps, offset, trend, *laid)
+        return cast("tuple[Tensor, Tensor, Tensor]", _apply(common, maps, offset, trend, *laid))
     return _forward(common, maps, offset, trend, *laid)[0]
 
 
@@ -143,6 +168,9 @@ def _weights(
         SharedWeights(geometry_of(conv), maps, dtype, conv.weight, conv.bias) for conv in convs
     )
     sums, laid = shared_tensors(dtype, *packed, cell.warp.conv.weight)
+    packed_step = PackedStep()
+    # The rollout frees at its end what is packed for forward.
+    active.convolutions.append(cast(Any, packed_step))
     common = Step(
         backends.kernels(maps),
         dtype,
@@ -150,6 +178,7 @@ def _weights(
         decoder.conv,
         gate.conv,
         sums,
+        packed_step,
         cell.alpha,
         arguments.bound("max_offset", cell.max_offset),
         gru.gate_side == "hidden",
@@ -167,18 +196,16 @@ def _forward(
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
     """Return X, F' and D', and what backward reads."""
     kernels, laid = common.kernels, Laid(*rest)
-    maps = maps.to(common.dtype)
-    features = common.encoder.run(maps, laid.encoder_weight, laid.encoder_bias)
+    maps, weights = maps.to(common.dtype), laid.of_step
+    packed = common.packed.of(kernels, weights, backward=False)
     numbers = common.alpha, common.max_offset
-    new_offset, new_trend, mask, *logits = run(
-        kernels.motion_gates.default, (features, offset, trend, *laid.packed, *numbers)
+    decoded, new_offset, new_trend, *kept = run(
+        kernels.motion_step.default, (maps, offset, trend, *weights, packed, *numbers)
     )
-    warped = run(kernels.offset_warp.default, (features, new_offset, mask, laid.warp_weight))
-    decoded = common.decoder.run(warped, laid.decoder_weight, laid.decoder_bias)
     blend = common.gate.run(torch.cat([decoded, maps], dim=1), laid.gate_weight, laid.gate_bias)
     sides = (maps, decoded) if common.gates_maps else (decoded, maps)
     x = run(kernels.gated_blend.default, (blend, *sides))
-    return (x, new_offset, new_trend), (features, mask, *logits, new_offset, warped, decoded, blend)
+    return (x, new_offset, new_trend), (*kept, new_offset, decoded, blend)
 
 
 class _Node(Function):
@@ -194,7 +221,7 @@ class _Node(Function):
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
         common, saved = ctx.common, ctx.saved_tensors
-        (features, mask, u, r, z, new_offset, warped, decoded, blend), inputs = saved[:9], saved[9:]
+        (*kept, warped, new_offset, decoded, blend), inputs = saved[:_KEPT], saved[_KEPT:]
         # X has the form of the blend's logits, D' that of F'.
         grad, grad_offset, grad_trend = present(incoming, (blend, new_offset, new_offset))
         if torch.is_grad_enabled():
@@ -206,7 +233,7 @@ class _Node(Function):
         laid = Laid(*rest)
         maps, channels = given.to(common.dtype), given.shape[1]
 
-        # The output gate, and the decoder.
+        # The output gate.
         sides = (maps, decoded) if common.gates_maps else (decoded, maps)
         grad_blend, *into_sides = run(kernels.gated_blend_backward.default, (grad, blend, *sides))
         grad_maps, grad_decoded = into_sides if common.gates_maps else reversed(into_sides)
@@ -215,47 +242,33 @@ class _Node(Function):
         by_gate = common.gate.data_gradient(grad_blend, both, laid.gate_weight)
         add_in_place((grad_decoded, grad_maps), by_gate.split(channels, dim=1))
         common.decoder.leave(ctx, grad_decoded, warped, laid.decoder_weight, needs[2:4])
-        grad_warped = common.decoder.data_gradient(grad_decoded, warped, laid.decoder_weight)
-        # The warp, the gates, and the encoder.
-        of_weights = int(Wanted.WEIGHTS) if any(needs[6:]) else 0
-        # The motion at rest of a first step needs no gradient.
-        of_motion = int(Wanted.MOTION) if any(ctx.needs_input_grad[2:_BEFORE]) else 0
-        grad_features, by_warp, grad_mask, grad_weight = run(
-            kernels.offset_warp_backward.default,
+        # The decoder, the warp, the gates and the encoder. The motion at rest of a first step needs no gradient.
+        has_motion, weights = any(ctx.needs_input_grad[2:_BEFORE]), laid.of_step
+        wanted = (Wanted.MOTION if has_motion else 0) | (Wanted.WEIGHTS if any(needs[6:]) else 0)
+        packed = common.packed.of(kernels, weights, backward=True)
+        numbers = common.alpha, common.max_offset, int(wanted)
+        grad_maps, grad_old_offset, grad_old_trend, grad_features, *grad_weights = run(
+            kernels.motion_step_backward.default,
             (
-                grad_warped,
-                features,
-                new_offset,
-                mask,
-                laid.warp_weight,
-                _OF_MAPS | of_weights,
-                torch.are_deterministic_algorithms_enabled(),
-            ),
-        )
-        by_gates, grad_old_offset, grad_old_trend, *grad_packed = run(
-            kernels.motion_gates_backward.default,
-            (
-                by_warp.add_(grad_offset),
+                grad_decoded,
+                grad_maps,
+                grad_offset,
                 grad_trend,
-                grad_mask,
-                features,
                 offset,
-                *laid.packed,
-                u,
-                r,
-                z,
+                *kept,
                 new_offset,
-                common.alpha,
-                common.max_offset,
-                int(Wanted.X) | of_motion | of_weights,
+                *weights,
+                packed,
+                *numbers,
             ),
         )
-        common.sums.add(ctx, [*grad_packed, grad_weight], needs[6:])
-        grad_features.add_(by_gates)
+        common.sums.add(ctx, grad_weights, needs[6:])
         common.encoder.leave(ctx, grad_features, maps, laid.encoder_weight, needs[:2])
-        grad_maps.add_(common.encoder.data_gradient(grad_features, maps, laid.encoder_weight))
-        of_state = (grad_old_offset, grad_old_trend) if of_motion else (None, None)
+        of_state = (grad_old_offset, grad_old_trend) if has_motion else (None, None)
         return None, grad_maps.to(given.dtype), *of_state, *[None] * len(laid)
+
+
+_apply = plain_apply(_Node)
 
 
 def _composed(
@@ -266,7 +279,7 @@ def _composed(
     padding = common.encoder.geometry.padding
     features = F.conv2d(maps, laid.encoder_weight, laid.encoder_bias, stride=2, padding=padding)
     numbers = common.alpha, common.max_offset
-    offset, trend, mask = ops.motion_gates(features, offset, trend, *laid.packed, *numbers)
+    offset, trend, mask = ops.motion_gates(features, offset, trend, *laid.gates, *numbers)
     warped = ops.offset_warp(features, offset, mask, laid.warp_weight)
     decoded = F.conv_transpose2d(warped, laid.decoder_weight, laid.decoder_bias, stride=2, padding=1)
     both, padding = torch.cat([decoded, maps], dim=1), common.gate.geometry.padding

@@ -1,0 +1,87 @@
+"""The registration of the MotionGRU's step as one op of the CPU: shapes and FLOPs. It has no gradients: who calls it
+calls its backward as well (layers/nodes/motion_gru.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layouts import memory_format, new_image, new_like
+from . import flops
+from .base import new_weight
+from .wanted import Wanted
+
+# The weights among the arguments of the backward op: packed weights and three numbers follow.
+_WEIGHTS = slice(-13, -4)
+
+
+def register(namespace: str) -> None:
+    """Tell torch the shapes and the FLOPs of the ops."""
+    ops = getattr(torch.ops, namespace)
+    for fake in (motion_step_pack, motion_step, motion_step_backward):
+        torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
+    flops.register_formula(ops.motion_step, _flops)
+    flops.register_formula(ops.motion_step_backward, _flops_of_backward)
+
+
+def motion_step_pack(weights: Sequence[Tensor], backward: bool) -> Tensor:
+    # The bytes depend on the instruction set; these are the most, with all outputs in whole blocks.
+    return weights[0].new_empty(
+        16 * sum(w.numel() + 9 * math.prod(w.shape[1:]) for w in weights), dtype=torch.uint8
+    )
+
+
+def motion_step(
+    maps: Tensor, offset: Tensor, trend: Tensor, encoder: Tensor, x_weight: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    motion = offset.shape[1]
+    shape = (maps.shape[0], encoder.shape[0], maps.shape[2] // 2, maps.shape[3] // 2)
+    features = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=memory_format(maps))
+    states = [new_like(offset, layout=features) for _ in range(2)]
+    counts = (x_weight.shape[0] - 3 * motion, motion, motion, motion)
+    logits = [new_image(features, count) for count in counts]
+    return new_image(maps, maps.shape[1]), *states, features, *logits, new_image(features, encoder.shape[0])
+
+
+def motion_step_backward(
+    grad_decoded: Tensor,
+    grad_maps: Tensor,
+    grad_offset: Tensor,
+    grad_trend: Tensor,
+    offset: Tensor,
+    features: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    weights, wanted = rest[_WEIGHTS], rest[-1]
+    states = [new_like(offset, layout=features) for _ in range(2)]
+    made = [new_weight(w) for w in weights[1:6]]
+    return (
+        new_image(grad_maps, grad_maps.shape[1]),
+        *(t if wanted & Wanted.MOTION else t.new_empty(0) for t in states),
+        new_image(features, features.shape[1]),
+        *(t if wanted & Wanted.WEIGHTS else t.new_empty(0) for t in made),
+    )
+
+
+def _flops(maps: Sequence[int], offset: Any, trend: Any, *rest: Any, **more: Any) -> int:
+    weights = list(rest[:9])
+    return _of_weights(maps, weights[:2] + weights[3:7])
+
+
+def _flops_of_backward(grad_decoded: Sequence[int], *rest: Any, **more: Any) -> int:
+    weights, wanted = rest[_WEIGHTS], rest[-1]
+    encoder, x_weight, _, state_weight, candidate_weight, warp, decoder = weights[:7]
+    # The gradients of maps and samples, and those of the weights of gates and warp.
+    of_maps = [encoder, x_weight, candidate_weight, warp, decoder]
+    of_weights = [x_weight, state_weight, candidate_weight, warp] if wanted & Wanted.WEIGHTS else []
+    of_state = [state_weight] if wanted & Wanted.MOTION else []
+    return _of_weights(grad_decoded, of_maps + of_weights + of_state)
+
+
+def _of_weights(maps: Sequence[int], weights: Sequence[Sequence[int]]) -> int:
+    batch, _, height, width = maps
+    return 2 * batch * (height // 2) * (width // 2) * sum(map(math.prod, weights))
