@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu/bindings.h"
-#include "warp_checks.h"
+#include "operand_checks.h"
 
 namespace motionrnn_ext::cpu {
 namespace {

@@ -44,7 +44,7 @@ class ForwardRollout(Rollout):
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, _Laid] = {}  # type: ignore[assignment]
         self._like: torch.Size | None = None  # the size of the maps at hand
-        self.convolutions = []
+        self.packed = []
         self.calls: Counter[nn.Module] = Counter()
         for module, n in calls_before.items():
             if n >= _LEAST_CALLS and all(map(_is_counted, module.parameters())):

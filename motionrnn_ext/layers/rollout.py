@@ -101,7 +101,8 @@ class Rollout:
     def __init__(self, owner: nn.Module) -> None:
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, Any] = {}
-        self.convolutions: list[SharedConvolution] = []
+        # What holds packed weights.
+        self.packed: list[Any] = []
         # A hook of any part may change the weights of every other one from step to step.
         if not has_hooks_inside(owner):
             self._plain.add(owner)
@@ -139,8 +140,8 @@ class Rollout:
 
     def end(self) -> None:
         """Free what only forward needs; a step that backward computes again makes it anew."""
-        for conv in self.convolutions:
-            conv.free_forward()
+        for holder in self.packed:
+            holder.free_forward()
 
     def convolve(self, module: nn.Module, x: Tensor) -> Tensor:
         """Return module(x), which is a convolution or a sequence of modules."""
@@ -210,7 +211,7 @@ class SharedWeights:
         self.conv.choose(joined.shape, x)
         active = current_rollout()
         assert active is not None
-        active.convolutions.append(self.conv)
+        active.packed.append(self.conv)
         parameters = (joined,) if bias is None else (joined, bias)
         with _saved_as_they_are():
             self.laid: tuple[Tensor, ...] = _Laid.apply(self.conv, *parameters)

@@ -3,7 +3,7 @@
     E = Enc(H);   F', D', m = motion_gates(E, F, D);   Q = Dec(warp(E, F', m))
     X = s(g).A + (1 - s(g)).B,   g = W_g * [Q, H];   (A, B) is (H, Q) or (Q, H)
 
-It needs the op `motion_step`, which computes Q, F' and D' by one kernel each, and all their gradients.
+motion_step.py computes Q, F' and D', and their gradients.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ... import backends, ops
 from ...backends.convolution import Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.direct import run
-from ...backends.registration.wanted import Wanted
 from ...backends.torch_private import plain_apply
 from ...ops import _arguments as arguments
 from ..plain import is_plain_conv
@@ -27,13 +26,12 @@ from ..rollout import (
     Rollout,
     SharedConvolution,
     SharedWeights,
-    SummedGradients,
     add_in_place,
     dtype_of_convolutions,
     geometry_of,
-    shared_tensors,
 )
 from .common import differentiable_gradients, present
+from .motion_step import Gradients, Kept, Laid, Needs, StepOfCuda, StepOfOneOp
 
 
 class Step(NamedTuple):
@@ -44,64 +42,16 @@ class Step(NamedTuple):
     encoder: SharedConvolution
     decoder: SharedConvolution
     gate: SharedConvolution
-    # The gradients of the gates' packed weights and of the warp's weight.
-    sums: SummedGradients
-    packed: PackedStep
-    alpha: float
-    max_offset: float
+    # What is between the maps and the output gate.
+    inner: StepOfOneOp | StepOfCuda
     # Whether the output gate multiplies the maps themselves, and not what was decoded.
     gates_maps: bool
 
 
-class Laid(NamedTuple):
-    """The weights as the steps of a rollout read them, in the order of a node's arguments."""
-
-    encoder_weight: Tensor
-    encoder_bias: Tensor
-    decoder_weight: Tensor
-    decoder_bias: Tensor
-    gate_weight: Tensor
-    gate_bias: Tensor
-    # The packed weights of the cell's gates, as in PackedGates, and that of the warp.
-    x_weight: Tensor
-    x_bias: Tensor
-    state_weight: Tensor
-    candidate_weight: Tensor
-    warp_weight: Tensor
-
-    @property
-    def gates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the packed weights of the gates."""
-        return self.x_weight, self.x_bias, self.state_weight, self.candidate_weight
-
-    @property
-    def of_step(self) -> list[Tensor]:
-        """Return the weights of the op `motion_step`, in its order."""
-        biases = self.encoder_bias, self.decoder_bias
-        return [self.encoder_weight, *self.gates, self.warp_weight, self.decoder_weight, *biases]
-
-
-class PackedStep:
-    """The weights of the op `motion_step` as its kernels read them, packed at the first step of each direction."""
-
-    def __init__(self) -> None:
-        self._packed: dict[bool, Tensor] = {}
-
-    def of(self, kernels: Any, weights: list[Tensor], *, backward: bool) -> Tensor:
-        """Return the packed weights of forward or backward."""
-        if backward not in self._packed:
-            self._packed[backward] = run(kernels.motion_step_pack.default, (weights, backward))
-        return self._packed[backward]
-
-    def free_forward(self) -> None:
-        """Free what only forward reads; a later call packs it again."""
-        self._packed.pop(False, None)
-
-
 # The arguments of a node before those of Laid: the common part, maps, offset and trend.
 _BEFORE = 4
-# The maps that backward reads beside the arguments of a node.
-_KEPT = 9
+# The maps that backward reads beside the arguments of a node: those of Kept, F', Q and g.
+_KEPT = len(Kept._fields) + 3
 
 
 def step(
@@ -132,9 +82,8 @@ def _weights(
 ) -> tuple[Step, Laid] | None:
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
-    if not (
-        active.has(gru) and backends.runs_kernels(maps) and active.has(cell) and cell.transient and cell.trend
-    ):
+    has_kernels = backends.runs_cpu_kernels(maps) or backends.runs_cuda_kernels(maps)
+    if not (has_kernels and active.has(gru) and active.has(cell) and cell.transient and cell.trend):
         return None
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
         return None
@@ -167,23 +116,18 @@ def _weights(
     encoder, decoder, gate = (
         SharedWeights(geometry_of(conv), maps, dtype, conv.weight, conv.bias) for conv in convs
     )
-    sums, laid = shared_tensors(dtype, *packed, cell.warp.conv.weight)
-    packed_step = PackedStep()
-    # The rollout frees at its end what is packed for forward.
-    active.convolutions.append(cast(Any, packed_step))
+    limit = arguments.bound("max_offset", cell.max_offset)
+    settings = (active, backends.kernels(maps), dtype, cell.alpha, limit)
+    weights = (*packed, cell.warp.conv.weight)
+    inner: StepOfOneOp | StepOfCuda
+    if backends.runs_cuda_kernels(maps):
+        inner = StepOfCuda(*settings, maps, encoder.conv, decoder.conv, *weights)
+    else:
+        inner = StepOfOneOp(*settings, *weights)
     common = Step(
-        backends.kernels(maps),
-        dtype,
-        encoder.conv,
-        decoder.conv,
-        gate.conv,
-        sums,
-        packed_step,
-        cell.alpha,
-        arguments.bound("max_offset", cell.max_offset),
-        gru.gate_side == "hidden",
+        backends.kernels(maps), dtype, encoder.conv, decoder.conv, gate.conv, inner, gru.gate_side == "hidden"
     )
-    return common, Laid(*encoder.laid, *decoder.laid, *gate.laid, *laid)
+    return common, Laid(*encoder.laid, *decoder.laid, *gate.laid, *inner.laid)
 
 
 def _half(encoder: nn.Conv2d) -> tuple[int, ...]:
@@ -195,16 +139,11 @@ def _forward(
     common: Step, maps: Tensor, offset: Tensor, trend: Tensor, *rest: Tensor
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
     """Return X, F' and D', and what backward reads."""
-    kernels, laid = common.kernels, Laid(*rest)
-    maps, weights = maps.to(common.dtype), laid.of_step
-    packed = common.packed.of(kernels, weights, backward=False)
-    numbers = common.alpha, common.max_offset
-    decoded, new_offset, new_trend, *kept = run(
-        kernels.motion_step.default, (maps, offset, trend, *weights, packed, *numbers)
-    )
+    laid, maps = Laid(*rest), maps.to(common.dtype)
+    decoded, new_offset, new_trend, kept = common.inner.forward(maps, offset, trend, laid)
     blend = common.gate.run(torch.cat([decoded, maps], dim=1), laid.gate_weight, laid.gate_bias)
     sides = (maps, decoded) if common.gates_maps else (decoded, maps)
-    x = run(kernels.gated_blend.default, (blend, *sides))
+    x = run(common.kernels.gated_blend.default, (blend, *sides))
     return (x, new_offset, new_trend), (*kept, new_offset, decoded, blend)
 
 
@@ -221,7 +160,8 @@ class _Node(Function):
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
         common, saved = ctx.common, ctx.saved_tensors
-        (*kept, warped, new_offset, decoded, blend), inputs = saved[:_KEPT], saved[_KEPT:]
+        (*maps_kept, new_offset, decoded, blend), inputs = saved[:_KEPT], saved[_KEPT:]
+        kept = Kept(*maps_kept)
         # X has the form of the blend's logits, D' that of F'.
         grad, grad_offset, grad_trend = present(incoming, (blend, new_offset, new_offset))
         if torch.is_grad_enabled():
@@ -241,30 +181,15 @@ class _Node(Function):
         common.gate.leave(ctx, grad_blend, both, laid.gate_weight, needs[4:6])
         by_gate = common.gate.data_gradient(grad_blend, both, laid.gate_weight)
         add_in_place((grad_decoded, grad_maps), by_gate.split(channels, dim=1))
-        common.decoder.leave(ctx, grad_decoded, warped, laid.decoder_weight, needs[2:4])
+        common.decoder.leave(ctx, grad_decoded, kept.warped, laid.decoder_weight, needs[2:4])
         # The decoder, the warp, the gates and the encoder. The motion at rest of a first step needs no gradient.
-        has_motion, weights = any(ctx.needs_input_grad[2:_BEFORE]), laid.of_step
-        wanted = (Wanted.MOTION if has_motion else 0) | (Wanted.WEIGHTS if any(needs[6:]) else 0)
-        packed = common.packed.of(kernels, weights, backward=True)
-        numbers = common.alpha, common.max_offset, int(wanted)
-        grad_maps, grad_old_offset, grad_old_trend, grad_features, *grad_weights = run(
-            kernels.motion_step_backward.default,
-            (
-                grad_decoded,
-                grad_maps,
-                grad_offset,
-                grad_trend,
-                offset,
-                *kept,
-                new_offset,
-                *weights,
-                packed,
-                *numbers,
-            ),
+        needed = Needs(any(ctx.needs_input_grad[2:_BEFORE]), needs[6:])
+        grads = Gradients(grad_decoded, grad_maps, grad_offset, grad_trend)
+        grad_maps, grad_old_offset, grad_old_trend, grad_features = common.inner.backward(
+            ctx, grads, offset, new_offset, kept, laid, needed
         )
-        common.sums.add(ctx, grad_weights, needs[6:])
         common.encoder.leave(ctx, grad_features, maps, laid.encoder_weight, needs[:2])
-        of_state = (grad_old_offset, grad_old_trend) if has_motion else (None, None)
+        of_state = (grad_old_offset, grad_old_trend) if needed.motion else (None, None)
         return None, grad_maps.to(given.dtype), *of_state, *[None] * len(laid)
 
 

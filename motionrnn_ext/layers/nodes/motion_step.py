@@ -1,0 +1,246 @@
+"""The part of a MotionGRU's step before its output gate, for the node of the step: encoder, gates, warp, decoder.
+
+    E = Enc(H);   F', D', m = motion_gates(E, F, D);   Q = Dec(warp(E, F', m))
+
+On the CPU it is one op each way. On CUDA the gates and the warp are ops of their own between convolutions of cuDNN, and
+the gradients of the gates' weights are made once for many steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...backends.registration.direct import run
+from ...backends.registration.wanted import Wanted
+from ..rollout import Rollout, SharedConvolution, SharedWeights, shared_tensors
+from .common import same
+
+
+class Laid(NamedTuple):
+    """The weights as the steps of a rollout read them, in the order of a node's arguments."""
+
+    encoder_weight: Tensor
+    encoder_bias: Tensor
+    decoder_weight: Tensor
+    decoder_bias: Tensor
+    gate_weight: Tensor
+    gate_bias: Tensor
+    # The packed weights of the cell's gates, as in PackedGates, and that of the warp.
+    x_weight: Tensor
+    x_bias: Tensor
+    state_weight: Tensor
+    candidate_weight: Tensor
+    warp_weight: Tensor
+
+    @property
+    def gates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the packed weights of the gates."""
+        return self.x_weight, self.x_bias, self.state_weight, self.candidate_weight
+
+
+class Kept(NamedTuple):
+    """The maps of a step that backward reads."""
+
+    features: Tensor
+    mask: Tensor
+    update: Tensor
+    reset: Tensor
+    candidate: Tensor
+    warped: Tensor
+
+
+class Gradients(NamedTuple):
+    """What backward is given: the gradients of Q, F' and D', and the part of that of H that comes from elsewhere."""
+
+    decoded: Tensor
+    maps: Tensor
+    offset: Tensor
+    trend: Tensor
+
+
+class Needs(NamedTuple):
+    """What backward has to make: the gradients of F and D; those of the weights of gates and warp, by weight."""
+
+    motion: bool
+    weights: tuple[bool, ...]
+
+
+class _Packed:
+    """The weights as kernels read them, packed at the first step of each direction."""
+
+    def __init__(self) -> None:
+        self._packed: dict[bool, Tensor] = {}
+
+    def free_forward(self) -> None:
+        """Free what only forward reads; a later call packs it again."""
+        self._packed.pop(False, None)
+
+
+class StepOfOneOp(_Packed):
+    """The step by the op `motion_step` of the CPU."""
+
+    def __init__(
+        self,
+        active: Rollout,
+        kernels: Any,
+        dtype: torch.dtype,
+        alpha: float,
+        max_offset: float,
+        *weights: Tensor,
+    ) -> None:
+        super().__init__()
+        self.kernels, self.alpha, self.max_offset = kernels, alpha, max_offset
+        self.sums, self.laid = shared_tensors(dtype, *weights)
+        active.packed.append(self)
+
+    def forward(
+        self, maps: Tensor, offset: Tensor, trend: Tensor, laid: Laid
+    ) -> tuple[Tensor, Tensor, Tensor, Kept]:
+        """Return Q, F', D' and what backward reads."""
+        weights = self._weights(laid)
+        packed = self._pack(weights, backward=False)
+        arguments = (maps, offset, trend, *weights, packed, self.alpha, self.max_offset)
+        decoded, new_offset, new_trend, *kept = run(self.kernels.motion_step.default, arguments)
+        return decoded, new_offset, new_trend, Kept(*kept)
+
+    def backward(
+        self,
+        ctx: Any,
+        grads: Gradients,
+        offset: Tensor,
+        new_offset: Tensor,
+        kept: Kept,
+        laid: Laid,
+        needs: Needs,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gradients of H, F, D and E, and leave what the gradients of weights are made of."""
+        weights = self._weights(laid)
+        packed = self._pack(weights, backward=True)
+        wanted = (Wanted.MOTION if needs.motion else 0) | (Wanted.WEIGHTS if any(needs.weights) else 0)
+        numbers = self.alpha, self.max_offset, int(wanted)
+        to_maps, to_offset, to_trend, to_features, *to_weights = run(
+            self.kernels.motion_step_backward.default,
+            (*grads, offset, *kept[:-1], new_offset, *weights, packed, *numbers),
+        )
+        self.sums.add(ctx, to_weights, needs.weights)
+        return to_maps, to_offset, to_trend, to_features
+
+    @staticmethod
+    def _weights(laid: Laid) -> list[Tensor]:
+        """Return the weights in the op's order."""
+        biases = laid.encoder_bias, laid.decoder_bias
+        return [laid.encoder_weight, *laid.gates, laid.warp_weight, laid.decoder_weight, *biases]
+
+    def _pack(self, weights: list[Tensor], *, backward: bool) -> Tensor:
+        if backward not in self._packed:
+            self._packed[backward] = run(self.kernels.motion_step_pack.default, (weights, backward))
+        return self._packed[backward]
+
+
+class StepOfCuda(_Packed):
+    """The step by the ops `motion_gates_packed` and `offset_warp` of CUDA, between cuDNN's convolutions."""
+
+    def __init__(
+        self,
+        active: Rollout,
+        kernels: Any,
+        dtype: torch.dtype,
+        alpha: float,
+        max_offset: float,
+        maps: Tensor,
+        encoder: SharedConvolution,
+        decoder: SharedConvolution,
+        *weights: Tensor,
+    ) -> None:
+        super().__init__()
+        self.kernels, self.alpha, self.max_offset = kernels, alpha, max_offset
+        self.encoder, self.decoder, self.dtype = encoder, decoder, dtype
+        x_weight, x_bias, state_weight, candidate_weight, warp_weight = weights
+        shared = [
+            SharedWeights(same(weight), maps, dtype, weight, bias)
+            for weight, bias in ((x_weight, x_bias), (state_weight, None), (candidate_weight, None))
+        ]
+        self.of_x, self.of_state, self.of_candidate = (weights.conv for weights in shared)
+        self.sums, of_warp = shared_tensors(dtype, warp_weight)
+        self.laid = (*(t for weights in shared for t in weights.laid), *of_warp)
+        active.packed.append(self)
+
+    def forward(
+        self, maps: Tensor, offset: Tensor, trend: Tensor, laid: Laid
+    ) -> tuple[Tensor, Tensor, Tensor, Kept]:
+        """Return Q, F', D' and what backward reads."""
+        features = self.encoder.run(maps, laid.encoder_weight, laid.encoder_bias)
+        arguments = (features, offset, trend, *laid.gates, self._pack(laid, backward=False))
+        new_offset, new_trend, mask, *logits = run(
+            self.kernels.motion_gates_packed.default, (*arguments, self.alpha, self.max_offset)
+        )
+        warped = run(self.kernels.offset_warp.default, (features, new_offset, mask, laid.warp_weight))
+        decoded = self.decoder.run(warped, laid.decoder_weight, laid.decoder_bias)
+        return decoded, new_offset, new_trend, Kept(features, mask, *logits, warped)
+
+    def backward(
+        self,
+        ctx: Any,
+        grads: Gradients,
+        offset: Tensor,
+        new_offset: Tensor,
+        kept: Kept,
+        laid: Laid,
+        needs: Needs,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gradients of H, F, D and E, and leave what the gradients of weights are made of."""
+        kernels, features, motion = self.kernels, kept.features, offset.shape[1]
+        to_warped = self.decoder.data_gradient(grads.decoded, kept.warped, laid.decoder_weight)
+        of_weights = int(Wanted.WEIGHTS) if any(needs.weights) else 0
+        is_deterministic = torch.are_deterministic_algorithms_enabled()
+        to_features, by_warp, to_mask, to_warp_weight = run(
+            kernels.offset_warp_backward.default,
+            (
+                to_warped,
+                features,
+                new_offset,
+                kept.mask,
+                laid.warp_weight,
+                int(Wanted.X | Wanted.MOTION | Wanted.MASK) | of_weights,
+                is_deterministic,
+            ),
+        )
+        logits = kept.update, kept.reset, kept.candidate
+        packed = self._pack(laid, backward=True)
+        wanted = int(Wanted.X) | of_weights | (int(Wanted.MOTION) if needs.motion else 0)
+        by_gates, to_offset, to_trend, to_logits, reset_offset = run(
+            kernels.motion_gates_packed_backward.default,
+            (
+                by_warp.add_(grads.offset),
+                grads.trend,
+                to_mask,
+                features,
+                offset,
+                *laid.gates,
+                *logits,
+                new_offset,
+                packed,
+                self.alpha,
+                self.max_offset,
+                wanted,
+            ),
+        )
+        if of_weights:
+            to_gates, to_candidate = to_logits[:, : 2 * motion], to_logits[:, 2 * motion : 3 * motion]
+            of_x, of_state, of_candidate = needs.weights[:2], needs.weights[2:3], needs.weights[3:4]
+            self.of_x.leave(ctx, to_logits, features, laid.x_weight, of_x)
+            self.of_state.leave(ctx, to_gates, offset.to(self.dtype), laid.state_weight, of_state)
+            self.of_candidate.leave(ctx, to_candidate, reset_offset, laid.candidate_weight, of_candidate)
+            self.sums.add(ctx, [to_warp_weight], needs.weights[4:])
+        to_features.add_(by_gates)
+        to_maps = grads.maps.add_(self.encoder.data_gradient(to_features, grads.maps, laid.encoder_weight))
+        return to_maps, to_offset, to_trend, to_features
+
+    def _pack(self, laid: Laid, *, backward: bool) -> Tensor:
+        if backward not in self._packed:
+            both = run(self.kernels.motion_gates_pack.default, laid.gates)
+            self._packed.update(zip((False, True), both))
+        return self._packed[backward]
