@@ -9,7 +9,7 @@ Convolutions whose results are added up are joined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -149,12 +149,12 @@ class _Node(Function):
         )
         x_train, rank = joined(common.dtype, x, trains[-1]), trains[-1].shape[1]
         to_gates.leave(ctx, grad_gates, x_train, laid[-2], needs_weights[-2:])
-        into_x, grad = gradients_of_joined(
+        into_x, into_train = gradients_of_joined(
             to_gates, grad_gates, x_train, laid[-2], (x.shape[1], rank), (needs[0], True)
         )
         into_ring: list[Tensor | None] = [None] * len(ring)
         for level in range(common.order - 1, -1, -1):
-            conv, weight = levels[level], laid[2 * level]
+            conv, weight, grad = levels[level], laid[2 * level], cast(Tensor, into_train)
             read = _read(common, ring, level, trains[level - 1] if level else None)
             conv.leave(ctx, grad, read, weight, needs_weights[2 * level : 2 * level + 2])
             lagged = range(level, level + common.lags)
@@ -166,7 +166,7 @@ class _Node(Function):
             for i, part in zip(lagged, parts):
                 before = into_ring[i]
                 into_ring[i] = part if before is None or part is None else before + part
-            grad = parts[-1]
+            into_train = parts[-1]
         grad_highway = None if highway is None else grad_highway
         found = (into_x, grad_c, grad_highway, *into_ring)
         in_dtypes = [None if g is None else g.to(t.dtype) for g, t in zip(found, inputs)]
