@@ -1,5 +1,5 @@
-"""The registration of the gates with packed weights, which CUDA has: shapes and FLOPs. They have no gradients: who calls
-them calls their backward as well (layers/nodes/motion_step.py)."""
+"""The registration of the gates with packed weights, which CUDA has: shapes and FLOPs. They have no gradients: who
+calls them calls their backward as well (layers/nodes/motion_step.py)."""
 
 from __future__ import annotations
 

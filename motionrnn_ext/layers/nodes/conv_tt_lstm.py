@@ -178,15 +178,16 @@ def _composed(
 ) -> tuple[Tensor, Tensor]:
     """Return H' and C' by ops that autograd differentiates."""
 
-    def convolved(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.conv2d(maps, weight, bias, padding=weight.shape[-1] // 2)
+    def convolved(conv: SharedConvolution, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(maps, conv.read(weight), bias, padding=weight.shape[-1] // 2)
 
+    *levels, to_gates = common.convolutions
     ring, laid = rest[: -2 * len(common.convolutions)], rest[-2 * len(common.convolutions) :]
     train = None
     for level in range(common.order):
-        train = convolved(_read(common, ring, level, train), *laid[2 * level : 2 * level + 2])
+        train = convolved(levels[level], _read(common, ring, level, train), *laid[2 * level : 2 * level + 2])
     assert train is not None
-    convs = convolved(joined(common.dtype, x, train), *laid[-2:])
+    convs = convolved(to_gates, joined(common.dtype, x, train), *laid[-2:])
     gates, output = convs.split((3 * c.shape[1], c.shape[1]), dim=1)
     new_c = ops.memory_update(gates, torch.zeros_like(gates), c, FORGET_BIAS)
     highway = None if highway is None else highway.to(output.dtype)

@@ -118,7 +118,7 @@ class _Node(Function):
         # H' has the form of o, C' and M' are kept.
         grads = present(given, (output, new_c, new_m))
         if torch.is_grad_enabled():
-            return None, *differentiable_gradients(_composed, inputs, grads)
+            return None, *differentiable_gradients(_composed, inputs, grads, ctx.common.convolutions)
         kernels, dtype, (from_x, from_hidden, from_m, to_content) = ctx.common
         x, hidden, kept, m, highway, x_weight, hidden_weight, m_weight, content_weight = inputs
         needs, c = ctx.needs_input_grad[1:], m.shape[1]

@@ -203,7 +203,7 @@ def _composed(
     laid, maps = Laid(*rest), maps.to(common.dtype)
     padding = common.encoder.geometry.padding
     features = F.conv2d(maps, laid.encoder_weight, laid.encoder_bias, stride=2, padding=padding)
-    numbers = common.alpha, common.max_offset
+    numbers = common.inner.alpha, common.inner.max_offset
     offset, trend, mask = ops.motion_gates(features, offset, trend, *laid.gates, *numbers)
     warped = ops.offset_warp(features, offset, mask, laid.warp_weight)
     decoded = F.conv_transpose2d(warped, laid.decoder_weight, laid.decoder_bias, stride=2, padding=1)

@@ -120,7 +120,9 @@ class _Node(Function):
         # a' has the form of any of the gates.
         grad_a, grad_b = present(given, (gates[:, :c], new_b))
         if torch.is_grad_enabled():
-            return None, *differentiable_gradients(_composed, inputs, (grad_a, grad_b))
+            return None, *differentiable_gradients(
+                lambda *given: _composed(ctx.common, *given), inputs, (grad_a, grad_b)
+            )
         kernels, dtype, to_gates, sums = ctx.common
         needs = ctx.needs_input_grad[1:]
 
@@ -145,10 +147,10 @@ class _Node(Function):
 
 
 def _composed(
-    x: Tensor, a: Tensor, b: Tensor, weight: Tensor, peephole: Tensor, output_peephole: Tensor
+    common: Step, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, peephole: Tensor, output_peephole: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return a' and b' by ops that autograd differentiates."""
-    c = b.shape[1]
+    c, weight = b.shape[1], common.to_gates.read(weight)
     convolved = F.conv2d(joined(weight.dtype, x, a), weight, padding=weight.shape[-1] // 2)
     pairs, candidate, output = convolved.split((2 * c, c, c), dim=1)
     seen = pairs + (peephole * torch.cat([b, b], dim=1)).to(pairs.dtype)
