@@ -353,7 +353,7 @@ def motion_gates_backward(
         into_trend if of_motion else nothing.to(offset.dtype),
     )
     if not wanted & 8:
-        return (*maps, *(x.new_empty(0) for _ in range(4)))
+        return (*maps, x.new_empty(0), x.new_empty(0), x.new_empty(0), x.new_empty(0))
     of_logits = torch.cat([grad_update, grad_reset, grad_candidate, grad_mask.to(x.dtype)], dim=1)
     to_x_weight, to_bias = _weight_gradient(of_logits, x, x_weight, True)
     to_state_weight, _ = _weight_gradient(of_logits[:, : 2 * motion], offset.to(x.dtype), state_weight, False)

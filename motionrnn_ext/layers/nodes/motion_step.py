@@ -174,12 +174,12 @@ class StepOfCuda(_Packed):
         """Return Q, F', D' and what backward reads."""
         features = self.encoder.run(maps, laid.encoder_weight, laid.encoder_bias)
         arguments = (features, offset, trend, *laid.gates, self._pack(laid, backward=False))
-        new_offset, new_trend, mask, *logits = run(
+        new_offset, new_trend, mask, update, reset, candidate = run(
             self.kernels.motion_gates_packed.default, (*arguments, self.alpha, self.max_offset)
         )
         warped = run(self.kernels.offset_warp.default, (features, new_offset, mask, laid.warp_weight))
         decoded = self.decoder.run(warped, laid.decoder_weight, laid.decoder_bias)
-        return decoded, new_offset, new_trend, Kept(features, mask, *logits, warped)
+        return decoded, new_offset, new_trend, Kept(features, mask, update, reset, candidate, warped)
 
     def backward(
         self,
