@@ -25,7 +25,7 @@ from torch.autograd import Function
 
 from ..backends.convolution import Convolution, Geometry
 from ..backends.layouts import memory_format
-from ..backends.torch_private import current_backward, foreach_add, transforms, will_run
+from ..backends.torch_private import current_backward, foreach_add, transforms, version, will_run
 from ..backends.transforms import is_transformed
 from .initial_values import Resettable
 from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
@@ -88,6 +88,8 @@ class Rollout:
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, Any] = {}
         self.convolutions: list[SharedConvolution] = []
+        # The parameters and their versions, where a user's code runs between the steps.
+        self.noted: list[tuple[Tensor, int]] | None = None
         # A hook of any part may change the weights of every other one from step to step.
         if not has_hooks_inside(owner):
             self._plain.add(owner)
@@ -122,6 +124,20 @@ class Rollout:
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+    def note(self, owner: nn.Module) -> None:
+        """Note the parameters as they are, for `has_other_weights`."""
+        self.noted = [(parameter, version(parameter)) for parameter in owner.parameters()]
+
+    def has_other_weights(self, owner: nn.Module) -> bool:
+        """Return whether parameters were changed in place or replaced, or hooks were registered, since `note`."""
+        if self.noted is None:
+            return False
+        now = list(owner.parameters())
+        same = len(now) == len(self.noted) and all(
+            p is before and version(p) == number for p, (before, number) in zip(now, self.noted)
+        )
+        return not same or (owner in self._plain and has_hooks_inside(owner))
 
     def end(self) -> None:
         """Free what only forward needs; a step that backward computes again makes it anew."""
