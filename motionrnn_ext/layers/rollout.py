@@ -38,7 +38,7 @@ _LEAST_PIXELS = 512
 
 
 @contextmanager
-def rollout(owner: nn.Module, steps: int, pixels: int) -> Iterator[None]:
+def rollout(owner: nn.Module, steps: int | None = None, pixels: int = 0) -> Iterator[None]:
     """Share the weights of the parts of a module between their calls in this thread and this `with` block.
 
     It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such;
@@ -46,7 +46,7 @@ def rollout(owner: nn.Module, steps: int, pixels: int) -> Iterator[None]:
 
     Args:
         owner: the module.
-        steps: the number of time steps.
+        steps: the number of time steps; None if it is not known.
         pixels: the pixels of the maps of one step, those of a batch together.
     """
     is_short = steps == 1 and pixels < _LEAST_PIXELS
@@ -103,6 +103,8 @@ class Rollout:
         self._shared: dict[Hashable, Any] = {}
         # What holds packed weights.
         self.packed: list[Any] = []
+        # The parameters and their versions, where a user's code runs between the steps.
+        self.noted: list[tuple[Tensor, int]] | None = None
         # A hook of any part may change the weights of every other one from step to step.
         if not has_hooks_inside(owner):
             self._plain.add(owner)
@@ -137,6 +139,20 @@ class Rollout:
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+    def note(self, owner: nn.Module) -> None:
+        """Note the parameters as they are, for `has_other_weights`."""
+        self.noted = [(parameter, version(parameter)) for parameter in owner.parameters()]
+
+    def has_other_weights(self, owner: nn.Module) -> bool:
+        """Return whether parameters were changed in place or replaced, or hooks were registered, since `note`."""
+        if self.noted is None:
+            return False
+        now = list(owner.parameters())
+        same = len(now) == len(self.noted) and all(
+            p is before and version(p) == number for p, (before, number) in zip(now, self.noted)
+        )
+        return not same or (owner in self._plain and has_hooks_inside(owner))
 
     def end(self) -> None:
         """Free what only forward needs; a step that backward computes again makes it anew."""

@@ -169,6 +169,8 @@ def real(what: str, value: Any) -> float:
 
 def momentum(op: str, alpha: Any, features: Tensor) -> float | Tensor:
     """Return alpha for an op. A number has to be in [0, 1]; a tensor may have learned another value."""
+    if type(alpha) is float and 0 <= alpha <= 1:
+        return alpha
     value = number(op, "alpha", alpha, features)
     return value if isinstance(alpha, Tensor) else unit(f"{op}: alpha", value)
 
@@ -202,6 +204,8 @@ def bound(what: str, value: Any) -> float:
     """Return max_offset for the kernels, which is inf for None."""
     if value is None:
         return math.inf
+    if type(value) is float and 0 < value <= _LARGEST:
+        return value
     if isinstance(value, Tensor):
         raise TypeError(f"{what} is a Tensor; it should be a number, or None: there is no gradient of it")
     value = real(what, value)

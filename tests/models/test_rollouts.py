@@ -211,6 +211,48 @@ def test_a_state_handed_on_with_its_graph(predictor: str) -> None:
     assert_as_composed(model, both)
 
 
+def steps_of(model: MotionRNN, frames: Tensor) -> list[Tensor]:
+    predictions, state = [], None
+    for frame in frames.unbind(1):
+        prediction, state = model.step(frame, state)
+        predictions.append(prediction)
+    return predictions
+
+
+def test_steps_within_a_rollout(nodes: Counter[str]) -> None:
+    """They are those of a rollout of the whole clip, to the last bit, and their gradients as the composed cells'."""
+    model, frames = small(), clip()
+    with torch.no_grad():
+        with model.rollout():
+            found = steps_of(model, frames[:, :4])
+        assert torch.equal(torch.stack(found, 1), model(frames, 5)) and nodes["st_lstm"] == 2 * 2 * 4
+
+    def stepped() -> list[Tensor]:
+        with model.rollout():
+            return steps_of(model, frames[:, :4])
+
+    assert_as_composed(model, stepped)
+
+
+def test_a_weight_changed_between_steps_is_an_error() -> None:
+    frame = clip()[:, 0]
+    changes: list[Callable[[MotionRNN], Any]] = [
+        lambda m: m.conv_last.weight.detach().add_(1),
+        lambda m: setattr(m.conv_last, "weight", nn.Parameter(m.conv_last.weight + 1)),
+        lambda m: m.conv_last.register_forward_hook(lambda *a: a[2] * 2),
+    ]
+    for change in changes:
+        model = small()
+        with model.rollout():
+            _, state = model.step(frame)
+            change(model)
+            with pytest.raises(RuntimeError, match="changed within rollout"):
+                model.step(frame, state)
+        with model.rollout():
+            inside = model.step(frame)[0]
+        assert_close(inside, model.step(frame)[0], EXACT, "after the change")
+
+
 def test_a_layer_of_sequences() -> None:
     torch.manual_seed(0)
     layer = MotionGRULayer(8, gate_kernel_size=3, mask_kernel_size=3, dtype=torch.float64)

@@ -228,6 +228,14 @@ BACKENDS: dict[str, Provocation] = {
 # ---- Layers and models
 
 
+def changed_between_steps(_: Place) -> None:
+    model, frame = rnn(), frames()[:, 0]
+    with model.rollout():
+        _, state = model.step(frame)
+        model.requires_grad_(False).conv_last.weight.mul_(2)
+        model.step(frame, state)
+
+
 def off_the_map(offset: float) -> str:
     model, state = rnn(), MotionState(*torch.full((2, 1, 18, 2, 2), offset))
     with warnings.catch_warnings(record=True) as said:
@@ -482,6 +490,8 @@ MODELS: dict[str, Provocation] = {
         off_the_map(9.0)
     ),
     "the MotionGRU after layer ...: its motion is nan ...; ...": lambda _: off_the_map(float("nan")),
+    "step: weights or hooks of the model have been changed within rollout(); leave the block, and begin another, which "
+    "reads the new weights": changed_between_steps,
     "frames has shape ...; it should be (...)": lambda _: rnn()(frames(1, 4, 3, 8, 8), 2),
     "frames has dtype ...; it should be floating point, in [0, 1]": lambda _: rnn()(frames().byte(), 2),
     "frames are ...x...; parameters per position were made for image_size ... only": lambda _: rnn(
