@@ -1,4 +1,4 @@
-"""Layers: the MotionGRU, the recurrent cells around it, and the conversion of official MotionGRUs."""
+"""Layers: the MotionGRU, the recurrent cells around it, and the conversion of other programs' layers."""
 
 from .cells import (
     ConvLSTMCell,

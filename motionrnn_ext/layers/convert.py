@@ -79,8 +79,9 @@ def convert(model: nn.Module) -> ConversionReport:
     replaced.
 
     In a model that holds recurrent cells, also unknown ones (`conv_x` and `conv_h`, or `conv_x_concat` and
-    `conv_h_concat`), all `nn.Conv2d` and `nn.ConvTranspose2d` outside of converted modules share their weights between
-    the calls of one forward of the model: see `motionrnn_ext.layers.forward_rollout`.
+    `conv_h_concat`), the 5x5 `nn.Conv2d` outside of converted modules share their weights between the calls of one
+    forward of the model, where that is faster: see `motionrnn_ext.layers.forward_rollout`. A converted cell runs the
+    official forward wherever this package's step would be slower.
 
     Parameters, optimisers, state dicts and training mode stay valid. A module that the model uses twice is converted
     once. The official program's own hooks, which do nothing, are removed, and `revert` puts them back.

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from .cells import ConvLSTMCell, LSTMState, RecurrentCell, SpatioTemporalLSTMCell
 from .comparison import Call, difference
-from .forward_rollout import joined_rollout
+from .forward_rollout import gains, joined_rollout
 from .module_state import is_same
 from .nodes import conv_lstm, st_lstm
 from .recognition import hooks_reason, listed, parts_reason, script_reason, tensors_reason
+from .rollout import dtype_of_convolutions
 from .states import under_autocast
 
 
@@ -116,9 +117,10 @@ class ConvertedCell(nn.Module):
         """Return the results of one step by a node, or None where the official forward has to run."""
         if len(maps) != len(self.names) or not all(isinstance(t, Tensor) for t in maps):
             return None
-        if not self._is_as_compared():
-            return None
         x, hidden, c, *rest = maps
+        dtype = dtype_of_convolutions(x)
+        if not active.joins(self, dtype, lambda: self._gains(x, dtype)) or not self._is_as_compared():
+            return None
         mixed = under_autocast(x)
         # Half precision beside float32 is left to the official forward, which has its own rule or error.
         if any(t.dtype != (torch.float32 if mixed else x.dtype) for t in (c, *rest[:1])):
@@ -133,6 +135,11 @@ class ConvertedCell(nn.Module):
             return stepped
         new_hidden = stepped[0].to(torch.promote_types(stepped[0].dtype, highway.dtype))
         return new_hidden, *stepped[1:], new_hidden
+
+    def _gains(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Return whether a node is faster: where the convolutions in it are, as the node itself takes longer."""
+        c, k = self.ours.hidden_channels, self.ours.filter_size
+        return x.dim() == 4 and gains((4 * c, self.ours.in_channels + c, k, k), x, dtype)
 
     def _is_as_compared(self) -> bool:
         """Return whether the official cell has the attributes and the forward that it was compared with."""

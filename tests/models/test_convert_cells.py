@@ -20,8 +20,11 @@ from foreign_cells import Cell, ConvLSTMCell, DecoupledCell, HighwayCell, Networ
 from golden import relative_error
 from official_program import OPENSTL, needs_checkout, needs_openstl, official_module
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
+from under_test import CPU, NOT_TESTED
 
 import motionrnn_ext
 from motionrnn_ext.layers import convert, revert
@@ -30,6 +33,13 @@ from motionrnn_ext.layers.forward_rollout import ForwardRollout
 from motionrnn_ext.layers.rollout import current_rollout
 
 KNOWN = [ConvLSTMCell, STLSTMCell, HighwayCell]
+
+
+@pytest.fixture(autouse=True)
+def shared_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share the weights of small float64 convolutions too, which in use are called as such."""
+    for module in ("sharing", "converted_cell"):
+        monkeypatch.setattr(sys.modules[f"motionrnn_ext.layers.{module}"], "gains", lambda *_: True)
 
 
 def frames(t: int = 5, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -110,14 +120,14 @@ def test_the_report_names_what_was_done() -> None:
     model = network(DecoupledCell)
     reason = "its forward returns 5 entries, not a tuple (h, c, m) (training mode)"
     shared = ", ".join(f"cell_list.0.{name}" for name in
-                       ("conv_x.0", "conv_h.0", "conv_m.0", "conv_o.0", "conv_last"))  # fmt: skip
+                       ("conv_x.0", "conv_h.0", "conv_m.0", "conv_o.0"))  # fmt: skip
     said = (
         f"converted 0: none\nskipped cell_list.0: {reason}\nskipped cell_list.1: {reason}\n"
-        f"sharing the weights of 12 convolutions between the steps of a forward: {shared}, cell_list.1.conv_x.0, "
-        "cell_list.1.conv_h.0, cell_list.1.conv_m.0, ..."
+        f"sharing the weights of 10 convolutions between the steps of a forward: {shared}, cell_list.1.conv_x.0, "
+        "cell_list.1.conv_h.0, cell_list.1.conv_m.0, cell_list.1.conv_o.0, ..."
     )
     assert str(convert(model)) == said
-    assert "no longer sharing the weights of 12 convolutions" in str(revert(model))
+    assert "no longer sharing the weights of 10 convolutions" in str(revert(model))
 
 
 @pytest.mark.parametrize("options", [{"cell": DecoupledCell}, {"cell": STLSTMCell, "norm": 8}])
@@ -125,7 +135,7 @@ def test_cells_that_stay_share_the_weights_of_their_convolutions(options: dict) 
     model, x = network(**options), frames()
     wanted = loss_and_gradients(model, x)
     report = convert(model)
-    assert not report.converted and len(report.sharing) == 12
+    assert not report.converted and len(report.sharing) == 10
     for _ in range(2):
         assert_equal(loss_and_gradients(model, x), wanted)
     assert is_sharing(model)
@@ -180,7 +190,7 @@ def changed(change: Callable[[Cell], object], cell: type[Cell] = STLSTMCell) -> 
 
 
 def biased(**options) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 28, 3, **{"padding": 1, "bias": False, **options}))
+    return nn.Sequential(nn.Conv2d(3, 28, 5, **{"padding": 2, "bias": False, **options}))
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -194,21 +204,21 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a method": (lambda: Called(3, 4), "Called overrides __call__ of nn.Module"),
     "a bias": (
         lambda: changed(lambda m: setattr(m, "conv_x", biased(bias=True))),
-        "conv_x is not a same-size 3x3 convolution without bias from 3 to 28",
+        "conv_x is not a same-size 5x5 convolution without bias from 3 to 28",
     ),
-    "a stride": (lambda: STLSTMCell(3, 4, stride=2), "conv_x is not a same-size 3x3 convolution without bias"),
+    "a stride": (lambda: STLSTMCell(3, 4, stride=2), "conv_x is not a same-size 5x5 convolution without bias"),
     "an even kernel": (lambda: STLSTMCell(3, 4, k=2), "conv_x is not a same-size odd convolution without bias"),
     "another kernel": (
-        lambda: changed(lambda m: setattr(m, "conv_h", nn.Sequential(nn.Conv2d(4, 16, 5, padding=2, bias=False)))),
-        "conv_h is not a same-size 3x3 convolution without bias from 4 to 16",
+        lambda: changed(lambda m: setattr(m, "conv_h", nn.Sequential(nn.Conv2d(4, 16, 3, padding=1, bias=False)))),
+        "conv_h is not a same-size 5x5 convolution without bias from 4 to 16",
     ),
     "dilation": (
-        lambda: changed(lambda m: setattr(m, "conv_x", biased(dilation=2, padding=2))),
-        "conv_x is not a same-size 3x3",
+        lambda: changed(lambda m: setattr(m, "conv_x", biased(dilation=2, padding=4))),
+        "conv_x is not a same-size 5x5",
     ),
     "padding": (
         lambda: changed(lambda m: setattr(m, "conv_x", biased(padding_mode="circular"))),
-        "conv_x is not a same-size 3x3",
+        "conv_x is not a same-size 5x5",
     ),
     "no convolution": (lambda: changed(lambda m: setattr(m, "conv_m", nn.Linear(4, 4))), "conv_m is a Linear"),
     "nothing": (lambda: changed(lambda m: setattr(m, "conv_m", nn.Sequential())), "conv_m is a Sequential, not a"),
@@ -244,11 +254,11 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 @pytest.mark.parametrize("case", OTHERS)
 def test_others_are_left_alone_with_a_reason(case: str) -> None:
     make, reason = OTHERS[case]
-    model = nn.ModuleList([STLSTMCell(3, 4), make()])
-    other = model[1]
+    other = make()
+    model = nn.ModuleList([other])
     report = convert(model)
-    assert report.converted == ["0"] and model[1] is other
-    assert re.search(reason, report.skipped["1"]), report.skipped["1"]
+    assert not report.converted and model[0] is other
+    assert re.search(reason, report.skipped["0"]), report.skipped["0"]
     assert bool(report.hooks) == (case in ("hooks", "pruned"))
 
 
@@ -314,7 +324,7 @@ def test_a_converted_cell_has_the_attributes_hooks_and_arguments_of_its_official
     "change",
     [
         lambda cell: setattr(vars(cell).get("official", cell), "_forget_bias", 0.0),
-        lambda cell: setattr(cell, "conv_x", nn.Sequential(nn.Conv2d(4, 28, 3, padding=1).double())),
+        lambda cell: setattr(cell, "conv_x", nn.Sequential(nn.Conv2d(4, 28, 5, padding=2).double())),
         lambda cell: prune.l1_unstructured(cell.conv_h[0], "weight", 0.5),
         lambda cell: parametrizations.weight_norm(cell.conv_m[0]),
         lambda cell: cell.conv_o.append(nn.Tanh()),
@@ -580,6 +590,29 @@ def test_few_steps_share_nothing() -> None:
         assert bool(laid[0]) == shares, t
 
 
+@pytest.mark.parametrize(
+    ("options", "dtype", "shares"),
+    [
+        ({"hidden": 32}, torch.float32, True),
+        ({"hidden": 32, "k": 3}, torch.float32, False),
+        ({"hidden": 16}, torch.float32, False),
+        ({"hidden": 32}, torch.float64, False),
+    ],
+)
+@pytest.mark.parametrize("cell", [STLSTMCell, DecoupledCell])
+def test_weights_are_shared_where_that_is_faster(cell, options, dtype, shares, monkeypatch) -> None:
+    """On a CPU: where convolutions run by Winograd's algorithm."""
+    monkeypatch.undo()
+    if CPU.name in NOT_TESTED:
+        pytest.skip(f"no kernels: {NOT_TESTED['cpu']}")
+    model = network(cell, dtype, **options)
+    convert(model)
+    model(frames(dtype=dtype))
+    assert is_sharing(model) == shares
+    with motionrnn_ext.backend("reference"):
+        assert not is_sharing(model)
+
+
 def test_maps_of_other_sizes_in_one_forward() -> None:
     """Also in the sizes that run by Winograd's algorithm and those that do not."""
 
@@ -681,6 +714,42 @@ def test_wrapped_models(wrap) -> None:
     for _ in range(2):
         assert relative_error(model(x), wanted) <= 1e-12
     assert len(revert(model).converted) == 2 and torch.equal(model(x), wanted)
+
+
+@pytest.fixture
+def one_process():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("each_cell", [True, False])
+def test_a_sharded_model(one_process, each_cell: bool) -> None:
+    """Its cells are converted before; whole and in parts."""
+    model, x = network(dtype=torch.float32), frames(dtype=torch.float32)
+    wanted = loss_and_gradients(model, x)
+    convert(model)
+    mesh = init_device_mesh("cpu", (1,))
+    for part in [*model.cell_list, model] if each_cell else [model]:
+        fully_shard(part, mesh=mesh)
+    for _ in range(2):
+        found = loss_and_gradients(model, x)
+        assert_equal(
+            {name: t.full_tensor() if hasattr(t, "full_tensor") else t for name, t in found.items()},
+            wanted,
+            1e-5,
+        )
+    assert len(revert(model).converted) == 2
+
+
+def test_a_distributed_model(one_process) -> None:
+    model, x = network(), frames()
+    wanted = loss_and_gradients(model, x)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    for swap in (convert, lambda m: None, lambda m: None, revert):
+        swap(parallel)
+        found = loss_and_gradients(parallel, x)
+        assert_equal({name.removeprefix("module."): t for name, t in found.items()}, wanted)
 
 
 # ---- The real programs

@@ -14,7 +14,7 @@ class Cell(nn.Module):
     outs: ClassVar[dict[str, tuple[int, int]]] = {}
 
     def __init__(
-        self, inputs: int, hidden: int, k: int = 3, norm: int | None = None, stride: int = 1
+        self, inputs: int, hidden: int, k: int = 5, norm: int | None = None, stride: int = 1
     ) -> None:
         super().__init__()
         self.num_hidden, self._forget_bias = hidden, 1.0
@@ -80,8 +80,8 @@ class Network(nn.Module):
         self.hidden = hidden
         sizes = [3, *[hidden] * layers]
         self.cell_list = nn.ModuleList(cell(i, hidden, **options) for i in sizes[:-1])
-        self.conv_first = nn.Conv2d(3, hidden, 1, bias=False)
-        self.conv_last = nn.Conv2d(hidden, 3, 1)
+        self.conv_first = nn.Conv2d(3, hidden, 5, padding=2, bias=False)
+        self.conv_last = nn.Conv2d(hidden, 3, 5, padding=2)
         self.between = lambda t: None  # called before every step
 
     def forward(self, frames):
