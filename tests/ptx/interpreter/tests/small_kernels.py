@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (PTX is not broken into lines)
 """Small kernels in PTX, and what they compute."""
 
 from __future__ import annotations

@@ -341,9 +341,12 @@ def test_the_runtime_launches(ptx):
     assert cuda.cudaMalloc(ctypes.byref(memory), ctypes.c_size_t(4)) == 0
     number = ctypes.c_uint(42)
     arguments = (pointer * 2)(ctypes.addressof(memory), ctypes.addressof(number))
-    launch = lambda shared=0, blocks=1: cuda.cudaLaunchKernel(
-        ctypes.addressof(host), Dim3(blocks, 1, 1), Dim3(1, 1, 1), arguments, shared, None
-    )
+
+    def launch(shared=0, blocks=1):
+        return cuda.cudaLaunchKernel(
+            ctypes.addressof(host), Dim3(blocks, 1, 1), Dim3(1, 1, 1), arguments, shared, None
+        )
+
     assert launch() == 0 and ptx.kinds() == []
     assert ctypes.c_uint.from_address(memory.value).value == 42
     launch(shared=50_000)
