@@ -1,10 +1,11 @@
+# ruff: noqa: E501 (PTX is not broken into lines)
 """Matrix instructions: fragments laid out as the ISA's figures, products against float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from formats import BF16, F16, bits_of, floats_of, round_to, exact
+from formats import BF16, F16, bits_of, exact, floats_of, round_to
 from small_kernels import LANES, aligned
 
 GROUP, MEMBER = LANES // 4, LANES % 4  # groupID and threadID_in_group of the ISA
@@ -43,7 +44,9 @@ def fragments_of_tf32(a: np.ndarray, b: np.ndarray) -> tuple[list[np.ndarray], l
     return of_a, [b[MEMBER + k, GROUP] for k in range(0, depth, 4)]
 
 
-def multiply(ptx, shape: str, kind: str, a: list[np.ndarray], b: list[np.ndarray], c: np.ndarray) -> np.ndarray:
+def multiply(
+    ptx, shape: str, kind: str, a: list[np.ndarray], b: list[np.ndarray], c: np.ndarray
+) -> np.ndarray:
     registers = np.stack([*a, *b, *(x.view(np.uint32) for x in accumulators(c))], 1).astype(np.uint32)
     inputs, out = aligned(registers), aligned(np.zeros((32, 4), np.float32))
     count = registers.shape[1]
@@ -53,7 +56,9 @@ def multiply(ptx, shape: str, kind: str, a: list[np.ndarray], b: list[np.ndarray
     groups = names[: len(a)], names[len(a) : len(a) + len(b)], names[-4:]
     sources = ", ".join("{" + ", ".join(g) + "}" for g in groups)
     # d is c in another order: every c has to be read before a d is written
-    body += f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {{{', '.join(names[:-5:-1])}}}, {sources};"
+    body += (
+        f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {{{', '.join(names[:-5:-1])}}}, {sources};"
+    )
     body += f"st.global.v4.b32 [%d11], {{{', '.join(names[:-5:-1])}}};"
     ptx.run(body, inputs, out)
     assert ptx.kinds() == []
@@ -90,7 +95,9 @@ def test_sums_are_exact_or_cut(ptx):
     a[:, :4], b[:4] = 1.5 * 2.0**-13, 2.0**-12
     fragments = fragments_of_halves(halves(a, "bf16"), halves(b, "bf16"))
     run = lambda: multiply(ptx, "m16n8k16", "bf16", *fragments, c)  # noqa: E731
-    assert (run() == np.float32(1 + 6 * 2.0**-25 + 2.0**-25)).all()  # 1 + 2^-23 (3/2 ulp, halves to even: 2 ulp below)
+    assert (
+        run() == np.float32(1 + 6 * 2.0**-25 + 2.0**-25)
+    ).all()  # 1 + 2^-23 (3/2 ulp, halves to even: 2 ulp below)
     ptx.set(mma_mode=1, mma_extra_bits=2)
     assert (run() == np.float32(1 + 2.0**-23)).all()  # each product is cut to 2^-25: 4 x 2^-25 = 2^-23
     ptx.set(mma_extra_bits=1)
@@ -112,7 +119,10 @@ def test_products_that_are_not_finite(ptx):
 # ---- Matrices of 8 x 8
 
 FILL = "mad.wide.u32 %d10, %r0, 16, %d0; shl.b32 %r1, %r0, 4; mov.u32 %r2, s; add.u32 %r1, %r1, %r2;"
-LOAD_ALL = FILL + "ld.global.v4.b32 {%r3,%r4,%r5,%r6}, [%d10]; st.shared.v4.b32 [%r1], {%r3,%r4,%r5,%r6}; bar.warp.sync -1;"
+LOAD_ALL = (
+    FILL
+    + "ld.global.v4.b32 {%r3,%r4,%r5,%r6}, [%d10]; st.shared.v4.b32 [%r1], {%r3,%r4,%r5,%r6}; bar.warp.sync -1;"
+)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -124,7 +134,9 @@ def test_ldmatrix_and_stmatrix(ptx, count, transposed):
     registers = [f"%r{i + 10}" for i in range(count)]
     name = "{" + ",".join(registers) + "}"
     body = LOAD_ALL + f"ldmatrix.sync.aligned.m8n8.x{count}{transposed}.shared.b16 {name}, [%r1];"
-    body += "add.u64 %d11, %d1, %d31;" + "".join(f"st.global.u32 [%d11+{128 * i}], {r};" for i, r in enumerate(registers))
+    body += "add.u64 %d11, %d1, %d31;" + "".join(
+        f"st.global.u32 [%d11+{128 * i}], {r};" for i, r in enumerate(registers)
+    )
     ptx.run(body, rows, out, **SHARED)
     assert ptx.kinds() == []
     for n in range(count):
@@ -132,8 +144,12 @@ def test_ldmatrix_and_stmatrix(ptx, count, transposed):
         assert (out[n] == pairs(matrix, GROUP, 2 * MEMBER)).all()
 
     back = aligned(np.zeros((4, 8, 8), np.uint16))
-    body = "add.u64 %d11, %d1, %d31;" + "".join(f"ld.global.u32 {r}, [%d11+{128 * i}];" for i, r in enumerate(registers))
-    body += FILL + f"stmatrix.sync.aligned.m8n8.x{count}{transposed}.shared.b16 [%r1], {name}; bar.warp.sync -1;"
+    body = "add.u64 %d11, %d1, %d31;" + "".join(
+        f"ld.global.u32 {r}, [%d11+{128 * i}];" for i, r in enumerate(registers)
+    )
+    body += (
+        FILL + f"stmatrix.sync.aligned.m8n8.x{count}{transposed}.shared.b16 [%r1], {name}; bar.warp.sync -1;"
+    )
     body += f"setp.lt.u32 %p1, %r0, {8 * count}; mad.wide.u32 %d12, %r0, 16, %d0;"
     body += "@%p1 ld.shared.v4.b32 {%r3,%r4,%r5,%r6}, [%r1]; @%p1 st.global.v4.b32 [%d12], {%r3,%r4,%r5,%r6};"
     ptx.run(body, back, out, **SHARED, target=90)
@@ -186,7 +202,19 @@ def place(matrix: np.ndarray, start: int, memory: np.ndarray, swizzle: int, k_ma
     return start >> 4 | (leading >> 4) << 16 | (stride >> 4) << 32 | SWIZZLES[swizzle] << 62
 
 
-def wgmma(ptx, kind: str, n: int, a, b, a_swizzle, b_swizzle, a_major, b_major, adds: bool, fence: str = "fence.proxy.async.shared::cta;"):
+def wgmma(
+    ptx,
+    kind: str,
+    n: int,
+    a,
+    b,
+    a_swizzle,
+    b_swizzle,
+    a_major,
+    b_major,
+    adds: bool,
+    fence: str = "fence.proxy.async.shared::cta;",
+):
     """d = a b (+ 1) of a warpgroup; a is None in shared memory, or the matrix whose fragments are in registers."""
     memory = np.zeros(65536, np.uint8)
     depth = b.shape[1]
@@ -212,11 +240,19 @@ def wgmma(ptx, kind: str, n: int, a, b, a_swizzle, b_swizzle, a_major, b_major, 
     descriptor_b = "%d3" if in_registers else "%d2"
     d = "{" + ",".join(f"%f{i}" for i in range(n // 2)) + "}"
     body += "".join(f"mov.f32 %f{i}, 0f3F800000;" for i in range(n // 2))
-    flags = "" if kind == "tf32" else f", {int(not b_major)}" if in_registers else f", {int(not a_major)}, {int(not b_major)}"
+    flags = (
+        ""
+        if kind == "tf32"
+        else f", {int(not b_major)}"
+        if in_registers
+        else f", {int(not a_major)}, {int(not b_major)}"
+    )
     body += f"setp.eq.u32 %p2, %r0, {'%r0' if adds else '1000'}; wgmma.fence.sync.aligned;"
     body += f"wgmma.mma_async.sync.aligned.m64n{n}k{depth}.f32.{kind}.{kind} {d}, {source}, {descriptor_b}, %p2, 1, 1{flags};"
     body += "wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;"
-    body += f"mad.wide.u32 %d12, %r0, {2 * n}, %d1;" + "".join(f"st.global.f32 [%d12+{4 * i}], %f{i};" for i in range(n // 2))
+    body += f"mad.wide.u32 %d12, %r0, {2 * n}, %d1;" + "".join(
+        f"st.global.f32 [%d12+{4 * i}], %f{i};" for i in range(n // 2)
+    )
     ptx.run(body, *arrays, block=128, **SHARED, target=90, numbers=numbers)
     found = np.zeros((64, n), np.float32)
     for i in range(n // 2):
@@ -244,7 +280,10 @@ def test_wgmma_of_halves(ptx, swizzle, a_major, b_major):
 def test_wgmma_kinds(ptx, swizzle, kind, in_registers):
     rng = np.random.default_rng(swizzle)
     if kind == "tf32":
-        a, b = ((rng.standard_normal((rows, 8)).astype(np.float32).view(np.uint32) & 0xFFFFE000) for rows in (64, 24))
+        a, b = (
+            (rng.standard_normal((rows, 8)).astype(np.float32).view(np.uint32) & 0xFFFFE000)
+            for rows in (64, 24)
+        )
         exact_values = [x.view(np.float32).astype(np.float64) for x in (a, b)]
     else:
         a, b = (halves(rng.standard_normal((rows, 16)), kind) for rows in (64, 24))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (PTX is not broken into lines)
 """Instructions by which the lanes of a warp see each other's values, and atomics."""
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ def shuffled(mode: str, lane: int, b: int, c: int) -> tuple[int, bool]:
     segmask, bval, cval = c >> 8 & 31, b & 31, c & 31
     max_lane = (lane & segmask) | (cval & ~segmask & 31)
     min_lane = lane & segmask
-    j = {"up": lane - bval, "down": lane + bval, "bfly": lane ^ bval, "idx": min_lane | (bval & ~segmask & 31)}[mode]
+    j = {
+        "up": lane - bval,
+        "down": lane + bval,
+        "bfly": lane ^ bval,
+        "idx": min_lane | (bval & ~segmask & 31),
+    }[mode]
     pval = j >= max_lane if mode == "up" else j <= max_lane
     return (j if pval else lane), pval
 
@@ -30,7 +36,9 @@ def test_shfl(ptx, mode, c):
         if mode == "up" and c & 0x1F:
             continue  # up is used with a clamp of 0: others read lanes that are not there
         assert (ptx.lanes(body, VALUES) == VALUES[[j for j, _ in expected]]).all()
-        found = ptx.lanes(body.format("{0}", d="%r1").replace("%r1", "%r1") + " selp.b32 {d}, 1, 0, %p1;", VALUES)
+        found = ptx.lanes(
+            body.format("{0}", d="%r1").replace("%r1", "%r1") + " selp.b32 {d}, 1, 0, %p1;", VALUES
+        )
         assert found.tolist() == [p for _, p in expected]
 
 
@@ -64,7 +72,9 @@ REDUCTIONS: dict[str, Callable[[np.ndarray], int]] = {
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_redux(ptx, name):
     values = VALUES | np.uint32(1) if name == "and.b32" else VALUES
-    assert (ptx.lanes(f"redux.sync.{name} {{d}}, {{0}}, -1;", values) == int(REDUCTIONS[name](values)) % 2**32).all()
+    assert (
+        ptx.lanes(f"redux.sync.{name} {{d}}, {{0}}, -1;", values) == int(REDUCTIONS[name](values)) % 2**32
+    ).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
@@ -86,7 +96,19 @@ def step(name: str, old: int, b: int, bits: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "form", ["add.u32", "add.u64", "and.b32", "or.b64", "xor.b32", "exch.b32", "inc.u32", "dec.u32", "min.u32", "max.u64"]
+    "form",
+    [
+        "add.u32",
+        "add.u64",
+        "and.b32",
+        "or.b64",
+        "xor.b32",
+        "exch.b32",
+        "inc.u32",
+        "dec.u32",
+        "min.u32",
+        "max.u64",
+    ],
 )
 def test_atomics(ptx, form):
     """32 lanes on one place: the last value, and what each lane found, whatever the order of lanes."""
@@ -118,7 +140,9 @@ def test_signed_atomics(ptx, signed):
     place, values = aligned(np.array([-5], f"i{bits // 8}")), aligned((LANES - 16).astype(f"i{bits // 8}"))
     r = "%r5" if bits == 32 else "%d5"
     load = f"mad.wide.u32 %d10, %r0, {bits // 8}, %d1; ld.global.b{bits} {r}, [%d10];"
-    ptx.run(f"{load} red.global.gpu.relaxed.{signed} [%d0], {r};", place, values)  # the order that Triton writes
+    ptx.run(
+        f"{load} red.global.gpu.relaxed.{signed} [%d0], {r};", place, values
+    )  # the order that Triton writes
     assert ptx.kinds() == [] and place[0] == (-16 if name == "min" else 15)
 
 
@@ -135,7 +159,13 @@ def test_compare_and_swap(ptx):
 
 def test_atomic_sums_of_floats(ptx):
     single, vector = aligned(np.zeros(1, np.float32)), aligned(np.zeros(4, np.float32))
-    ptx.run("red.global.add.f32 [%d0], 0f3F800000; red.global.add.v4.f32 [%d1], {0f3F800000, 0f40000000, 0f40400000, 0f0};".replace("0f0}", "0f00000000}"), single, vector)
+    ptx.run(
+        "red.global.add.f32 [%d0], 0f3F800000; red.global.add.v4.f32 [%d1], {0f3F800000, 0f40000000, 0f40400000, 0f0};".replace(
+            "0f0}", "0f00000000}"
+        ),
+        single,
+        vector,
+    )
     assert single.tolist() == [32] and vector.tolist() == [32, 64, 96, 0] and ptx.kinds() == []
     halves = aligned(np.zeros(2, np.float16))
     ptx.run("mov.b32 %r1, 0x40003C00; red.global.add.noftz.f16x2 [%d0], %r1;", halves)
