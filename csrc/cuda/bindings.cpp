@@ -81,8 +81,10 @@ struct Warp {
     x = readable_image(x), offset = readable_image(offset), mask_logits = readable_image(mask_logits);
     weight = torch::stable::contiguous(weight);
     const int64_t limit = std::numeric_limits<int32_t>::max();
-    STD_TORCH_CHECK(x.size(0) * ((x.size(2) * x.size(3) + 15) / 16) <= limit && x.size(2) * x.size(3) < limit - 32,
-                    "motionrnn_ext: the images have more pixels than 32-bit indices reach");
+    // A block's step from tile to tile, at most 2^14, may go beyond the last one.
+    STD_TORCH_CHECK(
+        x.size(0) * ((x.size(2) * x.size(3) + 15) / 16) <= limit - (1 << 14) && x.size(2) * x.size(3) < limit - 32,
+        "motionrnn_ext: the images have more pixels than 32-bit indices reach");
     a.batch = static_cast<int>(x.size(0)), a.channels = static_cast<int>(x.size(1));
     a.out_channels = static_cast<int>(weight.size(0)), a.k = static_cast<int>(weight.size(2));
     a.height = static_cast<int>(x.size(2)), a.width = static_cast<int>(x.size(3));

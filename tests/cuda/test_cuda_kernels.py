@@ -11,6 +11,7 @@ from comparing import TOLERANCE, assert_close
 from under_test import CUDA_KERNELS, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES
 
+from motionrnn_ext.backends.registration.wanted import Wanted
 from motionrnn_ext.layers import MotionGRU, MotionGRUCell
 
 PLAIN = MOTION_CASES[0]
@@ -86,3 +87,14 @@ def test_motion_gru(on: UnderTest, layer: str, layout: torch.memory_format):
         found_gradients = torch.autograd.grad(sum(t.sum() for t in found), list(module.parameters()))
     for f, e in zip((*found, *found_gradients), (*expected, *expected_gradients)):
         assert_close(f, e, TOLERANCE[torch.float32])
+
+
+@on(CUDA_KERNELS)
+def test_a_weight_whose_gradient_has_too_many_parts(on: UnderTest):
+    """More than an int counts. Each block leaves a part, in which 32 channels stand for the one of x."""
+    out_channels, taps = 2**20, 81
+    weight = torch.zeros(out_channels, 1, 9, 9, dtype=torch.bfloat16, device=on.device)
+    grad, x, mask = (weight.new_zeros(1, channels, 1, 1) for channels in (out_channels, 1, taps))
+    offset = torch.zeros(1, 2 * taps, 1, 1, device=on.device)
+    with pytest.raises(RuntimeError, match="too many channels for the gradient of the weight"):
+        on.op("offset_warp_backward")(grad, x, offset, mask, weight, Wanted.WEIGHTS, False)

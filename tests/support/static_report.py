@@ -28,14 +28,14 @@ SPILLS = {
     "warp_backward<half, 32, false, true, false>": 11,
 }
 # Global loads of 16 bytes, by the channels that a warp kernel for channels_last is compiled for. With fewer channels of
-# 2 bytes a lane's share of a pixel is 8 bytes.
+# 2 bytes a lane's share of a pixel is 8 bytes; backward loads x by 8 bytes, and grad_out by 16.
 VECTOR_LOADS = {
     ("warp_forward", "float"): {8: 8, 16: 8, 32: 16, 64: 32},
     ("warp_forward", "bf16"): {32: 8, 64: 16},
     ("warp_forward", "half"): {32: 8, 64: 16},
     ("warp_backward", "float"): {8: 8, 16: 10, 32: 20},
-    ("warp_backward", "bf16"): {32: 10},
-    ("warp_backward", "half"): {32: 10},
+    ("warp_backward", "bf16"): {32: 2},
+    ("warp_backward", "half"): {32: 2},
 }
 
 

@@ -31,7 +31,7 @@ struct alignas(16) BackwardTap {
 };
 
 template <class T, int N>
-constexpr size_t kTapBytes = Step<T, N>::kTaps * kPixels * sizeof(BackwardTap);  // of a warp
+constexpr size_t kTapBytes = BackwardShape<T, N>::In::kTaps * kPixels * sizeof(BackwardTap);  // of a warp
 
 template <class T, int N, bool chunked>
 size_t backward_shared_bytes(int warps) {
@@ -82,7 +82,7 @@ __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b
   const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane, row = pixel / a.width, col = pixel - row * a.width;
   const int all_taps = a.k * a.k;
 #pragma unroll
-  for (int i = 0; i < Step<T, N>::kTaps; ++i) {
+  for (int i = 0; i < BackwardShape<T, N>::In::kTaps; ++i) {
     const int tap = first_tap + i;
     BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0, {}};
     if (pixel < a.height * a.width && tap < all_taps) {
@@ -137,7 +137,7 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
   const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane, all_taps = a.k * a.k;
   if (pixel >= a.height * a.width) return;
 #pragma unroll 1  // both taps of N = 8 at once take registers that a block's occupancy needs
-  for (int i = 0; i < Step<T, N>::kTaps; ++i) {
+  for (int i = 0; i < BackwardShape<T, N>::In::kTaps; ++i) {
     const int tap = first_tap + i;
     if (tap >= all_taps) break;
     const BackwardTap& at = taps[i * kPixels + lane];
@@ -174,7 +174,7 @@ __device__ __forceinline__ float multiply_corner(const uint32_t (&word)[words],
 
 // grad_weight += column^T grad_out over 16 pixels.
 template <class T, int N>
-__device__ __forceinline__ void add_weight(const uint32_t (&column)[2][Step<T, N>::kWords],
+__device__ __forceinline__ void add_weight(const uint32_t (&column)[2][BackwardShape<T, N>::In::kWords],
                                            const uint32_t (&grad)[2][BackwardShape<T, N>::Out::kWords],
                                            WeightSums<T, N>& sum) {
   using Shape = BackwardShape<T, N>;
@@ -356,8 +356,11 @@ struct BackwardPlan {
   explicit BackwardPlan(const WarpArguments& a)
       : steps((a.k * a.k + Shape::In::kTaps - 1) / Shape::In::kTaps),
         in_chunks(chunked ? (a.channels + N - 1) / N : 1),
-        out_chunks(chunked ? (a.out_channels + Shape::kOut - 1) / Shape::kOut : 1),
-        elements(in_chunks * out_chunks * steps * Shape::kPartial) {
+        out_chunks(chunked ? (a.out_channels + Shape::kOut - 1) / Shape::kOut : 1) {
+    const int64_t all = int64_t(in_chunks) * out_chunks * steps * Shape::kPartial;
+    elements = static_cast<int>(all);
+    if (a.grad_weight != nullptr && elements != all)
+      throw std::runtime_error("motionrnn_ext: too many channels for the gradient of the weight");
     // Fewer blocks where their parts of grad_weight would take more than 256 MiB.
     const int parts = std::max((1 << 26) / std::max(elements, 1), 16);
     blocks = std::min({Tiles(a, kPixels).count, kBackwardBlocks, parts});

@@ -34,10 +34,10 @@ __device__ __forceinline__ constexpr int dealt_channel(int lane, int slot) {
 }
 
 // A step of the summation: up to N channels of one tap, or 8 channels of two. A lane has kSlots places in it.
-template <class T, int N>
+template <class T, int N, int vector>
 struct Step {
-  static constexpr int kVector = sizeof(T) == 4 || N <= 16 ? 4 : 8;  // channels of one load, 8 or 16 bytes
-  static constexpr int kLanes = N / kVector < 4 ? N / kVector : 4;   // lanes that share a tap
+  static constexpr int kVector = vector;                            // channels of one load, 8 or 16 bytes
+  static constexpr int kLanes = N / kVector < 4 ? N / kVector : 4;  // lanes that share a tap
   static constexpr int kTaps = 4 / kLanes;
   static constexpr int kSlots = N / kLanes;
   static constexpr int kWords = kSlots / kPerWord<T>;

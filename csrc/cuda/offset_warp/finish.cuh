@@ -8,7 +8,8 @@ namespace {
 
 template <class T, int N>
 struct BackwardShape {
-  using In = Step<T, N>;
+  // Four channels, also where loads could be of eight: the lanes of a pixel then add to adjacent sums, whole sectors.
+  using In = Step<T, N, 4>;
   // mma sums over 4 lanes x 2 words of output channels at a time
   static constexpr int kOut = N < 8 * kPerWord<T> ? 8 * kPerWord<T> : N;
   using Out = Columns<T, kOut>;
@@ -93,10 +94,13 @@ __device__ void finish_x(const WarpArguments& a, const FinishPlan& plan, int64_t
       const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(a.sums) + at);
       value[0] = four.x, value[1] = four.y, value[2] = four.z, value[3] = four.w;
     } else {
-      const long long* sums = static_cast<const long long*>(a.sums) + at;
+      const int vector = static_cast<int>(channel / 4), together = vectors_together(channels - vector / 4 * 16);
+      const long long* sums = static_cast<const long long*>(a.sums) + (at - vector % 4 * 3);
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        value[j] = unit == 0.0f ? *reinterpret_cast<const float*>(sums + j) : static_cast<float>(sums[j]) * unit;
+      for (int j = 0; j < 4; ++j) {
+        const long long* sum = sums + j * together;
+        value[j] = unit == 0.0f ? *reinterpret_cast<const float*>(sum) : static_cast<float>(*sum) * unit;
+      }
     }
     if (plan.vectors) {
       uint32_t word[4 / kPerWord<T>];

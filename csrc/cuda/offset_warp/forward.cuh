@@ -16,20 +16,25 @@ constexpr int kTile = 16;
 constexpr int kTapChunk = 9;    // taps whose weights are in shared memory at a time: all of k = 3
 constexpr int kTapPlaces = 10;  // taps in a warp's shared memory: kTapChunk, rounded up to whole steps of one or two
 
-struct alignas(16) Tap {
-  CornerIndices corner;
-  float weight[4];  // mask times bilinear weight
-};
+// Of each tap a warp's shared memory holds the indices of its corners, and kTapsOfWarp places behind them the corners'
+// weights, mask times bilinear weight. In a struct of both, the lanes' stores of 16 bytes would be 32 bytes apart and
+// reach half of the banks.
+constexpr int kTapsOfWarp = kTapPlaces * kTile;
+constexpr size_t kTapsBytes = kTapsOfWarp * (sizeof(CornerIndices) + sizeof(float4));
+
+__device__ __forceinline__ float4& weights_of(CornerIndices* tap) {
+  return *reinterpret_cast<float4*>(tap + kTapsOfWarp);
+}
 
 template <class T, int N>
 struct ForwardShape {
-  using In = Step<T, N>;
+  using In = Step<T, N, sizeof(T) == 4 || N <= 16 ? 4 : 8>;
   // Output channels of a block, whose weight then fits into 99 KB.
   static constexpr int kOut = sizeof(T) == 4 && N == 64 ? 32 : N;
   using Out = Columns<T, kOut>;
   static constexpr int kFragments = In::kMmas * Out::kTiles * 8 * In::kLanes;  // uint2 of a tap
   static constexpr size_t kWeightBytes = size_t(kTapChunk) * kFragments * sizeof(uint2);
-  static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapPlaces * kTile * sizeof(Tap);
+  static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapsBytes;
 };
 
 // Stage part of the weight as mma's second operand, [tap][product][tile][column g][lane of the tap], 0 beyond the
@@ -80,7 +85,7 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_t
 // values are kept in shared memory until the second loop.
 template <class T>
 __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int first_pixel, int first_tap, int stride,
-                                          int end_tap, int places, bool alive, Tap* taps) {
+                                          int end_tap, int places, bool alive, CornerIndices* taps) {
   constexpr int kAtOnce = kWarp / kTile, kRounds = kTapPlaces / kAtOnce;
   static_assert(kTapPlaces % kAtOnce == 0);
   const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane % kTile, all_taps = a.k * a.k;
@@ -94,7 +99,7 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
       const float mask_logit = Channels<T>(a.mask_logits, b, pixel).read(tap);
       float offset[2];
       update_motion<T>(a, b, tap, pixel, blockIdx.y == 0, offset);
-      *reinterpret_cast<float4*>(taps[i * kWarp].weight) = make_float4(offset[0], offset[1], mask_logit, 0.0f);
+      weights_of(taps + i * kWarp) = make_float4(offset[0], offset[1], mask_logit, 0.0f);
     }
   } else {
     const Channels<float> offset(a.offset, b, pixel);
@@ -110,23 +115,24 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
       found[i].w = 0.0f;
     }
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) *reinterpret_cast<float4*>(taps[i * kWarp].weight) = found[i];
+    for (int i = 0; i < kRounds; ++i) weights_of(taps + i * kWarp) = found[i];
   }
   const int row = pixel / a.width, col = pixel - row * a.width;
   int tap_row = first_tap / a.k, tap_col = first_tap - tap_row * a.k;  // stepped: a division takes 20 instructions
   const int row_step = stride / a.k, col_step = stride - row_step * a.k;
 #pragma unroll 1
   for (int n = lane / kTile, tap = first_tap; n < places; n += kAtOnce, tap += stride, taps += kWarp) {
-    Tap found{{{-1, -1, -1, -1}}, {0.0f, 0.0f, 0.0f, 0.0f}};
+    CornerIndices corner{{-1, -1, -1, -1}};
+    float4 weight = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (tap < end_tap) {
-      const float4 motion = *reinterpret_cast<const float4*>(taps->weight);
+      const float4 motion = weights_of(taps);
       const Place place = locate(a, tap_row, tap_col, row, col, motion.x, motion.y, motion.z);
       const auto weights = math::bilinear_weights<float>(place.row.fraction, place.col.fraction);
-      found.corner = corner_indices(a, place);
-      found.weight[0] = place.mask * weights.v00, found.weight[1] = place.mask * weights.v01;
-      found.weight[2] = place.mask * weights.v10, found.weight[3] = place.mask * weights.v11;
+      corner = corner_indices(a, place);
+      weight = make_float4(place.mask * weights.v00, place.mask * weights.v01, place.mask * weights.v10,
+                           place.mask * weights.v11);
     }
-    *taps = found;
+    *taps = corner, weights_of(taps) = weight;
     tap_row += row_step, tap_col += col_step;
     if (tap_col >= a.k) tap_row += 1, tap_col -= a.k;
   }
@@ -134,7 +140,7 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
 
 // Run one step at 16 pixels: load, interpolate, multiply. `taps` and `fragments` are those of the lane's tap.
 template <class T, int N, class Reader>
-__device__ __forceinline__ void add_step(const Reader& x, const Tap* taps, const uint2* fragments, bool weighted,
+__device__ __forceinline__ void add_step(const Reader& x, CornerIndices* taps, const uint2* fragments, bool weighted,
                                          float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
   using In = typename ForwardShape<T, N>::In;
   using Out = typename ForwardShape<T, N>::Out;
@@ -142,9 +148,9 @@ __device__ __forceinline__ void add_step(const Reader& x, const Tap* taps, const
   uint32_t sample[2][In::kWords];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const Tap& tap = taps[g + 8 * h];
-    const int4 corner = *reinterpret_cast<const int4*>(tap.corner.at);
-    const float4 weight = *reinterpret_cast<const float4*>(tap.weight);
+    CornerIndices* tap = taps + g + 8 * h;
+    const int4 corner = *reinterpret_cast<const int4*>(tap->at);
+    const float4 weight = weights_of(tap);
     const int at[4] = {corner.x, corner.y, corner.z, corner.w};
     uint32_t word[4][In::kWords];
 #pragma unroll
@@ -239,7 +245,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
   MOTIONRNN_EXT_SHARED(shared);
   uint2* fragments = reinterpret_cast<uint2*>(shared);
   const int warp = threadIdx.x / kWarp, part = warp % sharing, tiles_at_once = sharing == 1 ? kForwardWarps : 1;
-  Tap* taps = reinterpret_cast<Tap*>(shared + Shape::kWeightBytes) + warp * (kTapPlaces * kTile);
+  auto* taps = reinterpret_cast<CornerIndices*>(shared + Shape::kWeightBytes + warp * kTapsBytes);
   const int first_out = blockIdx.y * Shape::kOut;
   const int taps_in_all = a.k * a.k, tap_chunks = chunked ? (taps_in_all + kTapChunk - 1) / kTapChunk : 1;
   const int in_chunks = chunked ? (a.channels + N - 1) / N : 1;
@@ -266,7 +272,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
         }
         const LaneReader<T, In, vectors> x(a.x, b, in_chunk * N, a.channels);
         int tap = part + In::tap(threadIdx.x % 4) * sharing;
-        const Tap* lane_taps = taps + In::tap(threadIdx.x % 4) * kTile;
+        CornerIndices* lane_taps = taps + In::tap(threadIdx.x % 4) * kTile;
         const uint2* tap_fragments = fragments + tap * Shape::kFragments;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
@@ -278,7 +284,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
       }
       __syncwarp();
     }
-    if (sharing > 1) add_warps(sum, taps, kTapPlaces * kTile * sizeof(Tap));
+    if (sharing > 1) add_warps(sum, taps, kTapsBytes);
     if (alive && part == 0) store_tile<T, N, vectors>(a, b, first_pixel, first_out, sum);
   }
 }

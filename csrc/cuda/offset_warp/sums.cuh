@@ -1,5 +1,7 @@
 // The sums that grad_x is made from: channels last, in whole vectors of 4 channels, as float; in deterministic mode as
-// integer multiples of a power of two.
+// integer multiples of a power of two. An integer has 8 bytes, and no instruction adds a vector of them. Up to four
+// vectors are therefore interleaved: their first channels, their second ones, and so on. The lanes of a pixel, which
+// have a vector each, then add to adjacent integers.
 //
 // Atomic sums of floats depend on their order, sums of integers do not. The unit is the smallest for which 62 bits hold
 // every possible sum: about 2^-44 of the largest addend at 128x128 pixels and k = 3. If a gradient or a weight is inf
@@ -19,6 +21,9 @@ __host__ __device__ inline int sums_channels(const WarpArguments& a) { return (a
 __host__ __device__ inline int64_t sums_count(const WarpArguments& a) {
   return int64_t(a.batch) * a.height * a.width * sums_channels(a);
 }
+
+// Return how many vectors are interleaved, where `channels` channels are left from the first of them on.
+__host__ __device__ inline int vectors_together(int channels) { return std::min(channels, 16) / 4; }
 
 constexpr int kNoExponent = -0x7fffffff - 1;
 
@@ -53,17 +58,18 @@ __device__ inline int unit_exponent(const WarpArguments& a) {
 // Adds a lane's channels of pixels to the sums.
 template <class Layout, bool deterministic>
 struct LaneSums {
-  char* first;  // the lane's first channel at pixel 0
+  char* first;  // the sum of the lane's first channel at pixel 0
   uint32_t pixel_bytes;
   int32_t left;  // channels from the lane's first on
   float unit;    // deterministic: the factor that turns an addend into units, 0 for sums of floats
 
   __device__ __forceinline__ LaneSums(const WarpArguments& a, int b, int begin, float unit_) : unit(unit_) {
     constexpr int kBytes = deterministic ? 8 : 4;
-    const int channels = sums_channels(a), lane_channel = begin + Layout::channel(threadIdx.x % 4, 0);
+    const int channels = sums_channels(a), of_lane = Layout::channel(threadIdx.x % 4, 0);
     pixel_bytes = channels * kBytes;
-    left = a.grad_x.data != nullptr ? channels - lane_channel : 0;
-    first = static_cast<char*>(a.sums) + (int64_t(b) * a.height * a.width * channels + lane_channel) * kBytes;
+    left = a.grad_x.data != nullptr ? channels - begin - of_lane : 0;
+    first = static_cast<char*>(a.sums) +
+            (int64_t(b) * a.height * a.width * channels + begin + (deterministic ? of_lane / 4 : of_lane)) * kBytes;
   }
 
   // Add weight * grad to the pixel, if it lies inside.
@@ -74,14 +80,15 @@ struct LaneSums {
       const int at = Layout::channel(0, s);
       if (pixel < 0 || at >= left) continue;
       if constexpr (deterministic) {
-        auto* sums = reinterpret_cast<unsigned long long*>(to) + at;
+        auto* sum = reinterpret_cast<unsigned long long*>(to) + at;
+        const int together = vectors_together(left + Layout::channel(threadIdx.x % 4, 0) - at);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 4; ++i, sum += together) {
           const float value = weight * grad[s + i];
           if (unit == 0.0f)
-            atomicAdd(reinterpret_cast<float*>(sums + i), value);
+            atomicAdd(reinterpret_cast<float*>(sum), value);
           else
-            red_add(sums + i, static_cast<unsigned long long>(__float2ll_rn(value * unit)));
+            red_add(sum, static_cast<unsigned long long>(__float2ll_rn(value * unit)));
         }
       } else {
         red_add(reinterpret_cast<float*>(to) + at,
