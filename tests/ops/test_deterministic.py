@@ -9,9 +9,9 @@ import pytest
 import torch
 from case import Case, generator
 from checking import check
-from comparing import assert_close
+from comparing import TOLERANCE, assert_close
 from torch import Tensor
-from under_test import DTYPES, EMULATED, GPU_KERNELS, UnderTest, on, set_seed
+from under_test import CUDA_KERNELS, DTYPES, EMULATED, GPU_KERNELS, UnderTest, on, set_seed
 from warp_cases import WARP_CASES, motion_inputs, warp_inputs
 
 from motionrnn_ext.backends import reference
@@ -69,6 +69,28 @@ def test_deterministic_gradients_show_what_is_not_finite(
     for f, o in zip(found, others):
         assert f.isfinite().equal(o.isfinite())
         assert_close(f[f.isfinite()], o[o.isfinite()], 1e-6)
+
+
+@on(CUDA_KERNELS, dtypes=DTYPES[1:])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 8, 16, 32, 40])
+def test_deterministic_gradients_of_an_infinite_one(
+    on: UnderTest, channels: int, layout: torch.memory_format, dtype: torch.dtype
+):
+    """No fixed point holds it: every kernel then sums floats, each into its own place."""
+    made = warp_inputs(generator(), channels=channels, height=3, width=7)
+    grad = torch.randn(2, channels, 3, 7, generator=generator(1))
+    grad[1, 2, 2, 1] = float("inf")
+    x, mask, weight, grad = (
+        t.to(on.device, dtype).contiguous(memory_format=layout)
+        for t in (made["x"], made["mask_logits"], made["weight"], grad)
+    )
+    tensors = (grad, x, made["offset"].float().to(on.device), mask, weight.contiguous())
+    others, found = (on.op("offset_warp_backward")(*tensors, 15, flag) for flag in (False, True))
+    assert not others[0].isfinite().all() and others[0].isfinite().any()
+    for f, o in zip(found, others):
+        assert f.isfinite().equal(o.isfinite())
+        assert_close(f[f.isfinite()], o[o.isfinite()], TOLERANCE[dtype])
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ $L:
   ret;
 }
 """
-NOTICED = 0.7  # of the sample; 88 % of a hundred times as many, so that chance alone does not fail it
+NOTICED = 0.7  # of the sample; of a larger one 88 %, so that chance alone does not fail it
 SAMPLE = 40
 
 

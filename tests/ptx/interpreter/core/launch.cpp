@@ -47,6 +47,13 @@ bool check_limits(const Kernel& kernel, Size grid, Size block, uint32_t shared) 
   return true;
 }
 
+// Whether it loads or stores single bytes of global memory.
+bool accesses_bytes(const Kernel& kernel) {
+  return std::any_of(kernel.code.begin(), kernel.code.end(), [](const Instruction& in) {
+    return (in.counted == Class::ldg || in.counted == Class::stg) && in.element_bytes * in.vector == 1;
+  });
+}
+
 // Numbers of the blocks that are run, in their order.
 std::vector<uint64_t> blocks_to_run(uint64_t total, std::mt19937_64& random) {
   const uint64_t most = options.max_blocks > 0 ? uint64_t(options.max_blocks) : total;
@@ -112,6 +119,7 @@ class Launch {
     warp.block = &block_;
     warp.exists = warp.alive = left >= kLanes ? kAllLanes : (1u << left) - 1;
     warp.paths.assign(1, {0, -1, warp.alive});
+    warp.executed = 0;
     warp.barrier = -1;
     warp.epoch = 1;
     warp.proxy_fences = 0;
@@ -169,7 +177,7 @@ bool launch(Kernel& kernel, Size grid, Size block, uint32_t dynamic_shared, cons
   const std::lock_guard lock(running);
   const uint32_t shared = kernel.static_shared + dynamic_shared;
   if (!check_limits(kernel, grid, block, shared)) return false;
-  begin_launch_memory();
+  begin_launch_memory(accesses_bytes(kernel) ? 1 : 2);
   for (Instruction& in : kernel.code) in.extent_begin = 1, in.extent_end = 0, in.extent = -1;
   Launch(kernel, grid, block, shared, parameters).run();
   return true;

@@ -15,7 +15,7 @@ struct Options {
   int mma_group = 0;         // products summed at once; 0: as many as the target does
   uint64_t seed = 0;         // of the order of blocks and warps; 0: in order
   int max_blocks = 0;        // run only so many blocks, spread evenly; 0: all
-  uint64_t max_warp_insts = 2'000'000'000;  // of a warp between two barriers; more is a loop that does not end
+  uint64_t max_warp_insts = 2'000'000'000;  // of a warp; more is a loop that does not end
 };
 extern Options options;
 

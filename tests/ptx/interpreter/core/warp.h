@@ -31,6 +31,7 @@ struct Warp {
   int number = 0;   // in the block
   std::vector<Path> paths;
   Block* block = nullptr;
+  uint64_t executed = 0;                          // instructions
   int barrier = -1;                               // it waits at
   uint32_t epoch = 0;                             // grows at every synchronisation of the warp's lanes
   uint32_t proxy_fences = 0;                      // the block's clock at the warp's last fence.proxy.async
@@ -70,8 +71,8 @@ constexpr int kStoreBytes = 32;  // the widest store of a lane
 struct SharedByte {
   uint32_t write_epoch = 0, write_warp_epoch = 0, write_fence = 0;
   uint32_t read_epoch = 0, read_warp_epoch = 0, other_read_epoch = 0;
-  uint16_t writer = 0, reader = 0, other_reader = 0;  // threads; other_reader: of another warp than reader
-  bool is_atomic = false;                             // the last write
+  uint32_t atomic_epoch = 0, atomic_warp_epoch = 0;
+  uint16_t writer = 0, reader = 0, other_reader = 0, adder = 0;  // threads; other_reader: of another warp than reader
 };
 
 struct Block {

@@ -51,7 +51,6 @@ Stop run_warp(Warp& warp) {
   Kernel& kernel = *warp.block->kernel;
   const Instruction* const code = kernel.code.data();
   Count* const counts = kernel.counts.data();
-  uint64_t left = options.max_warp_insts;
   while (!warp.paths.empty()) {
     Path& path = warp.paths.back();
     if (path.pc == path.join || !path.lanes) {
@@ -63,7 +62,7 @@ Stop run_warp(Warp& warp) {
     if (in.guarded) lanes &= warp.predicate(in.guard);
     ++counts[path.pc].issued;
     counts[path.pc].lanes += uint64_t(std::popcount(lanes));
-    if (--left == 0) {
+    if (++warp.executed == options.max_warp_insts) {
       report(warp, in, "does not end", std::to_string(options.max_warp_insts) + " instructions of a warp");
       warp.paths.clear();
       warp.alive = 0;

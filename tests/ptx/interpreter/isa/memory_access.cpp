@@ -40,10 +40,7 @@ void load_extended(Warp& warp, const Instruction& in, const Pointers& pointers, 
   }
 }
 
-void ld(Warp& warp, const Instruction& in) {
-  const Addresses addresses = addresses_of(warp, in.s[0], in.offset[0]);
-  const int bytes = in.element_bytes * in.vector;
-  const Pointers pointers = access(warp, in, in.space, addresses, warp.active, bytes, in.read_only ? kReadOnly : kRead);
+void load_elements(Warp& warp, const Instruction& in, const Pointers& pointers) {
   for (size_t element = 0; element < in.d.size(); ++element) {
     if (in.d[element].sink) continue;
     if (in.d[element].bytes != in.element_bytes) {
@@ -59,23 +56,34 @@ void ld(Warp& warp, const Instruction& in) {
   }
 }
 
+void ld(Warp& warp, const Instruction& in) {
+  const Addresses addresses = addresses_of(warp, in.s[0], in.offset[0]);
+  const int bytes = in.element_bytes * in.vector;
+  load_elements(warp, in, access(warp, in, in.space, addresses, warp.active, bytes, in.read_only ? kReadOnly : kRead));
+}
+
+// The bytes of parameters that an access of one lane reads; null where there are none.
+const uint8_t* parameter_bytes(Warp& warp, const Instruction& in, uint64_t address) {
+  const uint64_t bytes = in.element_bytes * in.vector, end = uint64_t(warp.block->kernel->parameter_bytes);
+  if (address >= kParamWindow) address -= kParamWindow;
+  if (address + bytes > end) {
+    report(warp, in, "out of range", "parameter address " + std::to_string(address) + " of " + std::to_string(end));
+    return nullptr;
+  }
+  if (address % bytes) report(warp, in, "misaligned", "parameter address " + std::to_string(address));
+  return warp.block->parameters + address;
+}
+
 void ld_param(Warp& warp, const Instruction& in) {
   const Addresses addresses = addresses_of(warp, in.s[0], in.offset[0]);
-  const uint64_t bytes = in.element_bytes * in.vector, end = uint64_t(warp.block->kernel->parameter_bytes);
+  Pointers pointers{};
   for (int lane = 0; lane < kLanes; ++lane) {
     if (!warp.has(lane)) continue;
-    const uint64_t address = addresses[lane] >= kParamWindow ? addresses[lane] - kParamWindow : addresses[lane];
-    if (address + bytes > end) {
-      report(warp, in, "out of range", "parameter address " + std::to_string(address) + " of " + std::to_string(end));
-      continue;
-    }
-    if (address % bytes) report(warp, in, "misaligned", "parameter address " + std::to_string(address));
-    for (size_t element = 0; element < in.d.size(); ++element) {
-      uint64_t value = 0;
-      std::memcpy(&value, warp.block->parameters + address + element * in.element_bytes, in.element_bytes);
-      warp.set(in.d[element], lane, extended(in, value));
-    }
+    // All lanes nearly always read the same.
+    const bool as_before = lane > 0 && pointers[lane - 1] && addresses[lane] == addresses[lane - 1];
+    pointers[lane] = as_before ? pointers[lane - 1] : const_cast<uint8_t*>(parameter_bytes(warp, in, addresses[lane]));
   }
+  load_elements(warp, in, pointers);
 }
 
 void st(Warp& warp, const Instruction& in) {

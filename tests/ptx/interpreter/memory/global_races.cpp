@@ -33,7 +33,8 @@ void check_global_races(Warp& warp, const Instruction& in, Extent& extent, uint6
   const auto found = [&](const char* what, const std::string& detail = "") {
     report(warp, in, what, hexadecimal(address) + detail);
   };
-  const uint64_t first = (address - extent.begin) / 2, last = (address + uint64_t(bytes) - 1 - extent.begin) / 2;
+  const uint64_t first = (address - extent.begin) / extent.cell_bytes,
+                 last = (address + uint64_t(bytes) - 1 - extent.begin) / extent.cell_bytes;
   for (uint64_t i = first; i <= last; ++i) {
     GlobalCell& cell = extent.cell(i);
     if (kind & kReadOnly) {

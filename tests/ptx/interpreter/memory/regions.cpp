@@ -44,11 +44,11 @@ bool is_registered(uint64_t begin, uint64_t bytes) {
   return found != regions.begin() && begin + bytes <= (--found)->second.end;
 }
 
-void begin_launch_memory() {
+void begin_launch_memory(uint64_t cell_bytes) {
   const std::lock_guard lock(mutex);
   current.clear();
   current.reserve(regions.size());
-  for (const auto& [begin, region] : regions) current.push_back({begin, region.end, region.label, {}});
+  for (const auto& [begin, region] : regions) current.push_back({begin, region.end, region.label, cell_bytes, {}});
 }
 
 std::vector<Extent>& extents() { return current; }

@@ -12,7 +12,8 @@ void register_region(uint64_t begin, uint64_t bytes, const std::string& label);
 void unregister_region(uint64_t begin);
 bool is_registered(uint64_t begin, uint64_t bytes);
 
-// Two bytes of global memory in the launch in progress: who wrote them last, and what was done to them.
+// Some bytes of global memory in the launch in progress (see begin_launch_memory): who wrote them last, and what was
+// done to them.
 struct GlobalCell {
   uint32_t block = 0, epoch = 0;  // of the last writer
   uint16_t thread = 0;
@@ -26,19 +27,21 @@ struct Extent {
 
   uint64_t begin, end;
   std::string label;
+  uint64_t cell_bytes;
   std::vector<std::unique_ptr<Page>>
       pages;  // made where they are touched: regions may be larger than the machine's memory
 
   GlobalCell& cell(uint64_t number) {
-    if (pages.empty()) pages.resize((end - begin) / 2 / kPageCells + 1);
+    if (pages.empty()) pages.resize((end - begin) / cell_bytes / kPageCells + 1);
     auto& page = pages[number / kPageCells];
     if (!page) page = std::make_unique<Page>();
     return (*page)[number % kPageCells];
   }
 };
 
-// Takes the registered regions as they are: those of other threads may come and go during the launch.
-void begin_launch_memory();
+// Takes the registered regions as they are: those of other threads may come and go during the launch. Races are looked
+// for by cells of `cell_bytes`, no more than the smallest access has.
+void begin_launch_memory(uint64_t cell_bytes);
 std::vector<Extent>& extents();  // by address
 // Return the index of the extent that holds all the bytes, or -1.
 int extent_of(uint64_t begin, uint64_t bytes);

@@ -33,6 +33,9 @@ bool is_written(const Block& block, const SharedByte& byte) { return byte.write_
 Order order_of_write(const Warp& warp, uint32_t me, const SharedByte& byte) {
   return order_of(warp, me, byte.writer, byte.write_epoch, byte.write_warp_epoch);
 }
+Order order_of_atomic(const Warp& warp, uint32_t me, const SharedByte& byte) {
+  return order_of(warp, me, byte.adder, byte.atomic_epoch, byte.atomic_warp_epoch);
+}
 
 // Of the last reader, or of the last one of another warp.
 Order order_of_reads(const Warp& warp, uint32_t me, const SharedByte& byte) {
@@ -42,12 +45,13 @@ Order order_of_reads(const Warp& warp, uint32_t me, const SharedByte& byte) {
   return other_is_recent && byte.other_reader / kLanes != warp.number ? Order::within_block : Order::ordered;
 }
 
-void note_write(const Warp& warp, SharedByte& byte, uint32_t me, bool is_atomic) {
-  byte.writer = uint16_t(me);
-  byte.write_epoch = warp.block->epoch;
-  byte.write_warp_epoch = warp.epoch;
-  byte.write_fence = warp.block->proxy_clock;
-  byte.is_atomic = is_atomic;
+// Atomics are ordered among themselves; they keep records of their own.
+void check_atomic(Warp& warp, const Instruction& in, SharedByte& byte, uint64_t address, int lane, uint32_t me) {
+  if (const Order order = order_of_reads(warp, me, byte); order != Order::ordered)
+    report_race(warp, in, order, "write after read", address, lane, "read", byte.reader);
+  byte.adder = uint16_t(me);
+  byte.atomic_epoch = warp.block->epoch;
+  byte.atomic_warp_epoch = warp.epoch;
 }
 
 void check_read(Warp& warp, const Instruction& in, SharedByte& byte, uint64_t address, int lane, uint32_t me,
@@ -63,13 +67,14 @@ void check_read(Warp& warp, const Instruction& in, SharedByte& byte, uint64_t ad
       report(warp, in, "async proxy reads what no fence.proxy.async followed",
              "byte " + std::to_string(address) + ", written by thread " + std::to_string(byte.writer));
   }
-  const bool both_atomic = (kind & kAtomic) && byte.is_atomic;
-  if (const Order order = order_of_write(warp, me, byte); order != Order::ordered && !both_atomic)
+  if (const Order order = order_of_write(warp, me, byte); order != Order::ordered)
     report_race(warp, in, order, "read after write", address, lane, "written", byte.writer);
   if (kind & kAtomic) {
-    note_write(warp, byte, me, true);
+    check_atomic(warp, in, byte, address, lane, me);
     return;
   }
+  if (const Order order = order_of_atomic(warp, me, byte); order != Order::ordered)
+    report_race(warp, in, order, "read after write", address, lane, "changed", byte.adder);
   if (byte.reader != me && byte.read_epoch == block.epoch && byte.reader / kLanes != warp.number) {
     byte.other_reader = byte.reader;
     byte.other_read_epoch = byte.read_epoch;
@@ -82,17 +87,23 @@ void check_read(Warp& warp, const Instruction& in, SharedByte& byte, uint64_t ad
 void check_write(Warp& warp, const Instruction& in, SharedByte& byte, uint64_t address, int lane, uint32_t me,
                  const uint8_t* stored) {
   Block& block = *warp.block;
-  const Order after_write = order_of_write(warp, me, byte), after_read = order_of_reads(warp, me, byte);
-  const bool is_race = after_write != Order::ordered || after_read != Order::ordered;
+  const Order after_write = order_of_write(warp, me, byte), after_atomic = order_of_atomic(warp, me, byte),
+              after_read = order_of_reads(warp, me, byte);
+  const bool is_race = after_write != Order::ordered || after_atomic != Order::ordered || after_read != Order::ordered;
   const bool changes_nothing = stored && is_written(block, byte) && block.shared[address] == *stored;
   if (stored) block.shared[address] = *stored;
   // Compilers let several threads write copies of the same value.
   if (is_race && changes_nothing) return;
   if (after_write != Order::ordered)
     report_race(warp, in, after_write, "write after write", address, lane, "written", byte.writer);
+  if (after_atomic != Order::ordered)
+    report_race(warp, in, after_atomic, "write after write", address, lane, "changed", byte.adder);
   if (after_read != Order::ordered)
     report_race(warp, in, after_read, "write after read", address, lane, "read", byte.reader);
-  note_write(warp, byte, me, false);
+  byte.writer = uint16_t(me);
+  byte.write_epoch = block.epoch;
+  byte.write_warp_epoch = warp.epoch;
+  byte.write_fence = block.proxy_clock;
 }
 
 }  // namespace

@@ -141,7 +141,21 @@ class Interpreter:
 
     def counts(self, kernel: str) -> list[dict[str, Any]]:
         """Return what the instructions of a kernel did."""
-        columns = "pc class issued lanes requests sectors ideal_sectors wavefronts ideal lines line file text".split()
+        columns = [
+            "pc",
+            "class",
+            "issued",
+            "lanes",
+            "requests",
+            "sectors",
+            "ideal_sectors",
+            "wavefronts",
+            "ideal",
+            "lines",
+            "line",
+            "file",
+            "text",
+        ]
         for found in json.loads(self.library.ptxsim_stats().decode()):
             if found["kernel"] == kernel:
                 return [dict(zip(columns, row)) for row in found["code"]]

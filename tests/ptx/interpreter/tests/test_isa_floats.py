@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (PTX is not broken into lines)
 """Floating-point instructions and cvt, against exact arithmetic on fractions."""
 
 from __future__ import annotations
@@ -8,11 +9,40 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from formats import BF16, F16, F32, TF32, Format, Number, bits_of, exact, floats_of, round_to, same, to_integer
+from formats import (
+    BF16,
+    F16,
+    F32,
+    TF32,
+    Format,
+    Number,
+    bits_of,
+    exact,
+    floats_of,
+    round_to,
+    same,
+    to_integer,
+)
 
 FORMATS = {"f16": F16, "bf16": BF16, "f32": F32}
 SMALLEST = 2.0**-126  # normal float32
-EDGES = [0.0, -0.0, 1.0, -1.0, 1.5, math.inf, -math.inf, math.nan, 65504.0, 65520.0, 3e38, 1e-40, -1e-40, 1e-45, 2.0**-14]
+EDGES = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1.5,
+    math.inf,
+    -math.inf,
+    math.nan,
+    65504.0,
+    65520.0,
+    3e38,
+    1e-40,
+    -1e-40,
+    1e-45,
+    2.0**-14,
+]
 
 
 def samples(seed: int, form: Format = F32, spread: float = 8.0) -> np.ndarray:
@@ -56,12 +86,26 @@ def test_float32_rounding(ptx, operation, mode):
         expected = []
         for row in numbers:
             value = arithmetic(operation, *row)
-            if isinstance(value, float) and value == 0 and operation != "mul" and any(row[:2]) and mode == "rm":
+            if (
+                isinstance(value, float)
+                and value == 0
+                and operation != "mul"
+                and any(row[:2])
+                and mode == "rm"
+            ):
                 value = -0.0  # an exact cancellation
             expected.append(round_to(value, F32, mode))
-        found = floats_of(ptx.lanes(f"{operation}.{mode}.f32 {{d}}, " + ", ".join(f"{{{i}}}" for i in range(len(inputs))) + ";", *inputs), F32)
+        found = floats_of(
+            ptx.lanes(
+                f"{operation}.{mode}.f32 {{d}}, " + ", ".join(f"{{{i}}}" for i in range(len(inputs))) + ";",
+                *inputs,
+            ),
+            F32,
+        )
         signless = mode == "rm"  # signs of zeros that are exact sums are checked in the other modes
-        assert same(np.abs(found) if signless else found, np.abs(expected) if signless else np.array(expected))
+        assert same(
+            np.abs(found) if signless else found, np.abs(expected) if signless else np.array(expected)
+        )
 
 
 def flush(value: float) -> float:
@@ -111,7 +155,10 @@ def greater(a: float, b: float) -> float:
 def test_minimum_and_maximum(ptx, kind):
     form = FORMATS[kind]
     a, b = samples(0, form), samples(1, form)
-    a[:6], b[:6] = bits_of(np.array([0.0, -0.0, math.nan, 1, math.nan, 0]), form), bits_of(np.array([-0.0, 0.0, 1, math.nan, math.nan, 0]), form)
+    a[:6], b[:6] = (
+        bits_of(np.array([0.0, -0.0, math.nan, 1, math.nan, 0]), form),
+        bits_of(np.array([-0.0, 0.0, 1, math.nan, math.nan, 0]), form),
+    )
     x, y = floats_of(a, form), floats_of(b, form)
     nan = np.isnan(x) | np.isnan(y)
     for name, function in (("min", lesser), ("max", greater)):
@@ -125,9 +172,11 @@ def test_minimum_and_maximum(ptx, kind):
 def test_float64(ptx):
     rng = np.random.default_rng(0)
     a, b, c = (rng.standard_normal(32) * 10.0 ** rng.integers(-20, 20, 32) for _ in range(3))
+
     def run(text: str, *inputs: np.ndarray) -> np.ndarray:
         operands = ", ".join(f"{{{i}}}" for i in range(len(inputs)))
         return ptx.lanes(f"{text} {{d}}, {operands};", *inputs, result=np.float64)
+
     assert same(run("add.f64", a, b), a + b)
     assert same(run("sub.rn.f64", a, b), a - b)
     assert same(run("mul.f64", a, b), a * b)
@@ -171,9 +220,11 @@ def test_functions(ptx, name):
 
 def test_functions_of_special_values(ptx):
     x = np.array([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40] + [1.0] * 26, np.float32)
+
     def run(text: str, *inputs: np.ndarray) -> list[float]:
         operands = ", ".join(f"{{{i}}}" for i in range(len(inputs)))
         return ptx.lanes(f"{text} {{d}}, {operands};", *inputs, result=np.float32)[:6]
+
     inf, nan = math.inf, math.nan
     # the tables of PTX ISA, 9.7.3
     assert same(run("ex2.approx.ftz.f32", x), [1, 1, inf, 0, nan, 1])
@@ -208,7 +259,9 @@ def test_comparisons(ptx, kind):
     unordered = np.isnan(x) | np.isnan(y)
     for name, function in ORDERED.items():
         expected = function(x, y) & ~unordered
-        assert (ptx.lanes(f"setp.{name}.{kind} {{d}}, {{0}}, {{1}};", a, b, result=np.bool_) == expected).all(), name
+        assert (
+            ptx.lanes(f"setp.{name}.{kind} {{d}}, {{0}}, {{1}};", a, b, result=np.bool_) == expected
+        ).all(), name
         found = ptx.lanes(f"setp.{name}u.{kind} {{d}}, {{0}}, {{1}};", a, b, result=np.bool_)
         assert (found == expected | unordered).all(), name
     assert (ptx.lanes(f"setp.num.{kind} {{d}}, {{0}}, {{1}};", a, b, result=np.bool_) == ~unordered).all()
@@ -235,7 +288,18 @@ def numbers(kind: str) -> list[int]:
     low, high = limits(kind)
     rng = np.random.default_rng(0)
     spread = [int(high * 2.0 ** -rng.uniform(0, INTEGERS[kind])) for _ in range(20)]
-    values = [low, high, 0, 1, high // 2, high // 3, max(low, -1), low // 2, high - 1, high - 2**7 if high > 255 else 3]
+    values = [
+        low,
+        high,
+        0,
+        1,
+        high // 2,
+        high // 3,
+        max(low, -1),
+        low // 2,
+        high - 1,
+        high - 2**7 if high > 255 else 3,
+    ]
     return (values + spread + [-v if low else v for v in spread])[:32]
 
 
@@ -252,7 +316,9 @@ def test_integers_to_integers(ptx, source, target):
     size = max(INTEGERS[target], 16)
     low, high = limits(target)
     for saturates in ("", ".sat"):
-        found = ptx.lanes(f"cvt{saturates}.{target}.{source} {{d}}, {{0}};", as_bits(values, source), result=f"u{size // 8}")
+        found = ptx.lanes(
+            f"cvt{saturates}.{target}.{source} {{d}}, {{0}};", as_bits(values, source), result=f"u{size // 8}"
+        )
         for value, out in zip(values, found):
             kept = min(max(value, low), high) if saturates else value % (1 << INTEGERS[target])
             if not saturates and target[0] == "s" and kept > high:
@@ -300,15 +366,22 @@ def test_narrowing(ptx, mode, target):
         a[:4] = bits_of(np.array([1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8]), F32)
         values = floats_of(a, F32)
         expected = np.array([round_to(exact(v), form, mode) for v in values])
-        assert same(floats_of(ptx.lanes(f"cvt.{mode}.{target}.f32 {{d}}, {{0}};", a, result=result), form), expected)
+        assert same(
+            floats_of(ptx.lanes(f"cvt.{mode}.{target}.f32 {{d}}, {{0}};", a, result=result), form), expected
+        )
         positive = np.where(values <= 0, 0.0, expected)
-        assert same(floats_of(ptx.lanes(f"cvt.{mode}.relu.{target}.f32 {{d}}, {{0}};", a, result=result), form), positive)
+        assert same(
+            floats_of(ptx.lanes(f"cvt.{mode}.relu.{target}.f32 {{d}}, {{0}};", a, result=result), form),
+            positive,
+        )
         if target == "tf32":
             away = [round_to(exact(v), TF32, "rna") for v in values]
             assert same(floats_of(ptx.lanes("cvt.rna.tf32.f32 {d}, {0};", a), form), np.array(away))
         elif mode == "rn":
             b = samples(7, spread=spread)
-            found = ptx.lanes(f"cvt.rn.{target}x2.f32 {{d}}, {{0}}, {{1}};", a, b)  # the first into the upper half
+            found = ptx.lanes(
+                f"cvt.rn.{target}x2.f32 {{d}}, {{0}}, {{1}};", a, b
+            )  # the first into the upper half
             second = [round_to(exact(v), form) for v in floats_of(b, F32)]
             assert same(floats_of((found >> 16).astype(np.uint16), form), expected)
             assert same(floats_of(found.astype(np.uint16), form), np.array(second))
@@ -317,7 +390,9 @@ def test_narrowing(ptx, mode, target):
 def test_widening(ptx):
     for kind in ("f16", "bf16"):
         a = samples(0, FORMATS[kind])
-        assert same(floats_of(ptx.lanes(f"cvt.f32.{kind} {{d}}, {{0}};", a), F32), floats_of(a, FORMATS[kind]))
+        assert same(
+            floats_of(ptx.lanes(f"cvt.f32.{kind} {{d}}, {{0}};", a), F32), floats_of(a, FORMATS[kind])
+        )
     a = samples(0)
     assert same(ptx.lanes("cvt.f64.f32 {d}, {0};", a, result=np.float64), floats_of(a, F32))
     b = np.random.default_rng(0).standard_normal(32)
@@ -330,7 +405,12 @@ def test_widening(ptx):
 def test_floats_to_whole_floats(ptx, mode):
     a = samples(5, spread=4.0)
     values = floats_of(a, F32)
-    whole = np.array([v if not np.isfinite(v) or v == 0 else math.copysign(to_integer(Fraction(v), mode[:2]), v) for v in values])
+    whole = np.array(
+        [
+            v if not np.isfinite(v) or v == 0 else math.copysign(to_integer(Fraction(v), mode[:2]), v)
+            for v in values
+        ]
+    )
     assert same(floats_of(ptx.lanes(f"cvt.{mode}.f32.f32 {{d}}, {{0}};", a), F32), whole)
 
 

@@ -19,9 +19,11 @@ def samples(bits: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     top = 1 << (bits - 1)
     edges = [0, 1, 2 * top - 1, top, top - 1, 2, top + 1, 7]
-    numbers = [int(n) for n in rng.integers(0, 2 * top, 24, dtype=np.uint64, endpoint=False)] if bits < 64 else [
-        int.from_bytes(rng.bytes(8), "little") for _ in range(24)
-    ]
+    numbers = (
+        [int(n) for n in rng.integers(0, 2 * top, 24, dtype=np.uint64, endpoint=False)]
+        if bits < 64
+        else [int.from_bytes(rng.bytes(8), "little") for _ in range(24)]
+    )
     values = edges + [n >> int(rng.integers(0, bits - 1)) for n in numbers]
     return rng.permutation(np.array(values, f"u{bits // 8}"))
 
@@ -36,7 +38,15 @@ def quotient(a: int, b: int) -> int:
     return abs(a) // abs(b) * (-1 if (a < 0) != (b < 0) else 1)
 
 
-def check(ptx: Interpreter, instruction: str, kind: str, function: Callable, operands: int, wide: bool = False, third: str = ""):
+def check(
+    ptx: Interpreter,
+    instruction: str,
+    kind: str,
+    function: Callable,
+    operands: int,
+    wide: bool = False,
+    third: str = "",
+):
     bits = SIZES[kind]
     inputs = [samples(bits, seed) for seed in range(operands)]
     if third:
@@ -139,14 +149,31 @@ def test_counts_of_bits(ptx, bits):
     strings = [f"{int(x):0{bits}b}" for x in a]
     assert ptx.lanes(f"popc.b{bits} {{d}}, {{0}};", a).tolist() == [s.count("1") for s in strings]
     assert ptx.lanes(f"clz.b{bits} {{d}}, {{0}};", a).tolist() == [(s + "1").index("1") for s in strings]
-    assert ptx.lanes(f"brev.b{bits} {{d}}, {{0}};", a, result=a.dtype).tolist() == [int(s[::-1], 2) for s in strings]
+    assert ptx.lanes(f"brev.b{bits} {{d}}, {{0}};", a, result=a.dtype).tolist() == [
+        int(s[::-1], 2) for s in strings
+    ]
     highest = [bits - 1 - s.index("1") if "1" in s else 2**32 - 1 for s in strings]
     assert ptx.lanes(f"bfind.u{bits} {{d}}, {{0}};", a).tolist() == highest
     other = [s.find("0" if s[0] == "1" else "1") for s in strings]
-    assert ptx.lanes(f"bfind.s{bits} {{d}}, {{0}};", a).tolist() == [bits - 1 - i if i >= 0 else 2**32 - 1 for i in other]
+    assert ptx.lanes(f"bfind.s{bits} {{d}}, {{0}};", a).tolist() == [
+        bits - 1 - i if i >= 0 else 2**32 - 1 for i in other
+    ]
 
 
-FIELDS = [(0, 0), (0, 1), (5, 9), (31, 1), (31, 5), (30, 64), (63, 1), (40, 30), (0, 32), (0, 64), (64, 3), (255, 255)]
+FIELDS = [
+    (0, 0),
+    (0, 1),
+    (5, 9),
+    (31, 1),
+    (31, 5),
+    (30, 64),
+    (63, 1),
+    (40, 30),
+    (0, 32),
+    (0, 64),
+    (64, 3),
+    (255, 255),
+]
 
 
 @pytest.mark.parametrize(("position", "length"), FIELDS)
@@ -159,7 +186,9 @@ def test_fields(ptx, kind, position, length):
     for lane in range(32):
         value, last = int(a[lane]), bits - 1
         sign = 0 if kind[0] == "u" or length == 0 else value >> min(position + length - 1, last) & 1
-        field = [value >> position + i & 1 if i < length and position + i <= last else sign for i in range(bits)]
+        field = [
+            value >> position + i & 1 if i < length and position + i <= last else sign for i in range(bits)
+        ]
         assert int(found[lane]) == sum(bit << i for i, bit in enumerate(field))
     if kind[0] == "s":
         return
@@ -188,7 +217,10 @@ def test_prmt(ptx, selector):
 def test_dp4a(ptx, a_kind, b_kind):
     a, b, c = (samples(32, seed) for seed in range(3))
     found = ptx.lanes(f"dp4a.{a_kind}.{b_kind} {{d}}, {{0}}, {{1}}, {{2}};", a, b, c)
-    parts = [x.view(np.int8 if k == "s32" else np.uint8).reshape(32, 4).astype(np.int64) for x, k in ((a, a_kind), (b, b_kind))]
+    parts = [
+        x.view(np.int8 if k == "s32" else np.uint8).reshape(32, 4).astype(np.int64)
+        for x, k in ((a, a_kind), (b, b_kind))
+    ]
     assert (found == ((parts[0] * parts[1]).sum(1) + c.astype(np.int64)).astype(np.uint32)).all()
 
 
@@ -206,7 +238,9 @@ def test_comparisons(ptx, kind):
         if name in ("lo", "ls", "hi", "hs") and kind[0] == "s":
             continue
         found = ptx.lanes(f"setp.{name}.{kind} {{d}}, {{0}}, {{1}};", a, b, result=np.bool_)
-        assert found.tolist() == [function(number(int(x), kind), number(int(y), kind)) for x, y in zip(a, b)], name
+        assert found.tolist() == [
+            function(number(int(x), kind), number(int(y), kind)) for x, y in zip(a, b)
+        ], name
 
 
 @pytest.mark.parametrize("name", ["and", "or", "xor"])
@@ -239,7 +273,9 @@ def test_selection(ptx):
     a, b, c = samples(64, 0), samples(64, 1), LANES.astype(np.int32) - 16
     body = "setp.lt.s32 %p2, {2}, 0; selp.b64 {d}, {0}, {1}, %p2;"
     assert (ptx.lanes(body, a, b, c, result=np.uint64) == np.where(c < 0, a, b)).all()
-    assert (ptx.lanes("slct.b64.s32 {d}, {0}, {1}, {2};", a, b, c, result=np.uint64) == np.where(c >= 0, a, b)).all()
+    assert (
+        ptx.lanes("slct.b64.s32 {d}, {0}, {1}, {2};", a, b, c, result=np.uint64) == np.where(c >= 0, a, b)
+    ).all()
 
 
 def test_moves(ptx):
