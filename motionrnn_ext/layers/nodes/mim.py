@@ -88,9 +88,8 @@ def _forward(
     maps = (t.to(dtype) for t in (x, hidden, m))
     gates, gates_h, memory_gates = (conv.run(t, w) for conv, t, w in zip(convolutions, maps, laid))
     memory_gates[:, : 3 * c].add_(gates[:, : 3 * c])
-    gates[:, :c].add_(gates_h[:, :c])
+    add_in_place((gates[:, :c], gates[:, 2 * c :]), (gates_h[:, :c], gates_h[:, c:]))
     gates[:, c : 2 * c].fill_(OPEN - FORGET_BIAS)
-    gates[:, 2 * c :].add_(gates_h[:, c:])
     memories, new_c, new_m = run(
         kernels.st_lstm_update.default, (gates[:, : 3 * c], memory_gates[:, : 3 * c], kept, m, FORGET_BIAS)
     )
