@@ -167,7 +167,11 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     assert lacking == {"cpu_instruction_set", *steps, *winograd}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
     packed = {"motion_gates_pack", "motion_gates_packed", "motion_gates_packed_backward"}
-    assert unfused == {"motion_warp", "motion_warp_backward", *packed}  # the CPU runs motion_update and offset_warp
+    assert unfused == {
+        "motion_warp",
+        "motion_warp_backward",
+        *packed,
+    }  # the CPU runs motion_update and offset_warp
 
 
 # ---- shapes on a GPU, by fake tensors ----------------------------------------------------------------------
