@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
+#include <new>
 #include <string>
 
 #include "operand_checks.h"
@@ -69,10 +71,21 @@ struct Backend {
   }
 };
 
+// Aligned memory of a call. Tensors for it take as long as a small kernel.
+using OwnMemory = std::unique_ptr<void, void (*)(void*)>;
+
+OwnMemory own_memory(int64_t bytes) {
+  constexpr size_t kAlignment = 64;
+  void* made = std::aligned_alloc(kAlignment, (static_cast<size_t>(bytes) / kAlignment + 1) * kAlignment);
+  if (made == nullptr) throw std::bad_alloc();
+  return {made, std::free};
+}
+
 // ---- Offset warp
 
 struct Warp {
-  Tensor x, offset, mask_logits, weight, packed_weight;
+  Tensor x, offset, mask_logits, weight;
+  OwnMemory packed_weight{nullptr, std::free};
   WarpArguments a{};
   WarpKernels kernels;
 
@@ -88,8 +101,8 @@ struct Warp {
     kernels = instruction_set().warp(types_of(x.scalar_type(), offset.scalar_type()));
     a.packed_weight = const_cast<void*>(packed);
     if (packed != nullptr || a.batch == 0 || a.height == 0 || a.width == 0) return;
-    packed_weight = workspace(x, kernels.sizes(a).packed_weight);
-    a.packed_weight = packed_weight.mutable_data_ptr();
+    packed_weight = own_memory(kernels.sizes(a).packed_weight);
+    a.packed_weight = packed_weight.get();
     kernels.pack(a);
   }
 };
@@ -172,7 +185,8 @@ namespace {
 constexpr int64_t kBandPixels = 4608;
 
 struct Gates {
-  Tensor x, offset, x_weight, x_bias, state_weight, candidate_weight, packed;
+  Tensor x, offset, x_weight, x_bias, state_weight, candidate_weight;
+  OwnMemory packed{nullptr, std::free};
   GatesArguments a{};
   GatesKernels kernels;
 
@@ -198,8 +212,8 @@ struct Gates {
     a.bands = static_cast<int>(std::min(a.height, std::max(bands_for_threads(a.batch), for_cache)));
     a.packed = const_cast<void*>(packed_);
     if (packed_ != nullptr) return;
-    packed = workspace(x, kernels.sizes(a).packed);
-    a.packed = packed.mutable_data_ptr();
+    packed = own_memory(kernels.sizes(a).packed);
+    a.packed = packed.get();
     kernels.pack(a, backward);
   }
 
