@@ -1,9 +1,9 @@
 """Convert layers of other programs, inside a user's model, to this package's, and revert them.
 
-official MotionGRUs   become `MotionGRUCell`s                     recognition.py, converted_motion_gru.py
-recurrent cells       run as one node a step                      converted_cell.py
-convolutions          of a model that holds recurrent cells share
-                      their weights between the steps of its forward   sharing.py, forward_rollout.py
+- Official MotionGRUs become `MotionGRUCell`s: recognition.py, converted_motion_gru.py.
+- Recurrent cells of other programs run as one node a step: converted_cell.py.
+- 5x5 convolutions of a model that holds recurrent cells share their weights between the steps of its forward:
+  sharing.py, forward_rollout.py.
 """
 
 from __future__ import annotations

@@ -595,7 +595,7 @@ def test_few_steps_share_nothing() -> None:
     [
         ({"hidden": 32}, torch.float32, True),
         ({"hidden": 32, "k": 3}, torch.float32, False),
-        ({"hidden": 16}, torch.float32, False),
+        ({"hidden": 8}, torch.float32, False),
         ({"hidden": 32}, torch.float64, False),
     ],
 )
@@ -743,7 +743,7 @@ def test_a_sharded_model(one_process, each_cell: bool) -> None:
 
 
 def test_a_distributed_model(one_process) -> None:
-    model, x = network(), frames()
+    model, x = network(HighwayCell), frames()
     wanted = loss_and_gradients(model, x)
     parallel = nn.parallel.DistributedDataParallel(model)
     for swap in (convert, lambda m: None, lambda m: None, revert):
