@@ -38,7 +38,9 @@ _LEAST_PIXELS = 512
 
 
 @contextmanager
-def rollout(owner: nn.Module, steps: int | None = None, pixels: int = 0) -> Iterator[None]:
+def rollout(
+    owner: nn.Module, steps: int | None = None, pixels: int = 0, recomputes: bool = False
+) -> Iterator[None]:
     """Share the weights of the parts of a module between their calls in this thread and this `with` block.
 
     It has no effect while torch.compile or torch.jit traces, and inside of transforms, which need the modules as such;
@@ -48,9 +50,10 @@ def rollout(owner: nn.Module, steps: int | None = None, pixels: int = 0) -> Iter
         owner: the module.
         steps: the number of time steps; None if it is not known.
         pixels: the pixels of the maps of one step, those of a batch together.
+        recomputes: whether backward computes the steps again, in order to keep little.
     """
     is_short = steps == 1 and pixels < _LEAST_PIXELS
-    active = None if is_short or is_composed() else Rollout(owner)
+    active = None if is_short or is_composed() else Rollout(owner, recomputes)
     with resumed(active):
         yield
     if active is not None:
@@ -98,7 +101,8 @@ def convolve(module: nn.Module, x: Tensor) -> Tensor:
 class Rollout:
     """The weights that the steps of a rollout share, laid out at their first use."""
 
-    def __init__(self, owner: nn.Module) -> None:
+    def __init__(self, owner: nn.Module, recomputes: bool = False) -> None:
+        self.recomputes = recomputes
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, Any] = {}
         # What holds packed weights.
@@ -223,10 +227,11 @@ class SharedWeights:
         joined = join(*parts)
         formats = memory_format(x), memory_format(joined)
         layout = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
-        self.conv = SharedConvolution(geometry, dtype, layout, Joined(join, tuple(t.detach() for t in parts)))
-        self.conv.choose(joined.shape, x)
         active = current_rollout()
         assert active is not None
+        source = Joined(join, tuple(t.detach() for t in parts))
+        self.conv = SharedConvolution(geometry, dtype, layout, source, active.recomputes)
+        self.conv.choose(joined.shape, x)
         active.packed.append(self.conv)
         parameters = (joined,) if bias is None else (joined, bias)
         with _saved_as_they_are():
@@ -244,10 +249,15 @@ class SharedConvolution(Convolution):
     """A convolution with shared weights, and what steps have left for the gradients of these."""
 
     def __init__(
-        self, geometry: Geometry, dtype: torch.dtype, layout: torch.memory_format, source: Joined
+        self,
+        geometry: Geometry,
+        dtype: torch.dtype,
+        layout: torch.memory_format,
+        source: Joined,
+        recomputes: bool,
     ) -> None:
         super().__init__(geometry)
-        self.dtype, self.layout, self.source = dtype, layout, source
+        self.dtype, self.layout, self.source, self.recomputes = dtype, layout, source, recomputes
         self._versions = [_version(part) for part in source.parts]
         # What steps have left, by backward pass.
         self.left: dict[int, _Left] = {}
@@ -292,6 +302,7 @@ class SharedConvolution(Convolution):
         left.xs.append(x)
         left.pixels += grad.shape[0] * grad.shape[2] * grad.shape[3]
         where = "winograd" if self.is_winograd(x, weight) else "cpu" if grad.device.type == "cpu" else "gpu"
+        where = "recomputed" if self.recomputes else where
         if left.pixels >= _JOINED_PIXELS[where]:
             self.join(left, weight, (needs[0], len(needs) > 1 and needs[1]))
 
@@ -350,10 +361,11 @@ class _Left:
 
 
 # The pixels at which what steps have left is joined: where PyTorch joins it by a copy, where Winograd's algorithm reads
-# it in place, and on a GPU, whose matrix products are fastest by then. More would keep more gradients in memory.
+# it in place, and on a GPU, whose matrix products are fastest by then. More would keep more gradients in memory. Where
+# steps are computed again, they keep less than they leave.
 # With 2048 for "cpu" a step of MotionRNN-PredRNN took 1.00 times as long: one core of an AMD EPYC with AVX-512, 64x64
 # frames in patches of 4, batch 1, in float32 and in bfloat16.
-_JOINED_PIXELS = {"cpu": 1024, "winograd": 8192, "gpu": 65536}
+_JOINED_PIXELS = {"cpu": 1024, "winograd": 8192, "gpu": 65536, "recomputed": 1024}
 
 
 class _Laid(Function):

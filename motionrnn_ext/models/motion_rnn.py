@@ -465,12 +465,13 @@ class MotionRNN(Resettable):
         Return the folded predictions from step `first` on, (B, P*P*C, h, w) each, and with `all_motion` the motion
         after each step.
         """
-        advance = self._recomputed if recompute and torch.is_grad_enabled() else self._advance
+        recompute = recompute and torch.is_grad_enabled()
+        advance = self._recomputed if recompute else self._advance
         predictions: list[Tensor] = []
         motion: list[tuple[MotionState, ...]] = []
         packed, prediction = self._pack(), None
         pixels = state.layers[0].hidden[:, 0].numel()
-        with rollout(self, steps, pixels):
+        with rollout(self, steps, pixels, recompute):
             for t in range(steps):
                 prediction, state = advance(read(t, prediction), state, packed)
                 if t >= first:

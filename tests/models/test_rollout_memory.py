@@ -115,6 +115,19 @@ def test_training_takes_no_more_than_the_reference(setting: str, predictor: str)
     assert all(f <= e for f, e in zip(found, expected)), (found, expected)
 
 
+def test_recomputed_steps_leave_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they leave for the gradients of weights is more than what they keep."""
+    model, frames = small(), clip(8, batch=8)
+
+    def peak() -> int:
+        return counting.peak_bytes(lambda: model(frames, 2, checkpoint=True).sum().backward(), "cpu")
+
+    found = peak()
+    monkeypatch.setitem(rollout._JOINED_PIXELS, "recomputed", 8192)
+    # Two steps in place of seven, of 8 maps in each of two cells: H, X and M, both gates, C' and M'.
+    assert found < peak() - 4 * (3 + 7 + 2) * C * 8 * 64 * 4
+
+
 def test_one_step_on_few_pixels_shares_nothing(made: list[rollout.SharedConvolution]) -> None:
     model = small()
     model(clip(2), 1)

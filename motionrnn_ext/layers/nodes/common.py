@@ -21,6 +21,11 @@ def same(weight: Tensor) -> Geometry:
     return Geometry((1, 1), (weight.shape[-1] // 2, weight.shape[-1] // 2))
 
 
+def side_by_side(*weights: Tensor) -> Tensor:
+    """Return the weight by which joined maps come to the sum of what each comes to by its own weight."""
+    return torch.cat(weights, dim=1)
+
+
 def joined(dtype: torch.dtype, *maps: Tensor) -> Tensor:
     """Return maps of one size as one, in `dtype`."""
     return torch.cat([part.to(dtype) for part in maps], dim=1)

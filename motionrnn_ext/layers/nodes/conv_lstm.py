@@ -26,6 +26,7 @@ from .common import (
     plain_convs,
     present,
     same,
+    side_by_side,
 )
 
 FORGET_BIAS = 0.0
@@ -61,13 +62,8 @@ def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple
     weights = plain_convs(active, x, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
     if chosen is None or weights is None or weights[0].shape[-1] != weights[1].shape[-1]:
         return None
-    shared = SharedWeights(same(weights[0]), x, dtype, Joined(_side_by_side, tuple(weights)))
+    shared = SharedWeights(same(weights[0]), x, dtype, Joined(side_by_side, tuple(weights)))
     return Step(chosen, dtype, shared.conv), shared.laid[0]
-
-
-def _side_by_side(x_weight: Tensor, h_weight: Tensor) -> Tensor:
-    """Return the weight of X and H joined."""
-    return torch.cat([x_weight, h_weight], dim=1)
 
 
 def _forward(

@@ -27,6 +27,7 @@ from .common import (
     plain_convs,
     present,
     same,
+    side_by_side,
 )
 
 FORGET_BIAS = 1.0
@@ -75,9 +76,10 @@ def _weights(
     if chosen is None or weights is None or len({w.shape[-1] for w in weights[:3]}) > 1:
         return None
     x_weight, h_weight, m_weight, o_weight, last_weight = weights
+    cell_x, memory_x, output_x = x_weight.split((3 * c, 3 * c, c))
     together = (
-        (x_weight, Joined(_of_cell, (h_weight, x_weight))),
-        (x_weight, Joined(_of_memory, (x_weight, m_weight))),
+        (x_weight, Joined(_of_cell, (h_weight, cell_x, output_x))),
+        (x_weight, Joined(side_by_side, (memory_x, m_weight))),
         (o_weight, o_weight),
         (last_weight, last_weight),
     )
@@ -85,21 +87,9 @@ def _weights(
     return Step(chosen, dtype, tuple(s.conv for s in shared)), tuple(s.laid[0] for s in shared)
 
 
-def _of_cell(h_weight: Tensor, x_weight: Tensor) -> Tensor:
+def _of_cell(h_weight: Tensor, x_to_gates: Tensor, x_to_output: Tensor) -> Tensor:
     """Return the weight by which H and X come to i, f, g and o."""
-    cell, _, output = _split(x_weight)
-    return torch.cat([h_weight, torch.cat([cell, output])], dim=1)
-
-
-def _of_memory(x_weight: Tensor, m_weight: Tensor) -> Tensor:
-    """Return the weight by which X and M come to i', f' and g'."""
-    return torch.cat([_split(x_weight)[1], m_weight], dim=1)
-
-
-def _split(x_weight: Tensor) -> tuple[Tensor, ...]:
-    """Return the parts of the weight of X that make the gates of the cell, those of the memory, and o."""
-    c = x_weight.shape[0] // 7
-    return x_weight.split((3 * c, 3 * c, c))
+    return side_by_side(h_weight, torch.cat([x_to_gates, x_to_output]))
 
 
 def _joined(common: Step, x: Tensor, hidden: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
