@@ -208,7 +208,7 @@ def _entry(kernel: Any, form: str, arguments: tuple[Any, ...], named: dict[str, 
 # ---- the compiler ------------------------------------------------------------------------------------------
 
 
-def compile_one(launch: Launch, target: str) -> Row:
+def compiled(launch: Launch, target: str) -> Any:
     place = {name: (i,) for i, name in enumerate(launch.signature)}
     source = ASTSource(
         launch.kernel,
@@ -216,7 +216,11 @@ def compile_one(launch: Launch, target: str) -> Row:
         {place[name]: value for name, value in launch.constants.items()},
         {place[name]: [["tt.divisibility", 16]] for name in launch.divisible},
     )
-    built = triton.compile(source, target=TARGETS[target], options=dict(launch.options))
+    return triton.compile(source, target=TARGETS[target], options=dict(launch.options))
+
+
+def compile_one(launch: Launch, target: str) -> Row:
+    built = compiled(launch, target)
     row = {"warps": launch.options.get("num_warps", 4), "shared": built.metadata.shared}
     if target.startswith("gfx"):
         return row | _read_amd(built.asm["amdgcn"])

@@ -93,6 +93,27 @@ def test_every_kernel_compiles_and_stays_in_registers():
 
 
 @NEEDS_TRITON
+@pytest.mark.slow
+def test_every_kernel_compiles_with_indices_of_64_bits():
+    """The interpreter lets a variable change its type where the compiler does not."""
+    import triton_static as report
+
+    forms = [
+        launch for name, launch in report.launches("tf32x3").items() if re.search(": bf16( C16|$)", name)
+    ]
+    kernels = {launch.kernel.__name__ for launch in forms}
+    assert kernels == {kernel.__name__ for kernel in all_kernels()}
+    for launch in forms:
+        strides = {
+            name: "i64"
+            for name, kind in launch.signature.items()
+            if kind == "i32" and name.endswith(("_batch", "_stride"))
+        }
+        constants = launch.constants | {"WIDE": True}
+        report.compiled(launch._replace(signature=launch.signature | strides, constants=constants), "sm_80")
+
+
+@NEEDS_TRITON
 def test_launches_ask_for_fused_multiply_add():
     """Left out, it is on up to Triton 3.9, which warns, and off in later ones."""
     import triton_static as report

@@ -190,9 +190,9 @@ def offset_warp_finish_kernel(
 ):  # fmt: skip
     """The first programs write grad_x, the others sum the parts of grad_weight."""
     program = tl.program_id(0)
+    width, pixels = index(width, WIDE), index(pixels, WIDE)
     if program < x_programs:
         LAST: tl.constexpr = GRAD_X_PIXEL != 1
-        width, pixels = index(width, WIDE), index(pixels, WIDE)
         size = height * width
         exists, b, place, _, _ = tile_pixels(program, PIXELS, pixels, size, width, WIDE)
         for first in range(0, C, CHANNELS):
