@@ -98,7 +98,6 @@ struct Kernel {
   std::vector<int> join;  // of a branch: the index where its paths meet again, -1 where they meet at the exit only
   std::vector<uint8_t> constants;                              // the first bytes of the register file
   uint32_t register_bytes = 0;                                 // of the register file of a warp, constants included
-  int live_registers = 0;                                      // the most 32-bit registers that a thread needs at once
   std::vector<std::pair<uint32_t, SpecialRegister>> specials;  // where special registers lie in the register file
   std::vector<Parameter> parameters;
   int parameter_bytes = 0;

@@ -17,8 +17,6 @@ struct Form {
   Type first_type = Type::none;         // and the first one, that of the result where there are two
 
   bool has(std::string_view modifier) const;
-  // Return the type that the nth modifier names.
-  Type type_at(size_t n) const;
 };
 
 // Chooses what executes an instruction whose operands are known; null where the form is not implemented.

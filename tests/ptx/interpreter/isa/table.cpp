@@ -67,8 +67,6 @@ bool Form::has(std::string_view modifier) const {
   return std::find(parts.begin(), parts.end(), modifier) != parts.end();
 }
 
-Type Form::type_at(size_t n) const { return type_named(parts.at(n)); }
-
 std::span<const Row> rows_of(std::string_view name) {
   const auto found = table().find(name);
   if (found == table().end()) return {};

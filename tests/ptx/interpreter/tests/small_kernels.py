@@ -16,7 +16,7 @@ REGISTERS = """
   .reg .pred %p<8>;
   .reg .b16 %h<16>;
   .reg .b32 %r<64>;
-  .reg .f32 %f<80>;
+  .reg .f32 %f<130>;
   .reg .b64 %d<32>;
 """
 DEFAULTS = {

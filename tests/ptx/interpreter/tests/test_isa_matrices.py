@@ -293,6 +293,15 @@ def test_wgmma_kinds(ptx, swizzle, kind, in_registers):
     assert np.abs(found - exact_values[0] @ exact_values[1].T).max() < 1e-5
 
 
+@pytest.mark.parametrize("n", [8, 136, 256])
+def test_wgmma_columns(ptx, n):
+    rng = np.random.default_rng(n)
+    a, b = (halves(rng.standard_normal((rows, 16)), "f16") for rows in (64, n))
+    found = wgmma(ptx, "f16", n, a, b, 32, 32, True, True, adds=True)
+    assert ptx.kinds() == []
+    assert np.abs(found - (values_of(a, "f16") @ values_of(b, "f16").T + 1)).max() < 1e-5
+
+
 def test_wgmma_without_a_fence(ptx):
     a, b = (halves(np.ones((rows, 16)), "f16") for rows in (64, 8))
     wgmma(ptx, "f16", 8, a, b, 0, 0, True, True, adds=False, fence="")
