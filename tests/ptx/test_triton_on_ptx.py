@@ -17,7 +17,7 @@ from side_by_side import Runs, check_passed, side_by_side
 FILES = ["test_ops.py", "test_lstm_steps.py", "test_deterministic.py"]
 # motion_warp and motion_gates are made of other ops here, each of which has cases of its own.
 SELECTED = "triton and not motion_warp and not motion_gates and (values or deterministic or lstm_steps)"
-# float16 runs the code of bfloat16, which is enough for one architecture. On the other, products are wgmma instructions.
+# float16 runs the code of bfloat16, which is enough for one architecture. On the other, products are wgmma.
 ARCHITECTURES = {90: SELECTED, 80: f"{SELECTED} and not triton-float16"}
 AT_LEAST = {90: 1100, 80: 750}
 
