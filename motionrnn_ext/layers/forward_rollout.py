@@ -58,6 +58,8 @@ class ForwardRollout(Rollout):
         self._joins: dict[Hashable, bool] = {}
         self._like: torch.Size | None = None  # the size of the maps at hand
         self.packed = []
+        self.noted = None
+        self.recomputes = False
         self.calls: Counter[nn.Module] = Counter()
         for module, n in calls_before.items():
             if n >= _LEAST_CALLS and all(map(_is_counted, module.parameters())):
