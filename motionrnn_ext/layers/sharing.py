@@ -35,7 +35,7 @@ def stop_sharing(conv: nn.Module) -> bool:
     """Undo `start_sharing`, and return whether `conv` was such a convolution."""
     if type(conv) is not SharingConv2d:
         return False
-    conv.__class__ = nn.Conv2d
+    conv.__class__ = nn.Conv2d  # type: ignore[assignment]
     return True
 
 
