@@ -1,4 +1,4 @@
-"""What `convert` and `revert` say of a model that they cannot change."""
+"""Say why `convert` and `revert` cannot change a model."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class ConvertedCell(nn.Module):
 
 
 class Specification(nn.Module):
-    """What a converted cell computes, by the composed forward of this package's cell; for comparison."""
+    """A module that computes what a converted cell should, by the composed forward of this package's cell."""
 
     def __init__(self, official: nn.Module) -> None:
         super().__init__()

@@ -107,7 +107,7 @@ class ForwardRollout(Rollout):
 
 
 class _Laid(NamedTuple):
-    """What the calls of a module share, as long as its stamp is the same and no backward pass has used it."""
+    """The value that calls of a module share, as long as its stamp is the same and no backward pass has used it."""
 
     value: Any
     stamp: tuple[object, ...]
