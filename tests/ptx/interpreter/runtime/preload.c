@@ -14,7 +14,8 @@ typedef void (*Forget)(uint64_t at);
 static Note note;
 static Forget forget;
 
-enum { kRedZone = 1024, kSlots = 1 << 16, kLargestFilled = 1 << 30 };
+// Allocations are aligned as those of cudaMalloc, so that counts of cache lines are those of the GPU.
+enum { kAlignment = 256, kRedZone = 1024, kSlots = 1 << 16, kLargestFilled = 1 << 30 };
 
 // What was allocated: a hash table with open addressing, since malloc may not be called here.
 static struct {
@@ -24,7 +25,7 @@ static struct {
 #define REMOVED ((void*)1)
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static size_t slot_of(const void* user) { return ((uintptr_t)user >> 6) * 2654435761u % kSlots; }
+static size_t slot_of(const void* user) { return ((uintptr_t)user / kAlignment) * 2654435761u % kSlots; }
 
 // From now on allocations are noted.
 __attribute__((visibility("default"))) void ptxsim_hook(void* note_allocation, void* forget_allocation) {
@@ -64,7 +65,7 @@ int posix_memalign(void** out, size_t alignment, size_t bytes) {
   static int (*real)(void**, size_t, size_t);
   if (!real) real = dlsym(RTLD_NEXT, "posix_memalign");
   if (!note || alignment > kRedZone) return real(out, alignment, bytes);
-  if (alignment < 64) alignment = 64;
+  if (alignment < kAlignment) alignment = kAlignment;
   char* base;
   const int error = real((void**)&base, alignment, bytes + 2 * kRedZone);
   if (error) return error;
@@ -80,7 +81,7 @@ int posix_memalign(void** out, size_t alignment, size_t bytes) {
 }
 
 void free(void* user) {
-  void* base = note && user && ((uintptr_t)user & 63) == 0 ? take(user) : NULL;
+  void* base = note && user && (uintptr_t)user % kAlignment == 0 ? take(user) : NULL;
   if (base) forget((uint64_t)user);
   __libc_free(base ? base : user);
 }
