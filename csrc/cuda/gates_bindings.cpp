@@ -143,19 +143,19 @@ GatesBackward run_backward(Gates& gates, const GatesGradients& given, int64_t wa
   };
   GatesBackward made{map(want_x, a.channels, feature), map(want_motion, a.motion, state),
                      map(want_motion, a.motion, state), nothing(x), nothing(x)};
+  Tensor grads = gates.new_rows(gates.rows()), reset_offset = want_weights ? gates.new_rows(a.motion) : nothing(x);
+  if (want_weights) {
+    made.logits = torch::stable::narrow(grads, 1, 0, gates.rows());
+    made.reset_offset = torch::stable::narrow(reset_offset, 1, 0, a.motion);
+  }
   if (gates.is_empty()) return made;
   const OnDevice device(x);
-  Tensor grads = gates.new_rows(gates.rows()), reset_offset = want_weights ? gates.new_rows(a.motion) : nothing(x);
   gates.use(fragments, true, device.stream);
   a.grads = image_of(grads);
   if (want_x) a.grad_x = image_of(made.x);
   if (want_motion) a.grad_offset = image_of(made.offset), a.grad_trend = image_of(made.trend);
   if (want_weights) a.reset_offset = image_of(reset_offset);
   gates.kernels.backward(a, device.stream);
-  if (want_weights) {
-    made.logits = torch::stable::narrow(grads, 1, 0, gates.rows());
-    made.reset_offset = torch::stable::narrow(reset_offset, 1, 0, a.motion);
-  }
   return made;
 }
 

@@ -109,7 +109,9 @@ def test_a_training_step_asks_for_no_values(predictor: str):
 # The cells whose step is one node join the memory and the output in an op of their own.
 IN_ONE_NODE = {
     "predrnn": {"st_lstm_update_backward", "highway_output_backward"},
+    "mim": {"st_lstm_update_backward", "conv_lstm_update_backward", "highway_output_backward"},
     "convlstm": {"conv_lstm_update_backward"},
+    "conv_tt_lstm": {"conv_lstm_update_backward"},
 }
 
 

@@ -214,6 +214,9 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
     of_step = [encoder, *gates, to_warp, decoder, torch.empty(C, **bf16), torch.empty(OUT, **bf16)]
     most_bytes = 16 * sum(w.numel() + 9 * math.prod(w.shape[1:]) for w in of_step)
     step_packed = torch.empty(most_bytes, device="cuda", dtype=torch.uint8)
+    of_gates = [w for w in gates if w.dim() == 4]
+    most_bytes = 64 * sum((1 + w.shape[0]) * (1 + w.shape[1]) * 9 for w in of_gates)
+    gates_packed = torch.empty(most_bytes, device="cuda", dtype=torch.uint8)
     return {
         "motion_step_pack": ((of_step, True), [step_packed]),
         "motion_step": (
@@ -290,6 +293,28 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
                 0b1001,
             ),
             [feature(), None, None, *gates],
+        ),
+        "motion_gates_pack": (tuple(gates), [gates_packed] * 2),
+        "motion_gates_packed": (
+            (feature(), state(), state(), *gates, gates_packed, 0.5, 1e4),
+            [state(), state(), feature(9), feature(18), feature(18), feature(18)],
+        ),
+        "motion_gates_packed_backward": (
+            (
+                state(),
+                state(),
+                feature(9),
+                feature(),
+                state(),
+                *gates,
+                *[feature(18)] * 3,
+                state(),
+                gates_packed,
+                0.5,
+                1e4,
+                0b1001,
+            ),
+            [feature(), None, None, image(64).narrow(1, 0, 63), image(20).narrow(1, 0, 18)],
         ),
         "motion_warp": ((feature(), *motion, feature(9), weight, 0.5, 1e4), [feature(OUT), state(), state()]),
         "motion_warp_backward": (

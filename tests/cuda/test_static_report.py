@@ -98,7 +98,7 @@ def test_promises_kept(name: str) -> None:
         (GATES, {"divided": 2}, "2 instructions of a whole warp where its lanes may be apart"),
         (GENERAL, {"LDL/STL": 2}, "2 accesses of local memory (spills)"),
         (BACKWARD, {"LDL/STL": 2}, "2 accesses of local memory (spills)"),
-        (BACKWARD, {"LDG.128": 0}, "0 global loads of 16 bytes instead of 10"),
+        (BACKWARD, {"LDG.128": 0}, "0 global loads of 16 bytes instead of 2"),
         (SPILLING_A_LITTLE, {"LDL/STL": 12}, "12 accesses of local memory (spills)"),
     ],
 )

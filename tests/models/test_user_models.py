@@ -69,7 +69,9 @@ def test_a_layer_goes_on_from_a_state() -> None:
     whole, state = ours(hidden)
     first, between = ours(hidden[:, :1])
     second, after = ours(hidden[:, 1:], between)
-    assert torch.equal(torch.cat([first, second], 1), whole) and all(map(torch.equal, after, state))
+    # One step on so few pixels runs module by module, which sums in another order.
+    pairs = zip((torch.cat([first, second], 1), *after), (whole, *state))
+    assert all(relative_error(a, b.detach()) <= 1e-12 for a, b in pairs)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 6, 8), (2, 0, 8, 6, 8), (2, 3, 4, 6, 8), (2, 8, 3, 6, 8)])

@@ -36,8 +36,10 @@ from motionrnn_ext.layers.cells import CELLS, PeepholeLSTM
 from motionrnn_ext.layers.cells.e3d_lstm import DepthConv
 from motionrnn_ext.layers.cells.mim import _FirstCell
 from motionrnn_ext.layers.convert import ConvertedMotionGRU
+from motionrnn_ext.layers.converted_cell import ConvertedCell, Specification
 from motionrnn_ext.layers.initial_values import Resettable, ZeroConv2d
 from motionrnn_ext.layers.sequence import MotionGRULayer
+from motionrnn_ext.layers.sharing import SharingConv2d
 from motionrnn_ext.models import load_checkpoint, motion_rnn
 
 MAP = {"map_size": (4, 6), "layer_norm": True}
@@ -93,8 +95,9 @@ def test_the_table_has_every_module_of_the_package() -> None:
             names = vars(importlib.import_module(entry.name)).values()
             classes = {c for c in names if isinstance(c, type) and issubclass(c, nn.Module)}
             found |= {c for c in classes if c.__module__.startswith("motionrnn_ext.")}
-    # ConvertedMotionGRU is made of an official module, by `convert` alone. _Advance calls a model and is no part of it.
-    assert found - {Resettable, RecurrentCell, ConvertedMotionGRU, motion_rnn._Advance} == MODULES.keys()
+    # `convert` makes some of official modules, and others to compare with. _Advance calls a model and is no part of it.
+    of_convert = {ConvertedMotionGRU, ConvertedCell, Specification, SharingConv2d}
+    assert found - {Resettable, RecurrentCell, *of_convert, motion_rnn._Advance} == MODULES.keys()
 
 
 @pytest.mark.parametrize("cls", MODULES, ids=lambda cls: cls.__name__)

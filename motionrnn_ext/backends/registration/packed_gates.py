@@ -31,10 +31,9 @@ def register(namespace: str) -> None:
 def motion_gates_pack(
     x_weight: Tensor, x_bias: Tensor, state_weight: Tensor, candidate_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # Their bytes are the kernels' own affair; these are the most, with channels and rows in whole fragments.
-    count = 64 * sum(
-        w.numel() + w[0].numel() + w[:, 0].numel() for w in (x_weight, state_weight, candidate_weight)
-    )
+    # Their bytes are the kernels' own affair; these are more, with channels and rows in whole fragments.
+    sizes = [w.shape for w in (x_weight, state_weight, candidate_weight)]
+    count = 64 * sum((1 + rows) * (1 + channels) * g * g for rows, channels, g, _ in sizes)
     return tuple(x_weight.new_empty(count, dtype=torch.uint8) for _ in range(2))  # type: ignore[return-value]
 
 
@@ -63,7 +62,7 @@ def motion_gates_packed_backward(
         return (*maps, x.new_empty(0), x.new_empty(0))
     # Pixel rows of whole quads, of which the results are the first channels.
     factors = [
-        _new_map(x, (count + 3) // 4 * 4, torch.channels_last)[:, :count]
+        _new_map(x, (count + 3) // 4 * 4, torch.channels_last).narrow(1, 0, count)
         for count in (x_weight.shape[0], offset.shape[1])
     ]
     return (*maps, *factors)

@@ -345,12 +345,11 @@ def motion_gates_backward(
             size=columns, C=channels, MASKS=masks, GRAD_MASK_PIXEL=mask_image.pixel, X_PIXEL=x_image.pixel,
             MASK_CHANNELS=channel_block(masks, 32), **sizes,
         )  # fmt: skip
-    nothing = x.new_empty(0)
     of_x, of_motion = wanted & 1, wanted & 2
     maps = (
-        grad_x if of_x else nothing,
-        by_inputs if of_motion else nothing.to(offset.dtype),
-        into_trend if of_motion else nothing.to(offset.dtype),
+        grad_x if of_x else x.new_empty(0),
+        by_inputs if of_motion else offset.new_empty(0),
+        into_trend if of_motion else offset.new_empty(0),
     )
     if not wanted & 8:
         return (*maps, x.new_empty(0), x.new_empty(0), x.new_empty(0), x.new_empty(0))

@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What backward is given: the gradients of Q, F' and D', and the part of that of H that comes from elsewhere."""
+    """The gradients that backward is given: those of Q, F' and D', and the part of H's that comes from elsewhere."""
 
     decoded: Tensor
     maps: Tensor
@@ -62,7 +62,7 @@ class Gradients(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What backward has to make: the gradients of F and D; those of the weights of gates and warp, by weight."""
+    """The gradients that backward has to make: those of F and D, and those of each weight of gates and warp."""
 
     motion: bool
     weights: tuple[bool, ...]
