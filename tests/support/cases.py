@@ -163,6 +163,8 @@ def _pointwise_cases() -> list[Case]:
     )
     no_highway = partial(_dense, ("output_logits", "content"), (2, 4, 3, 5))
     cases.append(Case("highway_output", "no_highway", lambda g: {**no_highway(g), "highway": None}))
+    odd = partial(_dense, ("output_logits", "content"), (2, 3, 3, 5))
+    cases.append(Case("highway_output", "no_highway_odd", lambda g: {**odd(g), "highway": None}))
     cases.append(
         Case(
             "highway_output",

@@ -52,6 +52,7 @@ def _gates_cases() -> list[Case]:
         "kernel5": {"size": 5, "height": 6},
         "kernel5_of_5x5_taps": {"size": 5, "motion": 50, "masks": 25, "height": 4, "width": 3},
         "no_mask": {"masks": 0},
+        "odd_motion": {"motion": 3, "masks": 2},
         "one_pixel": {"height": 1, "width": 1},
         "row": {"height": 1, "width": 53},
         "column": {"height": 53, "width": 1},

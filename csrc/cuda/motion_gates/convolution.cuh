@@ -173,6 +173,7 @@ __device__ __forceinline__ void stage(const Operand& operand, int chunk, const T
 __device__ __forceinline__ void find_places(const Operand& operand, int32_t size, const TileShape& shape,
                                             int32_t* places) {
   const int quads = operand.steps.quads;
+#pragma unroll 1
   for (int i = threadIdx.x; i < operand.places(); i += kGatesThreads) {
     const int tap = i / quads, down = tap / size;
     places[i] = tap < operand.steps.taps
