@@ -20,7 +20,7 @@ COMMANDS = {"counts": str(HERE / "counts.py"), "mutate": str(HERE / "mutate.py")
 
 
 def main() -> None:
-    sys.path.insert(0, str(HERE.parent / "support"))
+    sys.path[:0] = [str(HERE.parent / "support"), str(HERE / "interpreter" / "python")]
     import on_ptx
     import pytest
     from ptx_runs import build, environment

@@ -6,15 +6,23 @@ namespace ptx {
 
 namespace {
 
-constexpr auto add = [](auto a, auto b) { return a + b; };
-constexpr auto subtract = [](auto a, auto b) { return a - b; };
-constexpr auto multiply = [](auto a, auto b) { return a * b; };
-constexpr auto divide = [](auto a, auto b) { return a / b; };
-constexpr auto multiply_add = [](auto a, auto b, auto c) { return std::fma(a, b, c); };
+// Return a result; of those in single precision, every NaN is the canonical one. The host's has the sign and the
+// payload of an operand, so that a + b and b + a would differ.
+template <class T>
+T canonical(T result) {
+  if constexpr (std::is_same_v<T, float>) return result != result ? kNaN : result;
+  return result;
+}
+
+constexpr auto add = [](auto a, auto b) { return canonical(a + b); };
+constexpr auto subtract = [](auto a, auto b) { return canonical(a - b); };
+constexpr auto multiply = [](auto a, auto b) { return canonical(a * b); };
+constexpr auto divide = [](auto a, auto b) { return canonical(a / b); };
+constexpr auto multiply_add = [](auto a, auto b, auto c) { return canonical(std::fma(a, b, c)); };
 constexpr auto negate = [](auto a) { return -a; };
 constexpr auto absolute = [](auto a) { return std::fabs(a); };
-constexpr auto square_root = [](auto a) { return std::sqrt(a); };
-constexpr auto reciprocal = [](auto a) { return decltype(a)(1) / a; };
+constexpr auto square_root = [](auto a) { return canonical(std::sqrt(a)); };
+constexpr auto reciprocal = [](auto a) { return canonical(decltype(a)(1) / a); };
 constexpr auto lesser = [](double a, double b) { return a == b ? (std::signbit(a) ? a : b) : std::fmin(a, b); };
 constexpr auto greater = [](double a, double b) { return a == b ? (std::signbit(a) ? b : a) : std::fmax(a, b); };
 // The sign of a, the rest of b
@@ -23,7 +31,7 @@ constexpr auto copy_sign = [](auto a, auto b) { return std::copysign(b, a); };
 // Of an operation in double whose result is exact, or odd where it is not (see numbers.h).
 template <auto exact, Rounding rounding>
 constexpr auto directed =
-    [](auto... inputs) { return float(round_to_format(exact(double(inputs)...), kFloatFormat, rounding)); };
+    [](auto... inputs) { return canonical(float(round_to_format(exact(double(inputs)...), kFloatFormat, rounding))); };
 constexpr auto exact_sum = [](double a, double b) { return exact_or_odd_sum(a, b); };
 constexpr auto exact_difference = [](double a, double b) { return exact_or_odd_sum(a, -b); };
 constexpr auto exact_product = [](double a, double b) { return a * b; };
@@ -55,7 +63,7 @@ Execute float32_saturated(const Form& form, Instruction& in) {
 // function of it, another error.
 
 float disturbed(float exact, uint32_t function) {
-  if (!options.noise || !(std::fabs(exact) < 1e38f) || std::fabs(exact) < 1e-37f) return exact;
+  if (!options.noise || !(std::fabs(exact) < 1e38f) || std::fabs(exact) < 1e-37f) return canonical(exact);
   uint32_t hash = (bits_of(exact) ^ function) * 2654435761u;
   hash = (hash ^ hash >> 15) * 2246822519u;
   hash ^= hash >> 13;

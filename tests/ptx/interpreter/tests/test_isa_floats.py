@@ -108,6 +108,15 @@ def test_float32_rounding(ptx, operation, mode):
         )
 
 
+@pytest.mark.parametrize("instruction", ["add.f32", "sub.f32", "mul.f32", "div.rn.f32", "add.rz.f32"])
+def test_a_nan_of_single_precision_is_the_canonical_one(ptx, instruction: str):
+    """Whatever the operands' signs and payloads are: lanes that compute the same hold the same bits."""
+    nans = np.array([0x7FC00001, 0xFFC00000, 0x7F800001, 0xFF812345], np.uint32)
+    a, b = np.resize(nans, 32), np.resize(nans[::-1], 32)
+    for first, second in ((a, b), (b, a), (a, np.uint32(0x3F800000))):
+        assert (ptx.lanes(f"{instruction} {{d}}, {{0}}, {{1}};", first, second) == 0x7FFFFFFF).all()
+
+
 def flush(value: float) -> float:
     return math.copysign(0.0, value) if abs(value) < SMALLEST else value
 
