@@ -23,7 +23,7 @@ int64_t shift_of(int64_t k, int64_t tap) { return (tap - (k - 1) / 2) >> 1; }
 template <class T>
 struct Geometry {
   int64_t k, radius, pitch, band_rows, plane;
-  int64_t depth;    // of halve: channels of the whole map times taps
+  int64_t depth;    // addends of a result of halve: channels of the whole map times taps
   int64_t results;  // elements of one channel of a band's results
 
   explicit Geometry(const StridedArguments& a)

@@ -76,7 +76,7 @@ WarpKernels warp_kernels_f16();
 // the logits' gradients are workspaces of pixel rows, whose length is a multiple of four.
 struct GatesArguments {
   int32_t batch, channels, motion, masks, height, width;
-  int32_t size;  // of the square convolutions
+  int32_t size;  // side of the convolutions' kernels
   Image x, offset, trend;
   const void *x_weight, *x_bias, *state_weight, *candidate_weight;  // contiguous
   float alpha, max_offset;

@@ -24,7 +24,7 @@ SIZES = ((1, 1, 6), (3, 8, 8), (1, 64, 64))
 
 
 class Call(NamedTuple):
-    """How a layer is called, step after step.
+    """The way a layer is called, step after step.
 
     Attributes:
         inputs: the channels and the standard deviation of each argument, by its name; the first is x.

@@ -44,7 +44,8 @@ _KINDS = (
     Kind("ST-LSTM", ("h", "c", "m"), _ST_LSTM, SpatioTemporalLSTMCell),
     Kind("ST-LSTM with Motion Highway", ("h", "c", "m", "y"), _ST_LSTM, SpatioTemporalLSTMCell),
 )
-_OF_TORCH = frozenset(vars(nn.Module()))  # what every module has
+# The attributes that every module has.
+_OF_TORCH = frozenset(vars(nn.Module()))
 # Sizes (B, H, W) that a cell is compared at. A cell moves nothing, and its convolutions are wide: small maps do.
 _SIZES = ((1, 1, 6), (3, 8, 8), (1, 12, 16))
 # Each set is that of the convolutions of some cell, by which it is known for one.

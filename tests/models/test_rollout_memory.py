@@ -1,4 +1,4 @@
-"""What does a rollout hold in memory, and what of it may the user change before backward?
+"""The memory that a rollout holds, and what of it the user may change before backward.
 
 The models here are large enough for packed weights (backends/convolution.py), which a rollout holds in place of the
 weights of its convolutions.
@@ -116,7 +116,7 @@ def test_training_takes_no_more_than_the_reference(setting: str, predictor: str)
 
 
 def test_recomputed_steps_leave_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they leave for the gradients of weights is more than what they keep."""
+    """Steps that are computed again leave more for the gradients of weights than they keep."""
     model, frames = small(), clip(8, batch=8)
 
     def peak() -> int:

@@ -201,7 +201,7 @@ def test_shapes_and_flops_without_data() -> None:
 
 
 def test_operands_that_do_not_fit() -> None:
-    """What guards direct calls of torch.ops."""
+    """Direct calls of torch.ops are guarded by checks in C++."""
     inputs, weights, _ = made(SIZES[1], torch.float32)
     packed = OPS.motion_step_pack(weights, False)
     maps, *motion = inputs

@@ -18,14 +18,16 @@ from under_test import EMULATED, PTX, PTX_OF_TRITON, TRITON
 from motionrnn_ext import ops
 
 SHAPES = {"small": (8, 16, 16, 16), "large": (32, 32, 128, 128)}  # (B, C, H, W)
-BLOCKS = {"small": 0, "large": 6}  # that are run of a launch; 0: all
+# The number of blocks that are run of a launch; 0 is all of them.
+BLOCKS = {"small": 0, "large": 6}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = {"channels_last": channels_last, "contiguous": torch.Tensor.contiguous}
 K, WARP = 3, 32
 GLOBAL = {"loads": "ldg", "stores": "stg", "reductions": "red"}
 SHARED = ("lds", "sts", "ldsm")
 ARITHMETIC = ("fp32", "int", "int64", "idiv", "mufu", "cvt", "pred", "mma", "movm", "shfl", "branch")
-NOT_COUNTED = ("mov", "param")  # that ptxas leaves out
+# Instructions that ptxas leaves out.
+NOT_COUNTED = ("mov", "param")
 
 
 def run_warp(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:

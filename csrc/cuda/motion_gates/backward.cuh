@@ -91,7 +91,7 @@ struct InputsBackward {
   Operand grads, rest;  // [g_u, g_r]; [g_z, g_m]
   TileShape shape;
   int32_t height, width, size, channels, motion;
-  Output grad_x;
+  Image grad_x;
   Image grad_offset;
 };
 
@@ -123,8 +123,8 @@ __global__ void __launch_bounds__(kGatesThreads, kGatesBlocks) inputs_backward(c
       if (!pixel.inside || motion >= a.motion) continue;
       if (motion >= 0) {
         if (a.grad_offset.data != nullptr) element<float>(a.grad_offset, pixel.b, motion, pixel.index) += sum[n][i];
-      } else if (a.grad_x.image.data != nullptr) {
-        element<T>(a.grad_x.image, pixel.b, column, pixel.index) = from_float<T>(sum[n][i]);
+      } else if (a.grad_x.data != nullptr) {
+        element<T>(a.grad_x, pixel.b, column, pixel.index) = from_float<T>(sum[n][i]);
       }
     }
 }
@@ -185,7 +185,7 @@ void launch_backward(const GatesArguments& a, Stream stream) {
                               a.size,
                               a.channels,
                               a.motion,
-                              output_of<T>(a.grad_x, a.channels),
+                              a.grad_x,
                               a.grad_offset};
   launch(inputs_backward<T>, gates_grid(a, shape, a.channels + a.motion, 2 * kGatesWarps * kTileColumns), kGatesThreads,
          inputs.grads.shared_bytes<T>(shape) + inputs.rest.shared_bytes<T>(shape), stream, inputs);

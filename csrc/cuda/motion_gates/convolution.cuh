@@ -34,8 +34,9 @@ struct alignas(4 * sizeof(T)) Quad {
 // How a sum over taps and channels is cut into steps. Shared memory holds the quads of one chunk of channels at a time.
 struct Steps {
   int32_t taps, channels;
-  int32_t quads, chunks;  // of each pixel and chunk; chunks of all channels
-  int32_t count;          // steps of a chunk
+  int32_t quads;   // quads of a pixel in a chunk
+  int32_t chunks;  // chunks of all channels
+  int32_t count;   // steps of a chunk
 
   // At most 64 channels to a chunk, so that a tile of 3x3 taps takes 14 KB of floats; fewer with more taps.
   Steps(int32_t size, int32_t channels_) : taps(size * size), channels(channels_) {

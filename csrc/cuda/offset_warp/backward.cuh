@@ -30,8 +30,9 @@ struct alignas(16) BackwardTap {
   math::Corners<float> product;  // <grad_column, corner>
 };
 
+// The shared memory of a warp's taps.
 template <class T, int N>
-constexpr size_t kTapBytes = BackwardShape<T, N>::In::kTaps * kPixels * sizeof(BackwardTap);  // of a warp
+constexpr size_t kTapBytes = BackwardShape<T, N>::In::kTaps * kPixels * sizeof(BackwardTap);
 
 template <class T, int N, bool chunked>
 size_t backward_shared_bytes(int warps) {

@@ -93,6 +93,16 @@ def plain_convs(
     return weights if len({(w.dtype, w.device) for w in weights}) == 1 else None
 
 
+def run_step(ctx: Any, step: Callable[..., Any], common: Any, inputs: Sequence[Any]) -> Any:
+    """Return the results of a node's step, and save what backward reads: what the step keeps, then its inputs."""
+    out, kept = step(common, *inputs)
+    ctx.common = common
+    ctx.set_materialize_grads(False)
+    # The inputs come last: by them backward is differentiated.
+    ctx.save_for_backward(*kept, *inputs)
+    return out
+
+
 def differentiable_gradients(
     step: Callable[..., Any],
     inputs: Sequence[Tensor | None],

@@ -27,6 +27,7 @@ from .common import (
     joined,
     plain_convs,
     present,
+    run_step,
     same,
 )
 
@@ -120,12 +121,7 @@ def _forward(
 class _Node(Function):
     @staticmethod
     def forward(ctx: Any, common: Step, *inputs: Any) -> tuple[Tensor, Tensor]:
-        out, kept = _forward(common, *inputs)
-        ctx.common = common
-        ctx.set_materialize_grads(False)
-        # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, *inputs)
-        return out
+        return cast("tuple[Tensor, Tensor]", run_step(ctx, _forward, common, inputs))
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:

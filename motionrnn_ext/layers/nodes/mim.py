@@ -10,7 +10,7 @@ is 1 in every dtype. Gates of maps are summed in the results of the convolutions
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
 from ..rollout import Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, joined, plain_convs, present, same
+from .common import are_maps, differentiable_gradients, joined, plain_convs, present, run_step, same
 
 FORGET_BIAS = 1.0
 OPEN = 100.0
@@ -103,12 +103,7 @@ def _forward(
 class _Node(Function):
     @staticmethod
     def forward(ctx: Any, common: Step, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        out, kept = _forward(common, *inputs)
-        ctx.common = common
-        ctx.set_materialize_grads(False)
-        # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, *inputs)
-        return out
+        return cast("tuple[Tensor, Tensor, Tensor]", run_step(ctx, _forward, common, inputs))
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -30,7 +30,7 @@ from ..rollout import (
     dtype_of_convolutions,
     geometry_of,
 )
-from .common import differentiable_gradients, present
+from .common import differentiable_gradients, present, run_step
 from .motion_step import Gradients, Kept, Laid, Needs, StepOfCuda, StepOfOneOp
 
 
@@ -150,12 +150,7 @@ def _forward(
 class _Node(Function):
     @staticmethod
     def forward(ctx: Any, common: Step, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out, kept = _forward(common, *inputs)
-        ctx.common = common
-        ctx.set_materialize_grads(False)
-        # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, *inputs)
-        return out
+        return cast("tuple[Tensor, Tensor, Tensor]", run_step(ctx, _forward, common, inputs))
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,7 @@ The convolutions of x and a are joined, and peepholes are added in their result.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from .common import (
     joined,
     plain_convs,
     present,
+    run_step,
     same,
 )
 
@@ -105,12 +106,7 @@ def _forward(
 class _Node(Function):
     @staticmethod
     def forward(ctx: Any, common: Step, *inputs: Any) -> tuple[Tensor, Tensor]:
-        out, kept = _forward(common, *inputs)
-        ctx.common = common
-        ctx.set_materialize_grads(False)
-        # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, *inputs)
-        return out
+        return cast("tuple[Tensor, Tensor]", run_step(ctx, _forward, common, inputs))
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,7 @@ Convolutions that read the same maps, or whose results are added up, are joined.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from .common import (
     joined,
     plain_convs,
     present,
+    run_step,
     same,
     side_by_side,
 )
@@ -129,12 +130,7 @@ def _forward(
 class _Node(Function):
     @staticmethod
     def forward(ctx: Any, common: Step, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        out, kept = _forward(common, *inputs)
-        ctx.common = common
-        ctx.set_materialize_grads(False)
-        # The inputs come last: by them backward is differentiated.
-        ctx.save_for_backward(*kept, *inputs)
-        return out
+        return cast("tuple[Tensor, Tensor, Tensor]", run_step(ctx, _forward, common, inputs))
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
