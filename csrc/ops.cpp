@@ -57,14 +57,18 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor decoder_bias, Tensor packed, float alpha, float max_offset) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor)");
   // grad_maps: a part of the gradient of the maps, to which the step's is added. wanted: as above, without 1. Returns
-  // the gradients of maps, offset, trend and features, and of the weights of gates and warp.
+  // the gradients of maps, offset, trend and features, of the logits of u, r, z and the mask, and of the warp's weight.
   m.def(
       "motion_step_backward(Tensor grad_decoded, Tensor grad_maps, Tensor grad_offset, Tensor grad_trend, "
       "Tensor offset, Tensor features, Tensor mask_logits, Tensor update_logits, Tensor reset_logits, "
       "Tensor candidate_logits, Tensor new_offset, Tensor encoder_weight, Tensor x_weight, Tensor x_bias, "
       "Tensor state_weight, Tensor candidate_weight, Tensor warp_weight, Tensor decoder_weight, Tensor encoder_bias, "
       "Tensor decoder_bias, Tensor packed, float alpha, float max_offset, int wanted) -> (Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor, Tensor, Tensor)");
+  // The gradients of the gates' packed weights from those of their logits, summed over the batch, as many steps may be.
+  m.def(
+      "motion_gates_weight_gradients(Tensor grad_logits, Tensor x, Tensor offset, Tensor reset_logits, "
+      "int kernel_size) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // A 5x5 convolution that keeps the map's size, by Winograd's algorithm. The packed weight is for this machine alone;
   // `transposed`: it is that of the gradient of x.

@@ -183,6 +183,12 @@ namespace {
 // Pixels of a band. An image is cut into bands where there are fewer images than threads, and so that what a band
 // convolves (some 115 planes for 16 channels) fits about the second-level cache.
 constexpr int64_t kBandPixels = 4608;
+constexpr int64_t kLeastPixels = 128;
+
+int bands_for_cache(const GatesArguments& a) {
+  const int64_t pixels = a.height * (a.width + a.k - 1);
+  return static_cast<int>(std::min(a.height, (pixels + kBandPixels - 1) / kBandPixels));
+}
 
 struct Gates {
   Tensor x, offset, x_weight, x_bias, state_weight, candidate_weight;
@@ -208,11 +214,13 @@ struct Gates {
     a.state_weight = state_weight.const_data_ptr(), a.candidate_weight = candidate_weight.const_data_ptr();
     kernels = instruction_set().gates(types_of(feature, offset.scalar_type()));
     if (is_empty()) return;
-    const int64_t for_cache = (a.height * (a.width + a.k - 1) + kBandPixels - 1) / kBandPixels;
-    a.bands = static_cast<int>(std::min(a.height, std::max(bands_for_threads(a.batch), for_cache)));
+    a.bands = bands_for_cache(a);
+    // Bands of smaller maps would compute as much again for their neighbours.
+    if (a.height * a.width >= kLeastPixels)
+      a.bands = std::max(a.bands, static_cast<int>(std::min(a.height, bands_for_threads(a.batch))));
     a.packed = const_cast<void*>(packed_);
     if (packed_ != nullptr) return;
-    packed = own_memory(kernels.sizes(a).packed);
+    packed = own_memory(kernels.packed_size(a));
     a.packed = packed.get();
     kernels.pack(a, backward);
   }
@@ -234,13 +242,52 @@ SixTensors motion_gates(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, 
   return run_gates(x, offset, trend, {x_weight, x_bias, state_weight, candidate_weight}, nullptr, alpha, max_offset);
 }
 
+using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+FourTensors motion_gates_weight_gradients(Tensor grad_logits_, Tensor x_, Tensor offset_, Tensor reset_, int64_t k) {
+  for (const Tensor* t : {&grad_logits_, &x_, &offset_})
+    STD_TORCH_CHECK(t->dim() == 4, "motionrnn_ext: mismatched ranks");
+  const Tensor x = readable_image(x_), offset = readable_image(offset_), reset = readable_image(reset_);
+  const Tensor grad_logits = readable_image(grad_logits_);
+  const ScalarType feature = x.scalar_type(), state = state_type(feature);
+  GatesArguments a{};
+  a.batch = x.size(0), a.channels = x.size(1), a.motion = offset.size(1), a.height = x.size(2), a.width = x.size(3);
+  a.masks = grad_logits.size(1) - 3 * a.motion, a.k = static_cast<int>(k);
+  STD_TORCH_CHECK(a.masks >= 0 && k % 2 == 1, "motionrnn_ext: mismatched sizes");
+  check_map(x, offset, a.motion, state), check_map(x, reset, a.motion, feature);
+  check_map(x, grad_logits, 3 * a.motion + a.masks, state);
+  a.x = image_of(x), a.offset = image_of(offset), a.reset = image_of(reset), a.grad_logits = image_of(grad_logits);
+  const auto weight = [&](int64_t outs, int64_t in) {
+    return torch::stable::new_empty(x, std::array<int64_t, 4>{outs, in, k, k});
+  };
+  Tensor to_x = weight(3 * a.motion + a.masks, a.channels), to_state = weight(2 * a.motion, a.motion);
+  Tensor to_candidate = weight(a.motion, a.motion);
+  Tensor to_bias = torch::stable::new_empty(x, std::array<int64_t, 1>{to_x.size(0)});
+  if (x.numel() == 0) {
+    for (Tensor* t : {&to_x, &to_bias, &to_state, &to_candidate}) torch::stable::zero_(*t);
+    return {to_x, to_bias, to_state, to_candidate};
+  }
+  a.grad_x_weight = to_x.mutable_data_ptr(), a.grad_x_bias = to_bias.mutable_data_ptr();
+  a.grad_state_weight = to_state.mutable_data_ptr(), a.grad_candidate_weight = to_candidate.mutable_data_ptr();
+  a.bands = bands_for_cache(a);
+  const GatesKernels kernels = instruction_set().gates(types_of(feature, state));
+  torch::stable::parallel_for(0, kernels.blocks(a), 1,
+                              [&](int64_t begin, int64_t end) { kernels.weight_gradients(a, begin, end); });
+  return {to_x, to_bias, to_state, to_candidate};
+}
+
 SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset,
                                    Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight,
                                    Tensor update, Tensor reset, Tensor candidate, Tensor new_offset, double alpha,
                                    double max_offset, int64_t wanted) {
-  return run_gates_backward({grad_offset, grad_trend, grad_mask, nullptr, nullptr},
-                            {x, offset, update, reset, candidate, new_offset},
-                            {x_weight, x_bias, state_weight, candidate_weight}, nullptr, alpha, max_offset, wanted);
+  const auto [to_x, to_offset, to_trend, to_logits] = run_gates_backward(
+      {grad_offset, grad_trend, grad_mask, nullptr, nullptr}, {x, offset, update, reset, candidate, new_offset},
+      {x_weight, x_bias, state_weight, candidate_weight}, nullptr, alpha, max_offset, wanted);
+  if ((wanted & kWantedWeights) == 0)
+    return {to_x, to_offset, to_trend, nothing(x), nothing(x), nothing(x), nothing(x)};
+  const auto [to_x_weight, to_bias, to_state, to_candidate] =
+      motion_gates_weight_gradients(to_logits, x, offset, reset, x_weight.size(2));
+  return {to_x, to_offset, to_trend, to_x_weight, to_bias, to_state, to_candidate};
 }
 
 }  // namespace
@@ -264,9 +311,8 @@ SixTensors run_gates(const Tensor& x, const Tensor& offset, const Tensor& trend,
   return {new_offset, new_trend, mask, update, reset, candidate};
 }
 
-// Sums are taken in a fixed order.
-SevenTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& saved, const GatesWeights& of,
-                                const void* packed, double alpha, double max_offset, int64_t wanted) {
+FourTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& saved, const GatesWeights& of,
+                               const void* packed, double alpha, double max_offset, int64_t wanted) {
   const Tensor& x = saved.x;
   Gates gates(x, saved.offset, of, packed, alpha, max_offset, true);
   GatesArguments& a = gates.a;
@@ -287,30 +333,17 @@ SevenTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& s
   const auto map = [&](bool want, int64_t channels, ScalarType type) {
     return want ? gates.new_map(channels, type) : nothing(x);
   };
-  const auto like = [&](const Tensor& t) { return want_weights ? torch::stable::new_empty(t, t.sizes()) : nothing(x); };
   a.add_to_grad_x = grads.sum_of_x != nullptr;
-  Tensor to_x = a.add_to_grad_x ? *grads.sum_of_x : map(want_x, a.channels, feature),
-         to_offset = map(want_motion, a.motion, state);
-  Tensor to_trend = map(want_motion, a.motion, state);
-  Tensor weights[] = {like(gates.x_weight), like(gates.x_bias), like(gates.state_weight), like(gates.candidate_weight)};
-  if (gates.is_empty()) {
-    for (Tensor& t : weights) torch::stable::zero_(t);
-    return {to_x, to_offset, to_trend, weights[0], weights[1], weights[2], weights[3]};
-  }
+  Tensor to_x = a.add_to_grad_x ? *grads.sum_of_x : map(want_x, a.channels, feature);
+  Tensor to_offset = map(want_motion, a.motion, state), to_trend = map(want_motion, a.motion, state);
+  Tensor to_logits = map(want_weights, 3 * a.motion + a.masks, state);
+  if (gates.is_empty()) return {to_x, to_offset, to_trend, to_logits};
   if (want_x) a.grad_x = image_of(to_x);
   if (want_motion) a.grad_offset = image_of(to_offset), a.grad_trend = image_of(to_trend);
-  a.groups = static_cast<int>(std::min<int64_t>(a.batch * a.bands, torch::stable::get_num_threads()));
-  Tensor sums;
-  if (want_weights) {
-    a.grad_x_weight = weights[0].mutable_data_ptr(), a.grad_x_bias = weights[1].mutable_data_ptr();
-    a.grad_state_weight = weights[2].mutable_data_ptr(), a.grad_candidate_weight = weights[3].mutable_data_ptr();
-    sums = workspace(x, a.groups * gates.kernels.sizes(a).sums_per_group);
-    a.sums = sums.mutable_data_ptr();
-  }
-  torch::stable::parallel_for(0, a.groups, 1,
+  if (want_weights) a.grad_logits = image_of(to_logits);
+  torch::stable::parallel_for(0, a.batch * a.bands, 1,
                               [&](int64_t begin, int64_t end) { gates.kernels.backward(a, begin, end); });
-  if (want_weights) gates.kernels.sum_weights(a);
-  return {to_x, to_offset, to_trend, weights[0], weights[1], weights[2], weights[3]};
+  return {to_x, to_offset, to_trend, to_logits};
 }
 
 }  // namespace motionrnn_ext::cpu
@@ -327,4 +360,5 @@ STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CPU, m) {
   m.impl("offset_warp_backward", TORCH_BOX(&cpu::offset_warp_backward));
   m.impl("motion_gates", TORCH_BOX(&cpu::motion_gates));
   m.impl("motion_gates_backward", TORCH_BOX(&cpu::motion_gates_backward));
+  m.impl("motion_gates_weight_gradients", TORCH_BOX(&cpu::motion_gates_weight_gradients));
 }

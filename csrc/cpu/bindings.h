@@ -48,7 +48,6 @@ inline int64_t bands_for_threads(int64_t batch) {
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 struct GatesWeights {
   Tensor x_weight, x_bias, state_weight, candidate_weight;
@@ -71,8 +70,9 @@ struct GatesGradients {
 struct GatesSaved {
   Tensor x, offset, update, reset, candidate, new_offset;
 };
-SevenTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& saved, const GatesWeights& weights,
-                                const void* packed, double alpha, double max_offset, int64_t wanted);
+// The last result is the gradient of the logits of u, r, z and m, where the gradients of weights are wanted.
+FourTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& saved, const GatesWeights& weights,
+                               const void* packed, double alpha, double max_offset, int64_t wanted);
 
 inline Tensor workspace(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, std::array<int64_t, 1>{bytes}, ScalarType::Byte);

@@ -39,22 +39,23 @@ MOTIONRNN_EXT_INLINE void store_vector(T* p, Vector<T, kLanes<T>> v) {
 
 inline int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-// out[o][p] = start[o] + sum over d of weights[d][o] rows[d][p], for kOuts channels and the kStep pixels from p on.
-template <class T>
+// out[o][p] = start[o] + sum over d of weights[d][o] rows[d][p], for kOuts channels and some vectors of pixels from p
+// on.
+template <class T, int vectors>
 void convolve_block(const T* const* rows, int64_t depth, const T* weights, const T* start, T* out, int64_t out_stride,
                     int64_t p) {
-  Vector<T, kLanes<T>> sums[kOuts][kVectors];
+  Vector<T, kLanes<T>> sums[kOuts][vectors];
   for (int o = 0; o < kOuts; ++o)
-    for (int v = 0; v < kVectors; ++v) sums[o][v] = Vector<T, kLanes<T>>{} + start[o];
+    for (int v = 0; v < vectors; ++v) sums[o][v] = Vector<T, kLanes<T>>{} + start[o];
   for (int64_t d = 0; d < depth; ++d, weights += kOuts) {
     const T* row = rows[d] + p;
-    Vector<T, kLanes<T>> in[kVectors];
-    for (int v = 0; v < kVectors; ++v) in[v] = load_vector(row + v * kLanes<T>);
+    Vector<T, kLanes<T>> in[vectors];
+    for (int v = 0; v < vectors; ++v) in[v] = load_vector(row + v * kLanes<T>);
     for (int o = 0; o < kOuts; ++o)
-      for (int v = 0; v < kVectors; ++v) sums[o][v] += weights[o] * in[v];
+      for (int v = 0; v < vectors; ++v) sums[o][v] += weights[o] * in[v];
   }
   for (int o = 0; o < kOuts; ++o)
-    for (int v = 0; v < kVectors; ++v) store_vector(out + o * out_stride + v * kLanes<T>, sums[o][v]);
+    for (int v = 0; v < vectors; ++v) store_vector(out + o * out_stride + v * kLanes<T>, sums[o][v]);
 }
 
 // Compute pixels [begin, end) of `outs` channels, a multiple of kOuts, to out[o][p - begin]; up to kStep more are
@@ -62,9 +63,14 @@ void convolve_block(const T* const* rows, int64_t depth, const T* weights, const
 template <class T>
 void convolve(const T* const* rows, int64_t depth, const T* weights, const T* start, int64_t outs, T* out,
               int64_t out_stride, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; p += kStep<T>)
+  for (int64_t p = begin; p < end; p += kStep<T>) {
+    // Small maps end within a block.
+    const auto block = end - p <= kLanes<T>       ? convolve_block<T, 1>
+                       : end - p <= 2 * kLanes<T> ? convolve_block<T, 2>
+                                                  : convolve_block<T, kVectors>;
     for (int64_t o = 0; o < outs; o += kOuts)
-      convolve_block(rows, depth, weights + o * depth, start + o, out + o * out_stride + (p - begin), out_stride, p);
+      block(rows, depth, weights + o * depth, start + o, out + o * out_stride + (p - begin), out_stride, p);
+  }
 }
 
 // Keep a vector in a register. GCC would read it from memory again at each use, and the products below would wait for

@@ -58,8 +58,7 @@ struct GatesArguments {
   int64_t batch, channels, motion, masks, height, width;
   int k;
   double alpha, max_offset;
-  int bands;   // an item of work is one band of one image's rows, at most one a row; items = batch * bands
-  int groups;  // backward: groups of nearly equal numbers of items, each with sums of its own; at most items
+  int bands;  // an item of work is one band of one image's rows, at most one a row; items = batch * bands
 
   Image x, offset;                 // (B, C, H, W), (B, M, H, W)
   Image update, reset, candidate;  // (B, M, H, W) logits; forward: written
@@ -72,27 +71,25 @@ struct GatesArguments {
   // Forward.
   Image trend, new_trend, mask;
 
-  // Backward. Null means not wanted; weights and bias go together. The gradient of the new offset is the sum of both.
+  // Backward. Null means not wanted. The gradient of the new offset is the sum of both.
   Image grad_new_offset, more_grad_new_offset, grad_new_trend, grad_mask;
   Image grad_x, grad_offset, grad_trend;
+  Image grad_logits;   // (B, 3M + masks, H, W) for u, r, z, m, in the arithmetic type
   bool add_to_grad_x;  // whether grad_x is added to what is there
+
+  // The gradients of the weights and the bias, all contiguous, from x, offset, reset and grad_logits.
   void *grad_x_weight, *grad_x_bias, *grad_state_weight, *grad_candidate_weight;
 
-  // Workspace in the arithmetic type, sizes by GatesKernels::sizes.
-  void* packed;
-  void* sums;  // partial gradients of the weights, per group
-};
-
-struct GatesSizes {  // bytes
-  int64_t packed, sums_per_group;
+  void* packed;  // in the arithmetic type
 };
 
 struct GatesKernels {
-  GatesSizes (*sizes)(const GatesArguments&);
-  void (*pack)(const GatesArguments&, bool backward);                   // weights -> packed, for one direction
-  void (*forward)(const GatesArguments&, int64_t begin, int64_t end);   // items
-  void (*backward)(const GatesArguments&, int64_t begin, int64_t end);  // groups
-  void (*sum_weights)(const GatesArguments&);                           // sums -> gradients of weights and bias
+  int64_t (*packed_size)(const GatesArguments&);                                // bytes
+  void (*pack)(const GatesArguments&, bool backward);                           // weights -> packed, one direction
+  void (*forward)(const GatesArguments&, int64_t begin, int64_t end);           // items
+  void (*backward)(const GatesArguments&, int64_t begin, int64_t end);          // items
+  int64_t (*blocks)(const GatesArguments&);                                     // blocks of weights
+  void (*weight_gradients)(const GatesArguments&, int64_t begin, int64_t end);  // blocks
 };
 
 // A 5x5 convolution that keeps the map's size, by Winograd's algorithm (winograd/).

@@ -9,21 +9,20 @@
 // maps are those of math/motion_gru.h. This file is compiled once per instruction set.
 #include "cpu/motion_gates/backward.h"
 #include "cpu/motion_gates/forward.h"
+#include "cpu/motion_gates/weight_gradients.h"
 
 namespace motionrnn_ext::cpu {
 namespace {
 
 template <class T>
-GatesSizes sizes(const GatesArguments& a) {
-  const Geometry<T> g(a);
-  return {Plan<T>(g).size * static_cast<int64_t>(sizeof(T)),
-          WeightGradients<T>(g).size * static_cast<int64_t>(sizeof(T))};
+int64_t packed_size(const GatesArguments& a) {
+  return Plan<T>(Geometry<T>(a)).size * static_cast<int64_t>(sizeof(T));
 }
 
 template <class F>
 GatesKernels kernels_for() {
   using T = typename arithmetic<F>::type;
-  return {sizes<T>, pack<T, F>, forward<T, F>, backward<T, F>, sum_weights<T, F>};
+  return {packed_size<T>, pack<T, F>, forward<T, F>, backward<T, F>, blocks_of_weights, weight_gradients<T, F>};
 }
 
 }  // namespace

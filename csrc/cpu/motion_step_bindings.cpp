@@ -62,7 +62,7 @@ struct Packing {
     const StridedKernels strided = set.strided(w.types());
     encoder = add(strided.packed_size(w.strided(w.encoder, nullptr)));
     decoder = add(strided.packed_size(w.strided(w.decoder, nullptr)));
-    gates = add(set.gates(w.types()).sizes(gates_arguments(w)).packed);
+    gates = add(set.gates(w.types()).packed_size(gates_arguments(w)));
     warp = add(set.warp(w.types()).sizes(warp_arguments(w)).packed_weight);
   }
 
@@ -189,12 +189,12 @@ NineTensors motion_step(Tensor maps_, Tensor offset, Tensor trend, Tensor encode
   return {decoded, new_offset, new_trend, features, mask, update, reset, candidate, warped};
 }
 
-NineTensors motion_step_backward(Tensor grad_decoded_, Tensor grad_maps_, Tensor grad_offset, Tensor grad_trend,
-                                 Tensor offset, Tensor features, Tensor mask, Tensor update, Tensor reset,
-                                 Tensor candidate, Tensor new_offset, Tensor encoder_weight, Tensor x_weight,
-                                 Tensor x_bias, Tensor state_weight, Tensor candidate_weight, Tensor warp_weight,
-                                 Tensor decoder_weight, Tensor encoder_bias, Tensor decoder_bias, Tensor packed,
-                                 double alpha, double max_offset, int64_t wanted) {
+SixTensors motion_step_backward(Tensor grad_decoded_, Tensor grad_maps_, Tensor grad_offset, Tensor grad_trend,
+                                Tensor offset, Tensor features, Tensor mask, Tensor update, Tensor reset,
+                                Tensor candidate, Tensor new_offset, Tensor encoder_weight, Tensor x_weight,
+                                Tensor x_bias, Tensor state_weight, Tensor candidate_weight, Tensor warp_weight,
+                                Tensor decoder_weight, Tensor encoder_bias, Tensor decoder_bias, Tensor packed,
+                                double alpha, double max_offset, int64_t wanted) {
   const Step step({&encoder_weight, &x_weight, &x_bias, &state_weight, &candidate_weight, &warp_weight, &decoder_weight,
                    &encoder_bias, &decoder_bias},
                   packed);
@@ -210,14 +210,13 @@ NineTensors motion_step_backward(Tensor grad_decoded_, Tensor grad_maps_, Tensor
   const int64_t of_maps = kWantedX | kWantedMotion | kWantedMask, of_weights = wanted & kWantedWeights;
   auto [grad_features, by_warp, grad_mask, grad_warp] = run_warp_backward(
       grad_warped, features, new_offset, mask, w.warp, at(packed, step.parts.warp), of_maps | of_weights);
-  auto [sum, grad_old_offset, grad_old_trend, grad_x_weight, grad_x_bias, grad_state, grad_candidate] =
+  auto [sum, grad_old_offset, grad_old_trend, grad_logits] =
       run_gates_backward({by_warp, grad_trend, grad_mask, &grad_offset, &grad_features},
                          {features, offset, update, reset, candidate, new_offset}, w.gates(),
                          at(packed, step.parts.gates), alpha, max_offset, wanted | kWantedX);
   Tensor grad_of_maps = new_image(grad_maps, w.encoder.size(1));
   step.twice(w.encoder, step.parts.encoder, grad_features, grad_of_maps, &grad_maps);
-  return {grad_of_maps, grad_old_offset, grad_old_trend, grad_features, grad_x_weight,
-          grad_x_bias,  grad_state,      grad_candidate, grad_warp};
+  return {grad_of_maps, grad_old_offset, grad_old_trend, grad_features, grad_logits, grad_warp};
 }
 
 }  // namespace

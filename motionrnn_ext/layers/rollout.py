@@ -418,11 +418,10 @@ class _Convolution(Function):
         return None, conv.data_gradient(grad, x, laid[0]) if needs[1] else None, *[None] * len(laid)
 
 
-def shared_tensors(dtype: torch.dtype, *parameters: Tensor) -> tuple[SummedGradients, tuple[Tensor, ...]]:
-    """Return parameters as the steps of a rollout read them, in `dtype`, and what adds up their gradients."""
-    sums = SummedGradients()
+def shared_tensors(sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """Return parameters as the steps of a rollout read them, in `dtype`; `sums` adds up their gradients."""
     with _saved_as_they_are():
-        return sums, _Summed.apply(sums, dtype, *parameters)
+        return cast("tuple[Tensor, ...]", _Summed.apply(sums, dtype, *parameters))
 
 
 class SummedGradients:
@@ -435,13 +434,51 @@ class SummedGradients:
 
     def add(self, ctx: Any, grads: list[Tensor], needs: Sequence[bool]) -> None:
         """Add the gradients of one step. `ctx` is the context of its node, which knows what it `needs`."""
-        if not (any(needs) and _is_collected(ctx, self)):
-            return
-        before = self.sums.get(current_backward())
+        if any(needs) and _is_collected(ctx, self):
+            self._add(current_backward(), grads)
+
+    def take(self, number: int) -> list[Tensor] | None:
+        """Return the sums of a backward pass, once, or None if no step has added to them."""
+        return self.sums.pop(number, None)
+
+    def _add(self, number: int, grads: Sequence[Tensor]) -> None:
+        before = self.sums.get(number)
         if before is None:
-            self.sums[current_backward()] = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
+            self.sums[number] = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
         else:
             add_in_place(before, grads)
+
+
+class LeftGradients(SummedGradients):
+    """The gradients of parameters that a kernel computes at once from maps that many steps have left."""
+
+    # The pixels at which what steps have left is read: more would keep more maps in memory, and gain nothing.
+    _MOST_PIXELS = 2048
+
+    def __init__(self, compute: Callable[..., Sequence[Tensor]]) -> None:
+        """`compute` returns the gradients from the maps of one step, or of many steps joined along the batch."""
+        super().__init__()
+        self._compute = compute
+        self._left: dict[int, list[tuple[Tensor, ...]]] = {}
+
+    def leave(self, ctx: Any, maps: tuple[Tensor, ...], needs: Sequence[bool]) -> None:
+        """Leave the maps (B, C, h, w) of one step. `ctx` is the context of its node, which knows what it `needs`."""
+        if not (any(needs) and _is_collected(ctx, self)):
+            return
+        number, first = current_backward(), maps[0]
+        left = self._left.setdefault(number, [])
+        left.append(maps)
+        if len(left) * first.shape[0] * first.shape[2] * first.shape[3] >= self._MOST_PIXELS:
+            self._join(number)
+
+    def take(self, number: int) -> list[Tensor] | None:
+        self._join(number)
+        return super().take(number)
+
+    def _join(self, number: int) -> None:
+        if left := self._left.pop(number, None):
+            joined = left[0] if len(left) == 1 else map(torch.cat, zip(*left))
+            self._add(number, self._compute(*joined))
 
 
 class _Summed(Function):
@@ -460,7 +497,7 @@ class _Summed(Function):
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         # The parameters are saved for their versions, which this checks.
         ctx.saved_tensors  # noqa: B018
-        sums: list[Tensor] | list[None] = ctx.owner.sums.pop(current_backward(), [None] * len(given))
+        sums = ctx.owner.take(current_backward()) or [None] * len(given)
         return None, None, *_added(sums, given, ctx.dtypes)
 
 

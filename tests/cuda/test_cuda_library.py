@@ -163,7 +163,7 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     lacking = {name for name, (_, cuda) in registered.items() if not cuda}
     # Other convolutions are cuDNN's there; the CPU has some of its own.
     winograd = {"winograd_pack", "winograd_conv", "winograd_weight_gradient"}
-    steps = {"motion_step", "motion_step_backward", "motion_step_pack"}
+    steps = {"motion_step", "motion_step_backward", "motion_step_pack", "motion_gates_weight_gradients"}
     assert lacking == {"cpu_instruction_set", *steps, *winograd}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
     packed = {"motion_gates_pack", "motion_gates_packed", "motion_gates_packed_backward"}
@@ -237,8 +237,9 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
                 1e4,
                 0b1000,
             ),
-            [whole, None, None, feature(), *gates, to_warp],
+            [whole, None, None, feature(), state(63), to_warp],
         ),
+        "motion_gates_weight_gradients": ((state(63), feature(), state(), feature(18), 3), gates),
         "winograd_pack": ((of_5x5, False), [packed]),
         "winograd_conv": ((state(C), packed, OUT, None), [state(OUT)]),
         "winograd_weight_gradient": (([state(OUT)], [state(C)]), [of_5x5]),

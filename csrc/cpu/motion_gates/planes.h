@@ -112,6 +112,18 @@ int64_t distance_of(const Geometry<T>& g, const Band& band, int64_t y) {
   return (y - band.first) * g.pitch;
 }
 
+// The same for rows without anything between them: the maps of small images take few vectors then.
+template <class T, class F>
+MOTIONRNN_EXT_INLINE void load_rows(const Image& map, int64_t b, int64_t channel, Rows rows, int64_t width, T* to) {
+  load_channel<T, F>(to, map, b, channel, rows.first * width, (rows.last - rows.first) * width);
+}
+
+template <class T, class F>
+MOTIONRNN_EXT_INLINE void store_rows(const T* from, const Image& map, int64_t b, int64_t channel, Rows rows,
+                                     int64_t width) {
+  store_channel<T, F>(from, map, b, channel, rows.first * width, (rows.last - rows.first) * width);
+}
+
 template <class T, class F>
 void load_planes(const Planes<T>& to, int64_t channel, const Image& map, int64_t channels, const Band& band,
                  Rows rows) {
@@ -120,6 +132,13 @@ void load_planes(const Planes<T>& to, int64_t channel, const Image& map, int64_t
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t y = rows.first; y < rows.last; ++y)
       load_row<T, F>(map, band.image, c, y, to.g.width, own.row(c, band, y));
+}
+
+// Copy rows of `width` elements, which lie `from_pitch` apart, to ones that lie `to_pitch` apart.
+template <class T>
+void copy_rows(const T* from, int64_t from_pitch, T* to, int64_t to_pitch, int64_t rows, int64_t width) {
+  for (int64_t y = 0; y < rows; ++y)
+    for (int64_t x = 0; x < width; ++x) to[y * to_pitch + x] = from[y * from_pitch + x];
 }
 
 // Call run(first, last) for each tile of rows.

@@ -22,10 +22,11 @@ _WEIGHTS = slice(-13, -4)
 def register(namespace: str) -> None:
     """Tell torch the shapes and the FLOPs of the ops."""
     ops = getattr(torch.ops, namespace)
-    for fake in (motion_step_pack, motion_step, motion_step_backward):
+    for fake in (motion_step_pack, motion_step, motion_step_backward, motion_gates_weight_gradients):
         torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
     flops.register_formula(ops.motion_step, _flops)
     flops.register_formula(ops.motion_step_backward, _flops_of_backward)
+    flops.register_formula(ops.motion_gates_weight_gradients, _flops_of_weights)
 
 
 def motion_step_pack(weights: Sequence[Tensor], backward: bool) -> Tensor:
@@ -58,13 +59,34 @@ def motion_step_backward(
 ) -> tuple[Tensor, ...]:
     weights, wanted = rest[_WEIGHTS], rest[-1]
     states = [new_like(offset, layout=features) for _ in range(2)]
-    made = [new_weight(w) for w in weights[1:6]]
+    made = new_image(features, weights[1].shape[0]).to(offset.dtype), new_weight(weights[5])
     return (
         new_image(grad_maps, grad_maps.shape[1]),
         *(t if wanted & Wanted.MOTION else t.new_empty(0) for t in states),
         new_image(features, features.shape[1]),
         *(t if wanted & Wanted.WEIGHTS else t.new_empty(0) for t in made),
     )
+
+
+def motion_gates_weight_gradients(
+    grad_logits: Tensor, x: Tensor, offset: Tensor, reset_logits: Tensor, kernel_size: int
+) -> tuple[Tensor, ...]:
+    logits = grad_logits.shape[1]
+    shapes = _shapes_of_gates(logits, x.shape[1], offset.shape[1], kernel_size)
+    to_x, *others = (x.new_empty(shape) for shape in shapes)
+    return to_x, x.new_empty(logits), *others
+
+
+def _shapes_of_gates(logits: int, channels: int, motion: int, k: int) -> list[tuple[int, ...]]:
+    return [(logits, channels, k, k), (2 * motion, motion, k, k), (motion, motion, k, k)]
+
+
+def _flops_of_weights(
+    grad: Sequence[int], x: Sequence[int], offset: Sequence[int], reset: Any, k: int, **more: Any
+) -> int:
+    batch, logits, height, width = grad
+    shapes = _shapes_of_gates(logits, x[1], offset[1], k)
+    return 2 * batch * height * width * sum(map(math.prod, shapes))
 
 
 def _flops(maps: Sequence[int], offset: Any, trend: Any, *rest: Any, **more: Any) -> int:
@@ -75,9 +97,9 @@ def _flops(maps: Sequence[int], offset: Any, trend: Any, *rest: Any, **more: Any
 def _flops_of_backward(grad_decoded: Sequence[int], *rest: Any, **more: Any) -> int:
     weights, wanted = rest[_WEIGHTS], rest[-1]
     encoder, x_weight, _, state_weight, candidate_weight, warp, decoder = weights[:7]
-    # The gradients of maps and samples, and those of the weights of gates and warp.
+    # The gradients of maps and samples, and that of the warp's weight.
     of_maps = [encoder, x_weight, candidate_weight, warp, decoder]
-    of_weights = [x_weight, state_weight, candidate_weight, warp] if wanted & Wanted.WEIGHTS else []
+    of_weights = [warp] if wanted & Wanted.WEIGHTS else []
     of_state = [state_weight] if wanted & Wanted.MOTION else []
     return _of_weights(grad_decoded, of_maps + of_weights + of_state)
 

@@ -2,12 +2,13 @@
 
     E = Enc(H);   F', D', m = motion_gates(E, F, D);   Q = Dec(warp(E, F', m))
 
-On the CPU it is one op each way. On CUDA the gates and the warp are ops of their own between convolutions of cuDNN, and
-the gradients of the gates' weights are made once for many steps.
+On the CPU it is one op each way. On CUDA the gates and the warp are ops of their own between convolutions of cuDNN.
+The gradients of the gates' weights are made once for many steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from ...backends.registration.direct import run
 from ...backends.registration.wanted import Wanted
-from ..rollout import Rollout, SharedConvolution, SharedWeights, shared_tensors
+from ..rollout import (
+    LeftGradients,
+    Rollout,
+    SharedConvolution,
+    SharedWeights,
+    SummedGradients,
+    shared_tensors,
+)
 from .common import same
 
 
@@ -93,7 +101,11 @@ class StepOfOneOp(_Packed):
     ) -> None:
         super().__init__()
         self.kernels, self.alpha, self.max_offset = kernels, alpha, max_offset
-        self.sums, self.laid = shared_tensors(dtype, *weights)
+        *gates, warp_weight = weights
+        self.of_gates, self.of_warp = LeftGradients(self._gates_gradients), SummedGradients()
+        self.kernel_size = gates[0].shape[2]
+        of_warp = shared_tensors(self.of_warp, dtype, warp_weight)
+        self.laid = (*shared_tensors(self.of_gates, dtype, *gates), *of_warp)
         active.packed.append(self)
 
     def forward(
@@ -121,12 +133,16 @@ class StepOfOneOp(_Packed):
         packed = self._pack(weights, backward=True)
         wanted = (Wanted.MOTION if needs.motion else 0) | (Wanted.WEIGHTS if any(needs.weights) else 0)
         numbers = self.alpha, self.max_offset, int(wanted)
-        to_maps, to_offset, to_trend, to_features, *to_weights = run(
+        to_maps, to_offset, to_trend, to_features, to_logits, to_warp = run(
             self.kernels.motion_step_backward.default,
             (*grads, offset, *kept[:-1], new_offset, *weights, packed, *numbers),
         )
-        self.sums.add(ctx, to_weights, needs.weights)
+        self.of_gates.leave(ctx, (to_logits, kept.features, offset, kept.reset), needs.weights[:4])
+        self.of_warp.add(ctx, [to_warp], needs.weights[4:])
         return to_maps, to_offset, to_trend, to_features
+
+    def _gates_gradients(self, *maps: Tensor) -> Sequence[Tensor]:
+        return run(self.kernels.motion_gates_weight_gradients.default, (*maps, self.kernel_size))
 
     @staticmethod
     def _weights(laid: Laid) -> list[Tensor]:
@@ -164,7 +180,8 @@ class StepOfCuda(_Packed):
             for weight, bias in ((x_weight, x_bias), (state_weight, None), (candidate_weight, None))
         ]
         self.of_x, self.of_state, self.of_candidate = (weights.conv for weights in shared)
-        self.sums, of_warp = shared_tensors(dtype, warp_weight)
+        self.sums = SummedGradients()
+        of_warp = shared_tensors(self.sums, dtype, warp_weight)
         self.laid = (*(t for weights in shared for t in weights.laid), *of_warp)
         active.packed.append(self)
 

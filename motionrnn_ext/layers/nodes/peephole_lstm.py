@@ -78,7 +78,8 @@ def _weights(
     if any(p.device != x.device or p.shape[1:] != x.shape[2:] for p in peepholes):
         return None
     shared = SharedWeights(same(weights[0]), x, dtype, torch.cat(weights, dim=1))
-    sums, laid = shared_tensors(weights[0].dtype, *peepholes)
+    sums = SummedGradients()
+    laid = shared_tensors(sums, weights[0].dtype, *peepholes)
     return Step(chosen, dtype, shared.conv, sums), (*shared.laid, *laid)
 
 
