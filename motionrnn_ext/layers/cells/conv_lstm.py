@@ -11,7 +11,7 @@ from torch.types import Device
 from ... import ops
 from ..nodes import conv_lstm as node
 from ..rollout import convolve, current_rollout
-from .base import LSTMState, RecurrentCell
+from .base import LSTMState, RecurrentCell, lays_weights_out
 
 
 class ConvLSTMCell(RecurrentCell):
@@ -40,6 +40,7 @@ class ConvLSTMCell(RecurrentCell):
         self.conv_x = self.convolution(in_channels, 4 * c, **made)
         self.conv_h = self.convolution(c, 4 * c, **made)
 
+    @lays_weights_out
     def forward(
         self,
         x: Tensor,

@@ -14,7 +14,7 @@ from ..nodes import conv_tt_lstm as node
 from ..rollout import convolve, current_rollout
 from ..states import detached, exportable
 from ..tensors import add_to
-from .base import RecurrentCell
+from .base import RecurrentCell, lays_weights_out
 
 
 @exportable
@@ -103,6 +103,7 @@ class ConvTTLSTMCell(RecurrentCell):
         # Clones, because torch.export would take what it is given twice for one input.
         return ConvTTLSTMState(hidden, hidden.clone(), tuple(hidden.clone() for _ in range(self.steps - 1)))
 
+    @lays_weights_out
     def forward(
         self,
         x: Tensor,

@@ -23,7 +23,7 @@ from ..arguments import is_whole, shown
 from ..initial_values import sets
 from ..rollout import Rollout, SharedWeights, convolve, current_rollout, dtype_of_convolutions
 from ..states import detached, exportable, under_autocast
-from .base import RecurrentCell
+from .base import RecurrentCell, lays_weights_out
 
 
 @exportable
@@ -210,6 +210,7 @@ class E3DLSTMCell(RecurrentCell):
         """Return the window of the last W frames, (B, C_in, W, h, w), that ends with the frame x (B, C_in, h, w)."""
         return torch.cat([state.inputs, x[:, :, None]], dim=2)
 
+    @lays_weights_out
     def forward(
         self,
         x: Tensor,

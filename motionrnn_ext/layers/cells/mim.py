@@ -18,7 +18,7 @@ from ..nodes import mim as node
 from ..nodes import peephole_lstm as unit_node
 from ..rollout import convolve, current_rollout
 from ..states import check_fields, detached, exportable
-from .base import LSTMState, RecurrentCell
+from .base import LSTMState, RecurrentCell, lays_weights_out
 from .st_lstm import SpatioTemporalLSTMCell
 
 
@@ -216,6 +216,7 @@ class MIMCell(RecurrentCell):
         super().reset_parameters()
         self.reset()
 
+    @lays_weights_out
     def forward(
         self,
         x: Tensor,

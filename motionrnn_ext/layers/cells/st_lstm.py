@@ -12,7 +12,7 @@ from ... import ops
 from ..nodes import st_lstm as node
 from ..rollout import convolve, current_rollout
 from ..tensors import add_to
-from .base import LSTMState, RecurrentCell
+from .base import LSTMState, RecurrentCell, lays_weights_out
 
 
 class SpatioTemporalLSTMCell(RecurrentCell):
@@ -49,6 +49,7 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         self.conv_o = self.convolution(2 * c, c, **made)
         self.conv_last = nn.Conv2d(2 * c, c, 1, bias=False, **made)
 
+    @lays_weights_out
     def forward(
         self,
         x: Tensor,
