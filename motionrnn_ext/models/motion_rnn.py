@@ -191,6 +191,7 @@ class MotionRNN(Resettable):
                 gate_side=options.gate_side,
                 transient=transient,
                 trend=trend,
+                trend_gate=options.trend_gate,
                 zero_init=options.zero_init,
                 depth=self._cells()[0].depth > 1,
                 **made,
