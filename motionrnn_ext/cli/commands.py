@@ -210,19 +210,24 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None:
-    from ..experiments import PRESETS
+    from ..experiments import preset
     from ..experiments.runner import run_plan
 
-    preset, name = PRESETS[arguments.preset], f"{arguments.command}-{arguments.preset}"
-    start = preset.config
+    chosen = preset(arguments.preset, getattr(arguments, "dataset", None))
+    start, name = chosen.config, f"{arguments.command}-{arguments.preset}"
+    if arguments.preset == "standard":
+        name += f"-{start.dataset}"
     if arguments.config is not None:
         start, name = Config.read(arguments.config), arguments.command
     config = start.changed(given_settings(arguments))
-    seeds, test_clips = arguments.seeds or preset.seeds, arguments.test_clips or preset.test_clips
+    if not any(getattr(arguments, option) for option in ("thresholds", "values", "value_scale")):
+        vars(arguments).update(chosen.metrics)
+    seeds, test_clips = arguments.seeds or chosen.seeds, arguments.test_clips or chosen.test_clips
     planned = plan(config, seeds, test_clips, protocol=protocol_of(arguments))
     try:
         folder = arguments.out or Path("runs") / name
-        run_plan(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)
+        command = shlex.join(["motionrnn", *arguments.argv])
+        run_plan(planned, folder, command=command, docs=arguments.docs, record=arguments.json)
     except KeyboardInterrupt:
         print("\ngo on with the same command", file=sys.stderr)
         raise

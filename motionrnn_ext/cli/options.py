@@ -118,18 +118,23 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -> None:
     help = "settings to start from: quick takes minutes, full takes hours (default: quick); a --dataset other than "
-    help += "theirs brings its own image size, n_input and n_output, unless these are given"
-    parser.add_argument("--preset", choices=("quick", "full"), default="quick", help=help)
+    help += "theirs brings its own image size, n_input and n_output, unless these are given; standard has settings "
+    help += "for moving_digits, shanghai_h5 and human36m_openstl, by --dataset"
+    parser.add_argument("--preset", choices=("quick", "full", "standard"), default="quick", help=help)
     help = "start from the settings of this config.json instead"
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)
-    help = "train every row once per seed (default: the preset's, 0 1 or 0 1 2)"
+    help = "train every row once per seed (default: the preset's, 0 1 2, or 0 1 with quick)"
     parser.add_argument("--seeds", type=index, nargs="+", metavar="N", help=help)
-    help = "held-out clips to score on (default: the preset's, 128 or 512)"
+    help = "held-out clips to score on (default: the preset's, 512, or 128 with quick)"
     parser.add_argument("--test-clips", type=count, metavar="N", help=help)
     help = "folder; trainings that are finished there are not repeated (default: runs/COMMAND-PRESET)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
     help = "also write the table and the figure to this folder and its images/"
     parser.add_argument("--docs", type=Path, metavar="FOLDER", help=help)
+    help = (
+        "write what is finished to this file after each training, without folders' names, for docs/results.py"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help=help)
     add_settings(parser, left_out, "as `motionrnn train --help` says; by default the preset's")
     parser.set_defaults(device="cpu")  # the device of the metrics' networks
     add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))

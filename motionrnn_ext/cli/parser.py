@@ -170,11 +170,13 @@ def _add_visualize(commands: Any) -> None:
 
 
 def _add_ablate(commands: Any) -> None:
-    help = "train MotionRNN with and without its parts: predictor alone, either part, both, no transient, no trend"
+    help = "train MotionRNN with and without its parts: predictor alone, either part, both, no transient, no trend; "
+    help += "and with motion that cannot go far: bounded offsets, a gated trend"
     examples = [
         "motionrnn ablate --preset quick",
         "motionrnn ablate --preset full --predictor predrnn --seeds 0 1 2 3 4",
         "motionrnn ablate --config runs/mine/config.json --out runs/mine-apart",
+        "motionrnn ablate --preset standard --dataset shanghai_h5 --root path/to/shanghai.h5",
     ]
     parser = _add(commands, "ablate", help, examples)
     add_experiment(parser, ("seed", "motion_gru", "highway", "transient", "trend"))

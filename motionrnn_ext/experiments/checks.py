@@ -49,7 +49,7 @@ def check(plan: Plan) -> Checked:
     Raises:
         ValueError: the first mistake that is found.
     """
-    counts = {row.label: costs(replace(plan.config, **row.switches)) for row in plan.rows}
+    counts = {row.label: costs(row.settings(plan.config)) for row in plan.rows}
     _check_machine(plan)
     ClipDataModule(plan.config)
     clips = held_out(replace(plan.config, seed=TEST_SEED), plan.test_clips)

@@ -38,14 +38,18 @@ from . import table
 from .checks import Checked, check
 from .folder import check_training, open_folder, read_result, result_file
 from .plan import Plan, Training
+from .record import write_record
 
 
-def run_plan(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> dict[str, Any]:
+def run_plan(
+    plan: Plan, folder: Path, *, command: str, docs: Path | None = None, record: Path | None = None
+) -> dict[str, Any]:
     """Train and score what is not finished, then write and print the table; return the content of results.json.
 
     Args:
         command: the command line that the table names.
         docs: a folder that receives the table and the figure as well, as NAME.md and images/NAME.png.
+        record: a JSON file that receives what is finished, after each training, see `record`.
 
     Raises:
         ValueError: the plan does not pass `check`.
@@ -55,11 +59,15 @@ def run_plan(plan: Plan, folder: Path, *, command: str, docs: Path | None = None
     """
     if docs is not None:
         check_writable(docs / "images", "--docs")
+    if record is not None:
+        check_writable(record.parent, "--json")
     with held(folder):
-        return _run_plan(plan, folder, command, docs)
+        return _run_plan(plan, folder, command, docs, record)
 
 
-def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict[str, Any]:
+def _run_plan(
+    plan: Plan, folder: Path, command: str, docs: Path | None, record: Path | None
+) -> dict[str, Any]:
     console = Console()
     checked = check(plan)
     open_folder(folder, plan)
@@ -70,6 +78,8 @@ def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict
             check_training(folder / "runs" / training.name, training.config)
         else:
             finished[training.name] = result
+    if record is not None and finished:
+        write_record(record, plan, finished, checked.costs, command)
     _introduce(console, plan, folder, len(finished))
     with _Display(console, plan, len(finished)) as display:
         for number, training in enumerate(trainings, start=1):
@@ -77,6 +87,8 @@ def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict
                 display.start(training)
                 result = finished[training.name] = _finish(training, folder, checked, display)
                 display.line(f"[{number}/{len(trainings)}] {training.label}: {table.result_text(result)}")
+                if record is not None:
+                    write_record(record, plan, finished, checked.costs, command)
     in_order = [finished[training.name] for training in trainings]
     results = table.results(plan, in_order, checked.costs, command)
     *tables, reading = table.terminal(results)
@@ -84,6 +96,8 @@ def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict
         wide_console().print(part)
     console.print(reading)
     pictures = _write(plan, folder, results)
+    if record is not None:
+        pictures.append(record)
     if docs is not None:
         pictures.add(_write_docs(plan, docs, results))
     print_paths(pictures)

@@ -22,6 +22,7 @@ from ..evaluation.scores import BASELINE
 from ..metrics import BETTER, counted, heading
 from .checks import names_of
 from .costs import COUNTED
+from .gate import gate_text
 from .plan import Plan
 
 NO_DIFFERENCE = "no difference shown"
@@ -82,6 +83,7 @@ def results(
         BASELINE: {name: _number(first["baseline"][name]) for name in names},
         "test_clips": first["metrics"]["samples"],
         "protocol": list(first["metrics"]["protocol"].values()),
+        "gate": gate_text(trainings),
         "differences": _differences(plan, rows, [name for name in HEADLINE if name in names]),
         "stopped": {
             f"{one['row']}, seed {one['seed']}": one["stopped"] for one in trainings if one.get("stopped")
@@ -193,7 +195,7 @@ def terminal(results: Mapping[str, Any]) -> list[Any]:
     names = [name for name in HEADLINE if name in results[BASELINE]]
     table = _rich(results["title"], table_rows(results, names))
     verdicts = _rich("Differences of means", difference_rows(results, between="\n"))
-    return [table, verdicts, _spread_text(results["seeds"])]
+    return [table, verdicts, f"{results['gate']}\n{_spread_text(results['seeds'])}"]
 
 
 def _rich(title: str, lines: list[list[str]]) -> Table:
@@ -252,9 +254,10 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
     }
     parts = [
         f"# {results['title']}",
-        _markdown_table(table_rows(results, names)),
+        results["gate"],
+        markdown_table(table_rows(results, names)),
         "## Differences of means",
-        _markdown_table(difference_rows(results)),
+        markdown_table(difference_rows(results)),
         f"![a dot per training, a line at each mean]({figure})",
         "## How to read it",
         "\n".join(f"- {note}" for note in notes),
@@ -274,7 +277,7 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     return " ".join(filter(None, texts))
 
 
-def _markdown_table(lines: list[list[str]]) -> str:
+def markdown_table(lines: list[list[str]]) -> str:
     rule = [" --- ", *[" ---: "] * (len(lines[0]) - 1)]
     body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([body[0], f"|{'|'.join(rule)}|", *body[1:]])

@@ -27,7 +27,7 @@ from motionrnn_ext import cli
 from motionrnn_ext.evaluation.clips import held_out
 from motionrnn_ext.evaluation.evaluate import count_parameters
 from motionrnn_ext.evaluation.scores import score
-from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, runner, table
+from motionrnn_ext.experiments import STANDARD, Plan, ablation, comparison, preset, runner, table
 from motionrnn_ext.experiments.costs import costs
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.metrics import Protocol, Values
@@ -75,7 +75,22 @@ def test_the_rows_of_an_ablation_differ_in_what_they_are_called_after() -> None:
     assert on["MotionGRU only"] == all_parts - {"highway"}
     assert on["highway only"] == all_parts - {"motion_gru"}
     assert on["base"] == {"transient", "trend"}  # of MotionGRUs, of which it has none
-    assert len(rows) == 6
+    for label, own in (
+        ("offsets within 2 pixels", {"max_offset": 2.0}),
+        ("gated trend", {"trend_gate": 1.0}),
+    ):
+        assert on[label] == all_parts | {"overrides"} and rows[label]["overrides"] == own
+    assert len(rows) == 8
+
+
+def test_overrides_of_a_row_are_added_to_those_of_all() -> None:
+    planned = ablation(replace(QUICK, overrides={"alpha": 0.3, "max_offset": 9.0}), [0], 1)
+    found = {training.row.label: training.config.overrides for training in planned.trainings()}
+    assert found["both"] == found["base"] == {"alpha": 0.3, "max_offset": 9.0}
+    assert found["offsets within 2 pixels"] == {"alpha": 0.3, "max_offset": 2.0}
+    assert found["gated trend"] == {"alpha": 0.3, "max_offset": 9.0, "trend_gate": 1.0}
+    # An experiment of before, without such rows, has the same settings.
+    assert planned.settings()["overrides"] == {"alpha": 0.3, "max_offset": 9.0}
 
 
 def test_every_ablation_is_compared_with_base_or_both() -> None:
@@ -83,7 +98,8 @@ def test_every_ablation_is_compared_with_base_or_both() -> None:
     assert {("both", "base"), ("without transient", "both"), ("without trend", "both")} <= pairs
     for part in ("highway only", "MotionGRU only"):
         assert {(part, "base"), (part, "both")} <= pairs
-    assert len(pairs) == 7
+    assert {("offsets within 2 pixels", "both"), ("gated trend", "both")} <= pairs
+    assert len(pairs) == 9
 
 
 def test_a_comparison_has_every_predictor_with_and_without_motionrnn() -> None:
@@ -101,14 +117,42 @@ def test_a_comparison_has_every_predictor_with_and_without_motionrnn() -> None:
     assert len({training.name for training in planned.trainings()}) == len(configs)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_can_be_built_for_every_row(preset: str) -> None:
-    config, seeds, clips = PRESETS[preset]
-    assert len(seeds) >= 2
+@pytest.mark.parametrize(
+    "dataset, name", [(None, "quick"), (None, "full"), *((d, "standard") for d in STANDARD)]
+)
+def test_presets_can_be_built_for_every_row(dataset: str | None, name: str) -> None:
+    config, seeds, clips, _ = preset(name, dataset)
+    assert len(seeds) >= 2 and config.dataset == (dataset or "moving_digits")
     for planned in (ablation(config, seeds, clips), comparison(config, seeds, clips)):
         for row in planned.rows:
             with torch.device("meta"):
-                MotionRNN(**replace(config, **row.switches).model())
+                MotionRNN(**row.settings(config).model())
+
+
+def test_a_preset_has_settings_by_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preset("standard") == STANDARD["moving_digits"]
+    with pytest.raises(
+        ValueError,
+        match="preset standard has no settings for radar_like; it has some for moving_digits, shanghai_h5, human36m",
+    ):
+        preset("standard", "radar_like")
+    seen: list[tuple[Plan, Path]] = []
+    monkeypatch.setattr(runner, "run_plan", lambda plan, folder, **_: seen.append((plan, folder)))
+    radar = "compare --preset standard --dataset shanghai_h5 --root x.h5"
+    for words in (
+        radar,
+        f"{radar} --steps 7 --seeds 5 --thresholds 0.5 --value-scale 1",
+        "ablate --preset standard",
+    ):
+        assert cli.main(words.split()) == 0
+    (plain, folder), (changed, _), (digits, _) = seen
+    assert folder == Path("runs/compare-standard-shanghai_h5")
+    chosen = STANDARD["shanghai_h5"]
+    assert plain.config == replace(chosen.config, root="x.h5") and plain.seeds == chosen.seeds
+    assert plain.protocol.thresholds == (15, 25, 35) and plain.protocol.values == Values(52.5)
+    assert (changed.config.steps, changed.seeds, changed.test_clips) == (7, (5,), chosen.test_clips)
+    assert changed.protocol.thresholds == (0.5,) and changed.protocol.values == Values(1.0)
+    assert digits.config == STANDARD["moving_digits"].config and not digits.protocol.thresholds
 
 
 @pytest.mark.parametrize(
