@@ -194,7 +194,21 @@ def _visualize(arguments: argparse.Namespace) -> None:
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "motion") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
         frames = fitting(run.model, frames, arguments.pad)
-        _conclude(draw_motion(run, frames, n_input, n_output, folder, **options))
+        clips = _clips_for_numbers(arguments, run.config, n_input + n_output)
+        _conclude(draw_motion(run, frames, n_input, n_output, folder, clips=clips, **options))
+
+
+def _clips_for_numbers(arguments: argparse.Namespace, config: Config, n_frames: int) -> list[Any]:
+    """Return as many test clips as --clips says, or none without it."""
+    from ..evaluation.clips import held_out, other_data
+
+    if arguments.clips is None:
+        return []
+    if arguments.frames is not None:
+        raise ValueError("--clips is for clips of a data set; leave it out with --frames")
+    changes = other_data(**{name: getattr(arguments, name) for name in DATA_OPTIONS})
+    clips = held_out(config, arguments.clips, n_frames=n_frames, **changes)
+    return [clips[i] for i in range(len(clips))]
 
 
 def _ablate(arguments: argparse.Namespace) -> None:

@@ -152,11 +152,12 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_visualize(commands: Any) -> None:
-    help = "draw the motion that a model sees in a clip: trend arrows, and where every tap reads"
+    help = "draw the motion that a model sees in a clip: trend arrows, and where every tap reads; and its numbers"
     examples = [
         "motionrnn visualize runs/mine --clip 7",
         "motionrnn visualize runs/mine --interface 1 --times 2 5 8",
         "motionrnn visualize runs/mine --frames clip.npy --out pictures",
+        "motionrnn visualize runs/mine --clips 64     # numbers of the motion over 64 clips, in motion.json",
     ]
     parser = _add(commands, "visualize", help, examples)
     add_clip(parser, "frames to predict (default: as trained)")
@@ -166,6 +167,8 @@ def _add_visualize(commands: Any) -> None:
     parser.add_argument("--times", type=count, nargs="+", metavar="T", help=help)
     help = "places per frame whose taps are shown, those with the most motion (default: 3)"
     parser.add_argument("--positions", type=count, default=3, metavar="N", help=help)
+    help = "compute the numbers of motion.json over so many test clips (default: the shown clip alone)"
+    parser.add_argument("--clips", type=count, metavar="N", help=help)
     add_place(parser, "motion")
 
 

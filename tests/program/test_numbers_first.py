@@ -122,7 +122,10 @@ def test_every_command_draws_what_it_can(
     monkeypatch.setattr(visualize, "arrows", failing)
     assert cli.main([command, str(trained), "--out", str(out)]) == 4
     assert f"{command}: error: {out / 'arrows.png'} could not be drawn" in capsys.readouterr().err
-    kept = {"predict": {"prediction.npy", "strip.png", "clip.gif"}, "visualize": {"taps.png", "motion.gif"}}
+    kept = {
+        "predict": {"prediction.npy", "strip.png", "clip.gif"},
+        "visualize": {"motion.json", "taps.png", "motion.gif"},
+    }
     assert {path.name for path in out.iterdir()} == kept[command]
 
 
