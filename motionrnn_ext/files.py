@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-# A list of numbers of `json.dumps` with an indent.
-_NUMBERS = re.compile(r"\[\s+(?:(?:-?[\d.]+(?:e[+-]?\d+)?|null),?\s+)+\]")
+# A list of numbers and words of `json.dumps` with an indent. No text has a line break, which JSON escapes.
+_SHORT_LIST = re.compile(r'\[\n\s+(?:(?:[\w.+-]+|"(?:[^"\\]|\\.)*"),?\n\s+)+\]')
 _OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -56,13 +56,13 @@ def write_json(path: Path, content: Mapping[str, Any], short_lists: bool = False
 
     A last entry "not_finite" then says which value was where, such as
     [{"at": ["models", "ConvLSTM", "psnr"], "is": "inf"}]. `read_json` restores them. With `short_lists` a list of
-    numbers is one line.
+    numbers and words is one line.
     """
     found: list[dict[str, Any]] = []
     finite = _finite(content, found, [])
     text = json.dumps({**finite, "not_finite": found} if found else finite, indent=2)
     if short_lists:
-        text = _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text)
+        text = _SHORT_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text)
     write_text(path, text + "\n")
     return path
 

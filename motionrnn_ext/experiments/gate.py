@@ -23,18 +23,28 @@ def gate_text(trainings: Sequence[Mapping[str, Any]]) -> str:
     first = trainings[0]
     names = [name for name in (*_SCORES, *_lowest_csi(first)) if name in first["metrics"]["per_lead"]]
     baselines = _baselines(first)
-    words = [heading(name).rpartition(" ")[0] for name in names]
-    what = f"{' or '.join(baselines)} in {', '.join(words)} at each lead time but the first"
-    failures = [
-        f"{row} against {label} in {word} at {_leads(at)}"
-        for row, members in _by_row(trainings).items()
-        for label, baseline in baselines.items()
-        for name, word in zip(names, words)
-        if (at := list(_not_better(members, baseline, name)))
-    ]
+    what = f"{' and '.join(baselines)} in {_words(names)} at each lead time but the first"
+    failures = []
+    for row, members in _by_row(trainings).items():
+        for label, baseline in baselines.items():
+            lost: dict[str, list[str]] = {}
+            for name in names:
+                if at := list(_not_better(members, baseline, name)):
+                    lost.setdefault(_leads(at), []).append(name)
+            if lost:
+                against = f" against {label}" if len(baselines) > 1 else ""
+                failures.append(
+                    f"{row}{against}, {', '.join(f'in {_words(n)} at {at}' for at, n in lost.items())}"
+                )
     if not failures:
         return f"Every model beats {what}."
-    return f"Not every model beats {what}. It does not: {'; '.join(failures)}."
+    return f"Not every model beats {what}. These do not: {'; '.join(failures)}."
+
+
+def _words(names: Sequence[str]) -> str:
+    """Return the names of scores as text, such as "MSE, SSIM and CSI 15"."""
+    *rest, last = (heading(name).rpartition(" ")[0] for name in names)
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _baselines(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -73,6 +83,6 @@ def _not_better(
 
 
 def _leads(at: Sequence[int]) -> str:
-    """Return lead times as text, such as "t+2 to t+5, t+7"."""
+    """Return lead times as text, such as "t+2 to t+5 and t+7"."""
     runs = [[lead for _, lead in run] for _, run in groupby(enumerate(at), lambda pair: pair[1] - pair[0])]
-    return ", ".join(f"t+{run[0]} to t+{run[-1]}" if len(run) > 1 else f"t+{run[0]}" for run in runs)
+    return " and ".join(f"t+{run[0]} to t+{run[-1]}" if len(run) > 1 else f"t+{run[0]}" for run in runs)

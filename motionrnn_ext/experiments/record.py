@@ -86,13 +86,14 @@ def read_record(path: Path) -> dict[str, Any]:
 def record_markdown(content: Mapping[str, Any]) -> str:
     """Return the tables of a record and how they were made, as Markdown without headings."""
     settings, names = content["settings"], list(content[table.BASELINE])
-    hours = sum(one["seconds"] for one in content["trainings"]) / 3600
+    minutes = sum(one["seconds"] for one in content["trainings"]) / 60
+    duration = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
     steps, clips = counted(settings["steps"], "step"), counted(settings["batch_size"], "clip")
     facts = [
         f"`{content['command']}`",
         f"{steps} of {clips}, {settings['n_input']} frames in and {settings['n_output']} out",
-        f"{counted(content['test_clips'], 'test clip')}, seeds {', '.join(map(str, content['seeds']))}",
-        f"{hours:.1f} hours on {'; '.join(content['machine'])}",
+        f"{counted(content['test_clips'], 'test clip')}, seeds: {', '.join(map(str, content['seeds']))}",
+        f"{duration} of training and scoring on {'; '.join(content['machine'])}",
         f"commit {', '.join(content['commit']) or 'unknown'}",
     ]
     if content["missing"]:

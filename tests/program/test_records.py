@@ -18,7 +18,7 @@ pytest.importorskip("lightning", reason="the training program's packages are not
 from trainings import QUICK, plan
 
 from motionrnn_ext import cli
-from motionrnn_ext.experiments import runner
+from motionrnn_ext.experiments import gate, runner
 from motionrnn_ext.experiments.gate import gate_text
 from motionrnn_ext.experiments.record import finished_part, read_record, record_markdown, write_record
 from motionrnn_ext.files import read_json, write_json
@@ -41,27 +41,31 @@ def cell(row: str, seed: int = 0, **per_lead: list[float]) -> dict[str, Any]:
 def test_a_table_whose_models_all_win_says_so() -> None:
     first_is_lost = cell("b", mse=[9.0, 1.0, 1.0, 1.0])
     no_event = cell("c", csi_15=[0.0, 0.5, math.nan, 0.3])
-    expected = "Every model beats repeat last frame in MSE, SSIM at each lead time but the first."
+    expected = "Every model beats repeat last frame in MSE and SSIM at each lead time but the first."
     assert gate_text([cell("a"), first_is_lost]) == expected
-    assert gate_text([no_event]) == expected.replace("SSIM", "SSIM, CSI 15")
+    assert gate_text([no_event]) == expected.replace("MSE and SSIM", "MSE, SSIM and CSI 15")
 
 
 @pytest.mark.parametrize(
     ("cells", "failures"),
     [
-        ([cell("a", mse=[0, 2.0, 1, 1])], "a against repeat last frame in MSE at t+2"),  # a tie is no win
+        ([cell("a", mse=[0, 2.0, 1, 1])], "a, in MSE at t+2"),  # a tie is no win
         (
             [cell("a", ssim=[1, 0.7, 0.7, 0.7]), cell("b", mse=[0, 5, 1, 5])],
-            "a against repeat last frame in SSIM at t+2 to t+3; b against repeat last frame in MSE at t+2, t+4",
+            "a, in SSIM at t+2 to t+3; b, in MSE at t+2 and t+4",
         ),
-        ([cell("a", mse=[0, 1, math.nan, 1])], "a against repeat last frame in MSE at t+3"),
+        ([cell("a", mse=[0, 1, math.nan, 1])], "a, in MSE at t+3"),
         (
             [cell("a", 0, mse=[0, 1, 1, 1]), cell("a", 1, mse=[0, 3.5, 1, 1])],  # on average
-            "a against repeat last frame in MSE at t+2",
+            "a, in MSE at t+2",
+        ),
+        (
+            [cell("a", mse=[0, 5, 1, 1], ssim=[1, 0.1, 1, 0.1], csi_15=[0, 0, 1, 1])],
+            "a, in MSE and CSI 15 at t+2, in SSIM at t+2 and t+4",
         ),
         (
             [cell("a", csi_5=[1, 0.3, 1, 1], csi_15=[0] * 4)],  # the lowest threshold alone
-            "a against repeat last frame in CSI 5 at t+2",
+            "a, in CSI 5 at t+2",
         ),
     ],
 )  # fmt: skip
@@ -69,15 +73,23 @@ def test_a_model_that_does_not_win_is_named_with_its_lead_times(
     cells: list[dict[str, Any]], failures: str
 ) -> None:
     text = gate_text(cells)
-    assert text.startswith("Not every model beats repeat last frame in MSE, SSIM")
-    assert text.endswith(f"It does not: {failures}.")
+    assert text.startswith("Not every model beats repeat last frame in MSE")
+    assert text.endswith(f"These do not: {failures}.")
 
 
 def test_one_lead_time_counts() -> None:
     short = cell("a", mse=[2.0], ssim=[1.0])
     for name, values in short["baseline"]["per_lead"].items():
         short["baseline"]["per_lead"][name] = values[:1]
-    assert gate_text([short]).endswith("a against repeat last frame in MSE at t+1.")
+    assert gate_text([short]).endswith("a, in MSE at t+1.")
+
+
+def test_of_several_baselines_the_one_that_wins_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    hard = {"per_lead": {"mse": [0.1] * 4, "ssim": [0.1] * 4}}
+    monkeypatch.setattr(gate, "_baselines", lambda result: {"easy": result["baseline"], "hard": hard})
+    text = gate_text([cell("a"), cell("b", mse=[0.0] * 4)])
+    assert text.startswith("Not every model beats easy and hard in MSE and SSIM at each")
+    assert text.endswith("These do not: a against hard, in MSE at t+2 to t+4.")
 
 
 # ---- The record
@@ -176,9 +188,15 @@ def test_a_record_names_no_folder_of_this_machine(finished: tuple[Path, Path], t
 
 
 def test_lists_of_numbers_are_lines(tmp_path: Path) -> None:
-    content = {"a": [1, -2.5, math.nan, 1e-7], "b": [[1, 2], ["x, 1"]], "c": [], "d": "[\n1\n]"}
+    content = {
+        "a": [1, -2.5, math.nan, 1e-7],
+        "b": [[1, 2], ["x,  1", True]],
+        "c": [],
+        "d": "[\n  1\n]",
+        "e": {"f": [{}]},
+    }
     text = write_json(tmp_path / "x.json", content, short_lists=True).read_text()
-    assert '"a": [ 1, -2.5, null, 1e-07 ]' in text
+    assert '"a": [ 1, -2.5, null, 1e-07 ]' in text and '[ "x,  1", true ]' in text
     again = read_json(tmp_path / "x.json")
     assert math.isnan(again["a"].pop(2)) and content["a"].pop(2) and again == content
 
@@ -210,7 +228,7 @@ def test_a_page_gets_its_tables_from_the_records(finished: tuple[Path, Path], tm
     mse = content["rows"]["both"]["metrics"]["mse"]
     assert f"| both | {mse['mean']:.2f} ± {mse['spread']:.2f} |" in tables
     for fact in ("`motionrnn ablate --seeds 0 1`", "2 steps of 2 clips, 2 frames in and 2 out",
-                 "3 test clips, seeds 0, 1", " hours on CPU", "commit "):  # fmt: skip
+                 "3 test clips, seeds: 0, 1", "0 minutes of training and scoring on CPU", "commit "):  # fmt: skip
         assert fact in tables, fact
     assert write_pages(tmp_path) == []
 
