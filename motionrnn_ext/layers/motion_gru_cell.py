@@ -52,20 +52,10 @@ class MotionGRUCell(Resettable):
     F_t is kept within `max_offset`, so that a stream may go on for ever: F grows by up to 1.7 pixels a step, and
     float32 would end at inf and then nan. Far beyond the map every tap reads zero, so a bound there changes no `out`.
 
-    With `trend_gate` = c the update gate weighs the trend as well. This form is the package's own, not the paper's:
-
-        F_t = F' + c u.D'
-
-    While u and z are constant, (F, D) follows a matrix with the characteristic polynomial p, of the trend's weight w:
-
-        [F_t]   [1 - u + w alpha   w (1 - alpha)] [F]   [u.z]      p(1) = alpha (u - w)
-        [D' ] = [     alpha          1 - alpha  ] [D] + [ 0 ]      det  = (1 - u) (1 - alpha)
-
-    Its eigenvalues are smaller than 1 exactly if w < u (alpha above 0, u in (0, 1]). In the paper w = 1, so that F
-    grows by a factor for every u < 1, and a fixed w < 1 only moves this to every u < w. With w = c u the update is
-    F_t = (1 - u).F + u.(z + c D'), so that |F| and |D| stay within 1 / (1 - c) if they begin there, whatever the gates
-    do. c = 1 is the edge: F no longer grows by a factor, but a z of one sign adds to it in every step,
-    u z alpha / (alpha + u (1 - alpha)) in the long run.
+    With `trend_gate` = c the update gate weighs the trend, F_t = F' + c u.D' = (1 - u).F + u.(z + c D'). This form is
+    the package's own, not the paper's. |F| and |D| then stay within 1 / (1 - c) if they begin there, whatever the gates
+    do. With c = 1 F no longer grows by a factor, but a z of one sign adds to it in every step, in the long run
+    u z alpha / (alpha + u (1 - alpha)). docs/pytorch.md, "Stable motion", derives this.
 
     Gates and a warp that are not plain (with hooks of their own, or replaced, see `motionrnn_ext.layers.plain`) are
     called. The results are the same up to rounding, and the step is slower.
