@@ -19,7 +19,7 @@ from rich.text import Text
 
 from .. import visualize
 from ..evaluation.scores import BASELINE
-from ..metrics import BETTER, counted, heading
+from ..metrics import BETTER, EVENTS, counted, heading
 from .checks import names_of
 from .costs import COUNTED
 from .plan import Plan
@@ -170,11 +170,11 @@ def _with_spread(name: str, scores: Mapping[str, Any]) -> str:
 
 
 def _text(name: str, scores: Mapping[str, Any]) -> str:
-    """Return the text of one of a model's scores; CSI and FAR without an event are nan although the MSE is a number."""
+    """Return the text of one of a model's scores; those of events may be nan although the MSE is a number."""
     value = scores[name]
     if math.isfinite(value):
         return f"{value:.{_digits(value)}f}"
-    return "no event" if name.startswith(("csi", "far")) and not math.isnan(scores["mse"]) else "not finite"
+    return "no event" if name.startswith(EVENTS) and not math.isnan(scores["mse"]) else "not finite"
 
 
 def _digits(value: float) -> int:
