@@ -74,8 +74,10 @@ def add_metrics(group: Any) -> None:
     group.add_argument("--convention", choices=choices, default="float", help=help)
     choices = ("float", "uint8", "range2", "gaussian")
     group.add_argument("--ssim", choices=choices, help="how SSIM is computed (default: the convention's)")
-    help = "compute CSI and FAR for pixels whose value reaches each of these"
+    help = "score events: pixels whose value reaches each of these (POD, FAR, CSI, HSS, bias, FSS)"
     group.add_argument("--thresholds", nargs="+", type=float, metavar="L", help=help)
+    help = "sides of FSS's windows, odd numbers of pixels (default: 3 9 27; 0 for no FSS)"
+    group.add_argument("--fss", nargs="+", type=index, metavar="N", help=help)
     choices = ("echo", "shanghai", "hko7")
     help = "scale and offset of this data, and except for hko7 its thresholds; echo is the official trainer's"
     group.add_argument("--values", choices=choices, help=help)

@@ -79,7 +79,7 @@ def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 def protocol_of(arguments: argparse.Namespace) -> Any:
     """Return the metrics to compute: with the values of a preset or the given ones, and the preset's thresholds unless
     others are given."""
-    from ..metrics import PRESET_THRESHOLDS, PRESETS, Protocol, Values
+    from ..metrics import FSS_SCALES, PRESET_THRESHOLDS, PRESETS, Protocol, Values
 
     scale, offset = arguments.value_scale, arguments.value_offset
     values = PRESETS.get(arguments.values)
@@ -93,7 +93,9 @@ def protocol_of(arguments: argparse.Namespace) -> Any:
     if thresholds and values is None:
         raise ValueError("--thresholds needs what a pixel stands for: --values NAME, or --value-scale S")
     if not thresholds and (values is not None or offset is not None or arguments.value_bytes):
-        raise ValueError("values are for CSI and FAR: give --thresholds too")
+        raise ValueError("values are for scores of events: give --thresholds too")
     names = ("convention", "ssim", "lpips", "fvd", "fvd_context", "device")
     options = {name: getattr(arguments, name) for name in names}
-    return Protocol(thresholds=thresholds, values=values, **options)
+    scales = tuple(arguments.fss or FSS_SCALES) if thresholds or arguments.fss else ()
+    scales = () if scales == (0,) else scales
+    return Protocol(thresholds=thresholds, values=values, fss_scales=scales, **options)

@@ -208,11 +208,11 @@ def _draw_clip(
 
 
 def draw_lead_times(pictures: Pictures, folder: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the metrics over lead time in lead_time.png, and pooled CSI and FAR, if any, in lead_time_events.png."""
+    """Draw the metrics over lead time in lead_time.png, and CSI, FAR and FSS, if any, in lead_time_events.png."""
     names = list(next(iter(results.values()))["per_lead"])
     frames = [name for name in names if name in LABELS]
     pictures.draw(visualize.lead_time_curves, folder / "lead_time.png", results, frames)
-    titles = {name: heading(name) for name in names if name not in LABELS}
+    titles = {name: heading(name) for name in names if name.startswith(("csi", "far", "fss"))}
     if titles:
         curves = {
             label: {"per_lead": {title: result["per_lead"][name] for name, title in titles.items()}}

@@ -65,10 +65,12 @@ def score(
     protocol: Protocol | None = None,
     batch_size: int = 16,
     colours: str = "grey",
+    per_clip: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return the results of `Meter.compute` on all clips, by label: first BASELINE's, then each model's.
 
-    The baseline repeats the last input frame. `colours` is the order of the clips' channels, as in `DataSet`.
+    The baseline repeats the last input frame. `colours` is the order of the clips' channels, as in `DataSet`. With
+    `per_clip` the results hold the scores of every clip, see `Meter`.
 
     Raises:
         RunError: there are no clips, or none has a frame after the first `n_input`.
@@ -83,7 +85,7 @@ def score(
             f"n_input must be from 1 to {len(clips[0]) - 1}, as clips have {len(clips[0])} frames; got {n_input}"
         )
     n_future = len(clips[0]) - n_input
-    meters = {label: Meter(n_future, protocol) for label in (BASELINE, *models)}
+    meters = {label: Meter(n_future, protocol, per_clip=per_clip) for label in (BASELINE, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}
     for start in range(0, len(clips), batch_size):
         indices = range(start, min(start + batch_size, len(clips)))

@@ -5,7 +5,8 @@ folder   the files of an experiment, and whether they are whole
 runner   trains and scores each row with each seed, unless it is finished, and writes the table
 checks   finds mistakes before anything is written
 costs    parameters and multiply-adds of a row's model
-table    mean and spread over seeds, the rule for "no difference shown", Markdown and terminal
+table    mean and spread over seeds, Markdown and terminal
+differences   intervals over clips, a test over seeds, the rule for "no difference shown"
 demo     the work of `motionrnn demo`
 
 The folder of an experiment:

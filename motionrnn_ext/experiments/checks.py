@@ -40,7 +40,8 @@ class Checked(NamedTuple):
         """Return the results of `scores.score` by label, on the test clips or on `clips`."""
         config, clips = self.plan.config, self.clips if clips is None else clips
         colours = DATASETS[config.dataset].colours
-        return score(models, clips, config.n_input, protocol=self.plan.protocol, colours=colours)
+        how: Any = {"protocol": self.plan.protocol, "colours": colours, "per_clip": True}
+        return score(models, clips, config.n_input, **how)
 
 
 def check(plan: Plan) -> Checked:

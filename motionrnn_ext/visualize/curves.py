@@ -133,14 +133,14 @@ def lead_time_curves(
             axes.set_title(heading(metric))
             axes.set_xlabel("lead time (frames)")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            if metric.lower().startswith(("csi", "far")):
+            if metric.lower().startswith(("csi", "far", "fss")):
                 _finish_shares(axes)
         figure.legend(panels[0].get_lines(), names, loc="outside lower center", ncols=columns)
         return saved(figure, path)
 
 
 def _finish_shares(axes: Any) -> None:
-    """Give a panel of CSI or FAR the scale 0 to 1, or write "no event" if it has no value."""
+    """Give a panel of CSI, FAR or FSS the scale 0 to 1, or write "no event" if it has no value."""
     axes.set_ylim(-0.02, 1.02)
     if not any(math.isfinite(value) for line in axes.lines for value in line.get_ydata()):
         axes.set_xticks([])
