@@ -215,7 +215,10 @@ def draw_lead_times(pictures: Pictures, folder: Path, results: Mapping[str, Mapp
     titles = {name: heading(name) for name in names if name.startswith(("csi", "far", "fss"))}
     if titles:
         curves = {
-            label: {"per_lead": {title: result["per_lead"][name] for name, title in titles.items()}}
+            label: {
+                "baseline": "baseline" in result,
+                "per_lead": {title: result["per_lead"][name] for name, title in titles.items()},
+            }
             for label, result in results.items()
         }
         pictures.draw(visualize.lead_time_curves, folder / "lead_time_events.png", curves)

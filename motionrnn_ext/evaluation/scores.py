@@ -12,13 +12,15 @@ from torch import Tensor
 from ..caller import stacklevel_of_user
 from ..data.registry import ClipDataset
 from ..layers import MotionState
-from ..metrics import Meter, Protocol, repeat_last_frame
+from ..metrics import Meter, Protocol
 from ..models import MotionRNN
 from ..pixels import as_floats, check_range, filled, in_unit_range
 from ..training.runs import RunError
+from . import baselines
+from .baselines import BASELINE
 from .clips import in_rgb
 
-BASELINE = "repeat last frame"
+__all__ = ["BASELINE", "motion_states", "motion_trends", "on_device", "predict_clips", "score"]
 
 
 def on_device(model: MotionRNN, device: str) -> MotionRNN:
@@ -66,10 +68,11 @@ def score(
     batch_size: int = 16,
     colours: str = "grey",
     per_clip: bool = False,
+    with_baselines: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Return the results of `Meter.compute` on all clips, by label: first BASELINE's, then each model's.
+    """Return the results of `Meter.compute` on all clips, by label: first those of `baselines`, then each model's.
 
-    The baseline repeats the last input frame. `colours` is the order of the clips' channels, as in `DataSet`. With
+    Those of a baseline have "baseline": True. `colours` is the order of the clips' channels, as in `DataSet`. With
     `per_clip` the results hold the scores of every clip, see `Meter`.
 
     Raises:
@@ -85,20 +88,26 @@ def score(
             f"n_input must be from 1 to {len(clips[0]) - 1}, as clips have {len(clips[0])} frames; got {n_input}"
         )
     n_future = len(clips[0]) - n_input
-    meters = {label: Meter(n_future, protocol, per_clip=per_clip) for label in (BASELINE, *models)}
+    labels = baselines.names(n_input) if with_baselines else ()
+    meters = {label: Meter(n_future, protocol, per_clip=per_clip) for label in (*labels, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}
     for start in range(0, len(clips), batch_size):
         indices = range(start, min(start + batch_size, len(clips)))
         frames = torch.stack([in_unit_range(clips[i], f"the frames of clip {i}") for i in indices])
         given, truth = frames[:, :n_input], frames[:, n_input:]
-        futures = {BASELINE: repeat_last_frame(frames, n_input)}
+        futures = baselines.predictions(frames, n_input) if with_baselines else {}
         for label, model in models.items():
             future = predict_clips(model, given.to(devices[label]), n_future, seed=start, clamp=False)
             futures[label] = future.cpu()
         for label, future in futures.items():
             # LPIPS and FVD expect red first.
             meters[label].update(*(in_rgb(part, colours) for part in (future, truth, given)))
-    return {label: meter.compute() for label, meter in meters.items()}
+    results = {label: meter.compute() for label, meter in meters.items()}
+    for label, result in results.items():
+        result["protocol"]["baselines"] = baselines.about(n_input)
+        if label in labels:
+            result["baseline"] = True
+    return results
 
 
 @torch.no_grad()
