@@ -67,8 +67,8 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
         _check(self.l1_weight >= 0, "l1_weight", self.l1_weight, "0 or more")
         _check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")
-        is_unset = self.pixel_max is None
-        _check(is_unset or 0 < self.pixel_max <= 255, "pixel_max", self.pixel_max, "above 0, at most 255")
+        is_byte = self.pixel_max is None or 0 < self.pixel_max <= 255
+        _check(is_byte, "pixel_max", self.pixel_max, "above 0, at most 255")
         _check(self.clip_step is None or self.clip_step >= 1, "clip_step", self.clip_step, "at least 1")
         _check(self.interval is None or self.interval > 0, "interval", self.interval, "above 0")
         for name in ("min_wet", "wet_above", "min_motion"):
