@@ -49,7 +49,7 @@ def _add_setting(group: Any, entry: Field[Any], with_default: bool) -> None:
         options |= {
             "type": kind.item,
             "nargs": 2,
-            "metavar": ("H", "W") if kind.item is int else ("LOW", "HIGH"),
+            "metavar": entry.metadata.get("metavar", ("H", "W") if kind.item is int else ("LOW", "HIGH")),
         }
     elif choices := entry.metadata["choices"]:
         options |= {"type": kind.item, "choices": choices}

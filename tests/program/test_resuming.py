@@ -150,6 +150,7 @@ def test_every_setting_is_free_or_refused() -> None:
         "n_digits": 1, "digit_size": 9, "speed": (1, 2), "angle": (1, 2), "rotation": (1, 2), "scale": (1, 2),
         "scale_rate": (1, 2), "n_input": 2, "n_output": 2, "train_clips": 9, "val_clips": 2, "batch_size": 1,
         "lr": 0.5, "lr_schedule": "one-cycle", "clip_norm": 1.0, "loss": "l2", "l1_weight": 0.5,
+        "ssim_weight": 0.5, "gdl_weight": 0.5, "zr": (58.53, 1.56), "dbz": (0, 70),
         "sampling": "none", "sampling_until": 0.5, "checkpoint_steps": True, "time_reversal": True, "seed": 1,
         "init_from": "x", "precision": "bf16-mixed", "accelerator": "auto", "workers": 1, "val_every": 1,
         "log_every": 5, "channels_last": True, "graph": True,
