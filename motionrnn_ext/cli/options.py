@@ -10,10 +10,10 @@ from typing import Any
 
 from ..models.ensembles import NOISE
 from ..training.config import Config
-from ..training.settings import DataSettings, ModelSettings, TrainingSettings, kind_of
+from ..training.settings import READING, DataSettings, ModelSettings, TrainingSettings, kind_of
 
 # The settings of data that can differ from those of the training, see `clips.other_data`.
-DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max", "missing")
+DATA_OPTIONS = ("dataset", "root", "missing", *READING)
 # The settings of a model that a file of weights alone may not show.
 MODEL_OPTIONS = (
     "predictor", "cell_options", "compat", "patch_size", "variant", "overrides", "highway", "transient", "trend",
@@ -34,11 +34,15 @@ def add_settings(parser: argparse.ArgumentParser, left_out: Collection[str] = ()
                 _add_setting(group, entry, with_default=not default)
 
 
-def _add_setting(group: Any, entry: Field[Any], with_default: bool) -> None:
+def _add_setting(
+    group: Any, entry: Field[Any], with_default: bool, suffix: str = "", unset: Any = argparse.SUPPRESS
+) -> None:
     flag, kind = f"--{entry.name.replace('_', '-')}", kind_of(entry)
-    options: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
+    options: dict[str, Any] = {"dest": entry.name, "default": unset}
     default = "" if entry.default is MISSING else entry.metadata.get("unset") or _text(entry.default)
-    options["help"] = entry.metadata["help"] + (f" (default: {default})" if default and with_default else "")
+    options["help"] = entry.metadata["help"] + (
+        f" (default: {default})" if default and with_default else suffix
+    )
     if kind.item is bool:
         options |= {"action": argparse.BooleanOptionalAction}
     elif kind.item is dict:
@@ -166,10 +170,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     help = "where the data set's files are (default: as trained)"
     parser.add_argument("--root", metavar="PATH", help=help)
-    help = "frames and shanghai_*: take every stride-th frame (default: as trained)"
-    parser.add_argument("--stride", type=count, metavar="N", help=help)
-    help = "frames and shanghai_*: the stored value that counts as 1 (default: as trained)"
-    parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
+    for entry in fields(Config):
+        if entry.name in READING:
+            _add_setting(parser, entry, with_default=False, suffix=" (default: as trained)", unset=None)
     help = "the stored value of pixels without data, or nan (default: as trained; none for another --dataset)"
     parser.add_argument("--missing", metavar="X", help=help)
 

@@ -21,12 +21,13 @@ from ..models.ensembles import NOISE
 from ..pixels import in_unit_range
 from ..training.config import Config
 from ..training.runs import PathLike, Run, RunError, load_runs
+from ..training.settings import READING
 from .clips import fitting, held_out, in_rgb, other_data
 from .pictures import Pictures
 from .scores import motion_trends, on_device, predict_clips, score
 
 # The settings that say how a data set is read.
-_READING = ("digits", "stride", "pixel_max")
+_SAID = ("digits", *READING)
 _NAMES = {
     "convlstm": "ConvLSTM",
     "predrnn": "PredRNN",
@@ -45,8 +46,6 @@ def evaluate(
     dataset: str | None = None,
     root: PathLike | None = None,
     digits: str | None = None,
-    stride: int | None = None,
-    pixel_max: float | None = None,
     missing: str | float | None = None,
     model: Mapping[str, Any] | None = None,
     split: str = "test",
@@ -57,6 +56,7 @@ def evaluate(
     members: int | None = None,
     noise: float = NOISE,
     show: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+    **reading: Any,
 ) -> tuple[dict[str, dict[str, Any]], Pictures]:
     """Score the models of runs and checkpoints on the same held-out clips; write metrics.json and pictures to `folder`.
 
@@ -66,8 +66,8 @@ def evaluate(
 
     Args:
         n_clips: the number of clips; by default 200 where clips are generated, or all that the files have.
-        dataset: a data set of the same kind of frames, in place of the first run's. `root`, `digits`, `stride`,
-            `pixel_max` and `missing` replace single settings of its data.
+        dataset: a data set of the same kind of frames, in place of the first run's. `root`, `digits`, `missing` and
+            `reading`, the fields of Config in `READING`, replace single settings of its data.
         model: arguments of MotionRNN for files of weights alone, see `load_run`.
         members: the size of an ensemble that is scored as well, see `score`; None for none.
         noise: the noise of the ensemble.
@@ -76,7 +76,7 @@ def evaluate(
         RunError: a checkpoint cannot be read or is given twice, or the runs' clips differ in size or inputs.
     """
     runs = labelled(load_runs(paths, dataset, model))
-    changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max, missing=missing)
+    changes = other_data(dataset, root, digits=digits, missing=missing, **reading)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)
     entry, colours = DATASETS[config.dataset], DATASETS[trained.dataset].colours
@@ -117,13 +117,15 @@ def _about_data(config: Config, split: str, clips: ClipDataset) -> dict[str, Any
         about["of_clips"] = len(clips.dataset)  # type: ignore[arg-type]
     entry = DATASETS[config.dataset]
     known = entry.settings if split in entry.generated else set(entry.settings) - {"digits"}
-    about |= {name: getattr(config, name) for name in _READING if name in known}
+    about |= {name: value for name in _SAID if name in known and (value := getattr(config, name)) is not None}
+    if config.min_wet is None:
+        about.pop("wet_above", None)
     return about if config.missing is None else about | {"missing": config.missing}
 
 
 def _in_words(about: Mapping[str, Any]) -> str:
     """Return the entries of `_about_data` as a sentence of the protocol."""
-    settings = "".join(f", {name} {about[name]}" for name in (*_READING, "missing") if name in about)
+    settings = "".join(f", {name} {about[name]}" for name in (*_SAID, "missing") if name in about)
     return (
         f"data: {about['dataset']}, {about['split']}, {counted(about['clips'], 'clip')} of "
         f"{counted(about['n_input'], 'given frame')} and {about['n_output']} to predict{settings}"
@@ -219,7 +221,10 @@ def draw_lead_times(pictures: Pictures, folder: Path, results: Mapping[str, Mapp
     titles = {name: heading(name) for name in names if name.startswith(("csi", "far", "fss"))}
     if titles:
         curves = {
-            label: {"per_lead": {title: result["per_lead"][name] for name, title in titles.items()}}
+            label: {
+                "baseline": "baseline" in result,
+                "per_lead": {title: result["per_lead"][name] for name, title in titles.items()},
+            }
             for label, result in results.items()
         }
         pictures.draw(visualize.lead_time_curves, folder / "lead_time_events.png", curves)

@@ -12,14 +12,16 @@ from torch import Tensor
 from ..caller import stacklevel_of_user
 from ..data.registry import ClipDataset
 from ..layers import MotionState
-from ..metrics import Meter, Protocol, repeat_last_frame
+from ..metrics import Meter, Protocol
 from ..models import MotionRNN
 from ..models.ensembles import NOISE
 from ..pixels import as_floats, check_range, filled, in_unit_range
 from ..training.runs import RunError
+from . import baselines
+from .baselines import BASELINE
 from .clips import in_rgb
 
-BASELINE = "repeat last frame"
+__all__ = ["BASELINE", "motion_states", "motion_trends", "on_device", "predict_clips", "score"]
 
 
 def on_device(model: MotionRNN, device: str) -> MotionRNN:
@@ -74,14 +76,15 @@ def score(
     batch_size: int = 16,
     colours: str = "grey",
     per_clip: bool = False,
+    with_baselines: bool = True,
     members: int | None = None,
     noise: float = NOISE,
 ) -> dict[str, dict[str, Any]]:
-    """Return the results of `Meter.compute` on all clips, by label: first BASELINE's, then each model's.
+    """Return the results of `Meter.compute` on all clips, by label: first those of `baselines`, then each model's.
 
-    The baseline repeats the last input frame. `colours` is the order of the clips' channels, as in `DataSet`. With
+    Those of a baseline have "baseline": True. `colours` is the order of the clips' channels, as in `DataSet`. With
     `per_clip` the results hold the scores of every clip, see `Meter`. With `members` each model also predicts an
-    ensemble with `noise`, and the results hold its scores; the baseline is an ensemble of one.
+    ensemble with `noise`, and the results hold its scores; a baseline is an ensemble of one.
 
     Raises:
         RunError: there are no clips, or none has a frame after the first `n_input`.
@@ -96,18 +99,19 @@ def score(
             f"n_input must be from 1 to {len(clips[0]) - 1}, as clips have {len(clips[0])} frames; got {n_input}"
         )
     n_future = len(clips[0]) - n_input
-    meters = {label: Meter(n_future, protocol, per_clip=per_clip) for label in (BASELINE, *models)}
+    labels = baselines.names(n_input) if with_baselines else ()
+    meters = {label: Meter(n_future, protocol, per_clip=per_clip) for label in (*labels, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}
     for start in range(0, len(clips), batch_size):
         indices = range(start, min(start + batch_size, len(clips)))
         frames = torch.stack([in_unit_range(clips[i], f"the frames of clip {i}") for i in indices])
         given, truth = frames[:, :n_input], frames[:, n_input:]
-        futures = {BASELINE: repeat_last_frame(frames, n_input)}
+        futures = baselines.predictions(frames, n_input) if with_baselines else {}
         for label, model in models.items():
             future = predict_clips(model, given.to(devices[label]), n_future, seed=start, clamp=False)
             futures[label] = future.cpu()
         if members is not None:
-            ensembles = {BASELINE: futures[BASELINE][:, None]}
+            ensembles = {label: futures[label][:, None] for label in labels}
             for label, model in models.items():
                 how: Any = {"seed": start, "members": members, "noise": noise}
                 ensembles[label] = predict_clips(model, given.to(devices[label]), n_future, **how).cpu()
@@ -116,7 +120,12 @@ def score(
         for label, future in futures.items():
             # LPIPS and FVD expect red first.
             meters[label].update(*(in_rgb(part, colours) for part in (future, truth, given)))
-    return {label: meter.compute() for label, meter in meters.items()}
+    results = {label: meter.compute() for label, meter in meters.items()}
+    for label, result in results.items():
+        result["protocol"]["baselines"] = baselines.about(n_input)
+        if label in labels:
+            result["baseline"] = True
+    return results
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ _REQUIRED = (
     "metrics.samples",
     "metrics.protocol",
     "baseline",
+    "other_baselines",
     "per_clip",
     "seconds_per_step",
     "seconds",

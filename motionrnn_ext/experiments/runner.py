@@ -121,6 +121,9 @@ def _finish(training: Training, folder: Path, checked: Checked, display: _Displa
         "seed": config.seed,
         "metrics": scores[training.row.label],
         "baseline": scores[BASELINE],
+        "other_baselines": {
+            label: one for label, one in scores.items() if one.get("baseline") and label != BASELINE
+        },
         "per_clip": kept(per_clip[training.row.label], table.headline(checked.metrics)),
         "step": step,
         "stopped": stopped,

@@ -57,6 +57,10 @@ def results(
         "settings": plan.settings(),
         "rows": rows,
         BASELINE: {name: _number(first["baseline"][name]) for name in names},
+        "other_baselines": {
+            label: {name: _number(scores[name]) for name in names}
+            for label, scores in first["other_baselines"].items()
+        },
         "test_clips": first["metrics"]["samples"],
         "protocol": list(first["metrics"]["protocol"].values()),
         "observed": {
@@ -133,13 +137,19 @@ def result_text(result: Mapping[str, Any]) -> str:
 def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     """Return the cells of the table as text, the heading first."""
     lines = [["model", *map(heading, names), "parameters", "MACs", "s/step"]]
-    lines.append([BASELINE, *(_text(name, results[BASELINE]) for name in names), "", "", ""])
+    for label, scores in _baselines(results).items():
+        lines.append([label, *(_text(name, scores) for name in names), "", "", ""])
     for label, row in results["rows"].items():
         scores = [_with_spread(name, row["metrics"]) for name in names]
         seconds = row["seconds_per_step"]
         step = "-" if seconds is None else f"{seconds:.3g}"
         lines.append([label, *scores, f"{row['parameters']:,}", _short(row["macs"]), step])
     return lines
+
+
+def _baselines(results: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Return the scores of all baselines by label."""
+    return {BASELINE: results[BASELINE], **results["other_baselines"]}
 
 
 def difference_rows(results: Mapping[str, Any], between: str = ": ") -> list[list[str]]:
@@ -285,7 +295,8 @@ def _events_in_markdown(results: Mapping[str, Any]) -> list[str]:
         short = [heading("_".join([*name.split("_")[:1], *name.split("_")[2:]])) for name in names]
         lines = lines or [["model", "value >=", "observed", *short]]
         about = [threshold, f"{observed:,}"]
-        lines.append([BASELINE, *about, *(_text(name, results[BASELINE]) for name in names)])
+        for label, scores in _baselines(results).items():
+            lines.append([label, *about, *(_text(name, scores) for name in names)])
         for label, row in results["rows"].items():
             lines.append([label, *about, *(_with_spread(name, row["metrics"]) for name in names)])
     return ["## Events", _markdown_table(lines)] if lines else []
@@ -316,4 +327,4 @@ def figure(path: Path, plan: Plan, results: Mapping[str, Any]) -> Path:
     }
     groups = [row.group for row in plan.rows]
     title = f"{plan.title}, {plan.config.steps:,} steps"
-    return visualize.dots(path, rows, groups, baseline={BASELINE: results[BASELINE]}, title=title)
+    return visualize.dots(path, rows, groups, baselines=_baselines(results), title=title)

@@ -21,7 +21,7 @@ from .settings import DataSettings, ModelSettings, TrainingSettings, kind_of, ma
 
 MAX_SEED = 2**32 - 1
 # Settings whose default is the data set's value.
-_PROTOCOL = ("image_size", "n_input", "n_output")
+_PROTOCOL = ("image_size", "n_input", "n_output", "dbz")
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,22 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")
-        _check(0 < self.pixel_max <= 255, "pixel_max", self.pixel_max, "above 0, at most 255")
+        is_unset = self.pixel_max is None
+        _check(is_unset or 0 < self.pixel_max <= 255, "pixel_max", self.pixel_max, "above 0, at most 255")
+        _check(self.clip_step is None or self.clip_step >= 1, "clip_step", self.clip_step, "at least 1")
+        _check(self.interval is None or self.interval > 0, "interval", self.interval, "above 0")
+        for name in ("min_wet", "wet_above", "min_motion"):
+            value = getattr(self, name)
+            _check(value is None or 0 <= value <= 1, name, value, "from 0 to 1")
+        is_scale = self.dbz is None or (len(self.dbz) == 2 and self.dbz[0] < self.dbz[1])
+        _check(
+            is_scale,
+            "dbz",
+            self.dbz,
+            "two numbers, the reflectivity of pixel 0 and the higher one of pixel 1",
+        )
 
     def _check_loss(self) -> None:
-        is_scale = self.dbz is None or (len(self.dbz) == 2 and self.dbz[0] < self.dbz[1])
-        rule = "two numbers, the reflectivity of pixel 0 and the higher one of pixel 1"
-        _check(is_scale, "dbz", self.dbz, rule)
         _check(
             len(self.zr) == 2 and min(self.zr) > 0, "zr", self.zr, "two numbers above 0, a and b of Z = a R^b"
         )

@@ -19,6 +19,8 @@ from ..pixels import as_floats, check_units
 PathLike = str | os.PathLike[str]
 
 INK, FAINT, PAPER, ARROW = "#24292f", "#8b949e", "#ffffff", "#ff9f43"
+# The lines of baselines, in order, and their names.
+DASHES = {"--": "dashed", ":": "dotted", "-.": "dash-dotted"}
 # A hue per model, in order; the hues differ in lightness too.
 HUES = ("#0b6bcb", "#d4570a", "#0f8a5f", "#8a4fbf", "#b0892a", "#c2407e")
 

@@ -196,8 +196,11 @@ def test_results_are_the_scores_of_the_last_checkpoints(finished: Path) -> None:
             assert found["per_seed"] == pytest.approx(values, rel=1e-5)
             assert found["mean"] == pytest.approx(sum(values) / 2, rel=1e-5)
             assert found["spread"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-3)
-    baseline = score({}, clips, 2)["repeat last frame"]
-    assert results["repeat last frame"]["mse"] == pytest.approx(baseline["mse"])
+    baselines = score({}, clips, 2)
+    assert results["repeat last frame"]["mse"] == pytest.approx(baselines.pop("repeat last frame")["mse"])
+    others = {label: scores["mse"] for label, scores in results["other_baselines"].items()}
+    assert others == {label: pytest.approx(scores["mse"]) for label, scores in baselines.items()}
+    assert list(others) == ["mean of the inputs", "optical flow"]
 
 
 def test_what_is_finished_is_not_run_again(
