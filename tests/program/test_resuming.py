@@ -146,6 +146,7 @@ def test_every_setting_is_free_or_refused() -> None:
         "filter_size": 5, "layer_norm": True, "variant": "official", "overrides": {"carry": "motion"},
         "motion_gru": False, "highway": False, "transient": False, "trend": False, "dataset": "radar_like",
         "root": "x", "missing": "nan", "stride": 2, "pixel_max": 9.0,
+        "clip_step": 2, "interval": 5.0, "min_wet": 0.1, "wet_above": 0.1, "min_motion": 0.1,
         "digits": "x", "plain": True, "image_size": (32, 32),
         "n_digits": 1, "digit_size": 9, "speed": (1, 2), "angle": (1, 2), "rotation": (1, 2), "scale": (1, 2),
         "scale_rate": (1, 2), "n_input": 2, "n_output": 2, "train_clips": 9, "val_clips": 2, "batch_size": 1,
