@@ -15,7 +15,7 @@ from typing import Any
 from ..evaluation.pictures import Pictures
 from ..training import processes
 from ..training.config import Config
-from .options import DATA_OPTIONS
+from .options import DATA_OPTIONS, ensemble_of
 from .settings import config_of, given_settings, model_arguments, protocol_of
 
 
@@ -109,7 +109,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     names = ("n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
     options = {name: getattr(arguments, name) for name in names}
-    options |= {"n_clips": arguments.clips, "model": model_arguments(arguments)}
+    options |= {"n_clips": arguments.clips, "model": model_arguments(arguments), **ensemble_of(arguments)}
     first = settings_of(arguments.checkpoints[0])
     dbz = arguments.dbz if first is None else _dbz(arguments, first)
     protocol, home = protocol_of(arguments, dbz), checkpoint_home(arguments.checkpoints[0])
@@ -131,11 +131,13 @@ def _predict(arguments: argparse.Namespace) -> None:
     from ..training.folders import held_new
     from ..training.runs import checkpoint_home, load_run
 
+    options = {"device": arguments.device, "pad": arguments.pad, **ensemble_of(arguments)}
     run = load_run(arguments.checkpoint, arguments.dataset, model=model_arguments(arguments))
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
-        options: Any = {"pad": arguments.pad, "dbz": _dbz(arguments, run.config)}
-        drawn = write_prediction(run, frames, n_input, n_output, folder, arguments.device, **options)
+        drawn = write_prediction(
+            run, frames, n_input, n_output, folder, dbz=_dbz(arguments, run.config), **options
+        )
         _conclude(drawn)
 
 

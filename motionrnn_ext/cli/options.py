@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+from ..models.ensembles import NOISE
 from ..training.config import Config
 from ..training.settings import READING, DataSettings, ModelSettings, TrainingSettings, kind_of
 
@@ -53,7 +54,7 @@ def _add_setting(
         options |= {
             "type": kind.item,
             "nargs": 2,
-            "metavar": ("H", "W") if kind.item is int else ("LOW", "HIGH"),
+            "metavar": entry.metadata.get("metavar", ("H", "W") if kind.item is int else ("LOW", "HIGH")),
         }
     elif choices := entry.metadata["choices"]:
         options |= {"type": kind.item, "choices": choices}
@@ -95,6 +96,27 @@ def add_metrics(group: Any) -> None:
     group.add_argument("--fvd", type=Path, metavar="WEIGHTS", help=help)
     help = "start FVD's clips with the given frames"
     group.add_argument("--fvd-context", action="store_true", help=help)
+
+
+def add_ensemble(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the options of an ensemble; `help` says what is done with it."""
+    parser.add_argument(
+        "--members", type=count, metavar="N", help=f"also predict an ensemble of N members, {help}"
+    )
+    help = "with --members: the noise in the hidden maps, as a share of their root mean square"
+    parser.add_argument("--noise", type=float, metavar="X", help=f"{help} (default: {NOISE})")
+
+
+def ensemble_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the `members` and `noise` that are given.
+
+    Raises:
+        ValueError: noise is given without members.
+    """
+    if arguments.members is None and arguments.noise is not None:
+        raise ValueError("--noise is for ensembles: give --members too")
+    found = {"members": arguments.members, "noise": arguments.noise}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:

@@ -17,6 +17,7 @@ from ..data.registry import DATASETS, ClipDataset
 from ..files import write_atomically, write_json
 from ..metrics import LABELS, Protocol, counted, heading
 from ..models import MotionRNN
+from ..models.ensembles import NOISE
 from ..pixels import in_unit_range
 from ..training.config import Config
 from ..training.runs import PathLike, Run, RunError, load_runs
@@ -52,6 +53,8 @@ def evaluate(
     batch_size: int = 16,
     pictures: int = 2,
     device: str = "cpu",
+    members: int | None = None,
+    noise: float = NOISE,
     show: Callable[[dict[str, dict[str, Any]]], None] | None = None,
     **reading: Any,
 ) -> tuple[dict[str, dict[str, Any]], Pictures]:
@@ -66,6 +69,8 @@ def evaluate(
         dataset: a data set of the same kind of frames, in place of the first run's. `root`, `digits`, `missing` and
             `reading`, the fields of Config in `READING`, replace single settings of its data.
         model: arguments of MotionRNN for files of weights alone, see `load_run`.
+        members: the size of an ensemble that is scored as well, see `score`; None for none.
+        noise: the noise of the ensemble.
 
     Raises:
         RunError: a checkpoint cannot be read or is given twice, or the runs' clips differ in size or inputs.
@@ -81,6 +86,7 @@ def evaluate(
     clips = held_out(trained, n_clips, split=split, n_frames=n_frames, **changes)
     models = {label: on_device(run.model, device) for label, run in runs.items()}
     how: Any = {"protocol": protocol, "batch_size": batch_size, "colours": colours}
+    how |= {"members": members, "noise": noise}
     results = score(models, clips, config.n_input, **how)
     about = _about_data(config, split, clips)
     about |= {"n_input": config.n_input, "n_output": n_frames - config.n_input}
@@ -236,14 +242,18 @@ def write_prediction(
     device: str = "cpu",
     *,
     pad: bool = False,
+    members: int | None = None,
+    noise: float = NOISE,
     dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Predict the frames that follow the first `n_given` of frames (T, C, H, W); write and draw them in `folder`.
 
     Writes prediction.npy, (n_output, C, H, W) in float32, strip.png, clip.gif and, for a model with MotionGRUs,
     arrows.png. Frames after the first `n_given`, if there are any, are drawn as the truth. With `pad` the frames are
-    padded as by `clips.fitting`, and the predictions are cropped to the frames' own size; the arrows are not. `dbz` is
-    the reflectivity of pixels 0 and 1 of radar.
+    padded as by `clips.fitting`, and the predictions are cropped to the frames' own size; the arrows are not. With
+    `members` an ensemble with `noise` is written to members.npy, (N, n_output, C, H, W), and its mean and first members
+    are drawn as well; prediction.npy stays the prediction without noise. `dbz`
+    is the reflectivity of pixels 0 and 1 of radar.
 
     Raises:
         RunError: `n_given` is not from 1 to T, or the frames do not fit the model.
@@ -256,16 +266,26 @@ def write_prediction(
     frames = fitting(run.model, in_unit_range(frames), pad)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict_clips(model, given[None], n_output)[0]  # (n_output, C, H, W)
-    # The file is made in memory, because numpy's own error of a full disk does not say so.
-    content = BytesIO()
-    np.save(content, future[..., :height, :width].cpu().numpy())
-    with write_atomically(folder / "prediction.npy") as part:
-        part.write_bytes(content.getbuffer())
+    written = {"prediction.npy": future}
+    if members is not None:
+        how: Any = {"members": members, "noise": noise}
+        written["members.npy"] = predict_clips(model, given[None], n_output, **how)[0]
+    for name, values in written.items():
+        # The file is made in memory, because numpy's own error of a full disk does not say so.
+        content = BytesIO()
+        np.save(content, values[..., :height, :width].cpu().numpy())
+        with write_atomically(folder / name) as part:
+            part.write_bytes(content.getbuffer())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]
     colours = DATASETS[run.config.dataset].colours
     shown = in_rgb(shown[: n_given + n_output, :, :height, :width], colours)
-    futures = {model_name(run.config): in_rgb(future[..., :height, :width].cpu(), colours)}
-    pictures = Pictures([folder / "prediction.npy"])
+    futures = {model_name(run.config): future}
+    if members is not None:
+        ensemble = written["members.npy"]
+        futures[f"mean of {members}"] = ensemble.mean(0)
+        futures |= {f"member {i}": member for i, member in enumerate(ensemble[:3], start=1)}
+    futures = {label: in_rgb(one[..., :height, :width].cpu(), colours) for label, one in futures.items()}
+    pictures = Pictures([folder / name for name in written])
     pictures.draw(visualize.strip, folder / "strip.png", shown, futures, n_given, dbz=dbz)
     pictures.draw(visualize.gif, folder / "clip.gif", shown, futures, n_given, dbz=dbz)
     if model.interfaces and model.trend:

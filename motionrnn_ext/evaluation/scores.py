@@ -14,6 +14,7 @@ from ..data.registry import ClipDataset
 from ..layers import MotionState
 from ..metrics import Meter, Protocol
 from ..models import MotionRNN
+from ..models.ensembles import NOISE
 from ..pixels import as_floats, check_range, filled, in_unit_range
 from ..training.runs import RunError
 from . import baselines
@@ -33,7 +34,13 @@ def on_device(model: MotionRNN, device: str) -> MotionRNN:
 
 
 def predict_clips(
-    model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clamp: bool = True
+    model: MotionRNN,
+    frames: Tensor,
+    n_future: int,
+    seed: int = 0,
+    *,
+    clamp: bool = True,
+    **ensemble: Any,
 ) -> Tensor:
     """Predict the frames that follow (B, T, C, H, W); return (B, n_future, C, H, W).
 
@@ -41,8 +48,9 @@ def predict_clips(
     predictions are not finite.
 
     Args:
-        seed: seeds the initial states where the model draws them at random.
+        seed: seeds the initial states where the model draws them at random, and the noise of an ensemble.
         clamp: clamp the predictions to [0, 1].
+        ensemble: `members` and `noise` of `MotionRNN.predict`; with members it returns (B, N, n_future, C, H, W).
 
     Raises:
         ValueError: frames lie outside [0, 1] by more than rounding.
@@ -52,7 +60,7 @@ def predict_clips(
     model.reset()
     generator = torch.Generator(frames.device).manual_seed(seed)
     frames = filled(frames if frames.is_floating_point() else as_floats(frames))
-    future = model.predict(frames, n_future, generator=generator)
+    future = model.predict(frames, n_future, generator=generator, **ensemble)
     if not future.isfinite().all():
         text = "predictions have values that are nan or infinite; are the model's weights finite?"
         warnings.warn(text, RuntimeWarning, stacklevel=stacklevel_of_user())
@@ -69,11 +77,14 @@ def score(
     colours: str = "grey",
     per_clip: bool = False,
     with_baselines: bool = True,
+    members: int | None = None,
+    noise: float = NOISE,
 ) -> dict[str, dict[str, Any]]:
     """Return the results of `Meter.compute` on all clips, by label: first those of `baselines`, then each model's.
 
     Those of a baseline have "baseline": True. `colours` is the order of the clips' channels, as in `DataSet`. With
-    `per_clip` the results hold the scores of every clip, see `Meter`.
+    `per_clip` the results hold the scores of every clip, see `Meter`. With `members` each model also predicts an
+    ensemble with `noise`, and the results hold its scores; a baseline is an ensemble of one.
 
     Raises:
         RunError: there are no clips, or none has a frame after the first `n_input`.
@@ -99,6 +110,13 @@ def score(
         for label, model in models.items():
             future = predict_clips(model, given.to(devices[label]), n_future, seed=start, clamp=False)
             futures[label] = future.cpu()
+        if members is not None:
+            ensembles = {label: futures[label][:, None] for label in labels}
+            for label, model in models.items():
+                how: Any = {"seed": start, "members": members, "noise": noise}
+                ensembles[label] = predict_clips(model, given.to(devices[label]), n_future, **how).cpu()
+            for label, ensemble in ensembles.items():
+                meters[label].update_ensemble(ensemble, truth, noise)
         for label, future in futures.items():
             # LPIPS and FVD expect red first.
             meters[label].update(*(in_rgb(part, colours) for part in (future, truth, given)))

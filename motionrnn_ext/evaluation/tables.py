@@ -38,6 +38,9 @@ def print_results(
             if events:
                 title = f"{label}: events, value >= {threshold}, pooled"
                 tables.append(_table(title, _lead_rows(events, frames.get("mse"))))
+    ranks = {label: result["ranks"] for label, result in results.items() if result.get("members", 1) > 1}
+    if ranks:
+        tables.append(_table("share of true values above k members", _rank_rows(ranks)))
     for table in tables:
         wide_console().print(table)
 
@@ -71,6 +74,14 @@ def event_rows(results: Mapping[str, Mapping[str, Any]], thresholds: list[str]) 
     titles = {kind: " ".join([heading(kind.split(" ")[0]), *kind.split(" ")[1:]]) for kind in kinds}
     (_, *first), *values = table_rows(rows, titles)
     return [["model, threshold", *first], *values]
+
+
+def _rank_rows(ranks: Mapping[str, list[float]]) -> list[list[str]]:
+    """Return a heading and a row per model, with the rank histogram."""
+    first = next(iter(ranks.values()))
+    return [["k", *map(str, range(len(first)))]] + [
+        [label, *(f"{x:.3f}" for x in row)] for label, row in ranks.items()
+    ]
 
 
 def _name(kind: str, threshold: str) -> str:

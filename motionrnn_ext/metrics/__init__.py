@@ -12,6 +12,7 @@ lead time. The headline number is the mean over lead times.
     GDL    sum over pixels and channels of ||dY| - |dP||, d the difference of neighbours in a column, then in a row
     CSI    TP / (TP + FP + FN) of the pixels whose value reaches a threshold, see `events`; so are POD, FAR, HSS, bias
     FSS    of the shares of those pixels in windows, see `fractions`
+    CRPS   of ensembles, with spread, skill and rank histogram, see `ensembles`
     LPIPS  distance of AlexNet's features, with weights that the user names, see `lpips`
     FVD    Frechet distance of a video network's features, with a network that the user names, see `fvd`
 
@@ -38,6 +39,7 @@ MIM's tables use the official MSE and PSNR, SSIM "range2", and MAE without clipp
 torchmetrics computes MSE, MAE, PSNR and SNR, and scikit-image computes SSIM.
 """
 
+from .ensembles import EnsembleMetrics, pixel_crps
 from .events import (
     PRESET_THRESHOLDS,
     PRESETS,
@@ -83,6 +85,7 @@ __all__ = [
     "PRESET_THRESHOLDS",
     "PSNR_CONVENTIONS",
     "SSIM_CONVENTIONS",
+    "EnsembleMetrics",
     "EventMetrics",
     "FrameMetrics",
     "Meter",
@@ -110,6 +113,7 @@ __all__ = [
     "load_video_network",
     "named_threshold",
     "openstl_metrics",
+    "pixel_crps",
     "plain_table",
     "pod",
     "rain_to_dbz",

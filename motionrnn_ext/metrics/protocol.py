@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..pixels import as_floats, in_unit_range
+from .ensembles import EnsembleMetrics
 from .events import EventMetrics, Values, checked_thresholds
 from .fractions import checked_scales
 from .frames import CONVENTIONS, SSIM_CONVENTIONS, FrameMetrics
@@ -105,6 +106,8 @@ class Meter:
         self.protocol = protocol = protocol or Protocol()
         self.frames = FrameMetrics(n_lead, **protocol.frame_options(), per_clip=per_clip)
         self.given_missing = self.given_values = 0
+        self.ensemble: EnsembleMetrics | None = None
+        self.noise = 0.0
         self.events = None
         if protocol.thresholds and protocol.values is not None:
             self.events = EventMetrics(
@@ -139,6 +142,16 @@ class Meter:
                 )
             self.video.update(prediction, truth)
 
+    def update_ensemble(self, ensemble: Tensor, truth: Tensor, noise: float) -> None:
+        """Add the ensembles (B, N, L, C, H, W) of a batch, whose results then join the others; see `EnsembleMetrics`.
+
+        `noise` is that of `MotionRNN.predict`, which the protocol names.
+        """
+        self.noise = noise
+        if self.ensemble is None:
+            self.ensemble = EnsembleMetrics(self.frames.n_lead, ensemble.shape[1])
+        self.ensemble.update(ensemble, truth)
+
     def compute(self) -> dict[str, Any]:
         """Return the results of all batches, see the class."""
         result = self.frames.compute()
@@ -167,6 +180,16 @@ class Meter:
                 result["protocol"]["only events"] = (
                     f"warning: a pixel is {lowest_value:g} or more, so that every pixel reaches the threshold"
                     f" {', '.join(always)}: CSI is 1 and FAR 0 for any prediction"
+                )
+        if self.ensemble is not None:
+            found = self.ensemble.compute()
+            result["per_lead"] |= found.pop("per_lead")
+            result |= found
+            if found["members"] > 1:
+                result["protocol"]["ensemble"] = (
+                    f"{found['members']} members with noise of {self.noise:g} times the root mean square of the hidden"
+                    " maps, clipped to [0, 1]: CRPS is a sum over a frame, spread and RMSE of the members' mean are in"
+                    " the unit of a pixel; all other metrics are of the prediction without noise"
                 )
         if self.video is not None:
             video = self.video.compute()

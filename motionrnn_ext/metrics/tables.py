@@ -13,6 +13,11 @@ LABELS = {
     "gdl": "GDL",
     "lpips": "LPIPS",
     "fvd": "FVD",
+    "crps": "CRPS",
+    "faircrps": "fair CRPS",
+    "spread": "spread",
+    "rmse": "RMSE of mean",
+    "ratio": "spread/skill",
     "pod": "POD",
     "far": "FAR",
     "csi": "CSI",
@@ -25,7 +30,9 @@ EVENTS = ("pod", "far", "csi", "hss", "bias", "fss")
 _UP, _DOWN = "\u2191", "\u2193"
 # The arrow of a metric points in the direction that is better, or to the best value.
 BETTER = {name: _UP if name in ("psnr", "ssim", "pod", "csi", "hss", "fss") else _DOWN for name in LABELS} | {
-    "bias": "\u2192 1"
+    "bias": "\u2192 1",
+    "ratio": "\u2192 1",
+    "spread": "",
 }
 
 

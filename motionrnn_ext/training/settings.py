@@ -154,7 +154,8 @@ class DataSettings:
     )
     dbz: tuple[float, ...] | None = _option(
         None,
-        "radar: the reflectivity of pixels 0 and 1 in dBZ, by which pictures are coloured and --thresholds are meant",
+        "radar: the reflectivity of pixels 0 and 1 in dBZ, by which pictures are coloured and --thresholds are "
+        "meant, and which the loss 'balanced' needs",
         unset="the data set's; none for most",
     )
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
@@ -188,10 +189,20 @@ class TrainingSettings:
     clip_norm: float = _option(0.0, "largest norm of the gradient; 0 for no limit")
     loss: str = _option(
         "l1+l2",
-        "squared error, or the sum of absolute and squared error; mean over pixels and all T-1 predictions",
-        ("l2", "l1+l2"),
+        "sum of terms, such as l2 or balanced+gdl: l2 squared error, l1 absolute error, balanced both weighted by rain "
+        "rate (needs --dbz), ssim, gdl gradients; means over pixels and all T-1 predictions",
     )
-    l1_weight: float = _option(1.0, "weight of L1 in l1+l2")
+    l1_weight: float = _option(1.0, "weight of l1 in the loss")
+    ssim_weight: float = _option(0.1, "weight of ssim in the loss")
+    gdl_weight: float = _option(1.0, "weight of gdl in the loss")
+    zr: tuple[float, ...] = field(
+        default=(200.0, 1.6),
+        metadata={
+            "help": "balanced: a and b of Z = a R^b, by which a reflectivity Z becomes a rain rate R in mm/h",
+            "choices": None,
+            "metavar": ("A", "B"),
+        },
+    )
     sampling: str = _option(
         "linear", "scheduled sampling of true frames past n_input; 'reverse' also samples the inputs",
         ("linear", "reverse", "none"),
