@@ -13,6 +13,7 @@ from .. import __version__
 from .options import (
     add_clip,
     add_data,
+    add_ensemble,
     add_experiment,
     add_metrics,
     add_model,
@@ -133,6 +134,7 @@ def _add_evaluate(commands: Any) -> None:
         "--batch-size", type=count, default=16, metavar="N", help="clips at a time (default: 16)"
     )
     parser.add_argument("--pictures", type=index, default=2, metavar="N", help="clips to draw (default: 2)")
+    add_ensemble(parser, "and score it: CRPS, spread, skill and ranks")
     add_model(parser)
     add_place(parser, "evaluation")
     add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
@@ -144,10 +146,12 @@ def _add_predict(commands: Any) -> None:
         "motionrnn predict runs/mine --clip 7",
         "motionrnn predict runs/mine --frames clip.npy --n-output 30",
         "motionrnn predict runs/mine --frames film.mp4 --pad",
+        "motionrnn predict runs/mine --clip 7 --members 8",
         "motionrnn predict runs/walk --clip 7 --root path/to/jpgs",
     ]
     parser = _add(commands, "predict", help, examples)
     add_clip(parser, "frames to predict (default: as trained)")
+    add_ensemble(parser, "into members.npy")
     add_place(parser, "prediction")
 
 

@@ -72,11 +72,13 @@ def draw_motion(
     positions: int = 3,
     clips: Sequence[Tensor] = (),
     device: str = "cpu",
+    dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Let a model read the first `n_given` of frames (T, C, H, W) and predict `n_output` more; draw its motion.
 
     Writes motion.json, the `motion_statistics` of `clips`, or of these frames alone; then arrows.png, taps.png and
-    motion.gif. `interface` and `times` count from 1.
+    motion.gif. `interface` and `times` count from 1. `dbz` is the
+    reflectivity of pixels 0 and 1 of radar.
 
     Raises:
         RunError: the model has no MotionGRUs, or there is no such interface or time.
@@ -105,8 +107,8 @@ def draw_motion(
     arrows, what = {name: motion.trend for name, motion in found.items()}, "motion trend"
     if not model.trend:
         arrows, what = offsets, "offset"
-    options: Any = {"masks": masks, "positions": positions}
-    pictures.draw(visualize.arrows, folder / "arrows.png", read, arrows, shown, what=what)
+    options: Any = {"masks": masks, "positions": positions, "dbz": dbz}
+    pictures.draw(visualize.arrows, folder / "arrows.png", read, arrows, shown, what=what, dbz=dbz)
     pictures.draw(visualize.taps, folder / "taps.png", read, offsets, shown, **options)
     pictures.draw(visualize.motion_gif, folder / "motion.gif", read, arrows, offsets, what=what, **options)
     return pictures

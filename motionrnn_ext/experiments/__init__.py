@@ -8,7 +8,8 @@ checks   finds mistakes before anything is written
 costs    parameters and multiply-adds of a row's model
 gate     whether every model beats the baselines
 record   what is finished as one file of data, and its tables as Markdown
-table    mean and spread over seeds, the rule for "no difference shown", Markdown and terminal
+table    mean and spread over seeds, Markdown and terminal
+differences   intervals over clips, a test over seeds, the rule for "no difference shown"
 demo     the work of `motionrnn demo`
 
 The folder of an experiment:

@@ -22,34 +22,44 @@ def gate_text(trainings: Sequence[Mapping[str, Any]]) -> str:
     """
     first = trainings[0]
     names = [name for name in (*_SCORES, *_lowest_csi(first)) if name in first["metrics"]["per_lead"]]
-    baselines = _baselines(first)
-    what = f"{' and '.join(baselines)} in {_words(names)} at each lead time but the first"
+    baselines = baselines_of(first)
+    what = f"{_listed(list(baselines))} in {_words(names)} at each lead time but the first"
     failures = []
     for row, members in _by_row(trainings).items():
+        against: dict[str, list[str]] = {}
         for label, baseline in baselines.items():
-            lost: dict[str, list[str]] = {}
-            for name in names:
-                if at := list(_not_better(members, baseline, name)):
-                    lost.setdefault(_leads(at), []).append(name)
-            if lost:
-                against = f" against {label}" if len(baselines) > 1 else ""
-                failures.append(
-                    f"{row}{against}, {', '.join(f'in {_words(n)} at {at}' for at, n in lost.items())}"
-                )
+            if lost := _lost(members, baseline, names):
+                against.setdefault(lost, []).append(label)
+        for lost, labels in against.items():
+            which = f" against {_listed(labels)}" if len(baselines) > 1 else ""
+            failures.append(f"{row}{which}, {lost}")
     if not failures:
         return f"Every model beats {what}."
     return f"Not every model beats {what}. These do not: {'; '.join(failures)}."
 
 
+def _lost(members: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return where a row is not better than a baseline, such as "in MSE and SSIM at t+2", or nothing."""
+    scores: dict[str, list[str]] = {}
+    for name in names:
+        if at := list(_not_better(members, baseline, name)):
+            scores.setdefault(_leads(at), []).append(name)
+    return ", ".join(f"in {_words(found)} at {at}" for at, found in scores.items())
+
+
 def _words(names: Sequence[str]) -> str:
     """Return the names of scores as text, such as "MSE, SSIM and CSI 15"."""
-    *rest, last = (heading(name).rpartition(" ")[0] for name in names)
+    return _listed([heading(name).rpartition(" ")[0] for name in names])
+
+
+def _listed(words: Sequence[str]) -> str:
+    *rest, last = words
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
-def _baselines(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def baselines_of(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the scores of the baselines by label, from the result of a training."""
-    return {BASELINE: result["baseline"]}
+    return {BASELINE: result["baseline"], **result.get("other_baselines", {})}
 
 
 def _lowest_csi(result: Mapping[str, Any]) -> list[str]:
@@ -85,4 +95,4 @@ def _not_better(
 def _leads(at: Sequence[int]) -> str:
     """Return lead times as text, such as "t+2 to t+5 and t+7"."""
     runs = [[lead for _, lead in run] for _, run in groupby(enumerate(at), lambda pair: pair[1] - pair[0])]
-    return " and ".join(f"t+{run[0]} to t+{run[-1]}" if len(run) > 1 else f"t+{run[0]}" for run in runs)
+    return _listed([f"t+{run[0]} to t+{run[-1]}" if len(run) > 1 else f"t+{run[0]}" for run in runs])

@@ -96,11 +96,12 @@ class Plan:
         return {
             "command": self.command,
             "test_clips": self.test_clips,
-            "metrics": self._metrics(),
+            "metrics": self.metrics(),
             **shared,
         }
 
-    def _metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
+        """Return the settings of the protocol, in plain types; nothing without one."""
         options = {} if self.protocol is None else _plain(asdict(self.protocol))
         return {name: value for name, value in options.items() if name != "device"}
 

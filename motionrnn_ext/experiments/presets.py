@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..training.config import SMALL, Config
 
@@ -15,13 +14,13 @@ class Preset(NamedTuple):
     Attributes:
         config: the settings that all trainings share.
         test_clips: the largest number of held-out clips; a data set of files may have fewer.
-        metrics: values for options of the metrics, which count if the user gives none of these options.
+        thresholds: those of events, in dBZ; none where no events are scored.
     """
 
     config: Config
     seeds: tuple[int, ...]
     test_clips: int
-    metrics: Mapping[str, Any] = {}
+    thresholds: tuple[float, ...] | None = None
 
 
 # A table of this size takes minutes on two cores. It shows how the commands work; the trainings are too short to rank
@@ -49,14 +48,21 @@ STANDARD = {
     "moving_digits": Preset(
         replace(_STANDARD, hidden=(32, 32), batch_size=8, steps=6000, lr=3e-3), (0, 1, 2), 512
     ),
-    # Radar of Trentino, 0 to 52.5 dBZ, 5 minutes.
+    # Radar of Trentino, every 5 minutes.
     "shanghai_h5": Preset(
         _STANDARD.changed(
-            {"dataset": "shanghai_h5", "hidden": (32, 32), "batch_size": 8, "steps": 4000, "lr": 2e-3}
+            {
+                "dataset": "shanghai_h5",
+                "dbz": (0.0, 52.5),
+                "hidden": (32, 32),
+                "batch_size": 8,
+                "steps": 4000,
+                "lr": 2e-3,
+            }
         ),
         (0, 1, 2),
         512,
-        {"thresholds": [15.0, 25.0, 35.0], "value_scale": 52.5},
+        (15.0, 25.0, 35.0),
     ),
     # Walking people, 128x128 in colour.
     "human36m_openstl": Preset(

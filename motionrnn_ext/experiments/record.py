@@ -3,7 +3,7 @@
 The file is a JSON object with the entries of results.json, for the rows and seeds that are finished, and
 
 missing     the trainings of the plan that are not finished
-baseline    the metrics of the baseline, mean and per lead time
+baselines   the metrics of the baselines, mean and per lead time, by label
 trainings   for each finished training its row, seed, metrics (mean and per lead time), step, seconds, machine, commit
 
 It names files and folders without the place where they are.
@@ -21,6 +21,7 @@ from ..files import read_json, write_json
 from ..metrics import counted
 from . import table
 from .checks import names_of
+from .gate import baselines_of
 from .plan import Plan
 
 _OF_TRAINING = (
@@ -41,7 +42,7 @@ def write_record(
     members = [finished[training.name] for training in part.trainings()]
     content = {
         **table.results(part, members, costs, _command(command)),
-        "baseline": _scores(members[0]["baseline"]),
+        "baselines": {label: _scores(one) for label, one in baselines_of(members[0]).items()},
         "missing": [one.label for one in plan.trainings() if one.name not in finished],
         "trainings": [
             {**{name: one.get(name) for name in _OF_TRAINING}, "metrics": _scores(one["metrics"])}
@@ -85,7 +86,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def record_markdown(content: Mapping[str, Any]) -> str:
     """Return the tables of a record and how they were made, as Markdown without headings."""
-    settings, names = content["settings"], list(content[table.BASELINE])
+    settings = content["settings"]
     minutes = sum(one["seconds"] for one in content["trainings"]) / 60
     duration = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
     steps, clips = counted(settings["steps"], "step"), counted(settings["batch_size"], "clip")
@@ -98,7 +99,8 @@ def record_markdown(content: Mapping[str, Any]) -> str:
     ]
     if content["missing"]:
         facts.append(f"not yet trained: {'; '.join(content['missing'])}")
-    parts = [content["gate"], table.markdown_table(table.table_rows(content, names))]
+    frames = table.table_rows(content, table.of_frames(content))
+    parts = [content["gate"], table.markdown_table(frames), *table.events_in_markdown(content)]
     if content["differences"]:
         parts.append(table.markdown_table(table.difference_rows(content)))
     return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)]) + "\n"

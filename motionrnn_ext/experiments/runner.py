@@ -36,6 +36,7 @@ from ..training.runs import NotFinite, has_begun, last_step, load_run, seconds_p
 from ..training.train import train
 from . import table
 from .checks import Checked, check
+from .differences import kept
 from .folder import check_training, open_folder, read_result, result_file
 from .plan import Plan, Training
 from .record import write_record
@@ -128,11 +129,16 @@ def _finish(training: Training, folder: Path, checked: Checked, display: _Displa
         scores = checked.score({})
         scores[training.row.label] = _no_scores(scores[BASELINE], checked.metrics)
     per_step = seconds_per_step(home)
+    per_clip = {label: one.pop("per_clip", {}) for label, one in scores.items()}
     result = {
         "row": training.row.label,
         "seed": config.seed,
         "metrics": scores[training.row.label],
         "baseline": scores[BASELINE],
+        "other_baselines": {
+            label: one for label, one in scores.items() if one.get("baseline") and label != BASELINE
+        },
+        "per_clip": kept(per_clip[training.row.label], table.headline(checked.metrics)),
         "step": step,
         "stopped": stopped,
         "seconds_per_step": None if per_step is None else round(per_step, 5),

@@ -259,7 +259,7 @@ def test_numbers_that_are_none_are_printed_and_drawn(
     log.write_text("step,val/loss\n1,nan\n2,inf\n3,0\n4,-inf\n")
     assert visualize.loss_curves(tmp_path / "loss.png", {"a": log}).is_file()
     rows = {"a": {"mse": [nan, nan], "ssim": [inf, 1.0]}, "b": {"mse": [nan, 1.0], "ssim": [0.5, 1.0]}}
-    assert visualize.dots(tmp_path / "dots.png", rows, baseline={"r": {"mse": nan, "ssim": inf}}).is_file()
+    assert visualize.dots(tmp_path / "dots.png", rows, baselines={"r": {"mse": nan, "ssim": inf}}).is_file()
 
 
 # Time: 15 to 40 seconds. test_visualize.py has the strip and the GIF by themselves.
