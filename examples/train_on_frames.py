@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from motionrnn_ext.evaluation.clips import held_out
-from motionrnn_ext.evaluation.scores import BASELINE, score
+from motionrnn_ext.evaluation.scores import score
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.runs import load_run
 from motionrnn_ext.training.train import train
@@ -47,7 +47,7 @@ def main(work):
 
     run, clips = load_run(best), held_out(config)  # sequences that no training has seen
     for label, result in score({"MotionRNN-ConvLSTM": run.model}, clips, config.n_input).items():
-        print(f"{label:20} MSE {result['mse']:.2f}" + " (baseline)" * (label == BASELINE))
+        print(f"{label:20} MSE {result['mse']:.2f}" + " (baseline)" * ("baseline" in result))
     future = run.model.predict(clips[0][None, : config.n_input], n_future=4)
     print(f"4 frames ahead of {config.n_input}: {tuple(future.shape)}")
 

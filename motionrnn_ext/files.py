@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+# A list of numbers and words of `json.dumps` with an indent. No text has a line break, which JSON escapes.
+_SHORT_LIST = re.compile(r'\[\n\s+(?:(?:[\w.+-]+|"(?:[^"\\]|\\.)*"),?\n\s+)+\]')
 _OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -49,15 +51,19 @@ def write_text(path: Path, text: str) -> None:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+def write_json(path: Path, content: Mapping[str, Any], short_lists: bool = False) -> Path:
     """Write `content` as JSON, with null for each nan and infinity, which JSON does not have; return `path`.
 
     A last entry "not_finite" then says which value was where, such as
-    [{"at": ["models", "ConvLSTM", "psnr"], "is": "inf"}]. `read_json` restores them.
+    [{"at": ["models", "ConvLSTM", "psnr"], "is": "inf"}]. `read_json` restores them. With `short_lists` a list of
+    numbers and words is one line.
     """
     found: list[dict[str, Any]] = []
     finite = _finite(content, found, [])
-    write_text(path, json.dumps({**finite, "not_finite": found} if found else finite, indent=2) + "\n")
+    text = json.dumps({**finite, "not_finite": found} if found else finite, indent=2)
+    if short_lists:
+        text = _SHORT_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text)
+    write_text(path, text + "\n")
     return path
 
 

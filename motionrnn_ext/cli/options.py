@@ -8,11 +8,12 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+from ..models.ensembles import NOISE
 from ..training.config import Config
-from ..training.settings import DataSettings, ModelSettings, TrainingSettings, kind_of
+from ..training.settings import READING, DataSettings, ModelSettings, TrainingSettings, kind_of
 
 # The settings of data that can differ from those of the training, see `clips.other_data`.
-DATA_OPTIONS = ("dataset", "root", "stride", "pixel_max", "missing")
+DATA_OPTIONS = ("dataset", "root", "missing", *READING)
 # The settings of a model that a file of weights alone may not show.
 MODEL_OPTIONS = (
     "predictor", "cell_options", "compat", "patch_size", "variant", "overrides", "highway", "transient", "trend",
@@ -33,11 +34,15 @@ def add_settings(parser: argparse.ArgumentParser, left_out: Collection[str] = ()
                 _add_setting(group, entry, with_default=not default)
 
 
-def _add_setting(group: Any, entry: Field[Any], with_default: bool) -> None:
+def _add_setting(
+    group: Any, entry: Field[Any], with_default: bool, suffix: str = "", unset: Any = argparse.SUPPRESS
+) -> None:
     flag, kind = f"--{entry.name.replace('_', '-')}", kind_of(entry)
-    options: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
+    options: dict[str, Any] = {"dest": entry.name, "default": unset}
     default = "" if entry.default is MISSING else entry.metadata.get("unset") or _text(entry.default)
-    options["help"] = entry.metadata["help"] + (f" (default: {default})" if default and with_default else "")
+    options["help"] = entry.metadata["help"] + (
+        f" (default: {default})" if default and with_default else suffix
+    )
     if kind.item is bool:
         options |= {"action": argparse.BooleanOptionalAction}
     elif kind.item is dict:
@@ -49,7 +54,7 @@ def _add_setting(group: Any, entry: Field[Any], with_default: bool) -> None:
         options |= {
             "type": kind.item,
             "nargs": 2,
-            "metavar": ("H", "W") if kind.item is int else ("LOW", "HIGH"),
+            "metavar": entry.metadata.get("metavar", ("H", "W") if kind.item is int else ("LOW", "HIGH")),
         }
     elif choices := entry.metadata["choices"]:
         options |= {"type": kind.item, "choices": choices}
@@ -70,8 +75,13 @@ def add_metrics(group: Any) -> None:
     group.add_argument("--convention", choices=choices, default="float", help=help)
     choices = ("float", "uint8", "range2", "gaussian")
     group.add_argument("--ssim", choices=choices, help="how SSIM is computed (default: the convention's)")
-    help = "compute CSI and FAR for pixels whose value reaches each of these"
-    group.add_argument("--thresholds", nargs="+", type=float, metavar="L", help=help)
+    help = "score events: pixels whose value reaches each of these (POD, FAR, CSI, HSS, bias, FSS)"
+    help += (
+        ": numbers in the data's unit, or with units as 15dBZ and 1mm/h, which is 23.0 dBZ by Z = 200 R^1.6"
+    )
+    group.add_argument("--thresholds", nargs="+", type=threshold, metavar="L", help=help)
+    help = "sides of FSS's windows, odd numbers of pixels (default: 3 9 27; 0 for no FSS)"
+    group.add_argument("--fss", nargs="+", type=index, metavar="N", help=help)
     choices = ("echo", "shanghai", "hko7")
     help = "scale and offset of this data, and except for hko7 its thresholds; echo is the official trainer's"
     group.add_argument("--values", choices=choices, help=help)
@@ -86,6 +96,27 @@ def add_metrics(group: Any) -> None:
     group.add_argument("--fvd", type=Path, metavar="WEIGHTS", help=help)
     help = "start FVD's clips with the given frames"
     group.add_argument("--fvd-context", action="store_true", help=help)
+
+
+def add_ensemble(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the options of an ensemble; `help` says what is done with it."""
+    parser.add_argument(
+        "--members", type=count, metavar="N", help=f"also predict an ensemble of N members, {help}"
+    )
+    help = "with --members: the noise in the hidden maps, as a share of their root mean square"
+    parser.add_argument("--noise", type=float, metavar="X", help=f"{help} (default: {NOISE})")
+
+
+def ensemble_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the `members` and `noise` that are given.
+
+    Raises:
+        ValueError: noise is given without members.
+    """
+    if arguments.members is None and arguments.noise is not None:
+        raise ValueError("--noise is for ensembles: give --members too")
+    found = {"members": arguments.members, "noise": arguments.noise}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
@@ -118,18 +149,23 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -> None:
     help = "settings to start from: quick takes minutes, full takes hours (default: quick); a --dataset other than "
-    help += "theirs brings its own image size, n_input and n_output, unless these are given"
-    parser.add_argument("--preset", choices=("quick", "full"), default="quick", help=help)
+    help += "theirs brings its own image size, n_input and n_output, unless these are given; standard has settings "
+    help += "for moving_digits, shanghai_h5 and human36m_openstl, by --dataset"
+    parser.add_argument("--preset", choices=("quick", "full", "standard"), default="quick", help=help)
     help = "start from the settings of this config.json instead"
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)
-    help = "train every row once per seed (default: the preset's, 0 1 or 0 1 2)"
+    help = "train every row once per seed (default: the preset's, 0 1 2, or 0 1 with quick)"
     parser.add_argument("--seeds", type=index, nargs="+", metavar="N", help=help)
-    help = "held-out clips to score on (default: the preset's, 128 or 512)"
+    help = "held-out clips to score on (default: the preset's, 512, or 128 with quick)"
     parser.add_argument("--test-clips", type=count, metavar="N", help=help)
     help = "folder; trainings that are finished there are not repeated (default: runs/COMMAND-PRESET)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
     help = "also write the table and the figure to this folder and its images/"
     parser.add_argument("--docs", type=Path, metavar="FOLDER", help=help)
+    help = (
+        "write what is finished to this file after each training, without folders' names, for docs/results.py"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help=help)
     add_settings(parser, left_out, "as `motionrnn train --help` says; by default the preset's")
     parser.set_defaults(device="cpu")  # the device of the metrics' networks
     add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
@@ -142,12 +178,20 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     help = "where the data set's files are (default: as trained)"
     parser.add_argument("--root", metavar="PATH", help=help)
-    help = "frames and shanghai_*: take every stride-th frame (default: as trained)"
-    parser.add_argument("--stride", type=count, metavar="N", help=help)
-    help = "frames and shanghai_*: the stored value that counts as 1 (default: as trained)"
-    parser.add_argument("--pixel-max", type=float, metavar="X", help=help)
+    for entry in fields(Config):
+        if entry.name in READING:
+            _add_setting(parser, entry, with_default=False, suffix=" (default: as trained)", unset=None)
     help = "the stored value of pixels without data, or nan (default: as trained; none for another --dataset)"
     parser.add_argument("--missing", metavar="X", help=help)
+
+
+def threshold(text: str) -> float:
+    from ..metrics.reflectivity import named_threshold
+
+    try:
+        return named_threshold(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:

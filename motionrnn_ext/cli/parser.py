@@ -13,6 +13,7 @@ from .. import __version__
 from .options import (
     add_clip,
     add_data,
+    add_ensemble,
     add_experiment,
     add_metrics,
     add_model,
@@ -133,6 +134,7 @@ def _add_evaluate(commands: Any) -> None:
         "--batch-size", type=count, default=16, metavar="N", help="clips at a time (default: 16)"
     )
     parser.add_argument("--pictures", type=index, default=2, metavar="N", help="clips to draw (default: 2)")
+    add_ensemble(parser, "and score it: CRPS, spread, skill and ranks")
     add_model(parser)
     add_place(parser, "evaluation")
     add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
@@ -144,19 +146,22 @@ def _add_predict(commands: Any) -> None:
         "motionrnn predict runs/mine --clip 7",
         "motionrnn predict runs/mine --frames clip.npy --n-output 30",
         "motionrnn predict runs/mine --frames film.mp4 --pad",
+        "motionrnn predict runs/mine --clip 7 --members 8",
         "motionrnn predict runs/walk --clip 7 --root path/to/jpgs",
     ]
     parser = _add(commands, "predict", help, examples)
     add_clip(parser, "frames to predict (default: as trained)")
+    add_ensemble(parser, "into members.npy")
     add_place(parser, "prediction")
 
 
 def _add_visualize(commands: Any) -> None:
-    help = "draw the motion that a model sees in a clip: trend arrows, and where every tap reads"
+    help = "draw the motion that a model sees in a clip: trend arrows, and where every tap reads; and its numbers"
     examples = [
         "motionrnn visualize runs/mine --clip 7",
         "motionrnn visualize runs/mine --interface 1 --times 2 5 8",
         "motionrnn visualize runs/mine --frames clip.npy --out pictures",
+        "motionrnn visualize runs/mine --clips 64     # numbers of the motion over 64 clips, in motion.json",
     ]
     parser = _add(commands, "visualize", help, examples)
     add_clip(parser, "frames to predict (default: as trained)")
@@ -166,15 +171,19 @@ def _add_visualize(commands: Any) -> None:
     parser.add_argument("--times", type=count, nargs="+", metavar="T", help=help)
     help = "places per frame whose taps are shown, those with the most motion (default: 3)"
     parser.add_argument("--positions", type=count, default=3, metavar="N", help=help)
+    help = "compute the numbers of motion.json over so many test clips (default: the shown clip alone)"
+    parser.add_argument("--clips", type=count, metavar="N", help=help)
     add_place(parser, "motion")
 
 
 def _add_ablate(commands: Any) -> None:
-    help = "train MotionRNN with and without its parts: predictor alone, either part, both, no transient, no trend"
+    help = "train MotionRNN with and without its parts: predictor alone, either part, both, no transient, no trend; "
+    help += "and with motion that cannot go far: bounded offsets, a gated trend"
     examples = [
         "motionrnn ablate --preset quick",
         "motionrnn ablate --preset full --predictor predrnn --seeds 0 1 2 3 4",
         "motionrnn ablate --config runs/mine/config.json --out runs/mine-apart",
+        "motionrnn ablate --preset standard --dataset shanghai_h5 --root path/to/shanghai.h5",
     ]
     parser = _add(commands, "ablate", help, examples)
     add_experiment(parser, ("seed", "motion_gru", "highway", "transient", "trend"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -76,10 +77,10 @@ def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**given, **overrides}
 
 
-def protocol_of(arguments: argparse.Namespace) -> Any:
-    """Return the metrics to compute: with the values of a preset or the given ones, and the preset's thresholds unless
-    others are given."""
-    from ..metrics import PRESET_THRESHOLDS, PRESETS, Protocol, Values
+def protocol_of(arguments: argparse.Namespace, dbz: Sequence[float] | None = None) -> Any:
+    """Return the metrics to compute: with the values of a preset, the given ones, or for thresholds those of `dbz`, the
+    reflectivity of pixels 0 and 1; and with the preset's thresholds unless others are given."""
+    from ..metrics import FSS_SCALES, PRESET_THRESHOLDS, PRESETS, Protocol, Values
 
     scale, offset = arguments.value_scale, arguments.value_offset
     values = PRESETS.get(arguments.values)
@@ -90,10 +91,16 @@ def protocol_of(arguments: argparse.Namespace) -> Any:
     if scale is not None:
         values = Values(scale, offset or 0.0, arguments.value_bytes)
     thresholds = tuple(arguments.thresholds or PRESET_THRESHOLDS.get(arguments.values, ()))
+    if thresholds and values is None and offset is None and dbz is not None:
+        values = Values(dbz[1] - dbz[0], dbz[0], arguments.value_bytes)
     if thresholds and values is None:
-        raise ValueError("--thresholds needs what a pixel stands for: --values NAME, or --value-scale S")
+        raise ValueError(
+            "--thresholds needs what a pixel stands for: --values NAME, --value-scale S or --dbz LOW HIGH"
+        )
     if not thresholds and (values is not None or offset is not None or arguments.value_bytes):
-        raise ValueError("values are for CSI and FAR: give --thresholds too")
+        raise ValueError("values are for scores of events: give --thresholds too")
     names = ("convention", "ssim", "lpips", "fvd", "fvd_context", "device")
     options = {name: getattr(arguments, name) for name in names}
-    return Protocol(thresholds=thresholds, values=values, **options)
+    scales = tuple(arguments.fss or FSS_SCALES) if thresholds or arguments.fss else ()
+    scales = () if scales == (0,) else scales
+    return Protocol(thresholds=thresholds, values=values, fss_scales=scales, **options)

@@ -40,6 +40,12 @@ def check_clips(split: str, n_frames: int, image_size: Sequence[int]) -> tuple[i
     return checked_size(image_size)
 
 
+def check_step(clip_step: int | None) -> None:
+    """Raise a ValueError unless the distance between clips is None or a positive integer."""
+    if clip_step is not None and not is_count(clip_step):
+        raise ValueError(f"clip_step must be a positive integer; got {clip_step!r}")
+
+
 def check_generated(seed: int, length: int) -> None:
     """Raise a ValueError unless the seed is an integer >= 0 and the number of clips a positive integer."""
     if not is_count(length):

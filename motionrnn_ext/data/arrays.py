@@ -40,6 +40,28 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
     return found
 
 
+def frames_of(array: Any, path: Path) -> Any:
+    """Return an array of frames, (T, H, W), (T, 1 or 3, H, W) or (T, H, W, 1 or 3), as a view (T, 1 or 3, H, W).
+
+    Raises:
+        ValueError: the array has another shape or type than bool, uint8 or float. The message names the path.
+    """
+    shape, kind = array.shape, array.dtype.kind
+    # One picture (H, W, 3) has the shape of H frames with 3 columns each.
+    is_picture = array.ndim == 3 and shape[2] in (1, 3) and shape[1] > 3
+    is_clip = array.ndim == 3 or (array.ndim == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)))
+    if kind not in "buf" or not is_clip or is_picture or not array.size:
+        raise ValueError(
+            f"{path} must hold frames (T, H, W) or (T, 1, H, W), for colours (T, 3, H, W) or (T, H, W, 3), uint8 or "
+            f"float; it holds {array.dtype} {shape}" + (", which is one picture" if is_picture else "")
+        )
+    if kind == "u" and array.dtype != "uint8":
+        raise ValueError(f"{path} must be uint8 or float; it is {array.dtype}")
+    if array.ndim == 3:
+        return array[:, None]
+    return array if shape[1] in (1, 3) else array.transpose(0, 3, 1, 2)
+
+
 class _NotOne(Exception):
     """A file holds no array, or several."""
 

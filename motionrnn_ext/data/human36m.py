@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import NoText, read_text
-from .arguments import check_clips
+from .arguments import check_clips, check_step
 from .files import PathLike, names_in
 from .images import read_image, resized
 
@@ -55,8 +55,8 @@ class Human36M(Dataset[Tensor]):
         s, s + 2, ..., s + 2 (T - 1)        the frame numbers of the two ends differ by 5 * 2 * (T - 1)
 
     and s advances while s + 2 T - 1 is less than the number of files. If the two ends belong to different videos, the
-    next s is s + 1. Otherwise it is s + 10 (training) or s + 5. If the numbers of the ends do not differ by the above,
-    frames are missing and s starts no clip.
+    next s is s + 1. Otherwise it is s + `clip_step`, by default s + 10 (training) or s + 5. If the numbers of the ends
+    do not differ by the above, frames are missing and s starts no clip.
 
     Pixels: rows H//4 to H - ceil(H/4) of the stored image, and columns likewise, resized in bytes to `image_size` as
     cv2.resize does by default (bilinear, without smoothing).
@@ -66,6 +66,7 @@ class Human36M(Dataset[Tensor]):
         root: the folder.
         n_frames: T, inputs and targets together.
         image_size: (H, W) of the item, in pixels.
+        clip_step: the step of s; None for the official program's.
 
     Raises:
         ValueError: there is no such folder, a jpg has another name, or there is no clip; at an item, an image is
@@ -76,13 +77,20 @@ class Human36M(Dataset[Tensor]):
     """
 
     def __init__(
-        self, split: str, root: PathLike, *, n_frames: int = 8, image_size: Sequence[int] = (128, 128)
+        self,
+        split: str,
+        root: PathLike,
+        *,
+        n_frames: int = 8,
+        image_size: Sequence[int] = (128, 128),
+        clip_step: int | None = None,
     ) -> None:
         self.image_size = check_clips(split, n_frames, image_size)
+        check_step(clip_step)
         self.root, self.n_frames = Path(root), n_frames
         people = ("S1", "S5", "S6", "S7", "S8") if split == "train" else ("S9", "S11")
         self.frames = _walking(self.root, people)
-        self.starts = clip_starts(self.frames, n_frames, 10 if split == "train" else 5)
+        self.starts = clip_starts(self.frames, n_frames, clip_step or (10 if split == "train" else 5))
         if not self.starts:
             raise ValueError(
                 f"{self.root}: no clip of {n_frames} frames, every second of frames numbered in steps of "
@@ -164,6 +172,8 @@ class Human36MOpenSTL(Dataset[Tensor]):
         root: the folder with the two lists.
         n_frames: T, inputs and targets together.
         image_size: (H, W) of the item, in pixels.
+        clip_step: the distance between the first frames of the clips of a line, in stored frames; None for one clip,
+            the line's first n_frames frames.
 
     Raises:
         ValueError: there is no such list, or a clip in it has fewer than n_frames frames or names a file that does not
@@ -172,14 +182,25 @@ class Human36MOpenSTL(Dataset[Tensor]):
     """
 
     def __init__(
-        self, split: str, root: PathLike, *, n_frames: int = 8, image_size: Sequence[int] = (256, 256)
+        self,
+        split: str,
+        root: PathLike,
+        *,
+        n_frames: int = 8,
+        image_size: Sequence[int] = (256, 256),
+        clip_step: int | None = None,
     ) -> None:
         self.image_size = check_clips(split, n_frames, image_size)
+        check_step(clip_step)
         self.root, self.n_frames = Path(root), n_frames
         path = self.root / ("train.txt" if split == "train" else "test.txt")
-        self.clips = [
-            _clip_of_list(path, number, line, n_frames) for number, line in enumerate(_lines(path), 1) if line
-        ]
+        # The name up to the first frame's number, and that number.
+        self.clips: list[tuple[str, int]] = []
+        for number, line in enumerate(_lines(path), 1):
+            if line:
+                before, first, n_listed = _clip_of_list(path, number, line, n_frames)
+                starts = range(0, n_listed - n_frames + 1, clip_step or n_listed)
+                self.clips += [(before, first + _ID_STEP * start) for start in starts]
         if not self.clips:
             raise ValueError(f"{path}: this list has no clip")
         self._check_files(path)
@@ -213,8 +234,8 @@ class Human36MOpenSTL(Dataset[Tensor]):
                     raise ValueError(f"{self.root / name}: {path} names this image, which does not exist")
 
 
-def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[str, int]:
-    """Return a line's clip: the name up to a frame's number, and the first number."""
+def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[str, int, int]:
+    """Return a line's clip: the name up to a frame's number, the first number, and the number of frames."""
     parts = line.split(",")
     if len(parts) != 3 or not (parts[0] and parts[1].isdecimal() and parts[2].isdecimal()):
         raise ValueError(
@@ -227,7 +248,7 @@ def _clip_of_list(path: Path, number: int, line: str, n_frames: int) -> tuple[st
             f"{path}, line {number}: n_frames {n_frames} (n_input and n_output together) is too long for this clip, "
             f"which has {max(0, n_listed)} frames, {first} to {last} in steps of {_ID_STEP}"
         )
-    return parts[0], first
+    return parts[0], first, n_listed
 
 
 def _lines(path: Path) -> list[str]:

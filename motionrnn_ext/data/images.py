@@ -18,6 +18,8 @@ from ..caller import stacklevel_of_user
 from .files import unreadable
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+# The weights of red, green and blue in grey, in parts of 65536, as pillow has them.
+_LUMA = (19595, 38470, 7471)
 BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -88,6 +90,22 @@ def read_images(paths: Sequence[Path], channels: int, *, seen: bool = False) -> 
                 f"{path} is {sizes[0]}, the first frame {sizes[1]} ({paths[0].name}); all must have one size"
             )
     return torch.stack(images)
+
+
+def luma(frames: Tensor) -> Tensor:
+    """Return the luma (T, 1, H, W) of RGB frames (T, 3, H, W), floats, or uint8 as pillow computes it."""
+    if frames.dtype != torch.uint8:
+        weights = torch.tensor(_LUMA, dtype=torch.float32) / 65536
+        return torch.einsum("tchw,c->thw", frames, weights)[:, None]
+    red, green, blue = (weight * channel for weight, channel in zip(_LUMA, frames.int().unbind(1)))
+    return ((red + green + blue + 0x8000) >> 16).to(torch.uint8)[:, None]
+
+
+def in_channels(frames: Tensor, channels: int) -> Tensor:
+    """Return grey or RGB frames (T, 1 or 3, H, W) with this number of channels: luma for 1, grey three times for 3."""
+    if channels == 1 and frames.shape[1] == 3:
+        return luma(frames)
+    return frames.expand(-1, channels, -1, -1)
 
 
 def resized(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -27,11 +28,13 @@ from torch.utils.data import Dataset, Subset
 
 from ..pixels import as_floats, check_range, how_to_declare, marked, undeclared
 from .arguments import SPLITS, checked_index
+from .choice import chosen
 from .files import PathLike
-from .grey_frames import RadarH5, RadarImages
+from .frames import FrameSequences
 from .human36m import Human36M, Human36MOpenSTL
 from .moving_mnist import VariedMovingMNIST
 from .moving_mnist_files import MovingMNISTNpy, MovingMNISTNpz
+from .radar_h5 import RadarH5
 from .radar_like import RadarLike
 
 
@@ -59,6 +62,7 @@ class DataSet:
         n_output: the default number of frames to predict.
         colours: the order of the channels: "grey", "RGB" or "BGR".
         has_missing: whether pixels may be without data, see `missing` of `open_clips`.
+        dbz: the radar reflectivity of pixels 0 and 1, in dBZ; None for frames of any other kind.
     """
 
     title: str
@@ -71,6 +75,7 @@ class DataSet:
     n_output: int = 10
     colours: str = "grey"
     has_missing: bool = True
+    dbz: tuple[float, float] | None = None
 
     @property
     def channels(self) -> int:
@@ -149,7 +154,9 @@ def open_clips(
         missing: the stored value of pixels without data, or nan; these pixels become nan. None: every pixel has data.
             A data set that lists "missing" in its `settings` is opened with it; the items of any other are compared
             with it. It is the only such value: if it is a number, a stored nan is an error.
-        settings: `n_frames` and `image_size`, by default the data set's own, and its further arguments.
+        settings: `n_frames` and `image_size`, by default the data set's own, and its further arguments. Of a data set
+            that lists them in its `settings`, `min_wet`, `wet_above` and `min_motion` keep some of the clips, see
+            `chosen`, which reads all of them once.
 
     Returns:
         A data set with a length, whose items are float32 (T, C, H, W) in [0, 1], nan where missing.
@@ -184,6 +191,7 @@ def open_clips(
         settings["length"] = length
     settings.setdefault("n_frames", entry.n_input + entry.n_output)
     settings.setdefault("image_size", entry.image_size)
+    choice = {name: settings.pop(name) for name in _CHOICE if name in settings and name in entry.settings}
     clips = entry.open(split, **settings)
     shape = (settings["n_frames"], entry.channels, *settings["image_size"])
     if type(clips) not in _OWN:
@@ -194,6 +202,7 @@ def open_clips(
         clips = _Reversed(clips)
     if generated:
         return clips
+    clips = chosen(clips, f"{dataset} ({split})", **choice)
     n = len(clips)
     if length is None or length >= n:
         return clips
@@ -238,13 +247,26 @@ def _toronto(
 
 
 _DIGITS = ("seed", "digits", "n_digits", "digit_size", "speed")
-_GREY = ("stride", "pixel_max", "missing")
-_RADAR: dict[str, Any] = {"settings": _GREY, "n_input": 5, "n_output": 10}
-_HUMAN: dict[str, Any] = {"n_input": 4, "n_output": 4, "has_missing": False}
+# The settings by which `open_clips` itself chooses among the clips of files.
+_CHOICE = ("min_wet", "wet_above", "min_motion")
+_STORED = ("stride", "clip_step", "pixel_max", "missing", *_CHOICE)
+_RADAR: dict[str, Any] = {"n_input": 5, "n_output": 10, "dbz": (0.0, 90.0)}
+_HUMAN: dict[str, Any] = {
+    "n_input": 4,
+    "n_output": 4,
+    "has_missing": False,
+    "settings": ("clip_step", *_CHOICE),
+}
 # The classes that check their own items. A class that a user derives from one of them is not among them.
 _OWN = (
-    Human36M, Human36MOpenSTL, MovingMNISTNpy, MovingMNISTNpz, RadarH5, RadarImages, RadarLike, VariedMovingMNIST,
+    FrameSequences, Human36M, Human36MOpenSTL, MovingMNISTNpy, MovingMNISTNpz, RadarH5, RadarLike, VariedMovingMNIST,
 )  # fmt: skip
+
+_LAYOUT = (
+    "the folder with sequences, each a folder SEQUENCE/FRAME.png, a SEQUENCE.npy or a film: the first eight tenths of "
+    "them are for training, the next tenth for validation, the last for test; or the folder with train/, val/ and "
+    "test/ of such sequences"
+)
 
 DATASETS: dict[str, DataSet] = {
     "moving_digits": DataSet(
@@ -263,11 +285,17 @@ DATASETS: dict[str, DataSet] = {
         has_missing=False,
     ),
     "frames": DataSet(
-        "folders of grey frames",
-        RadarImages,
-        "the folder with SEQUENCE/FRAME.png: the first eight tenths of the sequences are for training, the next tenth "
-        "for validation, the last for test; or the folder with train/, val/ and test/ of such sequences",
-        settings=_GREY,
+        "sequences of grey frames",
+        FrameSequences,
+        _LAYOUT,
+        settings=("interval", *_STORED),
+    ),
+    "frames_rgb": DataSet(
+        "sequences of frames in colour",
+        partial(FrameSequences, channels=3),
+        _LAYOUT,
+        settings=("interval", *_STORED),
+        colours="RGB",
     ),
     "human36m": DataSet(
         "Human3.6M, Walking",
@@ -285,18 +313,21 @@ DATASETS: dict[str, DataSet] = {
         colours="BGR",
         **_HUMAN,
     ),
-    "shanghai_h5": DataSet("Shanghai radar echo", RadarH5, "shanghai.h5, or the folder with it", **_RADAR),
+    "shanghai_h5": DataSet(
+        "Shanghai radar echo", RadarH5, "shanghai.h5, or the folder with it", settings=_STORED, **_RADAR
+    ),
     "shanghai_png": DataSet(
         "radar echo",
-        RadarImages,
+        FrameSequences,
         "the folder with train/SEQUENCE/FRAME.png and test/SEQUENCE/FRAME.png",
+        settings=("interval", *_STORED),
         **_RADAR,
     ),
     "moving_mnist_npz": DataSet(
         "Moving MNIST",
         MovingMNISTNpz,
         "the folder with moving-mnist-train.npz, -valid.npz and -test.npz",
-        settings=("missing",),
+        settings=("missing", *_CHOICE),
     ),
     "moving_mnist_npy": DataSet(
         "generated plain digits, to be tested on Moving MNIST's test file",

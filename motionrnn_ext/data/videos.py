@@ -35,25 +35,35 @@ def read_film(path: Path, last: int | None = None) -> tuple[Tensor, int]:
     """
     import numpy as np
 
-    if not path.is_file():
-        raise ValueError(f"{path} cannot be read: there is no such file")
-    frames = _decoded(path, _plugin(path)) if path.suffix.lower() in VIDEOS else _drawn(path)
     images, count = deque[Any](maxlen=last), 0
-    try:
-        for image in frames:
-            images.append(image)
-            count += 1
-    except _NotBytes as error:
-        raise ValueError(f"{path}: {error}") from None
-    # A damaged file can raise anything.
-    except Exception as error:
-        raise ValueError(f"{path}: damaged, or not a {path.suffix[1:]} file{because(error)}") from None
+    for image in film_frames(path):
+        images.append(image)
+        count += 1
     if not images:
         raise ValueError(f"{path}: there are no frames in this file")
     sizes = {f"{image.shape[0]}x{image.shape[1]}" for image in images}
     if len(sizes) > 1:
         raise ValueError(f"{path}: frames are {', '.join(sorted(sizes))}; all must have one size")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), count
+
+
+def film_frames(path: Path) -> Iterator[Any]:
+    """Yield the frames of a film, of which one is in memory at a time, as uint8 RGB (H, W, 3).
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or its frames have more than 8 bits a channel.
+        ModuleNotFoundError: no package that reads it is installed.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} cannot be read: there is no such file")
+    frames = _decoded(path, _plugin(path)) if path.suffix.lower() in VIDEOS else _drawn(path)
+    try:
+        yield from frames
+    except _NotBytes as error:
+        raise ValueError(f"{path}: {error}") from None
+    # A damaged file can raise anything.
+    except Exception as error:
+        raise ValueError(f"{path}: damaged, or not a {path.suffix[1:]} file{because(error)}") from None
 
 
 class _NotBytes(Exception):

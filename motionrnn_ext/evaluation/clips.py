@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..caller import stacklevel_of_user
-from ..data.arrays import read_array
-from ..data.images import IMAGE_ENDINGS, image_files, read_images
+from ..data.arrays import frames_of, read_array
+from ..data.images import IMAGE_ENDINGS, image_files, luma, read_images
 from ..data.registry import DATASETS, ClipDataset, find, open_clips
 from ..data.videos import FILMS, VIDEOS, read_film
 from ..models import MotionRNN
@@ -22,8 +22,6 @@ from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
 from ..training.config import Config
 from ..training.runs import PathLike, RunError
 
-# The weights of red, green and blue in grey, in parts of 65536, as pillow has them.
-_LUMA = (19595, 38470, 7471)
 # The endings of images in a user's folder of frames.
 IMAGES = (*IMAGE_ENDINGS, ".bmp", ".tif", ".tiff", ".webp")
 
@@ -49,8 +47,8 @@ def held_out(
     """
     changed = replace(config, **changes)
     for name in changes:
-        # `open_clips` checks this one.
-        if name == "missing":
+        # `open_clips` checks the one; the other changes no clip.
+        if name in ("missing", "dbz"):
             continue
         takers = [other for other, entry in DATASETS.items() if name in entry.settings]
         if takers and changed.dataset not in takers:
@@ -76,9 +74,9 @@ def other_data(dataset: str | None = None, root: PathLike | None = None, **setti
     """Return the settings that a user's choice of other data changes. A None in `settings` changes nothing."""
     changes = {name: value for name, value in settings.items() if value is not None}
     root = None if root is None else os.fspath(root)
-    # Another data set has files of its own, and its own value for missing pixels.
+    # Another data set has files of its own, its own value for missing pixels and its own reflectivities.
     if dataset is not None:
-        return {"dataset": dataset, "root": root, "missing": None, **changes}
+        return {"dataset": dataset, "root": root, "missing": None, "dbz": None, **changes}
     return changes if root is None else {"root": root, **changes}
 
 
@@ -119,8 +117,7 @@ def last_frames(
     frames, n_frames = _last_of_array(path, n, missing)
     if colours == "grey" and frames.shape[1] == 3:
         _warn_of_grey(frames, path)
-        weights = torch.tensor(_LUMA, dtype=torch.float32) / 65536
-        frames = torch.einsum("tchw,c->thw", frames, weights)[:, None]
+        frames = luma(frames)
     return frames if colours == "grey" else frames.expand(-1, 3, -1, -1), n_frames
 
 
@@ -129,25 +126,9 @@ def _last_of_array(path: Path, n: int | None, missing: float | None) -> tuple[Te
     import numpy as np
 
     try:
-        array = read_array(path)
+        array = frames_of(read_array(path), path)
     except ValueError as error:
         raise RunError(str(error)) from None
-    shape = array.shape
-    # One picture (H, W, 3) has the shape of H frames with 3 columns each.
-    is_picture = array.ndim == 3 and shape[2] in (1, 3) and shape[1] > 3
-    if (
-        array.dtype.kind not in "buf"
-        or array.ndim not in (3, 4)
-        or (array.ndim == 4 and shape[1] not in (1, 3) and shape[3] not in (1, 3))
-        or is_picture
-        or not array.size
-    ):
-        raise RunError(
-            f"{path} must hold frames (T, H, W) or (T, 1, H, W), for colours (T, 3, H, W) or (T, H, W, 3), uint8 or "
-            f"float; it holds {array.dtype} {shape}" + (", which is one picture" if is_picture else "")
-        )
-    if array.dtype.kind == "u" and array.dtype != np.uint8:
-        raise RunError(f"{path} must be uint8 or float; it is {array.dtype}")
     stored = torch.from_numpy(array.astype(np.float32, order="C"))
     frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
     lowest, highest = value_range(frames)
@@ -158,10 +139,7 @@ def _last_of_array(path: Path, n: int | None, missing: float | None) -> tuple[Te
         others = ", the others" if n_nan else ""
         spread = "" if n_nan == frames.numel() else f"{others} go from {lowest:.7g} to {highest:.7g}"
         raise RunError(f"{path} must have values in [0, 1]; {found}{spread}")
-    frames = (frames if n is None else frames[-n:]).clamp(0, 1)
-    if frames.ndim == 4 and frames.shape[1] not in (1, 3):
-        frames = frames.permute(0, 3, 1, 2)
-    return frames if frames.ndim == 4 else frames[:, None], len(array)
+    return (frames if n is None else frames[-n:]).clamp(0, 1), len(array)
 
 
 def _last_images(path: Path, n: int | None, colours: str, missing: float | None) -> tuple[Tensor, int]:
@@ -172,7 +150,8 @@ def _last_images(path: Path, n: int | None, colours: str, missing: float | None)
     else:
         images, n_frames = read_film(path, n)
     if colours == "grey":
-        images = _grey(images, path)
+        _warn_of_grey(images, path)
+        images = luma(images)
     # The exchange of channels from RGB to BGR is the one from BGR to RGB.
     return in_rgb(marked(images.float() / 255, images, missing), colours), n_frames
 
@@ -188,13 +167,6 @@ def _images_of(folder: Path) -> list[Path]:
         if twin != path.name:
             raise RunError(f"{folder} has a frame twice, as {twin} and {path.name}; it should have each once")
     return paths
-
-
-def _grey(images: Tensor, path: Path) -> Tensor:
-    """Return the luma (T, 1, H, W) of uint8 RGB images (T, 3, H, W), as pillow computes it."""
-    _warn_of_grey(images, path)
-    red, green, blue = (weight * channel for weight, channel in zip(_LUMA, images.int().unbind(1)))
-    return ((red + green + blue + 0x8000) >> 16).to(torch.uint8)[:, None]
 
 
 def _warn_of_grey(frames: Tensor, path: Path) -> None:

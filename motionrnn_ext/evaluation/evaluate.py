@@ -17,15 +17,17 @@ from ..data.registry import DATASETS, ClipDataset
 from ..files import write_atomically, write_json
 from ..metrics import LABELS, Protocol, counted, heading
 from ..models import MotionRNN
+from ..models.ensembles import NOISE
 from ..pixels import in_unit_range
 from ..training.config import Config
 from ..training.runs import PathLike, Run, RunError, load_runs
+from ..training.settings import READING
 from .clips import fitting, held_out, in_rgb, other_data
 from .pictures import Pictures
 from .scores import motion_trends, on_device, predict_clips, score
 
 # The settings that say how a data set is read.
-_READING = ("digits", "stride", "pixel_max")
+_SAID = ("digits", *READING)
 _NAMES = {
     "convlstm": "ConvLSTM",
     "predrnn": "PredRNN",
@@ -44,8 +46,6 @@ def evaluate(
     dataset: str | None = None,
     root: PathLike | None = None,
     digits: str | None = None,
-    stride: int | None = None,
-    pixel_max: float | None = None,
     missing: str | float | None = None,
     model: Mapping[str, Any] | None = None,
     split: str = "test",
@@ -53,7 +53,10 @@ def evaluate(
     batch_size: int = 16,
     pictures: int = 2,
     device: str = "cpu",
+    members: int | None = None,
+    noise: float = NOISE,
     show: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+    **reading: Any,
 ) -> tuple[dict[str, dict[str, Any]], Pictures]:
     """Score the models of runs and checkpoints on the same held-out clips; write metrics.json and pictures to `folder`.
 
@@ -63,15 +66,17 @@ def evaluate(
 
     Args:
         n_clips: the number of clips; by default 200 where clips are generated, or all that the files have.
-        dataset: a data set of the same kind of frames, in place of the first run's. `root`, `digits`, `stride`,
-            `pixel_max` and `missing` replace single settings of its data.
+        dataset: a data set of the same kind of frames, in place of the first run's. `root`, `digits`, `missing` and
+            `reading`, the fields of Config in `READING`, replace single settings of its data.
         model: arguments of MotionRNN for files of weights alone, see `load_run`.
+        members: the size of an ensemble that is scored as well, see `score`; None for none.
+        noise: the noise of the ensemble.
 
     Raises:
         RunError: a checkpoint cannot be read or is given twice, or the runs' clips differ in size or inputs.
     """
     runs = labelled(load_runs(paths, dataset, model))
-    changes = other_data(dataset, root, digits=digits, stride=stride, pixel_max=pixel_max, missing=missing)
+    changes = other_data(dataset, root, digits=digits, missing=missing, **reading)
     trained = next(iter(runs.values())).config
     config = _common_config(runs, changes)
     entry, colours = DATASETS[config.dataset], DATASETS[trained.dataset].colours
@@ -81,6 +86,7 @@ def evaluate(
     clips = held_out(trained, n_clips, split=split, n_frames=n_frames, **changes)
     models = {label: on_device(run.model, device) for label, run in runs.items()}
     how: Any = {"protocol": protocol, "batch_size": batch_size, "colours": colours}
+    how |= {"members": members, "noise": noise}
     results = score(models, clips, config.n_input, **how)
     about = _about_data(config, split, clips)
     about |= {"n_input": config.n_input, "n_output": n_frames - config.n_input}
@@ -100,7 +106,7 @@ def evaluate(
             show(results)
     draw_lead_times(written, folder, results)
     indices = range(min(pictures, len(clips)))
-    written.add(draw_clips(folder, models, clips, config.n_input, indices, colours))
+    written.add(draw_clips(folder, models, clips, config.n_input, indices, colours, config.dbz))
     return results, written
 
 
@@ -111,13 +117,15 @@ def _about_data(config: Config, split: str, clips: ClipDataset) -> dict[str, Any
         about["of_clips"] = len(clips.dataset)  # type: ignore[arg-type]
     entry = DATASETS[config.dataset]
     known = entry.settings if split in entry.generated else set(entry.settings) - {"digits"}
-    about |= {name: getattr(config, name) for name in _READING if name in known}
+    about |= {name: value for name in _SAID if name in known and (value := getattr(config, name)) is not None}
+    if config.min_wet is None:
+        about.pop("wet_above", None)
     return about if config.missing is None else about | {"missing": config.missing}
 
 
 def _in_words(about: Mapping[str, Any]) -> str:
     """Return the entries of `_about_data` as a sentence of the protocol."""
-    settings = "".join(f", {name} {about[name]}" for name in (*_READING, "missing") if name in about)
+    settings = "".join(f", {name} {about[name]}" for name in (*_SAID, "missing") if name in about)
     return (
         f"data: {about['dataset']}, {about['split']}, {counted(about['clips'], 'clip')} of "
         f"{counted(about['n_input'], 'given frame')} and {about['n_output']} to predict{settings}"
@@ -162,15 +170,17 @@ def draw_clips(
     n_input: int,
     indices: Sequence[int],
     colours: str = "grey",
+    dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Draw the models' predictions of some clips: strip_N.png and clip_N.gif for clip N, and arrows_N.png.
 
     The arrows are the motion trend of a model with MotionGRUs; several such models have a picture each, with the
-    model's name in the file's. `colours` is the order of the clips' channels, as in `DataSet`.
+    model's name in the file's. `colours` is the order of the clips' channels, as in `DataSet`, and `dbz` the
+    reflectivity of pixels 0 and 1 of radar.
     """
     pictures = Pictures()
     for index in indices:
-        arguments = (pictures, folder, models, clips, n_input, index, colours)
+        arguments = (pictures, folder, models, clips, n_input, index, colours, dbz)
         pictures.attempt(f"the pictures of clip {index}", _draw_clip, *arguments)
     return pictures
 
@@ -183,6 +193,7 @@ def _draw_clip(
     n_input: int,
     index: int,
     colours: str,
+    dbz: tuple[float, ...] | None,
 ) -> None:
     frames = clips[index]  # (T, C, H, W)
     futures, moves = {}, {}
@@ -193,8 +204,8 @@ def _draw_clip(
             moves[label] = motion_trends(model, given, futures[label].to(given), seed=index)
     frames = in_rgb(frames, colours)
     futures = {label: in_rgb(future, colours) for label, future in futures.items()}
-    pictures.draw(visualize.strip, folder / f"strip_{index}.png", frames, futures, n_input)
-    pictures.draw(visualize.gif, folder / f"clip_{index}.gif", frames, futures, n_input)
+    pictures.draw(visualize.strip, folder / f"strip_{index}.png", frames, futures, n_input, dbz=dbz)
+    pictures.draw(visualize.gif, folder / f"clip_{index}.gif", frames, futures, n_input, dbz=dbz)
     names = [_file_name(label) for label in moves]
     # Labels that differ only in signs have the same file name.
     if len(set(names)) < len(names):
@@ -202,18 +213,21 @@ def _draw_clip(
     for own, (label, trends) in zip(names, moves.items()):
         name = f"arrows_{index}.png" if len(moves) == 1 else f"arrows_{index}_{own}.png"
         seen = torch.cat([frames[:n_input], futures[label]])[:-1]
-        pictures.draw(visualize.arrows, folder / name, seen, trends)
+        pictures.draw(visualize.arrows, folder / name, seen, trends, dbz=dbz)
 
 
 def draw_lead_times(pictures: Pictures, folder: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the metrics over lead time in lead_time.png, and pooled CSI and FAR, if any, in lead_time_events.png."""
+    """Draw the metrics over lead time in lead_time.png, and CSI, FAR and FSS, if any, in lead_time_events.png."""
     names = list(next(iter(results.values()))["per_lead"])
     frames = [name for name in names if name in LABELS]
     pictures.draw(visualize.lead_time_curves, folder / "lead_time.png", results, frames)
-    titles = {name: heading(name) for name in names if name not in LABELS}
+    titles = {name: heading(name) for name in names if name.startswith(("csi", "far", "fss"))}
     if titles:
         curves = {
-            label: {"per_lead": {title: result["per_lead"][name] for name, title in titles.items()}}
+            label: {
+                "baseline": "baseline" in result,
+                "per_lead": {title: result["per_lead"][name] for name, title in titles.items()},
+            }
             for label, result in results.items()
         }
         pictures.draw(visualize.lead_time_curves, folder / "lead_time_events.png", curves)
@@ -228,12 +242,18 @@ def write_prediction(
     device: str = "cpu",
     *,
     pad: bool = False,
+    members: int | None = None,
+    noise: float = NOISE,
+    dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Predict the frames that follow the first `n_given` of frames (T, C, H, W); write and draw them in `folder`.
 
     Writes prediction.npy, (n_output, C, H, W) in float32, strip.png, clip.gif and, for a model with MotionGRUs,
     arrows.png. Frames after the first `n_given`, if there are any, are drawn as the truth. With `pad` the frames are
-    padded as by `clips.fitting`, and the predictions are cropped to the frames' own size; the arrows are not.
+    padded as by `clips.fitting`, and the predictions are cropped to the frames' own size; the arrows are not. With
+    `members` an ensemble with `noise` is written to members.npy, (N, n_output, C, H, W), and its mean and first members
+    are drawn as well; prediction.npy stays the prediction without noise. `dbz`
+    is the reflectivity of pixels 0 and 1 of radar.
 
     Raises:
         RunError: `n_given` is not from 1 to T, or the frames do not fit the model.
@@ -246,23 +266,33 @@ def write_prediction(
     frames = fitting(run.model, in_unit_range(frames), pad)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
     future = predict_clips(model, given[None], n_output)[0]  # (n_output, C, H, W)
-    # The file is made in memory, because numpy's own error of a full disk does not say so.
-    content = BytesIO()
-    np.save(content, future[..., :height, :width].cpu().numpy())
-    with write_atomically(folder / "prediction.npy") as part:
-        part.write_bytes(content.getbuffer())
+    written = {"prediction.npy": future}
+    if members is not None:
+        how: Any = {"members": members, "noise": noise}
+        written["members.npy"] = predict_clips(model, given[None], n_output, **how)[0]
+    for name, values in written.items():
+        # The file is made in memory, because numpy's own error of a full disk does not say so.
+        content = BytesIO()
+        np.save(content, values[..., :height, :width].cpu().numpy())
+        with write_atomically(folder / name) as part:
+            part.write_bytes(content.getbuffer())
     shown = frames if len(frames) >= n_given + n_output else frames[:n_given]
     colours = DATASETS[run.config.dataset].colours
     shown = in_rgb(shown[: n_given + n_output, :, :height, :width], colours)
-    futures = {model_name(run.config): in_rgb(future[..., :height, :width].cpu(), colours)}
-    pictures = Pictures([folder / "prediction.npy"])
-    pictures.draw(visualize.strip, folder / "strip.png", shown, futures, n_given)
-    pictures.draw(visualize.gif, folder / "clip.gif", shown, futures, n_given)
+    futures = {model_name(run.config): future}
+    if members is not None:
+        ensemble = written["members.npy"]
+        futures[f"mean of {members}"] = ensemble.mean(0)
+        futures |= {f"member {i}": member for i, member in enumerate(ensemble[:3], start=1)}
+    futures = {label: in_rgb(one[..., :height, :width].cpu(), colours) for label, one in futures.items()}
+    pictures = Pictures([folder / name for name in written])
+    pictures.draw(visualize.strip, folder / "strip.png", shown, futures, n_given, dbz=dbz)
+    pictures.draw(visualize.gif, folder / "clip.gif", shown, futures, n_given, dbz=dbz)
     if model.interfaces and model.trend:
         seen = in_rgb(torch.cat([frames[:n_given], future.cpu()])[:-1], colours)
         trends = pictures.attempt(folder / "arrows.png", motion_trends, model, given, future)
         if trends is not None:
-            pictures.draw(visualize.arrows, folder / "arrows.png", seen, trends)
+            pictures.draw(visualize.arrows, folder / "arrows.png", seen, trends, dbz=dbz)
     return pictures
 
 

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from .. import visualize
 from ..data.registry import DATASETS
+from ..files import write_json
 from ..layers.motion_gru import MotionGRU
 from ..models import MotionRNN
 from ..pixels import in_unit_range
 from ..training.runs import Run, RunError
 from .clips import in_rgb
+from .motion_statistics import motion_statistics
 from .pictures import Pictures
 from .scores import motion_states, on_device, predict_clips
 
@@ -68,11 +70,15 @@ def draw_motion(
     interface: int | None = None,
     times: Sequence[int] | None = None,
     positions: int = 3,
+    clips: Sequence[Tensor] = (),
     device: str = "cpu",
+    dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Let a model read the first `n_given` of frames (T, C, H, W) and predict `n_output` more; draw its motion.
 
-    Writes arrows.png, taps.png and motion.gif. `interface` and `times` count from 1.
+    Writes motion.json, the `motion_statistics` of `clips`, or of these frames alone; then arrows.png, taps.png and
+    motion.gif. `interface` and `times` count from 1. `dbz` is the
+    reflectivity of pixels 0 and 1 of radar.
 
     Raises:
         RunError: the model has no MotionGRUs, or there is no such interface or time.
@@ -88,6 +94,8 @@ def draw_motion(
 
     frames = in_unit_range(frames)
     model, given = on_device(run.model, device), frames[:n_given].to(device)
+    statistics = motion_statistics(model, clips or [frames], n_given, n_output)
+    pictures = Pictures([write_json(folder / "motion.json", statistics, short_lists=True)])
     future = predict_clips(model, given[None], n_output)[0]  # (n_output, C, H, W)
     found = motions(model, given, future)
     if interface:
@@ -99,9 +107,8 @@ def draw_motion(
     arrows, what = {name: motion.trend for name, motion in found.items()}, "motion trend"
     if not model.trend:
         arrows, what = offsets, "offset"
-    options: Any = {"masks": masks, "positions": positions}
-    pictures = Pictures()
-    pictures.draw(visualize.arrows, folder / "arrows.png", read, arrows, shown, what=what)
+    options: Any = {"masks": masks, "positions": positions, "dbz": dbz}
+    pictures.draw(visualize.arrows, folder / "arrows.png", read, arrows, shown, what=what, dbz=dbz)
     pictures.draw(visualize.taps, folder / "taps.png", read, offsets, shown, **options)
     pictures.draw(visualize.motion_gif, folder / "motion.gif", read, arrows, offsets, what=what, **options)
     return pictures

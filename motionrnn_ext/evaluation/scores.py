@@ -12,13 +12,16 @@ from torch import Tensor
 from ..caller import stacklevel_of_user
 from ..data.registry import ClipDataset
 from ..layers import MotionState
-from ..metrics import Meter, Protocol, repeat_last_frame
+from ..metrics import Meter, Protocol
 from ..models import MotionRNN
+from ..models.ensembles import NOISE
 from ..pixels import as_floats, check_range, filled, in_unit_range
 from ..training.runs import RunError
+from . import baselines
+from .baselines import BASELINE
 from .clips import in_rgb
 
-BASELINE = "repeat last frame"
+__all__ = ["BASELINE", "motion_states", "motion_trends", "on_device", "predict_clips", "score"]
 
 
 def on_device(model: MotionRNN, device: str) -> MotionRNN:
@@ -31,7 +34,13 @@ def on_device(model: MotionRNN, device: str) -> MotionRNN:
 
 
 def predict_clips(
-    model: MotionRNN, frames: Tensor, n_future: int, seed: int = 0, *, clamp: bool = True
+    model: MotionRNN,
+    frames: Tensor,
+    n_future: int,
+    seed: int = 0,
+    *,
+    clamp: bool = True,
+    **ensemble: Any,
 ) -> Tensor:
     """Predict the frames that follow (B, T, C, H, W); return (B, n_future, C, H, W).
 
@@ -39,8 +48,9 @@ def predict_clips(
     predictions are not finite.
 
     Args:
-        seed: seeds the initial states where the model draws them at random.
+        seed: seeds the initial states where the model draws them at random, and the noise of an ensemble.
         clamp: clamp the predictions to [0, 1].
+        ensemble: `members` and `noise` of `MotionRNN.predict`; with members it returns (B, N, n_future, C, H, W).
 
     Raises:
         ValueError: frames lie outside [0, 1] by more than rounding.
@@ -50,7 +60,7 @@ def predict_clips(
     model.reset()
     generator = torch.Generator(frames.device).manual_seed(seed)
     frames = filled(frames if frames.is_floating_point() else as_floats(frames))
-    future = model.predict(frames, n_future, generator=generator)
+    future = model.predict(frames, n_future, generator=generator, **ensemble)
     if not future.isfinite().all():
         text = "predictions have values that are nan or infinite; are the model's weights finite?"
         warnings.warn(text, RuntimeWarning, stacklevel=stacklevel_of_user())
@@ -65,10 +75,16 @@ def score(
     protocol: Protocol | None = None,
     batch_size: int = 16,
     colours: str = "grey",
+    per_clip: bool = False,
+    with_baselines: bool = True,
+    members: int | None = None,
+    noise: float = NOISE,
 ) -> dict[str, dict[str, Any]]:
-    """Return the results of `Meter.compute` on all clips, by label: first BASELINE's, then each model's.
+    """Return the results of `Meter.compute` on all clips, by label: first those of `baselines`, then each model's.
 
-    The baseline repeats the last input frame. `colours` is the order of the clips' channels, as in `DataSet`.
+    Those of a baseline have "baseline": True. `colours` is the order of the clips' channels, as in `DataSet`. With
+    `per_clip` the results hold the scores of every clip, see `Meter`. With `members` each model also predicts an
+    ensemble with `noise`, and the results hold its scores; a baseline is an ensemble of one.
 
     Raises:
         RunError: there are no clips, or none has a frame after the first `n_input`.
@@ -83,20 +99,33 @@ def score(
             f"n_input must be from 1 to {len(clips[0]) - 1}, as clips have {len(clips[0])} frames; got {n_input}"
         )
     n_future = len(clips[0]) - n_input
-    meters = {label: Meter(n_future, protocol) for label in (BASELINE, *models)}
+    labels = baselines.names(n_input) if with_baselines else ()
+    meters = {label: Meter(n_future, protocol, per_clip=per_clip) for label in (*labels, *models)}
     devices = {label: next(model.parameters()).device for label, model in models.items()}
     for start in range(0, len(clips), batch_size):
         indices = range(start, min(start + batch_size, len(clips)))
         frames = torch.stack([in_unit_range(clips[i], f"the frames of clip {i}") for i in indices])
         given, truth = frames[:, :n_input], frames[:, n_input:]
-        futures = {BASELINE: repeat_last_frame(frames, n_input)}
+        futures = baselines.predictions(frames, n_input) if with_baselines else {}
         for label, model in models.items():
             future = predict_clips(model, given.to(devices[label]), n_future, seed=start, clamp=False)
             futures[label] = future.cpu()
+        if members is not None:
+            ensembles = {label: futures[label][:, None] for label in labels}
+            for label, model in models.items():
+                how: Any = {"seed": start, "members": members, "noise": noise}
+                ensembles[label] = predict_clips(model, given.to(devices[label]), n_future, **how).cpu()
+            for label, ensemble in ensembles.items():
+                meters[label].update_ensemble(ensemble, truth, noise)
         for label, future in futures.items():
             # LPIPS and FVD expect red first.
             meters[label].update(*(in_rgb(part, colours) for part in (future, truth, given)))
-    return {label: meter.compute() for label, meter in meters.items()}
+    results = {label: meter.compute() for label, meter in meters.items()}
+    for label, result in results.items():
+        result["protocol"]["baselines"] = baselines.about(n_input)
+        if label in labels:
+            result["baseline"] = True
+    return results
 
 
 @torch.no_grad()

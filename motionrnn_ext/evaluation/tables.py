@@ -8,12 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
-from ..metrics import LABELS, heading, table_rows
+from ..metrics import EVENTS, LABELS, heading, table_rows
 from ..terminal.console import wide_console
 
-_EVENTS = ("csi", "far")
 COLUMNS = {
-    **{name: heading(name) for name in LABELS if name not in _EVENTS},
+    **{name: heading(name) for name in LABELS if name not in EVENTS},
     "parameters": "parameters",
     "seconds_per_step": "s/step",
 }
@@ -22,7 +21,7 @@ COLUMNS = {
 def print_results(
     results: Mapping[str, Mapping[str, Any]], *, per_lead: bool = False, title: str = "mean over lead times"
 ) -> None:
-    """Print a table of models, and one of CSI and FAR if these were measured.
+    """Print a table of models, and one of events at thresholds if these were measured.
 
     With `per_lead` the tables of each model's lead times follow.
     """
@@ -30,13 +29,18 @@ def print_results(
     tables = [_table(title, table_rows(results, columns))]
     thresholds = _thresholds(results)
     if thresholds:
-        tables.append(_table("events: value >= threshold", _event_rows(results, thresholds)))
+        tables.append(_table("events: value >= threshold, pooled", event_rows(results, thresholds)))
     for label, result in results.items() if per_lead else ():
         frames = {name: values for name, values in result["per_lead"].items() if name in LABELS}
         tables.append(_table(label, _lead_rows(frames)))
-        events = {name: values for name, values in result["per_lead"].items() if name not in LABELS}
-        if events:
-            tables.append(_table(f"{label}: events, pooled", _lead_rows(events, frames.get("mse"))))
+        for threshold in thresholds:
+            events = _of_threshold(result["per_lead"], threshold)
+            if events:
+                title = f"{label}: events, value >= {threshold}, pooled"
+                tables.append(_table(title, _lead_rows(events, frames.get("mse"))))
+    ranks = {label: result["ranks"] for label, result in results.items() if result.get("members", 1) > 1}
+    if ranks:
+        tables.append(_table("share of true values above k members", _rank_rows(ranks)))
     for table in tables:
         wide_console().print(table)
 
@@ -54,19 +58,48 @@ def _thresholds(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name.removeprefix("csi_") for name in names if name.startswith("csi_")))
 
 
-def _event_rows(results: Mapping[str, Mapping[str, Any]], thresholds: list[str]) -> list[list[str]]:
-    """Return a heading and a row per model and threshold, with CSI and FAR pooled and per batch."""
-    keys = {f"{kind} {how}": f"{heading(kind)} {how}" for kind in _EVENTS for how in ("pooled", "per batch")}
-    rows = {}
+def event_rows(results: Mapping[str, Mapping[str, Any]], thresholds: list[str]) -> list[list[str]]:
+    """Return a heading and a row per model and threshold, with the number of observed events and their scores."""
+    rows: dict[str, dict[str, Any]] = {}
     for label, result in results.items():
         for threshold in thresholds:
-            row = {"mse": result.get("mse")}
-            for kind in _EVENTS:
-                row[f"{kind} pooled"] = result.get(f"{kind}_{threshold}")
-                row[f"{kind} per batch"] = result.get("per_batch", {}).get(f"{kind}_{threshold}")
-            rows[f"{label}, {threshold}"] = row
-    (_, *titles), *values = table_rows(rows, keys)
-    return [["model, threshold", *titles], *values]
+            found = _of_threshold(result.get("per_lead", {}), threshold)
+            means = {kind: result.get(_name(kind, threshold)) for kind in found}
+            if "observed" in found:
+                means["observed"] = sum(found["observed"])
+            for name in ("csi", "far"):
+                means[f"{name} per batch"] = result.get("per_batch", {}).get(f"{name}_{threshold}")
+            rows[f"{label}, {threshold}"] = {"mse": result.get("mse"), **means}
+    kinds = dict.fromkeys(name for row in rows.values() for name in row if name != "mse")
+    titles = {kind: " ".join([heading(kind.split(" ")[0]), *kind.split(" ")[1:]]) for kind in kinds}
+    (_, *first), *values = table_rows(rows, titles)
+    return [["model, threshold", *first], *values]
+
+
+def _rank_rows(ranks: Mapping[str, list[float]]) -> list[list[str]]:
+    """Return a heading and a row per model, with the rank histogram."""
+    first = next(iter(ranks.values()))
+    return [["k", *map(str, range(len(first)))]] + [
+        [label, *(f"{x:.3f}" for x in row)] for label, row in ranks.items()
+    ]
+
+
+def _name(kind: str, threshold: str) -> str:
+    """Return the name of a score in results: "csi" -> "csi_20", "fss_3px" -> "fss_20_3px"."""
+    name, *scale = kind.split("_")
+    return "_".join([name, threshold, *scale])
+
+
+def _of_threshold(per_lead: Mapping[str, list[Any]], threshold: str) -> dict[str, list[Any]]:
+    """Return the scores of events at one threshold without the threshold in their names, the number of events first."""
+    parts = {name: name.split("_") for name in per_lead}
+    found = {
+        "_".join([kind, *scale]): per_lead[name]
+        for name, (kind, *about) in parts.items()
+        if about[:1] == [threshold]
+        for scale in [about[1:]]
+    }
+    return {name: found[name] for name in sorted(found, key=lambda name: name != "observed")}
 
 
 def _table(title: str, rows: list[list[str]]) -> Table:

@@ -29,18 +29,26 @@ class Checked(NamedTuple):
         costs: the result of `costs` for each row, by label.
         clips: the test clips, on which all models are scored.
         metrics: the names of the metrics that are measured.
+        baselines: the results of the baselines on the test clips, by label; empty until they are first scored.
     """
 
     plan: Plan
     costs: dict[str, dict[str, int]]
     clips: ClipDataset
     metrics: tuple[str, ...]
+    baselines: dict[str, Any]
 
     def score(self, models: Mapping[str, MotionRNN], clips: ClipDataset | None = None) -> dict[str, Any]:
         """Return the results of `scores.score` by label, on the test clips or on `clips`."""
         config, clips = self.plan.config, self.clips if clips is None else clips
         colours = DATASETS[config.dataset].colours
-        return score(models, clips, config.n_input, protocol=self.plan.protocol, colours=colours)
+        how: Any = {"protocol": self.plan.protocol, "colours": colours, "per_clip": True}
+        if clips is not self.clips:
+            return score(models, clips, config.n_input, **how)
+        # The baselines are the same for every training.
+        found = score(models, clips, config.n_input, with_baselines=not self.baselines, **how)
+        self.baselines.update({label: one for label, one in found.items() if one.get("baseline")})
+        return {label: dict(one) for label, one in {**self.baselines, **found}.items()}
 
 
 def check(plan: Plan) -> Checked:
@@ -49,11 +57,11 @@ def check(plan: Plan) -> Checked:
     Raises:
         ValueError: the first mistake that is found.
     """
-    counts = {row.label: costs(replace(plan.config, **row.switches)) for row in plan.rows}
+    counts = {row.label: costs(row.settings(plan.config)) for row in plan.rows}
     _check_machine(plan)
     ClipDataModule(plan.config)
     clips = held_out(replace(plan.config, seed=TEST_SEED), plan.test_clips)
-    checked = Checked(plan, counts, clips, ())
+    checked = Checked(plan, counts, clips, (), {})
     few: ClipDataset = Subset(clips, range(min(2, len(clips))))  # type: ignore[arg-type]
     return checked._replace(metrics=names_of(checked.score({}, few)[BASELINE]))
 

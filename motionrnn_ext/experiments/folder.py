@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..files import NoText, read_json, write_json
+from ..metrics import Protocol
 from ..training.config import Config
 from ..training.resuming import FREE
 from ..training.runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config
+from .differences import read_kept
 from .plan import Plan, Training
 
 # The entries of a training's file that `table.results` reads, besides the metrics themselves.
@@ -20,6 +23,8 @@ _REQUIRED = (
     "metrics.samples",
     "metrics.protocol",
     "baseline",
+    "other_baselines",
+    "per_clip",
     "seconds_per_step",
     "seconds",
     "resumed",
@@ -40,7 +45,9 @@ def open_folder(folder: Path, plan: Plan) -> None:
     if settings.is_file() and not _is_begun(folder):
         write_json(settings, plan.settings())
     elif settings.is_file():
-        _check_same(folder, {**_defaults(plan), **_read(settings)}, plan.settings())
+        before, defaults = _read(settings), _defaults(plan)
+        before["metrics"] = {**defaults["metrics"], **before.get("metrics", {})}
+        _check_same(folder, {**defaults, **before}, plan.settings())
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and holds no experiment; name another folder with --out")
     else:
@@ -55,7 +62,11 @@ def _is_begun(folder: Path) -> bool:
 
 def _defaults(plan: Plan) -> dict[str, Any]:
     """Return the defaults of settings that an experiment of an older version may lack."""
-    return {name: value for name, value in Config().to_dict().items() if name in plan.settings()}
+    config = {name: value for name, value in Config().to_dict().items() if name in plan.settings()}
+    return {
+        **config,
+        "metrics": {} if plan.protocol is None else replace(plan, protocol=Protocol()).metrics(),
+    }
 
 
 def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -112,6 +123,12 @@ def read_result(folder: Path, training: Training, metrics: Sequence[str]) -> dic
     for name in (*_REQUIRED, *scores):
         if not _has(found, name.split(".", 1)):
             raise RunError(f"{path} lacks {name}; remove that file to have the training scored again")
+    for name, text in found["per_clip"].items():
+        try:
+            read_kept(text, found["metrics"]["samples"])
+        except (TypeError, ValueError) as error:
+            why = f"per_clip.{name} is damaged: {error}"
+            raise RunError(f"{path}: {why}; remove that file to have the training scored again") from None
     return found
 
 

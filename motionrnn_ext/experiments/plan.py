@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from ..layers.cells import CELLS, cell_options
-from ..training.config import SMALL, Config
+from ..training.config import Config
 
 
 class Row(NamedTuple):
@@ -16,7 +16,7 @@ class Row(NamedTuple):
     Attributes:
         key: the row's name in the names of files.
         label: the row's name in the table.
-        switches: the fields of Config in which the row differs.
+        switches: the fields of Config in which the row differs; its `overrides` are added to the config's.
         group: rows of one group are drawn in one hue.
     """
 
@@ -24,6 +24,11 @@ class Row(NamedTuple):
     label: str
     switches: dict[str, Any]
     group: int
+
+    def settings(self, config: Config) -> Config:
+        """Return the settings of this row's trainings, in a table whose trainings share `config`."""
+        overrides = {**config.overrides, **self.switches.get("overrides", {})}
+        return replace(config, **{**self.switches, "overrides": overrides})
 
 
 class Training(NamedTuple):
@@ -79,54 +84,53 @@ class Plan:
     def trainings(self) -> list[Training]:
         """Return the trainings seed by seed: all rows of the first seed, then all rows of the next."""
         return [
-            Training(row, replace(self.config, seed=seed, **row.switches))
+            Training(row, replace(row.settings(self.config), seed=seed))
             for seed in self.seeds
             for row in self.rows
         ]
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that all trainings share, in plain types: all but the seed and the rows' switches."""
-        varied = {"seed", *(name for row in self.rows for name in row.switches)}
+        varied = {"seed", *(name for row in self.rows for name in row.switches)} - {"overrides"}
         shared = {name: value for name, value in self.config.to_dict().items() if name not in varied}
         return {
             "command": self.command,
             "test_clips": self.test_clips,
-            "metrics": self._metrics(),
+            "metrics": self.metrics(),
             **shared,
         }
 
-    def _metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
+        """Return the settings of the protocol, in plain types; nothing without one."""
         options = {} if self.protocol is None else _plain(asdict(self.protocol))
         return {name: value for name, value in options.items() if name != "device"}
 
 
-class Preset(NamedTuple):
-    """The size of a table."""
-
-    config: Config
-    seeds: tuple[int, ...]
-    test_clips: int
-
-
 _PARTS: tuple[str, ...] = ("highway", "motion_gru", "transient", "trend")
-# Label, group and remaining parts of each row of an ablation.
-_ABLATIONS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
-    ("base", 0, ()),
-    ("highway only", 1, ("highway",)),
-    ("MotionGRU only", 1, ("motion_gru", "transient", "trend")),
-    ("both", 2, _PARTS),
-    ("without transient", 3, ("highway", "motion_gru", "trend")),
-    ("without trend", 3, ("highway", "motion_gru", "transient")),
+# Label, group, remaining parts and overrides of each row of an ablation. The last two rows are not the paper's.
+_ABLATIONS: tuple[tuple[str, int, tuple[str, ...], dict[str, Any]], ...] = (
+    ("base", 0, (), {}),
+    ("highway only", 1, ("highway",), {}),
+    ("MotionGRU only", 1, ("motion_gru", "transient", "trend"), {}),
+    ("both", 2, _PARTS, {}),
+    ("without transient", 3, ("highway", "motion_gru", "trend"), {}),
+    ("without trend", 3, ("highway", "motion_gru", "transient"), {}),
+    ("offsets within 2 pixels", 4, _PARTS, {"max_offset": 2.0}),
+    ("gated trend", 4, _PARTS, {"trend_gate": 1.0}),
 )
 _AGAINST: dict[str, tuple[str, ...]] = {"base": ("highway only", "MotionGRU only", "both")}
-_AGAINST["both"] = ("highway only", "MotionGRU only", "without transient", "without trend")
+_AGAINST["both"] = tuple(label for label, *_ in _ABLATIONS if label not in ("base", "both"))
 
 
 def ablation(config: Config, seeds: Sequence[int], test_clips: int, protocol: Any = None) -> Plan:
-    """Return the plan of an ablation: the predictor alone, with each part, with both, with each half of the motion."""
+    """Return the plan of an ablation: the predictor alone, with each part, with both, with each half of the motion,
+    and with motion that cannot go far, by a bound or by a trend that the update gate weighs.
+    """
     rows = []
-    for label, group, parts in _ABLATIONS:
-        switches = {name: name in parts for name in _PARTS}
+    for label, group, parts, overrides in _ABLATIONS:
+        switches: dict[str, Any] = {name: name in parts for name in _PARTS}
+        if overrides:
+            switches["overrides"] = overrides
         # Without MotionGRUs these two have no effect, and keep their defaults.
         if not switches["motion_gru"]:
             switches |= {"transient": True, "trend": True}
@@ -179,21 +183,3 @@ def _bare_name(config: Config) -> str:
     from ..evaluation.evaluate import model_name
 
     return model_name(replace(config, motion_gru=False, highway=False))
-
-
-# A table of this size takes minutes on two cores. It shows how the commands work; the trainings are too short to rank
-# models.
-_QUICK = replace(
-    SMALL,
-    hidden=(16, 16),
-    image_size=(32, 32),
-    digit_size=16,
-    n_input=4,
-    n_output=4,
-    val_clips=8,
-    steps=400,
-    val_every=200,
-)
-# The models and clips of `motionrnn demo`, with seven times its steps.
-_FULL = replace(SMALL, steps=10_000, accelerator="auto", val_every=1000)
-PRESETS = {"quick": Preset(_QUICK, (0, 1), 128), "full": Preset(_FULL, (0, 1, 2), 512)}

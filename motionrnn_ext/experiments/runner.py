@@ -36,16 +36,21 @@ from ..training.runs import NotFinite, has_begun, last_step, load_run, seconds_p
 from ..training.train import train
 from . import table
 from .checks import Checked, check
+from .differences import kept
 from .folder import check_training, open_folder, read_result, result_file
 from .plan import Plan, Training
+from .record import write_record
 
 
-def run_plan(plan: Plan, folder: Path, *, command: str, docs: Path | None = None) -> dict[str, Any]:
+def run_plan(
+    plan: Plan, folder: Path, *, command: str, docs: Path | None = None, record: Path | None = None
+) -> dict[str, Any]:
     """Train and score what is not finished, then write and print the table; return the content of results.json.
 
     Args:
         command: the command line that the table names.
         docs: a folder that receives the table and the figure as well, as NAME.md and images/NAME.png.
+        record: a JSON file that receives what is finished, after each training, see `record`.
 
     Raises:
         ValueError: the plan does not pass `check`.
@@ -55,11 +60,15 @@ def run_plan(plan: Plan, folder: Path, *, command: str, docs: Path | None = None
     """
     if docs is not None:
         check_writable(docs / "images", "--docs")
+    if record is not None:
+        check_writable(record.parent, "--json")
     with held(folder):
-        return _run_plan(plan, folder, command, docs)
+        return _run_plan(plan, folder, command, docs, record)
 
 
-def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict[str, Any]:
+def _run_plan(
+    plan: Plan, folder: Path, command: str, docs: Path | None, record: Path | None
+) -> dict[str, Any]:
     console = Console()
     checked = check(plan)
     open_folder(folder, plan)
@@ -70,6 +79,8 @@ def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict
             check_training(folder / "runs" / training.name, training.config)
         else:
             finished[training.name] = result
+    if record is not None and finished:
+        write_record(record, plan, finished, checked.costs, command)
     _introduce(console, plan, folder, len(finished))
     with _Display(console, plan, len(finished)) as display:
         for number, training in enumerate(trainings, start=1):
@@ -77,6 +88,8 @@ def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict
                 display.start(training)
                 result = finished[training.name] = _finish(training, folder, checked, display)
                 display.line(f"[{number}/{len(trainings)}] {training.label}: {table.result_text(result)}")
+                if record is not None:
+                    write_record(record, plan, finished, checked.costs, command)
     in_order = [finished[training.name] for training in trainings]
     results = table.results(plan, in_order, checked.costs, command)
     *tables, reading = table.terminal(results)
@@ -84,6 +97,8 @@ def _run_plan(plan: Plan, folder: Path, command: str, docs: Path | None) -> dict
         wide_console().print(part)
     console.print(reading)
     pictures = _write(plan, folder, results)
+    if record is not None:
+        pictures.append(record)
     if docs is not None:
         pictures.add(_write_docs(plan, docs, results))
     print_paths(pictures)
@@ -114,11 +129,16 @@ def _finish(training: Training, folder: Path, checked: Checked, display: _Displa
         scores = checked.score({})
         scores[training.row.label] = _no_scores(scores[BASELINE], checked.metrics)
     per_step = seconds_per_step(home)
+    per_clip = {label: one.pop("per_clip", {}) for label, one in scores.items()}
     result = {
         "row": training.row.label,
         "seed": config.seed,
         "metrics": scores[training.row.label],
         "baseline": scores[BASELINE],
+        "other_baselines": {
+            label: one for label, one in scores.items() if one.get("baseline") and label != BASELINE
+        },
+        "per_clip": kept(per_clip[training.row.label], table.headline(checked.metrics)),
         "step": step,
         "stopped": stopped,
         "seconds_per_step": None if per_step is None else round(per_step, 5),

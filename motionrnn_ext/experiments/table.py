@@ -1,10 +1,4 @@
-"""The table of finished trainings: mean and spread over seeds, and whether rows differ.
-
-The rule: the means of two rows are compared for each metric. Their spread is the sum of both rows' standard deviations
-over seeds (of a sample, with n - 1). A difference is shown if it exceeds that spread. Otherwise, and with a single seed
-or a value that is not finite, the table says "no difference shown". If results are normally distributed, two rows with
-the same true mean are called different in 22 % of comparisons with two seeds, 8 % with three and 2 % with five.
-"""
+"""The table of finished trainings: mean and spread over seeds, and whether rows differ, see `differences`."""
 
 from __future__ import annotations
 
@@ -12,44 +6,28 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from .. import visualize
 from ..evaluation.scores import BASELINE
-from ..metrics import BETTER, counted, heading
+from ..metrics import BETTER, EVENTS, counted, heading
 from .checks import names_of
 from .costs import COUNTED
+from .differences import NO_DIFFERENCE, difference, read_kept
+from .gate import gate_text
 from .plan import Plan
 
-NO_DIFFERENCE = "no difference shown"
-# The metrics of the terminal, the figure and the comparisons; table.md has all metrics.
-HEADLINE = ("mse", "ssim")
 
+def headline(names: Sequence[str]) -> list[str]:
+    """Return the metrics of the terminal, the figure and the comparisons: MSE, SSIM and CSI at the first threshold.
 
-class Difference(NamedTuple):
-    """The difference between two rows in a metric.
-
-    Attributes:
-        difference: the mean of a row minus the mean of the other.
-        spread: the sum of the rows' standard deviations; nan for a single seed.
-        verdict: "better", "worse" or NO_DIFFERENCE.
+    table.md has all metrics.
     """
-
-    difference: float
-    spread: float
-    verdict: str
-
-
-def difference(values: Sequence[float], others: Sequence[float], lower_is_better: bool) -> Difference:
-    """Compare a row's values over seeds with another row's, by the rule above."""
-    gap, spread = fmean(values) - fmean(others), _deviation(values) + _deviation(others)
-    # The comparison is false for nan, which is no difference either.
-    if not abs(gap) > spread or math.isinf(gap):
-        return Difference(gap, spread, NO_DIFFERENCE)
-    return Difference(gap, spread, "better" if (gap < 0) == lower_is_better else "worse")
+    csi = [name for name in names if name.startswith("csi_")]
+    return [name for name in ("mse", "ssim", *csi[:1]) if name in names]
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -80,9 +58,19 @@ def results(
         "settings": plan.settings(),
         "rows": rows,
         BASELINE: {name: _number(first["baseline"][name]) for name in names},
+        "other_baselines": {
+            label: {name: _number(scores[name]) for name in names}
+            for label, scores in first["other_baselines"].items()
+        },
         "test_clips": first["metrics"]["samples"],
         "protocol": list(first["metrics"]["protocol"].values()),
-        "differences": _differences(plan, rows, [name for name in HEADLINE if name in names]),
+        "gate": gate_text(trainings),
+        "observed": {
+            name.removeprefix("observed_"): sum(values)
+            for name, values in first["baseline"]["per_lead"].items()
+            if name.startswith("observed_")
+        },
+        "differences": _differences(plan, rows, by_row, headline(names)),
         "stopped": {
             f"{one['row']}, seed {one['seed']}": one["stopped"] for one in trainings if one.get("stopped")
         },
@@ -112,16 +100,29 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _differences(plan: Plan, rows: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+def _differences(
+    plan: Plan,
+    rows: Mapping[str, Any],
+    by_row: Mapping[str, Sequence[Mapping[str, Any]]],
+    names: Sequence[str],
+) -> list[dict[str, Any]]:
     """Return, for each pair of the plan, its labels and the difference in each metric."""
     found = []
-    for row, against in plan.pairs:
-        pair: dict[str, Any] = {"row": row, "against": against}
+    for pair in plan.pairs:
+        entry: dict[str, Any] = dict(zip(("row", "against"), pair))
         for name in names:
-            ours, theirs = (rows[label]["metrics"][name]["per_seed"] for label in (row, against))
-            pair[name] = difference(ours, theirs, BETTER[name] == BETTER["mse"])._asdict()
-        found.append(pair)
+            ours, theirs = (rows[label]["metrics"][name]["per_seed"] for label in pair)
+            clips, other_clips = (_clips(by_row[label], name) for label in pair)
+            lower_is_better = BETTER[name.split("_")[0]] == BETTER["mse"]
+            entry[name] = difference(ours, theirs, clips, other_clips, lower_is_better)._asdict()
+        found.append(entry)
     return found
+
+
+def _clips(trainings: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """Return the scores of the clips of a row's trainings, or nothing if one of them did not stay finite."""
+    kept = [(one["per_clip"].get(name), one["metrics"]["samples"]) for one in trainings]
+    return [] if any(text is None for text, _ in kept) else [read_kept(text, n) for text, n in kept]
 
 
 # ---- The table as text
@@ -130,37 +131,56 @@ def _differences(plan: Plan, rows: Mapping[str, Any], names: Sequence[str]) -> l
 def result_text(result: Mapping[str, Any]) -> str:
     """Return the result of a training in a line."""
     metrics = result["metrics"]
-    numbers = {name: _number(metrics.get(name)) for name in HEADLINE}
-    scores = [f"{heading(name)[:-2]} {_text(name, numbers)}" for name in HEADLINE]
+    numbers = {name: _number(metrics.get(name)) for name in headline(list(metrics))}
+    scores = [f"{heading(name)[:-2]} {_text(name, numbers)}" for name in numbers]
     return ", ".join([*scores, f"{result['seconds']:.0f} s"])
 
 
 def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     """Return the cells of the table as text, the heading first."""
     lines = [["model", *map(heading, names), "parameters", "MACs", "s/step"]]
-    lines.append([BASELINE, *(_text(name, results[BASELINE]) for name in names), "", "", ""])
+    for label, scores in _baselines(results).items():
+        lines.append([label, *(_text(name, scores) for name in names), "", "", ""])
     for label, row in results["rows"].items():
-        scores = [_with_spread(name, row["metrics"]) for name in names]
+        means = [_with_spread(name, row["metrics"]) for name in names]
         seconds = row["seconds_per_step"]
         step = "-" if seconds is None else f"{seconds:.3g}"
-        lines.append([label, *scores, f"{row['parameters']:,}", _short(row["macs"]), step])
+        lines.append([label, *means, f"{row['parameters']:,}", _short(row["macs"]), step])
     return lines
+
+
+def _baselines(results: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Return the scores of all baselines by label."""
+    return {BASELINE: results[BASELINE], **results["other_baselines"]}
 
 
 def difference_rows(results: Mapping[str, Any], between: str = ": ") -> list[list[str]]:
     """Return the comparisons as text, the heading first, with `between` between numbers and verdict."""
-    names = [name for name in HEADLINE if name in results[BASELINE]]
+    names = headline(list(results[BASELINE]))
     lines = [["compared", *map(heading, names)]]
     for pair in results["differences"]:
         line = [f"{pair['row']} against {pair['against']}"]
         for name in names:
-            gap, spread, verdict = (pair[name][key] for key in Difference._fields)
-            digits = _digits(results["rows"][pair["against"]]["metrics"][name]["mean"])
-            text = f"{gap:+.{digits}f}" if math.isfinite(gap) else "not finite"
-            text += f", spread {spread:.{digits}f}" if math.isfinite(spread) else ""
-            line.append(f"{text}{between}{verdict}")
+            text = _difference_text(
+                name, pair[name], [results["rows"][pair[one]] for one in ("against", "row")]
+            )
+            line.append(f"{text}{between}{pair[name]['verdict']}")
         lines.append(line)
     return lines
+
+
+def _difference_text(name: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a difference with its interval and p-value, such as "-1.11 [-1.30, -0.92], p = 0.04"."""
+    means = [{metric: score["mean"] for metric, score in row["metrics"].items()} for row in rows]
+    if not math.isfinite(found["difference"]):
+        return next(_text(name, mean) for mean in means if not math.isfinite(mean[name]))
+    digits = _digits(means[0][name])
+    text = f"{found['difference']:+.{digits}f}"
+    if math.isfinite(found["low"]):
+        text += f" [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
+    if math.isfinite(found["p"]):
+        text += ", p < 0.001" if found["p"] < 0.001 else f", p = {found['p']:.2g}"
+    return text
 
 
 def _with_spread(name: str, scores: Mapping[str, Any]) -> str:
@@ -170,11 +190,11 @@ def _with_spread(name: str, scores: Mapping[str, Any]) -> str:
 
 
 def _text(name: str, scores: Mapping[str, Any]) -> str:
-    """Return the text of one of a model's scores; CSI and FAR without an event are nan although the MSE is a number."""
+    """Return the text of one of a model's scores; those of events may be nan although the MSE is a number."""
     value = scores[name]
     if math.isfinite(value):
         return f"{value:.{_digits(value)}f}"
-    return "no event" if name.startswith(("csi", "far")) and not math.isnan(scores["mse"]) else "not finite"
+    return "no event" if name.startswith(EVENTS) and not math.isnan(scores["mse"]) else "not finite"
 
 
 def _digits(value: float) -> int:
@@ -190,10 +210,10 @@ def _short(count: int) -> str:
 
 def terminal(results: Mapping[str, Any]) -> list[Any]:
     """Return the parts of the final output: the table, the comparisons, and how to read them."""
-    names = [name for name in HEADLINE if name in results[BASELINE]]
+    names = headline(list(results[BASELINE]))
     table = _rich(results["title"], table_rows(results, names))
     verdicts = _rich("Differences of means", difference_rows(results, between="\n"))
-    return [table, verdicts, _spread_text(results["seeds"])]
+    return [table, verdicts, f"{results['gate']}\n{_how_to_read(results)}"]
 
 
 def _rich(title: str, lines: list[list[str]]) -> Table:
@@ -202,32 +222,36 @@ def _rich(title: str, lines: list[list[str]]) -> Table:
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for line in lines[1:]:
         styles = {"better": "green", "worse": "red", NO_DIFFERENCE: "dim"}
-        marks = [next((s for end, s in styles.items() if text.endswith(f"\n{end}")), "") for text in line]
+        marks = [next((s for verdict, s in styles.items() if f"\n{verdict}" in text), "") for text in line]
         table.add_row(*(Text(text, mark) for mark, text in zip(marks, line)))
     return table
 
 
-def _spread_text(seeds: Sequence[int]) -> str:
+def _how_to_read(results: Mapping[str, Any]) -> str:
+    """Return the sentences on the spread, the intervals and the verdicts."""
+    seeds, clips = results["seeds"], counted(results["test_clips"], "clip")
+    names = ", ".join(map(str, seeds))
+    text = f"In brackets: the 95 % interval of the difference, by a paired bootstrap over {clips}"
     if len(seeds) == 1:
-        return f"One seed ({seeds[0]}): there is no spread, and so no difference can be shown."
-    text = f"±: standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}), of weights and clips. "
-    text += "A difference is shown where it exceeds the sum of both rows' standard deviations"
-    if len(seeds) == 2:
-        text += "; with two seeds, rows that are equal in truth pass for different in about one of five comparisons"
-    return text + "."
+        return f"{text}. One seed ({names}): whether training again shows the same is not known."
+    return (
+        f"±: standard deviation over {len(seeds)} seeds ({names}), of weights and clips. {text}; p: paired t-test over "
+        f"{len(seeds)} seeds. No difference is shown where the interval holds 0; with p of 0.05 or more, it is one of "
+        "these trainings only."
+    )
 
 
 def markdown(results: Mapping[str, Any], figure: str) -> str:
     """Return the content of table.md. `figure` is the path of the picture as seen from there."""
     settings, seeds = results["settings"], results["seeds"]
-    names = list(results[BASELINE])
+    frames = of_frames(results)
     n_in, n_out = settings["n_input"], settings["n_output"]
     duration = f"{results['seconds'] / 60:.1f} minutes of training and scoring"
     if results["resumed"]:
         duration += f", without what {counted(results['resumed'], 'interrupted training')} took before"
     budget = f"{counted(settings['steps'], 'step')} of {counted(settings['batch_size'], 'clip')}"
     notes = [
-        f"{_spread_text(seeds)} The exact rule: motionrnn_ext/experiments/table.py.",
+        f"{_how_to_read(results)} The exact rule: motionrnn_ext/experiments/differences.py.",
         f"Each model is the one after its last step: {budget}. "
         "What is small or trained briefly says little about an architecture.",
         f"Scored on {counted(results['test_clips'], 'held-out clip')}, the same for all rows and seeds: "
@@ -252,9 +276,11 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
     }
     parts = [
         f"# {results['title']}",
-        _markdown_table(table_rows(results, names)),
+        results["gate"],
+        markdown_table(table_rows(results, frames)),
+        *(["## Events", *events] if (events := events_in_markdown(results)) else []),
         "## Differences of means",
-        _markdown_table(difference_rows(results)),
+        markdown_table(difference_rows(results)),
         f"![a dot per training, a line at each mean]({figure})",
         "## How to read it",
         "\n".join(f"- {note}" for note in notes),
@@ -262,6 +288,26 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
         "\n".join(f"- {name}: {text}" for name, text in facts.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def of_frames(results: Mapping[str, Any]) -> list[str]:
+    """Return the names of the metrics of frames, all but those of events."""
+    return [name for name in results[BASELINE] if not name.startswith(EVENTS)]
+
+
+def events_in_markdown(results: Mapping[str, Any]) -> list[str]:
+    """Return the table of events at thresholds, or nothing if they were not scored."""
+    lines: list[list[str]] = []
+    for threshold, observed in results.get("observed", {}).items():
+        names = [name for name in results[BASELINE] if name.split("_")[1:2] == [threshold]]
+        short = [heading("_".join([*name.split("_")[:1], *name.split("_")[2:]])) for name in names]
+        lines = lines or [["model", "value >=", "observed", *short]]
+        about = [threshold, f"{observed:,}"]
+        for label, scores in _baselines(results).items():
+            lines.append([label, *about, *(_text(name, scores) for name in names)])
+        for label, row in results["rows"].items():
+            lines.append([label, *about, *(_with_spread(name, row["metrics"]) for name in names)])
+    return [markdown_table(lines)] if lines else []
 
 
 def _settings_text(settings: Mapping[str, Any]) -> str:
@@ -274,7 +320,7 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     return " ".join(filter(None, texts))
 
 
-def _markdown_table(lines: list[list[str]]) -> str:
+def markdown_table(lines: list[list[str]]) -> str:
     rule = [" --- ", *[" ---: "] * (len(lines[0]) - 1)]
     body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([body[0], f"|{'|'.join(rule)}|", *body[1:]])
@@ -282,11 +328,11 @@ def _markdown_table(lines: list[list[str]]) -> str:
 
 def figure(path: Path, plan: Plan, results: Mapping[str, Any]) -> Path:
     """Draw a dot per training and a line at the mean of each row; return `path`."""
-    names = [name for name in HEADLINE if name in results[BASELINE]]
+    names = headline(list(results[BASELINE]))
     rows = {
         label: {name: row["metrics"][name]["per_seed"] for name in names}
         for label, row in results["rows"].items()
     }
     groups = [row.group for row in plan.rows]
     title = f"{plan.title}, {plan.config.steps:,} steps"
-    return visualize.dots(path, rows, groups, baseline={BASELINE: results[BASELINE]}, title=title)
+    return visualize.dots(path, rows, groups, baselines=_baselines(results), title=title)

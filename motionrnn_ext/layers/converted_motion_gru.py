@@ -122,7 +122,7 @@ def new_of(cell: nn.Module) -> list[str]:
         elif name not in CONVOLUTIONS:
             owned = [*part._parameters, *part._buffers, *({"forward"} & set(vars(part)))]
             new += [f"{name}.{own} of its own".lstrip(".") for own in owned]
-    wanted = {"alpha": 0.5, "transient": True, "trend": True}
+    wanted = {"alpha": 0.5, "trend_gate": None, "transient": True, "trend": True}
     present = {name: vars(cell).get(name, value) for name, value in wanted.items()}
     return new + [f"{name}={value}" for name, value in present.items() if value != wanted[name]]
 

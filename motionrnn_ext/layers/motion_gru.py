@@ -60,6 +60,7 @@ class MotionGRU(Resettable):
         gate_side: the operand that the output gate multiplies, "hidden" or "decoded".
         transient: False leaves out the transient motion, see `MotionGRUCell`.
         trend: False leaves out the motion trend, see `MotionGRUCell`.
+        trend_gate: c of the package's own F_t = F' + c u.D', see `MotionGRUCell`; None for the paper's F_t = F' + D'.
         zero_init: whether the weights of gates and mask start at 0, as in the official code.
         depth: whether the maps have a depth axis, (B, C, D, h, w). Every slice is then moved by itself, with the same
             weights.
@@ -68,7 +69,7 @@ class MotionGRU(Resettable):
 
     Raises:
         ValueError: there are fewer than 4 channels, a kernel size other than Enc's is even, gate_side is unknown, or
-            alpha or max_offset is out of range.
+            alpha, max_offset or trend_gate is out of range.
         TypeError: an argument has another type, or alpha asks for a gradient although trend=False leaves it out.
 
     Examples:
@@ -93,6 +94,7 @@ class MotionGRU(Resettable):
         gate_side: str = "hidden",
         transient: bool = True,
         trend: bool = True,
+        trend_gate: float | None = None,
         zero_init: bool = False,
         depth: bool = False,
         device: Device = None,
@@ -126,6 +128,7 @@ class MotionGRU(Resettable):
             mask_kernel_size=mask_kernel_size,
             transient=transient,
             trend=trend,
+            trend_gate=trend_gate,
             zero_init=zero_init,
             **made,
         )

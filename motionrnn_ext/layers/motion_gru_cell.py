@@ -52,6 +52,11 @@ class MotionGRUCell(Resettable):
     F_t is kept within `max_offset`, so that a stream may go on for ever: F grows by up to 1.7 pixels a step, and
     float32 would end at inf and then nan. Far beyond the map every tap reads zero, so a bound there changes no `out`.
 
+    With `trend_gate` = c the update gate weighs the trend, F_t = F' + c u.D' = (1 - u).F + u.(z + c D'). This form is
+    the package's own, not the paper's. |F| and |D| then stay within 1 / (1 - c) if they begin there, whatever the gates
+    do. With c = 1 F no longer grows by a factor, but a z of one sign adds to it in every step, in the long run
+    u z alpha / (alpha + u (1 - alpha)). docs/pytorch.md, "Stable motion", derives this.
+
     Gates and a warp that are not plain (with hooks of their own, or replaced, see `motionrnn_ext.layers.plain`) are
     called. The results are the same up to rounding, and the step is slower.
 
@@ -74,14 +79,17 @@ class MotionGRUCell(Resettable):
         transient: False is an ablation: D_t = D + alpha (u.z - D) and F_t = D_t. The paper's formula for it is not
             known; this one is the package's own.
         trend: False is an ablation: D is left alone and F_t = F'. This formula is the package's own, too.
+        trend_gate: c in [0, 1] for the trend gated by u, F_t = F' + c u.D'; None for the paper's F_t = F' + D'. It has
+            no effect with transient=False or trend=False. PyTorch's own operations then compute the motion, as in the
+            ablations, by which a training step takes 1.02 to 1.08 times as long on a CPU (docs/pytorch.md).
         zero_init: whether the weights of gates and mask start at 0, as in the official program. False keeps PyTorch's
             initial values.
         device: device of the parameters, as in `nn.Conv2d`.
         dtype: dtype of the parameters, as in `nn.Conv2d`.
 
     Raises:
-        ValueError: a kernel size is even, both ablations are chosen, alpha is outside of [0, 1], or max_offset is not
-            above 0.
+        ValueError: a kernel size is even, both ablations are chosen, alpha or trend_gate is outside of [0, 1], or
+            max_offset is not above 0.
         TypeError: an argument has another type, or alpha asks for a gradient although trend=False leaves it out.
 
     Examples:
@@ -92,6 +100,7 @@ class MotionGRUCell(Resettable):
 
     # Defaults for cells that were pickled by an older version.
     max_offset: float | None = None
+    trend_gate: float | None = None
     _first_alpha: float | None = None
 
     def __init__(
@@ -106,6 +115,7 @@ class MotionGRUCell(Resettable):
         out_channels: int | None = None,
         transient: bool = True,
         trend: bool = True,
+        trend_gate: float | None = None,
         zero_init: bool = True,
         device: Device = None,
         dtype: torch.dtype | None = None,
@@ -129,6 +139,7 @@ class MotionGRUCell(Resettable):
         self.alpha = given
         self.max_offset = None if max_offset is None else arguments.bound("max_offset", max_offset)
         self.transient, self.trend = transient, trend
+        self.trend_gate = None if trend_gate is None else arguments.unit("trend_gate", trend_gate)
         self.update = same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
         self.reset = same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
         self.output = same_conv(channels + motion, motion, gate_kernel_size, zero, device, dtype)
@@ -144,7 +155,13 @@ class MotionGRUCell(Resettable):
 
     def extra_repr(self) -> str:
         alpha = "learned" if isinstance(self.alpha, Tensor) else self.alpha
-        return f"alpha={alpha}, max_offset={self.max_offset}, transient={self.transient}, trend={self.trend}"
+        numbers = f"alpha={alpha}, max_offset={self.max_offset}, trend_gate={self.trend_gate}"
+        return f"{numbers}, transient={self.transient}, trend={self.trend}"
+
+    @property
+    def moves_as_in_the_paper(self) -> bool:
+        """Return whether F_t = F' + D', which the kernels compute."""
+        return self.transient and self.trend and self.trend_gate is None
 
     @sets("alpha")
     def reset_parameters(self) -> None:
@@ -228,7 +245,7 @@ class MotionGRUCell(Resettable):
         packed = self.pack() if packed is None else packed
         if packed is None:
             update, candidate, mask = *self._gates_of_modules(x, offset), None
-        elif packed.has_mask and self.transient and self.trend and backends.runs_kernels(x):
+        elif packed.has_mask and self.moves_as_in_the_paper and backends.runs_kernels(x):
             offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha, self.max_offset)
             return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
         else:
@@ -241,7 +258,7 @@ class MotionGRUCell(Resettable):
             check_returned("warp", out, (x.shape[0], None, *x.shape[2:]))
             return out, offset, trend
         weight = self.warp.conv.weight
-        if self.transient and self.trend:
+        if self.moves_as_in_the_paper:
             numbers = self.alpha, self.max_offset
             return ops.motion_warp(x, update, candidate, offset, trend, mask, weight, *numbers)
         offset, trend = self._move(update, candidate, offset, trend)
@@ -281,13 +298,16 @@ class MotionGRUCell(Resettable):
         self, update: Tensor, candidate: Tensor, offset: Tensor, trend: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return F_t and the new trend, from the logits of u and z and the motion of the previous step."""
-        if self.transient and self.trend:
+        if self.moves_as_in_the_paper:
             return ops.motion_update(update, candidate, offset, trend, self.alpha, self.max_offset)
         gate = torch.sigmoid(update.to(offset.dtype))
         target = torch.tanh(candidate.to(offset.dtype))
         limit = arguments.bound("max_offset", self.max_offset)
-        if self.transient:
-            return reference.bounded(offset + gate * (target - offset), limit), trend
-        alpha = arguments.momentum("MotionGRUCell", self.alpha, update)
-        trend = trend + alpha * (gate * target - trend)
-        return reference.bounded(trend, limit), trend
+        if self.trend:
+            alpha = arguments.momentum("MotionGRUCell", self.alpha, update)
+            trend = trend + alpha * ((offset if self.transient else gate * target) - trend)
+        if not self.transient:
+            return reference.bounded(trend, limit), trend
+        if self.trend_gate is not None and self.trend:
+            target = target + self.trend_gate * trend
+        return reference.bounded(offset + gate * (target - offset), limit), trend

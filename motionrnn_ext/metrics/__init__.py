@@ -10,15 +10,16 @@ lead time. The headline number is the mean over lead times.
     PSNR   10 log10(1 / mean (Y - P)^2) in dB, infinite if the frames are equal
     SSIM   by one of `SSIM_CONVENTIONS`
     GDL    sum over pixels and channels of ||dY| - |dP||, d the difference of neighbours in a column, then in a row
-    CSI    TP / (TP + FP + FN) of the pixels whose value reaches a threshold, see `events`
-    FAR    FP / (TP + FP) of the same pixels
+    CSI    TP / (TP + FP + FN) of the pixels whose value reaches a threshold, see `events`; so are POD, FAR, HSS, bias
+    FSS    of the shares of those pixels in windows, see `fractions`
+    CRPS   of ensembles, with spread, skill and rank histogram, see `ensembles`
     LPIPS  distance of AlexNet's features, with weights that the user names, see `lpips`
     FVD    Frechet distance of a video network's features, with a network that the user names, see `fvd`
 
 A true value that is nan is missing, and no metric counts it. MSE and MAE are then means over the known values times
 the number of values in a frame, so that frames with and without missing values compare; GDL does the same with pairs of
 neighbours. PSNR uses the mean squared error of the known values, SSIM is the mean over windows without a missing value,
-CSI and FAR count known values alone, and LPIPS and FVD replace missing values by 0 in both clips. A frame without
+scores of events count known values alone, and LPIPS and FVD replace missing values by 0 in both clips. A frame without
 anything to score is left out of the mean over samples, and a lead time without any scored frame is left out of the mean
 over lead times. If nothing is missing, every number is as published.
 
@@ -38,7 +39,20 @@ MIM's tables use the official MSE and PSNR, SSIM "range2", and MAE without clipp
 torchmetrics computes MSE, MAE, PSNR and SNR, and scikit-image computes SSIM.
 """
 
-from .events import PRESET_THRESHOLDS, PRESETS, EventMetrics, Values, csi, event_counts, far
+from .ensembles import EnsembleMetrics, pixel_crps
+from .events import (
+    PRESET_THRESHOLDS,
+    PRESETS,
+    EventMetrics,
+    Values,
+    csi,
+    event_counts,
+    far,
+    frequency_bias,
+    hss,
+    pod,
+)
+from .fractions import FSS_SCALES, event_fractions, fss
 from .frames import (
     CONVENTIONS,
     PSNR_CONVENTIONS,
@@ -56,11 +70,14 @@ from .frames import (
 from .fvd import FVD, frechet_distance, load_video_network
 from .lpips import LPIPS, frame_lpips, load_lpips
 from .protocol import Meter, Protocol
-from .tables import BETTER, LABELS, counted, heading, plain_table, table_rows
+from .reflectivity import dbz_to_rain, named_threshold, rain_to_dbz
+from .tables import BETTER, EVENTS, LABELS, counted, heading, plain_table, table_rows
 
 __all__ = [
     "BETTER",
     "CONVENTIONS",
+    "EVENTS",
+    "FSS_SCALES",
     "FVD",
     "LABELS",
     "LPIPS",
@@ -68,6 +85,7 @@ __all__ = [
     "PRESET_THRESHOLDS",
     "PSNR_CONVENTIONS",
     "SSIM_CONVENTIONS",
+    "EnsembleMetrics",
     "EventMetrics",
     "FrameMetrics",
     "Meter",
@@ -75,7 +93,9 @@ __all__ = [
     "Values",
     "counted",
     "csi",
+    "dbz_to_rain",
     "event_counts",
+    "event_fractions",
     "far",
     "frame_gdl",
     "frame_lpips",
@@ -85,11 +105,18 @@ __all__ = [
     "frame_snr",
     "frame_ssim",
     "frechet_distance",
+    "frequency_bias",
+    "fss",
     "heading",
+    "hss",
     "load_lpips",
     "load_video_network",
+    "named_threshold",
     "openstl_metrics",
+    "pixel_crps",
     "plain_table",
+    "pod",
+    "rain_to_dbz",
     "repeat_last_frame",
     "table_rows",
 ]

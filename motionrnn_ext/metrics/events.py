@@ -1,19 +1,25 @@
-"""CSI and FAR: scores of the prediction that a value reaches a threshold.
+"""POD, FAR, CSI, HSS, bias and FSS: scores of the prediction that a value reaches a threshold.
 
 A pixel p stands for the value v = scale * p + offset (`Values`). An event is v >= threshold. TP is the number of pixels
-with an event in both frames, FP with one in the prediction alone, FN with one in the truth alone.
+with an event in both frames, FP with one in the prediction alone, FN with one in the truth alone, TN with none.
 
-    CSI = TP / (TP + FP + FN)      higher is better
-    FAR = FP / (TP + FP)           lower is better
+    POD  = TP / (TP + FN)                         higher is better; the share of observed events that is predicted
+    FAR  = FP / (TP + FP)                         lower is better
+    CSI  = TP / (TP + FP + FN)                    higher is better
+    HSS  = 2 (TP TN - FP FN) / ((TP + FN)(FN + TN) + (TP + FP)(FP + TN))
+                                                  higher is better, 0 is chance; Heidke's score, or Cohen's kappa
+    bias = (TP + FP) / (TP + FN)                  best at 1; below it, too few events are predicted
+    FSS                                           higher is better; events in windows, see `fractions`
 
 Pixels whose true value is missing (nan) count as none of these. If a prediction is nan although the true value is
-known, CSI and FAR of its lead time are nan, and so are the means over lead times.
+known, all scores of its lead time are nan, and so are the means over lead times.
 
-Both conventions are reported:
+Two conventions are reported, the second for CSI and FAR alone:
 
-    pooled     TP, FP and FN are summed over the test set for each lead time; then come CSI and FAR, then the mean
-               over lead times. CSI is nan at a lead time without an event in either frame, FAR at one without a
-               predicted event; both are left out of the mean. The batch size does not matter.
+    pooled     TP, FP, FN and TN are summed over the test set for each lead time; then come the scores, then their mean
+               over lead times. A score is nan at a lead time where its denominator is 0, such as CSI without an event
+               in either frame, and FAR without a predicted event; it is left out of the mean. The batch size does not
+               matter.
     per_batch  CSI and FAR of each batch's pooled pixels for each lead time, 0 without events, are averaged over
                batches, and a short last batch has the weight of the others. This is the official MotionRNN
                trainer's convention. It depends on the batch size, and batches without events lower it. A batch whose
@@ -24,7 +30,7 @@ Both conventions are reported:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +40,7 @@ from torchmetrics import Metric
 
 from ..layers.arguments import is_whole
 from ..pixels import as_floats, check_range, check_units
+from .fractions import checked_scales, event_fractions, fss
 from .frames import check_shapes, to_bytes
 
 
@@ -80,7 +87,7 @@ PRESET_THRESHOLDS = {"echo": (20.0, 30.0, 40.0, 50.0), "shanghai": (20.0, 30.0, 
 
 
 def event_counts(prediction: Tensor, truth: Tensor, thresholds: Sequence[float], values: Values) -> Tensor:
-    """Count the true positives, false positives and false negatives of every frame at thresholds.
+    """Count the true positives, false positives, false negatives and true negatives of every frame at thresholds.
 
     Args:
         prediction: (B, L, C, H, W), floats or uint8; nan is below every threshold.
@@ -89,53 +96,92 @@ def event_counts(prediction: Tensor, truth: Tensor, thresholds: Sequence[float],
         values: the physical values of the pixels.
 
     Returns:
-        TP, FP, FN as int64 (3, thresholds, B, L).
+        TP, FP, FN, TN as int64 (4, thresholds, B, L).
 
     Raises:
         ValueError: the frames have other shapes.
         TypeError: they are no tensors.
     """
     check_shapes(prediction, truth)
-    guess, fact, known = values(prediction), values(truth), ~truth.isnan()
     counts = []
-    for threshold in thresholds:
-        predicted, observed = guess >= threshold, fact >= threshold
-        kinds = (predicted & observed, predicted & ~observed & known, ~predicted & observed)
-        # (3, B, L)
+    for predicted, observed, known in _events(prediction, truth, thresholds, values):
+        kinds = (
+            predicted & observed,
+            predicted & ~observed & known,
+            ~predicted & observed,
+            ~predicted & ~observed & known,
+        )
+        # (4, B, L)
         counts.append(torch.stack([kind.sum((2, 3, 4)) for kind in kinds]))
     return torch.stack(counts, dim=1)
 
 
-def csi(counts: Tensor) -> Tensor:
-    """Return CSI of TP, FP, FN (3, *S) as float64 (*S); nan where all three are 0."""
-    hits, false_alarms, misses = counts.double()
-    return hits / (hits + false_alarms + misses)
+def _events(
+    prediction: Tensor, truth: Tensor, thresholds: Sequence[float], values: Values
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield for every threshold where an event is predicted, where one is observed, and where the truth is known."""
+    guess, fact, known = values(prediction), values(truth), ~truth.isnan()
+    for threshold in thresholds:
+        yield guess >= threshold, fact >= threshold, known
+
+
+def pod(counts: Tensor) -> Tensor:
+    """Return POD of TP, FP, FN, TN (4, *S) as float64 (*S); nan where no event is observed."""
+    hits, _, misses, _ = counts.double()
+    return hits / (hits + misses)
 
 
 def far(counts: Tensor) -> Tensor:
-    """Return FAR of TP, FP, FN (3, *S) as float64 (*S); nan where no event is predicted."""
-    hits, false_alarms, _ = counts.double()
+    """Return FAR of TP, FP, FN, TN (4, *S) as float64 (*S); nan where no event is predicted."""
+    hits, false_alarms, _, _ = counts.double()
     return false_alarms / (hits + false_alarms)
 
 
-class EventMetrics(Metric):
-    """A torchmetrics Metric that accumulates CSI and FAR at thresholds over batches and processes.
+def csi(counts: Tensor) -> Tensor:
+    """Return CSI of TP, FP, FN, TN (4, *S) as float64 (*S); nan without an event in either frame."""
+    hits, false_alarms, misses, _ = counts.double()
+    return hits / (hits + false_alarms + misses)
 
-        metrics = EventMetrics(n_lead=10, thresholds=(20, 30, 40, 50), values=PRESETS["echo"])
+
+def hss(counts: Tensor) -> Tensor:
+    """Return HSS of TP, FP, FN, TN (4, *S) as float64 (*S); nan where all pixels of both frames are alike."""
+    tp, fp, fn, tn = counts.double()
+    return 2 * (tp * tn - fp * fn) / ((tp + fn) * (fn + tn) + (tp + fp) * (fp + tn))
+
+
+def frequency_bias(counts: Tensor) -> Tensor:
+    """Return the frequency bias of TP, FP, FN, TN (4, *S) as float64 (*S); nan where no event is observed."""
+    hits, false_alarms, misses, _ = counts.double()
+    return torch.where(hits + misses > 0, (hits + false_alarms) / (hits + misses), math.nan)
+
+
+SCORES = {"pod": pod, "far": far, "csi": csi, "hss": hss, "bias": frequency_bias}
+# The scores that the official trainer computes for each batch.
+PER_BATCH = ("csi", "far")
+
+
+class EventMetrics(Metric):
+    """A torchmetrics Metric that accumulates the scores of events at thresholds over batches and processes.
+
+        metrics = EventMetrics(n_lead=10, thresholds=(20, 30, 40, 50), values=PRESETS["echo"], scales=(3, 9))
         for ...:
             metrics.update(prediction, truth)    # (B, L, C, H, W) each, in [0, 1] or uint8
         result = metrics.compute()
 
-    `compute()` returns plain numbers: "csi_20", "far_20" and so on for each threshold, pooled and averaged over lead
-    times; "per_lead", the same names with L numbers each; "per_batch", a dict of the same names and "per_lead" by that
-    convention; "counts", for each threshold "tp", "fp", "fn" with L numbers each; "batches", the number of updates;
-    "missing", the share of true values that are missing. A score is nan if there is no event to score, and if a
-    prediction is nan where the true value is known.
+    `compute()` returns plain numbers: "pod_20", "far_20", "csi_20", "hss_20", "bias_20", "fss_20_3px" and so on for
+    each threshold and scale, pooled and averaged over lead times; "per_lead", the same names with L numbers each, and
+    "observed_20", the pixels with an observed event; "per_batch", a dict of CSI and FAR and their "per_lead" by that
+    convention; "counts", for each threshold "tp", "fp", "fn", "tn" with L numbers each; "batches", the number of
+    updates; "missing", the share of true values that are missing. A score is nan if there is no event to score, and if
+    a prediction is nan where the true value is known. With `per_clip` there is "per_clip": for each threshold
+    "csi_20", a list with the TP, FP and FN of every clip, (N, 3, L).
 
     Args:
         n_lead: L, the number of lead times.
         thresholds: one or more different numbers, in the unit of `values`.
         values: the physical values of the pixels.
+        scales: the windows of FSS, different odd numbers of pixels; none leaves FSS out.
+        per_clip: whether to keep the counts of every clip.
 
     Raises:
         ValueError: a bad argument; an update with other shapes or with true frames outside of [0, 1]; a compute before
@@ -144,8 +190,12 @@ class EventMetrics(Metric):
     """
 
     full_state_update = False
-    # (3, thresholds, L) int64: TP, FP, FN.
+    # (4, thresholds, L) int64: TP, FP, FN, TN.
     counts: Tensor
+    # (2, scales, thresholds, L) float64: the sums of FSS.
+    fractions: Tensor
+    # (3, thresholds, B, L) int64 for every batch: TP, FP, FN of every clip, if they are kept.
+    clips: list[Tensor]
     # (2, thresholds, L) float64: CSI and FAR, summed over batches.
     batch_sums: Tensor
     batches: Tensor
@@ -156,16 +206,30 @@ class EventMetrics(Metric):
     # (2,) int64: the missing true values, and all true values.
     n_values: Tensor
 
-    def __init__(self, n_lead: int, thresholds: Sequence[float], values: Values, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        n_lead: int,
+        thresholds: Sequence[float],
+        values: Values,
+        scales: Sequence[int] = (),
+        *,
+        per_clip: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not is_whole(n_lead) or n_lead < 1:
             raise ValueError(f"n_lead must be a positive integer; got {n_lead!r}")
         if not isinstance(values, Values):
             raise TypeError(f"values is {values!r}; it should be a Values, such as PRESETS['shanghai']")
         self.n_lead, self.values = int(n_lead), values
-        self.thresholds = checked_thresholds(thresholds)
+        self.thresholds, self.scales = checked_thresholds(thresholds), checked_scales(scales)
+        self.per_clip = per_clip
         size = (len(self.thresholds), n_lead)
-        self.add_state("counts", torch.zeros(3, *size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(4, *size, dtype=torch.int64), dist_reduce_fx="sum")
+        sums = torch.zeros(2, len(self.scales), *size, dtype=torch.float64)
+        self.add_state("fractions", sums, dist_reduce_fx="sum")
+        if per_clip:
+            self.add_state("clips", [], dist_reduce_fx=None)
         self.add_state("batch_sums", torch.zeros(2, *size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         for name, length in {"known_batches": n_lead, "lost": n_lead, "n_values": 2}.items():
@@ -178,10 +242,17 @@ class EventMetrics(Metric):
         check_units(prediction)
         if not len(prediction):
             return
-        counts = event_counts(prediction.detach(), truth.detach(), self.thresholds, self.values).sum(2)
-        counts = counts.to(self.counts)
+        prediction, truth = prediction.detach(), truth.detach()
+        per_clip = event_counts(prediction, truth, self.thresholds, self.values).to(self.counts)
+        if self.per_clip:
+            self.clips.append(per_clip[:3])
+        counts = per_clip.sum(2)
         self.counts += counts
-        self.batch_sums += torch.stack([csi(counts), far(counts)]).nan_to_num(0)
+        self.batch_sums += torch.stack([SCORES[kind](counts) for kind in PER_BATCH]).nan_to_num(0)
+        for i, events in enumerate(
+            _events(prediction, truth, self.thresholds, self.values) if self.scales else ()
+        ):
+            self.fractions[:, :, i] += event_fractions(*events, self.scales).sum(2).to(self.fractions)
         self.batches += 1
         missing = truth.isnan()
         self.known_batches += (~missing).transpose(0, 1).flatten(1).any(1).to(self.known_batches)
@@ -192,24 +263,43 @@ class EventMetrics(Metric):
         """Return the scores of all batches, see the class."""
         if not self.batches:
             raise ValueError("there is nothing to average: call update before compute")
-        pooled = self._named(torch.stack([csi(self.counts), far(self.counts)]))
+        scores = {
+            f"{kind}_{threshold:g}": row
+            for kind, score in SCORES.items()
+            for threshold, row in zip(self.thresholds, score(self.counts))
+        }
+        scores |= {
+            f"fss_{threshold:g}_{scale}px": row
+            for scale, rows in zip(self.scales, fss(self.fractions))
+            for threshold, row in zip(self.thresholds, rows)
+        }
+        pooled = self._named(scores)
         counts = {
-            f"{threshold:g}": dict(zip(("tp", "fp", "fn"), kinds))
+            f"{threshold:g}": dict(zip(("tp", "fp", "fn", "tn"), kinds))
             for threshold, kinds in zip(self.thresholds, self.counts.transpose(0, 1).tolist())
         }
-        per_batch = self._named(self.batch_sums / self.known_batches)
+        observed = {
+            f"observed_{name}": [tp + fn for tp, fn in zip(found["tp"], found["fn"])]
+            for name, found in counts.items()
+        }
+        pooled["per_lead"] |= observed
+        sums = zip(PER_BATCH, self.batch_sums / self.known_batches)
+        per_batch = self._named(
+            {f"{kind}_{t:g}": row for kind, rows in sums for t, row in zip(self.thresholds, rows)}
+        )
         n_missing, n_values = self.n_values.tolist()
-        about = {"batches": int(self.batches), "missing": n_missing / n_values if n_values else 0.0}
+        about: dict[str, Any] = {
+            "batches": int(self.batches),
+            "missing": n_missing / n_values if n_values else 0.0,
+        }
+        if self.per_clip:
+            clips = torch.cat(self.clips, 2).movedim(0, 2).tolist()
+            about["per_clip"] = {f"csi_{t:g}": found for t, found in zip(self.thresholds, clips)}
         return {**pooled, "per_batch": per_batch, "counts": counts, **about}
 
-    def _named(self, scores: Tensor) -> dict[str, Any]:
-        """Return the means over lead times of CSI and FAR (2, thresholds, L) by name, and "per_lead"."""
-        scores = scores.masked_fill(self.lost > 0, math.nan)
-        rows = {
-            f"{kind}_{threshold:g}": scores[k, i]
-            for k, kind in enumerate(("csi", "far"))
-            for i, threshold in enumerate(self.thresholds)
-        }
+    def _named(self, scores: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the means over lead times of scores (L) by name, and "per_lead"."""
+        rows = {name: row.masked_fill(self.lost > 0, math.nan) for name, row in scores.items()}
         means = {name: math.nan if self.lost.any() else row.nanmean().item() for name, row in rows.items()}
         return {**means, "per_lead": {name: row.tolist() for name, row in rows.items()}}
 

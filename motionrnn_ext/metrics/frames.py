@@ -55,7 +55,8 @@ class FrameMetrics(Metric):
     `compute()` returns plain numbers: "mse", "mae", "psnr" and, if asked for, "ssim", "gdl", "lpips", each the mean
     over lead times; "per_lead", the same names with L numbers each; "samples", their number; "missing", the share of
     true values that are missing; "ssim_convention", "psnr_convention", "clipped". They are ready for JSON, except that
-    "psnr" can be infinite, and a metric without any known value is nan.
+    "psnr" can be infinite, and a metric without any known value is nan. With `per_clip` there is "per_clip", the same
+    names with N numbers each: every clip's mean over lead times, nan if it has nothing to score.
 
     Args:
         n_lead: L, the number of lead times.
@@ -64,6 +65,7 @@ class FrameMetrics(Metric):
         clip: whether predictions are clipped to [0, 1] for MSE and MAE. For the other metrics they always are.
         gdl: whether to compute GDL.
         lpips: a network of `load_lpips`, or None to leave LPIPS out.
+        per_clip: whether to keep the scores of every clip.
 
     Raises:
         ValueError: a bad argument; an update with other shapes, with true frames outside of [0, 1], or with frames
@@ -77,6 +79,8 @@ class FrameMetrics(Metric):
     # (metric, L) int64: the samples whose frame has no value that this metric can use.
     left_out: Tensor
     samples: Tensor
+    # (metric, B) float64 for every batch: the scores of its clips, if they are kept.
+    clips: list[Tensor]
     # (2,) int64: the missing true values, and all true values.
     n_values: Tensor
 
@@ -89,6 +93,7 @@ class FrameMetrics(Metric):
         clip: bool = True,
         gdl: bool = False,
         lpips: LPIPS | None = None,
+        per_clip: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -99,7 +104,7 @@ class FrameMetrics(Metric):
         if psnr not in PSNR_CONVENTIONS:
             raise ValueError(f"psnr must be one of {', '.join(PSNR_CONVENTIONS)}; got {psnr!r}")
         self.n_lead, self.ssim, self.psnr, self.clip, self.gdl = int(n_lead), ssim, psnr, clip, gdl
-        self.lpips = lpips
+        self.lpips, self.per_clip = lpips, per_clip
         wanted = {
             "mse": True,
             "mae": True,
@@ -114,6 +119,8 @@ class FrameMetrics(Metric):
         self.add_state("left_out", torch.zeros_like(totals, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("n_values", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        if per_clip:
+            self.add_state("clips", [], dist_reduce_fx=None)
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Add a batch: (B, L, C, H, W) each, floats or uint8."""
@@ -136,6 +143,8 @@ class FrameMetrics(Metric):
         unknown = _unknown(scores, prediction, truth)
         self.left_out += unknown.sum(1)
         self.totals += scores.masked_fill(unknown, 0).sum(1)
+        if self.per_clip:
+            self.clips.append(scores.masked_fill(unknown, 0).sum(-1) / (~unknown).sum(-1))
         self.samples += len(prediction)
         self.n_values += torch.tensor([int(truth.isnan().sum()), truth.numel()]).to(self.n_values)
 
@@ -150,7 +159,10 @@ class FrameMetrics(Metric):
         n_missing, n_values = self.n_values.tolist()
         how = {"ssim_convention": self.ssim, "psnr_convention": self.psnr, "clipped": self.clip}
         about = {"samples": int(self.samples), "missing": n_missing / n_values if n_values else 0.0}
-        return {**means, "per_lead": per_lead, **about, **how}
+        result = {**means, "per_lead": per_lead, **about, **how}
+        if self.per_clip:
+            result["per_clip"] = dict(zip(self.names, torch.cat(self.clips, 1).tolist()))
+        return result
 
 
 def _with_clipped(prediction: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..pixels import as_floats, in_unit_range
+from .ensembles import EnsembleMetrics
 from .events import EventMetrics, Values, checked_thresholds
+from .fractions import checked_scales
 from .frames import CONVENTIONS, SSIM_CONVENTIONS, FrameMetrics
 from .fvd import FVD, load_video_network
 from .lpips import LPIPS, load_lpips
@@ -25,8 +27,9 @@ class Protocol:
     Args:
         convention: a name in `CONVENTIONS`, the program whose MSE, MAE, PSNR and SSIM the numbers compare with.
         ssim: a name in `SSIM_CONVENTIONS`; None takes the convention's.
-        thresholds: the thresholds of CSI and FAR, in the unit of `values`; none leaves them out.
+        thresholds: the thresholds of events, in the unit of `values`; none leaves their scores out.
         values: the physical values of the pixels, needed with thresholds.
+        fss_scales: the windows of FSS, odd numbers of pixels; none leaves FSS out.
         lpips: a file of weights, see `load_lpips`; None leaves LPIPS out.
         fvd: a TorchScript file, see `load_video_network`; None leaves FVD out.
         fvd_context: whether FVD's clips begin with the frames that the model was given.
@@ -41,6 +44,7 @@ class Protocol:
     ssim: str | None = None
     thresholds: tuple[float, ...] = ()
     values: Values | None = None
+    fss_scales: tuple[int, ...] = ()
     lpips: Path | None = None
     fvd: Path | None = None
     fvd_context: bool = False
@@ -55,6 +59,8 @@ class Protocol:
             checked_thresholds(self.thresholds)
             if self.values is None:
                 raise ValueError("thresholds need values: what a pixel stands for")
+        if checked_scales(self.fss_scales) and not self.thresholds:
+            raise ValueError("fss_scales (--fss) are windows of events: give --thresholds too")
         if self.fvd_context and not self.fvd:
             raise ValueError("fvd_context (--fvd-context) is for FVD, which needs a network: give --fvd too")
 
@@ -84,24 +90,29 @@ class Meter:
 
     `compute()` returns the results of `FrameMetrics` and `EventMetrics` with their "per_lead" joined; "missing_given",
     the share of given values that are missing; "fvd" if asked for; and "protocol", sentences for people that state how
-    each number was computed, by name.
+    each number was computed, by name. With `per_clip` there is "per_clip" with the scores of every clip, see the two.
 
     Args:
         n_lead: L, the number of lead times.
         protocol: the choice of metrics; None for the defaults of `Protocol`.
+        per_clip: whether to keep the scores of every clip.
 
     Raises:
         ValueError: an update with other shapes, with true or given frames outside of [0, 1], or without given frames
             although the protocol has `fvd_context`; a compute before any update.
     """
 
-    def __init__(self, n_lead: int, protocol: Protocol | None = None) -> None:
+    def __init__(self, n_lead: int, protocol: Protocol | None = None, *, per_clip: bool = False) -> None:
         self.protocol = protocol = protocol or Protocol()
-        self.frames = FrameMetrics(n_lead, **protocol.frame_options())
+        self.frames = FrameMetrics(n_lead, **protocol.frame_options(), per_clip=per_clip)
         self.given_missing = self.given_values = 0
+        self.ensemble: EnsembleMetrics | None = None
+        self.noise = 0.0
         self.events = None
         if protocol.thresholds and protocol.values is not None:
-            self.events = EventMetrics(n_lead, protocol.thresholds, protocol.values)
+            self.events = EventMetrics(
+                n_lead, protocol.thresholds, protocol.values, protocol.fss_scales, per_clip=per_clip
+            )
         self.video = None
         if protocol.fvd:
             self.video = FVD(protocol.video_network, protocol.fvd.name)
@@ -131,6 +142,16 @@ class Meter:
                 )
             self.video.update(prediction, truth)
 
+    def update_ensemble(self, ensemble: Tensor, truth: Tensor, noise: float) -> None:
+        """Add the ensembles (B, N, L, C, H, W) of a batch, whose results then join the others; see `EnsembleMetrics`.
+
+        `noise` is that of `MotionRNN.predict`, which the protocol names.
+        """
+        self.noise = noise
+        if self.ensemble is None:
+            self.ensemble = EnsembleMetrics(self.frames.n_lead, ensemble.shape[1])
+        self.ensemble.update(ensemble, truth)
+
     def compute(self) -> dict[str, Any]:
         """Return the results of all batches, see the class."""
         result = self.frames.compute()
@@ -143,7 +164,8 @@ class Meter:
             result["protocol"]["lpips"] = self._about_lpips(result["samples"])
         if self.events is not None:
             events = self.events.compute()
-            result["per_lead"] |= events.pop("per_lead")
+            for name in ("per_lead", "per_clip"):
+                result[name] = {**result.get(name, {}), **events.pop(name, {})}
             result |= events
             result["protocol"]["events"] = self._about_events(events["batches"])
             lowest = f"{min(self.protocol.thresholds):g}"
@@ -158,6 +180,16 @@ class Meter:
                 result["protocol"]["only events"] = (
                     f"warning: a pixel is {lowest_value:g} or more, so that every pixel reaches the threshold"
                     f" {', '.join(always)}: CSI is 1 and FAR 0 for any prediction"
+                )
+        if self.ensemble is not None:
+            found = self.ensemble.compute()
+            result["per_lead"] |= found.pop("per_lead")
+            result |= found
+            if found["members"] > 1:
+                result["protocol"]["ensemble"] = (
+                    f"{found['members']} members with noise of {self.noise:g} times the root mean square of the hidden"
+                    " maps, clipped to [0, 1]: CRPS is a sum over a frame, spread and RMSE of the members' mean are in"
+                    " the unit of a pixel; all other metrics are of the prediction without noise"
                 )
         if self.video is not None:
             video = self.video.compute()
@@ -182,8 +214,8 @@ class Meter:
         return (
             f"{given:.3%} of the given values are missing, which the models and the baseline read as 0, and {true:.3%}"
             " of the true values, which no metric counts: MSE, MAE and GDL are means over the known values times a"
-            " frame's size, PSNR uses that mean, SSIM the windows without a missing value, CSI and FAR the known"
-            f" values{networks}"
+            " frame's size, PSNR uses that mean, SSIM the windows without a missing value, scores of events"
+            f" the known values{networks}"
         )
 
     def _about_lpips(self, samples: int) -> str:
@@ -196,14 +228,16 @@ class Meter:
         )
 
     def _about_events(self, batches: int) -> str:
-        """Return the sentence on CSI and FAR."""
+        """Return the sentence on the scores of events."""
         values = self.protocol.values
         assert values is not None
         averaged = f"the mean over {batches} batches" if batches != 1 else "one batch"
         pixel = "floor(255 p) / 255" if values.bytes else "p"
+        windows = ", ".join(f"{scale}x{scale}" for scale in self.protocol.fss_scales)
         return (
-            f"CSI and FAR of {values.scale:g} {pixel} {values.offset:+g} >= threshold; pooled: counts of all clips per"
-            f" lead time, then the mean over lead times; per batch: {averaged}, 0 without events"
+            f"events of {values.scale:g} {pixel} {values.offset:+g} >= threshold; pooled: counts of all clips per"
+            f" lead time, then the mean over lead times; CSI and FAR per batch: {averaged}, 0 without events"
+            + (f"; FSS in windows of {windows} pixels, no event outside of the frame" if windows else "")
         )
 
     def _about_video(self, protocol: dict[str, Any]) -> str:

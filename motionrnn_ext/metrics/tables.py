@@ -13,20 +13,35 @@ LABELS = {
     "gdl": "GDL",
     "lpips": "LPIPS",
     "fvd": "FVD",
-    "csi": "CSI",
+    "crps": "CRPS",
+    "faircrps": "fair CRPS",
+    "spread": "spread",
+    "rmse": "RMSE of mean",
+    "ratio": "spread/skill",
+    "pod": "POD",
     "far": "FAR",
+    "csi": "CSI",
+    "hss": "HSS",
+    "bias": "bias",
+    "fss": "FSS",
 }
+# The metrics of events; their names in results end with a threshold, such as "csi_20".
+EVENTS = ("pod", "far", "csi", "hss", "bias", "fss")
 _UP, _DOWN = "\u2191", "\u2193"
-# The arrow of a metric points in the direction that is better.
-BETTER = {name: _UP if name in ("psnr", "ssim", "csi") else _DOWN for name in LABELS}
+# The arrow of a metric points in the direction that is better, or to the best value.
+BETTER = {name: _UP if name in ("psnr", "ssim", "pod", "csi", "hss", "fss") else _DOWN for name in LABELS} | {
+    "bias": "\u2192 1",
+    "ratio": "\u2192 1",
+    "spread": "",
+}
 
 
 def heading(name: str) -> str:
-    """Return a metric's label with the arrow of `BETTER`: "mse" -> "MSE ↓", "csi_20" -> "CSI 20 ↑"."""
-    kind, _, threshold = name.partition("_")
+    """Return a metric's label with the arrow of `BETTER`: "mse" -> "MSE ↓", "fss_20_3px" -> "FSS 20 3px ↑"."""
+    kind, *about = name.split("_")
     if kind not in LABELS:
         return name
-    return " ".join(part for part in (LABELS[kind], threshold, BETTER[kind]) if part)
+    return " ".join(part for part in (LABELS[kind], *about, BETTER[kind]) if part)
 
 
 def counted(n: int, one: str, many: str = "") -> str:
@@ -39,7 +54,8 @@ def table_rows(
 ) -> list[list[str]]:
     """Return a header and a row per model, all text, for a rich table or for `plain_table`.
 
-    A number that was not measured reads "-" and nan reads "nan", or "no event" for CSI and FAR if the MSE is a number.
+    A number that was not measured reads "-" and nan reads "nan", or "no event" for scores of events if the MSE is a
+    number.
 
     Args:
         results: a mapping from the models' labels to the results of `FrameMetrics.compute`, and any further numbers.
@@ -57,7 +73,7 @@ def _text(key: str, row: Mapping[str, Any]) -> str:
     if value is None or isinstance(value, str):
         return value or "-"
     if value != value:
-        return "no event" if key.startswith(("csi", "far")) and mse == mse else "nan"
+        return "no event" if key.startswith(EVENTS) and mse == mse else "nan"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

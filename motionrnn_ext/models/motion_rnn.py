@@ -51,6 +51,7 @@ from .arguments import (
     widths,
 )
 from .checkpoints.description import arguments_of, describe
+from .ensembles import NOISE, check_ensemble, disturbing, repeated
 from .off_map import warn_of_lost_motion
 from .patches import fold_mask, fold_patches, unfold_patches
 from .variants import variant_options
@@ -191,6 +192,7 @@ class MotionRNN(Resettable):
                 gate_side=options.gate_side,
                 transient=transient,
                 trend=trend,
+                trend_gate=options.trend_gate,
                 zero_init=options.zero_init,
                 depth=self._cells()[0].depth > 1,
                 **made,
@@ -295,7 +297,7 @@ class MotionRNN(Resettable):
             return torch.lerp(prediction.to(folded[t].dtype), folded[t], mask[t - start])
 
         state = self._start(frames, state, generator)
-        predictions, motion = self._rollout(read, total - 1, state, checkpoint, all_motion=return_motion)
+        predictions, motion, _ = self._rollout(read, total - 1, state, checkpoint, all_motion=return_motion)
         out = unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
         if not return_motion:
             return out
@@ -310,20 +312,27 @@ class MotionRNN(Resettable):
         n_future: int,
         state: MotionRNNState | None = None,
         generator: torch.Generator | None = None,
+        *,
+        members: int | None = None,
+        noise: float = NOISE,
     ) -> Tensor:
-        """Predict the frames after a sequence, without gradients.
+        """Predict the frames after a sequence, without gradients, or an ensemble of such predictions.
 
         Args:
             frames: (B, T, C, H, W) in [0, 1], with T of 1 or more; H and W as in `forward`.
             n_future: the number of frames to predict, at least 1.
             state: the state before the first frame; None for `initial_state`.
-            generator: the generator that init_state="xavier" draws with.
+            generator: the generator that init_state="xavier" and an ensemble's noise draw with.
+            members: N, the number of predictions of an ensemble, which is our addition, not the paper's, see
+                `motionrnn_ext.models.ensembles`; None for one prediction without noise.
+            noise: the standard deviation of an ensemble's noise as a share of the root mean square of a hidden map.
 
         Returns:
-            The next n_future frames, (B, n_future, C, H, W).
+            The next n_future frames, (B, n_future, C, H, W), or with `members` (B, N, n_future, C, H, W).
 
         Raises:
-            ValueError: frames or the state has a shape that does not fit, or T or n_future is below 1.
+            ValueError: frames or the state has a shape that does not fit, T, n_future or members is below 1, noise is
+                below 0, or members is given for cells that keep a state between calls.
             TypeError: an argument has another type or dtype.
         """
         self._check_frames(frames, rank=5)
@@ -331,14 +340,28 @@ class MotionRNN(Resettable):
         given = frames.shape[1]
         if given < 1 or n_future < 1:
             raise ValueError(f"frames has T = {given}, n_future is {n_future}; both should be at least 1")
+        if members is not None:
+            check_ensemble(members, noise, generator, self._weight().device, self._cells())
         folded = self._fold(frames)
 
         def read(t: int, prediction: Tensor | None) -> Tensor:
             return folded[t] if prediction is None or t < given else prediction
 
         state = self._start(frames, state, generator)
-        predictions, _ = self._rollout(read, given + n_future - 1, state, first=given - 1)
-        return unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
+        if members is None:
+            predictions, _, _ = self._rollout(read, given + n_future - 1, state, first=given - 1)
+            return unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
+        if given > 1:
+            _, _, state = self._rollout(read, given - 1, state)
+        last = folded[-1].repeat_interleave(members, 0).contiguous(memory_format=self._memory_format())
+        predictions, _, _ = self._rollout(
+            lambda _, prediction: last if prediction is None else prediction,
+            n_future,
+            repeated(state, members, len(frames)),
+            disturb=disturbing(noise, generator),
+        )
+        future = unfold_patches(torch.stack(predictions, dim=1), self.patch_size)
+        return future.unflatten(0, (len(frames), members))
 
     def step(self, frame: Tensor, state: MotionRNNState | None = None) -> tuple[Tensor, MotionRNNState]:
         """Read one frame of a stream, and predict the next.
@@ -459,11 +482,12 @@ class MotionRNN(Resettable):
         *,
         first: int = 0,
         all_motion: bool = False,
-    ) -> tuple[list[Tensor], list[tuple[MotionState, ...]]]:
+        disturb: Callable[[MotionRNNState], MotionRNNState] | None = None,
+    ) -> tuple[list[Tensor], list[tuple[MotionState, ...]], MotionRNNState]:
         """Take `steps` time steps; `read(t, last prediction)` returns the input of step t.
 
-        Return the folded predictions from step `first` on, (B, P*P*C, h, w) each, and with `all_motion` the motion
-        after each step.
+        With `disturb` every step begins with the state that it returns. Return the folded predictions from step `first`
+        on, (B, P*P*C, h, w) each, with `all_motion` the motion after each step, and the last state.
         """
         recompute = recompute and torch.is_grad_enabled()
         advance = self._recomputed if recompute else self._advance
@@ -473,13 +497,14 @@ class MotionRNN(Resettable):
         pixels = state.layers[0].hidden[:, 0].numel()
         with rollout(self, steps, pixels, recompute):
             for t in range(steps):
+                state = state if disturb is None else disturb(state)
                 prediction, state = advance(read(t, prediction), state, packed)
                 if t >= first:
                     predictions.append(prediction)
                 if all_motion:
                     motion.append(state.motion)
         self._warn_of_lost_motion(state, f"after step {steps}")
-        return predictions, motion
+        return predictions, motion, state
 
     def _warn_of_lost_motion(self, state: MotionRNNState, when: str) -> None:
         if not self._has_warned and warn_of_lost_motion(state.motion, when):

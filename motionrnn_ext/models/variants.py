@@ -31,7 +31,7 @@ They differ in 29 points. The last column names the option that settles a point,
     26 the offset's channels are not stated      K row offsets, then K column offsets           as the program
     27 F_0 and D_0 are not stated                one tensor                                     init_state, state=
     28 there are L-1 MotionGRUs                  the same                                       the same
-    29 F grows for ever (1.31 a step at u = 0.5, to inf and nan); so it does there              max_offset
+    29 F grows for ever (1.31 a step at u = 0.5, to inf and nan); so it does there              max_offset, trend_gate
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Options:
         kernel_size: k, the side of the warp's neighbourhood, odd.
         alpha: the trend's momentum step, in [0, 1]; a `Parameter` is learned.
         max_offset: the largest motion, in pixels of the half-size map; None sets no bound.
+        trend_gate: c in [0, 1] of F_t = F' + c u.D', which is stable for c < 1 and this package's own, see
+            `MotionGRUCell`; None is F_t = F' + D', as in the paper and the program.
     """
 
     carry: str
@@ -74,6 +76,7 @@ class Options:
     kernel_size: int = 3
     alpha: float = 0.5
     max_offset: float | None = 1e4
+    trend_gate: float | None = None
 
 
 OPTIONS = tuple(option.name for option in fields(Options))
@@ -129,4 +132,6 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
     if "alpha" in changed:
         changed["alpha"] = arguments.momentum_of_module(changed["alpha"])
     arguments.bound("max_offset", changed.get("max_offset"))
+    if changed.get("trend_gate") is not None:
+        changed["trend_gate"] = arguments.unit("trend_gate", changed["trend_gate"])
     return replace(presets[variant], **changed)

@@ -16,11 +16,12 @@ from ..files import NoText, read_text, write_text
 from ..layers.cells import cell_class, cell_options
 from ..models.checkpoints.description import plain
 from ..models.variants import variant_options
+from .losses import RATES, levels_of, terms_of
 from .settings import DataSettings, ModelSettings, TrainingSettings, kind_of, may_be_none
 
 MAX_SEED = 2**32 - 1
 # Settings whose default is the data set's value.
-_PROTOCOL = ("image_size", "n_input", "n_output")
+_PROTOCOL = ("image_size", "n_input", "n_output", "dbz")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
             if choices and value not in choices:
                 raise ValueError(f"{entry.name} must be one of {', '.join(choices)}; got {value!r}")
         self._check_numbers()
+        self._check_loss()
         self._check_image_size()
         self._check_cells()
 
@@ -64,10 +66,39 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
         _check(self.workers >= 0, "workers", self.workers, "0 or more")
         _check(self.lr > 0, "lr", self.lr, "above 0")
         _check(self.lr <= 1e36, "lr", self.lr, "at most 1e36, which weights in float32 can hold")
-        _check(self.l1_weight >= 0, "l1_weight", self.l1_weight, "0 or more")
+        for name in ("l1_weight", "ssim_weight", "gdl_weight"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")
-        _check(0 < self.pixel_max <= 255, "pixel_max", self.pixel_max, "above 0, at most 255")
+        is_byte = self.pixel_max is None or 0 < self.pixel_max <= 255
+        _check(is_byte, "pixel_max", self.pixel_max, "above 0, at most 255")
+        _check(self.clip_step is None or self.clip_step >= 1, "clip_step", self.clip_step, "at least 1")
+        _check(self.interval is None or self.interval > 0, "interval", self.interval, "above 0")
+        for name in ("min_wet", "wet_above", "min_motion"):
+            value = getattr(self, name)
+            _check(value is None or 0 <= value <= 1, name, value, "from 0 to 1")
+        is_scale = self.dbz is None or (len(self.dbz) == 2 and self.dbz[0] < self.dbz[1])
+        _check(
+            is_scale,
+            "dbz",
+            self.dbz,
+            "two numbers, the reflectivity of pixel 0 and the higher one of pixel 1",
+        )
+
+    def _check_loss(self) -> None:
+        _check(
+            len(self.zr) == 2 and min(self.zr) > 0, "zr", self.zr, "two numbers above 0, a and b of Z = a R^b"
+        )
+        if "balanced" not in terms_of(self.loss):
+            return
+        if self.dbz is None:
+            raise ValueError(
+                f"loss {self.loss!r} weights pixels by their rain rate; give the reflectivity of pixels 0 and 1 in "
+                "dBZ, such as dbz=(0, 70) (--dbz 0 70)"
+            )
+        lowest = levels_of(self.dbz, self.zr)[0]
+        rule = f"a range that reaches {RATES[0]:g} mm/h, the lowest rate with a weight of its own"
+        _check(0 < lowest <= 1, "dbz", self.dbz, rule)
 
     def _check_cells(self) -> None:
         cells = cell_class(self.predictor)

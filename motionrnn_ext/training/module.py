@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import SumMetric
 
@@ -18,6 +17,7 @@ from ..metrics import FrameMetrics
 from ..models import MotionRNN
 from ..pixels import filled
 from .config import Config
+from .losses import TERMS, levels_of, terms_of
 from .runs import CONFIG_KEY, NotFinite
 
 # The second number in the key of each random stream. Clips and their order use 0 to 3.
@@ -217,24 +217,24 @@ class Training(L.LightningModule):
         return self._rollout
 
     def _loss(self, prediction: Tensor, truth: Tensor, joined: bool = False) -> tuple[Tensor, Any]:
-        """Return the mean loss over the true values, and the weight of this batch in a mean over batches.
+        """Return the loss, means over the true values, and the weight of this batch in a mean over batches.
 
         Missing values are left out. If `joined`, the loss is scaled so that its mean over processes is the mean over
         all their values.
         """
-        prediction = prediction.float()
-        l1_weight = self.config.l1_weight if self.config.loss == "l1+l2" else 0.0
-        if self.config.missing is None:
-            loss = F.mse_loss(prediction, truth)
-            return (loss + l1_weight * F.l1_loss(prediction, truth) if l1_weight else loss), len(truth)
-        known = ~truth.isnan()
-        error = torch.where(known, prediction - filled(truth), 0)
-        n_values = known.sum().float()
-        if joined:
-            torch.distributed.all_reduce(n_values, torch.distributed.ReduceOp.SUM)
-            n_values = n_values / self.config.n_processes
-        sums = error.square().sum() + l1_weight * error.abs().sum()
-        return sums / n_values.clamp(min=1), n_values
+        prediction, config, names = prediction.float(), self.config, terms_of(self.config.loss)
+        weights = {"l1": config.l1_weight, "ssim": config.ssim_weight, "gdl": config.gdl_weight}
+        means = []
+        for name in names:
+            options = (levels_of(config.dbz, config.zr),) if name == "balanced" and config.dbz else ()
+            means.append(TERMS[name](prediction, truth, *options))
+        counts = torch.stack([mean.number for mean in means]).float()
+        if joined and config.missing is not None:
+            torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.SUM)
+            counts = counts / config.n_processes
+        totals = [weights.get(name, 1.0) * mean.total for name, mean in zip(names, means)]
+        loss = (torch.stack(totals) / counts.clamp(min=1)).sum()
+        return loss, len(truth) if config.missing is None else (~truth.isnan()).sum().float()
 
     def _generator(self, index: int) -> torch.Generator | None:
         """Return a generator for the model's random initial state, or None if that state is zeros."""

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from ..data import DATASETS
 from ..layers.cells import CELLS
 
+# The settings by which files are read, besides their place and the value of missing pixels, and what they stand for.
+READING = ("stride", "clip_step", "interval", "pixel_max", "min_wet", "wet_above", "min_motion", "dbz")
 _RANGES = "see motionrnn_ext.data.MotionRanges"
 
 
@@ -117,16 +119,44 @@ class DataSettings:
 
     dataset: str = _option("moving_digits", f"data set: {', '.join(DATASETS)}, or one of --import")
     root: str | None = _option(None, "where the data set's files are", unset="none, for generated data")
-    stride: int = _option(1, "frames and shanghai_*: take every stride-th frame")
-    pixel_max: float = _option(
-        255.0,
-        "frames and shanghai_*: the stored value that becomes 1; below 255 if bytes are physical values",
+    stride: int = _option(1, "frames* and shanghai_*: take every stride-th frame")
+    clip_step: int | None = _option(
+        None,
+        "frames*, shanghai_* and human36m*: the distance between the first frames of clips, in stored frames; below a "
+        "clip's length, clips overlap",
+        unset="the data set's",
+    )
+    interval: float | None = _option(
+        None,
+        "frames* and shanghai_png: minutes between frames whose names are times (or counts between those whose names "
+        "are counts); no clip spans another step",
+        unset="the median step",
+    )
+    pixel_max: float | None = _option(
+        None,
+        "frames* and shanghai_*: the stored value that becomes 1, for files of physical values",
+        unset="255 for bytes, 1 for floats",
     )
     missing: str | None = _option(
         None,
         "the stored value of pixels without data, or 'nan'. They are left out of loss and metrics, and the model reads "
         "0 there; a nan that is not declared here is an error",
         unset="none",
+    )
+    min_wet: float | None = _option(
+        None, "keep clips of files in which at least this share of the pixels is wet", unset="all clips"
+    )
+    wet_above: float = _option(0.0, "the value, 0 to 1, above which a pixel is wet for --min-wet")
+    min_motion: float | None = _option(
+        None,
+        "keep clips of files whose mean absolute difference between successive frames, 0 to 1, is at least this",
+        unset="all clips",
+    )
+    dbz: tuple[float, ...] | None = _option(
+        None,
+        "radar: the reflectivity of pixels 0 and 1 in dBZ, by which pictures are coloured and --thresholds are "
+        "meant, and which the loss 'balanced' needs",
+        unset="the data set's; none for most",
     )
     digits: str = _option("sklearn", "'sklearn', or a folder with MNIST's IDX files")
     plain: bool = _option(False, "plain Moving MNIST: no rotation, no change of size")
@@ -159,10 +189,20 @@ class TrainingSettings:
     clip_norm: float = _option(0.0, "largest norm of the gradient; 0 for no limit")
     loss: str = _option(
         "l1+l2",
-        "squared error, or the sum of absolute and squared error; mean over pixels and all T-1 predictions",
-        ("l2", "l1+l2"),
+        "sum of terms, such as l2 or balanced+gdl: l2 squared error, l1 absolute error, balanced both weighted by rain "
+        "rate (needs --dbz), ssim, gdl gradients; means over pixels and all T-1 predictions",
     )
-    l1_weight: float = _option(1.0, "weight of L1 in l1+l2")
+    l1_weight: float = _option(1.0, "weight of l1 in the loss")
+    ssim_weight: float = _option(0.1, "weight of ssim in the loss")
+    gdl_weight: float = _option(1.0, "weight of gdl in the loss")
+    zr: tuple[float, ...] = field(
+        default=(200.0, 1.6),
+        metadata={
+            "help": "balanced: a and b of Z = a R^b, by which a reflectivity Z becomes a rain rate R in mm/h",
+            "choices": None,
+            "metavar": ("A", "B"),
+        },
+    )
     sampling: str = _option(
         "linear", "scheduled sampling of true frames past n_input; 'reverse' also samples the inputs",
         ("linear", "reverse", "none"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from .page import FAINT, PathLike, hues, lines_of, saved, shortened, style
+from .page import DASHES, FAINT, PathLike, hues, lines_of, saved, shortened, style
 
 
 def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[str] | None = None) -> Path:
@@ -93,13 +94,13 @@ def lead_time_curves(
 ) -> Path:
     """Draw metrics against the lead time as a PNG file, with a panel per metric.
 
-    Each model has a colour; baselines are dashed and grey. A panel of CSI or FAR reads "no event" if there is none at
-    any lead time.
+    Each model has a colour; baselines are grey, each with dashes of its own. A panel of CSI or FAR reads "no event" if
+    there is none at any lead time.
 
     Args:
         path: the file to write.
-        results: a mapping from labels to the results of `FrameMetrics.compute`. A label that starts with "repeat" is
-            that of a baseline.
+        results: a mapping from labels to the results of `FrameMetrics.compute`. One with "baseline": True is that of a
+            baseline.
         metrics: names under "per_lead"; None for all of the first entry.
 
     Returns:
@@ -111,8 +112,9 @@ def lead_time_curves(
 
     metrics = list(metrics or next(iter(results.values()))["per_lead"])
     lines = lines_of(len(metrics), 7)
-    models = [label for label in results if not label.startswith("repeat")]
+    models = [label for label, result in results.items() if not result.get("baseline")]
     hue_of = dict(zip(models, hues(models), strict=True))
+    dash_of = dict(zip((label for label in results if label not in hue_of), cycle(DASHES)))
     with style():
         width = max(4.5, 2.25 * lines[0].stop)
         # A legend hides labels that begin with an underscore, so a space comes first.
@@ -128,19 +130,19 @@ def lead_time_curves(
             for label, result in results.items():
                 values = [math.nan if value is None else value for value in result["per_lead"][metric]]
                 line = "o-" if len(values) <= 40 else "-"
-                colour, look = (hue_of[label], line) if label in hue_of else (FAINT, "--")
+                colour, look = (hue_of[label], line) if label in hue_of else (FAINT, dash_of[label])
                 axes.plot(range(1, len(values) + 1), values, look, color=colour, label=label)
             axes.set_title(heading(metric))
             axes.set_xlabel("lead time (frames)")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            if metric.lower().startswith(("csi", "far")):
+            if metric.lower().startswith(("csi", "far", "fss")):
                 _finish_shares(axes)
         figure.legend(panels[0].get_lines(), names, loc="outside lower center", ncols=columns)
         return saved(figure, path)
 
 
 def _finish_shares(axes: Any) -> None:
-    """Give a panel of CSI or FAR the scale 0 to 1, or write "no event" if it has no value."""
+    """Give a panel of CSI, FAR or FSS the scale 0 to 1, or write "no event" if it has no value."""
     axes.set_ylim(-0.02, 1.02)
     if not any(math.isfinite(value) for line in axes.lines for value in line.get_ydata()):
         axes.set_xticks([])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from .page import FAINT, INK, PathLike, hues, saved, shortened, style
+from .page import DASHES, FAINT, INK, PathLike, hues, saved, shortened, style
 
 _BAND = "#f6f8fa"
 
@@ -17,7 +18,7 @@ def dots(
     rows: Mapping[str, Mapping[str, Sequence[float]]],
     groups: Sequence[int] | None = None,
     *,
-    baseline: Mapping[str, Mapping[str, float]] | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
     title: str = "",
 ) -> Path:
     """Draw results over seeds as a PNG file, with a panel per metric.
@@ -28,8 +29,8 @@ def dots(
         path: the file to write.
         rows: a mapping from labels to metrics to values, one value per seed. Values that are not finite are left out.
         groups: a number per row; rows of one group follow each other and share a colour. None for a group each.
-        baseline: a mapping from one label to metrics to values. It is drawn as a dashed line, or written below the
-            panel if it lies far from the dots.
+        baselines: a mapping from labels to metrics to values. Each is drawn as a line of its own dashes, or written
+            below the panel if it lies far from the dots.
         title: the text above the panels.
 
     Returns:
@@ -52,14 +53,14 @@ def dots(
     places = [i + 0.45 * kinds.index(group) for i, group in enumerate(groups)]
     with style():
         figure = Figure(
-            figsize=(2.1 + 3.1 * len(metrics), 1.05 + 0.3 * (places[-1] + 1)), layout="constrained"
+            figsize=(2.1 + 3.1 * len(metrics), 0.9 + 0.15 * len(baselines or {}) + 0.3 * (places[-1] + 1)),
+            layout="constrained",
         )
         panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
         for axes, metric in zip(panels, metrics, strict=True):
             for place, group, values in zip(places, groups, rows.values(), strict=True):
                 _row(axes, place, [v for v in values[metric] if math.isfinite(v)], hue_of[group])
-            for label, values_of in (baseline or {}).items():
-                _baseline(axes, label, values_of[metric])
+            _draw_baselines(axes, {label: values[metric] for label, values in (baselines or {}).items()})
             axes.set_title(heading(metric), fontsize=10)
             axes.set_yticks(places, [shortened(label, 40) for label in rows])
             axes.tick_params(axis="y", length=0)
@@ -90,16 +91,18 @@ def _row(axes: Any, place: float, values: list[float], hue: str) -> None:
     axes.plot(values, [place] * len(values), "o", color=hue, **looks)
 
 
-def _baseline(axes: Any, label: str, value: float) -> None:
-    """Draw a baseline as a dashed line, or write its value below if it lies far from the dots."""
-    if not math.isfinite(value):
-        return
+def _draw_baselines(axes: Any, values: Mapping[str, float]) -> None:
+    """Draw baselines as dashed lines, or write the value of one that lies far from the dots; name them all below."""
     low, high = axes.get_xlim()
-    if low - 0.6 * (high - low) <= value <= high + 0.6 * (high - low):
-        axes.axvline(value, color=FAINT, linestyle="--", linewidth=1.2, zorder=1)
-        text = f"dashed: {label}"
-    else:
-        digits = 3 if abs(value) < 1 else 1
-        text = f"{label}: {value:.{digits}f}"
-        text = f"{text} \u2192" if value > high else f"\u2190 {text}"
-    axes.set_xlabel(text, color=FAINT, fontsize=8.5)
+    texts = []
+    for (label, value), (dash, name) in zip(values.items(), cycle(DASHES.items())):
+        if not math.isfinite(value):
+            continue
+        if low - 0.6 * (high - low) <= value <= high + 0.6 * (high - low):
+            axes.axvline(value, color=FAINT, linestyle=dash, linewidth=1.2, zorder=1)
+            texts.append(f"{name}: {label}")
+        else:
+            digits = 3 if abs(value) < 1 else 1
+            text = f"{label}: {value:.{digits}f}"
+            texts.append(f"{text} \u2192" if value > high else f"\u2190 {text}")
+    axes.set_xlabel("\n".join(texts), color=FAINT, fontsize=8.5)

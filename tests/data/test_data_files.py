@@ -32,12 +32,12 @@ from torch.utils.data import DataLoader
 
 from motionrnn_ext.data import (
     DATASETS,
+    FrameSequences,
     Human36M,
     Human36MOpenSTL,
     MovingMNISTNpy,
     MovingMNISTNpz,
     RadarH5,
-    RadarImages,
     VariedMovingMNIST,
     open_clips,
 )
@@ -279,7 +279,10 @@ def test_h5_says_what_is_wrong(tmp_path: Path) -> None:
         ({"test/0": frames}, ["all_len", "there is no such number"]),
         ({"test/0": frames, "test/all_len": 0}, ["test/all_len is 0"]),
         ({"test/0": frames, "test/all_len": 2}, ["test/1 is missing; all_len says that there are 2"]),
-        ({"test/0": frames / 2, "test/all_len": 1}, ["test/0 must be frames (T, h, w) of uint8", "float64"]),
+        (
+            {"test/0": frames.astype("int16"), "test/all_len": 1},
+            ["of uint8 or floats", "int16"],
+        ),
         ({"test/0": frames[0], "test/all_len": 1}, ["test/0 must be frames (T, h, w) of uint8", "(8, 8)"]),
         ({"test/0/x": frames, "test/all_len": 1}, ["test/0 must be frames (T, h, w) of uint8"]),
     ):
@@ -291,11 +294,9 @@ def test_h5_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_pngs_are_in_the_order_of_their_numbers_and_make_clips_one_after_the_other(tmp_path: Path) -> None:
     write_pngs(tmp_path, ["train/b", "train/a", "test/c"], frames=12)
-    data = RadarImages("train", tmp_path, n_frames=3, image_size=(16, 16), stride=2)
-    names = [[str(path.relative_to(tmp_path)) for path in clip] for clip in data.clips]
-    assert names == [
-        [f"train/{sequence}/{first + 2 * t}.png" for t in range(3)] for sequence in "ab" for first in (0, 5)
-    ]
+    data = FrameSequences("train", tmp_path, n_frames=3, image_size=(16, 16), stride=2)
+    starts = [(str(sequence.path.relative_to(tmp_path)), first) for sequence, first in data.clips]
+    assert starts == [(f"train/{sequence}", first) for sequence in "ab" for first in (0, 5)]
     wanted = torch.from_numpy(np.stack([noise(16, 16, seed=100 + t) for t in (5, 7, 9)])[:, None] / 255)
     torch.testing.assert_close(data[1], wanted.float(), rtol=0, atol=1e-6)
 
@@ -314,15 +315,15 @@ def test_pngs_of_every_kind_become_grey(tmp_path: Path) -> None:
     Image.fromarray(grey > 127).save(folder / "4.png")
     Image.fromarray(np.full((16, 16), 200, np.uint8)).save(folder / "5.png")
     luma = colour @ np.array([0.299, 0.587, 0.114])
-    item = RadarImages("test", tmp_path, n_frames=6, image_size=(16, 16))[0][:, 0].numpy() * 255
+    item = FrameSequences("test", tmp_path, n_frames=6, image_size=(16, 16))[0][:, 0].numpy() * 255
     for t, wanted in enumerate([grey, 255 - grey, luma, luma, 255.0 * (grey > 127), np.full((16, 16), 200)]):
         assert np.abs(item[t] - wanted).max() < 1, t
 
 
 def test_splits_of_pngs(tmp_path: Path) -> None:
     def sequences(root: Path, split: str) -> list[str]:
-        clips = RadarImages(split, root, n_frames=8, image_size=(16, 16)).clips
-        return [clip[0].parent.name for clip in clips]
+        clips = FrameSequences(split, root, n_frames=8, image_size=(16, 16)).clips
+        return [sequence.path.name for sequence, _ in clips]
 
     named = tmp_path / "named"
     write_pngs(named, ["train/a", "train/b", "test/c"])
@@ -341,11 +342,11 @@ def test_splits_of_pngs(tmp_path: Path) -> None:
 
 
 def test_pngs_say_what_is_wrong(tmp_path: Path) -> None:
-    def open_(root: str = "", split: str = "test", n: int = 8) -> RadarImages:
-        return RadarImages(split, tmp_path / root, n_frames=n, image_size=(16, 16))
+    def open_(root: str = "", split: str = "test", n: int = 8) -> FrameSequences:
+        return FrameSequences(split, tmp_path / root, n_frames=n, image_size=(16, 16))
 
     refusal(lambda: open_("none"), "none: cannot be read as a folder")
-    refusal(open_, tmp_path, "it must hold <split>/<sequence>/<frame>.png", "it has 0 folders")
+    refusal(open_, tmp_path, "it must hold <split>/<sequence>/<frame>.png", "it has 0")
     write_pngs(tmp_path, ["train/a", "valid/b"])
     refusal(open_, tmp_path, "there is no folder 'test' beside train, valid")
     (tmp_path / "test").mkdir()
@@ -497,14 +498,14 @@ def test_a_folder_of_sequences_is_opened_under_a_neutral_name(tmp_path: Path) ->
     positions = {"train": range(16), "val": range(16, 18), "test": range(18, 20)}
     for split, wanted in positions.items():
         clips = open_clips("frames", split, **options)
-        assert [clip[0].parent.name for clip in clips.clips] == [f"walk{i:02d}" for i in wanted]  # type: ignore[attr-defined]
-        assert [path.stem for path in clips.clips[0]] == ["0", "2", "4", "6"]  # type: ignore[attr-defined]
+        names = [sequence.path.name for sequence, _ in clips.clips]  # type: ignore[attr-defined]
+        assert names == [f"walk{i:02d}" for i in wanted]
         assert torch.equal(clips[0], open_clips("shanghai_png", split, **options)[0])
     assert (DATASETS["frames"].n_input, DATASETS["frames"].n_output) == (10, 10)
     refusal(lambda: open_clips("frames", "train", root=tmp_path, n_frames=10), "it has 9 png files")
     refusal(
         lambda: open_clips("frames", "train"),
-        "frames needs root (--root): the folder with SEQUENCE/FRAME.png",
+        "frames needs root (--root): the folder with sequences, each a folder SEQUENCE/FRAME.png, a SEQUENCE.npy",
     )
 
 
@@ -550,6 +551,7 @@ def test_open_clips_has_defaults_for_every_data_set(name: str, tmp_path: Path) -
         "human36m": lambda: write_human36m(tmp_path, {"S9_Walking_1.60457274": 30}),
         "human36m_openstl": lambda: write_openstl(tmp_path),
         "frames": lambda: write_pngs(tmp_path, ["a", "b", "c"], frames=20),
+        "frames_rgb": lambda: write_pngs(tmp_path, ["a", "b", "c"], frames=20),
         "shanghai_h5": lambda: write_h5(tmp_path / "shanghai.h5"),
         "shanghai_png": lambda: write_pngs(tmp_path, ["train/a", "test/b"], frames=15),
         "moving_mnist_npz": lambda: write_npz(tmp_path),

@@ -11,7 +11,7 @@ from layouts import noise
 from own_data import refusal
 from PIL import Image
 
-from motionrnn_ext.data import RadarImages, open_clips
+from motionrnn_ext.data import FrameSequences, open_clips
 from motionrnn_ext.data.times import gaps
 
 START = datetime(2017, 5, 9, 23, 40)
@@ -84,19 +84,19 @@ def test_clips_lie_on_one_side_of_a_gap(tmp_path: Path) -> None:
         r"there are 4 clips for train, without this rule there would be 4"
     )
     with pytest.warns(UserWarning, match=said) as found:
-        data = RadarImages("train", tmp_path, **options)
+        data = FrameSequences("train", tmp_path, **options)
         open_clips("frames", "train", root=tmp_path, **options)
     assert [warning.filename for warning in found] == [__file__] * 2
-    spans = [[path.stem[-4:] for path in clip] for clip in data.clips[:2]]
-    assert spans == [["2340", "2345", "2350", "2355"], ["0030", "0035", "0040", "0045"]]
+    spans = [sequence.frames[first].stem[-4:] for sequence, first in data.clips[:2]]
+    assert spans == ["2340", "0030"]
     # The span of a clip is what counts, here 7 frames.
     with pytest.warns(UserWarning, match="1 clips for train, without this rule there would be 2"):
-        assert len(RadarImages("train", tmp_path, n_frames=3, image_size=(16, 16), stride=3)) == 1
+        assert len(FrameSequences("train", tmp_path, n_frames=3, image_size=(16, 16), stride=3)) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(RadarImages("test", tmp_path, **options)) == 2
+        assert len(FrameSequences("test", tmp_path, **options)) == 2
     write(tmp_path / "val/d", stamps("%Y%m%d_%H%M", [5, 5, 30, 5]))
     refusal(
-        lambda: RadarImages("val", tmp_path, **options),
+        lambda: FrameSequences("val", tmp_path, **options),
         "there are 0 clips for val, without this rule there would be 1; 4 frames need 4",
     )

@@ -24,7 +24,7 @@ from skimage.metrics import structural_similarity
 from trainings import TINY
 
 from motionrnn_ext import cli
-from motionrnn_ext.data import DATASETS, DataSet, MovingMNISTNpz, RadarH5, RadarImages, open_clips
+from motionrnn_ext.data import DATASETS, DataSet, FrameSequences, MovingMNISTNpz, RadarH5, open_clips
 from motionrnn_ext.data.images import resized, resized_known
 from motionrnn_ext.evaluation.clips import read_frames
 from motionrnn_ext.evaluation.scores import BASELINE, score
@@ -241,7 +241,7 @@ def test_no_data_codes_of_radar(tmp_path: Path) -> None:
     assert torch.equal(clip.isnan(), stored == 255) and clip.isnan().any()
     known = stored != 255
     assert torch.equal(clip[known], stored[known].float() / 255)
-    clip = RadarImages("train", tmp_path / "png", n_frames=6, image_size=(16, 16), missing=7)[0]
+    clip = FrameSequences("train", tmp_path / "png", n_frames=6, image_size=(16, 16), missing=7)[0]
     assert torch.equal(clip[2, 0].isnan(), torch.from_numpy(noise(16, 16, seed=2) == 7))
     for code in (256, -1, 0.5, math.nan):
         refusal(lambda code=code: RadarH5("test", tmp_path, missing=code), "missing must be a stored value")
@@ -251,7 +251,8 @@ def test_stored_values_above_pixel_max_are_said_once(tmp_path: Path) -> None:
     write_h5(tmp_path / "shanghai.h5")
     data = RadarH5("train", tmp_path, n_frames=6, pixel_max=200)
     with pytest.warns(
-        UserWarning, match=r"train/0: 2\d\.\d\d% of the pixels are above pixel_max 200, up to 255"
+        UserWarning,
+        match=r"train/0: 2\d\.\d\d% of the values are outside of 0 to pixel_max 200: they go from 0 to 255",
     ) as seen:
         next(iter(DataLoader(Subset(data, [0, 1]), batch_size=2)))
     assert [warning.filename for warning in seen] == [__file__]

@@ -125,6 +125,7 @@ def test_a_learned_alpha_is_learned_again(described: bool, tmp_path: Path) -> No
             "init_state": "zeros",
             "carry": "block",
             "max_offset": 1e4,
+            "trend_gate": None,
             "highway": True,
             "transient": True,
         }

@@ -76,6 +76,7 @@ def test_training_modes_inside_a_new_convolution_stay() -> None:
         (lambda cell: cell.add_module("adapter", nn.Conv2d(4, 4, 1)), "the module adapter"),
         (lambda cell: setattr(cell, "alpha", nn.Parameter(torch.tensor(0.3))), "alpha of its own"),
         (lambda cell: setattr(cell, "alpha", 0.9), "alpha=0.9"),
+        (lambda cell: setattr(cell, "trend_gate", 0.9), "trend_gate=0.9"),
         (lambda cell: setattr(cell, "trend", False), "trend=False"),
         (lambda cell: setattr(cell, "warp", Standing(4)), "a Standing as warp"),
         (lambda cell: setattr(cell, "forward", cell.forward), "forward of its own"),

@@ -244,7 +244,10 @@ def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "repeat last frame" in shown and "t+3" in shown
     results = json.loads((out / "metrics.json").read_text())
     assert (results["clips"], results["n_input"], results["n_output"], results["split"]) == (5, 3, 3, "test")
-    assert len(results["models"]) == 3
+    baselines = [label for label, scores in results["models"].items() if "baseline" in scores]
+    assert baselines == ["repeat last frame", "mean of the inputs", "optical flow"]
+    assert len(results["models"]) == 3 + 2
+    assert all(label in shown for label in baselines) and "baselines: repeat last frame; mean of" in shown
     kept = load_run(trained)
     clips = held_out(kept.config, 5)
     frames = torch.stack([clips[i] for i in range(5)])
@@ -346,7 +349,8 @@ def test_demo_from_a_fresh_folder_and_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs/demo"
     results = json.loads((folder / "metrics.json").read_text())["models"]
-    assert list(results) == ["repeat last frame", "ConvLSTM", "MotionRNN-ConvLSTM"]
+    baselines = ["repeat last frame", "mean of the inputs", "optical flow"]
+    assert list(results) == [*baselines, "ConvLSTM", "MotionRNN-ConvLSTM"]
     for label in ("ConvLSTM", "MotionRNN-ConvLSTM"):
         assert {"mse", "mae", "ssim", "psnr", "parameters", "seconds_per_step", "per_lead"} <= results[
             label

@@ -177,7 +177,10 @@ def test_a_model_of_generated_radar_is_scored_on_files(
 
     for command in (("evaluate", out), ("predict", out), ("visualize", out)):
         line = fails(capsys, *command, "--stride", 2)
-        assert "stride (--stride) is for frames, shanghai_h5, shanghai_png; radar_like has none" in line
+        assert (
+            "stride (--stride) is for frames, frames_rgb, shanghai_h5, shanghai_png; radar_like has none"
+            in line
+        )
     assert "pixel_max must be above 0" in fails(capsys, "evaluate", out, *options[:4], "--pixel-max", 0)
     np.save(tmp_path / "frames.npy", noise(4, 16, 16))
     for option in (("--root", "x"), ("--dataset", "shanghai_h5"), ("--stride", 2), ("--pixel-max", 9)):
@@ -241,7 +244,10 @@ def test_grey_frames_for_a_model_of_colours_are_refused(
 def test_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     for options, message in (
-        (("--dataset", "kth"), "dataset must be one of moving_digits, radar_like, frames, human36m"),
+        (
+            ("--dataset", "kth"),
+            "dataset must be one of moving_digits, radar_like, frames, frames_rgb, human36m",
+        ),
         (("--dataset", "human36m"), "human36m needs root (--root): the folder with S11_Walking_1"),
         (
             ("--root", tmp_path),
@@ -393,6 +399,7 @@ def test_protocols_of_the_data_sets_hold_where_nothing_is_given() -> None:
         "moving_digits": ((64, 64), 10, 10, 1),
         "radar_like": ((64, 64), 5, 10, 1),
         "frames": ((64, 64), 10, 10, 1),
+        "frames_rgb": ((64, 64), 10, 10, 3),
         "human36m": ((128, 128), 4, 4, 3),
         "human36m_openstl": ((256, 256), 4, 4, 3),
         "shanghai_h5": ((64, 64), 5, 10, 1),

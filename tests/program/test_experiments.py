@@ -27,8 +27,9 @@ from motionrnn_ext import cli
 from motionrnn_ext.evaluation.clips import held_out
 from motionrnn_ext.evaluation.evaluate import count_parameters
 from motionrnn_ext.evaluation.scores import score
-from motionrnn_ext.experiments import PRESETS, Plan, ablation, comparison, runner, table
+from motionrnn_ext.experiments import STANDARD, Plan, ablation, comparison, preset, runner
 from motionrnn_ext.experiments.costs import costs
+from motionrnn_ext.experiments.differences import NO_DIFFERENCE, difference, kept, read_kept
 from motionrnn_ext.layers.cells import CELLS
 from motionrnn_ext.metrics import Protocol, Values
 from motionrnn_ext.models import MotionRNN
@@ -75,7 +76,22 @@ def test_the_rows_of_an_ablation_differ_in_what_they_are_called_after() -> None:
     assert on["MotionGRU only"] == all_parts - {"highway"}
     assert on["highway only"] == all_parts - {"motion_gru"}
     assert on["base"] == {"transient", "trend"}  # of MotionGRUs, of which it has none
-    assert len(rows) == 6
+    for label, own in (
+        ("offsets within 2 pixels", {"max_offset": 2.0}),
+        ("gated trend", {"trend_gate": 1.0}),
+    ):
+        assert on[label] == all_parts | {"overrides"} and rows[label]["overrides"] == own
+    assert len(rows) == 8
+
+
+def test_overrides_of_a_row_are_added_to_those_of_all() -> None:
+    planned = ablation(replace(QUICK, overrides={"alpha": 0.3, "max_offset": 9.0}), [0], 1)
+    found = {training.row.label: training.config.overrides for training in planned.trainings()}
+    assert found["both"] == found["base"] == {"alpha": 0.3, "max_offset": 9.0}
+    assert found["offsets within 2 pixels"] == {"alpha": 0.3, "max_offset": 2.0}
+    assert found["gated trend"] == {"alpha": 0.3, "max_offset": 9.0, "trend_gate": 1.0}
+    # An experiment of before, without such rows, has the same settings.
+    assert planned.settings()["overrides"] == {"alpha": 0.3, "max_offset": 9.0}
 
 
 def test_every_ablation_is_compared_with_base_or_both() -> None:
@@ -83,7 +99,8 @@ def test_every_ablation_is_compared_with_base_or_both() -> None:
     assert {("both", "base"), ("without transient", "both"), ("without trend", "both")} <= pairs
     for part in ("highway only", "MotionGRU only"):
         assert {(part, "base"), (part, "both")} <= pairs
-    assert len(pairs) == 7
+    assert {("offsets within 2 pixels", "both"), ("gated trend", "both")} <= pairs
+    assert len(pairs) == 9
 
 
 def test_a_comparison_has_every_predictor_with_and_without_motionrnn() -> None:
@@ -101,14 +118,42 @@ def test_a_comparison_has_every_predictor_with_and_without_motionrnn() -> None:
     assert len({training.name for training in planned.trainings()}) == len(configs)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_can_be_built_for_every_row(preset: str) -> None:
-    config, seeds, clips = PRESETS[preset]
-    assert len(seeds) >= 2
+@pytest.mark.parametrize(
+    "dataset, name", [(None, "quick"), (None, "full"), *((d, "standard") for d in STANDARD)]
+)
+def test_presets_can_be_built_for_every_row(dataset: str | None, name: str) -> None:
+    config, seeds, clips, _ = preset(name, dataset)
+    assert len(seeds) >= 2 and config.dataset == (dataset or "moving_digits")
     for planned in (ablation(config, seeds, clips), comparison(config, seeds, clips)):
         for row in planned.rows:
             with torch.device("meta"):
-                MotionRNN(**replace(config, **row.switches).model())
+                MotionRNN(**row.settings(config).model())
+
+
+def test_a_preset_has_settings_by_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preset("standard") == STANDARD["moving_digits"]
+    with pytest.raises(
+        ValueError,
+        match="preset standard has no settings for radar_like; it has some for moving_digits, shanghai_h5, human36m",
+    ):
+        preset("standard", "radar_like")
+    seen: list[tuple[Plan, Path]] = []
+    monkeypatch.setattr(runner, "run_plan", lambda plan, folder, **_: seen.append((plan, folder)))
+    radar = "compare --preset standard --dataset shanghai_h5 --root x.h5"
+    for words in (
+        radar,
+        f"{radar} --steps 7 --seeds 5 --thresholds 0.5 --value-scale 1",
+        "ablate --preset standard",
+    ):
+        assert cli.main(words.split()) == 0
+    (plain, folder), (changed, _), (digits, _) = seen
+    assert folder == Path("runs/compare-standard-shanghai_h5")
+    chosen = STANDARD["shanghai_h5"]
+    assert plain.config == replace(chosen.config, root="x.h5") and plain.seeds == chosen.seeds
+    assert plain.protocol.thresholds == (15, 25, 35) and plain.protocol.values == Values(52.5, 0.0)
+    assert (changed.config.steps, changed.seeds, changed.test_clips) == (7, (5,), chosen.test_clips)
+    assert changed.protocol.thresholds == (0.5,) and changed.protocol.values == Values(1.0)
+    assert digits.config == STANDARD["moving_digits"].config and not digits.protocol.thresholds
 
 
 @pytest.mark.parametrize(
@@ -195,8 +240,11 @@ def test_results_are_the_scores_of_the_last_checkpoints(finished: Path) -> None:
             assert found["per_seed"] == pytest.approx(values, rel=1e-5)
             assert found["mean"] == pytest.approx(sum(values) / 2, rel=1e-5)
             assert found["spread"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-3)
-    baseline = score({}, clips, 2)["repeat last frame"]
-    assert results["repeat last frame"]["mse"] == pytest.approx(baseline["mse"])
+    baselines = score({}, clips, 2)
+    assert results["repeat last frame"]["mse"] == pytest.approx(baselines.pop("repeat last frame")["mse"])
+    others = {label: scores["mse"] for label, scores in results["other_baselines"].items()}
+    assert others == {label: pytest.approx(scores["mse"]) for label, scores in baselines.items()}
+    assert list(others) == ["mean of the inputs", "optical flow"]
 
 
 def test_what_is_finished_is_not_run_again(
@@ -290,7 +338,9 @@ def test_a_damaged_result_is_named(finished: Path, tmp_path: Path) -> None:
         runner.run_plan(plan(), folder, command="")
 
 
-@pytest.mark.parametrize("lacking", ["metrics", "metrics.per_lead", "metrics.gdl", "baseline", "machine"])
+@pytest.mark.parametrize(
+    "lacking", ["metrics", "metrics.per_lead", "metrics.gdl", "baseline", "machine", "per_clip"]
+)
 def test_a_result_that_lacks_an_entry_is_named(lacking: str, finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
     path = folder / "cells" / "both_seed_1.json"
@@ -393,32 +443,116 @@ def test_fvd_is_a_column(tmp_path: Path) -> None:
 # ---- The rule
 
 
+def rows_of(differences: list[float], spread: float, clips: int = 200) -> tuple[list[Any], list[Any]]:
+    """Return the clips' scores of a row and of another, (clips, 1) per seed, whose means differ by `differences`.
+
+    Those of single clips differ by that and normal numbers of deviation `spread`, with a mean of 0.
+    """
+    random = np.random.default_rng(3)
+    others = [10 + random.standard_normal((clips, 1)) for _ in differences]
+    noise = [random.standard_normal((clips, 1)) for _ in differences]
+    ours = [b + d + spread * (n - n.mean()) for b, d, n in zip(others, differences, noise, strict=True)]
+    return ours, others
+
+
 @pytest.mark.parametrize(
-    ("ours", "theirs", "verdict"),
+    ("differences", "spread", "verdict"),
     [
-        ([1.0, 1.2], [2.0, 2.2], "better"),  # 1.0 apart, spread 0.28
-        ([2.0, 2.2], [1.0, 1.2], "worse"),
-        ([1.0, 2.0], [2.0, 3.0], table.NO_DIFFERENCE),  # 1.0 apart, spread 1.41
-        ([0.0, 2.0], [4.3, 6.3], "better"),  # 4.3 apart, spread 2.83
-        ([0.0, 2.0], [2.8, 4.8], table.NO_DIFFERENCE),  # 2.8 apart, the edge
-        ([1.0, 1.0], [1.0, 1.0], table.NO_DIFFERENCE),
-        ([1.0], [9.0], table.NO_DIFFERENCE),  # one seed
-        ([1.0, float("nan")], [2.0, 2.0], table.NO_DIFFERENCE),
-        ([1.0, 1.0], [float("inf"), float("inf")], table.NO_DIFFERENCE),
+        ([-1.0, -1.1, -0.9], 1.0, "better"),  # p = 0.003, and the clips agree
+        ([1.0, 1.1, 0.9], 1.0, "worse"),
+        ([-1.0, -2.0, -0.1], 1.0, "better for these trainings"),  # p = 0.2 over seeds
+        ([-1.0], 1.0, "better for these trainings"),
+        ([1.0], 1.0, "worse for these trainings"),
+        ([-0.1, -0.11, -0.09], 5.0, NO_DIFFERENCE),  # p = 0.003, but the clips' interval holds 0
+        ([0.0, 0.0, 0.0], 0.0, NO_DIFFERENCE),
+        ([-1.0, float("nan")], 1.0, NO_DIFFERENCE),
+        ([-1.0, float("-inf")], 1.0, NO_DIFFERENCE),
     ],
 )
-def test_the_rule(ours: list[float], theirs: list[float], verdict: str) -> None:
-    assert table.difference(ours, theirs, lower_is_better=True).verdict == verdict
-    mirrored = {"better": "worse", "worse": "better"}.get(verdict, verdict)
-    assert table.difference(ours, theirs, lower_is_better=False).verdict == mirrored
+def test_the_rule(differences: list[float], spread: float, verdict: str) -> None:
+    clips = rows_of(differences, spread)
+    values = [[float(seed.mean()) for seed in row] for row in clips]
+    assert difference(*values, *clips, lower_is_better=True).verdict == verdict
+    first = verdict.split()[0]
+    mirrored = verdict.replace(first, {"better": "worse", "worse": "better"}.get(first, first), 1)
+    assert difference(*values, *clips, lower_is_better=False).verdict == mirrored
 
 
-@pytest.mark.parametrize(("seeds", "share"), [(2, 0.22), (3, 0.08), (5, 0.02)])
-def test_how_often_equal_rows_pass_for_different(seeds: int, share: float) -> None:
-    """The numbers that the rule's description gives."""
-    draws = np.random.default_rng(0).standard_normal((3000, 2, seeds)).tolist()
-    shown = [table.difference(a, b, True).verdict != table.NO_DIFFERENCE for a, b in draws]
-    assert np.mean(shown) == pytest.approx(share, abs=0.02)
+def test_the_interval_is_that_of_the_paired_differences() -> None:
+    """Own bootstrap in numpy, and the normal approximation, of the mean difference over clips."""
+    ours, others = rows_of([-1.0, -1.2], 2.0)
+    values = [[float(seed.mean()) for seed in row] for row in (ours, others)]
+    found = difference(*values, ours, others, lower_is_better=True)
+    each = np.mean([a - b for a, b in zip(ours, others, strict=True)], 0)[:, 0]
+    random = np.random.default_rng(5)
+    draws = each[random.integers(0, len(each), (20000, len(each)))].mean(1)
+    error = each.std(ddof=1) / len(each) ** 0.5
+    assert found.difference == pytest.approx(-1.1)
+    assert (found.low, found.high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.1 * error)
+    assert (found.low, found.high) == pytest.approx(
+        (-1.1 - 1.96 * error, -1.1 + 1.96 * error), abs=0.15 * error
+    )
+    # The t-test by hand: two differences, whose mean is 11 times their standard error.
+    assert found.p == pytest.approx(1 - 2 / np.pi * np.arctan(11))
+
+
+def test_the_interval_of_csi_is_that_of_pooled_counts() -> None:
+    random = np.random.default_rng(0)
+    clips, leads = 40, 3
+    rows = [[random.integers(0, 20, (clips, 3, leads)) for _ in range(2)] for _ in range(2)]
+    rows[1][0][:, 0] += 5
+
+    def csi(counts: Any) -> float:
+        tp, fp, fn = counts.sum(0)
+        return float(np.mean(tp / (tp + fp + fn)))
+
+    draws = random.integers(0, clips, (4000, clips))
+    gaps = [np.mean([csi(a[d]) - csi(b[d]) for a, b in zip(*rows, strict=True)]) for d in draws]
+    kept_rows = [[one.reshape(clips, -1).astype(float) for one in row] for row in rows]
+    values = [[csi(one) for one in row] for row in rows]
+    found = difference(*values, *kept_rows, lower_is_better=False)
+    assert found.difference == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
+    assert (found.low, found.high) == pytest.approx(np.percentile(gaps, [2.5, 97.5]), abs=0.1 * np.std(gaps))
+
+
+def test_clips_without_a_score_are_left_out() -> None:
+    ours, others = rows_of([-1.0], 1.0, clips=20)
+    ours[0][3], others[0][5] = np.nan, np.nan
+    left = np.delete(np.arange(20), [3, 5])
+    found = difference([9.0], [10.0], ours, others, lower_is_better=True)
+    assert found == difference([9.0], [10.0], [ours[0][left]], [others[0][left]], lower_is_better=True)
+    for few in (ours[0][3:5], ours[0][:1]):  # one clip that has a score
+        alone = difference([9.0], [10.0], [few], [few + 1], lower_is_better=True)
+        assert np.isnan(alone.low) and alone.verdict == NO_DIFFERENCE
+
+
+def test_equal_rows_seldom_pass_for_different() -> None:
+    """Two rows whose trainings differ by chance alone: at most 5 % are called better or worse."""
+    random = np.random.default_rng(1)
+    shown = []
+    for _ in range(300):
+        rows = [
+            [random.standard_normal() + random.standard_normal((40, 1)) for _ in range(3)] for _ in range(2)
+        ]
+        values = [[float(seed.mean()) for seed in row] for row in rows]
+        shown.append(difference(*values, *rows, lower_is_better=True).verdict in ("better", "worse"))
+    assert np.mean(shown) <= 0.07  # 0.05, and 2 times the deviation of 300 draws
+
+
+def test_scores_of_clips_survive_their_file() -> None:
+    scores = {
+        "mse": [60.123456, float("nan"), 0.5],
+        "csi_15": [[[1, 2], [3, 4], [5, 123456]]] * 3,
+        "psnr": [1.0] * 3,
+    }
+    text = kept(scores, ["mse", "csi_15", "ssim"])
+    assert set(text) == {"mse", "csi_15"}
+    assert read_kept(text["mse"], 3)[:, 0] == pytest.approx(
+        [60.12346, float("nan"), 0.5], nan_ok=True, abs=1e-5
+    )
+    assert read_kept(text["csi_15"], 3).tolist() == [[1, 2, 3, 4, 5, 123456]] * 3
+    with pytest.raises(ValueError, match="3 numbers are not those of 2 clips"):
+        read_kept(text["mse"], 2)
 
 
 # ---- What is written
@@ -436,7 +570,11 @@ def test_table_and_figure(finished: Path, tmp_path: Path) -> None:
     assert lines["repeat last frame"][1] == f"{results['repeat last frame']['mse']:.2f}"
     assert f"{results['rows']['both']['parameters']:,}" in lines["both"]
     assert lines["both against base"][1].endswith(results["differences"][0]["mse"]["verdict"])
-    assert "standard deviation over 2 seeds (0, 1)" in text and "one of five" in text
+    assert "standard deviation over 2 seeds (0, 1)" in text
+    assert "by a paired bootstrap over 3 clips; p: paired t-test over 2 seeds" in text
+    found = results["differences"][0]["mse"]
+    interval = f"{found['difference']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}], p = {found['p']:.2g}"
+    assert lines["both against base"][1].startswith(interval)
     for fact in (
         "`motionrnn ablate --seeds 0 1`",
         "seeds: 0, 1",
@@ -450,6 +588,57 @@ def test_table_and_figure(finished: Path, tmp_path: Path) -> None:
     for path in (folder / "figure.png", tmp_path / "docs" / "images" / "ablations.png"):
         with Image.open(path) as image:
             assert min(image.size) > 150
+
+
+def test_a_damaged_score_of_clips_is_named(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    path = folder / "cells" / "both_seed_1.json"
+    content = json.loads(path.read_text())
+    content["per_clip"]["ssim"] = "0.1 0.2"
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        RunError, match="both_seed_1.json: per_clip.ssim is damaged: 2 numbers are not those of 3"
+    ):
+        runner.run_plan(plan(), folder, command="")
+
+
+def test_scores_of_clips_are_those_of_the_table(finished: Path) -> None:
+    for path in (finished / "cells").iterdir():
+        cell = json.loads(path.read_text())
+        assert set(cell["per_clip"]) == {"mse", "ssim"}
+        for name, text in cell["per_clip"].items():
+            assert read_kept(text, 3).mean() == pytest.approx(cell["metrics"][name], rel=1e-5)
+
+
+def test_events_have_a_table_of_their_own(tmp_path: Path) -> None:
+    protocol = Protocol(thresholds=(0.2, 0.5), values=Values(1.0), fss_scales=(3,))
+    planned = replace(plan(seeds=(0,)), protocol=protocol)
+    results = runner.run_plan(planned, tmp_path / "out", command="")
+    text = (tmp_path / "out" / "table.md").read_text()
+    first, events = text.split("## Events")
+    assert "CSI" not in first.replace(results["gate"], "")
+    assert "| model | value >= | observed | POD ↑ | FAR ↓ | CSI ↑ | HSS ↑ | bias → 1 | FSS 3px ↑ |" in events
+    clips = held_out(QUICK, 3)
+    observed = sum(int((clips[i][2:].double() >= 0.5).sum()) for i in range(3))
+    csi = results["rows"]["both"]["metrics"]["csi_0.5"]["mean"]
+    (row,) = [line for line in events.splitlines() if line.startswith("| both | 0.5 ")]
+    assert row.split(" | ")[2] == f"{observed:,}" and row.split(" | ")[5] == f"{csi:.4f}"
+    assert set(results["differences"][0]) == {"row", "against", "mse", "ssim", "csi_0.2"}
+    cell = json.loads((tmp_path / "out" / "cells" / "both_seed_0.json").read_text())
+    counts = read_kept(cell["per_clip"]["csi_0.2"], 3).sum(0).reshape(3, 2).tolist()
+    assert counts == [cell["metrics"]["counts"]["0.2"][kind] for kind in ("tp", "fp", "fn")]
+
+
+def test_a_folder_of_an_older_version_is_read(finished: Path, tmp_path: Path) -> None:
+    """Its settings lack those that came later."""
+    planned = replace(plan(), protocol=Protocol())
+    folder = tmp_path / "out"
+    runner.run_plan(planned, folder, command="")
+    settings = json.loads((folder / "experiment.json").read_text())
+    del settings["metrics"]["fss_scales"], settings["l1_weight"]
+    (folder / "experiment.json").write_text(json.dumps(settings))
+    before = numbers(json.loads((folder / "results.json").read_text()))
+    assert numbers(runner.run_plan(planned, folder, command="again")) == before
 
 
 def test_a_metric_without_any_event_says_so(finished: Path, tmp_path: Path) -> None:

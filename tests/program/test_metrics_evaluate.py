@@ -58,7 +58,7 @@ def evaluated(
     out = tmp_path_factory.mktemp("evaluated") / "out"
     options = (
         f"--clips 5 --batch-size 2 --pictures 0 --ssim gaussian --thresholds 0 40 --value-scale 70"
-        f" --value-offset -10 --lpips {alexnet_weights} --fvd {video_network} --fvd-context --out {out}"
+        f" --value-offset -10 --fss 5 --lpips {alexnet_weights} --fvd {video_network} --fvd-context --out {out}"
     )
     assert cli.main(["evaluate", str(trained), *options.split()]) == 0
     return out
@@ -75,11 +75,11 @@ def test_every_metric_is_what_its_part_gives(
     frames = torch.stack([clips[i] for i in range(5)])  # (5, 5, 1, 32, 32)
     given, truth = frames[:, :2], frames[:, 2:]
     models = json.loads((evaluated / "metrics.json").read_text())["models"]
-    (label,) = set(models) - {BASELINE}
+    (label,) = (label for label, result in models.items() if "baseline" not in result)
     parts = [predict_clips(run.model, given[i : i + 2], 3, seed=i) for i in (0, 2, 4)]
     for name, future in {label: torch.cat(parts), BASELINE: repeat_last_frame(frames, 2)}.items():
         wanted, found = parts_of(future, truth, given, alexnet_weights, video_network), models[name]
-        keys = "mse mae psnr ssim gdl lpips csi_0 csi_40 far_0 far_40 fvd"
+        keys = "mse mae psnr ssim gdl lpips csi_0 csi_40 far_0 far_40 pod_40 hss_40 bias_40 fss_40_5px fvd"
         for key in keys.split():
             assert found[key] == approximately(wanted[key]), key
         assert set(found["per_lead"]) == set(wanted["per_lead"])
@@ -96,7 +96,7 @@ def parts_of(
     lpips = load_lpips(alexnet_weights)
     frames = FrameMetrics(3, "gaussian", gdl=True)
     frames.update(future, truth)
-    events = EventMetrics(3, (0, 40), Values(70.0, -10.0))
+    events = EventMetrics(3, (0, 40), Values(70.0, -10.0), (5,))
     for i in (0, 2, 4):
         events.update(future[i : i + 2], truth[i : i + 2])
     video = FVD(load_video_network(network))
@@ -122,9 +122,12 @@ def test_what_the_program_writes(evaluated: Path, trained: Path, capsys: pytest.
         "GDL ↓",
         "LPIPS ↓",
         "FVD ↓",
-        "CSI ↑ pooled",
+        "CSI ↑",
         "FAR ↓ per batch",
-        "CSI 40 ↑",
+        "FSS 5px ↑",
+        "bias → 1",
+        "events, value >= 40, pooled",
+        "observed",
         f"{BASELINE}, 40",
     ):
         assert text in shown, text
@@ -132,7 +135,7 @@ def test_what_the_program_writes(evaluated: Path, trained: Path, capsys: pytest.
     about = results[BASELINE]["protocol"]
     assert all(shown.count(sentence) == 1 for sentence in about.values())
     assert "SSIM 'gaussian'" in about["frames"] and "clipped to [0, 1]" in about["frames"]
-    assert "CSI and FAR of 70 p -10 >= threshold" in about["events"] and "3 batches" in about["events"]
+    assert "events of 70 p -10 >= threshold" in about["events"] and "3 batches" in about["events"]
     assert "alexnet.pth" in about["lpips"] and "5 clips x 3 frames" in about["lpips"]
     for text in ("small.pt (3 features)", "5 clips of 5 frames", "given frames included", "32x32 resized"):
         assert text in about["fvd"], text
@@ -145,7 +148,7 @@ def test_without_options_frames_alone_are_measured(
     assert cli.main(["evaluate", str(trained), "--clips", "2", "--pictures", "0", "--out", str(out)]) == 0
     result = json.loads((out / "metrics.json").read_text())["models"][BASELINE]
     assert set(result["per_lead"]) == {"mse", "mae", "psnr", "ssim", "gdl"}
-    assert set(result["protocol"]) == {"frames", "data"}
+    assert set(result["protocol"]) == {"frames", "data", "baselines"}
     assert (result["convention"], result["ssim_convention"]) == ("float", "float")
     assert not (out / "lead_time_events.png").exists()
     shown = capsys.readouterr().out
@@ -155,9 +158,17 @@ def test_without_options_frames_alone_are_measured(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--thresholds 20", "--thresholds needs what a pixel stands for: --values NAME, or --value-scale S"),
-        ("--value-scale 70", "values are for CSI and FAR: give --thresholds too"),
+        (
+            "--thresholds 20",
+            "--thresholds needs what a pixel stands for: --values NAME, --value-scale S or --dbz",
+        ),
+        ("--value-scale 70", "values are for scores of events: give --thresholds too"),
         ("--values echo --value-scale 2", "--values names scale and offset; leave out --value-scale"),
+        ("--fss 3", "fss_scales (--fss) are windows of events: give --thresholds too"),
+        (
+            "--thresholds 1 --value-scale 2 --fss 3 4",
+            "the scales of FSS must be different, odd numbers of pixels; got (3, 4)",
+        ),
         ("--value-scale -1 --thresholds 1", "scale must be a positive number; got -1.0"),
         ("--fvd-context", "fvd_context (--fvd-context) is for FVD, which needs a network: give --fvd too"),
         ("--lpips no.pth", "LPIPS weights no.pth cannot be read: No such file or directory"),
@@ -228,16 +239,25 @@ def test_a_model_that_diverged_has_no_score_rather_than_no_event(capsys: pytest.
         meter.update(prediction, truth)
         results[label] = meter.compute()
     print_results(results, per_lead=True)
-    lines = capsys.readouterr().out.replace("no event", "none").replace(", ", ",").splitlines()
-    rows = [[cell for cell in line.split() if cell.isascii()] for line in lines]
+    shown = capsys.readouterr().out.replace("no event", "none").replace(", ", ",")
+    rows = [[cell for cell in line.split() if cell.isascii()] for line in shown.splitlines()]
     cells = {row[0]: row[1:] for row in rows if row}
-    assert cells["lost,0.5"] == cells["lost,2"] == ["nan"] * 4
-    # By batch, a score without events is 0.
-    assert cells["found,2"] == ["none", "0.0000", "none", "0.0000"]
-    leads = [row for row in rows if row[:1] in (["t+1"], ["t+2"]) and len(row) == 5]
-    events = ["1.00", "none", "0.0000", "none"]  # CSI at 0.5 and 2, FAR at 0.5 and 2
-    lost, found = [["t+1", *events], ["t+2", *["nan"] * 4]], [["t+1", *events], ["t+2", *events]]
-    assert leads == lost + found
+    # observed, POD, FAR, CSI, HSS and bias, then CSI and FAR per batch, 0 without events
+    n = int((truth >= 0.5).sum())
+    assert cells["lost,0.5"] == [str(n), *["nan"] * 7]
+    assert cells["lost,2"] == ["0", *["nan"] * 7]
+    assert cells["found,0.5"] == [str(n), "1.00", "0.0000", "1.00", "1.00", "1.00", "1.00", "0.0000"]
+    assert cells["found,2"] == ["0", *["none"] * 5, "0.0000", "0.0000"]
+    counts = (truth >= 0.5).sum((0, 2, 3, 4)).tolist()
+    leads = [row for row in rows if row[:1] in (["t+1"], ["t+2"]) and len(row) == 7]
+    first, second = ([f"t+{i}", str(counts[i - 1])] for i in (1, 2))
+    right, none = (
+        ["1.00", "0.0000", "1.00", "1.00", "1.00"],
+        [["t+1", "0", *["none"] * 5], ["t+2", "0", *["none"] * 5]],
+    )
+    nan = ["nan"] * 5
+    lost = [[*first, *right], [*second, *nan], none[0], ["t+2", "0", *nan]]
+    assert leads == [*lost, [*first, *right], [*second, *right], *none]
 
 
 def test_colours_reach_the_networks_red_first(alexnet_weights: Path) -> None:

@@ -212,6 +212,7 @@ def test_a_row_of_trainings_that_diverged_is_not_without_events() -> None:
     scores = {"mse": 1.0, "csi_20": math.nan}
     results = {
         table.BASELINE: scores,
+        "other_baselines": {},
         "rows": {
             label: {
                 "metrics": {name: {"mean": value, "spread": math.nan} for name, value in found.items()},

@@ -122,7 +122,10 @@ def test_every_command_draws_what_it_can(
     monkeypatch.setattr(visualize, "arrows", failing)
     assert cli.main([command, str(trained), "--out", str(out)]) == 4
     assert f"{command}: error: {out / 'arrows.png'} could not be drawn" in capsys.readouterr().err
-    kept = {"predict": {"prediction.npy", "strip.png", "clip.gif"}, "visualize": {"taps.png", "motion.gif"}}
+    kept = {
+        "predict": {"prediction.npy", "strip.png", "clip.gif"},
+        "visualize": {"motion.json", "taps.png", "motion.gif"},
+    }
     assert {path.name for path in out.iterdir()} == kept[command]
 
 
@@ -256,7 +259,7 @@ def test_numbers_that_are_none_are_printed_and_drawn(
     log.write_text("step,val/loss\n1,nan\n2,inf\n3,0\n4,-inf\n")
     assert visualize.loss_curves(tmp_path / "loss.png", {"a": log}).is_file()
     rows = {"a": {"mse": [nan, nan], "ssim": [inf, 1.0]}, "b": {"mse": [nan, 1.0], "ssim": [0.5, 1.0]}}
-    assert visualize.dots(tmp_path / "dots.png", rows, baseline={"r": {"mse": nan, "ssim": inf}}).is_file()
+    assert visualize.dots(tmp_path / "dots.png", rows, baselines={"r": {"mse": nan, "ssim": inf}}).is_file()
 
 
 # Time: 15 to 40 seconds. test_visualize.py has the strip and the GIF by themselves.

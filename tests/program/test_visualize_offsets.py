@@ -233,7 +233,12 @@ def test_masks_are_those_that_the_warp_has(predictor: str, monkeypatch: pytest.M
 def test_visualize_by_command(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli.main(["visualize", str(trained), "--clip", "2", "--out", str(out), "--times", "1", "5"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["arrows.png", "motion.gif", "taps.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "arrows.png",
+        "motion.gif",
+        "motion.json",
+        "taps.png",
+    ]
     shots = iio.imread(out / "motion.gif")
     assert len(shots) == 5  # frames that a clip of six has read before its last prediction
     two_columns, alone = iio.imread(out / "taps.png"), tmp_path / "alone"

@@ -125,7 +125,7 @@ def test_a_copy_in_another_dtype(on: UnderTest, dtype: torch.dtype):
 LACKING = {  # attributes that it did not give them
     "MotionRNN": ("arguments",),
     "MotionGRU": ("depth", "motion_channels"),
-    "MotionGRUCell": ("max_offset", "_first_alpha"),
+    "MotionGRUCell": ("max_offset", "trend_gate", "_first_alpha"),
     "OffsetWarp": ("channels", "out_channels", "kernel_size"),
     "DepthConv": ("in_channels", "out_channels", "kernel_size"),
     "E3DLSTMCell": ("history",),
@@ -139,7 +139,8 @@ def as_older(module: nn.Module) -> Any:
         for name in LACKING.get(type(part).__name__, ()):
             vars(part).pop(name, None)
         if isinstance(part, MotionRNN):
-            vars(part.options).pop("max_offset")
+            for name in ("max_offset", "trend_gate"):
+                vars(part.options).pop(name)
             part._state_dict_hooks.clear()
     return pickle.loads(pickle.dumps(older))
 

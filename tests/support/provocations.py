@@ -500,6 +500,12 @@ MODELS: dict[str, Provocation] = {
     "frames are ...x...; both should be divisible by ...": lambda _: rnn()(frames(1, 4, 1, 6, 8), 2),
     "... is ...; it should be a whole number of frames": lambda _: rnn()(frames(), 2.0),
     "n_input is ... and T ...; they should be 1 <= n_input <= T, 2 <= T": lambda _: rnn()(frames(), 5),
+    "noise is ...; it should be a number of at least 0": lambda _: rnn().predict(
+        frames(), 1, members=2, noise=-1
+    ),
+    "members is ...; it should be None with compat='openstl', whose cells keep a state from call to call": (
+        lambda _: rnn("mim", image_size=(8, 8), compat="openstl").predict(frames(), 1, members=2)
+    ),
     "frames has T = ..., n_future is ...; both should be at least 1": lambda _: rnn().predict(frames(), 0),
     "generator is ...; it should be a torch.Generator, such as torch.Generator().manual_seed(0)": lambda _: (
         rnn()(frames(), 2, generator=0)

@@ -83,7 +83,7 @@ def _weights(
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
     has_kernels = backends.runs_cpu_kernels(maps) or backends.runs_cuda_kernels(maps)
-    if not (has_kernels and active.has(gru) and active.has(cell) and cell.transient and cell.trend):
+    if not (has_kernels and active.has(gru) and active.has(cell) and cell.moves_as_in_the_paper):
         return None
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
         return None

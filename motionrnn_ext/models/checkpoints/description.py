@@ -74,7 +74,7 @@ def present_arguments(module: Any) -> dict[str, Any]:
     found["highway_first"] = found["highway_first"] and module.conv_first is not None
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
     motion = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]
-    for name in ("alpha", "max_offset", "transient", "trend"):
+    for name in ("alpha", "max_offset", "trend_gate", "transient", "trend"):
         _set_common(found, name, [_plain_number(getattr(cell, name)) for cell in motion])
     _set_common(found, "gate_side", [interface.gate_side for interface in interfaces])
     cells = [cell for cell in module.cells if isinstance(cell, RecurrentCell)]

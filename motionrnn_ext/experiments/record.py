@@ -1,0 +1,131 @@
+"""The finished trainings of an experiment as one file of data, from which a page's tables can be made again.
+
+The file is a JSON object with the entries of results.json, for the rows and seeds that are finished, and
+
+missing     the trainings of the plan that are not finished
+baselines   the metrics of the baselines, mean and per lead time, by label
+trainings   for each finished training its row, seed, metrics (mean and per lead time), step, seconds, machine, commit
+
+It names files and folders without the place where they are.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_json
+from ..metrics import counted
+from . import table
+from .checks import names_of
+from .gate import baselines_of
+from .plan import Plan
+
+_OF_TRAINING = (
+    "row", "seed", "step", "stopped", "seconds", "seconds_per_step", "resumed", "finished", "machine", "version",
+    "commit",
+)  # fmt: skip
+
+
+def write_record(
+    path: Path,
+    plan: Plan,
+    finished: Mapping[str, Mapping[str, Any]],
+    costs: Mapping[str, Mapping[str, int]],
+    command: str,
+) -> Path:
+    """Write the record of the `finished` trainings, by name, and return `path`. There should be one at least."""
+    part = finished_part(plan, finished)
+    members = [finished[training.name] for training in part.trainings()]
+    content = {
+        **table.results(part, members, costs, _command(command)),
+        "baselines": {label: _scores(one) for label, one in baselines_of(members[0]).items()},
+        "missing": [one.label for one in plan.trainings() if one.name not in finished],
+        "trainings": [
+            {**{name: one.get(name) for name in _OF_TRAINING}, "metrics": _scores(one["metrics"])}
+            for training in plan.trainings()
+            if (one := finished.get(training.name)) is not None
+        ],
+    }
+    content["settings"] = _without_folders(content["settings"])
+    return write_json(path, _rounded(content), short_lists=True)
+
+
+def finished_part(plan: Plan, finished: Mapping[str, Any]) -> Plan:
+    """Return the part of a plan whose rows are finished with the same seeds.
+
+    These are all rows with the seeds that every row has; or, if no seed is complete, the rows that have the seed with
+    the most rows.
+    """
+    rows = {seed: [row for row in plan.rows if f"{row.key}_seed_{seed}" in finished] for seed in plan.seeds}
+    complete = tuple(seed for seed, found in rows.items() if len(found) == len(plan.rows))
+    if complete:
+        return replace(plan, seeds=complete)
+    seed = max(plan.seeds, key=lambda seed: len(rows[seed]))
+    labels = {row.label for row in rows[seed]}
+    pairs = tuple(pair for pair in plan.pairs if labels.issuperset(pair))
+    return replace(plan, rows=tuple(rows[seed]), pairs=pairs, seeds=(seed,))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the content of a record.
+
+    Raises:
+        ValueError: the file is no record.
+    """
+    content = read_json(path)
+    if not (isinstance(content, dict) and {"rows", "trainings", "missing"} <= content.keys()):
+        raise ValueError(
+            f"{path} is no record of an experiment; it should be written by --json of ablate or compare"
+        )
+    return content
+
+
+def record_markdown(content: Mapping[str, Any]) -> str:
+    """Return the tables of a record and how they were made, as Markdown without headings."""
+    settings = content["settings"]
+    minutes = sum(one["seconds"] for one in content["trainings"]) / 60
+    duration = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
+    steps, clips = counted(settings["steps"], "step"), counted(settings["batch_size"], "clip")
+    facts = [
+        f"`{content['command']}`",
+        f"{steps} of {clips}, {settings['n_input']} frames in and {settings['n_output']} out",
+        f"{counted(content['test_clips'], 'test clip')}, seeds: {', '.join(map(str, content['seeds']))}",
+        f"{duration} of training and scoring on {'; '.join(content['machine'])}",
+        f"commit {', '.join(content['commit']) or 'unknown'}",
+    ]
+    if content["missing"]:
+        facts.append(f"not yet trained: {'; '.join(content['missing'])}")
+    frames = table.table_rows(content, table.of_frames(content))
+    parts = [content["gate"], table.markdown_table(frames), *table.events_in_markdown(content)]
+    if content["differences"]:
+        parts.append(table.markdown_table(table.difference_rows(content)))
+    return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)]) + "\n"
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: metrics[name] for name in names_of(metrics)}, "per_lead": metrics["per_lead"]}
+
+
+def _rounded(value: Any) -> Any:
+    """Return a value with six significant digits in its floats."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _without_folders(value: Any) -> Any:
+    """Return settings with the last part alone of each path to somewhere else."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(entry) for key, entry in value.items()}
+    is_elsewhere = isinstance(value, str) and value.startswith(("/", "../"))
+    return Path(value).name if is_elsewhere else value
+
+
+def _command(command: str) -> str:
+    return shlex.join(_without_folders(word) for word in shlex.split(command))

@@ -1,0 +1,139 @@
+"""The loss of a training: a weighted sum of terms, each a mean over what is known.
+
+The setting `loss` names the terms, such as "l2", "l1+l2" or "balanced+gdl". Y is a true value in [0, 1], P a predicted
+one; the means go over pixels, channels and all predictions.
+
+    l2         mean (Y - P)^2
+    l1         mean |Y - P|, times l1_weight
+    balanced   mean w(Y) (Y - P)^2 + mean w(Y) |Y - P|: the balanced MSE and MAE of radar, see `balanced`
+    ssim       1 - mean SSIM, in windows of 7x7, times ssim_weight
+    gdl        mean ||dY| - |dP||, d the difference of neighbours in a column and in a row, times gdl_weight: the
+               gradient difference loss of Mathieu et al. (ICLR 2016) with exponent 1, against blur
+
+A true value that is nan is missing: it contributes nothing to any term, and neither do the pairs of neighbours and the
+windows that it touches. The means are over the known values, pairs or windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from ..pixels import filled
+
+# The thresholds of rain rates in mm/h, and the weights from below the first to above the last.
+RATES = (2.0, 5.0, 10.0, 30.0)
+RATE_WEIGHTS = (1.0, 2.0, 5.0, 10.0, 30.0)
+_WINDOW = 7
+# The largest number of pixels by which a window reaches beyond its centre.
+_REACH = _WINDOW // 2
+
+
+class Mean(NamedTuple):
+    """The sum of a term over what is known, and the number of what was summed."""
+
+    total: Tensor
+    number: Tensor
+
+
+def l2(prediction: Tensor, truth: Tensor) -> Mean:
+    """Return the squared error of the known values."""
+    error, known = _error(prediction, truth)
+    return Mean(error.square().sum(), known.sum())
+
+
+def l1(prediction: Tensor, truth: Tensor) -> Mean:
+    """Return the absolute error of the known values."""
+    error, known = _error(prediction, truth)
+    return Mean(error.abs().sum(), known.sum())
+
+
+def balanced(prediction: Tensor, truth: Tensor, levels: Sequence[float]) -> Mean:
+    """Return the balanced squared and absolute error of the known values.
+
+    Heavy rain is rare, and a plain mean hardly counts it. Each pixel has a weight by its true rain rate R:
+
+        w = 1 for R < 2 mm/h, 2 from 2, 5 from 5, 10 from 10, 30 from 30 mm/h on
+        B-MSE + B-MAE = mean w (Y - P)^2 + mean w |Y - P|
+
+    Source: Shi et al., "Deep Learning for Precipitation Nowcasting: A Benchmark and a New Model", NeurIPS 2017, section
+    3.2 (TrajGRU, HKO-7), who sum over the pixels of a frame where this is a mean over all known ones.
+
+    Args:
+        prediction: (B, T, C, H, W).
+        truth: of the same shape, nan where missing.
+        levels: the pixel values of `RATES`, see `levels_of`.
+    """
+    error, known = _error(prediction, truth)
+    steps = zip(levels, RATE_WEIGHTS, RATE_WEIGHTS[1:])
+    # A comparison with nan is false.
+    weights = 1 + sum((above - below) * (truth >= level).float() for level, below, above in steps)
+    return Mean((weights * (error.square() + error.abs())).sum(), known.sum())
+
+
+def levels_of(dbz: Sequence[float], zr: Sequence[float]) -> tuple[float, ...]:
+    """Return the pixel values of the rain rates `RATES`, by Z = a R^b and dBZ = 10 log10 Z.
+
+    Args:
+        dbz: the reflectivity of pixels 0 and 1, in dBZ.
+        zr: a and b of the relation of reflectivity and rain rate.
+    """
+    (low, high), (a, b) = dbz, zr
+    return tuple((10 * math.log10(a * rate**b) - low) / (high - low) for rate in RATES)
+
+
+def ssim(prediction: Tensor, truth: Tensor) -> Mean:
+    """Return 1 - SSIM of the windows of 7x7 that lie in the frame and have no missing value."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    known = ~truth.isnan()
+    guess, fact = (frames.flatten(0, 1) for frames in (torch.where(known, prediction, 0), filled(truth)))
+    _, image = structural_similarity_index_measure(
+        guess, fact, gaussian_kernel=False, kernel_size=_WINDOW, data_range=1.0, return_full_image=True
+    )
+    inner = image[..., _REACH:-_REACH, _REACH:-_REACH]
+    touched = max_pool2d((~known).flatten(0, 1).float(), _WINDOW, stride=1) > 0
+    return Mean(torch.where(touched, 0, 1 - inner).sum(), (~touched).sum())
+
+
+def gdl(prediction: Tensor, truth: Tensor) -> Mean:
+    """Return the gradient difference loss of the pairs of known neighbours."""
+    known = ~truth.isnan()
+    guess, fact = torch.where(known, prediction, 0), filled(truth)
+    means = []
+    for axis in (-2, -1):
+        pairs = ~truth.diff(dim=axis).isnan()
+        edges = (fact.diff(dim=axis).abs() - guess.diff(dim=axis).abs()).abs()
+        means.append(Mean(torch.where(pairs, edges, 0).sum(), pairs.sum()))
+    return Mean(means[0].total + means[1].total, means[0].number + means[1].number)
+
+
+def _error(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the prediction minus the truth, 0 where it is missing, and where it is known."""
+    known = ~truth.isnan()
+    return torch.where(known, prediction - filled(truth), 0), known
+
+
+TERMS: dict[str, Callable[..., Mean]] = {"l2": l2, "l1": l1, "balanced": balanced, "ssim": ssim, "gdl": gdl}
+# The terms that compare values. The others leave the mean brightness free, and need one of these beside them.
+_OF_VALUES = {"l2", "l1", "balanced"}
+
+
+def terms_of(loss: str) -> tuple[str, ...]:
+    """Return the terms that `loss` names.
+
+    Raises:
+        ValueError: it names another term, one twice, or none that compares values.
+    """
+    names = tuple(loss.split("+"))
+    if not set(names) <= set(TERMS) or len(set(names)) < len(names) or not _OF_VALUES & set(names):
+        raise ValueError(
+            f"loss must be a sum of different terms of {', '.join(TERMS)}, with l2, l1 or balanced among them, such as "
+            f"l2, l1+l2 or balanced+gdl; got {loss!r}"
+        )
+    return names
