@@ -127,23 +127,26 @@ def test_a_rollout(on: UnderTest, predictor: str, case: str, nodes: Counter[str]
     with on.chosen() if case != "learned_alpha" else nullcontext():
         assert_as_composed(model, forward, frames)
     steps = 4
-    if on is CPU:
-        composed = case in ("base", "no_transient", "no_trend", "learned_alpha")
-        assert nodes["motion_gru"] == (0 if composed else steps)
+    composed = case in ("base", "no_transient", "no_trend", "learned_alpha")
+    assert nodes["motion_gru"] == (0 if composed else steps)
     del nodes["motion_gru"]
     assert +nodes == (Counter() if case == "layer_norm" else taken(predictor, steps))
 
 
 @on([t for t in KERNELS if t is not CPU])
-@pytest.mark.parametrize("predictor", STEPPED)
-def test_a_short_rollout_on_other_kernels(on: UnderTest, predictor: str, nodes: Counter[str]) -> None:
+@pytest.mark.parametrize(
+    "predictor, variant", [*((predictor, "official") for predictor in STEPPED), ("convlstm", "paper")]
+)
+def test_a_short_rollout_on_other_kernels(
+    on: UnderTest, predictor: str, variant: str, nodes: Counter[str]
+) -> None:
     """Two steps in float32, which an interpreter finishes in seconds."""
     torch.manual_seed(0)
-    model = MotionRNN(predictor, 1, (8, 8), 2, "official", filter_size=3, image_size=(8, 8)).to(on.device)
+    model = MotionRNN(predictor, 1, (8, 8), 2, variant, filter_size=3, image_size=(8, 8)).to(on.device)
     frames = torch.rand(1, 3, 1, 8, 8, device=on.device, requires_grad=True)
     with on.chosen():
         assert_as_composed(model, lambda: model(frames, 2), frames, bound=1e-5)
-    del nodes["motion_gru"]
+    assert nodes.pop("motion_gru") == 2
     assert +nodes == taken(predictor, 2)
 
 
