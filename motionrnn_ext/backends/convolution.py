@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from . import native, runs_cpu_kernels
-from .torch_private import has_matrix_unit, transforms
+from .torch_private import has_matrix_unit, is_batched_gradient, transforms
 
 # Fewer channels or smaller maps gain less than 1.2 times, or nothing.
 _LEAST_CHANNELS = 32
@@ -104,7 +104,8 @@ class Convolution:
         None stands for a gradient that is not needed. PyTorch's convolution joins the steps along the batch, which
         copies them.
         """
-        if self.is_winograd(xs[0], weight) and not _is_recorded():
+        is_batched = any(map(is_batched_gradient, (*grads, *xs)))
+        if self.is_winograd(xs[0], weight) and not is_batched and not _is_recorded():
             to_weight = native.run("winograd_weight_gradient", grads, xs) if needs[0] else None
             return to_weight, sum_of_pixels(grads) if needs[1] else None
         grad, x = (maps[0] if len(maps) == 1 else torch.cat(maps) for maps in (grads, xs))

@@ -42,6 +42,14 @@ def is_wrapped(t: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
+def is_batched_gradient(t: Tensor) -> bool:
+    """Return whether t stands for many gradients in a backward pass that `is_grads_batched` maps.
+
+    This map is older than torch.func's, and no transform. An op that takes a list of tensors has no rule in it.
+    """
+    return torch._C._functorch.is_legacy_batchedtensor(t)
+
+
 def is_differentiating_forward() -> bool:
     """Return whether a level of forward-mode differentiation is open. Dynamo guards it as any global."""
     return forward_ad._current_level >= 0

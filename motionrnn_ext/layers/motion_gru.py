@@ -240,10 +240,13 @@ class MotionGRU(Resettable):
 
         In channels_last the CUDA warp reads whole memory sectors, with a third of the instructions. From about 2^15
         pixels on that should be worth the two copies that a contiguous model then makes (an estimate from the
-        instruction counts in docs/kernels.md). A channels_last model is left as it is.
+        instruction counts in docs/kernels.md). A channels_last model is left as it is, and so is an export for maps of
+        any size, whose program has no branches.
         """
         batch, _, height, width = features.shape
-        return backends.runs_gpu_kernels(features) and batch * height * width >= 2**15
+        pixels = batch * height * width
+        # A symbol of an export is no int, and a comparison would bound the sizes.
+        return backends.runs_gpu_kernels(features) and isinstance(pixels, int) and pixels >= 2**15
 
     def _blend_logits(self, decoded: Tensor, hidden: Tensor) -> Tensor:
         """Return W_g * [Q, H], by one convolution of the joined maps or by two, whichever copies less.

@@ -89,6 +89,16 @@ def test_motion_gru_of_any_size(on: UnderTest, tmp_path: Path):
 
 @feature("export")
 @on_slowly_on_reference(EXPORTED)
+def test_motion_gru_of_any_batch(on: UnderTest):
+    """On maps of one size, the batch alone decides how many pixels there are: no number of them may bound it."""
+    layer, hidden = layer_of(on.device), torch.randn(3, 8, 4, 6, device=on.device)
+    with on.chosen():
+        program = torch.export.export(layer, (hidden[:2],), dynamic_shapes={"hidden": {0: B}})
+        check(program.module()(hidden), layer(hidden))
+
+
+@feature("export")
+@on_slowly_on_reference(EXPORTED)
 @pytest.mark.parametrize("predictor", [p if p == "convlstm" else pytest.param(p, marks=slow) for p in CELLS])
 def test_motion_rnn(predictor: str, on: UnderTest, tmp_path: Path):
     """T and n_input are fixed; H and W are multiples of 2P, where the predictor takes any."""

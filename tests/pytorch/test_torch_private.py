@@ -85,6 +85,15 @@ def test_is_wrapped():
     assert seen == [True] and not torch_private.is_wrapped(torch.zeros(2))
 
 
+def test_is_batched_gradient():
+    seen, x = [], torch.zeros(2, requires_grad=True)
+    y = 2 * x
+    y.register_hook(lambda grad: seen.append(torch_private.is_batched_gradient(grad)))
+    torch.autograd.grad(y, x, torch.ones(3, 2), is_grads_batched=True, retain_graph=True)
+    torch.autograd.grad(y, x, torch.ones(2))
+    assert seen == [True, False]
+
+
 def test_is_differentiating_forward():
     assert not torch_private.is_differentiating_forward()
     with forward_ad.dual_level():

@@ -81,7 +81,9 @@ def launches(precision: str) -> dict[str, Launch]:
             _record(found, name, partial(_run_pointwise, op, dtype), precision)
         _record(found, name, partial(_run_lstm_steps, dtype), precision)
         for layout in ("", " channels_last"):
-            _record(found, name + layout, partial(_run_gates, dtype, bool(layout)), precision)
+            for form, options in GATES_FORMS.items():
+                run_gates = partial(_run_gates, dtype, bool(layout), **options)
+                _record(found, f"{name}{form}{layout}", run_gates, precision)
         for channels in CHANNELS:
             for layout in ("", " channels_last"):
                 run_warp = partial(_run_warp, SHAPE, dtype, channels, bool(layout))
@@ -125,7 +127,15 @@ def _run_lstm_steps(dtype: torch.dtype) -> None:
         lstm_steps.conv_lstm_update_backward(one, one, four, one, one, highway, 0.5)
 
 
-def _run_gates(dtype: torch.dtype, last: bool) -> None:
+# The forms of the gates: the official size, with weights as they are or packed, and the paper's.
+GATES_FORMS: dict[str, dict[str, Any]] = {
+    "": {"g": 3},
+    " packed": {"g": 3, "is_packed": True},
+    " 1x1": {"g": 1},
+}
+
+
+def _run_gates(dtype: torch.dtype, last: bool, g: int, is_packed: bool = False) -> None:
     from motionrnn_ext.backends.triton import motion_gates as gates
 
     batch, channels, height, width = SHAPE
@@ -133,11 +143,12 @@ def _run_gates(dtype: torch.dtype, last: bool) -> None:
     inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in maps]
     if last:
         inputs = [channels_last(t) for t in inputs]
-    shapes = [(63, channels, 3, 3), (63,), (36, 18, 3, 3), (18, 18, 3, 3)]
+    shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
     weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
-    outputs = gates.motion_gates(*inputs, *weights, 0.5, 1e4)
+    forward, backward = gates.motion_gates_pack(*weights) if is_packed else (weights[0][:0].flatten(),) * 2
+    outputs = gates.motion_gates_packed(*inputs, *weights, forward, 0.5, 1e4)
     saved = (*inputs[:2], *weights, *outputs[3:], outputs[0])
-    gates.motion_gates_backward(*outputs[:3], *saved, 0.5, 1e4, 3)
+    gates.motion_gates_packed_backward(*outputs[:3], *saved, backward, 0.5, 1e4, 3)
 
 
 def _run_warp(
@@ -304,7 +315,9 @@ def problems(table: Table) -> list[str]:
     ]
 
 
-GATES = ("gates", "candidate", "reset_backward", "inputs_backward")
+GATES = (
+    "gates", "candidate", "update_backward", "reset_backward", "inputs_backward", "pixel_gates", "pixel_gates_backward",
+)  # fmt: skip
 # Accesses of local memory by Triton 3.9 on the target that has most, sm_120. Blocks of half the pixels spill elsewhere.
 SPILLS = {"candidate: fp32": 4}
 MULTIPLYING = ("offset_warp", "offset_warp_backward", *GATES)
@@ -319,7 +332,7 @@ def broken_promises(name: str, row: Row, target: str) -> list[str]:
     if row["stack"] and name not in SPILLS:
         broken.append(f"a stack frame of {row['stack']} bytes")
     kernel = re.split("[:,]", name)[0]
-    if kernel in MULTIPLYING and "bf16" in name and not row.get("MMA", 0):
+    if kernel in MULTIPLYING and kernel != "update_backward" and "bf16" in name and not row.get("MMA", 0):
         broken.append("no matrix instructions")
     if kernel in GATES:
         pass  # their maps have 18 channels, which no vector of 16 bytes divides

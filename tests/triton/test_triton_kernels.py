@@ -12,7 +12,8 @@ from case import Case, channels_last, generator
 from cases import CASES
 from checking import check
 from comparing import assert_close
-from under_test import KERNELS, TRITON, UnderTest, on
+from gates_cases import gates_inputs
+from under_test import KERNELS, REFERENCE, TRITON, UnderTest, on
 from warp_cases import warp_inputs
 
 from motionrnn_ext import ops
@@ -23,7 +24,7 @@ if ONLY_TRITON:
     import triton.language as tl
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    from motionrnn_ext.backends.triton import launch, offset_warp, offset_warp_backward, scalar
+    from motionrnn_ext.backends.triton import launch, motion_gates, offset_warp, offset_warp_backward, scalar
     from motionrnn_ext.backends.triton.launch import BLOCKS, MANY, Block
 
     @triton.jit
@@ -96,6 +97,75 @@ def test_offsets_of_64_bits(on: UnderTest, layout: str, monkeypatch: pytest.Monk
         monkeypatch.setattr(module, "needs_64_bits", lambda *_: True)
     options = {"channels": 5, "k": 1, "layout": LAYOUTS[layout]}
     check(on, Case("offset_warp", "", partial(warp_inputs, **options)), torch.float32)
+
+
+@on(ONLY_TRITON)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [1, 3])
+def test_gates_with_offsets_of_64_bits(
+    on: UnderTest, size: int, layout: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(motion_gates, "needs_64_bits", lambda *_: True)
+    options = {"size": size, "motion": 2, "masks": 1, "layout_of_all": LAYOUTS[layout]}
+    check(on, Case("motion_gates", "", partial(gates_inputs, **options)), torch.float32)
+
+
+# ---- Gates
+
+
+GATES = {
+    "official": {"channels": 17},
+    "large": {"channels": 3, "size": 5, "motion": 2, "masks": 1},
+    "paper": {"channels": 33, "size": 1},
+    # These have more columns than one program of all channels.
+    "paper_of_many_taps": {"size": 1, "motion": 66, "masks": 33},
+    "paper_without_mask": {"size": 1, "masks": 0},
+}
+
+
+@on(ONLY_TRITON)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", GATES)
+def test_gates_of_packed_weights(on: UnderTest, name: str, layout: str):
+    """They make the same, to the last bit, and leave the factors of which the weights' gradients are made."""
+    case = Case("motion_gates", "", partial(gates_inputs, **GATES[name], layout_of_all=LAYOUTS[layout]))
+    x, offset, trend, *weights = case.inputs(torch.float32, on.device, grad=False).values()
+    forward, backward = on.op("motion_gates_pack")(*weights)
+    outputs = on.op("motion_gates")(x, offset, trend, *weights, 0.5, 1.0)
+    packed = on.op("motion_gates_packed")(x, offset, trend, *weights, forward, 0.5, 1.0)
+    assert all(a.equal(b) for a, b in zip(outputs, packed, strict=True))
+    grads = [torch.randn(t.shape, generator=generator(1)).to(t) for t in outputs[:3]]
+    saved = (x, offset, *weights, *outputs[3:], outputs[0])
+    expected = on.op("motion_gates_backward")(*grads, *saved, 0.5, 1.0, 11)
+    *maps, logits, reset_offset = on.op("motion_gates_packed_backward")(
+        *grads, *saved, backward, 0.5, 1.0, 11
+    )
+    assert all(a.equal(b) for a, b in zip(maps, expected))
+    motion = offset.shape[1]
+    pairs = (
+        (logits, x),
+        (logits[:, : 2 * motion], offset),
+        (logits[:, 2 * motion : 3 * motion], reset_offset),
+    )
+    for (grad, image), place in zip(pairs, (3, 5, 6)):
+        shape, padding = expected[place].shape, weights[0].shape[-1] // 2
+        found = torch.nn.grad.conv2d_weight(image.double(), shape, grad.double(), padding=padding)
+        assert_close(expected[place], found, 1e-5)
+    assert_close(expected[4], logits.double().sum((0, 2, 3)), 1e-5)
+
+
+@on(ONLY_TRITON)
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_infinite_number_makes_gates_no_less_finite(on: UnderTest, size: int):
+    """Tiles are wider than the gates: what they hold beside them takes no part in a sum, where it would be nan."""
+    case = Case("motion_gates", "", partial(gates_inputs, size=size))
+    inputs = list(case.inputs(torch.float32, on.device, grad=False).values())
+    inputs[0][0, 1, 2, 3] = float("inf")
+    outputs = on.op("motion_gates")(*inputs, 0.5, 1e4)
+    with REFERENCE.chosen():
+        expected = ops.motion_gates(*(t.double() for t in inputs), 0.5, 1e4)
+    for found, exact in zip(outputs[:3], expected):
+        assert torch.equal(found.isfinite(), exact.isfinite())
 
 
 @on(ONLY_TRITON)

@@ -5,7 +5,7 @@
                    a stem each: the classes of its ops
     direct.py      the short way to an op in eager mode
     winograd.py, motion_step.py, packed_gates.py
-                   the ops that only the CPU or CUDA has, and which have no gradients of their own
+                   the ops that one kind of device has, and which have no gradients of their own
     wanted.py      the gradients that a backward op is asked for
     second.py      second derivatives, by the reference
     vmap.py        `torch.vmap`
@@ -45,8 +45,7 @@ def register(namespace: str, *, is_native: bool = True) -> None:
     """Register a namespace's ops with torch, forward and backward; the native ones have one more."""
     for op in _OF_ALL_KERNELS + _OF_NATIVE_KERNELS if is_native else _OF_ALL_KERNELS:
         op(namespace).register()
-    if is_native:
-        packed_gates.register(namespace)
+    packed_gates.register(namespace, is_native=is_native)
 
 
 def register_on_cpu(namespace: str) -> None:

@@ -1,9 +1,9 @@
-"""The registration of the gates with packed weights, which CUDA has: shapes and FLOPs. They have no gradients: who
+"""The registration of the gates with packed weights, which GPUs have: shapes and FLOPs. They have no gradients: who
 calls them calls their backward as well (layers/nodes/motion_step.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from .wanted import Wanted
 _ALL = Wanted.X | Wanted.MOTION | Wanted.WEIGHTS
 
 
-def register(namespace: str) -> None:
-    """Tell torch the shapes and the FLOPs of the ops."""
+def register(namespace: str, *, is_native: bool) -> None:
+    """Tell torch the shapes and the FLOPs of the ops. Triton's packing is made of ops of torch, which tell shapes."""
     ops = getattr(torch.ops, namespace)
-    for fake in (motion_gates_pack, motion_gates_packed, motion_gates_packed_backward):
+    fakes: list[Callable[..., Any]] = [motion_gates_packed, motion_gates_packed_backward]
+    for fake in [*fakes, motion_gates_pack] if is_native else fakes:
         torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
     flops.register(
         ops.motion_gates_packed, dict.fromkeys(("x_weight", "state_weight", "candidate_weight"), _ALL)

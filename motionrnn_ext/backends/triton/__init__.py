@@ -6,6 +6,8 @@
     images.py              the layout of images, tiles of pixels and channels
     pointwise.py           the layout of a pointwise kernel's operands
     fixed_point.py         sums that do not depend on the order of their addends
+    tap_gates.py           the kernels of motion_gates.py for convolutions of any size
+    pixel_gates.py         the same for 1x1 convolutions
     motion_gru.py, motion_gates.py, recurrent_gates.py, lstm_steps.py, offset_warp.py, offset_warp_backward.py
                            a stem each: forward kernel, backward kernel, launch
 

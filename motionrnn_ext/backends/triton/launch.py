@@ -102,6 +102,7 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
         (MANY, Block(64, 8, least=16), Block(64, 8, least=16)),
     ],
     "motion_gates": [(MANY, Block(64, 4, least=16), Block(64, 4, least=16))],
+    "pixel_gates": [(MANY, Block(16, 4), Block(32, 4, least=16))],
     "offset_warp_backward": [
         (16, Block(64, 4), Block(64, 4)),
         (32, Block(32, 4), Block(64, 8)),
@@ -119,6 +120,7 @@ CANDIDATES = {
     "pointwise": [Block(size, warps) for size in (512, 1024, 2048) for warps in (2, 4, 8)],
     "offset_warp": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "motion_gates": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
+    "pixel_gates": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward_deterministic": [Block(size, warps) for size in (16, 32, 64) for warps in (4, 8)],
 }

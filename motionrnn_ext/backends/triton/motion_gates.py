@@ -1,231 +1,78 @@
-"""The MotionGRU's gates: their convolutions as matrix products per tap, and the motion that they make.
+"""The MotionGRU's gates as ops: their convolutions and the motion that they make, by the kernels of tap_gates.py, or of
+pixel_gates.py where the convolutions are 1x1.
 
-    gates_kernel           [u, r, z', m] = W_x * x + W_F * F + b,   s(r) F
-    candidate_kernel       z = z' + W_z * (s(r) F);   F_t, D' = motion_update(u, z, F, D)
-
-and backward, after motion_update's own kernel:
-
-    reset_backward_kernel  d = W_z^T * g_z;   g_r = d F s'(r);   g_F += d s(r)
-    inputs_backward_kernel g_x = W_x^T * [g_u, g_r, g_z, g_m];   g_F += W_F^T * [g_u, g_r]
-
-A program takes the pixels of a tile, and some output channels of the convolution as columns. PyTorch's convolution
-makes the gradients of the weights.
+The convolutions' weights can be packed once for many steps. PyTorch's convolution makes their gradients.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
-import triton.language as tl
 from torch import Tensor
+from torch.library import triton_op
 
 from ..layouts import format_after
-from .images import Image, load_image, needs_64_bits, store_image, tile_pixels
+from . import NAMESPACE
+from .images import Image, needs_64_bits
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch
-from .motion_gru import motion_update_backward
 from .offset_warp import channel_block
-from .scalar import d_sigmoid, dot, index, narrow, sigmoid, tanh, widen
+from .pixel_gates import pixel_gates_backward_kernel, pixel_gates_kernel
+from .tap_gates import (
+    candidate_kernel,
+    gates_kernel,
+    inputs_backward_kernel,
+    reset_backward_kernel,
+    update_backward_kernel,
+)
+
+# The most columns that a program of pixel_gates.py has of one gate.
+MOST_COLUMNS = 64
 
 
-@triton.jit
-def convolve(
-    acc, image, at, p_row, p_col, exists, size, height, width, weight, columns, N: tl.constexpr,
-    C: tl.constexpr, PIXEL: tl.constexpr, G: tl.constexpr, WEIGHT_C: tl.constexpr, WEIGHT_N: tl.constexpr,
-    FLIPPED: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """Return acc with the products of an image's C channels with a weight of N columns, at the G x G taps of pixels.
+class Sizes(NamedTuple):
+    """The sizes of gates: channels of x, of the motion and of the mask, and the convolutions' kernel size."""
 
-    at: the index of each image's first element. FLIPPED: the taps of the weight are read backwards.
-    """
-    R: tl.constexpr = (G - 1) // 2
-    for tap in range(G * G):
-        row, col = p_row + (tap // G - R), p_col + (tap % G - R)
-        inside = exists & (row >= 0) & (row < height) & (col >= 0) & (col < width)
-        at_tap = at + (row * width + col) * PIXEL
-        place = tap
-        if FLIPPED:
-            place = G * G - 1 - tap
-        for first in range(0, C, CHANNELS):
-            c = first + tl.arange(0, CHANNELS)
-            value = load_image(image, at_tap, c, inside, size, C, PIXEL, True)
-            at_weight = index(c, WIDE)[:, None] * WEIGHT_C + index(columns, WIDE)[None, :] * WEIGHT_N + place
-            there = (c < C)[:, None] & ((columns >= 0) & (columns < N))[None, :]
-            w = tl.load(weight + at_weight, mask=there, other=0)
-            acc = dot(narrow(widen(value), weight.dtype.element_ty), w, acc, PRECISION)
-    return acc
+    channels: int
+    motion: int
+    masks: int
+    g: int
 
+    @classmethod
+    def of(cls, x_weight: Tensor, candidate_weight: Tensor) -> Sizes:
+        """Return the sizes that two of the weights tell."""
+        rows, channels, g, _ = x_weight.shape
+        motion = candidate_weight.shape[0]
+        return cls(channels, motion, rows - 3 * motion, g)
 
-@triton.jit
-def gates_kernel(
-    x, offset, x_weight, x_bias, state_weight, update, reset, candidate, mask, reset_offset,
-    x_batch, offset_batch, height, width, pixels,
-    C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, G: tl.constexpr,
-    X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr, MOTION_PIXEL: tl.constexpr, MASK_PIXEL: tl.constexpr,
-    PIXELS: tl.constexpr, COLUMNS: tl.constexpr, X_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
-    PRECISION: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    ROWS: tl.constexpr = 3 * M + MASKS
-    PARTS: tl.constexpr = (ROWS + COLUMNS - 1) // COLUMNS
-    part = tl.program_id(0) % PARTS
-    width = index(width, WIDE)
-    size = height * width
-    exists, b, place, p_row, p_col = tile_pixels(tl.program_id(0) // PARTS, PIXELS, pixels, size, width, WIDE)
-    n = part * COLUMNS + tl.arange(0, COLUMNS)
-    of_x = tl.zeros((PIXELS, COLUMNS), offset.dtype.element_ty)
-    of_x += widen(tl.load(x_bias + n, mask=n < ROWS, other=0))[None, :]
-    of_x = convolve(
-        of_x, x, b * x_batch, p_row, p_col, exists, size, height, width, x_weight, n, ROWS,
-        C, X_PIXEL, G, G * G, C * G * G, False, X_CHANNELS, PRECISION, WIDE,
-    )  # fmt: skip
-    if part * COLUMNS < 2 * M:
-        # A sum of its own: 0 times nan would be nan in the columns of z and m.
-        of_state = tl.zeros((PIXELS, COLUMNS), offset.dtype.element_ty)
-        of_state = convolve(
-            of_state, offset, b * offset_batch, p_row, p_col, exists, size, height, width, state_weight, n, 2 * M,
-            M, OFFSET_PIXEL, G, G * G, M * G * G, False, CHANNELS, PRECISION, WIDE,
-        )  # fmt: skip
-        of_x += tl.where((n < 2 * M)[None, :], of_state, 0)
-    at = b * (M * size) + place * MOTION_PIXEL
-    store_columns(update, at, n, exists, size, M, MOTION_PIXEL, of_x)
-    store_columns(reset, at, n - M, exists, size, M, MOTION_PIXEL, of_x)
-    store_columns(candidate, at, n - 2 * M, exists, size, M, MOTION_PIXEL, of_x)
-    at_mask = b * (MASKS * size) + place * MASK_PIXEL
-    store_columns(mask, at_mask, n - 3 * M, exists, size, MASKS, MASK_PIXEL, of_x)
-    if (part * COLUMNS < 2 * M) & (part * COLUMNS + COLUMNS > M):
-        of_reset = (n >= M) & (n < 2 * M)
-        at_offset = b * offset_batch + place * OFFSET_PIXEL
-        there = tl.where(of_reset, n - M, M)
-        state = load_image(offset, at_offset, there, exists, size, M, OFFSET_PIXEL, True)
-        store_columns(reset_offset, at, n - M, exists, size, M, MOTION_PIXEL, sigmoid(of_x) * widen(state))
+    @property
+    def rows(self) -> int:
+        """Return the channels of all logits, [u, r, z, m]."""
+        return 3 * self.motion + self.masks
 
+    @property
+    def is_of_pixels(self) -> bool:
+        """Return whether the kernels of pixel_gates.py are in use."""
+        return self.g == 1 and max(self.motion, self.masks) <= MOST_COLUMNS
 
-@triton.jit
-def store_columns(image, at, c, exists, size, COUNT: tl.constexpr, PIXEL: tl.constexpr, value):
-    """Store the columns that are the channels c of an image; those below 0 and from COUNT on are not."""
-    store_image(image, at, tl.where(c >= 0, c, COUNT), exists, size, COUNT, PIXEL, True, value)
-
-
-@triton.jit
-def candidate_kernel(
-    reset_offset, candidate_weight, update, candidate, offset, trend, new_candidate, new_offset, new_trend,
-    offset_batch, trend_batch, height, width, pixels, alpha, max_offset,
-    M: tl.constexpr, G: tl.constexpr, OFFSET_PIXEL: tl.constexpr, TREND_PIXEL: tl.constexpr,
-    MOTION_PIXEL: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
-    PRECISION: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    PARTS: tl.constexpr = (M + COLUMNS - 1) // COLUMNS
-    part = tl.program_id(0) % PARTS
-    width = index(width, WIDE)
-    size = height * width
-    exists, b, place, p_row, p_col = tile_pixels(tl.program_id(0) // PARTS, PIXELS, pixels, size, width, WIDE)
-    n = part * COLUMNS + tl.arange(0, COLUMNS)
-    at = b * (M * size) + place * MOTION_PIXEL
-    z = widen(load_image(candidate, at, n, exists, size, M, MOTION_PIXEL, True)).to(offset.dtype.element_ty)
-    z = convolve(
-        z, reset_offset, b * (M * size), p_row, p_col, exists, size, height, width, candidate_weight, n, M,
-        M, MOTION_PIXEL, G, G * G, M * G * G, False, CHANNELS, PRECISION, WIDE,
-    )  # fmt: skip
-    store_image(new_candidate, at, n, exists, size, M, MOTION_PIXEL, True, z)
-    opened = sigmoid(widen(load_image(update, at, n, exists, size, M, MOTION_PIXEL, True)))
-    f = load_image(offset, b * offset_batch + place * OFFSET_PIXEL, n, exists, size, M, OFFSET_PIXEL, True)
-    d = load_image(trend, b * trend_batch + place * TREND_PIXEL, n, exists, size, M, TREND_PIXEL, True)
-    d += alpha * (f - d)
-    store_image(new_trend, at, n, exists, size, M, MOTION_PIXEL, True, d)
-    f += opened * (tanh(z) - f) + d
-    # nan stays nan, because no comparison with it is true.
-    f = tl.where(f > max_offset, max_offset, f)
-    f = tl.where(f < -max_offset, -max_offset, f)
-    store_image(new_offset, at, n, exists, size, M, MOTION_PIXEL, True, f)
-
-
-@triton.jit
-def reset_backward_kernel(
-    grad_candidate, candidate_weight, reset, offset, grad_offset, grad_reset, new_grad_offset, reset_offset,
-    candidate_batch, reset_batch, offset_batch, height, width, pixels,
-    M: tl.constexpr, G: tl.constexpr, CANDIDATE_PIXEL: tl.constexpr, RESET_PIXEL: tl.constexpr,
-    OFFSET_PIXEL: tl.constexpr, MOTION_PIXEL: tl.constexpr,
-    PIXELS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    PARTS: tl.constexpr = (M + COLUMNS - 1) // COLUMNS
-    part = tl.program_id(0) % PARTS
-    width = index(width, WIDE)
-    size = height * width
-    exists, b, place, p_row, p_col = tile_pixels(tl.program_id(0) // PARTS, PIXELS, pixels, size, width, WIDE)
-    n = part * COLUMNS + tl.arange(0, COLUMNS)
-    grad = tl.zeros((PIXELS, COLUMNS), offset.dtype.element_ty)
-    grad = convolve(
-        grad, grad_candidate, b * candidate_batch, p_row, p_col, exists, size, height, width, candidate_weight, n, M,
-        M, CANDIDATE_PIXEL, G, M * G * G, G * G, True, CHANNELS, PRECISION, WIDE,
-    )  # fmt: skip
-    r = widen(load_image(reset, b * reset_batch + place * RESET_PIXEL, n, exists, size, M, RESET_PIXEL, True))
-    f = load_image(offset, b * offset_batch + place * OFFSET_PIXEL, n, exists, size, M, OFFSET_PIXEL, True)
-    opened = sigmoid(r)
-    at = b * (M * size) + place * MOTION_PIXEL
-    store_image(grad_reset, at, n, exists, size, M, MOTION_PIXEL, True, grad * f * d_sigmoid(opened))
-    store_image(reset_offset, at, n, exists, size, M, MOTION_PIXEL, True, opened * f)
-    into = load_image(grad_offset, at, n, exists, size, M, MOTION_PIXEL, True)
-    store_image(new_grad_offset, at, n, exists, size, M, MOTION_PIXEL, True, into + grad * opened)
-
-
-@triton.jit
-def inputs_backward_kernel(
-    grad_update, grad_reset, grad_candidate, grad_mask, x_weight, state_weight, grad_offset, grad_x, new_grad_offset,
-    mask_batch, height, width, pixels,
-    C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, G: tl.constexpr, MOTION_PIXEL: tl.constexpr,
-    GRAD_MASK_PIXEL: tl.constexpr, X_PIXEL: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr,
-    CHANNELS: tl.constexpr, MASK_CHANNELS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    OF_X: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
-    PARTS: tl.constexpr = OF_X + (M + COLUMNS - 1) // COLUMNS
-    part = tl.program_id(0) % PARTS
-    width = index(width, WIDE)
-    size = height * width
-    exists, b, place, p_row, p_col = tile_pixels(tl.program_id(0) // PARTS, PIXELS, pixels, size, width, WIDE)
-    n = tl.arange(0, COLUMNS)
-    at = b * (M * size)
-    acc = tl.zeros((PIXELS, COLUMNS), grad_offset.dtype.element_ty)
-    if part < OF_X:
-        n += part * COLUMNS
-        acc = convolve(
-            acc, grad_update, at, p_row, p_col, exists, size, height, width, x_weight, n, C,
-            M, MOTION_PIXEL, G, C * G * G, G * G, True, CHANNELS, PRECISION, WIDE,
-        )  # fmt: skip
-        acc = convolve(
-            acc, grad_reset, at, p_row, p_col, exists, size, height, width, x_weight + M * C * G * G, n, C,
-            M, MOTION_PIXEL, G, C * G * G, G * G, True, CHANNELS, PRECISION, WIDE,
-        )  # fmt: skip
-        acc = convolve(
-            acc, grad_candidate, at, p_row, p_col, exists, size, height, width, x_weight + 2 * M * C * G * G, n, C,
-            M, MOTION_PIXEL, G, C * G * G, G * G, True, CHANNELS, PRECISION, WIDE,
-        )  # fmt: skip
-        if MASKS:
-            acc = convolve(
-                acc, grad_mask, b * mask_batch, p_row, p_col, exists, size, height, width,
-                x_weight + 3 * M * C * G * G, n, C,
-                MASKS, GRAD_MASK_PIXEL, G, C * G * G, G * G, True, MASK_CHANNELS, PRECISION, WIDE,
-            )  # fmt: skip
-        store_image(grad_x, b * (C * size) + place * X_PIXEL, n, exists, size, C, X_PIXEL, True, acc)
-    else:
-        n += (part - OF_X) * COLUMNS
-        acc = convolve(
-            acc, grad_update, at, p_row, p_col, exists, size, height, width, state_weight, n, M,
-            M, MOTION_PIXEL, G, M * G * G, G * G, True, CHANNELS, PRECISION, WIDE,
-        )  # fmt: skip
-        acc = convolve(
-            acc, grad_reset, at, p_row, p_col, exists, size, height, width, state_weight + M * M * G * G, n, M,
-            M, MOTION_PIXEL, G, M * G * G, G * G, True, CHANNELS, PRECISION, WIDE,
-        )  # fmt: skip
-        at += place * MOTION_PIXEL
-        acc += load_image(grad_offset, at, n, exists, size, M, MOTION_PIXEL, True)
-        store_image(new_grad_offset, at, n, exists, size, M, MOTION_PIXEL, True, acc)
+    @property
+    def constants(self) -> dict[str, int]:
+        """Return what all kernels of tap_gates.py with a convolution have."""
+        return {"M": self.motion, "G": self.g, "CHANNELS": channel_block(self.motion, 32)}
 
 
 def _new_map(x: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
     """Return an empty map of so many channels, in the memory format that follows x."""
     shape = (x.shape[0], channels, *x.shape[2:])
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=format_after(x))
+
+
+def _new_rows(x: Tensor, channels: int) -> Tensor:
+    """Return an empty map with channels last, in which a pixel has whole quads."""
+    shape = (x.shape[0], (channels + 3) // 4 * 4, *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _launch(
@@ -242,7 +89,112 @@ def _launch(
             **constants, **block.options,
         )  # fmt: skip
 
-    in_blocks("motion_gates", channels, x, pixels, in_block, kernel.__name__)
+    op = "pixel_gates" if kernel in (pixel_gates_kernel, pixel_gates_backward_kernel) else "motion_gates"
+    in_blocks(op, channels, x, pixels, in_block, kernel.__name__)
+
+
+# ---- The weights
+
+
+def motion_gates_pack(
+    x_weight: Tensor, x_bias: Tensor, state_weight: Tensor, candidate_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the weights for forward and for backward, as kernels read them in whole vectors: tap, channel, column.
+
+    Both are empty where the kernels read the weights as they are.
+    """
+    weights = [x_weight, state_weight, candidate_weight]
+    if Sizes.of(x_weight, candidate_weight).g == 1:
+        weights = []
+    parts = [[_packed(w.transpose(0, 1)) for w in weights], [_packed(w) for w in weights]]
+    empty = x_weight.new_empty(0)
+    forward, backward = (torch.cat([*part, empty]) for part in parts)
+    return forward, backward
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """Return a weight (channels, columns, G, G) in the order of its taps, with rows of whole 16 columns."""
+    taps = weight.permute(2, 3, 0, 1)
+    return F.pad(taps, (0, -taps.shape[-1] % 16)).flatten()
+
+
+# It launches no kernel, so that it is no opaque op in the interpreter either.
+triton_op(f"{NAMESPACE}::motion_gates_pack", motion_gates_pack, mutates_args={})
+
+
+def _as_read(
+    weights: tuple[Tensor, ...], packed: Tensor | None, of_backward: bool
+) -> tuple[list[Tensor], bool]:
+    """Return the three weights as a kernel reads them, and whether they are packed."""
+    if packed is None or packed.numel() == 0:
+        return [w.contiguous() for w in weights], False
+    sizes = []
+    for w in weights:
+        out, channels, g, _ = w.shape
+        rows, columns = (out, channels) if of_backward else (channels, out)
+        sizes.append(rows * (-(-columns // 16) * 16) * g * g)
+    return list(packed.split(sizes)), True
+
+
+# ---- Forward
+
+
+def _forward(
+    x: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    bias: Tensor,
+    packed: Tensor | None,
+    alpha: float,
+    max_offset: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    sizes = Sizes.of(weights[0], weights[2])
+    new_offset, new_trend = (_new_map(x, sizes.motion, offset.dtype) for _ in range(2))
+    mask = _new_map(x, sizes.masks, x.dtype)
+    update, reset, candidate = (_new_map(x, sizes.motion, x.dtype) for _ in range(3))
+    made = new_offset, new_trend, mask, update, reset, candidate
+    if new_offset.numel() == 0 and mask.numel() == 0:
+        return made
+    images = [Image.of(t) for t in (x, offset, trend, mask, update)]
+    x_image, offset_image, trend_image, mask_image, map_image = images
+    (x_weight, state_weight, candidate_weight), is_packed = _as_read(weights, packed, False)
+    bias = bias.contiguous()
+    of_offset = {"MOTION_PIXEL": map_image.pixel, "OFFSET_PIXEL": offset_image.pixel}
+    of_x = {
+        "C": sizes.channels,
+        "MASKS": sizes.masks,
+        "X_PIXEL": x_image.pixel,
+        "MASK_PIXEL": mask_image.pixel,
+    }
+    if sizes.is_of_pixels:
+        inputs = (*(image.tensor for image in images[:3]), x_weight, bias, state_weight, candidate_weight)
+        _launch(
+            pixel_gates_kernel, 1, x, images, (*inputs, *made), (x_image.batch, offset_image.batch, trend_image.batch),
+            alpha, max_offset, size=channel_block(sizes.motion, MOST_COLUMNS), M=sizes.motion,
+            MASK_COLUMNS=channel_block(sizes.masks, MOST_COLUMNS), CHANNELS=channel_block(sizes.channels, 32),
+            TREND_PIXEL=trend_image.pixel, **of_offset, **of_x,
+        )  # fmt: skip
+        return made
+    # z without the share of s(r) F, and s(r) F.
+    candidate_x, reset_offset = (_new_map(x, sizes.motion, x.dtype) for _ in range(2))
+    columns = channel_block(sizes.rows, 64)
+    outputs = (update, reset, candidate_x, mask, reset_offset)
+    _launch(
+        gates_kernel, triton.cdiv(sizes.rows, columns), x, images,
+        (x_image.tensor, offset_image.tensor, x_weight, bias, state_weight, *outputs),
+        (x_image.batch, offset_image.batch),
+        size=columns, X_CHANNELS=channel_block(sizes.channels, 32), PACKED=is_packed, **sizes.constants, **of_offset,
+        **of_x,
+    )  # fmt: skip
+    columns = channel_block(sizes.motion, 32)
+    states = (update, candidate_x, offset_image.tensor, trend_image.tensor, candidate, new_offset, new_trend)
+    _launch(
+        candidate_kernel, triton.cdiv(sizes.motion, columns), x, images,
+        (reset_offset, candidate_weight, *states), (offset_image.batch, trend_image.batch), alpha, max_offset,
+        size=columns, TREND_PIXEL=trend_image.pixel, PACKED=is_packed, **sizes.constants, **of_offset,
+    )  # fmt: skip
+    return made
 
 
 @kernel_op
@@ -257,36 +209,185 @@ def motion_gates(
     alpha: float,
     max_offset: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    channels, motion, g = x.shape[1], offset.shape[1], x_weight.shape[2]
-    masks = x_weight.shape[0] - 3 * motion
-    new_offset, new_trend = (_new_map(x, motion, offset.dtype) for _ in range(2))
-    mask = _new_map(x, masks, x.dtype)
-    update, reset, candidate_x, candidate, reset_offset = (_new_map(x, motion, x.dtype) for _ in range(5))
-    made = new_offset, new_trend, mask, update, reset, candidate
-    if new_offset.numel() == 0 and mask.numel() == 0:
-        return made
-    x_image, offset_image, trend_image, mask_image, map_image = map(
-        Image.of, (x, offset, trend, mask, update)
+    weights = (x_weight, state_weight, candidate_weight)
+    return _forward(x, offset, trend, weights, x_bias, None, alpha, max_offset)
+
+
+@kernel_op
+def motion_gates_packed(
+    x: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    x_weight: Tensor,
+    x_bias: Tensor,
+    state_weight: Tensor,
+    candidate_weight: Tensor,
+    packed: Tensor,
+    alpha: float,
+    max_offset: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    weights = (x_weight, state_weight, candidate_weight)
+    return _forward(x, offset, trend, weights, x_bias, packed, alpha, max_offset)
+
+
+# ---- Backward
+
+
+class Given(NamedTuple):
+    """What backward reads beside the weights: the gradients of F_t, D' and the mask, and what forward has kept."""
+
+    grad_offset: Tensor
+    grad_trend: Tensor
+    grad_mask: Tensor
+    offset: Tensor
+    update: Tensor
+    reset: Tensor
+    candidate: Tensor
+    new_offset: Tensor
+
+
+class Made(NamedTuple):
+    """The gradients of x, F and D; those of all logits, and s(r) F, of which the weights' gradients are made."""
+
+    x: Tensor
+    offset: Tensor
+    trend: Tensor
+    logits: Tensor
+    reset_offset: Tensor
+
+
+def _backward(
+    x: Tensor,
+    given: Given,
+    weights: tuple[Tensor, Tensor, Tensor],
+    packed: Tensor | None,
+    alpha: float,
+    max_offset: float,
+) -> Made:
+    sizes = Sizes.of(weights[0], weights[2])
+    into_trend, by_inputs = (_new_map(x, sizes.motion, given.offset.dtype) for _ in range(2))
+    grad_x = _new_map(x, sizes.channels, x.dtype)
+    logits, reset_offset = _new_rows(x, sizes.rows), _new_rows(x, sizes.motion)
+    made = Made(
+        grad_x,
+        by_inputs,
+        into_trend,
+        logits.narrow(1, 0, sizes.rows),
+        reset_offset.narrow(1, 0, sizes.motion),
     )
-    weights = [t.contiguous() for t in (x_weight, x_bias, state_weight, candidate_weight)]
-    sizes = {"M": motion, "G": g, "MOTION_PIXEL": map_image.pixel, "OFFSET_PIXEL": offset_image.pixel}
-    columns = channel_block(x_weight.shape[0], 64)
-    images = [x_image, offset_image, mask_image, map_image]
-    outputs = (update, reset, candidate_x, mask, reset_offset)
+    if x.shape[0] * x.shape[2] * x.shape[3] == 0:
+        return made
+    grad_offset, grad_trend, update, reset, candidate, new_offset = (
+        t.contiguous(memory_format=format_after(x))
+        for t in (
+            given.grad_offset,
+            given.grad_trend,
+            given.update,
+            given.reset,
+            given.candidate,
+            given.new_offset,
+        )
+    )
+    images = [Image.of(t) for t in (given.offset, given.grad_mask, update, grad_x, logits)]
+    offset_image, mask_image, map_image, x_image, _ = images
+    (x_weight, state_weight, candidate_weight), is_packed = _as_read(weights, packed, True)
+    maps = {"MOTION_PIXEL": map_image.pixel, "LOGITS_PIXEL": logits.shape[1]}
+    of_offset = {"OFFSET_PIXEL": offset_image.pixel}
+    of_mask = {"MASKS": sizes.masks, "GRAD_MASK_PIXEL": mask_image.pixel}
+    of_x = {"C": sizes.channels, "X_PIXEL": x_image.pixel}
+    of_reset = {"RESET_PIXEL": reset_offset.shape[1]}
+    batches = (mask_image.batch, offset_image.batch)
+    if sizes.is_of_pixels:
+        read = (
+            grad_offset,
+            grad_trend,
+            mask_image.tensor,
+            update,
+            reset,
+            candidate,
+            offset_image.tensor,
+            new_offset,
+        )
+        written = (logits, reset_offset, grad_x, by_inputs, into_trend)
+        _launch(
+            pixel_gates_backward_kernel, 1, x, images, (*read, x_weight, state_weight, candidate_weight, *written),
+            batches, alpha, max_offset, size=channel_block(sizes.motion, MOST_COLUMNS), M=sizes.motion,
+            MASK_COLUMNS=channel_block(sizes.masks, MOST_COLUMNS), CHANNELS=channel_block(sizes.channels, 32),
+            **of_offset, **maps, **of_mask, **of_x, **of_reset,
+        )  # fmt: skip
+        return made
+    by_update, by_reset = (_new_map(x, sizes.motion, given.offset.dtype) for _ in range(2))
+    columns = channel_block(sizes.motion, 32)
+    parts = triton.cdiv(sizes.motion, columns)
+    of_update = (
+        grad_offset,
+        grad_trend,
+        mask_image.tensor,
+        update,
+        candidate,
+        offset_image.tensor,
+        new_offset,
+    )
     _launch(
-        gates_kernel, triton.cdiv(x_weight.shape[0], columns), x, images,
-        (x_image.tensor, offset_image.tensor, *weights[:3], *outputs), (x_image.batch, offset_image.batch),
-        size=columns, C=channels, MASKS=masks, X_PIXEL=x_image.pixel, MASK_PIXEL=mask_image.pixel,
-        X_CHANNELS=channel_block(channels, 32), CHANNELS=channel_block(motion, 32), **sizes,
+        update_backward_kernel, parts + triton.cdiv(sizes.masks, columns), x, images,
+        (*of_update, logits, by_update, into_trend), batches, alpha, max_offset,
+        size=columns, M=sizes.motion, **of_offset, **maps, **of_mask,
     )  # fmt: skip
-    columns = channel_block(motion, 32)
-    states = (update, candidate_x, offset_image.tensor, trend_image.tensor, candidate, new_offset, new_trend)
     _launch(
-        candidate_kernel, triton.cdiv(motion, columns), x, [offset_image, trend_image, map_image],
-        (reset_offset, weights[3], *states), (offset_image.batch, trend_image.batch), alpha, max_offset,
-        size=columns, TREND_PIXEL=trend_image.pixel, CHANNELS=channel_block(motion, 32), **sizes,
+        reset_backward_kernel, parts, x, images,
+        (logits, candidate_weight, reset, offset_image.tensor, by_update, by_reset, reset_offset),
+        (offset_image.batch,),
+        size=columns, PACKED=is_packed, **sizes.constants, **of_offset, **maps, **of_reset,
+    )  # fmt: skip
+    columns = channel_block(max(sizes.channels, sizes.motion), 32)
+    parts = triton.cdiv(sizes.channels, columns) + triton.cdiv(sizes.motion, columns)
+    constants = sizes.constants | {"CHANNELS": channel_block(sizes.rows, 32)}
+    _launch(
+        inputs_backward_kernel, parts, x, images,
+        (logits, x_weight, state_weight, by_reset, grad_x, by_inputs), (),
+        size=columns, MASKS=sizes.masks, PACKED=is_packed, **constants, **maps, **of_x,
     )  # fmt: skip
     return made
+
+
+def _wanted_maps(x: Tensor, made: Made, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, F and D, with an empty tensor in place of each that is not wanted."""
+    of_x, of_motion = wanted & 1, wanted & 2
+    return (
+        made.x if of_x else x.new_empty(0),
+        made.offset if of_motion else made.offset.new_empty(0),
+        made.trend if of_motion else made.trend.new_empty(0),
+    )
+
+
+@kernel_op
+def motion_gates_packed_backward(
+    grad_offset: Tensor,
+    grad_trend: Tensor,
+    grad_mask: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    x_weight: Tensor,
+    x_bias: Tensor,
+    state_weight: Tensor,
+    candidate_weight: Tensor,
+    update_logits: Tensor,
+    reset_logits: Tensor,
+    candidate_logits: Tensor,
+    new_offset: Tensor,
+    packed: Tensor,
+    alpha: float,
+    max_offset: float,
+    wanted: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    kept = (offset, update_logits, reset_logits, candidate_logits, new_offset)
+    weights = (x_weight, state_weight, candidate_weight)
+    given = Given(grad_offset, grad_trend, grad_mask, *kept)
+    made = _backward(x, given, weights, packed, alpha, max_offset)
+    maps = _wanted_maps(x, made, wanted)
+    if not wanted & 8:
+        return (*maps, x.new_empty(0), x.new_empty(0))
+    return (*maps, made.logits, made.reset_offset)
 
 
 @kernel_op
@@ -308,55 +409,18 @@ def motion_gates_backward(
     max_offset: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    channels, motion, g = x.shape[1], offset.shape[1], x_weight.shape[2]
-    masks = x_weight.shape[0] - 3 * motion
-    grad_update, grad_candidate, into_offset, into_trend = motion_update_backward(
-        grad_offset, grad_trend, update_logits, candidate_logits, offset, new_offset, alpha, max_offset
-    )
-    grad_reset, reset_offset = (_new_map(x, motion, x.dtype) for _ in range(2))
-    by_reset, by_inputs = (_new_map(x, motion, offset.dtype) for _ in range(2))
-    grad_x = _new_map(x, channels, x.dtype)
-    layout = format_after(x)
-    parts = [
-        t.contiguous(memory_format=layout) for t in (grad_update, grad_candidate, into_offset, into_trend)
-    ]
-    grad_update, grad_candidate, into_offset, into_trend = parts
-    weights = [t.contiguous() for t in (x_weight, state_weight, candidate_weight)]
-    if x.shape[0] * x.shape[2] * x.shape[3]:
-        offset_image, reset_image, mask_image = map(Image.of, (offset, reset_logits, grad_mask))
-        map_image, x_image = Image.of(grad_update), Image.of(grad_x)
-        columns = channel_block(motion, 32)
-        sizes = {"M": motion, "G": g, "MOTION_PIXEL": map_image.pixel, "CHANNELS": channel_block(motion, 32)}
-        _launch(
-            reset_backward_kernel, triton.cdiv(motion, columns), x, [offset_image, reset_image, map_image],
-            (grad_candidate, weights[2], reset_image.tensor, offset_image.tensor, into_offset, grad_reset, by_reset,
-             reset_offset),
-            (map_image.batch, reset_image.batch, offset_image.batch),
-            size=columns, CANDIDATE_PIXEL=map_image.pixel, RESET_PIXEL=reset_image.pixel,
-            OFFSET_PIXEL=offset_image.pixel, **sizes,
-        )  # fmt: skip
-        columns = channel_block(max(channels, motion), 32)
-        _launch(
-            inputs_backward_kernel, triton.cdiv(channels, columns) + triton.cdiv(motion, columns), x,
-            [map_image, mask_image, x_image],
-            (grad_update, grad_reset, grad_candidate, mask_image.tensor, weights[0], weights[1], by_reset, grad_x,
-             by_inputs),
-            (mask_image.batch,),
-            size=columns, C=channels, MASKS=masks, GRAD_MASK_PIXEL=mask_image.pixel, X_PIXEL=x_image.pixel,
-            MASK_CHANNELS=channel_block(masks, 32), **sizes,
-        )  # fmt: skip
-    of_x, of_motion = wanted & 1, wanted & 2
-    maps = (
-        grad_x if of_x else x.new_empty(0),
-        by_inputs if of_motion else offset.new_empty(0),
-        into_trend if of_motion else offset.new_empty(0),
-    )
+    kept = (offset, update_logits, reset_logits, candidate_logits, new_offset)
+    weights = (x_weight, state_weight, candidate_weight)
+    given = Given(grad_offset, grad_trend, grad_mask, *kept)
+    made = _backward(x, given, weights, None, alpha, max_offset)
+    maps = _wanted_maps(x, made, wanted)
     if not wanted & 8:
         return (*maps, x.new_empty(0), x.new_empty(0), x.new_empty(0), x.new_empty(0))
-    of_logits = torch.cat([grad_update, grad_reset, grad_candidate, grad_mask.to(x.dtype)], dim=1)
-    to_x_weight, to_bias = _weight_gradient(of_logits, x, x_weight, True)
-    to_state_weight, _ = _weight_gradient(of_logits[:, : 2 * motion], offset.to(x.dtype), state_weight, False)
-    to_candidate_weight, _ = _weight_gradient(grad_candidate, reset_offset, candidate_weight, False)
+    motion = offset.shape[1]
+    to_x_weight, to_bias = _weight_gradient(made.logits, x, x_weight, True)
+    of_state, of_candidate = made.logits[:, : 2 * motion], made.logits[:, 2 * motion : 3 * motion]
+    to_state_weight, _ = _weight_gradient(of_state, offset.to(x.dtype), state_weight, False)
+    to_candidate_weight, _ = _weight_gradient(of_candidate, made.reset_offset, candidate_weight, False)
     return (*maps, to_x_weight, to_bias, to_state_weight, to_candidate_weight)
 
 

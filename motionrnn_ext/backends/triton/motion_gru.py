@@ -36,23 +36,48 @@ def motion_reset_backward_kernel(
 
 
 @triton.jit
+def updated_motion(update, candidate, f, d, alpha, max_offset):
+    """Return F_t and D' for s(u), tanh(z), F and D:
+
+    F' = F + s(u) (tanh(z) - F);  D' = D + alpha (F - D);  F_t = F' + D' within max_offset
+    """
+    d += alpha * (f - d)
+    f += update * (candidate - f) + d
+    # nan stays nan, because no comparison with it is true.
+    f = tl.where(f > max_offset, max_offset, f)
+    return tl.where(f < -max_offset, -max_offset, f), d
+
+
+@triton.jit
+def updated_motion_gradients(g, g_trend, update, candidate, f, new_f, alpha, max_offset):
+    """Return the gradients of the logits u and z, of F and of D, for those of F_t and D'.
+
+    The update is linear in D, so that D is not needed. F_t tells where it was bounded, and has no gradient there.
+    """
+    # A max_offset of inf is no limit, also for an offset of inf.
+    is_at_limit = (tl.abs(new_f) >= max_offset) & (max_offset < float("inf"))
+    g = tl.where(is_at_limit, 0, g)
+    # D' is an addend of F_t as well.
+    into_trend = g + g_trend
+    of_update = g * (candidate - f) * d_sigmoid(update)
+    into_offset = g * (1 - update) + alpha * into_trend
+    return of_update, g * update * d_tanh(candidate), into_offset, (1 - alpha) * into_trend
+
+
+@triton.jit
 def motion_update_kernel(
     update_logits, candidate_logits, offset, trend, new_offset, new_trend,
     update_stride, candidate_stride, offset_stride, trend_stride,
     rows, inner, alpha, max_offset, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """F' = F + s(u) (tanh(z) - F);  D' = D + alpha (F - D);  F_t = F' + D' within max_offset"""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
     update = sigmoid(load(update_logits, update_stride, row, at, inside))
     candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))
     f = load(offset, offset_stride, row, at, inside)
     d = load(trend, trend_stride, row, at, inside)
-    d += alpha * (f - d)
+    f, d = updated_motion(update, candidate, f, d, alpha, max_offset)
     store(new_trend, inner, row, at, inside, d)
-    f += update * (candidate - f) + d
-    # nan stays nan, because no comparison with it is true.
-    f = tl.where(f > max_offset, max_offset, f)
-    store(new_offset, inner, row, at, inside, tl.where(f < -max_offset, -max_offset, f))
+    store(new_offset, inner, row, at, inside, f)
 
 
 @triton.jit
@@ -63,21 +88,20 @@ def motion_update_backward_kernel(
     new_offset_stride,
     rows, inner, alpha, max_offset, ROWS: tl.constexpr, INNER: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The op is linear in D, so that D is not needed. F_t tells where it was bounded, and has no gradient there."""
     row, at, inside = elements(rows, inner, ROWS, INNER, WIDE)
     g = load(grad_new_offset, grad_new_offset_stride, row, at, inside)
-    is_at_limit = tl.abs(load(new_offset, new_offset_stride, row, at, inside)) >= max_offset
-    # A max_offset of inf is no limit, also for an offset of inf.
-    g = tl.where(is_at_limit & (max_offset < float("inf")), 0, g)
-    # D' is an addend of F_t as well.
-    into_trend = g + load(grad_new_trend, grad_new_trend_stride, row, at, inside)
+    g_trend = load(grad_new_trend, grad_new_trend_stride, row, at, inside)
     update = sigmoid(load(update_logits, update_stride, row, at, inside))
     candidate = tanh(load(candidate_logits, candidate_stride, row, at, inside))
     f = load(offset, offset_stride, row, at, inside)
-    store(grad_update_logits, inner, row, at, inside, g * (candidate - f) * d_sigmoid(update))
-    store(grad_candidate_logits, inner, row, at, inside, g * update * d_tanh(candidate))
-    store(grad_offset, inner, row, at, inside, g * (1 - update) + alpha * into_trend)
-    store(grad_trend, inner, row, at, inside, (1 - alpha) * into_trend)
+    new_f = load(new_offset, new_offset_stride, row, at, inside)
+    of_update, of_candidate, into_offset, into_trend = updated_motion_gradients(
+        g, g_trend, update, candidate, f, new_f, alpha, max_offset
+    )
+    store(grad_update_logits, inner, row, at, inside, of_update)
+    store(grad_candidate_logits, inner, row, at, inside, of_candidate)
+    store(grad_offset, inner, row, at, inside, into_offset)
+    store(grad_trend, inner, row, at, inside, into_trend)
 
 
 @kernel_op

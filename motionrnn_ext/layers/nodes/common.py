@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...backends.convolution import Convolution, Geometry
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
+from ...backends.torch_private import is_batched_gradient
 from ..plain import is_plain_conv
 from ..rollout import Rollout
 from ..states import under_autocast
@@ -52,7 +53,12 @@ def gradients_of_joined(
 
 def present(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[Tensor]:
     """Return gradients of `outputs`, zeros in their memory format for those that autograd has not."""
-    return [torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs)]
+    if all(grad is not None for grad in grads):
+        return list(cast("Sequence[Tensor]", grads))
+    # Zeros are as many as the other gradients, where `is_grads_batched` maps them: later gradients are added in place.
+    batched = next((grad for grad in grads if grad is not None and is_batched_gradient(grad)), None)
+    found = [torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs)]
+    return found if batched is None else [grad + batched.new_zeros(()) for grad in found]
 
 
 def are_maps(

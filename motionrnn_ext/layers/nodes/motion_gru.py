@@ -31,7 +31,7 @@ from ..rollout import (
     geometry_of,
 )
 from .common import differentiable_gradients, present, run_step
-from .motion_step import Gradients, Kept, Laid, Needs, StepOfCuda, StepOfOneOp
+from .motion_step import Gradients, Kept, Laid, Needs, StepOfGpu, StepOfOneOp
 
 
 class Step(NamedTuple):
@@ -43,7 +43,7 @@ class Step(NamedTuple):
     decoder: SharedConvolution
     gate: SharedConvolution
     # What is between the maps and the output gate.
-    inner: StepOfOneOp | StepOfCuda
+    inner: StepOfOneOp | StepOfGpu
     # Whether the output gate multiplies the maps themselves, and not what was decoded.
     gates_maps: bool
 
@@ -82,7 +82,7 @@ def _weights(
 ) -> tuple[Step, Laid] | None:
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
-    has_kernels = backends.runs_cpu_kernels(maps) or backends.runs_cuda_kernels(maps)
+    has_kernels = backends.runs_cpu_kernels(maps) or backends.runs_gpu_kernels(maps)
     if not (has_kernels and active.has(gru) and active.has(cell) and cell.moves_as_in_the_paper):
         return None
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
@@ -119,9 +119,9 @@ def _weights(
     limit = arguments.bound("max_offset", cell.max_offset)
     settings = (active, backends.kernels(maps), dtype, cell.alpha, limit)
     weights = (*packed, cell.warp.conv.weight)
-    inner: StepOfOneOp | StepOfCuda
-    if backends.runs_cuda_kernels(maps):
-        inner = StepOfCuda(*settings, maps, encoder.conv, decoder.conv, *weights)
+    inner: StepOfOneOp | StepOfGpu
+    if backends.runs_gpu_kernels(maps):
+        inner = StepOfGpu(*settings, maps, encoder.conv, decoder.conv, *weights)
     else:
         inner = StepOfOneOp(*settings, *weights)
     common = Step(

@@ -2,7 +2,7 @@
 
     E = Enc(H);   F', D', m = motion_gates(E, F, D);   Q = Dec(warp(E, F', m))
 
-On the CPU it is one op each way. On CUDA the gates and the warp are ops of their own between convolutions of cuDNN.
+On the CPU it is one op each way. On a GPU the gates and the warp are ops of their own between convolutions of PyTorch.
 The gradients of the gates' weights are made once for many steps.
 """
 
@@ -156,8 +156,8 @@ class StepOfOneOp(_Packed):
         return self._packed[backward]
 
 
-class StepOfCuda(_Packed):
-    """The step by the ops `motion_gates_packed` and `offset_warp` of CUDA, between cuDNN's convolutions."""
+class StepOfGpu(_Packed):
+    """The step by the ops `motion_gates_packed` and `offset_warp` of CUDA or Triton, between PyTorch's convolutions."""
 
     def __init__(
         self,
