@@ -16,7 +16,7 @@ from ..evaluation.pictures import Pictures
 from ..training import processes
 from ..training.config import Config
 from .options import DATA_OPTIONS, ensemble_of
-from .settings import config_of, given_settings, model_arguments, protocol_of
+from .settings import checked_reading, config_of, given_settings, model_arguments, protocol_of
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -231,7 +231,8 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     start = preset.config
     if arguments.config is not None:
         start, name = Config.read(arguments.config), arguments.command
-    config = start.changed(given_settings(arguments))
+    given = given_settings(arguments)
+    config = checked_reading(start.changed(given), given)
     seeds, test_clips = arguments.seeds or preset.seeds, arguments.test_clips or preset.test_clips
     planned = plan(config, seeds, test_clips, protocol=protocol_of(arguments, config.dbz))
     try:
