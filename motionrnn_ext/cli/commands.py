@@ -16,7 +16,7 @@ from ..evaluation.pictures import Pictures
 from ..training import processes
 from ..training.config import Config
 from .options import DATA_OPTIONS, ensemble_of
-from .settings import config_of, given_settings, model_arguments, protocol_of
+from .settings import checked_reading, config_of, given_settings, model_arguments, protocol_of
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -247,7 +247,8 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
         name += f"-{start.dataset}"
     if arguments.config is not None:
         start, name = Config.read(arguments.config), arguments.command
-    config = start.changed(given_settings(arguments))
+    given = given_settings(arguments)
+    config = checked_reading(start.changed(given), given)
     if arguments.thresholds is None and arguments.values is None:
         arguments.thresholds = chosen.thresholds
     seeds, test_clips = arguments.seeds or chosen.seeds, arguments.test_clips or chosen.test_clips

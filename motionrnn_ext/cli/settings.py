@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from ..data import DATASETS
 from ..training import processes
 from ..training.config import Config
+from ..training.settings import READING
 from .options import MODEL_OPTIONS
 
 
@@ -32,7 +34,19 @@ def config_of(arguments: argparse.Namespace) -> Config:
     start = Config() if arguments.config is None else Config.read(arguments.config)
     if "init_from" in given and arguments.config is None:
         start = settings_of(given["init_from"]) or start
-    return start.changed(given)
+    return checked_reading(start.changed(given), given)
+
+
+def checked_reading(config: Config, given: Collection[str]) -> Config:
+    """Return the settings; raise a ValueError if one of those that are given would not be used by the data set."""
+    known = {*DATASETS[config.dataset].settings, "dbz"}
+    for name in given:
+        if name in READING and name not in known:
+            takers = [other for other, entry in DATASETS.items() if name in entry.settings]
+            raise ValueError(
+                f"{name} (--{name.replace('_', '-')}) is for {', '.join(takers)}; {config.dataset} has none"
+            )
+    return config
 
 
 def _of_torchrun(arguments: argparse.Namespace) -> dict[str, int]:

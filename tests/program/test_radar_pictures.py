@@ -171,6 +171,8 @@ def test_scales_are_those_of_the_data_sets(trained: Path, tmp_path: Path) -> Non
         ValueError, match="dbz must be two numbers, the reflectivity of pixel 0 and the higher one"
     ):
         Config(dbz=(70, 0))
+    with pytest.raises(ValueError, match="dbz must be left out with human36m, whose frames are in colour"):
+        Config(dataset="human36m", dbz=(0, 70))
     results, written = evaluate([trained], tmp_path, pictures=1, dbz=(0.0, 33.0))
     assert not written.failed and shows(tmp_path / "strip_0.png", TABLE[25], TABLE[65]) == [True, False]
     assert all(math.isfinite(one["mse"]) for one in results.values())
