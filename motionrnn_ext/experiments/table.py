@@ -21,12 +21,13 @@ from .plan import Plan
 
 
 def headline(names: Sequence[str]) -> list[str]:
-    """Return the metrics of the terminal, the figure and the comparisons: MSE, SSIM and CSI at the first threshold.
+    """Return the metrics of the terminal, the figure and the comparisons: MSE, SSIM and CSI at the lowest threshold.
 
     table.md has all metrics.
     """
-    csi = [name for name in names if name.startswith("csi_")]
-    return [name for name in ("mse", "ssim", *csi[:1]) if name in names]
+    csi = (name for name in names if name.startswith("csi_"))
+    lowest = sorted(csi, key=lambda name: float(name.removeprefix("csi_")))[:1]
+    return [name for name in ("mse", "ssim", *lowest) if name in names]
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -242,7 +243,6 @@ def _how_to_read(results: Mapping[str, Any]) -> str:
 def markdown(results: Mapping[str, Any], figure: str) -> str:
     """Return the content of table.md. `figure` is the path of the picture as seen from there."""
     settings, seeds = results["settings"], results["seeds"]
-    frames = [name for name in results[BASELINE] if not name.startswith(EVENTS)]
     n_in, n_out = settings["n_input"], settings["n_output"]
     duration = f"{results['seconds'] / 60:.1f} minutes of training and scoring"
     if results["resumed"]:
@@ -274,10 +274,9 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
     }
     parts = [
         f"# {results['title']}",
-        _markdown_table(table_rows(results, frames)),
-        *_events_in_markdown(results),
+        *score_tables(results),
         "## Differences of means",
-        _markdown_table(difference_rows(results)),
+        markdown_table(difference_rows(results)),
         f"![a dot per training, a line at each mean]({figure})",
         "## How to read it",
         "\n".join(f"- {note}" for note in notes),
@@ -285,6 +284,12 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
         "\n".join(f"- {name}: {text}" for name, text in facts.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def score_tables(results: Mapping[str, Any]) -> list[str]:
+    """Return the table of frames, and that of events under its heading if they were scored, in Markdown."""
+    frames = [name for name in results[BASELINE] if not name.startswith(EVENTS)]
+    return [markdown_table(table_rows(results, frames)), *_events_in_markdown(results)]
 
 
 def _events_in_markdown(results: Mapping[str, Any]) -> list[str]:
@@ -299,7 +304,7 @@ def _events_in_markdown(results: Mapping[str, Any]) -> list[str]:
             lines.append([label, *about, *(_text(name, scores) for name in names)])
         for label, row in results["rows"].items():
             lines.append([label, *about, *(_with_spread(name, row["metrics"]) for name in names)])
-    return ["## Events", _markdown_table(lines)] if lines else []
+    return ["## Events", markdown_table(lines)] if lines else []
 
 
 def _settings_text(settings: Mapping[str, Any]) -> str:
@@ -312,7 +317,7 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     return " ".join(filter(None, texts))
 
 
-def _markdown_table(lines: list[list[str]]) -> str:
+def markdown_table(lines: list[list[str]]) -> str:
     rule = [" --- ", *[" ---: "] * (len(lines[0]) - 1)]
     body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([body[0], f"|{'|'.join(rule)}|", *body[1:]])
