@@ -99,8 +99,7 @@ def record_markdown(content: Mapping[str, Any]) -> str:
     ]
     if content["missing"]:
         facts.append(f"not yet trained: {'; '.join(content['missing'])}")
-    frames = table.table_rows(content, table.of_frames(content))
-    parts = [content["gate"], table.markdown_table(frames), *table.events_in_markdown(content)]
+    parts = [content["gate"], *table.score_tables(content)]
     if content["differences"]:
         parts.append(table.markdown_table(table.difference_rows(content)))
     return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)]) + "\n"

@@ -22,12 +22,13 @@ from .plan import Plan
 
 
 def headline(names: Sequence[str]) -> list[str]:
-    """Return the metrics of the terminal, the figure and the comparisons: MSE, SSIM and CSI at the first threshold.
+    """Return the metrics of the terminal, the figure and the comparisons: MSE, SSIM and CSI at the lowest threshold.
 
     table.md has all metrics.
     """
-    csi = [name for name in names if name.startswith("csi_")]
-    return [name for name in ("mse", "ssim", *csi[:1]) if name in names]
+    csi = (name for name in names if name.startswith("csi_"))
+    lowest = sorted(csi, key=lambda name: float(name.removeprefix("csi_")))[:1]
+    return [name for name in ("mse", "ssim", *lowest) if name in names]
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -244,7 +245,6 @@ def _how_to_read(results: Mapping[str, Any]) -> str:
 def markdown(results: Mapping[str, Any], figure: str) -> str:
     """Return the content of table.md. `figure` is the path of the picture as seen from there."""
     settings, seeds = results["settings"], results["seeds"]
-    frames = of_frames(results)
     n_in, n_out = settings["n_input"], settings["n_output"]
     duration = f"{results['seconds'] / 60:.1f} minutes of training and scoring"
     if results["resumed"]:
@@ -274,11 +274,12 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
         "duration": duration,
         "settings": f"`{_settings_text(settings)}`",
     }
+    frames, *events = score_tables(results)
     parts = [
         f"# {results['title']}",
         results["gate"],
-        markdown_table(table_rows(results, frames)),
-        *(["## Events", *events] if (events := events_in_markdown(results)) else []),
+        frames,
+        *(["## Events", *events] if events else []),
         "## Differences of means",
         markdown_table(difference_rows(results)),
         f"![a dot per training, a line at each mean]({figure})",
@@ -290,13 +291,13 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def of_frames(results: Mapping[str, Any]) -> list[str]:
-    """Return the names of the metrics of frames, all but those of events."""
-    return [name for name in results[BASELINE] if not name.startswith(EVENTS)]
+def score_tables(results: Mapping[str, Any]) -> list[str]:
+    """Return the table of frames, and that of events at thresholds if they were scored, in Markdown."""
+    frames = [name for name in results[BASELINE] if not name.startswith(EVENTS)]
+    return [markdown_table(table_rows(results, frames)), *_events_in_markdown(results)]
 
 
-def events_in_markdown(results: Mapping[str, Any]) -> list[str]:
-    """Return the table of events at thresholds, or nothing if they were not scored."""
+def _events_in_markdown(results: Mapping[str, Any]) -> list[str]:
     lines: list[list[str]] = []
     for threshold, observed in results.get("observed", {}).items():
         names = [name for name in results[BASELINE] if name.split("_")[1:2] == [threshold]]

@@ -39,19 +39,9 @@ MIM's tables use the official MSE and PSNR, SSIM "range2", and MAE without clipp
 torchmetrics computes MSE, MAE, PSNR and SNR, and scikit-image computes SSIM.
 """
 
+from .contingency import csi, far, frequency_bias, hss, pod
 from .ensembles import EnsembleMetrics, pixel_crps
-from .events import (
-    PRESET_THRESHOLDS,
-    PRESETS,
-    EventMetrics,
-    Values,
-    csi,
-    event_counts,
-    far,
-    frequency_bias,
-    hss,
-    pod,
-)
+from .events import PRESET_THRESHOLDS, PRESETS, EventMetrics, Values, event_counts
 from .fractions import FSS_SCALES, event_fractions, fss
 from .frames import (
     CONVENTIONS,

@@ -620,6 +620,8 @@ def test_events_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert "| model | value >= | observed | POD ↑ | FAR ↓ | CSI ↑ | HSS ↑ | bias → 1 | FSS 3px ↑ |" in events
     clips = held_out(QUICK, 3)
     observed = sum(int((clips[i][2:].double() >= 0.5).sum()) for i in range(3))
+    for baseline in ("repeat last frame", "mean of the inputs"):
+        assert f"| {baseline} | 0.5 | {observed:,} | " in events
     csi = results["rows"]["both"]["metrics"]["csi_0.5"]["mean"]
     (row,) = [line for line in events.splitlines() if line.startswith("| both | 0.5 ")]
     assert row.split(" | ")[2] == f"{observed:,}" and row.split(" | ")[5] == f"{csi:.4f}"
