@@ -16,7 +16,7 @@ from ..evaluation.pictures import Pictures
 from ..training import processes
 from ..training.config import Config
 from .options import DATA_OPTIONS, ensemble_of
-from .settings import config_of, given_settings, model_arguments, protocol_of
+from .settings import checked_reading, config_of, given_settings, model_arguments, protocol_of
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from ..evaluation.evaluate import evaluate
     from ..evaluation.tables import print_protocol, print_results
     from ..training.folders import held_new
-    from ..training.runs import checkpoint_file, checkpoint_home
+    from ..training.runs import checkpoint_file, checkpoint_home, settings_of
 
     for path in arguments.checkpoints:
         checkpoint_file(path)
@@ -110,7 +110,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     names = ("n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
     options = {name: getattr(arguments, name) for name in names}
     options |= {"n_clips": arguments.clips, "model": model_arguments(arguments), **ensemble_of(arguments)}
-    protocol, home = protocol_of(arguments), checkpoint_home(arguments.checkpoints[0])
+    first = settings_of(arguments.checkpoints[0])
+    dbz = arguments.dbz if first is None else _dbz(arguments, first)
+    protocol, home = protocol_of(arguments, dbz), checkpoint_home(arguments.checkpoints[0])
     with held_new(arguments.out, home / "evaluation") as folder:
         _, written = evaluate(arguments.checkpoints, folder, protocol=protocol, show=show, **options)
         _conclude(written)
@@ -133,8 +135,18 @@ def _predict(arguments: argparse.Namespace) -> None:
     run = load_run(arguments.checkpoint, arguments.dataset, model=model_arguments(arguments))
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
-        drawn = write_prediction(run, frames, n_input, n_output, folder, **options)
+        drawn = write_prediction(
+            run, frames, n_input, n_output, folder, dbz=_dbz(arguments, run.config), **options
+        )
         _conclude(drawn)
+
+
+def _dbz(arguments: argparse.Namespace, config: Config) -> tuple[float, ...] | None:
+    """Return the reflectivity of pixels 0 and 1 of what a command draws or scores; None if it is no radar."""
+    from ..evaluation.clips import other_data
+
+    given = other_data(arguments.dataset, dbz=arguments.dbz)
+    return replace(config, **{name: given[name] for name in ("dataset", "dbz") if name in given}).dbz
 
 
 def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
@@ -154,7 +166,7 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
         _say_missing(frames[:n_input])
         return frames, n_input, n_output
     for name, value in options.items():
-        if value is not None and name != "missing":
+        if value is not None and name not in ("missing", "dbz"):
             raise ValueError(
                 f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
             )
@@ -195,6 +207,7 @@ def _visualize(arguments: argparse.Namespace) -> None:
     with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "motion") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
         frames = fitting(run.model, frames, arguments.pad)
+        options["dbz"] = _dbz(arguments, run.config)
         _conclude(draw_motion(run, frames, n_input, n_output, folder, **options))
 
 
@@ -218,9 +231,10 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     start = preset.config
     if arguments.config is not None:
         start, name = Config.read(arguments.config), arguments.command
-    config = start.changed(given_settings(arguments))
+    given = given_settings(arguments)
+    config = checked_reading(start.changed(given), given)
     seeds, test_clips = arguments.seeds or preset.seeds, arguments.test_clips or preset.test_clips
-    planned = plan(config, seeds, test_clips, protocol=protocol_of(arguments))
+    planned = plan(config, seeds, test_clips, protocol=protocol_of(arguments, config.dbz))
     try:
         folder = arguments.out or Path("runs") / name
         run_plan(planned, folder, command=shlex.join(["motionrnn", *arguments.argv]), docs=arguments.docs)

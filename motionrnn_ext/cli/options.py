@@ -76,7 +76,10 @@ def add_metrics(group: Any) -> None:
     choices = ("float", "uint8", "range2", "gaussian")
     group.add_argument("--ssim", choices=choices, help="how SSIM is computed (default: the convention's)")
     help = "score events: pixels whose value reaches each of these (POD, FAR, CSI, HSS, bias, FSS)"
-    group.add_argument("--thresholds", nargs="+", type=float, metavar="L", help=help)
+    help += (
+        ": numbers in the data's unit, or with units as 15dBZ and 1mm/h, which is 23.0 dBZ by Z = 200 R^1.6"
+    )
+    group.add_argument("--thresholds", nargs="+", type=threshold, metavar="L", help=help)
     help = "sides of FSS's windows, odd numbers of pixels (default: 3 9 27; 0 for no FSS)"
     group.add_argument("--fss", nargs="+", type=index, metavar="N", help=help)
     choices = ("echo", "shanghai", "hko7")
@@ -175,6 +178,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
             _add_setting(parser, entry, with_default=False, suffix=" (default: as trained)", unset=None)
     help = "the stored value of pixels without data, or nan (default: as trained; none for another --dataset)"
     parser.add_argument("--missing", metavar="X", help=help)
+
+
+def threshold(text: str) -> float:
+    from ..metrics.reflectivity import named_threshold
+
+    try:
+        return named_threshold(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from ..data import DATASETS
 from ..training import processes
 from ..training.config import Config
+from ..training.settings import READING
 from .options import MODEL_OPTIONS
 
 
@@ -31,7 +34,19 @@ def config_of(arguments: argparse.Namespace) -> Config:
     start = Config() if arguments.config is None else Config.read(arguments.config)
     if "init_from" in given and arguments.config is None:
         start = settings_of(given["init_from"]) or start
-    return start.changed(given)
+    return checked_reading(start.changed(given), given)
+
+
+def checked_reading(config: Config, given: Collection[str]) -> Config:
+    """Return the settings; raise a ValueError if one of those that are given would not be used by the data set."""
+    known = {*DATASETS[config.dataset].settings, "dbz"}
+    for name in given:
+        if name in READING and name not in known:
+            takers = [other for other, entry in DATASETS.items() if name in entry.settings]
+            raise ValueError(
+                f"{name} (--{name.replace('_', '-')}) is for {', '.join(takers)}; {config.dataset} has none"
+            )
+    return config
 
 
 def _of_torchrun(arguments: argparse.Namespace) -> dict[str, int]:
@@ -76,9 +91,9 @@ def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**given, **overrides}
 
 
-def protocol_of(arguments: argparse.Namespace) -> Any:
-    """Return the metrics to compute: with the values of a preset or the given ones, and the preset's thresholds unless
-    others are given."""
+def protocol_of(arguments: argparse.Namespace, dbz: Sequence[float] | None = None) -> Any:
+    """Return the metrics to compute: with the values of a preset, the given ones, or for thresholds those of `dbz`, the
+    reflectivity of pixels 0 and 1; and with the preset's thresholds unless others are given."""
     from ..metrics import FSS_SCALES, PRESET_THRESHOLDS, PRESETS, Protocol, Values
 
     scale, offset = arguments.value_scale, arguments.value_offset
@@ -90,8 +105,12 @@ def protocol_of(arguments: argparse.Namespace) -> Any:
     if scale is not None:
         values = Values(scale, offset or 0.0, arguments.value_bytes)
     thresholds = tuple(arguments.thresholds or PRESET_THRESHOLDS.get(arguments.values, ()))
+    if thresholds and values is None and offset is None and dbz is not None:
+        values = Values(dbz[1] - dbz[0], dbz[0], arguments.value_bytes)
     if thresholds and values is None:
-        raise ValueError("--thresholds needs what a pixel stands for: --values NAME, or --value-scale S")
+        raise ValueError(
+            "--thresholds needs what a pixel stands for: --values NAME, --value-scale S or --dbz LOW HIGH"
+        )
     if not thresholds and (values is not None or offset is not None or arguments.value_bytes):
         raise ValueError("values are for scores of events: give --thresholds too")
     names = ("convention", "ssim", "lpips", "fvd", "fvd_context", "device")

@@ -76,7 +76,8 @@ class RadarH5(StoredFrames):
             raise ValueError(f"{where} is missing; all_len says that there are {self.length} sequences")
         frames = group[str(index)]
         shape, dtype = getattr(frames, "shape", None), getattr(frames, "dtype", None)
-        if shape is None or len(shape) != 3 or (dtype != "uint8" and dtype.kind != "f") or 0 in shape:
+        is_right = dtype is not None and (dtype == "uint8" or dtype.kind == "f")
+        if shape is None or len(shape) != 3 or not is_right or 0 in shape:
             raise ValueError(f"{where} must be frames (T, h, w) of uint8 or floats; it is {dtype} {shape}")
         self.check_missing(where, is_bytes=dtype == "uint8")
         if shape[0] < self.span:

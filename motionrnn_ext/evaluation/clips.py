@@ -47,8 +47,8 @@ def held_out(
     """
     changed = replace(config, **changes)
     for name in changes:
-        # `open_clips` checks this one.
-        if name == "missing":
+        # `open_clips` checks the one; the other changes no clip.
+        if name in ("missing", "dbz"):
             continue
         takers = [other for other, entry in DATASETS.items() if name in entry.settings]
         if takers and changed.dataset not in takers:
@@ -74,9 +74,9 @@ def other_data(dataset: str | None = None, root: PathLike | None = None, **setti
     """Return the settings that a user's choice of other data changes. A None in `settings` changes nothing."""
     changes = {name: value for name, value in settings.items() if value is not None}
     root = None if root is None else os.fspath(root)
-    # Another data set has files of its own, and its own value for missing pixels.
+    # Another data set has files of its own, its own value for missing pixels and its own reflectivities.
     if dataset is not None:
-        return {"dataset": dataset, "root": root, "missing": None, **changes}
+        return {"dataset": dataset, "root": root, "missing": None, "dbz": None, **changes}
     return changes if root is None else {"root": root, **changes}
 
 

@@ -106,7 +106,7 @@ def evaluate(
             show(results)
     draw_lead_times(written, folder, results)
     indices = range(min(pictures, len(clips)))
-    written.add(draw_clips(folder, models, clips, config.n_input, indices, colours))
+    written.add(draw_clips(folder, models, clips, config.n_input, indices, colours, config.dbz))
     return results, written
 
 
@@ -170,15 +170,17 @@ def draw_clips(
     n_input: int,
     indices: Sequence[int],
     colours: str = "grey",
+    dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Draw the models' predictions of some clips: strip_N.png and clip_N.gif for clip N, and arrows_N.png.
 
     The arrows are the motion trend of a model with MotionGRUs; several such models have a picture each, with the
-    model's name in the file's. `colours` is the order of the clips' channels, as in `DataSet`.
+    model's name in the file's. `colours` is the order of the clips' channels, as in `DataSet`, and `dbz` the
+    reflectivity of pixels 0 and 1 of radar.
     """
     pictures = Pictures()
     for index in indices:
-        arguments = (pictures, folder, models, clips, n_input, index, colours)
+        arguments = (pictures, folder, models, clips, n_input, index, colours, dbz)
         pictures.attempt(f"the pictures of clip {index}", _draw_clip, *arguments)
     return pictures
 
@@ -191,6 +193,7 @@ def _draw_clip(
     n_input: int,
     index: int,
     colours: str,
+    dbz: tuple[float, ...] | None,
 ) -> None:
     frames = clips[index]  # (T, C, H, W)
     futures, moves = {}, {}
@@ -201,8 +204,8 @@ def _draw_clip(
             moves[label] = motion_trends(model, given, futures[label].to(given), seed=index)
     frames = in_rgb(frames, colours)
     futures = {label: in_rgb(future, colours) for label, future in futures.items()}
-    pictures.draw(visualize.strip, folder / f"strip_{index}.png", frames, futures, n_input)
-    pictures.draw(visualize.gif, folder / f"clip_{index}.gif", frames, futures, n_input)
+    pictures.draw(visualize.strip, folder / f"strip_{index}.png", frames, futures, n_input, dbz=dbz)
+    pictures.draw(visualize.gif, folder / f"clip_{index}.gif", frames, futures, n_input, dbz=dbz)
     names = [_file_name(label) for label in moves]
     # Labels that differ only in signs have the same file name.
     if len(set(names)) < len(names):
@@ -210,7 +213,7 @@ def _draw_clip(
     for own, (label, trends) in zip(names, moves.items()):
         name = f"arrows_{index}.png" if len(moves) == 1 else f"arrows_{index}_{own}.png"
         seen = torch.cat([frames[:n_input], futures[label]])[:-1]
-        pictures.draw(visualize.arrows, folder / name, seen, trends)
+        pictures.draw(visualize.arrows, folder / name, seen, trends, dbz=dbz)
 
 
 def draw_lead_times(pictures: Pictures, folder: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -241,6 +244,7 @@ def write_prediction(
     pad: bool = False,
     members: int | None = None,
     noise: float = NOISE,
+    dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Predict the frames that follow the first `n_given` of frames (T, C, H, W); write and draw them in `folder`.
 
@@ -248,7 +252,8 @@ def write_prediction(
     arrows.png. Frames after the first `n_given`, if there are any, are drawn as the truth. With `pad` the frames are
     padded as by `clips.fitting`, and the predictions are cropped to the frames' own size; the arrows are not. With
     `members` an ensemble with `noise` is written to members.npy, (N, n_output, C, H, W), and its mean and first members
-    are drawn as well; prediction.npy stays the prediction without noise.
+    are drawn as well; prediction.npy stays the prediction without noise. `dbz`
+    is the reflectivity of pixels 0 and 1 of radar.
 
     Raises:
         RunError: `n_given` is not from 1 to T, or the frames do not fit the model.
@@ -281,13 +286,13 @@ def write_prediction(
         futures |= {f"member {i}": member for i, member in enumerate(ensemble[:3], start=1)}
     futures = {label: in_rgb(one[..., :height, :width].cpu(), colours) for label, one in futures.items()}
     pictures = Pictures([folder / name for name in written])
-    pictures.draw(visualize.strip, folder / "strip.png", shown, futures, n_given)
-    pictures.draw(visualize.gif, folder / "clip.gif", shown, futures, n_given)
+    pictures.draw(visualize.strip, folder / "strip.png", shown, futures, n_given, dbz=dbz)
+    pictures.draw(visualize.gif, folder / "clip.gif", shown, futures, n_given, dbz=dbz)
     if model.interfaces and model.trend:
         seen = in_rgb(torch.cat([frames[:n_given], future.cpu()])[:-1], colours)
         trends = pictures.attempt(folder / "arrows.png", motion_trends, model, given, future)
         if trends is not None:
-            pictures.draw(visualize.arrows, folder / "arrows.png", seen, trends)
+            pictures.draw(visualize.arrows, folder / "arrows.png", seen, trends, dbz=dbz)
     return pictures
 
 

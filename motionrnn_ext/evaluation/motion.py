@@ -69,10 +69,12 @@ def draw_motion(
     times: Sequence[int] | None = None,
     positions: int = 3,
     device: str = "cpu",
+    dbz: tuple[float, ...] | None = None,
 ) -> Pictures:
     """Let a model read the first `n_given` of frames (T, C, H, W) and predict `n_output` more; draw its motion.
 
-    Writes arrows.png, taps.png and motion.gif. `interface` and `times` count from 1.
+    Writes arrows.png, taps.png and motion.gif. `interface` and `times` count from 1. `dbz` is the
+    reflectivity of pixels 0 and 1 of radar.
 
     Raises:
         RunError: the model has no MotionGRUs, or there is no such interface or time.
@@ -99,9 +101,9 @@ def draw_motion(
     arrows, what = {name: motion.trend for name, motion in found.items()}, "motion trend"
     if not model.trend:
         arrows, what = offsets, "offset"
-    options: Any = {"masks": masks, "positions": positions}
+    options: Any = {"masks": masks, "positions": positions, "dbz": dbz}
     pictures = Pictures()
-    pictures.draw(visualize.arrows, folder / "arrows.png", read, arrows, shown, what=what)
+    pictures.draw(visualize.arrows, folder / "arrows.png", read, arrows, shown, what=what, dbz=dbz)
     pictures.draw(visualize.taps, folder / "taps.png", read, offsets, shown, **options)
     pictures.draw(visualize.motion_gif, folder / "motion.gif", read, arrows, offsets, what=what, **options)
     return pictures

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files import NoText, read_json, write_json
 from ..metrics import Protocol
-from ..training.config import Config
+from ..training.config import Config, in_todays_form
 from ..training.resuming import FREE
 from ..training.runs import RunError, has_begun, last_checkpoint, read_checkpoint, resumed_config
 from .differences import read_kept
@@ -45,7 +45,7 @@ def open_folder(folder: Path, plan: Plan) -> None:
     if settings.is_file() and not _is_begun(folder):
         write_json(settings, plan.settings())
     elif settings.is_file():
-        before, defaults = _read(settings), _defaults(plan)
+        before, defaults = in_todays_form(_read(settings)), _defaults(plan)
         before["metrics"] = {**defaults["metrics"], **before.get("metrics", {})}
         _check_same(folder, {**defaults, **before}, plan.settings())
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -62,7 +62,8 @@ def _is_begun(folder: Path) -> bool:
 
 def _defaults(plan: Plan) -> dict[str, Any]:
     """Return the defaults of settings that an experiment of an older version may lack."""
-    config = {name: value for name, value in Config().to_dict().items() if name in plan.settings()}
+    defaults = Config(dataset=plan.config.dataset).to_dict()
+    config = {name: value for name, value in defaults.items() if name in plan.settings()}
     return {
         **config,
         "metrics": {} if plan.protocol is None else replace(plan, protocol=Protocol()).metrics(),

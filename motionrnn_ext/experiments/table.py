@@ -141,10 +141,10 @@ def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[st
     for label, scores in _baselines(results).items():
         lines.append([label, *(_text(name, scores) for name in names), "", "", ""])
     for label, row in results["rows"].items():
-        scores = [_with_spread(name, row["metrics"]) for name in names]
+        means = [_with_spread(name, row["metrics"]) for name in names]
         seconds = row["seconds_per_step"]
         step = "-" if seconds is None else f"{seconds:.3g}"
-        lines.append([label, *scores, f"{row['parameters']:,}", _short(row["macs"]), step])
+        lines.append([label, *means, f"{row['parameters']:,}", _short(row["macs"]), step])
     return lines
 
 

@@ -60,6 +60,7 @@ from .frames import (
 from .fvd import FVD, frechet_distance, load_video_network
 from .lpips import LPIPS, frame_lpips, load_lpips
 from .protocol import Meter, Protocol
+from .reflectivity import dbz_to_rain, named_threshold, rain_to_dbz
 from .tables import BETTER, EVENTS, LABELS, counted, heading, plain_table, table_rows
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "Values",
     "counted",
     "csi",
+    "dbz_to_rain",
     "event_counts",
     "event_fractions",
     "far",
@@ -99,10 +101,12 @@ __all__ = [
     "hss",
     "load_lpips",
     "load_video_network",
+    "named_threshold",
     "openstl_metrics",
     "pixel_crps",
     "plain_table",
     "pod",
+    "rain_to_dbz",
     "repeat_last_frame",
     "table_rows",
 ]

@@ -212,7 +212,8 @@ class Meter:
             "; for LPIPS and FVD both clips are 0 there" if self.protocol.lpips or self.protocol.fvd else ""
         )
         return (
-            f"{given:.3%} of the given values are missing, which the models and the baseline read as 0, and {true:.3%}"
+            f"{given:.3%} of the given values are missing, which models and baselines read as 0 (the mean of the"
+            f" inputs leaves them out), and {true:.3%}"
             " of the true values, which no metric counts: MSE, MAE and GDL are means over the known values times a"
             " frame's size, PSNR uses that mean, SSIM the windows without a missing value, scores of events"
             f" the known values{networks}"

@@ -70,20 +70,22 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         _check(0 < self.sampling_until <= 1, "sampling_until", self.sampling_until, "above 0, at most 1")
-        is_unset = self.pixel_max is None
-        _check(is_unset or 0 < self.pixel_max <= 255, "pixel_max", self.pixel_max, "above 0, at most 255")
+        is_byte = self.pixel_max is None or 0 < self.pixel_max <= 255
+        _check(is_byte, "pixel_max", self.pixel_max, "above 0, at most 255")
         _check(self.clip_step is None or self.clip_step >= 1, "clip_step", self.clip_step, "at least 1")
         _check(self.interval is None or self.interval > 0, "interval", self.interval, "above 0")
         for name in ("min_wet", "wet_above", "min_motion"):
             value = getattr(self, name)
             _check(value is None or 0 <= value <= 1, name, value, "from 0 to 1")
-        is_scale = self.dbz is None or (len(self.dbz) == 2 and self.dbz[0] < self.dbz[1])
-        _check(
-            is_scale,
-            "dbz",
-            self.dbz,
-            "two numbers, the reflectivity of pixel 0 and the higher one of pixel 1",
-        )
+        self._check_dbz()
+
+    def _check_dbz(self) -> None:
+        if self.dbz is None:
+            return
+        rule = "two numbers, the reflectivity of pixel 0 and the higher one of pixel 1"
+        _check(len(self.dbz) == 2 and self.dbz[0] < self.dbz[1], "dbz", self.dbz, rule)
+        colours = f"left out with {self.dataset}, whose frames are in colour"
+        _check(self.channels == 1, "dbz", self.dbz, colours)
 
     def _check_loss(self) -> None:
         _check(
@@ -214,7 +216,7 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
                 f"{source}: unknown settings {', '.join(unknown)}; misspelt, or of a newer version than this "
                 f"motionrnn_ext ({__version__})"
             )
-        return cls(**values)
+        return cls(**in_todays_form(values))
 
     @classmethod
     def read(cls, path: Path) -> Config:
@@ -227,6 +229,12 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+def in_todays_form(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored settings in today's form: before there was a `clip_step`, 255 was the default of `pixel_max`."""
+    is_old = values.get("pixel_max") == 255 and "clip_step" not in values
+    return {**values, "pixel_max": None} if is_old else dict(values)
 
 
 def _converted(entry: dataclasses.Field[Any], value: Any) -> Any:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from ..data import DATASETS
 from ..layers.cells import CELLS
 
-# The settings by which files are read, besides their place and the value of missing pixels.
-READING = ("stride", "clip_step", "interval", "pixel_max", "min_wet", "wet_above", "min_motion")
+# The settings by which files are read, besides their place and the value of missing pixels, and what they stand for.
+READING = ("stride", "clip_step", "interval", "pixel_max", "min_wet", "wet_above", "min_motion", "dbz")
 _RANGES = "see motionrnn_ext.data.MotionRanges"
 
 

@@ -10,9 +10,10 @@
     dots                results over seeds, a dot per training
 
 Frames are tensors (T, C, H, W), floats in [0, 1] or uint8, with C = 1 or 3; a nan is drawn black. Predictions are a
-mapping from the models' labels to tensors (T - n_input, C, H, W). Every function writes one file, replaces an older
-file of that name, makes its parent folders and returns its path. matplotlib and Pillow are imported at the first call.
-pyplot is never imported, so the caller's own figures and backend stay as they are.
+mapping from the models' labels to tensors (T - n_input, C, H, W). Frames of radar are drawn in the usual colours of
+reflectivity, with their bar, if `dbz` says what pixels 0 and 1 stand for. Every function writes one file, replaces an
+older file of that name, makes its parent folders and returns its path. matplotlib and Pillow are imported at the first
+call. pyplot is never imported, so the caller's own figures and backend stay as they are.
 """
 
 from .curves import lead_time_curves, loss_curves, read_log

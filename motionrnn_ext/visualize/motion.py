@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .page import ARROW, PathLike, Sheet, drawable, lines_of, moments, pixels, recorded, saved, style
+from .page import ARROW, PAPER, PathLike, Sheet, drawable, lines_of, moments, pixels, recorded, saved, style
+from .radar import Scale
 from .taps import LONGEST, busiest, chosen_times, draw_taps, outside, sampling_points, tap_colours, tap_key
 
 
@@ -48,6 +49,7 @@ def arrows(
     times: Sequence[int] | None = None,
     magnify: float | None = None,
     what: str = "motion trend",
+    dbz: Scale | None = None,
 ) -> Path:
     """Draw motion trends as arrows over their frames as a PNG file, with a row per entry and a column per time.
 
@@ -65,6 +67,7 @@ def arrows(
             the power of two that brings its longest arrows to about one map pixel, because trends grow by orders of
             magnitude along a sequence.
         what: the arrows' name in the footer.
+        dbz: see `strip`.
 
     Returns:
         The file's path.
@@ -87,17 +90,20 @@ def arrows(
     lines = lines_of(len(times), LONGEST)
     with style():
         rows = len(lines) * len(fields)
-        sheet = Sheet(lines[0].stop, rows, frames, n_heads=len(lines) + bool(fewer), foot=0.42, narrowest=3.1)
+        sheet = Sheet(
+            lines[0].stop, rows, frames, n_heads=len(lines) + bool(fewer), foot=0.42, narrowest=3.1, dbz=dbz
+        )
         if fewer:
             sheet.title(fewer)
         for line in lines:
             heads = zip(times[line], factors[line], strict=True)
             sheet.heads([f"frame {t + 1}, {_times(factor)}" for t, factor in heads])
             for name, field in fields.items():
-                panels = sheet.row(drawable(frames[times[line]]) * 0.7, name, weight="bold")
+                panels = sheet.row(drawable(frames[times[line]], dbz) * 0.7, name, weight="bold")
                 for axes, displacement, factor in zip(panels, field[line], factors[line], strict=True):
-                    _quiver(axes, displacement * factor, height, width)
-        sheet.foot(f"arrows: {what} in frame pixels, scaled as stated above each column")
+                    _quiver(axes, displacement * factor, height, width, _colour(dbz))
+        text = f"arrows: {what} in frame pixels, scaled as stated above each column"
+        sheet.foot(text if dbz is None else f"{text}; frames are darkened")
         return saved(sheet.figure, path)
 
 
@@ -111,6 +117,7 @@ def motion_gif(
     positions: int = 3,
     fps: float = 3,
     what: str = "motion trend",
+    dbz: Scale | None = None,
 ) -> Path:
     """Draw frames, their motion trends and their taps as a looping GIF file, with a row per entry.
 
@@ -126,6 +133,7 @@ def motion_gif(
         positions: the number of map positions per frame whose taps are shown, see `taps`.
         fps: frames per second.
         what: the arrows' name in the heading.
+        dbz: see `strip`.
 
     Returns:
         The file's path.
@@ -136,8 +144,9 @@ def motion_gif(
     points = {name: sampling_points(offset, size) for name, offset in offsets.items()}
     maps = {name: (point.shape[-2], point.shape[-1]) for name, point in points.items()}
     places = {name: busiest(frames, maps[name], positions) for name in points}
+    frames = drawable(frames, dbz)
     with style(dots_per_inch=100):
-        sheet = Sheet(3, len(fields), frames, n_heads=1, foot=0.45)
+        sheet = Sheet(3, len(fields), frames, n_heads=1, foot=0.45, dbz=dbz)
         sheet.heads(["frame", what, "taps"], size=10, weight="bold")
         rows = {name: sheet.row([frames[0]] * 3, name, weight="bold") for name in fields}
         moving, note = moments(sheet, n_times, most=150)
@@ -154,14 +163,19 @@ def motion_gif(
             for name, (plain, left, right) in rows.items():
                 for axes, light in ((plain, 1.0), (left, 0.7), (right, 0.6)):
                     axes.images[0].set_data(pixels(frames[t] * light))
-                artists.append(_quiver(left, fields[name][t] * factor, *size))
+                artists.append(_quiver(left, fields[name][t] * factor, *size, _colour(dbz)))
                 weights = None if masks is None else masks[name][t]
                 artists.extend(draw_taps(right, points[name][t], places[name][t], size, weights))
                 beyond += outside(points[name][t], places[name][t], size)
             text = f"frame {t + 1} of {n_times}{note}, arrows {_times(factor)}"
             caption.set_text(sheet.fitted(f"{text}, {beyond[0]} of {beyond[1]} taps outside the frame"))
 
-        return recorded(path, sheet.figure, draw, moving, fps, keep=[*tap_colours(n_taps), ARROW])
+        return recorded(path, sheet.figure, draw, moving, fps, keep=[*tap_colours(n_taps), _colour(dbz)])
+
+
+def _colour(dbz: Scale | None) -> str:
+    """Return the arrows' colour, which none of the radar's colours below 75 dBZ is."""
+    return ARROW if dbz is None else PAPER
 
 
 def _factor(fields: list[Tensor], width: int) -> float:
@@ -178,7 +192,7 @@ def _times(factor: float) -> str:
     return f"\u00d7 {factor:.3g}" if factor >= 1 else f"\u00f7 {1 / factor:.3g}"
 
 
-def _quiver(axes: Any, field: Tensor, height: int, width: int) -> Any:
+def _quiver(axes: Any, field: Tensor, height: int, width: int, colour: str) -> Any:
     """Draw finite arrows (2, h', w'), in frame pixels, on axes that show the frame, and return them."""
     rows, columns = field.shape[-2:]
     y = (torch.arange(rows) + 0.5) * height / rows - 0.5
@@ -191,7 +205,7 @@ def _quiver(axes: Any, field: Tensor, height: int, width: int) -> Any:
     down, right = field[:, drawn]
     drawn_arrows = axes.quiver(
         x[drawn], y[drawn], right, down, angles="xy", scale_units="xy", scale=1, units="width", width=0.009,
-        color=ARROW, headwidth=3.5, headlength=3.5, headaxislength=3.2, minshaft=1.6, minlength=0,
+        color=colour, headwidth=3.5, headlength=3.5, headaxislength=3.2, minshaft=1.6, minlength=0,
     )  # fmt: skip
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return drawn_arrows

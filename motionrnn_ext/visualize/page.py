@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..files import write_atomically
 from ..pixels import as_floats, check_units
+from .radar import Scale, coloured, draw_bar
 
 PathLike = str | os.PathLike[str]
 
@@ -80,6 +81,8 @@ class Sheet:
     """
 
     GAP, HEAD, WIDEST, LARGEST_PANEL = 0.045, 0.27, 7.9, 2.1
+    # The height of a bar of colours with its numbers.
+    BAR = 0.42
     # The limits of a panel's height.
     LOWEST, TALLEST = 0.3, 4.3
     # The height of all lines of rows together; if frames need more, only some are drawn, see `shown`.
@@ -94,6 +97,7 @@ class Sheet:
         label: float = 1.3,
         foot: float = 0.0,
         narrowest: float = 0.0,
+        dbz: Scale | None = None,
     ) -> None:
         """Make an empty page.
 
@@ -105,16 +109,26 @@ class Sheet:
             label: the width left of the rows, in inches.
             foot: the height below the rows, in inches.
             narrowest: the smallest width right of the labels, in inches.
+            dbz: the reflectivity of pixels 0 and 1, for a bar of radar's colours at the bottom; None for no bar.
         """
         from matplotlib.figure import Figure
 
         self.label, self.foot_height = label, foot
         self.panel, self.panel_height, self.is_filled = self._panel(n_columns, frames)
         self.width = label + max(n_columns * self.panel, narrowest)
-        self.height = n_heads * self.HEAD + n_rows * self.panel_height + foot
+        self.bar_height = 0.0 if dbz is None else self.BAR
+        self.height = n_heads * self.HEAD + n_rows * self.panel_height + foot + self.bar_height
         self.figure = Figure(figsize=(self.width, self.height))
         # The top of the next line or row.
         self.top = self.height
+        if dbz is not None:
+            # Right of the bar is its unit.
+            wide = min(self.width - label, self.WIDEST / 2) - 0.5
+            draw_bar(
+                self.figure,
+                (label / self.width, 0.2 / self.height, wide / self.width, 0.1 / self.height),
+                dbz,
+            )
 
     @classmethod
     def _panel(cls, n_columns: int, frames: Tensor) -> tuple[float, float, bool]:
@@ -173,7 +187,7 @@ class Sheet:
         """Write a text below the rows, on as many lines as it needs, and return it."""
         text = self.fitted(text)
         x = (self.label + self.width - self.GAP) / 2 / self.width
-        y = self.foot_height / 2 / self.height
+        y = (self.bar_height + self.foot_height / 2) / self.height
         return self.figure.text(x, y, text, size=9, ha="center", va="center", color=FAINT)
 
     def fitted(self, text: str) -> str:
@@ -205,10 +219,14 @@ def shortened(text: str, width: int) -> str:
     return text[:left] + "\u2026" + text[len(text) - max(0, width - left - 1) :]
 
 
-def drawable(frames: Tensor) -> Tensor:
-    """Return frames, floats or uint8, as float32 on the CPU; they may be predictions and leave [0, 1]."""
+def drawable(frames: Tensor, dbz: Scale | None = None) -> Tensor:
+    """Return frames, floats or uint8, as float32 on the CPU; they may be predictions and leave [0, 1].
+
+    With `dbz`, the reflectivity of pixels 0 and 1, they are in radar's colours.
+    """
     check_units(frames, "frames")
-    return as_floats(frames.detach()).float().cpu()
+    floats = as_floats(frames.detach()).float().cpu()
+    return floats if dbz is None else coloured(floats, dbz)
 
 
 def pixels(image: Tensor) -> Any:

@@ -23,12 +23,20 @@ from .page import (
     saved,
     style,
 )
+from .radar import Scale
 
 # The number of frames in a line of `strip`, for which their headings have room.
 _LONGEST = 14
 
 
-def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int) -> Path:
+def strip(
+    path: PathLike,
+    frames: Tensor,
+    predictions: Mapping[str, Tensor],
+    n_input: int,
+    *,
+    dbz: Scale | None = None,
+) -> Path:
     """Draw one clip as a PNG file: a row of inputs, a row of true futures and a row per model, under their lead times.
 
     More than 14 frames are continued in further lines. If there is no room for all frames, some are shown, evenly
@@ -39,6 +47,8 @@ def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_i
         frames: (T, C, H, W), inputs and true futures. With T = n_input the future is unknown, and its row is left out.
         predictions: a mapping from the models' labels to predictions (T - n_input, C, H, W).
         n_input: the number of inputs.
+        dbz: the reflectivity of pixels 0 and 1 in dBZ, for frames of radar: they are drawn in the usual colours, with
+            missing pixels in grey, above a bar of the colours. None draws frames as they are.
 
     Returns:
         The file's path.
@@ -46,7 +56,7 @@ def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_i
     Raises:
         ValueError: frames or predictions have another shape, or frames leave [0, 1].
     """
-    frames, predictions, n_future = _checked(frames, predictions, n_input)
+    frames, predictions, n_future = _checked(frames, predictions, n_input, dbz)
     known = len(frames) > n_input
     # Inputs take a third of the page at most.
     given = Sheet.shown(n_input, _LONGEST, 3, frames)
@@ -57,7 +67,7 @@ def strip(path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_i
     n_rows = len(before) + len(after) * (known + len(predictions))
     fewer = _fewer(given, n_input, "inputs") + _fewer(future, n_future, "lead times")
     with style():
-        sheet = Sheet(n_columns, n_rows, frames, n_heads=len(before) + len(after) + bool(fewer))
+        sheet = Sheet(n_columns, n_rows, frames, n_heads=len(before) + len(after) + bool(fewer), dbz=dbz)
         if fewer:
             sheet.title(f"shown, evenly spread: {' and '.join(fewer)}")
         for line in before:
@@ -78,7 +88,13 @@ def _fewer(shown: list[int], count: int, what: str) -> list[str]:
 
 
 def gif(
-    path: PathLike, frames: Tensor, predictions: Mapping[str, Tensor], n_input: int, fps: float = 4
+    path: PathLike,
+    frames: Tensor,
+    predictions: Mapping[str, Tensor],
+    n_input: int,
+    fps: float = 4,
+    *,
+    dbz: Scale | None = None,
 ) -> Path:
     """Draw one clip as a looping GIF file: the truth and each model side by side, three in a line.
 
@@ -92,6 +108,7 @@ def gif(
         predictions: a mapping from the models' labels to predictions (T - n_input, C, H, W).
         n_input: the number of inputs.
         fps: frames per second.
+        dbz: see `strip`.
 
     Returns:
         The file's path.
@@ -99,14 +116,14 @@ def gif(
     Raises:
         ValueError: frames or predictions have another shape, or frames leave [0, 1].
     """
-    frames, predictions, n_future = _checked(frames, predictions, n_input)
+    frames, predictions, n_future = _checked(frames, predictions, n_input, dbz)
     clips = [torch.cat([frames[:n_input], future]) for future in predictions.values()]
     titles, colours = [*predictions], hues(predictions)
     if len(frames) > n_input:
         clips, titles, colours = [frames, *clips], ["truth", *titles], [INK, *colours]
     lines = lines_of(len(clips), 3)
     with style(dots_per_inch=100):
-        sheet = Sheet(lines[0].stop, len(lines), frames, n_heads=len(lines), label=0.1, foot=0.3)
+        sheet = Sheet(lines[0].stop, len(lines), frames, n_heads=len(lines), label=0.1, foot=0.3, dbz=dbz)
         images = []
         for line in lines:
             sheet.heads(titles[line], colours[line], size=10, weight="bold")
@@ -126,9 +143,9 @@ def gif(
 
 
 def _checked(
-    frames: Tensor, predictions: Mapping[str, Tensor], n_input: int
+    frames: Tensor, predictions: Mapping[str, Tensor], n_input: int, dbz: Scale | None
 ) -> tuple[Tensor, dict[str, Tensor], int]:
-    """Check shapes; return frames and predictions in float32 on the CPU, and the number of predicted frames."""
+    """Check shapes; return frames and predictions as they are drawn, and the number of predicted frames."""
     n_future = len(frames) - n_input or max((len(p) for p in predictions.values()), default=0)
     if frames.ndim != 4 or frames.shape[1] not in (1, 3) or n_input < 1 or n_future < 1:
         shape = tuple(frames.shape)
@@ -141,5 +158,5 @@ def _checked(
         if tuple(prediction.shape) != expected:
             raise ValueError(f"predictions[{name!r}] must be {expected}; got {tuple(prediction.shape)}")
     check_range(frames)
-    futures = {name: drawable(prediction) for name, prediction in predictions.items()}
-    return drawable(frames), futures, n_future
+    futures = {name: drawable(prediction, dbz) for name, prediction in predictions.items()}
+    return drawable(frames, dbz), futures, n_future

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .page import FAINT, PAPER, PathLike, Sheet, drawable, evenly, lines_of, saved, style
+from .radar import Scale
 
 # The number of frames in a line, with room for headings such as "frame 123, × 1.05e+03".
 LONGEST = 6
@@ -95,6 +96,7 @@ def taps(
     *,
     masks: Mapping[str, Tensor] | None = None,
     positions: int | Sequence[tuple[int, int]] = 3,
+    dbz: Scale | None = None,
 ) -> Path:
     """Draw the positions that the taps read over the frames as a PNG file, with a row per entry and a column per time.
 
@@ -112,6 +114,7 @@ def taps(
         masks: a mapping from labels to the taps' weights (T', K, h', w') in [0, 1].
         positions: positions (row, column) on the map, or the number of positions per frame at which the frame changes
             most.
+        dbz: see `strip`.
 
     Returns:
         The file's path.
@@ -132,13 +135,15 @@ def taps(
     places = {name: _places(frames, offset, positions) for name, offset in offsets.items()}
     with style():
         rows, beyond = len(lines) * len(offsets), torch.zeros(2, dtype=torch.int64)
-        sheet = Sheet(lines[0].stop, rows, frames, n_heads=len(lines) + bool(fewer), foot=0.56, narrowest=3.1)
+        sheet = Sheet(
+            lines[0].stop, rows, frames, n_heads=len(lines) + bool(fewer), foot=0.56, narrowest=3.1, dbz=dbz
+        )
         if fewer:
             sheet.title(fewer)
         for line in (times[line] for line in lines):
             sheet.heads([f"frame {t + 1}" for t in line])
             for name, offset in offsets.items():
-                images = sheet.row(drawable(frames[line]) * 0.6, name, weight="bold")
+                images = sheet.row(drawable(frames[line], dbz) * 0.6, name, weight="bold")
                 points = sampling_points(offset[line], size)
                 for i, (axes, t) in enumerate(zip(images, line, strict=True)):
                     weights = None if masks is None else masks[name][t]
@@ -146,6 +151,7 @@ def taps(
                     beyond += outside(points[i], places[name][t], size)
         text = "dots: where the taps read; lines: from where they would without motion"
         text += "" if masks is None else "; dot size: weight"
+        text += "" if dbz is None else "; frames are darkened"
         sheet.foot(f"{text}; {beyond[0]} of {beyond[1]} taps lie outside the frame")
         tap_key(sheet, next(iter(offsets.values())).shape[1] // 2)
         return saved(sheet.figure, path)
@@ -244,7 +250,8 @@ def tap_colours(count: int) -> list[Any]:
 def tap_key(sheet: Sheet, count: int) -> None:
     """Draw the key of the taps' colours, in their places, into the lower left corner."""
     side, k = 0.34, math.isqrt(count)
-    corner = ((sheet.label - 0.12 - side) / sheet.width, (sheet.foot_height - side) / 2 / sheet.height)
+    bottom = sheet.bar_height + (sheet.foot_height - side) / 2
+    corner = ((sheet.label - 0.12 - side) / sheet.width, bottom / sheet.height)
     axes = sheet.figure.add_axes((*corner, side / sheet.width, side / sheet.height))
     axes.set_axis_off()
     rows, columns = zip(*(divmod(n, k) for n in range(count)), strict=True)

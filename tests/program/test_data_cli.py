@@ -199,7 +199,9 @@ def test_a_model_of_rgb_frames_gets_rgb_of_bgr_files_and_the_reverse(
     shown: list[torch.Tensor] = []
     strip = visualize.strip
     monkeypatch.setattr(
-        visualize, "strip", lambda path, frames, *rest: shown.append(frames) or strip(path, frames, *rest)
+        visualize,
+        "strip",
+        lambda path, frames, *rest, **options: shown.append(frames) or strip(path, frames, *rest, **options),
     )
     data = {}
     for name in ("human36m", "human36m_openstl"):
@@ -247,6 +249,10 @@ def test_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         (
             ("--dataset", "kth"),
             "dataset must be one of moving_digits, radar_like, frames, frames_rgb, human36m",
+        ),
+        (
+            ("--clip-step", 3),
+            "clip_step (--clip-step) is for frames, frames_rgb, human36m, human36m_openstl, shanghai",
         ),
         (("--dataset", "human36m"), "human36m needs root (--root): the folder with S11_Walking_1"),
         (
@@ -442,6 +448,10 @@ def test_settings_of_before_there_were_data_sets_still_load(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert Config.read(tmp_path / "config.json") == config
     assert config.dataset == "moving_digits" and config.model()["in_channels"] == 1
+    # Files of bytes were the only ones, and 255 their highest value.
+    older = {k: v for k, v in config.to_dict().items() if k != "clip_step"} | {"pixel_max": 255.0}
+    assert Config.from_dict(older, "x") == config
+    assert Config.from_dict({**config.to_dict(), "pixel_max": 255.0}, "x").pixel_max == 255
     moved = replace(config, dataset="shanghai_h5", root="here", stride=2)
     moved.write(tmp_path / "config.json")
     assert Config.read(tmp_path / "config.json") == moved

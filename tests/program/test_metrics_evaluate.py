@@ -158,7 +158,10 @@ def test_without_options_frames_alone_are_measured(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--thresholds 20", "--thresholds needs what a pixel stands for: --values NAME, or --value-scale S"),
+        (
+            "--thresholds 20",
+            "--thresholds needs what a pixel stands for: --values NAME, --value-scale S or --dbz",
+        ),
         ("--value-scale 70", "values are for scores of events: give --thresholds too"),
         ("--values echo --value-scale 2", "--values names scale and offset; leave out --value-scale"),
         ("--fss 3", "fss_scales (--fss) are windows of events: give --thresholds too"),
