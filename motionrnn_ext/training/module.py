@@ -234,7 +234,10 @@ class Training(L.LightningModule):
             counts = counts / config.n_processes
         totals = [weights.get(name, 1.0) * mean.total for name, mean in zip(names, means)]
         loss = (torch.stack(totals) / counts.clamp(min=1)).sum()
-        return loss, len(truth) if config.missing is None else (~truth.isnan()).sum().float()
+        if config.missing is None:
+            # A true value that is nan is a mistake if it is not declared, and makes the loss nan, which is noticed.
+            return loss + 0 * truth.sum(), len(truth)
+        return loss, (~truth.isnan()).sum().float()
 
     def _generator(self, index: int) -> torch.Generator | None:
         """Return a generator for the model's random initial state, or None if that state is zeros."""

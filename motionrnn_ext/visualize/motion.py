@@ -102,7 +102,8 @@ def arrows(
                 panels = sheet.row(drawable(frames[times[line]], dbz) * 0.7, name, weight="bold")
                 for axes, displacement, factor in zip(panels, field[line], factors[line], strict=True):
                     _quiver(axes, displacement * factor, height, width, _colour(dbz))
-        sheet.foot(f"arrows: {what} in frame pixels, scaled as stated above each column")
+        text = f"arrows: {what} in frame pixels, scaled as stated above each column"
+        sheet.foot(text if dbz is None else f"{text}; frames are darkened")
         return saved(sheet.figure, path)
 
 

@@ -151,6 +151,7 @@ def taps(
                     beyond += outside(points[i], places[name][t], size)
         text = "dots: where the taps read; lines: from where they would without motion"
         text += "" if masks is None else "; dot size: weight"
+        text += "" if dbz is None else "; frames are darkened"
         sheet.foot(f"{text}; {beyond[0]} of {beyond[1]} taps lie outside the frame")
         tap_key(sheet, next(iter(offsets.values())).shape[1] // 2)
         return saved(sheet.figure, path)
