@@ -1,7 +1,8 @@
 """Give the cells the form of ops: maps in, maps out.
 
 A row of a ConvLSTM or ST-LSTM cell is one time step of the cell by itself, as in a loop of one's own, with kernels of
-5x5. The steps of a `MotionRNN` share work that a single step would not repay: rows of whole models measure those.
+5x5, whose weights it lays out by itself on large maps alone. The steps of a `MotionRNN` share that work: rows of whole
+models measure those.
 """
 
 from __future__ import annotations

@@ -453,7 +453,7 @@ class LeftGradients(SummedGradients):
     """The gradients of parameters that a kernel computes at once from maps that many steps have left."""
 
     # The pixels at which what steps have left is read: more would keep more maps in memory, and gain nothing.
-    _MOST_PIXELS = 2048
+    _MOST_PIXELS = 512
 
     def __init__(self, compute: Callable[..., Sequence[Tensor]]) -> None:
         """`compute` returns the gradients from the maps of one step, or of many steps joined along the batch."""

@@ -99,6 +99,32 @@ def plain_convs(
     return weights if len({(w.dtype, w.device) for w in weights}) == 1 else None
 
 
+def step_of_node(
+    arguments: tuple[Any, ...],
+    weights: Callable[..., tuple[Any, Sequence[Tensor]] | None],
+    apply: Callable[..., Any],
+    forward: Callable[..., Any],
+    *inputs: Tensor | None,
+) -> Any:
+    """Return the results of one step by a node, or None where a part of the cell has to be called.
+
+    Args:
+        arguments: those of `weights`: the rollout, the cell, its input, the dtype of its convolutions, and others.
+        weights: returns what all steps have in common, and the laid-out weights; None if a part has to be called.
+        apply: that of the node.
+        forward: that of the node, which returns what backward reads as well.
+        inputs: the maps of this step.
+    """
+    active, cell, _, dtype, *_ = arguments
+    shared = active.share((cell, dtype), lambda: weights(*arguments))
+    if shared is None:
+        return None
+    common, laid = shared
+    if torch.is_grad_enabled():
+        return apply(common, *inputs, *laid)
+    return forward(common, *inputs, *laid)[0]
+
+
 def run_step(ctx: Any, step: Callable[..., Any], common: Any, inputs: Sequence[Any]) -> Any:
     """Return the results of a node's step, and save what backward reads: what the step keeps, then its inputs."""
     out, kept = step(common, *inputs)

@@ -28,6 +28,7 @@ from .common import (
     run_step,
     same,
     side_by_side,
+    step_of_node,
 )
 
 FORGET_BIAS = 0.0
@@ -48,23 +49,19 @@ def step(
     dtype = dtype_of_convolutions(x)
     if not are_maps(cell, dtype, x, (hidden, highway), (c,)):
         return None
-    shared = active.share((cell, dtype), lambda: _weights(active, cell, x, dtype))
-    if shared is None:
-        return None
-    common, weight = shared
-    if torch.is_grad_enabled():
-        return _Node.apply(common, x, hidden, c, highway, weight)
-    return _forward(common, x, hidden, c, highway, weight)[0]
+    return step_of_node((active, cell, x, dtype), _weights, _Node.apply, _forward, x, hidden, c, highway)
 
 
-def _weights(active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype) -> tuple[Step, Tensor] | None:
+def _weights(
+    active: Rollout, cell: Any, x: Tensor, dtype: torch.dtype
+) -> tuple[Step, tuple[Tensor, ...]] | None:
     """Return the cell's weight for all steps of a rollout, or None if it has a part that has to be called."""
     chosen, c = kernels(x), cell.hidden_channels
     weights = plain_convs(active, x, (cell.conv_x, cell.in_channels, 4 * c), (cell.conv_h, c, 4 * c))
     if chosen is None or weights is None or weights[0].shape[-1] != weights[1].shape[-1]:
         return None
     shared = SharedWeights(same(weights[0]), x, dtype, Joined(side_by_side, tuple(weights)))
-    return Step(chosen, dtype, shared.conv), shared.laid[0]
+    return Step(chosen, dtype, shared.conv), shared.laid
 
 
 def _forward(

@@ -29,6 +29,7 @@ from .common import (
     present,
     run_step,
     same,
+    step_of_node,
 )
 
 FORGET_BIAS = 0.0
@@ -60,13 +61,7 @@ def step(
     dtype = dtype_of_convolutions(x)
     if not are_maps(cell, dtype, x, (*ring, highway), (c,)):
         return None
-    shared = active.share((cell, dtype), lambda: _weights(active, cell, x, dtype))
-    if shared is None:
-        return None
-    common, laid = shared
-    if torch.is_grad_enabled():
-        return _Node.apply(common, x, c, highway, *ring, *laid)
-    return _forward(common, x, c, highway, *ring, *laid)[0]
+    return step_of_node((active, cell, x, dtype), _weights, _Node.apply, _forward, x, c, highway, *ring)
 
 
 def _weights(

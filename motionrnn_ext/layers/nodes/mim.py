@@ -21,7 +21,16 @@ from ... import ops
 from ...backends import kernels
 from ...backends.registration.direct import run
 from ..rollout import Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
-from .common import are_maps, differentiable_gradients, joined, plain_convs, present, run_step, same
+from .common import (
+    are_maps,
+    differentiable_gradients,
+    joined,
+    plain_convs,
+    present,
+    run_step,
+    same,
+    step_of_node,
+)
 
 FORGET_BIAS = 1.0
 OPEN = 100.0
@@ -43,14 +52,9 @@ def step(
     dtype = dtype_of_convolutions(x)
     if not are_maps(cell, dtype, x, (hidden, highway), (kept, m)):
         return None
-    shared = active.share((cell, dtype), lambda: _weights(active, cell, x, dtype))
-    if shared is None:
-        return None
-    common, laid = shared
-    inputs = (x, hidden, kept, m, highway)
-    if torch.is_grad_enabled():
-        return _Node.apply(common, *inputs, *laid)
-    return _forward(common, *inputs, *laid)[0]
+    return step_of_node(
+        (active, cell, x, dtype), _weights, _Node.apply, _forward, x, hidden, kept, m, highway
+    )
 
 
 def _weights(

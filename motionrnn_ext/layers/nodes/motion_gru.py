@@ -30,7 +30,7 @@ from ..rollout import (
     dtype_of_convolutions,
     geometry_of,
 )
-from .common import differentiable_gradients, present, run_step
+from .common import differentiable_gradients, present, run_step, step_of_node
 from .motion_step import Gradients, Kept, Laid, Needs, StepOfGpu, StepOfOneOp
 
 
@@ -68,13 +68,7 @@ def step(
     )
     if any(t.shape != shape or t.dtype != state or t.device != maps.device for t in (offset, trend)):
         return None
-    shared = active.share((gru, dtype), lambda: _weights(active, gru, maps, dtype, packed))
-    if shared is None:
-        return None
-    common, laid = shared
-    if torch.is_grad_enabled():
-        return cast("tuple[Tensor, Tensor, Tensor]", _apply(common, maps, offset, trend, *laid))
-    return _forward(common, maps, offset, trend, *laid)[0]
+    return step_of_node((active, gru, maps, dtype, packed), _weights, _apply, _forward, maps, offset, trend)
 
 
 def _weights(

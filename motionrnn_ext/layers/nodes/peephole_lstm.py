@@ -35,6 +35,7 @@ from .common import (
     present,
     run_step,
     same,
+    step_of_node,
 )
 
 FORGET_BIAS = 1.0
@@ -55,13 +56,7 @@ def step(active: Rollout, unit: Any, x: Tensor, a: Tensor, b: Tensor) -> tuple[T
     dtype = dtype_of_convolutions(x)
     if not are_maps(unit, dtype, x, (a,), (b,)):
         return None
-    shared = active.share((unit, dtype), lambda: _weights(active, unit, x, dtype))
-    if shared is None:
-        return None
-    common, laid = shared
-    if torch.is_grad_enabled():
-        return _Node.apply(common, x, a, b, *laid)
-    return _forward(common, x, a, b, *laid)[0]
+    return step_of_node((active, unit, x, dtype), _weights, _Node.apply, _forward, x, a, b)
 
 
 def _weights(

@@ -29,6 +29,7 @@ from .common import (
     run_step,
     same,
     side_by_side,
+    step_of_node,
 )
 
 FORGET_BIAS = 1.0
@@ -50,14 +51,7 @@ def step(
     dtype = dtype_of_convolutions(x)
     if not are_maps(cell, dtype, x, (hidden, highway), (c, m)):
         return None
-    shared = active.share((cell, dtype), lambda: _weights(active, cell, x, dtype))
-    if shared is None:
-        return None
-    common, laid = shared
-    inputs = (x, hidden, c, m, highway)
-    if torch.is_grad_enabled():
-        return _Node.apply(common, *inputs, *laid)
-    return _forward(common, *inputs, *laid)[0]
+    return step_of_node((active, cell, x, dtype), _weights, _Node.apply, _forward, x, hidden, c, m, highway)
 
 
 def _weights(
