@@ -418,11 +418,16 @@ class _Convolution(Function):
         return None, conv.data_gradient(grad, x, laid[0]) if needs[1] else None, *[None] * len(laid)
 
 
-def shared_tensors(dtype: torch.dtype, *parameters: Tensor) -> tuple[SummedGradients, tuple[Tensor, ...]]:
-    """Return parameters as the steps of a rollout read them, in `dtype`, and what adds up their gradients."""
+def shared_tensors(
+    dtype: torch.dtype, *parameters: Tensor, contiguous: bool = False
+) -> tuple[SummedGradients, tuple[Tensor, ...]]:
+    """Return parameters as the steps of a rollout read them, in `dtype`, and what adds up their gradients.
+
+    `contiguous` is for kernels that would copy other weights at every step.
+    """
     sums = SummedGradients()
     with _saved_as_they_are():
-        return sums, _Summed.apply(sums, dtype, *parameters)
+        return sums, _Summed.apply(sums, dtype, contiguous, *parameters)
 
 
 class SummedGradients:
@@ -449,19 +454,20 @@ class _Summed(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor
+        ctx: Any, sums: SummedGradients, dtype: torch.dtype, contiguous: bool, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.owner, ctx.dtypes = sums, [p.dtype for p in parameters]
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
-        return tuple(p.detach().to(dtype) for p in parameters)
+        laid = (p.detach().to(dtype) for p in parameters)
+        return tuple(p.contiguous() if contiguous else p for p in laid)
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         # The parameters are saved for their versions, which this checks.
         ctx.saved_tensors  # noqa: B018
         sums: list[Tensor] | list[None] = ctx.owner.sums.pop(current_backward(), [None] * len(given))
-        return None, None, *_added(sums, given, ctx.dtypes)
+        return None, None, None, *_added(sums, given, ctx.dtypes)
 
 
 def _added(
