@@ -32,20 +32,34 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, float alpha, float max_offset, int wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
-  // The same with weights that were packed once for many steps, forward and backward, on CUDA. Backward returns the
-  // gradients of x, offset and trend, and the factors of the weights' gradients: those of all logits, and s(r) F.
+  // A MotionGRU step's gates, and offset_warp by the motion that they make, with weights of the gates that were packed
+  // once for many steps, forward and backward, on CUDA. It returns the warped features, F_t, D', and the logits of the
+  // mask, u, r and z. Backward returns the gradients of x, offset and trend, the factors of the gradients of the gates'
+  // weights, which are the gradients of all logits, and s(r) F, and the gradient of the warp's weight.
   m.def(
       "motion_gates_pack(Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight) "
       "-> (Tensor, Tensor)");
   m.def(
-      "motion_gates_packed(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight, "
-      "Tensor candidate_weight, Tensor packed, float alpha, float max_offset) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "gated_warp(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight, "
+      "Tensor candidate_weight, Tensor warp_weight, Tensor packed, float alpha, float max_offset) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // wanted: a bit per gradient, x 1, offset and trend 2, weights and bias 8; the others come back empty
   m.def(
-      "motion_gates_packed_backward(Tensor grad_offset, Tensor grad_trend, Tensor grad_mask, Tensor x, Tensor offset, "
-      "Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight, Tensor update_logits, "
-      "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, Tensor packed, float alpha, float max_offset, "
-      "int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "gated_warp_backward(Tensor grad, Tensor grad_offset, Tensor grad_trend, Tensor x, Tensor offset, "
+      "Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight, Tensor warp_weight, "
+      "Tensor mask_logits, Tensor update_logits, Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, "
+      "Tensor packed, float alpha, float max_offset, int wanted, bool deterministic) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // The end of a MotionGRU step, with an output gate of 1x1 and packed weights, on CUDA: Q, the decoder's result, g and
+  // the blend X of Q and the maps. Returns X, Q and g. Backward returns the gradients of maps, Q and g.
+  m.def("decode_blend_pack(Tensor decoder_weight, Tensor gate_weight) -> (Tensor, Tensor)");
+  m.def(
+      "decode_blend(Tensor warped, Tensor maps, Tensor decoder_weight, Tensor decoder_bias, Tensor gate_weight, "
+      "Tensor gate_bias, Tensor packed, bool gates_maps) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "decode_blend_backward(Tensor grad, Tensor maps, Tensor decoded, Tensor logits, Tensor decoder_weight, "
+      "Tensor gate_weight, Tensor packed, bool gates_maps) -> (Tensor, Tensor, Tensor)");
 
   // A MotionGRU step from its encoder to its decoder, where the motion gates are one kernel. Its weights, from the
   // encoder's to the decoder's bias, are packed once for each direction, for this machine alone. It returns Q, F_t, D',

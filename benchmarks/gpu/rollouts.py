@@ -4,7 +4,8 @@
     python -m motionrnn_ext.benchmarks.gpu.rollouts ROLLOUTS --dry-run    # a tiny model on the CPU, without graphs
 
 The predictions are those of a model of an H200: counted launches and FLOP with assumed times per launch. A pass is
-forward and backward of the human36m setting, MotionRNN-PredRNN of the official variant; without an optimiser.
+forward and backward of the human36m setting, MotionRNN-PredRNN of the official variant; without an optimiser. Last come
+steps of a MotionGRU by itself, with kernels and with PyTorch's convolutions, and which is faster.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from motionrnn_ext import MotionRNN
 from .. import wording
 from ..cases import DRY_RUN, HUMAN36M, ModelSetting
 from ..measuring import timing
+from . import motion_gru_sides
 
 CHANNELS_LAST, NCHW = torch.channels_last, torch.contiguous_format
 BFLOAT16, TF32 = torch.bfloat16, None
@@ -256,6 +258,7 @@ EXPERIMENTS: tuple[tuple[str, str, Callable[[Bench], str]], ...] = (
         "25 to 28 ms / 13 to 15 ms, compiled in 2 to 6 minutes",
         compiled_passes,
     ),
+    *motion_gru_sides.experiments(),
 )
 
 

@@ -65,6 +65,7 @@ struct WarpKernels {
   void (*forward)(const WarpArguments&, void* stream);
   WarpWorkspace (*workspace)(const WarpArguments&);
   void (*backward)(const WarpArguments&, void* stream);
+  void (*backward_main)(const WarpArguments&, void* stream);  // without its last launch
 };
 
 // The kernels for each storage type of the features; motion state is float.
@@ -86,6 +87,7 @@ struct GatesArguments {
 
   // Backward: the first three are given; null among the others means not wanted.
   Image grad_new_offset, grad_new_trend, grad_mask;
+  Image grad_of_warp;  // an addend of grad_new_offset, where there is one
   Image grads;  // [g_u, g_r, g_z, g_m] of the logits
   Image grad_x, grad_offset, grad_trend;
 
@@ -97,10 +99,48 @@ struct GatesKernels {
   void (*pack)(const GatesArguments&, bool backward, void* stream);
   void (*forward)(const GatesArguments&, void* stream);
   void (*backward)(const GatesArguments&, void* stream);
+  // What follows the update in backward. The warp's part of the gradient of x is added where its sums are given.
+  void (*convolutions_backward)(const GatesArguments&, const WarpArguments&, void* stream);
 };
 
 GatesKernels gates_kernels_f32();
 GatesKernels gates_kernels_bf16();
 GatesKernels gates_kernels_f16();
+
+// The gates and the warp by the motion that they make, in one launch where `in_one_launch` says so. `finish` is the
+// launch after the warp's main kernel in backward, and returns whether it was the last; convolutions_backward follows.
+struct GatedWarpKernels {
+  bool (*in_one_launch)(const GatesArguments&, const WarpArguments&);
+  void (*forward)(const GatesArguments&, const WarpArguments&, void* stream);
+  bool (*finish)(const GatesArguments&, const WarpArguments&, void* stream);
+};
+
+GatedWarpKernels gated_warp_kernels_f32();
+GatedWarpKernels gated_warp_kernels_bf16();
+GatedWarpKernels gated_warp_kernels_f16();
+
+// The end of a MotionGRU step: decoder, output gate of 1x1 and blend. Maps are of twice the size of `warped`.
+struct DecodeBlendArguments {
+  int32_t batch, channels, encoded, height, width;  // height and width of `warped`
+  bool gates_maps;                                  // whether the gate multiplies the maps, and not Q
+  Image warped, maps;
+  const void *decoder_weight, *decoder_bias;  // (encoded, C, 4, 4), contiguous
+  const void *gate_weight, *gate_bias;        // (C, 2C, 1, 1), contiguous
+  Image decoded, logits;                      // Q and g: written forward, read backward
+  Image out;
+  Image grad, grad_logits, grad_decoded, grad_maps;
+  void* packed;  // the weights of one direction, as `pack` of the kernels has written them
+};
+
+struct DecodeBlendKernels {
+  size_t (*packed_bytes)(const DecodeBlendArguments&, bool backward);
+  void (*pack)(const DecodeBlendArguments&, bool backward, void* stream);
+  void (*forward)(const DecodeBlendArguments&, void* stream);
+  void (*backward)(const DecodeBlendArguments&, void* stream);
+};
+
+DecodeBlendKernels decode_blend_kernels_f32();
+DecodeBlendKernels decode_blend_kernels_bf16();
+DecodeBlendKernels decode_blend_kernels_f16();
 
 }  // namespace motionrnn_ext::cuda

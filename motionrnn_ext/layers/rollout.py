@@ -419,7 +419,7 @@ class _Convolution(Function):
 
 
 def shared_tensors(sums: SummedGradients, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
-    """Return parameters as the steps of a rollout read them, in `dtype`; `sums` adds up their gradients."""
+    """Return parameters as the steps of a rollout read them, contiguous in `dtype`; `sums` adds up their gradients."""
     with _saved_as_they_are():
         return cast("tuple[Tensor, ...]", _Summed.apply(sums, dtype, *parameters))
 
@@ -491,7 +491,8 @@ class _Summed(Function):
         ctx.owner, ctx.dtypes = sums, [p.dtype for p in parameters]
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
-        return tuple(p.detach().to(dtype) for p in parameters)
+        # Contiguous, since a kernel would copy other weights at every step.
+        return tuple(p.detach().to(dtype).contiguous() for p in parameters)
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:

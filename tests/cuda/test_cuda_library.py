@@ -166,7 +166,7 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     steps = {"motion_step", "motion_step_backward", "motion_step_pack", "motion_gates_weight_gradients"}
     assert lacking == {"cpu_instruction_set", *steps, *winograd}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
-    packed = {"motion_gates_pack", "motion_gates_packed", "motion_gates_packed_backward"}
+    packed = {"motion_gates_pack", "gated_warp", "gated_warp_backward"}
     assert unfused == {
         "motion_warp",
         "motion_warp_backward",
@@ -296,26 +296,16 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
             [feature(), None, None, *gates],
         ),
         "motion_gates_pack": (tuple(gates), [gates_packed] * 2),
-        "motion_gates_packed": (
-            (feature(), state(), state(), *gates, gates_packed, 0.5, 1e4),
-            [state(), state(), feature(9), feature(18), feature(18), feature(18)],
+        "gated_warp": (
+            (feature(), state(), state(), *gates, weight, gates_packed, 0.5, 1e4),
+            [feature(OUT), state(), state(), feature(9), *[feature(18)] * 3],
         ),
-        "motion_gates_packed_backward": (
+        "gated_warp_backward": (
             (
-                state(),
-                state(),
-                feature(9),
-                feature(),
-                state(),
-                *gates,
-                *[feature(18)] * 3,
-                state(),
-                gates_packed,
-                0.5,
-                1e4,
-                0b1001,
+                *(feature(OUT), state(), state(), feature(), state(), *gates, weight),
+                *(feature(9), *[feature(18)] * 3, state(), gates_packed, 0.5, 1e4, 0b1001, False),
             ),
-            [feature(), None, None, image(64).narrow(1, 0, 63), image(20).narrow(1, 0, 18)],
+            [feature(), None, None, image(64).narrow(1, 0, 63), image(20).narrow(1, 0, 18), weight],
         ),
         "motion_warp": ((feature(), *motion, feature(9), weight, 0.5, 1e4), [feature(OUT), state(), state()]),
         "motion_warp_backward": (

@@ -70,11 +70,12 @@ GOOD = {
     "warp_forward<bf16, 16, true, false>": {"HMMA": 2, "LDG": 35, "LDG.64": 8},
     "warp_forward<bf16, 32, false, false>": {"HMMA": 8, "LDG": 91},
     "gates_forward<bf16>": {"HMMA": 12, "LDG": 24, "registers": 64},
+    "gated_warp_forward<bf16, 16, true>": {"HMMA": 26, "LDG": 60, "registers": 64},
     "warp_backward<half, 32, true, false, true>": {"HMMA": 8, "LDG": 91, "LDG.128": 10},
     "warp_backward<half, 32, false, true, false>": {"HMMA": 8, "LDG": 91, "LDL/STL": 11, "stack": 16},
 }
-POINTWISE, SCALAR, FLOAT, GENERAL, GATES, BACKWARD, SPILLING_A_LITTLE = (
-    list(GOOD)[i] for i in (0, 1, 2, 4, 5, 6, 7)
+POINTWISE, SCALAR, FLOAT, GENERAL, GATES, GATED_WARP, BACKWARD, SPILLING_A_LITTLE = (
+    list(GOOD)[i] for i in (0, 1, 2, 4, 5, 6, 7, 8)
 )
 
 
@@ -95,6 +96,7 @@ def test_promises_kept(name: str) -> None:
         (FLOAT, {"LDG.128": 7}, "7 global loads of 16 bytes instead of 8"),
         (GATES, {"registers": 65}, "65 registers instead of at most 64"),
         (GATES, {"HMMA": 0}, "no HMMA"),
+        (GATED_WARP, {"registers": 65}, "65 registers instead of at most 64"),
         (GATES, {"divided": 2}, "2 instructions of a whole warp where its lanes may be apart"),
         (GENERAL, {"LDL/STL": 2}, "2 accesses of local memory (spills)"),
         (BACKWARD, {"LDL/STL": 2}, "2 accesses of local memory (spills)"),

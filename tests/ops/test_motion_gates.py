@@ -17,9 +17,11 @@ from torch import Tensor
 from under_test import ALL, CPU, DTYPES, NOT_TESTED, REFERENCE
 
 import motionrnn_ext
-from motionrnn_ext import MotionGRUCell, ops
+from motionrnn_ext import MotionGRU, MotionGRUCell, ops
 from motionrnn_ext.backends.registration.wanted import Wanted
 from motionrnn_ext.benchmarks.measuring import counting
+from motionrnn_ext.layers.gates_rule import by_convolutions
+from motionrnn_ext.layers.rollout import rollout
 
 pytestmark = pytest.mark.skipif(
     CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}"
@@ -166,6 +168,21 @@ def test_the_cell_runs_two_ops():
     with motionrnn_ext.backend("cpu"), torch.no_grad(), Calls() as calls:
         cell(x, motion, motion, packed)
     assert calls.names == ["motion_gates", "offset_warp"]
+
+
+def test_gates_by_convolutions_are_the_same():
+    """The other side of the rule, for comparison: within a rollout as well, where no node of a step is made."""
+    torch.manual_seed(0)
+    gru, hidden = MotionGRU(16), torch.randn(2, 16, 8, 8)
+    with motionrnn_ext.backend("cpu"), torch.no_grad():
+        with rollout(gru, 2, 2**16), Calls("motionrnn_ext") as by_kernels:
+            expected, state = gru(hidden, None, gru.pack_ahead())
+        with rollout(gru, 2, 2**16), by_convolutions(), Calls("motionrnn_ext") as calls:
+            found, other = gru(hidden, None, gru.pack_ahead())
+    assert by_kernels.names == ["motion_step_pack", "motion_step", "gated_blend"]
+    assert calls.names == ["motion_reset", "motion_update", "offset_warp", "gated_blend"]
+    for f, e in zip((found, *other), (expected, *state)):
+        assert_close(f, e, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

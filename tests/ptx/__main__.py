@@ -2,6 +2,7 @@
 
     python tests/ptx [--triton] [--arch 80] pytest tests/ops/test_ops.py -k emulated    tests, here those of CUDA
     python tests/ptx [--triton] [--arch 80] counts                                      what a launch does, counted
+    python tests/ptx times                                                              of a step's launches, calculated
     python tests/ptx [--arch 80] mutate 100                                             wrong instructions, planted
 
 --triton takes the Triton kernels instead of the CUDA kernels: their tests have `triton` in their names. --arch is 80 or
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = {"counts": str(HERE / "counts.py"), "mutate": str(HERE / "mutate.py")}
+COMMANDS = {name: str(HERE / f"{name}.py") for name in ("counts", "mutate", "times")}
 
 
 def main() -> None:

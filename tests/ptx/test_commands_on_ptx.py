@@ -88,3 +88,25 @@ def test_launches_are_counted():
     for kernel in kernels.values():
         touched, needed = map(float, re.findall(r"[\d.]+", kernel["sectors, loads"]))
         assert touched >= needed > 0
+
+
+@pytest.mark.slow
+def test_times_are_calculated():
+    """The launches of a step, of which a larger batch takes no less time."""
+    said = run("times", "--batches", "1", "9", "--channels", "32", "--size", "8", "--dtypes", "bfloat16")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()[4:]]
+    kernels = {
+        variant: [row[1] for row in rows if row[0].startswith(variant)] for variant in ("official", "paper")
+    }
+    stems = {variant: {name.strip("`").split("<")[0] for name in names} for variant, names in kernels.items()}
+    assert {"gates_forward", "candidate_forward", "warp_forward", "finish_update"} <= stems["official"]
+    assert stems["paper"] == {
+        "gated_warp_forward",
+        "decode_blend",
+        "blend_backward",
+        "warp_backward",
+        "finish_gates",
+    }
+    for row in rows:
+        small, large = map(float, row[2].split(" / "))
+        assert 1.2 < small <= large

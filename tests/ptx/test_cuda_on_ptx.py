@@ -23,10 +23,13 @@ from side_by_side import Runs, check_passed, side_by_side
 FILES = [
     "test_ops.py",
     "test_ops_autograd.py",
+    "test_gated_warp.py",
+    "test_decode_blend.py",
     "test_lstm_steps.py",
     "test_deterministic.py",
     "test_cuda_kernels.py",
     "test_cuda_layers.py",
+    "test_cuda_launches.py",
     "test_fuzz.py",
 ]
 # Whole models, and what PyTorch does around them, for the newer architecture. For the older, approximations are wrong

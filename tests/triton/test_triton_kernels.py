@@ -113,47 +113,6 @@ def test_gates_with_offsets_of_64_bits(
 # ---- Gates
 
 
-GATES = {
-    "official": {"channels": 17},
-    "large": {"channels": 3, "size": 5, "motion": 2, "masks": 1},
-    "paper": {"channels": 33, "size": 1},
-    # These have more columns than one program of all channels.
-    "paper_of_many_taps": {"size": 1, "motion": 66, "masks": 33},
-    "paper_without_mask": {"size": 1, "masks": 0},
-}
-
-
-@on(ONLY_TRITON)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", GATES)
-def test_gates_of_packed_weights(on: UnderTest, name: str, layout: str):
-    """They make the same, to the last bit, and leave the factors of which the weights' gradients are made."""
-    case = Case("motion_gates", "", partial(gates_inputs, **GATES[name], layout_of_all=LAYOUTS[layout]))
-    x, offset, trend, *weights = case.inputs(torch.float32, on.device, grad=False).values()
-    forward, backward = on.op("motion_gates_pack")(*weights)
-    outputs = on.op("motion_gates")(x, offset, trend, *weights, 0.5, 1.0)
-    packed = on.op("motion_gates_packed")(x, offset, trend, *weights, forward, 0.5, 1.0)
-    assert all(a.equal(b) for a, b in zip(outputs, packed, strict=True))
-    grads = [torch.randn(t.shape, generator=generator(1)).to(t) for t in outputs[:3]]
-    saved = (x, offset, *weights, *outputs[3:], outputs[0])
-    expected = on.op("motion_gates_backward")(*grads, *saved, 0.5, 1.0, 11)
-    *maps, logits, reset_offset = on.op("motion_gates_packed_backward")(
-        *grads, *saved, backward, 0.5, 1.0, 11
-    )
-    assert all(a.equal(b) for a, b in zip(maps, expected))
-    motion = offset.shape[1]
-    pairs = (
-        (logits, x),
-        (logits[:, : 2 * motion], offset),
-        (logits[:, 2 * motion : 3 * motion], reset_offset),
-    )
-    for (grad, image), place in zip(pairs, (3, 5, 6)):
-        shape, padding = expected[place].shape, weights[0].shape[-1] // 2
-        found = torch.nn.grad.conv2d_weight(image.double(), shape, grad.double(), padding=padding)
-        assert_close(expected[place], found, 1e-5)
-    assert_close(expected[4], logits.double().sum((0, 2, 3)), 1e-5)
-
-
 @on(ONLY_TRITON)
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_infinite_number_makes_gates_no_less_finite(on: UnderTest, size: int):

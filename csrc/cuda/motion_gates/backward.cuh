@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cuda/motion_gates/forward.cuh"
+#include "cuda/offset_warp/sums.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {
@@ -14,17 +15,46 @@ namespace {
 struct UpdateBackward {
   int64_t count;  // pixels
   int32_t pixels, motion, masks, row;
-  Image grad_new_offset, grad_new_trend, grad_mask, update, candidate, offset, new_offset;
+  Image grad_new_offset, grad_new_trend, grad_mask, grad_of_warp, update, candidate, offset, new_offset;
   Image grads, grad_offset, grad_trend;
   float alpha, max_offset;
   bool by_pixel;  // channels are neighbours in memory
+
+  explicit UpdateBackward(const GatesArguments& a)
+      : count(int64_t(a.batch) * a.height * a.width),
+        pixels(a.height * a.width),
+        motion(a.motion),
+        masks(a.masks),
+        row(a.grads.pixel),
+        grad_new_offset(a.grad_new_offset),
+        grad_new_trend(a.grad_new_trend),
+        grad_mask(a.grad_mask),
+        grad_of_warp(a.grad_of_warp),
+        update(a.update),
+        candidate(a.candidate),
+        offset(a.offset),
+        new_offset(a.new_offset),
+        grads(a.grads),
+        grad_offset(a.grad_offset),
+        grad_trend(a.grad_trend),
+        alpha(a.alpha),
+        max_offset(a.max_offset),
+        by_pixel(a.update.channel == 1) {}
+  int64_t threads() const { return count * (row - 2 * motion); }
 };
+
+// Return the gradient of a channel of F_t.
+template <class Arguments>
+__device__ __forceinline__ float grad_of_motion(const Arguments& a, int b, int channel, int pixel) {
+  const float by_warp =
+      a.grad_of_warp.data == nullptr ? 0.0f : __ldg(&element<const float>(a.grad_of_warp, b, channel, pixel));
+  return by_warp + __ldg(&element<const float>(a.grad_new_offset, b, channel, pixel));
+}
 
 // A thread takes one channel of the motion at a pixel, or one of the mask or of what fills up the row.
 template <class T>
-__global__ void __launch_bounds__(kGatesThreads) update_backward(const UpdateBackward a) {
-  const int channels = a.motion + a.row - 3 * a.motion;
-  const int64_t i = int64_t(blockIdx.x) * kGatesThreads + threadIdx.x;
+__device__ __forceinline__ void update_backward_of(const UpdateBackward& a, int64_t i) {
+  const int channels = a.row - 2 * a.motion;
   if (i >= a.count * channels) return;
   const int64_t fast = a.by_pixel ? channels : a.pixels, slow = i / fast;
   int b, channel, pixel;
@@ -39,7 +69,7 @@ __global__ void __launch_bounds__(kGatesThreads) update_backward(const UpdateBac
         mask < a.masks ? __ldg(&element<const T>(a.grad_mask, b, mask, pixel)) : from_float<T>(0.0f);
     return;
   }
-  const float in[6] = {__ldg(&element<const float>(a.grad_new_offset, b, channel, pixel)),
+  const float in[6] = {grad_of_motion(a, b, channel, pixel),
                        __ldg(&element<const float>(a.grad_new_trend, b, channel, pixel)),
                        to_float(__ldg(&element<const T>(a.update, b, channel, pixel))),
                        to_float(__ldg(&element<const T>(a.candidate, b, channel, pixel))),
@@ -52,6 +82,11 @@ __global__ void __launch_bounds__(kGatesThreads) update_backward(const UpdateBac
   if (a.grad_offset.data == nullptr) return;
   element<float>(a.grad_offset, b, channel, pixel) = out[2];
   element<float>(a.grad_trend, b, channel, pixel) = out[3];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kGatesThreads) update_backward(const UpdateBackward a) {
+  update_backward_of<T>(a, int64_t(blockIdx.x) * kGatesThreads + threadIdx.x);
 }
 
 struct ResetBackward {
@@ -95,8 +130,10 @@ struct InputsBackward {
   Image grad_offset;
 };
 
+// `w`: the warp, whose part of g_x is added where its sums are given.
 template <class T>
-__global__ void __launch_bounds__(kGatesThreads, kGatesBlocks) inputs_backward(const InputsBackward a) {
+__global__ void __launch_bounds__(kGatesThreads, kGatesBlocks)
+    inputs_backward(const InputsBackward a, const WarpArguments w) {
   MOTIONRNN_EXT_SHARED(shared);
   const Tile tile(a.shape);
   const Factor<T, T> grads(a.grads, a.shape, tile, a.height, a.width, shared);
@@ -114,6 +151,7 @@ __global__ void __launch_bounds__(kGatesThreads, kGatesBlocks) inputs_backward(c
     for (int i = 0; i < 4; ++i)
       if (column_of(first + n * kGatesWarps, i) >= a.channels) sum[n][i] = 0.0f;
   grads.multiply_all(first, sum);
+  const FinishedSums of_warp(w);
 #pragma unroll
   for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -124,7 +162,8 @@ __global__ void __launch_bounds__(kGatesThreads, kGatesBlocks) inputs_backward(c
       if (motion >= 0) {
         if (a.grad_offset.data != nullptr) element<float>(a.grad_offset, pixel.b, motion, pixel.index) += sum[n][i];
       } else if (a.grad_x.data != nullptr) {
-        element<T>(a.grad_x, pixel.b, column, pixel.index) = from_float<T>(sum[n][i]);
+        const float by_warp = w.sums != nullptr ? of_warp(pixel.b, pixel.index, column) : 0.0f;
+        element<T>(a.grad_x, pixel.b, column, pixel.index) = from_float<T>(sum[n][i] + by_warp);
       }
     }
 }
@@ -136,32 +175,11 @@ Image channels_from(Image image, int64_t first) {
   return image;
 }
 
+// Launch what follows the update.
 template <class T>
-void launch_backward(const GatesArguments& a, Stream stream) {
-  const Packed<T> packed{a};
-  const PackArguments fragments = packed.backward(a.packed);
+void launch_convolutions_backward(const GatesArguments& a, const WarpArguments& w, Stream stream) {
+  const PackArguments fragments = Packed<T>{a}.backward(a.packed);
   const TileShape shape(a.height, a.width, (a.size - 1) / 2);
-  const UpdateBackward update{int64_t(a.batch) * a.height * a.width,
-                              a.height * a.width,
-                              a.motion,
-                              a.masks,
-                              a.grads.pixel,
-                              a.grad_new_offset,
-                              a.grad_new_trend,
-                              a.grad_mask,
-                              a.update,
-                              a.candidate,
-                              a.offset,
-                              a.new_offset,
-                              a.grads,
-                              a.grad_offset,
-                              a.grad_trend,
-                              a.alpha,
-                              a.max_offset,
-                              a.update.channel == 1};
-  const int64_t threads = update.count * (update.row - 2 * a.motion);
-  launch(update_backward<T>, dim3(static_cast<unsigned>((threads + kGatesThreads - 1) / kGatesThreads)), kGatesThreads,
-         0, stream, update);
   const Image grad_candidate = channels_from<T>(a.grads, 2 * a.motion);
   const ResetBackward reset{operand_of<T>(grad_candidate, fragments.fragments[0], true),
                             shape,
@@ -188,7 +206,15 @@ void launch_backward(const GatesArguments& a, Stream stream) {
                               a.grad_x,
                               a.grad_offset};
   launch(inputs_backward<T>, gates_grid(a, shape, a.channels + a.motion, 2 * kGatesWarps * kTileColumns), kGatesThreads,
-         inputs.grads.shared_bytes<T>(shape) + inputs.rest.shared_bytes<T>(shape), stream, inputs);
+         inputs.grads.shared_bytes<T>(shape) + inputs.rest.shared_bytes<T>(shape), stream, inputs, w);
+}
+
+template <class T>
+void launch_backward(const GatesArguments& a, Stream stream) {
+  const UpdateBackward update(a);
+  launch(update_backward<T>, dim3(static_cast<unsigned>((update.threads() + kGatesThreads - 1) / kGatesThreads)),
+         kGatesThreads, 0, stream, update);
+  launch_convolutions_backward<T>(a, {}, stream);
 }
 
 }  // namespace

@@ -39,8 +39,9 @@ struct Steps {
   int32_t count;   // steps of a chunk
 
   // At most 64 channels to a chunk, so that a tile of 3x3 taps takes 14 KB of floats; fewer with more taps.
-  Steps(int32_t size, int32_t channels_) : taps(size * size), channels(channels_) {
-    const int32_t all = (channels + 3) / 4, most = size <= 5 ? 16 : size <= 9 ? 8 : 4;
+  Steps(int32_t size, int32_t channels_) : Steps(size, channels_, size <= 5 ? 16 : size <= 9 ? 8 : 4) {}
+  Steps(int32_t size, int32_t channels_, int32_t most) : taps(size * size), channels(channels_) {
+    const int32_t all = (channels + 3) / 4;
     chunks = (all + most - 1) / most;
     quads = chunks > 0 ? (all + chunks - 1) / chunks : 0;
     count = (taps * quads + 3) / 4;
@@ -96,13 +97,14 @@ struct Operand {
   }
 };
 
-// The tile of this block.
+// A tile of the batch, by default that of this block.
 struct Tile {
   int32_t b, row, col;
 
-  __device__ __forceinline__ explicit Tile(const TileShape& shape) {
-    b = blockIdx.x / shape.per_image;
-    const int32_t in_image = blockIdx.x - b * shape.per_image, down = in_image / shape.across;
+  __device__ __forceinline__ explicit Tile(const TileShape& shape) : Tile(shape, blockIdx.x) {}
+  __device__ __forceinline__ Tile(const TileShape& shape, int32_t index) {
+    b = index / shape.per_image;
+    const int32_t in_image = index - b * shape.per_image, down = in_image / shape.across;
     row = down * (kTilePixels >> shape.log_width);
     col = (in_image - down * shape.across) << shape.log_width;
   }
@@ -170,15 +172,16 @@ __device__ __forceinline__ void stage(const Operand& operand, int chunk, const T
   }
 }
 
-// Find where the quads of the steps lie among a pixel's staged ones; -1 for those that fill up the last step.
+// Find where the quads of the steps lie among a pixel's staged ones; -1 for those that fill up the last step. `origin`
+// is the place of the first tap.
 __device__ __forceinline__ void find_places(const Operand& operand, int32_t size, const TileShape& shape,
-                                            int32_t* places) {
+                                            int32_t* places, int32_t origin = 0) {
   const int quads = operand.steps.quads;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < operand.places(); i += kGatesThreads) {
+  for (int i = threadIdx.x; i < operand.places(); i += blockDim.x) {
     const int tap = i / quads, down = tap / size;
     places[i] = tap < operand.steps.taps
-                    ? (down * shape.staged_width() + tap - down * size) * operand.pixel + i - tap * quads
+                    ? (origin + down * shape.staged_width() + tap - down * size) * operand.pixel + i - tap * quads
                     : -1;
   }
 }

@@ -10,7 +10,7 @@ template <class T>
 GatesKernels gates_kernels() {
   return {[](const GatesArguments& a, bool backward) {
             const Packed<T> packed{a};
-            return Packed<T>::bytes(backward ? packed.backward(nullptr) : packed.forward(nullptr));
+            return (backward ? packed.backward(nullptr) : packed.forward(nullptr)).template bytes<T>();
           },
           [](const GatesArguments& a, bool backward, void* stream) {
             const Packed<T> packed{a};
@@ -18,7 +18,10 @@ GatesKernels gates_kernels() {
                            static_cast<Stream>(stream));
           },
           [](const GatesArguments& a, void* stream) { launch_forward<T>(a, static_cast<Stream>(stream)); },
-          [](const GatesArguments& a, void* stream) { launch_backward<T>(a, static_cast<Stream>(stream)); }};
+          [](const GatesArguments& a, void* stream) { launch_backward<T>(a, static_cast<Stream>(stream)); },
+          [](const GatesArguments& a, const WarpArguments& w, void* stream) {
+            launch_convolutions_backward<T>(a, w, static_cast<Stream>(stream));
+          }};
 }
 
 }  // namespace

@@ -7,8 +7,20 @@
 namespace motionrnn_ext::cuda {
 namespace {
 
-// A weight as (columns, channels, taps), joined of two along the columns, where `flipped` reads the taps backwards: the
-// gradient of a convolution's input is a convolution of the output's gradient with the flipped weight.
+// The taps of a weight, size x size of them, by their places in memory.
+struct Taps {
+  int32_t size, first, row, col;  // col and row: strides
+
+  static Taps of(int32_t size) { return {size, 0, size, 1}; }
+  // Backwards: the gradient of a convolution's input is a convolution of the output's gradient with the flipped weight.
+  static Taps flipped(int32_t size) { return {size, size * size - 1, -size, -1}; }
+  MOTIONRNN_EXT_MATH int32_t place(int32_t tap) const {
+    const int32_t down = tap / size;
+    return first + down * row + (tap - down * size) * col;
+  }
+};
+
+// A weight as (columns, channels, taps), joined of two along the columns.
 struct Weight {
   struct Source {
     const void* first;
@@ -16,7 +28,11 @@ struct Weight {
   } source[2];
   int32_t split;  // columns of the first source
   int32_t columns;
-  bool flipped;
+  Taps taps;
+
+  Weight(const Source& only, int32_t columns_, const Taps& taps_) : Weight(only, columns_, only, columns_, taps_) {}
+  Weight(const Source& first, int32_t split_, const Source& second, int32_t columns_, const Taps& taps_)
+      : source{first, second}, split(split_), columns(columns_), taps(taps_) {}
 };
 
 struct Fragments {
@@ -34,14 +50,33 @@ struct Fragments {
         count(int64_t(steps.in_all()) * tiles * kWarp) {}
 };
 
-constexpr int kPacked = 3;
-struct PackArguments {
-  Fragments fragments[kPacked];
+template <int count>
+struct PackList {
+  Fragments fragments[count];
+
+  // Return the list in one buffer, one after the other, 16-byte aligned; the buffer may be null.
+  template <class T>
+  PackList placed(void* to) const {
+    PackList list = *this;
+    char* at = static_cast<char*>(to);
+    for (Fragments& f : list.fragments) {
+      f.out = at;
+      if (at != nullptr) at += f.count * sizeof(Quad<T>);
+    }
+    return list;
+  }
+  template <class T>
+  size_t bytes() const {
+    size_t sum = 0;
+    for (const Fragments& f : fragments) sum += f.count * sizeof(Quad<T>);
+    return sum;
+  }
 };
+using PackArguments = PackList<3>;
 
 // blockIdx.y is the place of the fragments in the list.
-template <class T>
-__global__ void __launch_bounds__(kGatesThreads) gates_pack(const PackArguments a) {
+template <class T, int count>
+__global__ void __launch_bounds__(kGatesThreads) gates_pack(const PackList<count> a) {
   const Fragments& fragments = a.fragments[blockIdx.y];
   const Weight& weight = fragments.weight;
   const Steps& steps = fragments.steps;
@@ -62,7 +97,7 @@ __global__ void __launch_bounds__(kGatesThreads) gates_pack(const PackArguments 
       const Weight::Source& source = weight.source[second];
       value[j] =
           __ldg(static_cast<const T*>(source.first) + int64_t(second ? column - weight.split : column) * source.column +
-                int64_t(channel + j) * source.channel + (weight.flipped ? steps.taps - 1 - tap : tap));
+                int64_t(channel + j) * source.channel + weight.taps.place(tap));
     }
   }
   Quad<T> packed;
@@ -70,16 +105,16 @@ __global__ void __launch_bounds__(kGatesThreads) gates_pack(const PackArguments 
   store_words<Quad<T>::kWords>(static_cast<Quad<T>*>(fragments.out) + i, packed.word);
 }
 
-template <class T>
-void launch_pack(const PackArguments& a, Stream stream) {
+template <class T, int count>
+void launch_pack(const PackList<count>& a, Stream stream) {
   int64_t most = 0;
   for (const Fragments& f : a.fragments) most = std::max(most, f.count);
   if (most == 0) return;
-  launch(gates_pack<T>, dim3(static_cast<unsigned>((most + kGatesThreads - 1) / kGatesThreads), kPacked), kGatesThreads,
-         0, stream, a);
+  launch(gates_pack<T, count>, dim3(static_cast<unsigned>((most + kGatesThreads - 1) / kGatesThreads), count),
+         kGatesThreads, 0, stream, a);
 }
 
-// ---- The fragments of each direction, one after the other in one buffer, 16-byte aligned
+// ---- The fragments of each direction
 
 template <class T>
 struct Packed {
@@ -93,11 +128,11 @@ struct Packed {
   PackArguments forward(void* to) const {
     const auto of = [&](const void* weight, int32_t columns, int32_t channels) {
       const Weight::Source source{weight, channels * taps, taps};
-      return Fragments({{source, source}, columns, columns, false}, steps(channels), nullptr);
+      return Fragments({source, columns, Taps::of(a.size)}, steps(channels), nullptr);
     };
-    return placed({{of(a.x_weight, rows, a.channels), of(a.state_weight, 2 * a.motion, a.motion),
-                    of(a.candidate_weight, a.motion, a.motion)}},
-                  to);
+    return PackArguments{{of(a.x_weight, rows, a.channels), of(a.state_weight, 2 * a.motion, a.motion),
+                          of(a.candidate_weight, a.motion, a.motion)}}
+        .template placed<T>(to);
   }
   // Backward: the weights' inputs are columns.
   //   g_z -> s(r) F;  [g_u, g_r] -> [x, F];  [g_z, g_m] -> x
@@ -107,27 +142,12 @@ struct Packed {
     const Weight::Source of_x{x, taps, x_row}, of_state{a.state_weight, taps, state_row};
     const Weight::Source of_rest{x + int64_t(2) * a.motion * x_row, taps, x_row};
     const Weight::Source of_candidate{a.candidate_weight, taps, state_row};
-    return placed(
-        {{Fragments({{of_candidate, of_candidate}, a.motion, a.motion, true}, steps(a.motion), nullptr),
-          Fragments({{of_x, of_state}, a.channels, a.channels + a.motion, true}, steps(2 * a.motion), nullptr),
-          Fragments({{of_rest, of_rest}, a.channels, a.channels, true}, steps(rows - 2 * a.motion), nullptr)}},
-        to);
-  }
-
-  static size_t bytes(const PackArguments& packed) {
-    size_t sum = 0;
-    for (const Fragments& f : packed.fragments) sum += f.count * sizeof(Quad<T>);
-    return sum;
-  }
-
- private:
-  static PackArguments placed(PackArguments packed, void* to) {
-    char* at = static_cast<char*>(to);
-    for (Fragments& f : packed.fragments) {
-      f.out = at;
-      if (at != nullptr) at += f.count * sizeof(Quad<T>);
-    }
-    return packed;
+    const Taps flipped = Taps::flipped(a.size);
+    return PackArguments{
+        {Fragments({of_candidate, a.motion, flipped}, steps(a.motion), nullptr),
+         Fragments({of_x, a.channels, of_state, a.channels + a.motion, flipped}, steps(2 * a.motion), nullptr),
+         Fragments({of_rest, a.channels, flipped}, steps(rows - 2 * a.motion), nullptr)}}
+        .template placed<T>(to);
   }
 };
 

@@ -385,6 +385,11 @@ struct Backward {
 
   static void run(const WarpArguments& a, Stream stream) {
     const Plan plan(a);
+    launch_main(a, plan, stream);
+    launch_finish(a, plan, stream);
+  }
+
+  static void launch_main(const WarpArguments& a, const Plan& plan, Stream stream) {
     if (wants_x(a) && a.deterministic)
       launch(prepare_backward<T>, dim3(kPrepareBlocks), kPrepareThreads, kPrepareThreads * sizeof(uint32_t), stream, a,
              PreparePlan(a));
@@ -402,8 +407,6 @@ struct Backward {
             ? (vectors ? warp_backward<T, N, true, chunked, true> : warp_backward<T, N, false, chunked, true>)
             : (vectors ? warp_backward<T, N, true, chunked, false> : warp_backward<T, N, false, chunked, false>);
     launch(kernel, grid, warps * kWarp, backward_shared_bytes<T, N, chunked>(warps), stream, a);
-
-    launch_finish(a, plan, stream);
   }
 
   static void launch_finish(const WarpArguments& a, const Plan& plan, Stream stream) {

@@ -15,6 +15,11 @@ WarpKernels warp_kernels() {
           },
           [](const WarpArguments& a, void* stream) {
             choose_backward<T>(a, [&](auto backward) { backward.run(a, static_cast<Stream>(stream)); });
+          },
+          [](const WarpArguments& a, void* stream) {
+            choose_backward<T>(a, [&](auto backward) {
+              backward.launch_main(a, typename decltype(backward)::Plan(a), static_cast<Stream>(stream));
+            });
           }};
 }
 

@@ -98,6 +98,28 @@ struct LaneSums {
   }
 };
 
+// Reads finished sums, one channel at a time. The sums of grad_x in place may be overwritten afterwards.
+struct FinishedSums {
+  const WarpArguments& a;
+  int channels;
+  float unit;  // of integers, 0 where floats were summed
+
+  // Every lane of a warp.
+  __device__ __forceinline__ explicit FinishedSums(const WarpArguments& a_)
+      : a(a_), channels(sums_channels(a_)), unit(0.0f) {
+    const int exponent = a.deterministic ? unit_exponent(a) : kNoExponent;
+    if (exponent != kNoExponent) unit = unit_of(-exponent);
+  }
+  __device__ __forceinline__ float operator()(int b, int pixel, int channel) const {
+    const int64_t first = (int64_t(b) * a.height * a.width + pixel) * channels;
+    if (!a.deterministic) return static_cast<const float*>(a.sums)[first + channel];
+    const int block = channel / 16 * 16, together = vectors_together(channels - block);
+    const long long* sum =
+        static_cast<const long long*>(a.sums) + first + block + channel % 4 * together + (channel - block) / 4;
+    return unit == 0.0f ? *reinterpret_cast<const float*>(sum) : static_cast<float>(*sum) * unit;
+  }
+};
+
 // ---- Prepare (deterministic only): zeroes the sums, and finds the largest |grad_out| and the largest sum over o of
 // |W[o, c, n]|. The maxima are of the bits of floats, whose order is that of integers and puts nan last. A nan offset
 // or mask logit counts as a gradient that is nan.

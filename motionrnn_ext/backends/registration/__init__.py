@@ -4,7 +4,7 @@
     motion_gru.py, recurrent_gates.py, lstm_steps.py, offset_warp.py, motion_warp.py, motion_gates.py
                    a stem each: the classes of its ops
     direct.py      the short way to an op in eager mode
-    winograd.py, motion_step.py, packed_gates.py
+    winograd.py, motion_step.py, gated_warp.py, decode_blend.py
                    the ops that one kind of device has, and which have no gradients of their own
     wanted.py      the gradients that a backward op is asked for
     second.py      second derivatives, by the reference
@@ -18,7 +18,7 @@ tangents that reach a backward. The ops of lstm_steps.py have shapes alone, beca
 
 from __future__ import annotations
 
-from . import motion_step, packed_gates, winograd
+from . import decode_blend, gated_warp, motion_step, winograd
 from .lstm_steps import ConvLstmUpdate, StLstmUpdate, SummedOutput
 from .motion_gates import MotionGates
 from .motion_gru import MotionReset, MotionUpdate
@@ -45,7 +45,9 @@ def register(namespace: str, *, is_native: bool = True) -> None:
     """Register a namespace's ops with torch, forward and backward; the native ones have one more."""
     for op in _OF_ALL_KERNELS + _OF_NATIVE_KERNELS if is_native else _OF_ALL_KERNELS:
         op(namespace).register()
-    packed_gates.register(namespace, is_native=is_native)
+    gated_warp.register(namespace, is_native=is_native)
+    if is_native:
+        decode_blend.register(namespace)
 
 
 def register_on_cpu(namespace: str) -> None:

@@ -213,7 +213,6 @@ def motion_gates(
     return _forward(x, offset, trend, weights, x_bias, None, alpha, max_offset)
 
 
-@kernel_op
 def motion_gates_packed(
     x: Tensor,
     offset: Tensor,
@@ -360,7 +359,6 @@ def _wanted_maps(x: Tensor, made: Made, wanted: int) -> tuple[Tensor, Tensor, Te
     )
 
 
-@kernel_op
 def motion_gates_packed_backward(
     grad_offset: Tensor,
     grad_trend: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..registration import register
 from . import (
     NAMESPACE,
+    gated_warp,
     lstm_steps,
     motion_gates,
     motion_gru,
@@ -16,6 +17,7 @@ from . import (
 register(NAMESPACE, is_native=False)
 
 __all__ = [
+    "gated_warp",
     "lstm_steps",
     "motion_gates",
     "motion_gru",

@@ -3,7 +3,8 @@
     common.py      what the nodes share: the weights' checks, gradients of higher order
     conv_lstm.py, st_lstm.py, conv_tt_lstm.py, motion_gru.py
                    a cell each: its weights as a rollout shares them, its step forward and backward
-    motion_step.py the MotionGRU's step before its output gate, on the CPU and on CUDA
+    motion_step.py, output_gate.py
+                   the MotionGRU's step before its output gate, on the CPU and on CUDA; and the gate with the blend
     peephole_lstm.py, mim.py
                    a layer of MIM: MIM-N and MIM-S, and the rest
 

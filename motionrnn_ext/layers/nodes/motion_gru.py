@@ -3,7 +3,7 @@
     E = Enc(H);   F', D', m = motion_gates(E, F, D);   Q = Dec(warp(E, F', m))
     X = s(g).A + (1 - s(g)).B,   g = W_g * [Q, H];   (A, B) is (H, Q) or (Q, H)
 
-motion_step.py computes Q, F' and D', and their gradients.
+motion_step.py computes Q, F' and D', and their gradients; output_gate.py the rest.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.autograd import Function
 from ... import backends, ops
 from ...backends.convolution import Geometry
 from ...backends.reference import state_dtype
-from ...backends.registration.direct import run
 from ...backends.torch_private import plain_apply
 from ...ops import _arguments as arguments
+from ..gates_rule import takes_kernels
 from ..plain import is_plain_conv
 from ..rollout import (
     Rollout,
     SharedConvolution,
     SharedWeights,
-    add_in_place,
     dtype_of_convolutions,
     geometry_of,
 )
 from .common import differentiable_gradients, present, run_step, step_of_node
 from .motion_step import Gradients, Kept, Laid, Needs, StepOfGpu, StepOfOneOp
+from .output_gate import DecodingOutputGate, OutputGate
 
 
 class Step(NamedTuple):
@@ -41,11 +41,9 @@ class Step(NamedTuple):
     dtype: torch.dtype
     encoder: SharedConvolution
     decoder: SharedConvolution
-    gate: SharedConvolution
-    # What is between the maps and the output gate.
+    # What is between the maps and the output gate, and that gate.
     inner: StepOfOneOp | StepOfGpu
-    # Whether the output gate multiplies the maps themselves, and not what was decoded.
-    gates_maps: bool
+    out: OutputGate
 
 
 # The arguments of a node before those of Laid: the common part, maps, offset and trend.
@@ -77,7 +75,9 @@ def _weights(
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
     has_kernels = backends.runs_cpu_kernels(maps) or backends.runs_gpu_kernels(maps)
-    if not (has_kernels and active.has(gru) and active.has(cell) and cell.moves_as_in_the_paper):
+    if not (has_kernels and takes_kernels(maps) and active.has(gru) and active.has(cell)):
+        return None
+    if not cell.moves_as_in_the_paper:
         return None
     if packed is None or not packed.has_mask or not isinstance(cell.alpha, float):
         return None
@@ -111,16 +111,19 @@ def _weights(
         SharedWeights(geometry_of(conv), maps, dtype, conv.weight, conv.bias) for conv in convs
     )
     limit = arguments.bound("max_offset", cell.max_offset)
-    settings = (active, backends.kernels(maps), dtype, cell.alpha, limit)
+    kernels = backends.kernels(maps)
+    settings = (active, kernels, dtype, cell.alpha, limit)
     weights = (*packed, cell.warp.conv.weight)
+    of_gate = (kernels, gate.conv, gru.gate_side == "hidden")
     inner: StepOfOneOp | StepOfGpu
+    out = OutputGate(*of_gate)
+    if backends.runs_cuda_kernels(maps) and DecodingOutputGate.fits(gru.gate.kernel_size, channels):
+        out = DecodingOutputGate(active, *of_gate)
     if backends.runs_gpu_kernels(maps):
-        inner = StepOfGpu(*settings, maps, encoder.conv, decoder.conv, *weights)
+        inner = StepOfGpu(*settings, maps, encoder.conv, decoder.conv, *weights, decodes=not out.decodes)
     else:
         inner = StepOfOneOp(*settings, *weights)
-    common = Step(
-        backends.kernels(maps), dtype, encoder.conv, decoder.conv, gate.conv, inner, gru.gate_side == "hidden"
-    )
+    common = Step(kernels, dtype, encoder.conv, decoder.conv, inner, out)
     return common, Laid(*encoder.laid, *decoder.laid, *gate.laid, *inner.laid)
 
 
@@ -135,9 +138,7 @@ def _forward(
     """Return X, F' and D', and what backward reads."""
     laid, maps = Laid(*rest), maps.to(common.dtype)
     decoded, new_offset, new_trend, kept = common.inner.forward(maps, offset, trend, laid)
-    blend = common.gate.run(torch.cat([decoded, maps], dim=1), laid.gate_weight, laid.gate_bias)
-    sides = (maps, decoded) if common.gates_maps else (decoded, maps)
-    x = run(common.kernels.gated_blend.default, (blend, *sides))
+    x, decoded, blend = common.out.forward(maps, kept.warped, decoded, laid)
     return (x, new_offset, new_trend), (*kept, new_offset, decoded, blend)
 
 
@@ -157,19 +158,11 @@ class _Node(Function):
             return None, *differentiable_gradients(
                 lambda *given: _composed(common, *given), inputs, (grad, grad_offset, grad_trend)
             )
-        kernels, needs = common.kernels, ctx.needs_input_grad[_BEFORE:]
+        needs = ctx.needs_input_grad[_BEFORE:]
         given, offset, _, *rest = inputs
         laid = Laid(*rest)
-        maps, channels = given.to(common.dtype), given.shape[1]
-
-        # The output gate.
-        sides = (maps, decoded) if common.gates_maps else (decoded, maps)
-        grad_blend, *into_sides = run(kernels.gated_blend_backward.default, (grad, blend, *sides))
-        grad_maps, grad_decoded = into_sides if common.gates_maps else reversed(into_sides)
-        both = torch.cat([decoded, maps], dim=1)
-        common.gate.leave(ctx, grad_blend, both, laid.gate_weight, needs[4:6])
-        by_gate = common.gate.data_gradient(grad_blend, both, laid.gate_weight)
-        add_in_place((grad_decoded, grad_maps), by_gate.split(channels, dim=1))
+        maps = given.to(common.dtype)
+        grad_maps, grad_decoded = common.out.backward(ctx, grad, maps, decoded, blend, laid, needs[4:6])
         common.decoder.leave(ctx, grad_decoded, kept.warped, laid.decoder_weight, needs[2:4])
         # The decoder, the warp, the gates and the encoder. The motion at rest of a first step needs no gradient.
         needed = Needs(any(ctx.needs_input_grad[2:_BEFORE]), needs[6:])
@@ -196,7 +189,7 @@ def _composed(
     offset, trend, mask = ops.motion_gates(features, offset, trend, *laid.gates, *numbers)
     warped = ops.offset_warp(features, offset, mask, laid.warp_weight)
     decoded = F.conv_transpose2d(warped, laid.decoder_weight, laid.decoder_bias, stride=2, padding=1)
-    both, padding = torch.cat([decoded, maps], dim=1), common.gate.geometry.padding
-    blend = F.conv2d(both, common.gate.read(laid.gate_weight), laid.gate_bias, padding=padding)
-    sides = (maps, decoded) if common.gates_maps else (decoded, maps)
-    return ops.gated_blend(blend, *sides), offset, trend
+    gate = common.out.gate
+    both = torch.cat([decoded, maps], dim=1)
+    blend = F.conv2d(both, gate.read(laid.gate_weight), laid.gate_bias, padding=gate.geometry.padding)
+    return ops.gated_blend(blend, *common.out.sides(maps, decoded)), offset, trend

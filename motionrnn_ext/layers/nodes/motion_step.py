@@ -2,8 +2,8 @@
 
     E = Enc(H);   F', D', m = motion_gates(E, F, D);   Q = Dec(warp(E, F', m))
 
-On the CPU it is one op each way. On a GPU the gates and the warp are ops of their own between convolutions of PyTorch.
-The gradients of the gates' weights are made once for many steps.
+On the CPU it is one op each way. On a GPU the gates and the warp are one op between convolutions of PyTorch. The
+gradients of the gates' weights are made once for many steps.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Needs(NamedTuple):
     weights: tuple[bool, ...]
 
 
-class _Packed:
+class Packed:
     """The weights as kernels read them, packed at the first step of each direction."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class _Packed:
         self._packed.pop(False, None)
 
 
-class StepOfOneOp(_Packed):
+class StepOfOneOp(Packed):
     """The step by the op `motion_step` of the CPU."""
 
     def __init__(
@@ -156,8 +156,8 @@ class StepOfOneOp(_Packed):
         return self._packed[backward]
 
 
-class StepOfGpu(_Packed):
-    """The step by the ops `motion_gates_packed` and `offset_warp` of CUDA or Triton, between PyTorch's convolutions."""
+class StepOfGpu(Packed):
+    """The step by the op `gated_warp` of CUDA or Triton, between PyTorch's convolutions."""
 
     def __init__(
         self,
@@ -170,10 +170,11 @@ class StepOfGpu(_Packed):
         encoder: SharedConvolution,
         decoder: SharedConvolution,
         *weights: Tensor,
+        decodes: bool,
     ) -> None:
         super().__init__()
         self.kernels, self.alpha, self.max_offset = kernels, alpha, max_offset
-        self.encoder, self.decoder, self.dtype = encoder, decoder, dtype
+        self.encoder, self.decoder, self.decodes, self.dtype = encoder, decoder, decodes, dtype
         x_weight, x_bias, state_weight, candidate_weight, warp_weight = weights
         shared = [
             SharedWeights(same(weight), maps, dtype, weight, bias)
@@ -187,15 +188,15 @@ class StepOfGpu(_Packed):
 
     def forward(
         self, maps: Tensor, offset: Tensor, trend: Tensor, laid: Laid
-    ) -> tuple[Tensor, Tensor, Tensor, Kept]:
-        """Return Q, F', D' and what backward reads."""
+    ) -> tuple[Tensor | None, Tensor, Tensor, Kept]:
+        """Return Q, F', D' and what backward reads; None for Q where the output gate decodes."""
         features = self.encoder.run(maps, laid.encoder_weight, laid.encoder_bias)
-        arguments = (features, offset, trend, *laid.gates, self._pack(laid, backward=False))
-        new_offset, new_trend, mask, update, reset, candidate = run(
-            self.kernels.motion_gates_packed.default, (*arguments, self.alpha, self.max_offset)
+        packed = self._pack(laid, backward=False)
+        weights = (*laid.gates, laid.warp_weight, packed, self.alpha, self.max_offset)
+        warped, new_offset, new_trend, mask, update, reset, candidate = run(
+            self.kernels.gated_warp.default, (features, offset, trend, *weights)
         )
-        warped = run(self.kernels.offset_warp.default, (features, new_offset, mask, laid.warp_weight))
-        decoded = self.decoder.run(warped, laid.decoder_weight, laid.decoder_bias)
+        decoded = self.decoder.run(warped, laid.decoder_weight, laid.decoder_bias) if self.decodes else None
         return decoded, new_offset, new_trend, Kept(features, mask, update, reset, candidate, warped)
 
     def backward(
@@ -209,40 +210,17 @@ class StepOfGpu(_Packed):
         needs: Needs,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the gradients of H, F, D and E, and leave what the gradients of weights are made of."""
-        kernels, features, motion = self.kernels, kept.features, offset.shape[1]
+        features, motion = kept.features, offset.shape[1]
         to_warped = self.decoder.data_gradient(grads.decoded, kept.warped, laid.decoder_weight)
         of_weights = int(Wanted.WEIGHTS) if any(needs.weights) else 0
-        is_deterministic = torch.are_deterministic_algorithms_enabled()
-        to_features, by_warp, to_mask, to_warp_weight = run(
-            kernels.offset_warp_backward.default,
-            (
-                to_warped,
-                features,
-                new_offset,
-                kept.mask,
-                laid.warp_weight,
-                int(Wanted.X | Wanted.MOTION | Wanted.MASK) | of_weights,
-                is_deterministic,
-            ),
-        )
-        logits = kept.update, kept.reset, kept.candidate
-        packed = self._pack(laid, backward=True)
         wanted = int(Wanted.X) | of_weights | (int(Wanted.MOTION) if needs.motion else 0)
-        by_gates, to_offset, to_trend, to_logits, reset_offset = run(
-            kernels.motion_gates_packed_backward.default,
+        to_features, to_offset, to_trend, to_logits, reset_offset, to_warp_weight = run(
+            self.kernels.gated_warp_backward.default,
             (
-                by_warp.add_(grads.offset),
-                grads.trend,
-                to_mask,
-                features,
-                offset,
-                *laid.gates,
-                *logits,
-                new_offset,
-                packed,
-                self.alpha,
-                self.max_offset,
-                wanted,
+                *(to_warped, grads.offset, grads.trend, features, offset, *laid.gates, laid.warp_weight),
+                *(kept.mask, kept.update, kept.reset, kept.candidate, new_offset),
+                *(self._pack(laid, backward=True), self.alpha, self.max_offset, wanted),
+                torch.are_deterministic_algorithms_enabled(),
             ),
         )
         if of_weights:
@@ -252,7 +230,6 @@ class StepOfGpu(_Packed):
             self.of_state.leave(ctx, to_gates, offset.to(self.dtype), laid.state_weight, of_state)
             self.of_candidate.leave(ctx, to_candidate, reset_offset, laid.candidate_weight, of_candidate)
             self.sums.add(ctx, [to_warp_weight], needs.weights[4:])
-        to_features.add_(by_gates)
         to_maps = grads.maps.add_(self.encoder.data_gradient(to_features, grads.maps, laid.encoder_weight))
         return to_maps, to_offset, to_trend, to_features
 

@@ -1,9 +1,10 @@
-"""The registration of the gates with packed weights, which GPUs have: shapes and FLOPs. They have no gradients: who
-calls them calls their backward as well (layers/nodes/motion_step.py)."""
+"""The registration of a MotionGRU step's gates and warp with packed weights, which GPUs have: shapes and FLOPs. The ops
+have no gradients: who calls them calls their backward as well (layers/nodes/motion_step.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,22 +12,21 @@ from torch import Tensor
 
 from ..layouts import format_after, new_like
 from . import flops
+from .base import new_weight
 from .wanted import Wanted
 
-# The gradients for which backward needs that of s(r) F.
 _ALL = Wanted.X | Wanted.MOTION | Wanted.WEIGHTS
+_WEIGHTS = ("x_weight", "state_weight", "candidate_weight", "warp_weight")
 
 
 def register(namespace: str, *, is_native: bool) -> None:
     """Tell torch the shapes and the FLOPs of the ops. Triton's packing is made of ops of torch, which tell shapes."""
     ops = getattr(torch.ops, namespace)
-    fakes: list[Callable[..., Any]] = [motion_gates_packed, motion_gates_packed_backward]
+    fakes: list[Callable[..., Any]] = [gated_warp, gated_warp_backward]
     for fake in [*fakes, motion_gates_pack] if is_native else fakes:
         torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
-    flops.register(
-        ops.motion_gates_packed, dict.fromkeys(("x_weight", "state_weight", "candidate_weight"), _ALL)
-    )
-    flops.register_formula(ops.motion_gates_packed_backward, _flops_of_backward)
+    flops.register(ops.gated_warp, dict.fromkeys(_WEIGHTS, _ALL))
+    flops.register_formula(ops.gated_warp_backward, _flops_of_backward)
 
 
 def motion_gates_pack(
@@ -38,35 +38,48 @@ def motion_gates_pack(
     return tuple(x_weight.new_empty(count, dtype=torch.uint8) for _ in range(2))  # type: ignore[return-value]
 
 
-def motion_gates_packed(
-    x: Tensor, offset: Tensor, trend: Tensor, x_weight: Tensor, *rest: Any
+def gated_warp(
+    x: Tensor,
+    offset: Tensor,
+    trend: Tensor,
+    x_weight: Tensor,
+    x_bias: Tensor,
+    state_weight: Tensor,
+    candidate_weight: Tensor,
+    warp_weight: Tensor,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
     motion = offset.shape[1]
     states = [new_like(offset, layout=x) for _ in range(2)]
     counts = (x_weight.shape[0] - 3 * motion, motion, motion, motion)
-    return (*states, *(_new_map(x, count, format_after(x)) for count in counts))
+    warped, *logits = (_new_map(x, count, format_after(x)) for count in (warp_weight.shape[0], *counts))
+    return (warped, *states, *logits)
 
 
-def motion_gates_packed_backward(
+def gated_warp_backward(
+    grad: Tensor,
     grad_offset: Tensor,
     grad_trend: Tensor,
-    grad_mask: Tensor,
     x: Tensor,
     offset: Tensor,
     x_weight: Tensor,
+    x_bias: Tensor,
+    state_weight: Tensor,
+    candidate_weight: Tensor,
+    warp_weight: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, ...]:
-    wanted = rest[-1]
+    wanted = rest[-2]
     made = [(t, bit) for t, bit in ((x, Wanted.X), (offset, Wanted.MOTION), (offset, Wanted.MOTION))]
     maps = [new_like(t, layout=x) if wanted & bit else t.new_empty(0) for t, bit in made]
     if not wanted & Wanted.WEIGHTS:
-        return (*maps, x.new_empty(0), x.new_empty(0))
+        return (*maps, *(x.new_empty(0) for _ in range(3)))
     # Pixel rows of whole quads, of which the results are the first channels.
     factors = [
         _new_map(x, (count + 3) // 4 * 4, torch.channels_last).narrow(1, 0, count)
         for count in (x_weight.shape[0], offset.shape[1])
     ]
-    return (*maps, *factors)
+    return (*maps, *factors, new_weight(warp_weight))
 
 
 def _new_map(x: Tensor, channels: int, memory_format: torch.memory_format) -> Tensor:
@@ -75,17 +88,11 @@ def _new_map(x: Tensor, channels: int, memory_format: torch.memory_format) -> Te
 
 
 def _flops_of_backward(*shapes: Any, **more: Any) -> int:
+    """Return the FLOPs; the gradients of the gates' weights are made elsewhere, of what this op returns."""
     batch, _, height, width = shapes[3]
-    x_weight, _, state_weight, candidate_weight = shapes[5:9]
-    wanted = shapes[-1]
-    total = _count(candidate_weight)
-    if wanted & Wanted.X:
-        total += _count(x_weight)
-    if wanted & Wanted.MOTION:
-        total += _count(state_weight)
+    x_weight, _, state_weight, candidate_weight, warp_weight = (math.prod(shape) for shape in shapes[5:10])
+    wanted = shapes[-2]
+    total = candidate_weight + warp_weight * (2 if wanted & Wanted.WEIGHTS else 1)
+    total += x_weight if wanted & Wanted.X else 0
+    total += state_weight if wanted & Wanted.MOTION else 0
     return 2 * batch * height * width * total
-
-
-def _count(shape: Sequence[int]) -> int:
-    out, channels, height, width = shape
-    return out * channels * height * width
