@@ -18,6 +18,7 @@ from skimage.metrics import structural_similarity
 from trainings import TINY
 
 from motionrnn_ext import cli
+from motionrnn_ext.data import DATASETS
 from motionrnn_ext.training import losses
 from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.module import Training
@@ -125,6 +126,24 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(loss: str, weights: dict[str,
     means = {name: losses.TERMS[name](prediction, clips[:, 1:], *TERMS[name]) for name in weights}
     wanted = sum(weight * means[name].total / means[name].number for name, weight in weights.items())
     torch.testing.assert_close(module.training_step(clips, 0), wanted, rtol=1e-5, atol=0)
+
+
+def test_two_processes_have_the_loss_of_the_joined_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of both losses, although one process has more missing values, by a stand-in for the sum of counts."""
+    monkeypatch.setitem(DATASETS, "mine", replace(DATASETS["frames"], title="mine"))
+    loss = {"loss": "balanced+ssim+gdl", "missing": "nan", "root": "x", "dataset": "mine", "dbz": (0, 60)}
+    prediction, truth = (x.float() for x in frames(holes=True))
+    truth[1, 2] = math.nan
+    counts: list[Tensor] = []
+
+    def of(part: slice, config: Config, reduce: Any) -> Tensor:
+        monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
+        return Training(config)._loss(prediction[part], truth[part], joined=True)[0]
+
+    one, two = (replace(TINY, **loss, devices=n) for n in (1, 2))
+    whole = of(slice(0, 2), one, lambda found, _: counts.append(found.clone()))
+    parts = [of(slice(i, i + 1), two, lambda found, _: found.copy_(counts[0])) for i in range(2)]
+    torch.testing.assert_close(sum(parts) / 2, whole, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
