@@ -27,7 +27,8 @@ def is_mapped() -> bool:
 
 @constant_in_a_trace
 def _has_more_than_vmap() -> bool:
-    return any(kind != VMAP for kind in transforms())
+    found = transforms()
+    return bool(found) and any(kind != VMAP for kind in found)
 
 
 def is_for_onnx() -> bool:
