@@ -239,7 +239,7 @@ def motion_gates_packed(
 
 
 class Given(NamedTuple):
-    """What backward reads beside the weights: the gradients of F_t, D' and the mask, and what forward has kept."""
+    """Backward reads these beside the weights: the gradients of F_t, D' and the mask, and what forward has kept."""
 
     grad_offset: Tensor
     grad_trend: Tensor
