@@ -14,9 +14,9 @@ import pytest
 from ptx_runs import build, environment, run_tests
 from side_by_side import Runs, check_passed, side_by_side
 
-FILES = ["test_ops.py", "test_lstm_steps.py", "test_deterministic.py"]
+FILES = ["test_ops.py", "test_lstm_steps.py", "test_deterministic.py", "test_triton_large.py"]
 # motion_warp is two ops here, each of which has cases of its own.
-SELECTED = "triton and not motion_warp and (values or deterministic or lstm_steps)"
+SELECTED = "triton and not motion_warp and (values or deterministic or lstm_steps or views)"
 # float16 runs the code of bfloat16, which is enough for one architecture. On the other, products are wgmma.
 ARCHITECTURES = {90: SELECTED, 80: f"{SELECTED} and not triton-float16"}
 AT_LEAST = {90: 1100, 80: 750}

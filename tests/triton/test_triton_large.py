@@ -1,7 +1,8 @@
 """Triton's kernels where an index needs more than 32 bits, in their interpreter: the tensors are sparse, and of each
 launch the first program and the last ones are run. The interpreter fails where a sum or a product of 32 bits overflows.
 
-This is not run: what compilers make of the kernels, and all the programs between.
+Views that reach so far are read as compiled, too. This is not run: what compilers make of the rest, and all the
+programs between.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import pytest
 import torch
 from case import generator
 from comparing import TOLERANCE, assert_close
+from gates_cases import gates_inputs
 from sparse import channels_last_strides, sparse_zeros, use_sparse_results
 from torch import Tensor
-from under_test import KERNELS, REFERENCE, TRITON, UnderTest, on
+from under_test import KERNELS, PTX, REFERENCE, TRITON, UnderTest, on
 
 from motionrnn_ext import ops
 from motionrnn_ext.backends.registration.wanted import Wanted
 
 IN_INTERPRETER = [TRITON] if TRITON in KERNELS and TRITON.is_slow else []
+AS_COMPILED = [TRITON] if TRITON in KERNELS and PTX else []
 if IN_INTERPRETER:
     from triton.runtime.interpreter import interpreter_builder
 
@@ -146,21 +149,67 @@ def test_results_of_more_than_32_bits_from_one_image(
     check_last_rows(actual, expected_of([*inputs, weight], grad))
 
 
-@on(IN_INTERPRETER)
+@pytest.fixture
+def apart() -> Iterator[Callable[[Tensor, str], Tensor]]:
+    """Return a tensor whose images ("batch"), or whose pixels of a row ("pixel"), lie more than 2^31 elements apart."""
+    far, registered = 2**29 + 16, []
+
+    def lay(t: Tensor, distance: str) -> Tensor:
+        strides = [4 * far, *t.stride()[1:]] if distance == "batch" else channels_last_strides(t.shape, far)
+        made = sparse_zeros(t.shape, t.dtype, strides).copy_(t)
+        if PTX:
+            registered.append(made.data_ptr())
+            PTX.register(made.data_ptr(), made.untyped_storage().nbytes())
+        return made
+
+    if PTX:
+        # A note of every byte would take as much memory as there is address space.
+        PTX.set(check_global=0)
+    yield lay
+    if PTX:
+        PTX.set(check_global=1)
+        for address in registered:
+            PTX.unregister(address)
+
+
+@on(IN_INTERPRETER + AS_COMPILED)
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("distance", ["batch", "pixel"])
-def test_views_that_reach_beyond_32_bits(on: UnderTest, distance: str, deterministic: bool):
-    """Two images, or two pixels of a row, lie so far apart."""
-    shape, far = (2, 3, 5), 2**29 + 16
-    tensors = []
-    for seed, (name, count) in enumerate(COUNTS.items()):
-        t = normal(shape[0], count, *shape[1:], dtype=DTYPES[name], seed=seed)
-        strides = [4 * far, *t.stride()[1:]] if distance == "batch" else channels_last_strides(t.shape, far)
-        tensors.append(sparse_zeros(t.shape, t.dtype, strides).copy_(t))
+def test_views_that_reach_beyond_32_bits(
+    on: UnderTest, distance: str, deterministic: bool, apart: Callable[[Tensor, str], Tensor]
+):
+    shape = (2, 3, 5)
+    tensors = [
+        apart(normal(shape[0], count, *shape[1:], dtype=DTYPES[name], seed=seed), distance)
+        for seed, (name, count) in enumerate(COUNTS.items())
+    ]
     *inputs, grad = tensors
     weight = weights(torch.bfloat16)
-    actual = warp_and_gradients(on.op, [*inputs, weight], grad, deterministic)
+    with on.chosen():
+        actual = warp_and_gradients(on.op, [*inputs, weight], grad, deterministic)
     check_last_rows(actual, expected_of([*inputs, weight], grad))
+
+
+@on(IN_INTERPRETER + AS_COMPILED)
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("distance", ["batch", "pixel"])
+def test_gates_of_views_that_reach_beyond_32_bits(
+    on: UnderTest, distance: str, size: int, apart: Callable[[Tensor, str], Tensor]
+):
+    inputs = list(gates_inputs(generator(0), height=3, width=5, size=size).values())
+    inputs = [t.detach().float() for t in inputs]
+    far = [apart(t, distance) for t in inputs[:3]]
+    found = []
+    for maps in (inputs[:3], far):
+        with on.chosen():
+            outputs = on.op("motion_gates")(*maps, *inputs[3:], 0.5, 1.0)
+            grad = maps[1]
+            saved = (*maps[:2], *inputs[3:], *outputs[3:], outputs[0])
+            found.append(
+                [*outputs, *on.op("motion_gates_backward")(grad, grad, outputs[2], *saved, 0.5, 1.0, 3)]
+            )
+    for near, view in zip(*found, strict=True):
+        assert_close(view, near, TOLERANCE[torch.float32])
 
 
 # Of each pointwise op that reads or writes several maps of a tensor: how many, input by input; what follows the inputs.

@@ -92,9 +92,9 @@ class Block(NamedTuple):
 # The multiprocessors of a large GPU.
 MULTIPROCESSORS = 128
 MANY = 2**31
-# The blocks of each op: the largest number of channels, the block for float32, and that for half precision. This is a
-# table and not @triton.autotune, which would measure on a user's first step, and which Triton's interpreter cannot run
-# ("0 active drivers").
+# The blocks of each op, and of some kernels of the gates: the largest number of channels, the block for float32, and
+# that for half precision. This is a table and not @triton.autotune, which would measure on a user's first step, and
+# which Triton's interpreter cannot run ("0 active drivers").
 BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     "pointwise": [(MANY, Block(1024, 4, least=512), Block(1024, 4, least=512))],
     "offset_warp": [
@@ -102,6 +102,9 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
         (MANY, Block(64, 8, least=16), Block(64, 8, least=16)),
     ],
     "motion_gates": [(MANY, Block(64, 4, least=16), Block(64, 4, least=16))],
+    # With 4 warps it spills in float32 on sm_120.
+    "candidate": [(MANY, Block(64, 8, least=32), Block(64, 4, least=16))],
+    # With 32 pixels backward spills in float32 on sm_80 and sm_90.
     "pixel_gates": [(MANY, Block(16, 4), Block(32, 4, least=16))],
     "offset_warp_backward": [
         (16, Block(64, 4), Block(64, 4)),
@@ -120,6 +123,7 @@ CANDIDATES = {
     "pointwise": [Block(size, warps) for size in (512, 1024, 2048) for warps in (2, 4, 8)],
     "offset_warp": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "motion_gates": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
+    "candidate": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "pixel_gates": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward_deterministic": [Block(size, warps) for size in (16, 32, 64) for warps in (4, 8)],

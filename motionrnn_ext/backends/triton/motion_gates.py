@@ -30,6 +30,12 @@ from .tap_gates import (
 
 # The most columns that a program of pixel_gates.py has of one gate.
 MOST_COLUMNS = 64
+# The kernels with blocks of their own.
+BLOCKS_OF = {
+    candidate_kernel: "candidate",
+    pixel_gates_kernel: "pixel_gates",
+    pixel_gates_backward_kernel: "pixel_gates",
+}
 
 
 class Sizes(NamedTuple):
@@ -89,8 +95,7 @@ def _launch(
             **constants, **block.options,
         )  # fmt: skip
 
-    op = "pixel_gates" if kernel in (pixel_gates_kernel, pixel_gates_backward_kernel) else "motion_gates"
-    in_blocks(op, channels, x, pixels, in_block, kernel.__name__)
+    in_blocks(BLOCKS_OF.get(kernel, "motion_gates"), channels, x, pixels, in_block, kernel.__name__)
 
 
 # ---- The weights
@@ -233,7 +238,7 @@ def motion_gates_packed(
 
 
 class Given(NamedTuple):
-    """What backward reads beside the weights: the gradients of F_t, D' and the mask, and what forward has kept."""
+    """Backward reads these beside the weights: the gradients of F_t, D' and the mask, and what forward has kept."""
 
     grad_offset: Tensor
     grad_trend: Tensor
