@@ -108,7 +108,7 @@ SixTensors gated_warp_backward(Tensor grad, Tensor grad_offset, Tensor grad_tren
   const auto read =
       read_gradients(gates, {grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset});
   const bool want_weights = wanted & kWantedWeights;
-  const GatesBackward made(gates, wanted, a.size > 1 || w.k > 3);
+  const GatesResults made(gates, wanted, a.size > 1 || w.k > 3);
   Tensor grad_weight = nothing(x);
   if (want_weights) grad_weight = new_tensor(x, {warp.weight.sizes().begin(), warp.weight.sizes().end()},
                                              x.scalar_type(), false);

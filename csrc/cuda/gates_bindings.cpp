@@ -58,7 +58,7 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
                                    double max_offset, int64_t wanted) {
   Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, alpha, max_offset);
   const auto read = read_gradients(gates, {grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset});
-  GatesBackward made(gates, wanted, true);
+  GatesResults made(gates, wanted, true);
   if (!gates.is_empty()) {
     const OnDevice device(gates.x);
     gates.use(nullptr, true, device.stream);

@@ -109,11 +109,11 @@ inline std::array<Tensor, 7> read_gradients(Gates& gates, const GatesGradients& 
 
 // The gradients of x, F and D, and the factors of the weights' gradients: those of the logits, (B, 3M + K, H, W), and
 // s(r) F, (B, M, H, W). `grads` and `reset_rows` are whole rows of them.
-struct GatesBackward {
+struct GatesResults {
   Tensor x, offset, trend, logits, reset_offset, grads, reset_rows;
 
   // wants_grads: whether the logits' gradients are read, also where they are no result.
-  GatesBackward(Gates& gates, int64_t wanted, bool wants_grads) {
+  GatesResults(Gates& gates, int64_t wanted, bool wants_grads) {
     GatesArguments& a = gates.a;
     const bool want_x = wanted & kWantedX, want_motion = wanted & kWantedMotion, weights = wanted & kWantedWeights;
     const auto map = [&](bool want, int64_t channels, ScalarType type) {

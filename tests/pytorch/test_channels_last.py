@@ -30,10 +30,11 @@ def layout(t: Tensor) -> torch.memory_format | None:
 class Layouts(TorchDispatchMode):
     """The contiguous inputs of each kernel and convolution, and the copies from one layout into the other."""
 
-    def __init__(self, namespace: str, boundary: int = 0) -> None:
+    def __init__(self, namespace: str, boundary: int = 0, once: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.namespace, self.kernels = namespace, 0
         self.boundary = boundary  # channels of folded frames, which are laid out once
+        self.once = once  # the shape of the warp's weight, which kernels read contiguous: laid out once as well
         self.contiguous: list[str] = []
         self.copied: list[str] = []
 
@@ -43,14 +44,16 @@ class Layouts(TorchDispatchMode):
         ours = function.namespace == self.namespace
         self.kernels += ours
         if ours or "aten.convolution" in name:
-            inside = [a for a in images if a.dim() == 4 and a.shape[1] != self.boundary]
+            inside = [a for a in images if a.dim() == 4 and self.is_inside(a)]
             self.contiguous += [f"{name} {tuple(a.shape)}" for a in inside if layout(a) is CONTIGUOUS]
         if any(part in name for part in ("clone", "_to_copy", "copy_")):
             before, after = layout(images[-1 if "copy_." in name else 0]), layout(result)
-            is_inside = result.dim() != 4 or result.shape[1] != self.boundary
-            if is_inside and None not in (before, after) and before != after:
+            if self.is_inside(result) and None not in (before, after) and before != after:
                 self.copied.append(f"{name} {tuple(result.shape)}")
         return result
+
+    def is_inside(self, t: Tensor) -> bool:
+        return t.dim() != 4 or (t.shape[1] != self.boundary and tuple(t.shape) != self.once)
 
 
 def check(layouts: Layouts) -> None:
@@ -95,7 +98,7 @@ def test_the_model(predictor: str, on: UnderTest):
         expected_grads = torch.autograd.grad(loss(expected, motion), list(plain.parameters()))
     with on.chosen():
         state = model.initial_state(2, 16, 24)
-        with Layouts(on.namespace, boundary=4) as layouts:
+        with Layouts(on.namespace, boundary=4, once=(2, 2, 3, 3)) as layouts:
             found, motion = model(frames.to(on.device), 2, state=state, return_motion=True)
             grads = torch.autograd.grad(loss(found, motion), list(model.parameters()))
     check(layouts)
