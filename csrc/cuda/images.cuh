@@ -25,6 +25,21 @@ struct Channels {
   __device__ __forceinline__ float read(int c) const { return to_float(__ldg(&(*this)[c])); }
 };
 
+// The pixels of one image of the batch, for threads whose pixel changes.
+template <class T>
+struct Pixels {
+  T* first;
+  uint32_t channel, pixel;  // strides
+
+  __device__ __forceinline__ Pixels(const Image& image, int b)
+      : first(static_cast<T*>(image.data) + b * image.batch), channel(image.channel), pixel(image.pixel) {}
+  __device__ __forceinline__ T& operator()(int c, int p) const {
+    return (first + uint64_t(uint32_t(p)) * pixel)[uint64_t(uint32_t(c)) * channel];
+  }
+  // See Channels.
+  __device__ __forceinline__ float read(int c, int p) const { return to_float(__ldg(&(*this)(c, p))); }
+};
+
 // Return whether vectors of `size` elements may be read or written at every pixel.
 template <class T>
 bool takes_vectors(const Image& image, int channels, int size) {

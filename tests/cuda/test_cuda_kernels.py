@@ -15,6 +15,7 @@ from gates_cases import GATES_CASES, gates_inputs
 from under_test import CUDA_KERNELS, REFERENCE, UnderTest, on
 from warp_cases import MOTION_CASES
 
+from motionrnn_ext import ops
 from motionrnn_ext.backends.registration.wanted import Wanted
 from motionrnn_ext.layers import MotionGRU, MotionGRUCell
 
@@ -167,3 +168,23 @@ def test_a_weight_whose_gradient_has_too_many_parts(on: UnderTest):
     offset = torch.zeros(1, 2 * taps, 1, 1, device=on.device)
     with pytest.raises(RuntimeError, match="too many channels for the gradient of the weight"):
         on.op("offset_warp_backward")(grad, x, offset, mask, weight, Wanted.WEIGHTS, False)
+
+
+@on(CUDA_KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["", "channels_last"])
+@pytest.mark.parametrize("channels", [8, 16, 32, 64])
+def test_a_weight_may_start_anywhere(
+    on: UnderTest, channels: int, layout: torch.memory_format, dtype: torch.dtype
+):
+    """A weight that vectors of 8 bytes cannot be loaded from gives the same result, bit for bit."""
+    g = generator()
+    x, offset, mask = (
+        torch.randn(1, count, 3, 5, generator=g).to(on.device, kind, memory_format=layout)
+        for count, kind in ((channels, dtype), (18, torch.float32), (9, dtype))
+    )
+    weight = torch.randn(channels, channels, 3, 3, generator=g).to(on.device, dtype)
+    moved = torch.cat([weight.new_zeros(1), weight.flatten()])[1:].view_as(weight)
+    assert moved.data_ptr() % 8 != 0
+    with on.chosen():
+        assert torch.equal(ops.offset_warp(x, offset, mask, moved), ops.offset_warp(x, offset, mask, weight))

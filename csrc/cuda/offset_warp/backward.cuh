@@ -1,7 +1,8 @@
 // offset_warp backward in three launches at most. Forward kept nothing, so backward samples again.
 //
 //   prepare   zeroes the sums of grad_x (deterministic: and finds a bound of what is added to them)
-//   main      has a warp of a block per step of taps, all at the same pixels, 32 at a time. Tensor cores compute
+//   main      has a warp of a block per step of taps, all at the same pixels, 32 at a time. The block's threads share
+//             out the taps when they are found and their gradients stored. In between, tensor cores compute
 //             grad_column = W^T grad_out, in the lanes that gather its channels. Its products with the four corners,
 //             summed over the channels inside the warp, give the gradients of offset and mask. The gradient of x is
 //             added to the corners, four channels at a time. grad_weight = grad_out column^T, again on tensor cores,
@@ -15,9 +16,10 @@
 namespace motionrnn_ext::cuda {
 namespace {
 
-// The most warps of a block: the steps of k = 3.
+// The most warps of a block: the steps of k = 3, or of a row of its taps. Of the smaller blocks more warps fit into a
+// multiprocessor's registers, and small maps make more blocks.
 template <int N>
-constexpr int kBackwardWarps = N == 8 ? 5 : 9;
+constexpr int kBackwardWarps = N == 8 ? 5 : 3;
 // The most blocks, a constant: the order of summation is the same on every card.
 constexpr int kBackwardBlocks = 256;
 // Pixels that a warp takes at a time: two tiles of mma.
@@ -30,9 +32,15 @@ struct alignas(16) BackwardTap {
   math::Corners<float> product;  // <grad_column, corner>
 };
 
+// A tap of a block in shared memory. Neighbouring taps start in different banks.
+struct BackwardTaps {
+  BackwardTap at[kPixels];
+  float4 gap;
+};
+
 // The shared memory of a warp's taps.
 template <class T, int N>
-constexpr size_t kTapBytes = BackwardShape<T, N>::In::kTaps * kPixels * sizeof(BackwardTap);
+constexpr size_t kTapBytes = BackwardShape<T, N>::In::kTaps * sizeof(BackwardTaps);
 
 template <class T, int N, bool chunked>
 size_t backward_shared_bytes(int warps) {
@@ -59,45 +67,61 @@ struct Role {
 // W as mma's second operand for grad_column: rows are output channels, columns the slots of the step.
 template <class T, int N>
 __device__ __forceinline__ uint2 weight_fragment(const WarpArguments& a, int first_tap, int first_in, int first_out,
-                                                 int product, int tile) {
+                                                 int product, int tile, int lane) {
   using Shape = BackwardShape<T, N>;
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, taps = a.k * a.k;
+  static_assert(Shape::Out::kVector % Shape::kSlotsOfMma == 0);  // the slots of a product are neighbouring channels
+  const int g = lane / 4, t = lane % 4, taps = a.k * a.k, row = a.channels * taps;
   const int tap = first_tap + Shape::In::tap(g >> 1), c = first_in + Shape::In::channel(g >> 1, 2 * tile + (g & 1));
+  const int o = first_out + Shape::Out::channel(t, product * Shape::kSlotsOfMma);
+  const int slots = c < a.channels && tap < taps ? a.out_channels - o : 0;
+  const T* from = static_cast<const T*>(a.weight) + (int64_t(o) * a.channels + c) * taps + tap;
   T slot[Shape::kSlotsOfMma];
 #pragma unroll
-  for (int s = 0; s < Shape::kSlotsOfMma; ++s) {
-    const int o = first_out + Shape::Out::channel(t, product * Shape::kSlotsOfMma + s);
-    const bool exists = o < a.out_channels && c < a.channels && tap < taps;
-    slot[s] =
-        exists ? static_cast<const T*>(a.weight)[(int64_t(o) * a.channels + c) * taps + tap] : from_float<T>(0.0f);
-  }
+  for (int s = 0; s < Shape::kSlotsOfMma; ++s)
+    slot[s] = s < slots ? __ldg(from + int64_t(s) * row) : from_float<T>(0.0f);
   uint2 fragment;
   memcpy(&fragment, slot, sizeof fragment);
   return fragment;
 }
 
-// Find the step's taps at 32 pixels, one pixel per lane.
-template <class T, int N>
+// The taps of a thread, of those of a block at 32 pixels: as many as a step has. Neighbouring threads have neighbours
+// in memory: taps of a pixel where the channels of motion maps come last, else pixels of a tap.
+template <int kTaps>
+struct ThreadTaps {
+  const bool last;
+  int first_tap, first_pixel;
+
+  __device__ __forceinline__ explicit ThreadTaps(const Image& map) : last(map.channel == 1) {
+    const unsigned size = last ? blockDim.x / kWarp * kTaps : kPixels;
+    const int outer = threadIdx.x / size, inner = threadIdx.x - outer * size;
+    first_tap = last ? inner : outer, first_pixel = last ? outer : inner;
+  }
+  __device__ __forceinline__ int tap(int i) const { return last ? first_tap : first_tap + i * int(blockDim.x / kWarp); }
+  __device__ __forceinline__ int pixel(int i) const { return last ? first_pixel + i * (kPixels / kTaps) : first_pixel; }
+};
+
+// Find the block's taps at 32 pixels.
+template <class T, int kTaps>
 __device__ __forceinline__ void find_backward_taps(const WarpArguments& a, int b, int first_pixel, int first_tap,
-                                                   BackwardTap* taps) {
-  const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane, row = pixel / a.width, col = pixel - row * a.width;
+                                                   const ThreadTaps<kTaps>& of_thread, BackwardTaps* found_taps) {
   const int all_taps = a.k * a.k;
-#pragma unroll
-  for (int i = 0; i < BackwardShape<T, N>::In::kTaps; ++i) {
-    const int tap = first_tap + i;
+  const Pixels<float> offset(a.offset, b);
+  const Pixels<T> mask_logits(a.mask_logits, b);
+#pragma unroll 1
+  for (int i = 0; i < kTaps; ++i) {
+    const int tap = first_tap + of_thread.tap(i), pixel = first_pixel + of_thread.pixel(i);
     BackwardTap found{{{-1, -1, -1, -1}}, 0.0f, 0.0f, 0.0f, 0, {}};
     if (pixel < a.height * a.width && tap < all_taps) {
-      const int tap_row = tap / a.k;
-      const Channels<float> offset(a.offset, b, pixel);
-      const float by_row = offset.read(tap), by_col = offset.read(all_taps + tap);
-      const Place place = locate(a, tap_row, tap - tap_row * a.k, row, col, by_row, by_col,
-                                 Channels<T>(a.mask_logits, b, pixel).read(tap));
+      const int row = pixel / a.width, col = pixel - row * a.width, tap_row = tap / a.k;
+      const float by_row = offset.read(tap, pixel), by_col = offset.read(all_taps + tap, pixel);
+      const Place place =
+          locate(a, tap_row, tap - tap_row * a.k, row, col, by_row, by_col, mask_logits.read(tap, pixel));
       found.fixed = math::is_at_limit(by_row, a.motion.max_offset) | math::is_at_limit(by_col, a.motion.max_offset)
                                                                          << 1;
       found.corner = corner_indices(a, place);
       found.row_fraction = place.row.fraction, found.col_fraction = place.col.fraction, found.mask = place.mask;
     }
-    taps[i * kPixels + lane] = found;
+    found_taps[of_thread.tap(i)].at[of_thread.pixel(i)] = found;
   }
 }
 
@@ -107,44 +131,42 @@ template <class T>
 __device__ __forceinline__ void store_update(const WarpArguments& a, int b, int tap, int pixel, const float (&grad)[2],
                                              int32_t fixed) {
   const Motion& m = a.motion;
-  const Channels<float> by_offset(m.grad_offset, b, pixel), by_trend(m.grad_trend, b, pixel);
-  const Channels<float> previous(m.offset, b, pixel);
-  const Channels<T> update(m.update_logits, b, pixel), candidate(m.candidate_logits, b, pixel);
+  const Pixels<float> by_offset(m.grad_offset, b), by_trend(m.grad_trend, b), previous(m.offset, b);
+  const Pixels<T> update(m.update_logits, b), candidate(m.candidate_logits, b);
   float in[2][6];
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
-    in[axis][0] = fixed & 1 << axis ? 0.0f : grad[axis] + by_offset.read(channel);
-    in[axis][1] = by_trend.read(channel);
-    in[axis][2] = update.read(channel), in[axis][3] = candidate.read(channel);
-    in[axis][4] = previous.read(channel), in[axis][5] = 0.0f;
+    in[axis][0] = fixed & 1 << axis ? 0.0f : grad[axis] + by_offset.read(channel, pixel);
+    in[axis][1] = by_trend.read(channel, pixel);
+    in[axis][2] = update.read(channel, pixel), in[axis][3] = candidate.read(channel, pixel);
+    in[axis][4] = previous.read(channel, pixel), in[axis][5] = 0.0f;
   }
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
     float out[4];
     math::MotionUpdateBackward::apply<float>(in[axis], out, {m.alpha, INFINITY});
-    Channels<T>(m.grad_update_logits, b, pixel)[channel] = from_float<T>(out[0]);
-    Channels<T>(m.grad_candidate_logits, b, pixel)[channel] = from_float<T>(out[1]);
-    Channels<float>(a.grad_offset, b, pixel)[channel] = out[2];
-    Channels<float>(m.grad_previous_trend, b, pixel)[channel] = out[3];
+    Pixels<T>(m.grad_update_logits, b)(channel, pixel) = from_float<T>(out[0]);
+    Pixels<T>(m.grad_candidate_logits, b)(channel, pixel) = from_float<T>(out[1]);
+    Pixels<float>(a.grad_offset, b)(channel, pixel) = out[2];
+    Pixels<float>(m.grad_previous_trend, b)(channel, pixel) = out[3];
   }
 }
 
-// Make the gradients of offset and mask from the products, one pixel per lane; with motion, its backward follows.
-template <class T, int N>
+// Make the gradients of offset and mask from the products of the block's taps; with motion, its backward follows.
+template <class T, int kTaps>
 __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int first_pixel, int first_tap,
-                                             const BackwardTap* taps) {
-  const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane, all_taps = a.k * a.k;
-  if (pixel >= a.height * a.width) return;
-#pragma unroll 1  // both taps of N = 8 at once take registers that a block's occupancy needs
-  for (int i = 0; i < BackwardShape<T, N>::In::kTaps; ++i) {
-    const int tap = first_tap + i;
-    if (tap >= all_taps) break;
-    const BackwardTap& at = taps[i * kPixels + lane];
+                                             const ThreadTaps<kTaps>& of_thread, const BackwardTaps* found_taps) {
+  const int all_taps = a.k * a.k;
+#pragma unroll 1
+  for (int i = 0; i < kTaps; ++i) {
+    const int tap = first_tap + of_thread.tap(i), pixel = first_pixel + of_thread.pixel(i);
+    if (pixel >= a.height * a.width || tap >= all_taps) continue;
+    const BackwardTap& at = found_taps[of_thread.tap(i)].at[of_thread.pixel(i)];
     if (a.grad_mask_logits.data != nullptr) {
       const auto weights = math::bilinear_weights<float>(at.row_fraction, at.col_fraction);
-      Channels<T>(a.grad_mask_logits, b, pixel)[tap] =
+      Pixels<T>(a.grad_mask_logits, b)(tap, pixel) =
           from_float<T>(math::d_sigmoid(at.mask) * math::bilinear_value(weights, at.product));
     }
     if (a.grad_offset.data == nullptr) continue;
@@ -153,8 +175,8 @@ __device__ __forceinline__ void store_motion(const WarpArguments& a, int b, int 
     if (a.motion.given()) {
       store_update<T>(a, b, tap, pixel, grad, at.fixed);
     } else {
-      const Channels<float> grad_offset(a.grad_offset, b, pixel);
-      grad_offset[tap] = grad[0], grad_offset[all_taps + tap] = grad[1];
+      const Pixels<float> grad_offset(a.grad_offset, b);
+      grad_offset(tap, pixel) = grad[0], grad_offset(all_taps + tap, pixel) = grad[1];
     }
   }
 }
@@ -196,6 +218,17 @@ __device__ __forceinline__ void add_weight(const uint32_t (&column)[2][BackwardS
   }
 }
 
+// Stage the weight of the block's steps. Neighbouring threads load neighbouring taps.
+template <class T, int N>
+__device__ __forceinline__ void stage_backward_weight(const WarpArguments& a, int first_tap, uint2* weight) {
+  using Shape = BackwardShape<T, N>;
+  const unsigned steps = blockDim.x / kWarp, lane = threadIdx.x / steps, step = threadIdx.x - lane * steps;
+#pragma unroll 2
+  for (int i = 0; i < Shape::kMmas * Shape::kTiles; ++i)
+    weight[step * Shape::kFragments + i * kWarp + lane] =
+        weight_fragment<T, N>(a, first_tap + step * Shape::In::kTaps, 0, 0, i / Shape::kTiles, i % Shape::kTiles, lane);
+}
+
 // A warp, its step of taps, and the state it keeps from tile to tile.
 template <class T, int N, bool vectors, bool chunked, bool deterministic>
 struct BackwardWarp {
@@ -206,17 +239,12 @@ struct BackwardWarp {
   const WarpArguments& a;
   const Role role;
   const int first_tap;
-  const float unit;   // see LaneSums
-  BackwardTap* taps;  // in shared memory: the taps of the warp's 32 pixels
-  uint2* weights;     // in shared memory: the weight of the step, each lane's own part
+  const float unit;     // see LaneSums
+  BackwardTaps* taps;   // in shared memory: the taps of the warp's step
+  const uint2* weight;  // in shared memory: the step's, as fragments
   WeightSums<T, N> grad_weight = {};
-
-  __device__ __forceinline__ void stage_weight() {
-    if constexpr (!chunked)
-      for (int i = 0; i < Shape::kMmas * Shape::kTiles; ++i)
-        weights[i * kWarp + threadIdx.x % kWarp] =
-            weight_fragment<T, N>(a, first_tap, 0, 0, i / Shape::kTiles, i % Shape::kTiles);
-  }
+  // Whether the loads for both pixels of a lane come before the first sum, so that one wait serves both.
+  static constexpr bool kBothAtOnce = N * sizeof(T) <= 32;
 
   // grad_column = W^T grad for 16 pixels. Afterwards grad holds the gradient of the role's output chunk.
   __device__ __forceinline__ void multiply_grad(int b, int first_pixel, int first_in, uint32_t (&grad)[2][Out::kWords],
@@ -237,34 +265,44 @@ struct BackwardWarp {
 #pragma unroll
         for (int tile = 0; tile < Shape::kTiles; ++tile)
           multiply<T>(grad_column[tile], grad[0] + 2 * p, grad[1] + 2 * p,
-                      chunked ? weight_fragment<T, N>(a, first_tap, first_in, first_out, p, tile)
-                              : weights[(p * Shape::kTiles + tile) * kWarp + lane]);
+                      chunked ? weight_fragment<T, N>(a, first_tap, first_in, first_out, p, tile, lane)
+                              : weight[(p * Shape::kTiles + tile) * kWarp + lane]);
     }
   }
 
-  // Process one pixel's tap: load its corners, make the column, add to the products with the corners and to grad_x.
-  __device__ __forceinline__ void add_pixel(const BackwardTap& tap, const LaneReader<T, In, vectors>& x,
+  // The corners of a pixel's tap, as a lane reads them.
+  struct LaneCorners {
+    CornerIndices index;
+    uint32_t word[4][In::kWords];
+
+    __device__ __forceinline__ void load(const BackwardTap& tap, const LaneReader<T, In, vectors>& x) {
+      index = tap.corner;
+#pragma unroll
+      for (int q = 0; q < 4; ++q) x(index.at[q], index.at[q] >= 0, word[q]);
+    }
+  };
+
+  // Process one pixel's tap: make the column, add to the products with the corners and to grad_x.
+  __device__ __forceinline__ void add_pixel(const BackwardTap& tap, const LaneCorners& corner,
                                             const LaneSums<In, deterministic>& sums, const float (&grad)[In::kSlots],
                                             uint32_t (&column)[In::kWords], float (&product)[4]) const {
-    const CornerIndices corner = tap.corner;
+    // Where two pixels' corners are loaded at once, reading the indices again takes fewer registers.
+    const CornerIndices index = kBothAtOnce ? tap.corner : corner.index;
     const auto w = math::bilinear_weights<float>(tap.row_fraction, tap.col_fraction);
     const float weight[4] = {tap.mask * w.v00, tap.mask * w.v01, tap.mask * w.v10, tap.mask * w.v11};
-    uint32_t word[4][In::kWords];
-#pragma unroll
-    for (int q = 0; q < 4; ++q) x(corner.at[q], corner.at[q] >= 0, word[q]);
-    if (role.sums_weight) interpolate<T>(word, weight, column);
+    if (role.sums_weight) interpolate<T>(corner.word, weight, column);
     if (!role.gathers) return;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
-      product[q] = multiply_corner<T>(word[q], grad, product[q]);
-      sums.add(corner.at[q], weight[q], grad);
+      product[q] = multiply_corner<T>(corner.word[q], grad, product[q]);
+      sums.add(index.at[q], weight[q], grad);
     }
   }
 
   // Process 16 pixels, from number `first` on of the 32 whose taps were found.
   __device__ __forceinline__ void add_tile(int b, int first_pixel, int first) {
     const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
-    BackwardTap* lane_taps = taps + In::tap(t) * kPixels + first + g;
+    BackwardTap* lane_taps = taps[In::tap(t)].at + first + g;
     float product[2][4] = {};
 #pragma unroll 1
     for (int in_chunk = role.in_chunk; in_chunk < role.in_end; ++in_chunk) {
@@ -274,12 +312,15 @@ struct BackwardWarp {
       multiply_grad(b, first_pixel + first, first_in, grad, grad_column);
       const LaneReader<T, In, vectors> x(a.x, b, first_in, a.channels);
       const LaneSums<In, deterministic> sums(a, b, first_in, unit);
+      LaneCorners corners[2];
+      if (kBothAtOnce) corners[0].load(lane_taps[0], x), corners[1].load(lane_taps[8], x);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
+        if (!kBothAtOnce) corners[h].load(lane_taps[8 * h], x);
         float slot[In::kSlots];
 #pragma unroll
         for (int s = 0; s < In::kSlots; ++s) slot[s] = grad_column[s / 2][2 * h + s % 2];
-        add_pixel(lane_taps[8 * h], x, sums, slot, column[h], product[h]);
+        add_pixel(lane_taps[8 * h], corners[h], sums, slot, column[h], product[h]);
       }
       if (role.sums_weight) add_weight<T, N>(column, grad, grad_weight);
     }
@@ -291,53 +332,55 @@ struct BackwardWarp {
       for (int i = 0; i < sum.kKept; ++i) to[i] = sum.kept[i];
     }
   }
-
-  __device__ __forceinline__ void run() {
-    stage_weight();
-    const Tiles tiles(a, kPixels);
-    for (int tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
-      const int b = tile / tiles.per_image, first_pixel = (tile - b * tiles.per_image) * kPixels;
-      find_backward_taps<T, N>(a, b, first_pixel, first_tap, taps);
-      __syncwarp();
-#pragma unroll 1
-      for (int first = 0; first < kPixels; first += 16) add_tile(b, first_pixel, first);
-      __syncwarp();
-      if (role.gathers) store_motion<T, N>(a, b, first_pixel, first_tap, taps);
-      __syncwarp();
-    }
-  }
 };
 
-// Blocks per multiprocessor for __launch_bounds__: four fit for 8 channels, except where more stays in registers on
-// older architectures.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr bool kFourBlocksFit = true;
+// Blocks per multiprocessor for __launch_bounds__: as many as fit without a spill on the fast path; slow forms may
+// spill a few registers. Where fewer are demanded on newer architectures, these keep more in registers.
+#if defined(__CUDA_ARCH__)
+constexpr int kArchitecture = __CUDA_ARCH__;
 #else
-constexpr bool kFourBlocksFit = false;
+constexpr int kArchitecture = 0;
 #endif
-template <class T, int N, bool vectors, bool deterministic>
+template <class T, int N, bool vectors, bool chunked, bool deterministic>
 constexpr int backward_blocks() {
-  if (N == 8) return kFourBlocksFit || (sizeof(T) == 2 && (vectors || !deterministic)) ? 4 : 1;
-  return kMayUseAllRegisters<(!vectors || deterministic)>;
+  constexpr bool kHalves = sizeof(T) == 2;
+  if (N == 8) return kArchitecture >= 1000 || (kHalves && (vectors || !deterministic)) ? 4 : 1;
+  if (N == 32) return kHalves && vectors && !chunked ? 5 : 4;
+  if (vectors && !deterministic) return kHalves ? (kArchitecture >= 1000 ? 6 : 8) : 0;
+  return kArchitecture >= 1000 && !vectors ? 5 : 6;
 }
 
 template <class T, int N, bool vectors, bool chunked, bool deterministic>
-__global__ void __launch_bounds__(kBackwardWarps<N>* kWarp, backward_blocks<T, N, vectors, deterministic>())
+__global__ void __launch_bounds__(kBackwardWarps<N>* kWarp, backward_blocks<T, N, vectors, chunked, deterministic>())
     warp_backward(const WarpArguments a) {
   using Shape = BackwardShape<T, N>;
   MOTIONRNN_EXT_SHARED(shared);
   const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
-  const int first_tap = (blockIdx.y * kBackwardWarps<N> + warp) * Shape::In::kTaps;
-  if (first_tap >= a.k * a.k) return;  // no barrier of the block follows
-  BackwardWarp<T, N, vectors, chunked, deterministic> self{
-      a,
-      Role::of<N, Shape::kOut, chunked>(a),
-      first_tap,
-      deterministic ? unit_of(unit_exponent(a)) : 0.0f,
-      reinterpret_cast<BackwardTap*>(shared + warp * kTapBytes<T, N>),
-      reinterpret_cast<uint2*>(shared + warps * kTapBytes<T, N>) + warp * Shape::kFragments};
-  self.run();
-  if (self.role.sums_weight) store_weight<T, N, chunked>(a, self.grad_weight, first_tap / Shape::In::kTaps);
+  const int first_tap = blockIdx.y * kBackwardWarps<N> * Shape::In::kTaps,
+            own_tap = first_tap + warp * Shape::In::kTaps;
+  auto* found_taps = reinterpret_cast<BackwardTaps*>(shared);
+  auto* weight = reinterpret_cast<uint2*>(shared + warps * kTapBytes<T, N>);
+  BackwardWarp<T, N, vectors, chunked, deterministic> self{a,
+                                                           Role::of<N, Shape::kOut, chunked>(a),
+                                                           own_tap,
+                                                           deterministic ? unit_of(unit_exponent(a)) : 0.0f,
+                                                           found_taps + warp * Shape::In::kTaps,
+                                                           weight + warp * Shape::kFragments};
+  if constexpr (!chunked) stage_backward_weight<T, N>(a, first_tap, weight);
+  const ThreadTaps<Shape::In::kTaps> of_thread(a.offset);
+  const Tiles tiles(a, kPixels);
+  for (int tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
+    const int b = tile / tiles.per_image, first_pixel = (tile - b * tiles.per_image) * kPixels;
+    find_backward_taps<T>(a, b, first_pixel, first_tap, of_thread, found_taps);
+    __syncthreads();
+#pragma unroll 1
+    for (int first = 0; first < kPixels; first += 16) self.add_tile(b, first_pixel, first);
+    // After this, a thread reads and then writes no taps but those that it finds.
+    __syncthreads();
+    if (self.role.gathers) store_motion<T>(a, b, first_pixel, first_tap, of_thread, found_taps);
+  }
+  if (self.role.sums_weight && own_tap < a.k * a.k)
+    store_weight<T, N, chunked>(a, self.grad_weight, own_tap / Shape::In::kTaps);
 }
 
 // ---- Launches

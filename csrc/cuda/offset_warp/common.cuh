@@ -97,13 +97,14 @@ struct LaneReader {
       } else {
 #pragma unroll
         for (int i = 0; i < kVectorWords; ++i) {
-          float value[kPerWord<T>];
+          // Elements are put together as they are: what depends on a condition may wait for each load in turn.
+          T value[kPerWord<T>];
 #pragma unroll
           for (int j = 0; j < kPerWord<T>; ++j) {
             const int at = Layout::channel(0, v * Layout::kVector + i * kPerWord<T> + j);
-            value[j] = inside && at < left ? to_float(__ldg(from + int64_t(at) * channel)) : 0.0f;
+            value[j] = inside && at < left ? __ldg(from + int64_t(at) * channel) : from_float<T>(0.0f);
           }
-          word[v * kVectorWords + i] = pack<T>(value);
+          memcpy(word + v * kVectorWords + i, value, sizeof(uint32_t));
         }
       }
     }
@@ -137,14 +138,14 @@ __device__ __forceinline__ CornerIndices corner_indices(const WarpArguments& a, 
 template <class T>
 __device__ __forceinline__ void update_motion(const WarpArguments& a, int b, int tap, int pixel, bool writes,
                                               float (&offset)[2]) {
-  const Channels<T> update(a.motion.update_logits, b, pixel), candidate(a.motion.candidate_logits, b, pixel);
-  const Channels<float> previous(a.motion.offset, b, pixel), trend(a.motion.trend, b, pixel);
+  const Pixels<T> update(a.motion.update_logits, b), candidate(a.motion.candidate_logits, b);
+  const Pixels<float> previous(a.motion.offset, b), trend(a.motion.trend, b);
   float in[2][4];
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
     const int channel = axis * a.k * a.k + tap;
-    in[axis][0] = update.read(channel), in[axis][1] = candidate.read(channel);
-    in[axis][2] = previous.read(channel), in[axis][3] = trend.read(channel);
+    in[axis][0] = update.read(channel, pixel), in[axis][1] = candidate.read(channel, pixel);
+    in[axis][2] = previous.read(channel, pixel), in[axis][3] = trend.read(channel, pixel);
   }
 #pragma unroll
   for (int axis = 0; axis < 2; ++axis) {
@@ -153,8 +154,8 @@ __device__ __forceinline__ void update_motion(const WarpArguments& a, int b, int
     offset[axis] = out[0];
     if (!writes) continue;
     const int channel = axis * a.k * a.k + tap;
-    Channels<float>(a.offset, b, pixel)[channel] = out[0];
-    Channels<float>(a.motion.new_trend, b, pixel)[channel] = out[1];
+    Pixels<float>(a.offset, b)(channel, pixel) = out[0];
+    Pixels<float>(a.motion.new_trend, b)(channel, pixel) = out[1];
   }
 }
 

@@ -18,8 +18,10 @@ constexpr int kTapPlaces = 10;  // taps in a warp's shared memory: kTapChunk, ro
 
 // Of each tap a warp's shared memory holds the indices of its corners, and kTapsOfWarp places behind them the corners'
 // weights, mask times bilinear weight. In a struct of both, the lanes' stores of 16 bytes would be 32 bytes apart and
-// reach half of the banks.
-constexpr int kTapsOfWarp = kTapPlaces * kTile;
+// reach half of the banks. Taps are one place further apart than they need, so that stores of neighbouring taps reach
+// different banks.
+constexpr int kTapDistance = kTile + 1;
+constexpr int kTapsOfWarp = kTapPlaces * kTapDistance;
 constexpr size_t kTapsBytes = kTapsOfWarp * (sizeof(CornerIndices) + sizeof(float4));
 
 __device__ __forceinline__ float4& weights_of(CornerIndices* tap) {
@@ -40,8 +42,8 @@ struct ForwardShape {
 // Stage part of the weight as mma's second operand, [tap][product][tile][column g][lane of the tap], 0 beyond the
 // channels. A thread has the same place in each of its taps, and loads several of them before it waits.
 template <class T, int N>
-__device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_tap, int first_in, int first_out,
-                                             uint2* fragments) {
+__device__ __forceinline__ void stage_part_of_weight(const WarpArguments& a, int first_tap, int first_in, int first_out,
+                                                     uint2* fragments) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;
   using Out = typename Shape::Out;
@@ -80,48 +82,115 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_t
   }
 }
 
+// Stage the weight of k = 3. A place's elements of all taps are neighbours in memory, 72 bytes, which a thread loads at
+// once.
+template <class T, int N>
+__device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_out, uint2* fragments) {
+  using Shape = ForwardShape<T, N>;
+  using In = typename Shape::In;
+  using Out = typename Shape::Out;
+  constexpr int kSlots = In::kSlotsOfMma;
+  static_assert(kSlots * sizeof(T) == sizeof(uint2));
+  if (a.k * a.k != kTapChunk || a.channels % kSlots != 0 || reinterpret_cast<uintptr_t>(a.weight) % sizeof(uint2) != 0)
+    return stage_part_of_weight<T, N>(a, 0, 0, first_out, fragments);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < Shape::kFragments; i += kForwardWarps * kWarp) {
+    const int t = i % In::kLanes, g = i / In::kLanes % 8, tile = i / (In::kLanes * 8) % Out::kTiles;
+    const int product = i / (In::kLanes * 8 * Out::kTiles);
+    const int o = first_out + Out::channel(g >> 1, 2 * tile + (g & 1)), c = In::channel(t, product * kSlots);
+    const bool exists = o < a.out_channels && c < a.channels;
+    const auto* from =
+        reinterpret_cast<const uint2*>(static_cast<const T*>(a.weight) + (int64_t(o) * a.channels + c) * kTapChunk);
+    uint2 word[kTapChunk];
+#pragma unroll
+    for (int n = 0; n < kTapChunk; ++n) word[n] = exists ? __ldg(from + n) : make_uint2(0, 0);
+    T value[kSlots][kTapChunk];
+    static_assert(sizeof(value) == sizeof(word));
+    memcpy(value, word, sizeof(value));
+#pragma unroll
+    for (int tap = 0; tap < kTapChunk; ++tap) {
+      T slot[kSlots];
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) slot[s] = value[s][tap];
+      memcpy(fragments + tap * Shape::kFragments + i, slot, sizeof(uint2));
+    }
+  }
+}
+
+// Deals a warp's taps at its pixels to lanes, one by one, such that neighbouring lanes have neighbours in memory: taps
+// of a pixel where the channels of motion maps come last, else pixels of a tap.
+struct DealtTaps {
+  bool last;
+  int inner, outer, size, end;  // a lane's place, and the ends of both
+  int inner_step, outer_step;   // to the lane's next place
+
+  __device__ __forceinline__ DealtTaps(const Image& map, int taps)
+      : last(map.channel == 1), size(last ? taps : kTile), end(last ? kTile : taps) {
+    // Quotients of small integers: half of one is far more than the error of a float.
+    const int lane = threadIdx.x % kWarp;
+    const float reciprocal = __fdividef(1.0f, static_cast<float>(size));
+    outer = static_cast<int>((static_cast<float>(lane) + 0.5f) * reciprocal), inner = lane - outer * size;
+    outer_step = static_cast<int>((kWarp + 0.5f) * reciprocal), inner_step = kWarp - outer_step * size;
+  }
+  __device__ __forceinline__ bool exists() const { return outer < end; }
+  __device__ __forceinline__ int tap() const { return last ? inner : outer; }
+  __device__ __forceinline__ int pixel() const { return last ? outer : inner; }
+  __device__ __forceinline__ void advance() {
+    inner += inner_step, outer += outer_step;
+    if (inner >= size) inner -= size, outer += 1;
+  }
+};
+
 // Find the warp's taps of a chunk at its 16 pixels: taps[n][pixel] is tap first_tap + n * stride. Taps from end_tap on
 // read nothing. Without motion, all loads come first and without a branch, so that one wait serves them. The loaded
-// values are kept in shared memory until the second loop.
+// values are kept in shared memory until the second loop, in which a lane has one pixel.
 template <class T>
 __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int first_pixel, int first_tap, int stride,
                                           int end_tap, int places, bool alive, CornerIndices* taps) {
   constexpr int kAtOnce = kWarp / kTile, kRounds = kTapPlaces / kAtOnce;
   static_assert(kTapPlaces % kAtOnce == 0);
-  const int lane = threadIdx.x % kWarp, pixel = first_pixel + lane % kTile, all_taps = a.k * a.k;
-  if (pixel >= a.height * a.width || !alive) end_tap = 0;
-  first_tap += lane / kTile * stride;
-  taps += lane;
-  stride *= kAtOnce;
+  const int lane = threadIdx.x % kWarp, pixels = a.height * a.width, all_taps = a.k * a.k;
+  if (!alive) end_tap = 0;
+  DealtTaps at(a.offset, places);
+  const Pixels<T> mask_logits(a.mask_logits, b);
   if (a.motion.given()) {
 #pragma unroll 1
-    for (int i = 0, tap = first_tap; tap < end_tap; ++i, tap += stride) {
-      const float mask_logit = Channels<T>(a.mask_logits, b, pixel).read(tap);
+    for (; at.exists(); at.advance()) {
+      const int tap = first_tap + at.tap() * stride, pixel = first_pixel + at.pixel();
+      if (tap >= end_tap || pixel >= pixels) continue;
+      const float mask_logit = mask_logits.read(tap, pixel);
       float offset[2];
       update_motion<T>(a, b, tap, pixel, blockIdx.y == 0, offset);
-      weights_of(taps + i * kWarp) = make_float4(offset[0], offset[1], mask_logit, 0.0f);
+      weights_of(taps + at.tap() * kTapDistance + at.pixel()) = make_float4(offset[0], offset[1], mask_logit, 0.0f);
     }
   } else {
-    const Channels<float> offset(a.offset, b, pixel);
-    const Channels<T> mask_logits(a.mask_logits, b, pixel);
+    const Pixels<float> offset(a.offset, b);
     float4 found[kRounds];
+    int place[kRounds];
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int tap = first_tap + i * stride;
-      const bool exists = tap < end_tap;
-      found[i].x = exists ? offset.read(tap) : 0.0f;
-      found[i].y = exists ? offset.read(all_taps + tap) : 0.0f;
-      found[i].z = exists ? mask_logits.read(tap) : 0.0f;
+    for (int i = 0; i < kRounds; ++i, at.advance()) {
+      const int tap = first_tap + at.tap() * stride, pixel = first_pixel + at.pixel();
+      const bool exists = at.exists() && tap < end_tap && pixel < pixels;
+      place[i] = at.exists() ? at.tap() * kTapDistance + at.pixel() : -1;
+      found[i].x = exists ? offset.read(tap, pixel) : 0.0f;
+      found[i].y = exists ? offset.read(all_taps + tap, pixel) : 0.0f;
+      found[i].z = exists ? mask_logits.read(tap, pixel) : 0.0f;
       found[i].w = 0.0f;
     }
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) weights_of(taps + i * kWarp) = found[i];
+    for (int i = 0; i < kRounds; ++i)
+      if (place[i] >= 0) weights_of(taps + place[i]) = found[i];
   }
-  const int row = pixel / a.width, col = pixel - row * a.width;
+  __syncwarp();
+  const int pixel = first_pixel + lane % kTile, row = pixel / a.width, col = pixel - row * a.width;
+  if (pixel >= pixels) end_tap = 0;
+  first_tap += lane / kTile * stride;
+  taps += lane / kTile * kTapDistance + lane % kTile;
+  stride *= kAtOnce;
   int tap_row = first_tap / a.k, tap_col = first_tap - tap_row * a.k;  // stepped: a division takes 20 instructions
   const int row_step = stride / a.k, col_step = stride - row_step * a.k;
 #pragma unroll 1
-  for (int n = lane / kTile, tap = first_tap; n < places; n += kAtOnce, tap += stride, taps += kWarp) {
+  for (int n = lane / kTile, tap = first_tap; n < places; n += kAtOnce, tap += stride, taps += kAtOnce * kTapDistance) {
     CornerIndices corner{{-1, -1, -1, -1}};
     float4 weight = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (tap < end_tap) {
@@ -223,13 +292,13 @@ __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, si
 // Blocks per multiprocessor for __launch_bounds__: as many as fit without a spill and into shared memory. 0 leaves the
 // choice to the compiler, which would take fewer in some kernels and spill in others.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kBlocksOf16Floats = 7, kBlocksOf8 = 4;  // more is kept in registers there
+constexpr int kBlocksOf16Floats = __CUDA_ARCH__ >= 1200 ? 3 : 6, kBlocksOf8 = 4;  // more is kept in registers there
 #else
 constexpr int kBlocksOf16Floats = 0, kBlocksOf8 = 7;
 #endif
 template <class T, int N, bool vectors, bool chunked>
 constexpr int forward_blocks() {
-  if (chunked || N > 16) return kMayUseAllRegisters<(!vectors || chunked)>;
+  if (chunked || N > 16) return kMayUseAllRegisters<(!vectors || chunked || N == 64)>;
   if (!vectors) return N == 8 ? kBlocksOf8 : 4;
   if (sizeof(T) == 4) return N == 8 ? 0 : kBlocksOf16Floats;
   return N == 8 ? 9 : 8;
@@ -251,7 +320,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
   const int in_chunks = chunked ? (a.channels + N - 1) / N : 1;
   const Tiles tiles(a, kTile);
   if (!chunked) {
-    stage_weight<T, N>(a, 0, 0, first_out, fragments);
+    stage_weight<T, N>(a, first_out, fragments);
     __syncthreads();
   }
   for (int first = blockIdx.x * tiles_at_once; first < tiles.count; first += gridDim.x * tiles_at_once) {
@@ -267,18 +336,18 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
       for (int in_chunk = 0; in_chunk < in_chunks; ++in_chunk) {
         if (chunked) {
           __syncthreads();
-          stage_weight<T, N>(a, first_tap, in_chunk * N, first_out, fragments);
+          stage_part_of_weight<T, N>(a, first_tap, in_chunk * N, first_out, fragments);
           __syncthreads();
         }
         const LaneReader<T, In, vectors> x(a.x, b, in_chunk * N, a.channels);
         int tap = part + In::tap(threadIdx.x % 4) * sharing;
-        CornerIndices* lane_taps = taps + In::tap(threadIdx.x % 4) * kTile;
+        CornerIndices* lane_taps = taps + In::tap(threadIdx.x % 4) * kTapDistance;
         const uint2* tap_fragments = fragments + tap * Shape::kFragments;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
           const bool exists = In::kTaps == 1 || first_tap + tap < end_tap;  // the last step may be half empty
           add_step<T, N>(x, lane_taps, tap_fragments, exists, sum);
-          tap += In::kTaps * sharing, lane_taps += In::kTaps * kTile;
+          tap += In::kTaps * sharing, lane_taps += In::kTaps * kTapDistance;
           tap_fragments += In::kTaps * sharing * Shape::kFragments;
         }
       }

@@ -92,9 +92,13 @@ def offset_warp_backward_kernel(
     PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """All tiles are pixels x channels; grad and x have their channels last."""
-    # Whether the program's part of grad_weight stays in registers.
+    # Whether the tap's weight and the program's part of grad_weight stay in registers from tile to tile.
     IN_REGISTERS: tl.constexpr = C <= CHANNELS and C_OUT <= OUT_CHANNELS
     ARITHMETIC: tl.constexpr = offset.dtype.element_ty
+    # Whether the gradient of the samples is computed as channels x pixels. The compiler then converts this product once
+    # to the layout of the gathered values, otherwise these and each corner's addends. For half precision that takes
+    # more registers, which halves the threads of a multiprocessor.
+    TRANSPOSED: tl.constexpr = grad.dtype.element_ty == tl.float32 and IN_REGISTERS
     part, n = tl.program_id(0) // (K * K), tl.program_id(0) % (K * K)
     width, pixels = index(width, WIDE), index(pixels, WIDE)
     size = height * width
@@ -103,6 +107,11 @@ def offset_warp_backward_kernel(
         exponent = unit_exponent(sums + pixels * C, log_addends)
     parts = grad_weight_parts + (index(part, WIDE) * (K * K) + n) * (C * C_OUT)
     by_weight = tl.zeros((CHANNELS, OUT_CHANNELS), ARITHMETIC)
+    if IN_REGISTERS:
+        tap_weight = load_weight(
+            weight, tl.arange(0, CHANNELS), n, tl.arange(0, OUT_CHANNELS), C, C_OUT, K, WEIGHT_C, WEIGHT_TAP,
+            TRANSPOSED, WIDE,
+        )  # fmt: skip
     # TILES is a constexpr, as all bounds are: others fail in Triton 3.6's interpreter with numpy >= 2.4.
     for tile in range(TILES):
         exists, b, place, p_row, p_col = tile_pixels(part * TILES + tile, PIXELS, pixels, size, width, WIDE)
@@ -127,8 +136,14 @@ def offset_warp_backward_kernel(
             for first_o in range(0, C_OUT, OUT_CHANNELS):
                 o = first_o + tl.arange(0, OUT_CHANNELS)
                 g = load_image(grad, at_grad, o, exists, size, C_OUT, GRAD_PIXEL, True)
-                w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, False, WIDE)
-                d = dot(g, w, d, PRECISION)
+                if IN_REGISTERS:
+                    w = tap_weight
+                else:
+                    w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, False, WIDE)
+                if TRANSPOSED:
+                    d = tl.trans(dot(w, tl.trans(g), tl.trans(d), PRECISION))
+                else:
+                    d = dot(g, w, d, PRECISION)
             sample = tl.zeros((PIXELS, CHANNELS), ARITHMETIC)
             # The adds to grad_x stand between the loads of x, so that the compiler does not hold four corners in
             # registers: 126 registers instead of 254 for float32, C = 16, sm_90.
@@ -161,11 +176,13 @@ def offset_warp_backward_kernel(
                     to_part = parts + index(c, WIDE)[:, None] * C_OUT + o[None, :]
                     is_weight = (c < C)[:, None] & (o < C_OUT)[None, :]
                     if not IN_REGISTERS:
-                        # No other program writes this part, but other threads of this program have stored it.
+                        # No other program writes this part, but the threads of this program load and store the same
+                        # elements as others.
                         tl.debug_barrier()
                         by_weight = tl.load(to_part, mask=is_weight & (tile > 0), other=0)
                     by_weight = dot(tl.trans(sample), g, by_weight, PRECISION)
                     if not IN_REGISTERS:
+                        tl.debug_barrier()
                         tl.store(to_part, by_weight, mask=is_weight)
         if WANT_OFFSET:
             to_offset = grad_offset + (b * (2 * K * K * size) + place * GRAD_OFFSET_PIXEL)
