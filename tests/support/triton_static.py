@@ -318,6 +318,8 @@ def problems(table: Table) -> list[str]:
 GATES = (
     "gates", "candidate", "update_backward", "reset_backward", "inputs_backward", "pixel_gates", "pixel_gates_backward",
 )  # fmt: skip
+# Accesses of local memory by Triton 3.9 on the target that has most, sm_100. With 8 warps there are 6.
+SPILLS = {"inputs_backward: fp32 packed channels_last": 4}
 MULTIPLYING = ("offset_warp", "offset_warp_backward", *GATES)
 
 
@@ -325,9 +327,9 @@ def broken_promises(name: str, row: Row, target: str) -> list[str]:
     """Return what is wrong with a kernel's code, a phrase each."""
     broken = []
     spilled = row.get("LDL/STL", 0) + row.get("scratch", 0)
-    if spilled:
+    if spilled > SPILLS.get(name, 0):
         broken.append(f"{spilled} accesses of local memory (spills)")
-    if row["stack"]:
+    if row["stack"] and name not in SPILLS:
         broken.append(f"a stack frame of {row['stack']} bytes")
     kernel = re.split("[:,]", name)[0]
     if kernel in MULTIPLYING and kernel != "update_backward" and "bf16" in name and not row.get("MMA", 0):

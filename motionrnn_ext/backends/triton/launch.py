@@ -102,7 +102,7 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
         (MANY, Block(64, 8, least=16), Block(64, 8, least=16)),
     ],
     "motion_gates": [(MANY, Block(64, 4, least=16), Block(64, 4, least=16))],
-    # With 4 warps it spills in float32 on sm_120.
+    # The convolution of s(r) F, forward and backward. With 4 warps it spills in float32, on sm_120 and sm_80.
     "candidate": [(MANY, Block(64, 8, least=32), Block(64, 4, least=16))],
     # With 32 pixels backward spills in float32 on sm_80 and sm_90.
     "pixel_gates": [(MANY, Block(16, 4), Block(32, 4, least=16))],

@@ -33,6 +33,7 @@ MOST_COLUMNS = 64
 # The kernels with blocks of their own.
 BLOCKS_OF = {
     candidate_kernel: "candidate",
+    reset_backward_kernel: "candidate",
     pixel_gates_kernel: "pixel_gates",
     pixel_gates_backward_kernel: "pixel_gates",
 }
