@@ -152,7 +152,7 @@ __device__ __forceinline__ void find_moved_taps(const GatedWarp& a, const WarpAr
 template <class T, int N, bool vectors>
 constexpr int gated_warp_blocks() {
   if (sizeof(T) == 2 && vectors) return N <= 16 ? kGatesBlocks : 5;
-  return kMayUseAllRegisters<(!vectors || N == 8)>;
+  return kMayUseAllRegisters<true>;
 }
 
 template <class T, int N, bool vectors>
