@@ -92,7 +92,7 @@ struct GatesGradients {
   Tensor grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset;
 };
 
-// Point the arguments at what backward reads. Returns the readable tensors, which have to live as long as they are read.
+// Point the arguments at what backward reads. Returns the readable tensors, which have to live as long as that.
 inline std::array<Tensor, 7> read_gradients(Gates& gates, const GatesGradients& given) {
   GatesArguments& a = gates.a;
   const ScalarType feature = gates.x.scalar_type(), state = ScalarType::Float;

@@ -167,6 +167,7 @@ def test_every_op_has_a_cuda_kernel(library: Path, stub: Path) -> None:
     assert lacking == {"cpu_instruction_set", *steps, *winograd}
     unfused = {name for name, (cpu, _) in registered.items() if not cpu} - {"cpu_instruction_set"}
     packed = {"motion_gates_pack", "gated_warp", "gated_warp_backward"}
+    packed |= {"decode_blend_pack", "decode_blend", "decode_blend_backward"}
     assert unfused == {
         "motion_warp",
         "motion_warp_backward",
@@ -217,7 +218,16 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
     of_gates = [w for w in gates if w.dim() == 4]
     most_bytes = 64 * sum((1 + w.shape[0]) * (1 + w.shape[1]) * 9 for w in of_gates)
     gates_packed = torch.empty(most_bytes, device="cuda", dtype=torch.uint8)
+    gate, of_out = torch.empty(OUT, 2 * OUT, 1, 1, **bf16), torch.empty(OUT, **bf16)
+    most_bytes = 64 * sum((w.shape[0] + 3) * (w.shape[1] + 7) * w.shape[2] ** 2 for w in (decoder, gate))
+    end_packed = torch.empty(most_bytes, device="cuda", dtype=torch.uint8)
     return {
+        "decode_blend_pack": ((decoder, gate), [end_packed] * 2),
+        "decode_blend": (
+            (feature(), whole, decoder, of_out, gate, of_out, end_packed, True),
+            [whole] * 3,
+        ),
+        "decode_blend_backward": ((*[whole] * 4, decoder, gate, end_packed, True), [whole] * 3),
         "motion_step_pack": ((of_step, True), [step_packed]),
         "motion_step": (
             (whole, state(), state(), *of_step, step_packed, 0.5, 1e4),

@@ -34,7 +34,9 @@ class Layouts(TorchDispatchMode):
         super().__init__()
         self.namespace, self.kernels = namespace, 0
         self.boundary = boundary  # channels of folded frames, which are laid out once
-        self.once = once  # the shape of the warp's weight, which kernels read contiguous: laid out once as well
+        self.once = (
+            once  # the shape of the warp's weight, which kernels read contiguous: laid out once as well
+        )
         self.contiguous: list[str] = []
         self.copied: list[str] = []
 

@@ -263,6 +263,11 @@ struct Factor {
     find_places(operand, size, shape, places);
     stage<T, Stored>(operand, 0, tile, shape, height, width, staged);
   }
+  // Add the products of the staged chunk, where there is one chunk.
+  template <int kTiles>
+  __device__ __forceinline__ void multiply_staged(int first, float (&sum)[kTiles][4]) const {
+    if (first < operand.tiles) multiply_chunk<T>(operand, 0, shape, staged, places, first, sum);
+  }
   // Add the products of all chunks. Every thread of the block takes part, for the barriers.
   template <int kTiles>
   __device__ __forceinline__ void multiply_all(int first, float (&sum)[kTiles][4]) const {

@@ -327,7 +327,8 @@ template <class T>
 DecodeBlendKernels decode_blend_kernels() {
   return {[](const DecodeBlendArguments& a, bool backward) {
             const PackedDecodeBlend<T> packed{a};
-            return backward ? packed.backward(nullptr).template bytes<T>() : packed.forward(nullptr).template bytes<T>();
+            return backward ? packed.backward(nullptr).template bytes<T>()
+                            : packed.forward(nullptr).template bytes<T>();
           },
           [](const DecodeBlendArguments& a, bool backward, void* stream) {
             const PackedDecodeBlend<T> packed{a};
@@ -337,7 +338,9 @@ DecodeBlendKernels decode_blend_kernels() {
               launch_pack<T>(packed.forward(a.packed), static_cast<Stream>(stream));
           },
           [](const DecodeBlendArguments& a, void* stream) { launch_decode_blend<T>(a, static_cast<Stream>(stream)); },
-          [](const DecodeBlendArguments& a, void* stream) { launch_blend_backward<T>(a, static_cast<Stream>(stream)); }};
+          [](const DecodeBlendArguments& a, void* stream) {
+            launch_blend_backward<T>(a, static_cast<Stream>(stream));
+          }};
 }
 
 }  // namespace

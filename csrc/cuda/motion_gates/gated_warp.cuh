@@ -1,5 +1,5 @@
-// The gates of a MotionGRU step, the motion that they make, and the warp by it, in one launch, for gates of 1x1. All but
-// the warp's samples is then a matter of one pixel:
+// The gates of a MotionGRU step, the motion that they make, and the warp by it, in one launch, for gates of 1x1. All
+// but the warp's samples is then a matter of one pixel:
 //
 //   [u, r, z_x, m] = W_x x + W_F F + b;   z = z_x + W_z (s(r) F);   F_t, D' = motion_update(u, z, F, D)
 //   out = warp(x, F_t, m)
@@ -54,7 +54,7 @@ __device__ __forceinline__ void make_logits(const GatedWarp& a, const Tile& tile
                                             float* logits) {
   const int first = threadIdx.x / kWarp, stride = a.stride();
   float sum[2][4] = {};
-  offset.multiply_all(first, sum);
+  offset.multiply_staged(first, sum);
   // The last tile of u and r may hold columns of z, which F does not reach: not even as 0 times nan.
 #pragma unroll
   for (int n = 0; n < 2; ++n)
@@ -64,7 +64,7 @@ __device__ __forceinline__ void make_logits(const GatedWarp& a, const Tile& tile
       if (column >= 2 * a.motion) sum[n][i] = 0.0f;
       if (column < a.rows) sum[n][i] += to_float(__ldg(static_cast<const T*>(a.bias) + column));
     }
-  x.multiply_all(first, sum);
+  x.multiply_staged(first, sum);
 #pragma unroll
   for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -78,7 +78,7 @@ __device__ __forceinline__ void make_logits(const GatedWarp& a, const Tile& tile
     }
   __syncthreads();
   float candidate[1][4] = {};
-  reset_offset.multiply_all(first, candidate);
+  reset_offset.multiply_staged(first, candidate);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int column = column_of(first, i);
@@ -152,7 +152,7 @@ __device__ __forceinline__ void find_moved_taps(const GatedWarp& a, const WarpAr
 template <class T, int N, bool vectors>
 constexpr int gated_warp_blocks() {
   if (sizeof(T) == 2 && vectors) return N <= 16 ? kGatesBlocks : 5;
-  return kMayUseAllRegisters<(!vectors || N == 8)>;
+  return kMayUseAllRegisters<true>;
 }
 
 template <class T, int N, bool vectors>
