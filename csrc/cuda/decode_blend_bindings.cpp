@@ -47,9 +47,9 @@ struct Blend {
   Image map(const Tensor& t, int64_t channels, int64_t height, int64_t width) const {
     check_here(t);
     STD_TORCH_CHECK(t.scalar_type() == type, "motionrnn_ext: mixed dtypes");
-    STD_TORCH_CHECK(t.dim() == 4 && t.size(0) == a.batch && t.size(1) == channels && t.size(2) == height &&
-                        t.size(3) == width,
-                    "motionrnn_ext: mismatched sizes");
+    STD_TORCH_CHECK(
+        t.dim() == 4 && t.size(0) == a.batch && t.size(1) == channels && t.size(2) == height && t.size(3) == width,
+        "motionrnn_ext: mismatched sizes");
     return image_of(t);
   }
   Image map(const Tensor& t) const { return map(t, a.channels, 2 * a.height, 2 * a.width); }

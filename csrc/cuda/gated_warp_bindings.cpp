@@ -105,13 +105,12 @@ SixTensors gated_warp_backward(Tensor grad, Tensor grad_offset, Tensor grad_tren
   check_warp_gradient(gates.x, warp.weight, grad);
   const Tensor by_warp = gates.new_map(a.motion, ScalarType::Float);
   const Tensor grad_mask = gates.new_map(a.masks, gates.x.scalar_type());
-  const auto read =
-      read_gradients(gates, {grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset});
+  const auto read = read_gradients(gates, {grad_offset, grad_trend, grad_mask, update, reset, candidate, new_offset});
   const bool want_weights = wanted & kWantedWeights;
   const GatesResults made(gates, wanted, a.size > 1 || w.k > 3);
   Tensor grad_weight = nothing(x);
-  if (want_weights) grad_weight = new_tensor(x, {warp.weight.sizes().begin(), warp.weight.sizes().end()},
-                                             x.scalar_type(), false);
+  if (want_weights)
+    grad_weight = new_tensor(x, {warp.weight.sizes().begin(), warp.weight.sizes().end()}, x.scalar_type(), false);
   const auto results = [&] {
     return SixTensors{made.x, made.offset, made.trend, made.logits, made.reset_offset, grad_weight};
   };

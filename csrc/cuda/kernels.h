@@ -88,7 +88,7 @@ struct GatesArguments {
   // Backward: the first three are given; null among the others means not wanted.
   Image grad_new_offset, grad_new_trend, grad_mask;
   Image grad_of_warp;  // an addend of grad_new_offset, where there is one
-  Image grads;  // [g_u, g_r, g_z, g_m] of the logits
+  Image grads;         // [g_u, g_r, g_z, g_m] of the logits
   Image grad_x, grad_offset, grad_trend;
 
   void* packed;  // the weights of one direction, as `pack` of the kernels has written them

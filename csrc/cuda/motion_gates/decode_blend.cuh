@@ -33,8 +33,8 @@ struct PackedDecodeBlend {
     const auto of_gate = [&](const T* first) {
       return Fragments({{first, 2 * a.channels, 1}, a.channels, Taps::of(1)}, steps(1, a.channels), nullptr);
     };
-    return PackList<kParities + 2>{{of_parity(0, 0), of_parity(0, 1), of_parity(1, 0), of_parity(1, 1), of_gate(gate),
-                                    of_gate(gate + a.channels)}}
+    return PackList<kParities + 2>{
+        {of_parity(0, 0), of_parity(0, 1), of_parity(1, 0), of_parity(1, 1), of_gate(gate), of_gate(gate + a.channels)}}
         .template placed<T>(to);
   }
   // g_g -> Q;  g_g -> H
@@ -325,22 +325,20 @@ void launch_blend_backward(const DecodeBlendArguments& a, Stream stream) {
 
 template <class T>
 DecodeBlendKernels decode_blend_kernels() {
-  return {[](const DecodeBlendArguments& a, bool backward) {
-            const PackedDecodeBlend<T> packed{a};
-            return backward ? packed.backward(nullptr).template bytes<T>()
-                            : packed.forward(nullptr).template bytes<T>();
-          },
-          [](const DecodeBlendArguments& a, bool backward, void* stream) {
-            const PackedDecodeBlend<T> packed{a};
-            if (backward)
-              launch_pack<T>(packed.backward(a.packed), static_cast<Stream>(stream));
-            else
-              launch_pack<T>(packed.forward(a.packed), static_cast<Stream>(stream));
-          },
-          [](const DecodeBlendArguments& a, void* stream) { launch_decode_blend<T>(a, static_cast<Stream>(stream)); },
-          [](const DecodeBlendArguments& a, void* stream) {
-            launch_blend_backward<T>(a, static_cast<Stream>(stream));
-          }};
+  return {
+      [](const DecodeBlendArguments& a, bool backward) {
+        const PackedDecodeBlend<T> packed{a};
+        return backward ? packed.backward(nullptr).template bytes<T>() : packed.forward(nullptr).template bytes<T>();
+      },
+      [](const DecodeBlendArguments& a, bool backward, void* stream) {
+        const PackedDecodeBlend<T> packed{a};
+        if (backward)
+          launch_pack<T>(packed.backward(a.packed), static_cast<Stream>(stream));
+        else
+          launch_pack<T>(packed.forward(a.packed), static_cast<Stream>(stream));
+      },
+      [](const DecodeBlendArguments& a, void* stream) { launch_decode_blend<T>(a, static_cast<Stream>(stream)); },
+      [](const DecodeBlendArguments& a, void* stream) { launch_blend_backward<T>(a, static_cast<Stream>(stream)); }};
 }
 
 }  // namespace

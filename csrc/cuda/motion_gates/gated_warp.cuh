@@ -41,8 +41,7 @@ __device__ __forceinline__ void stage_reset(const GatedWarp& a, const Tile& tile
   const int channel = column - a.motion;
   if (channel < 0 || channel >= a.motion) return;
   const int pixel = tile.col + in_tile;
-  const float offset =
-      pixel < a.pixels ? __ldg(&element<const float>(a.offset.image, tile.b, channel, pixel)) : 0.0f;
+  const float offset = pixel < a.pixels ? __ldg(&element<const float>(a.offset.image, tile.b, channel, pixel)) : 0.0f;
   reinterpret_cast<T*>(staged + in_tile * a.reset_offset.pixel)[channel] =
       from_float<T>(math::sigmoid(to_float(from_float<T>(sum))) * offset);
 }
@@ -131,20 +130,20 @@ __device__ __forceinline__ void find_moved_taps(const GatedWarp& a, const WarpAr
 #pragma unroll
       for (int axis = 0; axis < 2; ++axis) {
         const int channel = axis * all_taps + tap;
-        math::MotionUpdate::apply<float>({logits[channel], logits[2 * a.motion + channel], previous[axis][0],
-                                          previous[axis][1]},
-                                         moved[axis], {a.alpha, a.max_offset});
+        math::MotionUpdate::apply<float>(
+            {logits[channel], logits[2 * a.motion + channel], previous[axis][0], previous[axis][1]}, moved[axis],
+            {a.alpha, a.max_offset});
         new_offset[channel] = moved[axis][0], new_trend[channel] = moved[axis][1];
       }
       const int tap_row = tap / w.k;
-      const Place place = locate(w, tap_row, tap - tap_row * w.k, row, col, moved[0][0], moved[1][0],
-                                 logits[3 * a.motion + tap]);
+      const Place place =
+          locate(w, tap_row, tap - tap_row * w.k, row, col, moved[0][0], moved[1][0], logits[3 * a.motion + tap]);
       const auto weights = math::bilinear_weights<float>(place.row.fraction, place.col.fraction);
       corner = corner_indices(w, place);
       weight = make_float4(place.mask * weights.v00, place.mask * weights.v01, place.mask * weights.v10,
                            place.mask * weights.v11);
     }
-    taps[i * kTile + in_tile] = corner, weights_of(taps + i * kTile + in_tile) = weight;
+    taps[i * kTapDistance + in_tile] = corner, weights_of(taps + i * kTapDistance + in_tile) = weight;
   }
 }
 
@@ -166,7 +165,7 @@ __global__ void __launch_bounds__(kGatesThreads, gated_warp_blocks<T, N, vectors
   auto* taps = reinterpret_cast<CornerIndices*>(shared + Shape::kWeightBytes + part * kTapsBytes);
   float* logits = reinterpret_cast<float*>(shared + Shape::kSharedBytes);
   unsigned char* staged = shared + Shape::kSharedBytes + a.logits_bytes();
-  stage_weight<T, N>(w, 0, 0, 0, fragments);
+  stage_weight<T, N>(w, 0, fragments);
   const int steps = ((all_taps - part + kForwardWarps - 1) / kForwardWarps + In::kTaps - 1) / In::kTaps;
 #pragma unroll 1
   for (int index = blockIdx.x; index < a.count; index += gridDim.x) {
@@ -187,12 +186,12 @@ __global__ void __launch_bounds__(kGatesThreads, gated_warp_blocks<T, N, vectors
     const LaneReader<T, In, vectors> reader(w.x, tile.b, 0, w.channels);
     float sum[Shape::Out::kTiles][4] = {};
     int tap = part + In::tap(threadIdx.x % 4) * kForwardWarps;
-    CornerIndices* lane_taps = taps + In::tap(threadIdx.x % 4) * kTile;
+    CornerIndices* lane_taps = taps + In::tap(threadIdx.x % 4) * kTapDistance;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const bool exists = In::kTaps == 1 || tap < all_taps;  // the last step may be half empty
       add_step<T, N>(reader, lane_taps, fragments + tap * Shape::kFragments, exists, sum);
-      tap += In::kTaps * kForwardWarps, lane_taps += In::kTaps * kTile;
+      tap += In::kTaps * kForwardWarps, lane_taps += In::kTaps * kTapDistance;
     }
     __syncwarp();
     add_warps(sum, taps, kTapsBytes);

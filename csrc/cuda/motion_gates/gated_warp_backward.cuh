@@ -130,10 +130,9 @@ struct GatesBackward {
   __device__ __forceinline__ void mask() const {
     const int first = 3 * a.motion;
     for_each(4 * f.row - first, a.grad_mask.channel == 1, [&](int in_tile, int channel) {
-      grad(in_tile, first + channel) =
-          inside(in_tile) && channel < a.masks
-              ? __ldg(&element<const T>(a.grad_mask, tile.b, channel, tile.col + in_tile))
-              : from_float<T>(0.0f);
+      grad(in_tile, first + channel) = inside(in_tile) && channel < a.masks
+                                           ? __ldg(&element<const T>(a.grad_mask, tile.b, channel, tile.col + in_tile))
+                                           : from_float<T>(0.0f);
     });
   }
 
@@ -143,8 +142,7 @@ struct GatesBackward {
 #pragma unroll 1
     for (int first = threadIdx.x / kWarp; first < f.grads.tiles; first += kFinishWarps) {
       float sum[1][4] = {};
-      if (first < f.rest.tiles)
-        multiply_chunk<T>(f.rest, 0, f.shape, rows + f.first_candidate, of_rest, first, sum);
+      if (first < f.rest.tiles) multiply_chunk<T>(f.rest, 0, f.shape, rows + f.first_candidate, of_rest, first, sum);
       // The last tile of x may hold columns of F, to which z and m give nothing: not even 0 times nan.
 #pragma unroll
       for (int i = 0; i < 4; ++i)
