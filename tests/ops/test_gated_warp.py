@@ -1,4 +1,4 @@
-"""A MotionGRU step's gates and warp as one op of the GPU backends: values and gradients against the two ops of the reference."""
+"""A MotionGRU step's gates and warp as one op on GPUs: values and gradients against the two ops of the reference."""
 
 from __future__ import annotations
 

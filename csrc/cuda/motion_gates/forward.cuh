@@ -37,6 +37,20 @@ __device__ __forceinline__ void store_columns(const Output& out, const Pixel& pi
   }
 }
 
+// Keep W_F F in the columns of u and r, and add the bias. The last tile of u and r may hold columns of z, which F does
+// not reach: not even as 0 times nan.
+template <class T, class Arguments>
+__device__ __forceinline__ void add_bias(const Arguments& a, int first, float (&sum)[2][4]) {
+#pragma unroll
+  for (int n = 0; n < 2; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = column_of(first + n * kGatesWarps, i);
+      if (column >= 2 * a.motion) sum[n][i] = 0.0f;
+      if (column < a.rows) sum[n][i] += to_float(__ldg(static_cast<const T*>(a.bias) + column));
+    }
+}
+
 struct GatesForward {
   Operand x, offset;
   TileShape shape;
@@ -58,15 +72,7 @@ __global__ void __launch_bounds__(kGatesThreads, kGatesBlocks) gates_forward(con
   float sum[2][4] = {};
   __syncthreads();
   offset.multiply_all(first, sum);
-  // The last tile of u and r may hold columns of z, which F does not reach: not even as 0 times nan.
-#pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int column = column_of(first + n * kGatesWarps, i);
-      if (column >= 2 * a.motion) sum[n][i] = 0.0f;
-      if (column < a.rows) sum[n][i] += to_float(__ldg(static_cast<const T*>(a.bias) + column));
-    }
+  add_bias<T>(a, first, sum);
   x.multiply_all(first, sum);
 #pragma unroll
   for (int n = 0; n < 2; ++n)

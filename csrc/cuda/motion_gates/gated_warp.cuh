@@ -54,15 +54,7 @@ __device__ __forceinline__ void make_logits(const GatedWarp& a, const Tile& tile
   const int first = threadIdx.x / kWarp, stride = a.stride();
   float sum[2][4] = {};
   offset.multiply_staged(first, sum);
-  // The last tile of u and r may hold columns of z, which F does not reach: not even as 0 times nan.
-#pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int column = column_of(first + n * kGatesWarps, i);
-      if (column >= 2 * a.motion) sum[n][i] = 0.0f;
-      if (column < a.rows) sum[n][i] += to_float(__ldg(static_cast<const T*>(a.bias) + column));
-    }
+  add_bias<T>(a, first, sum);
   x.multiply_staged(first, sum);
 #pragma unroll
   for (int n = 0; n < 2; ++n)
