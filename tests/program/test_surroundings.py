@@ -330,11 +330,11 @@ def test_a_list_of_clips_with_a_mark_and_names_that_are_no_text(tmp_path: Path) 
 
 def test_a_locked_file_is_called_locked(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from motionrnn_ext.data.grey_frames import RadarH5
+    from motionrnn_ext.data.radar_h5 import RadarH5
 
     path = tmp_path / "shanghai.h5"
     code = (
-        "import h5py, sys; from motionrnn_ext.data.grey_frames import RadarH5; RadarH5('test', sys.argv[1])"
+        "import h5py, sys; from motionrnn_ext.data.radar_h5 import RadarH5; RadarH5('test', sys.argv[1])"
     )
     with h5py.File(path, "w"):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

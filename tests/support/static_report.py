@@ -21,9 +21,12 @@ LIBRARY = ROOT / "motionrnn_ext" / "lib" / "libmotionrnn_ext_cuda.so"
 # ---- The rules
 
 # Accesses of local memory by nvcc 13.0, on the architecture that has most; every other kernel has none. These are the
-# forms for many channels, whose blocks of fewer registers are twice as many on a multiprocessor.
+# ST-LSTM's backward on sm_120, and the warp's forms for many channels, whose blocks of fewer registers are twice as many
+# on a multiprocessor.
 SPILLS = {
-    "warp_backward<float, 32, false, true, false>": 8,
+    "pointwise_kernel<StLstmUpdateBackward, bf16, float, 8>": 2,
+    "pointwise_kernel<StLstmUpdateBackward, half, float, 8>": 2,
+    "warp_backward<float, 32, false, true, false>": 9,
     "warp_backward<float, 32, false, true, true>": 17,
     "warp_backward<float, 32, true, true, false>": 8,
     "warp_backward<float, 32, true, true, true>": 10,

@@ -17,7 +17,7 @@ import torch
 from case import generator
 from comparing import TOLERANCE, assert_close
 from gates_cases import gates_inputs
-from sparse import channels_last_strides, sparse_zeros, use_sparse_results
+from sparse_memory import channels_last_strides, sparse_zeros, use_sparse_results
 from torch import Tensor
 from under_test import KERNELS, PTX, REFERENCE, TRITON, UnderTest, on
 
