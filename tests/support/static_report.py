@@ -21,8 +21,8 @@ LIBRARY = ROOT / "motionrnn_ext" / "lib" / "libmotionrnn_ext_cuda.so"
 # ---- The rules
 
 # Accesses of local memory by nvcc 13.0, on the architecture that has most; every other kernel has none. These are the
-# ST-LSTM's backward on sm_120, and the warp's forms for many channels, whose blocks of fewer registers are twice as many
-# on a multiprocessor.
+# ST-LSTM's backward on sm_120, and the warp's forms for many channels: by fewer registers a multiprocessor holds twice
+# as many of their blocks.
 SPILLS = {
     "pointwise_kernel<StLstmUpdateBackward, bf16, float, 8>": 2,
     "pointwise_kernel<StLstmUpdateBackward, half, float, 8>": 2,
