@@ -26,6 +26,7 @@ LIBRARY = ROOT / "motionrnn_ext" / "lib" / "libmotionrnn_ext_cuda.so"
 SPILLS = {
     "pointwise_kernel<StLstmUpdateBackward, bf16, float, 8>": 2,
     "pointwise_kernel<StLstmUpdateBackward, half, float, 8>": 2,
+    "warp_backward<float, 32, false, false, true>": 2,
     "warp_backward<float, 32, false, true, false>": 9,
     "warp_backward<float, 32, false, true, true>": 17,
     "warp_backward<float, 32, true, true, false>": 8,

@@ -345,8 +345,7 @@ template <class T, int N, bool vectors, bool chunked, bool deterministic>
 constexpr int backward_blocks() {
   constexpr bool kHalves = sizeof(T) == 2;
   if (N == 8) return kArchitecture >= 1000 || (kHalves && (vectors || !deterministic)) ? 4 : 1;
-  if (N == 32 && vectors) return kHalves && !chunked ? 5 : 4;
-  if (N == 32) return deterministic && !chunked && !kHalves ? 3 : 4;
+  if (N == 32) return kHalves && vectors && !chunked ? 5 : 4;
   if (vectors && !deterministic) return kHalves ? (kArchitecture >= 1000 ? 6 : 8) : 0;
   return !vectors && (deterministic || kArchitecture >= 1000) ? 5 : 6;
 }
