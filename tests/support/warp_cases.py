@@ -123,6 +123,7 @@ def _warp_cases() -> list[Case]:
     variants |= {f"{name}_channels_last": _with_channels_last(variants[name]) for name in in_both}
     variants |= {
         "all_channels_last": {"channels": 8, "layout_of_all": channels_last},
+        "all_channels_last_k1": {"k": 1, "layout_of_all": channels_last},
         "transposed": {"layout": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3)},
     }
     return [Case("offset_warp", name, partial(warp_inputs, **options)) for name, options in variants.items()]

@@ -118,14 +118,14 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_o
 }
 
 // Deals a warp's taps at its pixels to lanes, one by one, such that neighbouring lanes have neighbours in memory: taps
-// of a pixel where the channels of motion maps come last, else pixels of a tap.
+// of a pixel where the channels of motion maps come last, else pixels of a tap. A warp may have none, where k is 1.
 struct DealtTaps {
   bool last;
   int inner, outer, size, end;  // a lane's place, and the ends of both
   int inner_step, outer_step;   // to the lane's next place
 
   __device__ __forceinline__ DealtTaps(const Image& map, int taps)
-      : last(map.channel == 1), size(last ? taps : kTile), end(last ? kTile : taps) {
+      : last(map.channel == 1 && taps > 0), size(last ? taps : kTile), end(last ? kTile : taps) {
     // Quotients of small integers: half of one is far more than the error of a float.
     const int lane = threadIdx.x % kWarp;
     const float reciprocal = __fdividef(1.0f, static_cast<float>(size));
