@@ -113,6 +113,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "more_out": {"channels": 5, "out_channels": 18},
     "fewer_out": {"channels": 17, "out_channels": 3},
     "one_tap": {"taps": 1},
+    **{f"one_tap_c{c}": {"taps": 1, "channels": c, "height": 3} for c in (16, 32)},
+    **{
+        f"one_tap_c{c}_channels_last": {"taps": 1, "channels": c, "layout_of_all": channels_last}
+        for c in (16, 32)
+    },
     "25_taps": {"taps": 5, "height": 3, "width": 4},
     "one_pixel": {"batch": 1, "height": 1, "width": 1},
     "column": {"height": 35, "width": 1},

@@ -139,6 +139,7 @@ def _motion_cases() -> list[Case]:
         "plain": {},
         "several_blocks": {"channels": 16, "height": 12, "width": 13},
         "c8": {"channels": 8, "height": 3, "width": 7},
+        "c32": {"channels": 32, "height": 3, "width": 7},
         "c33": {"channels": 33, "height": 3, "width": 7},
         "c16_to_64": {"channels": 16, "out_channels": 64, "height": 3, "width": 7},
         "k1": {"k": 1},
