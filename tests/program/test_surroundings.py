@@ -333,9 +333,7 @@ def test_a_locked_file_is_called_locked(tmp_path: Path) -> None:
     from motionrnn_ext.data.radar_h5 import RadarH5
 
     path = tmp_path / "shanghai.h5"
-    code = (
-        "import h5py, sys; from motionrnn_ext.data.radar_h5 import RadarH5; RadarH5('test', sys.argv[1])"
-    )
+    code = "import h5py, sys; from motionrnn_ext.data.radar_h5 import RadarH5; RadarH5('test', sys.argv[1])"
     with h5py.File(path, "w"):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
