@@ -46,13 +46,25 @@ void print_gated_warp(const char* type) {
   const auto bytes = [&](int channels) {
     return Operand({}, {1, channels}, 1, nullptr, channels).shared_bytes<T>(shape);
   };
-  const GatedWarp gates{{{}, {1, N}, 1, nullptr, 63}, {{}, {1, 18}, 1, nullptr, 36}, {{}, {1, 18}, 1, nullptr, 18},
-                        shape, 1, 256, 18, 63};
+  const GatedWarp gates{{{}, {1, N}, 1, nullptr, 63},
+                        {{}, {1, 18}, 1, nullptr, 36},
+                        {{}, {1, 18}, 1, nullptr, 18},
+                        shape,
+                        1,
+                        256,
+                        18,
+                        63};
   std::printf("%d %zu gated_warp_forward<%s, %d\n", kGatesThreads,
               ForwardShape<T, N>::kSharedBytes + gates.logits_bytes() + bytes(N) + 2 * bytes(18), type, N);
   std::printf("%d %zu finish_update<%s, %d\n", kFinishThreads, kFinishThreads * sizeof(float), type, N);
-  const FinishGates finish{{{}, {1, 18}, 1, nullptr, 18}, {{}, {1, 36}, 1, nullptr, 34}, {{}, {1, 27}, 1, nullptr, 16},
-                           shape, 256, 9, 16, 20};
+  const FinishGates finish{{{}, {1, 18}, 1, nullptr, 18},
+                           {{}, {1, 36}, 1, nullptr, 34},
+                           {{}, {1, 27}, 1, nullptr, 16},
+                           shape,
+                           256,
+                           9,
+                           16,
+                           20};
   std::printf("%d %zu finish_gates<%s, %d\n", kFinishThreads, finish.template shared_bytes<T>(18), type, N);
 }
 

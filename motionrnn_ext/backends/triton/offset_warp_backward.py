@@ -95,10 +95,6 @@ def offset_warp_backward_kernel(
     # Whether the tap's weight and the program's part of grad_weight stay in registers from tile to tile.
     IN_REGISTERS: tl.constexpr = C <= CHANNELS and C_OUT <= OUT_CHANNELS
     ARITHMETIC: tl.constexpr = offset.dtype.element_ty
-    # Whether the gradient of the samples is computed as channels x pixels. The compiler then converts this product once
-    # to the layout of the gathered values, otherwise these and each corner's addends. For half precision that takes
-    # more registers, which halves the threads of a multiprocessor.
-    TRANSPOSED: tl.constexpr = grad.dtype.element_ty == tl.float32 and IN_REGISTERS
     part, n = tl.program_id(0) // (K * K), tl.program_id(0) % (K * K)
     width, pixels = index(width, WIDE), index(pixels, WIDE)
     size = height * width
@@ -110,7 +106,7 @@ def offset_warp_backward_kernel(
     if IN_REGISTERS:
         tap_weight = load_weight(
             weight, tl.arange(0, CHANNELS), n, tl.arange(0, OUT_CHANNELS), C, C_OUT, K, WEIGHT_C, WEIGHT_TAP,
-            TRANSPOSED, WIDE,
+            False, WIDE,
         )  # fmt: skip
     # TILES is a constexpr, as all bounds are: others fail in Triton 3.6's interpreter with numpy >= 2.4.
     for tile in range(TILES):
@@ -140,10 +136,7 @@ def offset_warp_backward_kernel(
                     w = tap_weight
                 else:
                     w = load_weight(weight, c, n, o, C, C_OUT, K, WEIGHT_C, WEIGHT_TAP, False, WIDE)
-                if TRANSPOSED:
-                    d = tl.trans(dot(w, tl.trans(g), tl.trans(d), PRECISION))
-                else:
-                    d = dot(g, w, d, PRECISION)
+                d = dot(g, w, d, PRECISION)
             sample = tl.zeros((PIXELS, CHANNELS), ARITHMETIC)
             # The adds to grad_x stand between the loads of x, so that the compiler does not hold four corners in
             # registers: 126 registers instead of 254 for float32, C = 16, sm_90.
