@@ -172,11 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> motion_warp_b
 }  // namespace
 }  // namespace motionrnn_ext::cuda
 
-#if defined(MOTIONRNN_EXT_EMULATED)
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext_emulated, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m) {
-#endif
+MOTIONRNN_EXT_CUDA_OPS(m) {
   namespace cuda = motionrnn_ext::cuda;
   using PointwiseOps = motionrnn_ext::PointwiseOps<cuda::Backend>;
   MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, PointwiseOps);

@@ -128,11 +128,7 @@ ThreeTensors decode_blend_backward(Tensor grad, Tensor maps, Tensor decoded, Ten
 }  // namespace
 }  // namespace motionrnn_ext::cuda
 
-#if defined(MOTIONRNN_EXT_EMULATED)
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext_emulated, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m) {
-#endif
+MOTIONRNN_EXT_CUDA_OPS(m) {
   namespace cuda = motionrnn_ext::cuda;
   m.impl("decode_blend_pack", TORCH_BOX(&cuda::decode_blend_pack));
   m.impl("decode_blend", TORCH_BOX(&cuda::decode_blend));

@@ -142,11 +142,7 @@ SixTensors gated_warp_backward(Tensor grad, Tensor grad_offset, Tensor grad_tren
 }  // namespace
 }  // namespace motionrnn_ext::cuda
 
-#if defined(MOTIONRNN_EXT_EMULATED)
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext_emulated, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m) {
-#endif
+MOTIONRNN_EXT_CUDA_OPS(m) {
   namespace cuda = motionrnn_ext::cuda;
   m.impl("motion_gates_pack", TORCH_BOX(&cuda::motion_gates_pack));
   m.impl("gated_warp", TORCH_BOX(&cuda::gated_warp));

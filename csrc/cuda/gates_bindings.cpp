@@ -85,11 +85,7 @@ SevenTensors motion_gates_backward(Tensor grad_offset, Tensor grad_trend, Tensor
 }  // namespace
 }  // namespace motionrnn_ext::cuda
 
-#if defined(MOTIONRNN_EXT_EMULATED)
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext_emulated, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m) {
-#endif
+MOTIONRNN_EXT_CUDA_OPS(m) {
   namespace cuda = motionrnn_ext::cuda;
   m.impl("motion_gates", TORCH_BOX(&cuda::motion_gates));
   m.impl("motion_gates_backward", TORCH_BOX(&cuda::motion_gates_backward));

@@ -13,9 +13,9 @@ constexpr unsigned kAll = 0xffffffffu;
 // d += a b, where a lane has two words of a for each of its pixels g and g + 8. For float each factor is split into a
 // tf32 part and a rest, and all of their products but the smallest are summed. This is as exact as float
 // multiplication, and takes a third of the instructions of FFMA at 32 channels. A mask makes the tf32 part, because
-// cvt.rna expands to compares and selects on sm_90. The rest is masked too, because PTX does not define what mma makes
-// of the bits below tf32. ptxas 13.0 leaves this mask out: the machine code is the same without it. The rest of inf is
-// nan, so this sum is nan where a float sum would be infinite.
+// cvt.rna expands to compares and selects on sm_90. The rest is masked too, because PTX leaves the bits below tf32
+// undefined for mma. ptxas 13.0 drops this mask: the machine code is the same without it. The rest of inf is nan, so
+// this sum is nan where a float sum would be infinite.
 template <class T>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* pixel0, const uint32_t* pixel8, uint2 b) {
   const uint32_t a[4] = {pixel0[0], pixel8[0], pixel0[1], pixel8[1]};

@@ -9,6 +9,13 @@
 #include "cuda/kernels.h"
 #include "layouts.h"
 
+// Opens the block that binds ops to these kernels, as STABLE_TORCH_LIBRARY_IMPL does.
+#if defined(MOTIONRNN_EXT_EMULATED)
+#define MOTIONRNN_EXT_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext_emulated, CPU, m)
+#else
+#define MOTIONRNN_EXT_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m)
+#endif
+
 namespace motionrnn_ext::cuda {
 
 // ---- Devices

@@ -1,4 +1,4 @@
-"""How many kernels a MotionGRU's step launches on CUDA, within a rollout.
+"""The number of kernels that a MotionGRU's step launches on CUDA, within a rollout.
 
 A step is what three steps launch beyond two, so that what is packed once does not count. The rule:
 
@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from under_test import EMULATED, PTX, UnderTest, on
 
 from motionrnn_ext import MotionGRU
+from motionrnn_ext.benchmarks.gpu.motion_gru_sides import VARIANTS
 from motionrnn_ext.layers.rollout import rollout
 
-OFFICIAL = {"encoder_kernel_size": 5, "gate_kernel_size": 3, "mask_kernel_size": 3, "blend_kernel_size": 5}
+OFFICIAL = VARIANTS["official"]
 # The launches of a step, forward and backward, by variant.
 LAUNCHES = {"official": (OFFICIAL, 8, 12), "paper": ({}, 3, 7)}
 CHANNELS, SIZE = 32, 8

@@ -117,7 +117,7 @@ def test_frames_without_anything_stay_as_they_are(size: tuple[int, int]) -> None
 
 
 def test_missing_values_of_the_future_change_no_other_score() -> None:
-    """What stands under missing pixels of the truth is not read."""
+    """Predictions under missing pixels of the truth are not read."""
     clips = blobs(6, (0.5, 1.0))[None].repeat(2, 1, 1, 1, 1)
     clips[1, 4:, :, 10:20, 10:20] = math.nan
     results = score({}, clips, 4)  # type: ignore[arg-type]

@@ -21,21 +21,13 @@ from cuda_binary import short_names
 from under_test import EMULATED, PTX
 
 from motionrnn_ext import MotionGRU
+from motionrnn_ext.benchmarks.gpu.motion_gru_sides import VARIANTS
 from motionrnn_ext.layers.rollout import rollout
 
 # An H200 by its data sheet, but for the cache's bytes per second and the last two, which are assumptions.
 MULTIPROCESSORS, PARTS, CLOCK, CACHE = 132, 4, 1.755e9, 6e12
 CYCLES, GAP = 4, 1.2e-6
 SECTOR, BLOCKS = 32, 16
-VARIANTS: dict[str, dict[str, Any]] = {
-    "official": {
-        "encoder_kernel_size": 5,
-        "gate_kernel_size": 3,
-        "mask_kernel_size": 3,
-        "blend_kernel_size": 5,
-    },
-    "paper": {},
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NOT_COUNTED = ("mov", "param")  # instructions that ptxas leaves out
 

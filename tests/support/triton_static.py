@@ -146,9 +146,12 @@ def _run_gates(dtype: torch.dtype, last: bool, g: int, is_packed: bool = False) 
     shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
     weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
     forward, backward = gates.motion_gates_pack(*weights) if is_packed else (weights[0][:0].flatten(),) * 2
-    outputs = gates.motion_gates_packed(*inputs, *weights, forward, 0.5, 1e4)
-    saved = (*inputs[:2], *weights, *outputs[3:], outputs[0])
-    gates.motion_gates_packed_backward(*outputs[:3], *saved, backward, 0.5, 1e4, 3)
+    x, offset, _ = inputs
+    (x_weight, bias, *others), numbers = weights, (0.5, 1e4)
+    convolved = (x_weight, *others)
+    outputs = gates.launch_forward(*inputs, convolved, bias, forward, *numbers)
+    given = gates.Given(*outputs[:3], offset, *outputs[3:], outputs[0])
+    gates.launch_backward(x, given, convolved, backward, *numbers)
 
 
 def _run_warp(

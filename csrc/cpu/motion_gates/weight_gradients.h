@@ -1,5 +1,5 @@
 // The gradients of the motion gates' weights and bias: three products of the logits' gradients with
-// what their convolutions read. All logits read x, u and r read F, and z reads s(r) F.
+// the maps that their convolutions read. All logits read x, u and r read F, and z reads s(r) F.
 #pragma once
 
 #include <algorithm>

@@ -50,8 +50,8 @@ struct PackedDecodeBlend {
 struct DecodeBlend {
   Operand warped;         // its chunks of fragments are those of the parities
   Operand decoded, maps;  // Q and H
-  TileShape shape, row;   // of the half map; of 16 pixels in shared memory
-  int32_t height, width;  // of the half map
+  TileShape shape, row;   // tiles of the half map; tiles of 16 pixels in shared memory
+  int32_t height, width;  // size of the half map
   int32_t channels;
   bool gates_maps;
   const void *decoder_bias, *gate_bias;
@@ -167,8 +167,8 @@ __global__ void __launch_bounds__(kGatesThreads, kGatesBlocks) decode_blend(cons
 }
 
 struct BlendBackward {
-  Operand to_decoded, to_maps;  // of the logits' gradient
-  TileShape shape;              // of the map as one row of pixels
+  Operand to_decoded, to_maps;  // products of the logits' gradient
+  TileShape shape;              // tiles of the map as one row of pixels
   int32_t pixels, channels;
   bool gates_maps;
   bool by_four;  // whether every map may be read and written by four channels

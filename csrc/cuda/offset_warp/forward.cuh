@@ -117,8 +117,9 @@ __device__ __forceinline__ void stage_weight(const WarpArguments& a, int first_o
   }
 }
 
-// Deals a warp's taps at its pixels to lanes, one by one, such that neighbouring lanes have neighbours in memory: taps
-// of a pixel where the channels of motion maps come last, else pixels of a tap. A warp may have none, where k is 1.
+// Deals a warp's taps at its pixels to lanes, one by one, such that neighbouring lanes have neighbours in memory. Where
+// the channels of motion maps come last, these are the taps of a pixel, else the pixels of a tap. Where k is 1, a warp
+// may have no tap.
 struct DealtTaps {
   bool last;
   int inner, outer, size, end;  // a lane's place, and the ends of both

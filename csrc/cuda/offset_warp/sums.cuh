@@ -102,7 +102,7 @@ struct LaneSums {
 struct FinishedSums {
   const WarpArguments& a;
   int channels;
-  float unit;  // of integers, 0 where floats were summed
+  float unit;  // value of an integer's 1; 0 where floats were summed
 
   // Every lane of a warp.
   __device__ __forceinline__ explicit FinishedSums(const WarpArguments& a_)

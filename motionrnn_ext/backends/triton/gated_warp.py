@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .launch import kernel_op
-from .motion_gates import motion_gates_packed, motion_gates_packed_backward
+from .motion_gates import Given, launch_backward, launch_forward, wanted_maps
 from .offset_warp import offset_warp
 from .offset_warp_backward import offset_warp_backward
 
@@ -28,9 +28,9 @@ def gated_warp(
     alpha: float,
     max_offset: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weights = (x_weight, x_bias, state_weight, candidate_weight)
-    new_offset, new_trend, mask, *logits = motion_gates_packed(
-        x, offset, trend, *weights, packed, alpha, max_offset
+    weights = (x_weight, state_weight, candidate_weight)
+    new_offset, new_trend, mask, *logits = launch_forward(
+        x, offset, trend, weights, x_bias, packed, alpha, max_offset
     )
     warped = offset_warp(x, new_offset, mask, warp_weight)
     return warped, new_offset, new_trend, mask, *logits
@@ -64,11 +64,12 @@ def gated_warp_backward(
     grad_x, by_warp, grad_mask, grad_weight = offset_warp_backward(
         grad, x, new_offset, mask_logits, warp_weight, of_warp, deterministic
     )
-    by_gates, *rest = motion_gates_packed_backward(
-        by_warp.add_(grad_offset),
-        *(grad_trend, grad_mask, x, offset, x_weight, x_bias, state_weight, candidate_weight),
-        *(update_logits, reset_logits, candidate_logits, new_offset, packed, alpha, max_offset, wanted),
-    )
+    kept = (offset, update_logits, reset_logits, candidate_logits, new_offset)
+    given = Given(by_warp.add_(grad_offset), grad_trend, grad_mask, *kept)
+    weights = (x_weight, state_weight, candidate_weight)
+    made = launch_backward(x, given, weights, packed, alpha, max_offset)
+    by_gates, *to_motion = wanted_maps(x, made, wanted)
     if wanted & 1:
         grad_x.add_(by_gates)
-    return grad_x, *rest, grad_weight
+    factors = (made.logits, made.reset_offset) if wanted & 8 else (x.new_empty(0), x.new_empty(0))
+    return grad_x, *to_motion, *factors, grad_weight

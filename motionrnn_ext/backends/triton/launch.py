@@ -92,9 +92,9 @@ class Block(NamedTuple):
 # The multiprocessors of a large GPU.
 MULTIPROCESSORS = 128
 MANY = 2**31
-# The blocks of each op, and of some kernels of the gates: the largest number of channels, the block for float32, and
-# that for half precision. This is a table and not @triton.autotune, which would measure on a user's first step, and
-# which Triton's interpreter cannot run ("0 active drivers").
+# The blocks of each op, and of some kernels of the gates: the largest number of channels, the block for float32, the
+# block for half precision. Unlike @triton.autotune, a table measures nothing on a user's first step, and works in
+# Triton's interpreter, where autotune fails ("0 active drivers").
 BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     "pointwise": [(MANY, Block(1024, 4, least=512), Block(1024, 4, least=512))],
     "offset_warp": [

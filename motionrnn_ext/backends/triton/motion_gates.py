@@ -145,7 +145,7 @@ def _as_read(
 # ---- Forward
 
 
-def _forward(
+def launch_forward(
     x: Tensor,
     offset: Tensor,
     trend: Tensor,
@@ -216,23 +216,7 @@ def motion_gates(
     max_offset: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     weights = (x_weight, state_weight, candidate_weight)
-    return _forward(x, offset, trend, weights, x_bias, None, alpha, max_offset)
-
-
-def motion_gates_packed(
-    x: Tensor,
-    offset: Tensor,
-    trend: Tensor,
-    x_weight: Tensor,
-    x_bias: Tensor,
-    state_weight: Tensor,
-    candidate_weight: Tensor,
-    packed: Tensor,
-    alpha: float,
-    max_offset: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weights = (x_weight, state_weight, candidate_weight)
-    return _forward(x, offset, trend, weights, x_bias, packed, alpha, max_offset)
+    return launch_forward(x, offset, trend, weights, x_bias, None, alpha, max_offset)
 
 
 # ---- Backward
@@ -261,7 +245,7 @@ class Made(NamedTuple):
     reset_offset: Tensor
 
 
-def _backward(
+def launch_backward(
     x: Tensor,
     given: Given,
     weights: tuple[Tensor, Tensor, Tensor],
@@ -355,7 +339,7 @@ def _backward(
     return made
 
 
-def _wanted_maps(x: Tensor, made: Made, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+def wanted_maps(x: Tensor, made: Made, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, F and D, with an empty tensor in place of each that is not wanted."""
     of_x, of_motion = wanted & 1, wanted & 2
     return (
@@ -363,35 +347,6 @@ def _wanted_maps(x: Tensor, made: Made, wanted: int) -> tuple[Tensor, Tensor, Te
         made.offset if of_motion else made.offset.new_empty(0),
         made.trend if of_motion else made.trend.new_empty(0),
     )
-
-
-def motion_gates_packed_backward(
-    grad_offset: Tensor,
-    grad_trend: Tensor,
-    grad_mask: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    x_weight: Tensor,
-    x_bias: Tensor,
-    state_weight: Tensor,
-    candidate_weight: Tensor,
-    update_logits: Tensor,
-    reset_logits: Tensor,
-    candidate_logits: Tensor,
-    new_offset: Tensor,
-    packed: Tensor,
-    alpha: float,
-    max_offset: float,
-    wanted: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kept = (offset, update_logits, reset_logits, candidate_logits, new_offset)
-    weights = (x_weight, state_weight, candidate_weight)
-    given = Given(grad_offset, grad_trend, grad_mask, *kept)
-    made = _backward(x, given, weights, packed, alpha, max_offset)
-    maps = _wanted_maps(x, made, wanted)
-    if not wanted & 8:
-        return (*maps, x.new_empty(0), x.new_empty(0))
-    return (*maps, made.logits, made.reset_offset)
 
 
 @kernel_op
@@ -416,8 +371,8 @@ def motion_gates_backward(
     kept = (offset, update_logits, reset_logits, candidate_logits, new_offset)
     weights = (x_weight, state_weight, candidate_weight)
     given = Given(grad_offset, grad_trend, grad_mask, *kept)
-    made = _backward(x, given, weights, None, alpha, max_offset)
-    maps = _wanted_maps(x, made, wanted)
+    made = launch_backward(x, given, weights, None, alpha, max_offset)
+    maps = wanted_maps(x, made, wanted)
     if not wanted & 8:
         return (*maps, x.new_empty(0), x.new_empty(0), x.new_empty(0), x.new_empty(0))
     motion = offset.shape[1]
