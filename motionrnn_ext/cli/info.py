@@ -28,7 +28,16 @@ _VARIABLES = re.compile(
 )
 _TOLERANCE = 5e-5  # the largest relative error in float32
 _DRIVER = Path("/proc/driver/nvidia/version")
-_PACKAGES = ("triton", "lightning", "torchmetrics", "scikit-image", "scikit-learn", "matplotlib", "rich")
+_PACKAGES = (
+    "triton",
+    "lightning",
+    "torchmetrics",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "matplotlib",
+    "rich",
+)
 
 
 def collect() -> dict[str, Any]:

@@ -5,29 +5,32 @@ from __future__ import annotations
 import math
 import re
 
-# The factor and the exponent of Marshall and Palmer's relation.
-_FACTOR, _EXPONENT = 200.0, 1.6
+# a and b of Z = a R^b by Marshall and Palmer.
+MARSHALL_PALMER = (200.0, 1.6)
 _NAMED = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(dbz|mm/h)?", re.IGNORECASE)
 
 
-def rain_to_dbz(rate: float) -> float:
-    """Return the reflectivity in dBZ of rain at a rate R in mm/h.
+def rain_to_dbz(rate: float, zr: tuple[float, float] = MARSHALL_PALMER) -> float:
+    """Return the reflectivity in dBZ of rain at a rate R in mm/h, with (a, b) = `zr`.
 
-        dBZ = 10 log10 Z,    Z = 200 R^1.6 in mm^6/m^3
+        dBZ = 10 log10 Z,    Z = a R^b in mm^6/m^3
 
-    1 mm/h is 23.0 dBZ, 10 mm/h is 39.0 dBZ. (Source: Marshall, Hitschfeld and Gunn, Advances in Geophysics 2, 1, 1955.)
+    By default 1 mm/h is 23.0 dBZ, 10 mm/h is 39.0 dBZ. (Source: Marshall, Hitschfeld and Gunn, Advances in Geophysics
+    2, 1, 1955.)
 
     Raises:
         ValueError: the rate is not positive and finite.
     """
     if not 0 < rate < math.inf:
         raise ValueError(f"a rain rate must be above 0 mm/h and finite; got {rate!r}")
-    return 10 * math.log10(_FACTOR * rate**_EXPONENT)
+    factor, exponent = zr
+    return 10 * math.log10(factor * rate**exponent)
 
 
-def dbz_to_rain(dbz: float) -> float:
+def dbz_to_rain(dbz: float, zr: tuple[float, float] = MARSHALL_PALMER) -> float:
     """Return the rain rate in mm/h of a reflectivity in dBZ, the inverse of `rain_to_dbz`."""
-    return float((10 ** (dbz / 10) / _FACTOR) ** (1 / _EXPONENT))
+    factor, exponent = zr
+    return float((10 ** (dbz / 10) / factor) ** (1 / exponent))
 
 
 def named_threshold(text: str) -> float:

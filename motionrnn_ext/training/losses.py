@@ -16,7 +16,6 @@ windows that it touches. The means are over the known values, pairs or windows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from ..metrics import rain_to_dbz
 from ..pixels import filled
 
 # The thresholds of rain rates in mm/h, and the weights from below the first to above the last.
@@ -77,14 +77,14 @@ def balanced(prediction: Tensor, truth: Tensor, levels: Sequence[float]) -> Mean
 
 
 def levels_of(dbz: Sequence[float], zr: Sequence[float]) -> tuple[float, ...]:
-    """Return the pixel values of the rain rates `RATES`, by Z = a R^b and dBZ = 10 log10 Z.
+    """Return the pixel values of the rain rates `RATES`, see `rain_to_dbz`.
 
     Args:
         dbz: the reflectivity of pixels 0 and 1, in dBZ.
         zr: a and b of the relation of reflectivity and rain rate.
     """
     (low, high), (a, b) = dbz, zr
-    return tuple((10 * math.log10(a * rate**b) - low) / (high - low) for rate in RATES)
+    return tuple((rain_to_dbz(rate, (a, b)) - low) / (high - low) for rate in RATES)
 
 
 def ssim(prediction: Tensor, truth: Tensor) -> Mean:

@@ -18,6 +18,9 @@ def test_rain_rates_are_those_of_marshall_and_palmer() -> None:
     assert rounded == [7.0, 18.2, 27.8, 45.4]
     for rate in (0.03, 1.0, 80.0):
         assert dbz_to_rain(rain_to_dbz(rate)) == pytest.approx(rate)
+        assert dbz_to_rain(rain_to_dbz(rate, (58.53, 1.56)), (58.53, 1.56)) == pytest.approx(rate)
+    # Hong Kong's relation of HKO-7 (Shi et al., 2017).
+    assert rain_to_dbz(10, (58.53, 1.56)) == pytest.approx(10 * math.log10(58.53) + 15.6)
     for rate in (0, -1, math.inf, math.nan):
         with pytest.raises(ValueError, match="a rain rate must be above 0 mm/h and finite; got"):
             rain_to_dbz(rate)

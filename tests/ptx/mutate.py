@@ -10,17 +10,25 @@ from __future__ import annotations
 import argparse
 import collections
 import random
+import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import torch
-from case import Case
 from cases import CASES
 from checking import check
 from cuda_binary import short_names
 from ptx_interpreter import Kernel
 from ptx_interpreter.mutants import Mutant, draw_mutant
 from under_test import EMULATED, PTX
+
+# The joined ops have cases of their own.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "ops"))
+import test_decode_blend
+import test_gated_warp
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ENDLESS = 3_000_000  # instructions of a warp
@@ -30,9 +38,9 @@ ENDLESS = 3_000_000  # instructions of a warp
 class Judge:
     """A case in a dtype, which notices or does not notice that a kernel is wrong."""
 
-    case: Case
-    dtype: torch.dtype
-    deterministic: bool
+    name: str
+    check: Callable[[], None]
+    deterministic: bool = False
     seconds: float = 0.0
     kernels: set[str] = field(default_factory=set)  # that it launches
 
@@ -41,7 +49,7 @@ class Judge:
         begin = time.process_time()
         torch.use_deterministic_algorithms(self.deterministic)
         try:
-            check(EMULATED, self.case, self.dtype)
+            self.check()
             found = "report" if PTX.reports() else ""
         except AssertionError:
             found = "value"
@@ -57,15 +65,24 @@ class Judge:
 
 def judges(dtypes: list[str]) -> list[Judge]:
     """Return the cases of the tables, in each dtype, the quickest first."""
-    found = []
-    for dtype in dtypes:
-        for case in CASES:
-            if case.op != "motion_gates":  # of the CPU
-                ways = (False, True) if "warp" in case.op else (False,)
-                found += [Judge(case, DTYPES[dtype], way) for way in ways]
+    found = [judge for dtype in dtypes for judge in judges_of(DTYPES[dtype])]
     for judge in found:
-        assert not judge.verdict(), f"{judge.case} fails without a mutant"
+        assert not judge.verdict(), f"{judge.name} fails without a mutant"
     return sorted(found, key=lambda judge: judge.seconds)
+
+
+def judges_of(dtype: torch.dtype) -> Iterator[Judge]:
+    for case in CASES:
+        for way in (False, True) if "warp" in case.op else (False,):
+            yield Judge(str(case), partial(check, EMULATED, case, dtype), way)
+    for name, options in test_gated_warp.VARIANTS.items():
+        for size in (1, 3):
+            run = partial(test_gated_warp.check, EMULATED, dtype, {**options, "size": size})
+            yield Judge(f"gated_warp {name} {size}x{size}", run)
+    for name, options in test_decode_blend.VARIANTS.items():
+        for side in (False, True):
+            run = partial(test_decode_blend.check, EMULATED, dtype, options, side)
+            yield Judge(f"decode_blend {name}", run)
 
 
 def is_executed(instruction: str, kernel: Kernel) -> bool:
