@@ -24,6 +24,11 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools before 70.1
+    from wheel.bdist_wheel import bdist_wheel
+
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "motionrnn_ext"
 BENCHMARKS = f"{PACKAGE}.benchmarks"  # the folder benchmarks/ of the repository
@@ -60,7 +65,7 @@ def reason_to_skip(env: Mapping[str, str]) -> str | None:
             raise BuildError(
                 "MOTIONRNN_EXT_CUDA=1 needs the native library that MOTIONRNN_EXT_NATIVE=0 leaves out"
             )
-        return "MOTIONRNN_EXT_NATIVE=0 was set at installation"
+        return "it was built with MOTIONRNN_EXT_NATIVE=0"
     if has_compiler(env):
         return None
     demand = "MOTIONRNN_EXT_NATIVE=1" if native else "MOTIONRNN_EXT_CUDA=1" if cuda else None
@@ -150,7 +155,7 @@ def configure_command(torch: Torch, build: Path, prefix: Path, env: Mapping[str,
     try:
         import pybind11
     except ImportError:
-        raise BuildError("pybind11 was not found (pip install pybind11)") from None
+        pybind11 = None
     values = {
         "CMAKE_BUILD_TYPE": env.get("CMAKE_BUILD_TYPE") or "Release",
         "CMAKE_INSTALL_PREFIX": prefix,
@@ -160,7 +165,7 @@ def configure_command(torch: Torch, build: Path, prefix: Path, env: Mapping[str,
         "MOTIONRNN_EXT_TORCH_VERSION": torch.version,
         "Python_EXECUTABLE": sys.executable,
         "TORCH_CUDA_ARCH_LIST": env.get("TORCH_CUDA_ARCH_LIST", ""),
-        "pybind11_DIR": pybind11.get_cmake_dir(),
+        "pybind11_DIR": pybind11.get_cmake_dir() if pybind11 else "",
     }
     options = [f"-D{key}={value}" for key, value in values.items()]
     name = "CMAKE_CUDA_ARCHITECTURES"
@@ -201,16 +206,20 @@ def first_error(lines: list[str]) -> str:
     return lines[-1]
 
 
+def remove_native(package: Path) -> None:
+    """An editable installation may hold what an earlier build, with other choices, put there."""
+    for stale in (*package.glob("lib/*"), *package.glob("_build.*.so"), package / SKIPPED):
+        stale.unlink(missing_ok=True)
+
+
 class CMakeBuild(build_ext):
     """Builds and installs everything native with one CMake project."""
 
     def run(self) -> None:
+        if reason_to_skip(os.environ):
+            return
         in_place = self.inplace or getattr(self, "editable_mode", False)
         package = (ROOT if in_place else Path(self.build_lib).resolve()) / PACKAGE
-        reason = reason_to_skip(os.environ)
-        if reason:
-            self.leave_out(package, reason)
-            return
         check_path(ROOT)
         torch = find_torch(torch_places(), os.environ)
         tag = f"cmake-{sys.implementation.cache_tag}-torch{torch.version}".replace("+", "_")
@@ -222,31 +231,45 @@ class CMakeBuild(build_ext):
         cmake, jobs = configure[0], os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         run(configure, log)
         run([cmake, "--build", str(build), "--parallel", jobs], log)
-        self.remove_native(package)
+        remove_native(package)
         run([cmake, "--install", str(build), "--component", "python"], log)
-
-    def leave_out(self, package: Path, reason: str) -> None:
-        package.mkdir(parents=True, exist_ok=True)
-        self.remove_native(package)
-        (package / SKIPPED).write_text(reason + "\n")
-        print(f"\n{PACKAGE}: installed without the native library: {reason}\n", flush=True)
-
-    def remove_native(self, package: Path) -> None:
-        """An editable installation may hold what an earlier build, with other choices, put there."""
-        for stale in (*package.glob("lib/*.so"), *package.glob("_build.*.so"), package / SKIPPED):
-            stale.unlink(missing_ok=True)
 
     def get_outputs(self) -> list[str]:
         return []
 
 
 class FreshBuildPy(build_py):
-    """Starts from an empty build/lib*: setuptools would pack modules that the tree no longer has."""
+    """Starts from an empty build/lib*: setuptools would pack modules that the tree no longer has.
+
+    Where the native library is left out, it leaves the reason in its place.
+    """
 
     def run(self) -> None:
-        if not getattr(self, "editable_mode", False):
-            shutil.rmtree(Path(self.build_lib) / PACKAGE, ignore_errors=True)
+        in_place = getattr(self, "editable_mode", False)
+        package = (ROOT if in_place else Path(self.build_lib)) / PACKAGE
+        if not in_place:
+            shutil.rmtree(package, ignore_errors=True)
         super().run()
+        reason = reason_to_skip(os.environ)
+        if reason:
+            remove_native(package)
+            (package / SKIPPED).write_text(reason + "\n")
+            print(f"\n{PACKAGE}: installed without the native library: {reason}\n", flush=True)
+
+
+class Wheel(bdist_wheel):
+    """One wheel for every Python, py3-none-linux_x86_64; py3-none-any where the native library is left out.
+
+    PyTorch loads the library, which uses nothing of Python; the module _build may be missing.
+    """
+
+    def finalize_options(self) -> None:
+        if reason_to_skip(os.environ):
+            self.distribution.ext_modules = []
+        super().finalize_options()
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
 
 
 if __name__ == "__main__":
@@ -256,5 +279,5 @@ if __name__ == "__main__":
         include_package_data=False,  # of benchmarks/, the sources alone
         package_data={PACKAGE: ["py.typed"], BENCHMARKS: ["*.sh", "*/*.cpp", "*/*.cu"]},
         ext_modules=[Extension(f"{PACKAGE}._build", sources=[])],
-        cmdclass={"build_ext": CMakeBuild, "build_py": FreshBuildPy},
+        cmdclass={"bdist_wheel": Wheel, "build_ext": CMakeBuild, "build_py": FreshBuildPy},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from .registration import direct, register, register_on_cpu
 NAMESPACE = "motionrnn_ext"
 # The devices that the CUDA kernels run on. Tests on the PTX interpreter add "cpu".
 CUDA_KERNELS_ON = {"cuda"}
-_LIBRARIES = {
-    name: Path(__file__).parent.parent / "lib" / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")
-}
+_FOLDER = Path(__file__).parent.parent / "lib"
+_LIBRARIES = {name: _FOLDER / f"libmotionrnn_ext_{name}.so" for name in ("cpu", "cuda")}
 # The reason why setup.py left the native library out.
 _SKIPPED = Path(__file__).parent.parent / "_build_skipped.txt"
 
@@ -46,14 +45,12 @@ def cpu_instruction_set() -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """Return the versions and options that the libraries were built with; an empty dict for a pure Python install."""
-    if importlib.util.find_spec("motionrnn_ext._build") is None:
-        return {}
-    try:
-        from motionrnn_ext import _build  # type: ignore[attr-defined]
-    except ImportError:
-        return {}
-    return dict(_build.info())
+    """Return the versions and options that the libraries were built with; an empty dict for a pure Python install.
+
+    Its keys are those of csrc/build.json.in.
+    """
+    facts = _FOLDER / "build.json"
+    return dict(json.loads(facts.read_text())) if facts.is_file() else {}
 
 
 def _load(name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from cuda_binary import ToolMissing, find_tool
 from repository import ROOT
 
 import motionrnn_ext
+from motionrnn_ext.backends import native
 
 BUILT_HERE = ("build", "dist", "runs", "lib", "*.so", "*.egg-info", "__pycache__", "_build_skipped.txt", ".*")
 
@@ -128,9 +130,13 @@ class TestWhatIsBuilt:
             with pytest.raises(SystemExit, match=f"{wanted} was not found .pip install {tool}."):
                 script.configure_command(torch_found, tmp_path, tmp_path, {"PATH": str(tmp_path)})
             (tmp_path / tool).touch(mode=0o755)
-        monkeypatch.setitem(sys.modules, "pybind11", None)
-        with pytest.raises(SystemExit, match="pybind11 was not found .pip install pybind11."):
-            script.configure_command(torch_found, tmp_path, tmp_path, {"PATH": str(tmp_path)})
+        # pybind11 may be missing, and with it the module _build.
+        for installed, wanted in ((True, "-Dpybind11_DIR=/"), (False, "-Dpybind11_DIR=")):
+            if not installed:
+                monkeypatch.setitem(sys.modules, "pybind11", None)
+            command = script.configure_command(torch_found, tmp_path, tmp_path, {"PATH": str(tmp_path)})
+            (option,) = (word for word in command if word.startswith("-Dpybind11_DIR="))
+            assert option.startswith(wanted) and (option != wanted) == installed
 
 
 class TestFirstError:
@@ -217,13 +223,20 @@ print(out.grad_fn.name())
 """
 
 
-def test_imports_and_runs_without_the_native_library(tmp_path: Path) -> None:
-    copy = shutil.copytree(
-        ROOT / "motionrnn_ext", tmp_path / "motionrnn_ext", ignore=shutil.ignore_patterns(*BUILT_HERE)
-    )
-    result = subprocess.run([sys.executable, "-c", PURE_PYTHON], cwd=tmp_path, capture_output=True, text=True)
+def test_wheel_without_the_native_library(tree: Path, tmp_path: Path) -> None:
+    """It has no code of one machine or Python, its metadata say so, and it runs from its archive's files."""
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(tmp_path)]
+    environment = {**os.environ, "MOTIONRNN_EXT_NATIVE": "0", "MOTIONRNN_EXT_CUDA": ""}
+    subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"motionrnn_ext-{motionrnn_ext.__version__}-py3-none-any.whl"
+    site = tmp_path / "site"
+    shutil.unpack_archive(wheel, site, "zip")
+    assert sorted(site.rglob("*.so")) == []
+    assert "Root-Is-Purelib: true" in next(site.glob("*.dist-info/WHEEL")).read_text()
+    result = subprocess.run([sys.executable, "-c", PURE_PYTHON], cwd=site, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert Path(result.stdout.strip()).parent.resolve() == Path(copy).resolve()
+    assert Path(result.stdout.strip()).parent.resolve() == (site / "motionrnn_ext").resolve()
 
 
 # ---- what was built here -----------------------------------------------------------------------------------
@@ -263,9 +276,7 @@ def test_library_holds_no_path_of_the_builder(library: Path) -> None:
 
 
 def test_build_information(library: Path) -> None:
-    from motionrnn_ext import _build
-
-    info = _build.info()
+    info = native.build_info()
     assert tuple(map(int, re.findall(r"\d+", info["torch"])[:2])) >= (2, 10)
     assert info["abi_target"] == "2.10"
     assert info["instruction_sets"][0] == "baseline"
@@ -273,6 +284,8 @@ def test_build_information(library: Path) -> None:
     assert info["compiler"] and info["build_type"]
     assert info["cuda_ops"] == (library.with_name("libmotionrnn_ext_cuda.so")).is_file()
     assert (info["cuda_left_out"] is None) == info["cuda_ops"] == bool(info["cuda_architectures"])
+    module = pytest.importorskip("motionrnn_ext._build", reason="built without pybind11")
+    assert module.info() == info
 
 
 # ---- real installations ------------------------------------------------------------------------------------
@@ -343,13 +356,21 @@ def no_compiler(tmp_path: Path) -> str:
 
 NATIVE = """
 import motionrnn_ext, torch
-from motionrnn_ext import _build, ops
+from motionrnn_ext import ops
+from motionrnn_ext.backends import native
 logits, a, b = torch.randn(3, 2, 4, 5, 6, dtype=torch.float64).unbind()
 with motionrnn_ext.backend("cpu"):
     blended = ops.gated_blend(logits, a, b)
 torch.testing.assert_close(blended, logits.sigmoid() * a + (1 - logits.sigmoid()) * b)
-assert _build.info()["torch"] == torch.__version__, _build.info()
+assert native.build_info()["torch"] == torch.__version__, native.build_info()
 print(motionrnn_ext.__file__)
+"""
+
+
+# The tag of the wheel that was installed.
+TAG = """
+import importlib.metadata, re
+print(re.search("(?m)^Tag: (.*)$", importlib.metadata.distribution("motionrnn-ext").read_text("WHEEL"))[1])
 """
 
 
@@ -467,6 +488,11 @@ class TestInstalling:
         result = environment.install(tree, "--no-build-isolation")
         assert result.returncode == 0, result.stdout
         assert Path(environment.run(NATIVE)).is_relative_to(environment.site)
+        assert environment.run(TAG) == f"py3-none-linux_{platform.machine()}"
+        # As on a Python that the module was not built for.
+        (module,) = environment.site.glob("motionrnn_ext/_build.*.so")
+        module.unlink()
+        environment.run(NATIVE)
         self.check_instruction_sets(tree)
 
     def check_instruction_sets(self, tree: Path) -> None:
@@ -504,6 +530,7 @@ class TestInstalling:
         )
         package = Path(environment.run(PURE_PYTHON)).parent
         assert "no C++ compiler was found" in (package / "_build_skipped.txt").read_text()
+        assert environment.run(TAG) == "py3-none-any"
         if importlib.util.find_spec("triton") is not None:
             made_by = environment.run(TRITON, TRITON_INTERPRET="1", PATH=no_compiler)
             assert "motionrnn_ext_triton" in made_by

@@ -44,12 +44,11 @@ def configure(name: str, **definitions: str) -> tuple[Path | None, str]:
 
     `definitions` are CMake's variables.
     """
-    pybind11 = pytest.importorskip("pybind11")
     folder = ROOT / "build" / name
     result = run(
         tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-        f"-DMOTIONRNN_EXT_TORCH_DIR={Path(torch.__file__).parent}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DPython_EXECUTABLE={sys.executable}", *(f"-D{key}={value}" for key, value in definitions.items()),
+        f"-DMOTIONRNN_EXT_TORCH_DIR={Path(torch.__file__).parent}",
+        *(f"-D{key}={value}" for key, value in definitions.items()),
     )  # fmt: skip
     if result.returncode == 0:
         return folder, ""
