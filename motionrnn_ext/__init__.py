@@ -16,14 +16,16 @@ from .backends import available_backends, backend, set_backend
 from .graphs import graphed, graphed_step
 from .layers import MotionGRU, MotionGRUCell, MotionGRULayer, convert, revert
 from .models import MotionRNN
+from .name import PACKAGE
 from .warmup import warmup
 
 __version__ = "0.1.0"
 
 # The version is part of the keys of torch.compile's cache, which keeps graphs on disk, backward functions included, and
 # does not look into this package. Without it a compiled program would run the graphs of an earlier version.
-if "motionrnn_ext" not in torch.compiler.config.cache_key_tag:
-    torch.compiler.config.cache_key_tag += f" motionrnn_ext {__version__}"
+_in_keys = f" {PACKAGE} {__version__}"
+if _in_keys not in torch.compiler.config.cache_key_tag:
+    torch.compiler.config.cache_key_tag += _in_keys
 
 __all__ = [
     "MotionGRU",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from .name import PACKAGE
+
 # Packages between the user's line and a warning: loaders, metrics and models are called through these.
-_LIBRARIES = ("motionrnn_ext", "torch", "torchmetrics", "lightning")
+_LIBRARIES = (PACKAGE, "torch", "torchmetrics", "lightning")
 
 
 def stacklevel_of_user() -> int:

@@ -8,6 +8,7 @@
 #include <new>
 #include <string>
 
+#include "library.h"
 #include "operand_checks.h"
 #include "pointwise_ops.h"
 
@@ -348,11 +349,11 @@ FourTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& sa
 
 }  // namespace motionrnn_ext::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CompositeExplicitAutograd, m) {
+MOTIONRNN_EXT_IMPLEMENT_OPS("CompositeExplicitAutograd", m) {
   m.impl("cpu_instruction_set", TORCH_BOX(&motionrnn_ext::cpu::cpu_instruction_set));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CPU, m) {
+MOTIONRNN_EXT_IMPLEMENT_OPS("CPU", m) {
   namespace cpu = motionrnn_ext::cpu;
   using PointwiseOps = motionrnn_ext::PointwiseOps<cpu::Backend>;
   MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, PointwiseOps);

@@ -8,12 +8,13 @@
 
 #include "cuda/kernels.h"
 #include "layouts.h"
+#include "library.h"
 
-// Opens the block that binds ops to these kernels, as STABLE_TORCH_LIBRARY_IMPL does.
+// Opens the block that binds ops to these kernels.
 #if defined(MOTIONRNN_EXT_EMULATED)
-#define MOTIONRNN_EXT_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext_emulated, CPU, m)
+#define MOTIONRNN_EXT_CUDA_OPS(m) MOTIONRNN_EXT_IMPLEMENT_OPS("CPU", m)
 #else
-#define MOTIONRNN_EXT_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(motionrnn_ext, CUDA, m)
+#define MOTIONRNN_EXT_CUDA_OPS(m) MOTIONRNN_EXT_IMPLEMENT_OPS("CUDA", m)
 #endif
 
 namespace motionrnn_ext::cuda {

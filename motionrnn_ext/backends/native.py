@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from ..name import PACKAGE
 from .registration import direct, register, register_on_cpu
 
-# The namespace of the ops that `call` runs.
-NAMESPACE = "motionrnn_ext"
+# The namespace of the ops that `call` runs. A library has the name of its namespace in it (csrc/library.h).
+NAMESPACE = PACKAGE
 # The devices that the CUDA kernels run on. Tests on the PTX interpreter add "cpu".
 CUDA_KERNELS_ON = {"cuda"}
 _FOLDER = Path(__file__).parent.parent / "lib"
@@ -41,7 +42,7 @@ def run(op: str, *arguments: Any) -> Any:
 
 def cpu_instruction_set() -> str:
     """Return the instruction set of the CPU kernels that run: baseline, x86_64_v3 (AVX2) or x86_64_v4 (AVX-512)."""
-    return str(torch.ops.motionrnn_ext.cpu_instruction_set())
+    return str(getattr(torch.ops, NAMESPACE).cpu_instruction_set())
 
 
 def build_info() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .convert import ConversionReport, convert, from_official, revert
 from .motion import MotionState
 from .motion_gru import MotionGRU
 from .motion_gru_cell import MotionGRUCell
+from .official_forward import OfficialMotionGRU
 from .sequence import MotionGRULayer
 from .warp import OffsetWarp
 
@@ -28,6 +29,7 @@ __all__ = [
     "MotionGRUCell",
     "MotionGRULayer",
     "MotionState",
+    "OfficialMotionGRU",
     "OffsetWarp",
     "RecurrentCell",
     "SpatioTemporalLSTMCell",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..name import PACKAGE
 from .convert_messages import check_module, n_modules, nothing_found
 from .converted_cell import ConvertedCell, cell_mismatch, is_cell
 from .converted_motion_gru import (
@@ -251,7 +252,7 @@ def _share_convolutions(model: nn.Module) -> list[str]:
             start_sharing(module)
             names.append(name)
         # Layers of this package read their convolutions. Those of a MotionGRU that was left alone stay as they are.
-        of_ours = isinstance(module, Resettable) or type(module).__module__.startswith("motionrnn_ext.")
+        of_ours = isinstance(module, Resettable) or type(module).__module__.startswith(f"{PACKAGE}.")
         if of_ours or is_candidate(module):
             return
         for part, child in module._modules.items():

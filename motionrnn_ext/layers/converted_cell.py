@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..name import PACKAGE
 from .cells import ConvLSTMCell, LSTMState, RecurrentCell, SpatioTemporalLSTMCell
 from .comparison import Call, difference
 from .forward_rollout import gains, joined_rollout
@@ -184,7 +185,7 @@ class Specification(nn.Module):
 def is_cell(module: nn.Module) -> bool:
     """Return whether a user's module looks like a recurrent cell, by the names of its convolutions."""
     if isinstance(module, (ConvertedCell, RecurrentCell)) or type(module).__module__.startswith(
-        "motionrnn_ext."
+        f"{PACKAGE}."
     ):
         return False
     return any(mark <= set(module._modules.keys()) for mark in _MARKS)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backends import reference
 from ..backends.layouts import memory_format
+from ..name import PACKAGE
 from .arguments import check_tensor
 from .states import check_not_rounded, detached, exportable
 
@@ -35,7 +36,7 @@ class MotionState(NamedTuple):
 
 
 # Files that torch.save wrote when the class stood in another module name it by that module.
-torch.serialization.add_safe_globals([(MotionState, "motionrnn_ext.layers.motion_gru.MotionState")])
+torch.serialization.add_safe_globals([(MotionState, f"{PACKAGE}.layers.motion_gru.MotionState")])
 
 
 def zero_motion(x: Tensor, shape: tuple[int, ...]) -> MotionState:

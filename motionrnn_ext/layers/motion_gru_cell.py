@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -36,6 +37,15 @@ class PackedGates(NamedTuple):
     def has_mask(self) -> bool:
         """Return whether the mask's weights are packed with those of the gates."""
         return self.x_weight.shape[0] > 3 * self.candidate_weight.shape[0]
+
+
+def packed_gates(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> PackedGates:
+    """Return the packed weights of u, r and z, (M, C + M, g, g) each, and of the mask, (K, C, g, g), if it is given."""
+    motion = weights[0].shape[0]
+    parts = [weight.split((weight.shape[1] - motion, motion), dim=1) for weight in weights[:3]]
+    (update_x, update_f), (reset_x, reset_f), (output_x, output_f) = parts
+    of_x = [update_x, reset_x, output_x, *weights[3:]]
+    return PackedGates(torch.cat(of_x), torch.cat(biases), torch.cat([update_f, reset_f]), output_f)
 
 
 @may_be_plain
@@ -198,10 +208,7 @@ class MotionGRUCell(Resettable):
         biases = [cast(Tensor, conv.bias) for conv in convolutions]
         if len({parameter.dtype for parameter in (*weights, *biases)}) > 1:
             return None
-        parts = [weight.split((channels, motion), dim=1) for weight in weights[:3]]
-        (update_x, update_f), (reset_x, reset_f), (output_x, output_f) = parts
-        of_x = [update_x, reset_x, output_x, *weights[3:]]
-        return PackedGates(torch.cat(of_x), torch.cat(biases), torch.cat([update_f, reset_f]), output_f)
+        return packed_gates(weights, biases)
 
     def pack_ahead(self) -> PackedGates | None:
         """Return `pack()` for many steps at once, or None if the next step might find other weights than this one."""

@@ -27,6 +27,7 @@ from ..backends.convolution import Convolution, Geometry
 from ..backends.layouts import memory_format
 from ..backends.torch_private import current_backward, foreach_add, transforms, version, will_run
 from ..backends.transforms import is_transformed
+from ..name import PACKAGE
 from .initial_values import Resettable
 from .plain import has_hooks_inside, is_as_its_class, is_plain, keeps_parameters
 from .states import under_autocast
@@ -117,7 +118,7 @@ class Rollout:
 
     def _add(self, module: nn.Module) -> None:
         """Note a module and its parts as plain; the parts of a class that is not known here are left out."""
-        of_torch_or_ours = type(module).__module__.startswith(("torch.nn.modules.", "motionrnn_ext."))
+        of_torch_or_ours = type(module).__module__.startswith(("torch.nn.modules.", f"{PACKAGE}."))
         if (of_torch_or_ours or isinstance(module, Resettable)) and is_as_its_class(module):
             self._plain.add(module)
             for part in module.children():

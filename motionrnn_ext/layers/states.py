@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.torch_private import register_namedtuple, tree_map_only
+from ..name import PACKAGE
 
 Class = TypeVar("Class", bound=type)
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
@@ -23,7 +24,7 @@ def exportable(cls: Class) -> Class:
 
     This is a class decorator.
     """
-    register_namedtuple(cls, serialized_type_name=f"motionrnn_ext.{cls.__name__}")
+    register_namedtuple(cls, serialized_type_name=f"{PACKAGE}.{cls.__name__}")
     torch.serialization.add_safe_globals([cls])
     return cls
 

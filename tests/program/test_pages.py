@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hub_copy import REPO_ID, write_copy
 from repository import ROOT
 
 DOCS = ROOT / "docs"
@@ -40,15 +41,20 @@ WITH_PYTHON = [
 
 @pytest.mark.parametrize("path", WITH_PYTHON)
 def test_python_blocks_run(path: Path, tmp_path: Path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     if path.stem == "data":
         pytest.importorskip("sklearn")  # whose digits move
+    if path.stem == "hub":
+        pytest.importorskip("kernels")
+        write_copy(tmp_path / "copy")
+        env["LOCAL_KERNELS"] = f"{REPO_ID}={tmp_path / 'copy'}"
     program = tmp_path / f"{path.stem}.py"
     program.write_text("\n".join(python_blocks(path.read_text())))
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, program.name],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env={**env, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
     )

@@ -32,7 +32,15 @@ from motionrnn_ext import (
     warmup,
 )
 from motionrnn_ext.backends import convolution, native, triton
-from motionrnn_ext.layers import ConvLSTMCell, MIMCell, convert, from_official, register_predictor, revert
+from motionrnn_ext.layers import (
+    ConvLSTMCell,
+    MIMCell,
+    OfficialMotionGRU,
+    convert,
+    from_official,
+    register_predictor,
+    revert,
+)
 from motionrnn_ext.layers.motion_gru import MotionState
 from motionrnn_ext.models import save_official
 
@@ -270,6 +278,13 @@ def revert_another_alpha(_: Place) -> None:
     revert(model)
 
 
+def forward_of_another_form(_: Place) -> None:
+    layer = StandIn(4)
+    layer.reset = nn.Conv2d(22, 18, 3, padding=1, padding_mode="circular")
+    x, motion = torch.rand(1, 4, 6, 6), torch.zeros(1, 18, 6, 6)
+    OfficialMotionGRU.forward(layer, x, motion, motion)  # type: ignore[arg-type]
+
+
 def set_on_converted(_: Place) -> None:
     layer = StandIn(4)
     layer.scale = 1.0
@@ -467,6 +482,7 @@ LAYERS: dict[str, Provocation] = {
     ),
     "model is ...; it should be a torch.nn.Module...": lambda _: convert([StandIn(4)]),  # type: ignore[arg-type]
     "module is not the official MotionGRU: ...": lambda _: from_official(near_official()),
+    "... has ...=...; it should have ...=..., as in the official MotionGRU": forward_of_another_form,
     "warmup: module is ...; it should be a torch.nn.Module or a method of one, such as model.step": lambda _: (
         warmup(len, [])
     ),

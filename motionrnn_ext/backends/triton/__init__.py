@@ -27,9 +27,10 @@ from typing import Any
 
 import torch
 
+from ...name import PACKAGE
 from ..registration import direct
 
-NAMESPACE = "motionrnn_ext_triton"
+NAMESPACE = f"{PACKAGE}_triton"
 
 
 def is_on(variable: str) -> bool:

@@ -10,8 +10,8 @@ from torch import nn
 
 from ...backends.torch_private import ConvNd
 from ...layers.cells import CELLS
+from ...name import PACKAGE
 
-_PACKAGE = __name__.partition(".")[0]
 # Methods that change no prediction.
 _HARMLESS = {"extra_repr", "reset_parameters", "reset"}
 
@@ -49,11 +49,11 @@ def _replaced(cls: type) -> set[str]:
     known = next((i for i, base in enumerate(cls.__mro__) if _is_known(base)), 0)
     methods = {"forward", "_conv_forward"}
     for base in cls.__mro__[known:]:
-        if base.__module__.partition(".")[0] == _PACKAGE:
+        if base.__module__.partition(".")[0] == PACKAGE:
             methods |= {name for name, value in vars(base).items() if isinstance(value, FunctionType)}
     own = {name for base in cls.__mro__[:known] for name in vars(base)}
     return {name for name in own & methods - _HARMLESS if not name.startswith("__")}
 
 
 def _is_known(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] in (_PACKAGE, "torch")
+    return cls.__module__.partition(".")[0] in (PACKAGE, "torch")
