@@ -4,6 +4,7 @@
     layers      `MotionGRUCell`, `MotionGRU`, `MotionGRULayer`, the recurrent cells, `convert` and `revert`
     models      `MotionRNN`, checkpoints of the official program
     graphed, graphed_step   a model in CUDA graphs
+    onnx        `onnx.export_onnx` and a translation table for `torch.onnx.export`
     warmup      run a module before a CUDA graph is captured or a clock starts
 
 An import needs torch alone, compiles nothing, and never fails because a native library is missing.
@@ -11,7 +12,7 @@ An import needs torch alone, compiles nothing, and never fails because a native 
 
 import torch
 
-from . import layers, models, ops
+from . import layers, models, onnx, ops
 from .backends import available_backends, backend, set_backend
 from .graphs import graphed, graphed_step
 from .layers import MotionGRU, MotionGRUCell, MotionGRULayer, convert, revert
@@ -39,6 +40,7 @@ __all__ = [
     "graphed_step",
     "layers",
     "models",
+    "onnx",
     "ops",
     "revert",
     "set_backend",

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference, triton
+from . import native, onnx_warp, reference, triton
 from .transforms import is_for_onnx, is_transformed
 
 NAMES = ("reference", "cpu", "cuda", "triton")
@@ -231,8 +231,9 @@ def _origin(name: str) -> str:
 
 def _reference(op: str, first: Tensor, *arguments: Any) -> Any:
     device = first.device.type
+    formula = onnx_warp.offset_warp if op == "offset_warp" and is_for_onnx() else getattr(reference, op)
     if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
         # Autocast would round the reference's arithmetic to half precision.
         with torch.autocast(device, enabled=False):
-            return getattr(reference, op)(first, *arguments)
-    return getattr(reference, op)(first, *arguments)
+            return formula(first, *arguments)
+    return formula(first, *arguments)

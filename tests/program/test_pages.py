@@ -19,7 +19,7 @@ from repository import ROOT
 DOCS = ROOT / "docs"
 PICTURES = DOCS / "pictures"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-SLOW = {"pytorch"}  # compiles and exports
+SLOW = {"onnx", "pytorch"}  # they compile and export
 
 
 def page(name: str) -> str:
@@ -48,7 +48,10 @@ def test_python_blocks_run(path: Path, tmp_path: Path):
         pytest.importorskip("kernels")
         write_copy(tmp_path / "copy")
         env["LOCAL_KERNELS"] = f"{REPO_ID}={tmp_path / 'copy'}"
-    program = tmp_path / f"{path.stem}.py"
+    if path.stem == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime", minversion="1.25")
+    program = tmp_path / f"page_{path.stem}.py"  # no name of a package
     program.write_text("\n".join(python_blocks(path.read_text())))
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""torch.export, AOTInductor and ONNX of the layer and the models: for other sizes, with the results of eager."""
+"""torch.export and AOTInductor of the layer and the models: for other sizes, with the results of eager."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_close
-from compiling import BY_INDUCTOR, NEEDS_CPU, OLD_TORCH, model_of, on_slowly_on_reference, slow, tensors
+from compiling import (
+    BY_INDUCTOR,
+    NEEDS_CPU,
+    OLD_TORCH,
+    layer_of,
+    model_of,
+    on_slowly_on_reference,
+    slow,
+    tensors,
+)
 from features import feature
 from torch import Tensor, nn
 from torch.export import Dim
@@ -24,7 +33,6 @@ from motionrnn_ext.layers.cells import CELLS
 
 # On a GPU, Triton's kernels stand in the graph themselves.
 EXPORTED = [t for t in ALL if t is not TRITON or t.is_slow]
-BY_ONNXRUNTIME = 2e-6  # relative to the largest value; measured: up to 5e-7
 B, h, w = Dim("B"), Dim("h"), Dim("w")
 # Convolutions of every size: these have no parameters per position.
 ANY_SIZE = [p for p, cell in CELLS.items() if not cell.of_layer(1).needs_map_size]
@@ -35,15 +43,6 @@ OPS_OF_THE_LAYER = {
     "cuda": {"motion_gates", "offset_warp", "gated_blend"},
     "emulated": {"motion_gates", "offset_warp", "gated_blend"},
 }
-
-
-def layer_of(device: str = "cpu") -> MotionGRU:
-    """A layer with offsets of pixels, so that samples leave the image."""
-    torch.manual_seed(0)
-    layer = MotionGRU(8).to(device).eval()
-    for parameter in layer.cell.parameters():
-        parameter.data *= 4
-    return layer
 
 
 def ops_in(program: torch.export.ExportedProgram) -> set[str]:
@@ -239,81 +238,7 @@ def test_motion_rnn_by_aotinductor(tmp_path: Path):
     check(compiled(clip, 1), model(clip, 1), BY_INDUCTOR)
 
 
-# ---- ONNX
-
-
-def by_onnxruntime(
-    module: nn.Module, arguments: tuple[Any, ...], shapes: Any, folder: Path, **options: Any
-) -> Any:
-    """The module as a function of its tensors that onnxruntime runs."""
-    pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
-    program = torch.onnx.export(
-        module, arguments, dynamo=True, dynamic_shapes=shapes, verbose=False, **options
-    )
-    program.save(folder / "model.onnx")
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
-    return lambda *inputs: [
-        torch.from_numpy(o)
-        for o in session.run(None, dict(zip(names, (t.numpy() for t in inputs), strict=True)))
-    ]
-
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:# ONNX model has different number of inputs:UserWarning"),
-]
-
-
-@feature("onnx", on=["reference"])
-def test_motion_gru_in_onnx(tmp_path: Path):
-    layer = layer_of()
-    hidden = torch.randn(2, 8, 8, 12)
-    found = by_onnxruntime(layer, (hidden,), ({0: B, 2: 2 * h, 3: 2 * w},), tmp_path)
-    for size in ((3, 12, 6), (1, 4, 8)):
-        hidden = torch.randn(size[0], 8, *size[1:])
-        check(found(hidden), layer(hidden), BY_ONNXRUNTIME)
-
-
-@NEEDS_CPU
-@feature("onnx", on=["cpu"], refused=True)
-def test_a_kernel_by_name_is_unknown_to_onnx():
-    pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
-    message = "No ONNX function found for .*motionrnn_ext.motion_gates"
-    with motionrnn_ext.backend("cpu"), pytest.raises(RuntimeError, match=message):
-        torch.onnx.export(layer_of(), (torch.randn(2, 8, 8, 12),), dynamo=True, verbose=False)
-
-
-class Warp(nn.Module):
-    def forward(self, x: Tensor, offset: Tensor, mask_logits: Tensor, weight: Tensor) -> Tensor:
-        return ops.offset_warp(x, offset, mask_logits, weight)
-
-
-@feature("onnx", on=["reference"])
-def test_offsets_without_bounds_in_onnx(tmp_path: Path):
-    """Far ones and inf sample 0, nan gives nan, as everywhere."""
-    x, offset = torch.randn(1, 4, 5, 6), 2 * torch.randn(1, 18, 5, 6)
-    mask, weight = torch.randn(1, 9, 5, 6), torch.randn(3, 4, 3, 3)
-    found = by_onnxruntime(Warp().eval(), (x, offset, mask, weight), None, tmp_path)
-    absurd = torch.tensor([1e4, -1e7, 1e30, float("inf"), -float("inf"), 0.0, -1.0])
-    offset.view(-1)[::7] = absurd.repeat(12)[:78]
-    offset[0, 3, 2, 4] = float("nan")
-    expected = ops.offset_warp(x, offset, mask, weight)
-    assert expected.isnan().sum() == 3
-    check(found(x, offset, mask, weight), expected, BY_ONNXRUNTIME)
-
-
-@feature("onnx", on=["reference"])
-@slow
-@pytest.mark.parametrize("predictor, size", [("convlstm", {3: 4 * h, 4: 4 * w}), ("predrnn", {})])
-def test_motion_rnn_in_onnx(predictor: str, size: dict[int, Any], tmp_path: Path):
-    model = model_of(predictor).eval()
-    clip = torch.rand(2, 3, 1, 16, 16)
-    found = by_onnxruntime(model, (clip, 1), ({0: B, **size}, None), tmp_path)
-    for batch, height, width in ((3, 8, 12), (1, 16, 20)):
-        clip = torch.rand(batch, 3, 1, *((height, width) if size else (16, 16)))
-        check(found(clip), model(clip, 1), BY_ONNXRUNTIME)
+pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 
 
 # ---- TorchScript and fx: what docs/pytorch.md says of them

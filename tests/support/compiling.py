@@ -12,7 +12,7 @@ from comparing import assert_close
 from torch import Tensor
 from under_test import ALL, CPU, NOT_TESTED, REFERENCE, UnderTest, on
 
-from motionrnn_ext import MotionRNN
+from motionrnn_ext import MotionGRU, MotionRNN
 
 # Compiled against eager, relative to the largest value. Measured: 0 of layers; 1.1e-6 of gradients of models, whose
 # rollouts sum in another order than the modules that are compiled.
@@ -51,6 +51,15 @@ def model_of(predictor: str, device: str = "cpu", **options: Any) -> MotionRNN:
     torch.manual_seed(0)
     options.setdefault("image_size", (16, 16))
     return MotionRNN(predictor, 1, (8, 8), 2, filter_size=3, **options).to(device)
+
+
+def layer_of(device: str = "cpu") -> MotionGRU:
+    """A layer with offsets of pixels, so that samples leave the image."""
+    torch.manual_seed(0)
+    layer = MotionGRU(8).to(device).eval()
+    for parameter in layer.cell.parameters():
+        parameter.data *= 4
+    return layer
 
 
 def frames(*shape: int, device: str = "cpu") -> Tensor:
