@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
 # The kinds by annotation, without its "| None".
 _KINDS = {
-    "bool": Kind(bool, "a bool"),
+    "bool": Kind(bool, "a bool (true or false)"),
     "dict[str, Any]": Kind(dict, "a dict"),
     "float": Kind(float, "a finite number (float)"),
     "int": Kind(int, "a finite number (int)"),
