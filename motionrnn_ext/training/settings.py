@@ -234,3 +234,9 @@ class TrainingSettings:
     workers: int = _option(0, "processes that load clips; 0 loads them in the training process")
     val_every: int = _option(500, "steps between validations; a checkpoint is written after each")
     log_every: int = _option(10, "steps between rows of the logs")
+    logger: str = _option(
+        "tensorboard",
+        "where to log besides the CSV files: csv for nowhere, tensorboard in the run's folder; wandb or mlflow where "
+        "their own environment variables say",
+        ("csv", "tensorboard", "wandb", "mlflow"),
+    )
