@@ -152,7 +152,7 @@ def add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -
     help += "theirs brings its own image size, n_input and n_output, unless these are given; standard has settings "
     help += "for moving_digits, shanghai_h5 and human36m_openstl, by --dataset"
     parser.add_argument("--preset", choices=("quick", "full", "standard"), default="quick", help=help)
-    help = "start from the settings of this config.json instead"
+    help = "start from the settings of this file instead, a run's config.json or a .yaml file of settings"
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)
     help = "train every row once per seed (default: the preset's, 0 1 2, or 0 1 with quick)"
     parser.add_argument("--seeds", type=index, nargs="+", metavar="N", help=help)

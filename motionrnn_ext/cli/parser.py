@@ -96,7 +96,8 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="resume the run in --out from its last checkpoint"
     )
-    parser.add_argument("--config", type=Path, help="start from the settings of this config.json")
+    help = "start from the settings of this file, a run's config.json or a .yaml file of settings"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
     help = "a progress bar; without a terminal, a line for each validation and every 30 seconds (default: on)"
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help=help)
     add_settings(parser)

@@ -12,12 +12,13 @@ from typing import Any
 
 from .. import __version__
 from ..data import DATASETS
-from ..files import NoText, read_text, write_text
+from ..files import read_text, write_text
 from ..layers.cells import cell_class, cell_options
 from ..models.checkpoints.description import plain
 from ..models.variants import variant_options
 from .losses import RATES, levels_of, terms_of
 from .settings import DataSettings, ModelSettings, TrainingSettings, kind_of, may_be_none
+from .yaml_settings import parse_yaml
 
 MAX_SEED = 2**32 - 1
 # Settings whose default is the data set's value.
@@ -41,9 +42,12 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
                 value = getattr(DATASETS[self.dataset], entry.name)
             if entry.name == "missing":
                 value = _no_data(value)
+            choices = entry.metadata.get("choices")
+            if choices and str(value) in choices:
+                # The precision 32 is a number in YAML unless it is quoted.
+                value = str(value)
             value = _converted(entry, value)
             object.__setattr__(self, entry.name, value)
-            choices = entry.metadata.get("choices")
             if choices and value not in choices:
                 raise ValueError(f"{entry.name} must be one of {', '.join(choices)}; got {value!r}")
         self._check_numbers()
@@ -220,15 +224,29 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
 
     @classmethod
     def read(cls, path: Path) -> Config:
+        """Return the settings in a file: YAML if its name ends in .yaml or .yml, or else JSON."""
+        is_yaml = path.suffix.lower() in (".yaml", ".yml")
         try:
-            return cls.from_dict(json.loads(read_text(path)), str(path))
-        except OSError as error:
-            raise ValueError(f"{path} is no readable JSON file: {error.strerror or error}") from None
-        except (NoText, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no readable JSON file: {error}") from None
+            text = read_text(path)
+            values = parse_yaml(text) if is_yaml else json.loads(text, object_pairs_hook=_named_once)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            kind = "YAML" if is_yaml else "JSON"
+            raise ValueError(f"{path} is no readable {kind} file: {reason}") from None
+        return cls.from_dict(values, str(path))
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the content of a JSON object. Python's own reader lets the last of two equal names count."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return values
 
 
 def in_todays_form(values: Mapping[str, Any]) -> dict[str, Any]:

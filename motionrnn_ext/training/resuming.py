@@ -1,6 +1,6 @@
 """The settings that may change when a run is resumed. `--resume` refuses a change that its numbers depend on.
 
-root, workers, accelerator, checkpoint_steps, channels_last, graph, log_every
+root, workers, accelerator, checkpoint_steps, channels_last, graph, log_every, logger
                     may change: no number depends on them, except for the rounding of another device or layout.
 digits              may change from one folder to another that holds the same files.
 val_every           may change: the weights do not depend on it. best.ckpt is the best of the validated steps.
@@ -22,6 +22,7 @@ _INSTEAD = "for a new run from its weights: --init-from, with another --out"
 FREE = frozenset(
     (
         "root", "workers", "accelerator", "checkpoint_steps", "channels_last", "graph", "log_every", "val_every",
+        "logger",
     )
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
 # The kinds by annotation, without its "| None".
 _KINDS = {
-    "bool": Kind(bool, "a bool"),
+    "bool": Kind(bool, "a bool (true or false)"),
     "dict[str, Any]": Kind(dict, "a dict"),
     "float": Kind(float, "a finite number (float)"),
     "int": Kind(int, "a finite number (int)"),
@@ -234,3 +234,9 @@ class TrainingSettings:
     workers: int = _option(0, "processes that load clips; 0 loads them in the training process")
     val_every: int = _option(500, "steps between validations; a checkpoint is written after each")
     log_every: int = _option(10, "steps between rows of the logs")
+    logger: str = _option(
+        "tensorboard",
+        "where to log besides the CSV files: csv for nowhere, tensorboard in the run's folder; wandb or mlflow where "
+        "their own environment variables say",
+        ("csv", "tensorboard", "wandb", "mlflow"),
+    )

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch import callbacks, loggers
+from lightning.pytorch import callbacks
 from lightning.pytorch.strategies import DDPStrategy
 
 from ..graphs import conditions
 from ..terminal.console import is_animated
-from . import launchers, processes
+from . import launchers, logs, processes
 from .batches import ClipDataModule
 from .checkpoint_io import WholeCheckpointIO
 from .config import Config
@@ -104,6 +104,7 @@ def _train(
     announce: Callable[[], None] | None,
     command: Sequence[str],
 ) -> None:
+    logs.check_service(config, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module, clips = Training(config), ClipDataModule(config)
@@ -126,9 +127,9 @@ def _train(
                 del module, clips  # each process makes its own
                 processes.run_processes(command, config.devices, config.nodes)
             else:
-                trainer.fit(
-                    module, datamodule=clips, ckpt_path=None if checkpoint is None else str(checkpoint)
-                )
+                last = None if checkpoint is None else str(checkpoint)
+                with logs.service_log(trainer, config, folder, resume):
+                    trainer.fit(module, datamodule=clips, ckpt_path=last)
         except SystemExit:
             if not trainer.interrupted:
                 raise
@@ -192,7 +193,6 @@ def _trainer(
     watchers: Sequence[callbacks.Callback],
     place: processes.Place | None,
 ) -> L.Trainer:
-    version = len(log_versions(folder))
     kept = partial(
         callbacks.ModelCheckpoint,
         folder / "checkpoints",
@@ -219,10 +219,7 @@ def _trainer(
         enable_progress_bar=progress and is_animated(),
         plugins=[WholeCheckpointIO(), launchers.environment(place)],
         default_root_dir=folder,  # otherwise Lightning looks for checkpoints in the working directory
-        logger=[
-            loggers.CSVLogger(folder, "logs", version, flush_logs_every_n_steps=config.log_every),
-            *([loggers.TensorBoardLogger(folder, "logs", version)] if _is_text(folder) else []),
-        ],
+        logger=logs.file_loggers(config, folder, len(log_versions(folder))),
         callbacks=[
             *([ProgressBar() if is_animated() else ProgressLines(config.steps)] if progress else []),
             *watchers,
@@ -231,15 +228,6 @@ def _trainer(
             kept(filename="last", monitor=None),
         ],
     )
-
-
-def _is_text(path: Path) -> bool:
-    """Return whether a path is UTF-8. TensorBoard cannot write to other paths; its log is then left out."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _strategy(config: Config) -> DDPStrategy | str:

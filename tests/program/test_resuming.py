@@ -154,7 +154,7 @@ def test_every_setting_is_free_or_refused() -> None:
         "ssim_weight": 0.5, "gdl_weight": 0.5, "zr": (58.53, 1.56), "dbz": (0, 70),
         "sampling": "none", "sampling_until": 0.5, "checkpoint_steps": True, "time_reversal": True, "seed": 1,
         "init_from": "x", "precision": "bf16-mixed", "accelerator": "auto", "workers": 1, "val_every": 1,
-        "log_every": 5, "channels_last": True, "graph": True,
+        "log_every": 5, "channels_last": True, "graph": True, "logger": "csv",
     }  # fmt: skip
     del others["cell_options"]  # of other predictors
     untried = set(SHORT.to_dict()) - set(others) - {"cell_options", "devices", "nodes", "steps"}

@@ -388,7 +388,7 @@ def test_a_single_frame_to_predict(tmp_path: Path) -> None:
         ({"lr": torch.nn.Parameter(torch.tensor(0.5))}, "lr must be a finite number (float); got Parameter"),
         ({"seed": -1}, "seed must be from 0 to 4294967295; got -1"),
         ({"sampling_until": 0}, "sampling_until must be above 0, at most 1; got 0"),
-        ({"plain": "yes"}, "plain must be a bool; got 'yes'"),
+        ({"plain": "yes"}, "plain must be a bool (true or false); got 'yes'"),
         ({"precision": "16"}, "precision must be one of 32, bf16-mixed; got '16'"),
     ],
 )
