@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import Tensor
 
 from .. import backends
-
-_local = threading.local()
 
 
 def takes_kernels(x: Tensor) -> bool:
@@ -23,17 +16,4 @@ def takes_kernels(x: Tensor) -> bool:
     the convolutions might be faster: benchmarks/on_gpu.sh measures both sides and says which is faster, by shape. A
     bound that it finds belongs here.
     """
-    if torch.compiler.is_compiling():
-        return backends.runs_kernels(x)
-    return backends.runs_kernels(x) and not getattr(_local, "by_convolutions", False)
-
-
-@contextmanager
-def by_convolutions() -> Iterator[None]:
-    """Take PyTorch's convolutions for the gates in this thread and `with` block, for comparison."""
-    before = getattr(_local, "by_convolutions", False)
-    _local.by_convolutions = True
-    try:
-        yield
-    finally:
-        _local.by_convolutions = before
+    return backends.runs_kernels(x)

@@ -13,8 +13,8 @@ from torch.types import Device
 from .. import ops
 from ..backends import reference
 from ..ops import _arguments as arguments
+from . import gates_rule
 from .arguments import flag, odd, whole
-from .gates_rule import takes_kernels
 from .initial_values import Resettable, same_conv, sets
 from .motion import MotionState, as_motion, check_map, zero_motion
 from .plain import call, check_returned, is_plain, is_plain_conv, keeps_parameters, may_be_plain
@@ -253,7 +253,7 @@ class MotionGRUCell(Resettable):
         packed = self.pack() if packed is None else packed
         if packed is None:
             update, candidate, mask = *self._gates_of_modules(x, offset), None
-        elif packed.has_mask and self.moves_as_in_the_paper and takes_kernels(x):
+        elif packed.has_mask and self.moves_as_in_the_paper and gates_rule.takes_kernels(x):
             offset, trend, mask = ops.motion_gates(x, offset, trend, *packed, self.alpha, self.max_offset)
             return ops.offset_warp(x, offset, mask, self.warp.conv.weight), offset, trend
         else:

@@ -19,8 +19,8 @@ from under_test import ALL, CPU, DTYPES, NOT_TESTED, REFERENCE
 import motionrnn_ext
 from motionrnn_ext import MotionGRU, MotionGRUCell, ops
 from motionrnn_ext.backends.registration.wanted import Wanted
+from motionrnn_ext.benchmarks.gpu.motion_gru_sides import side
 from motionrnn_ext.benchmarks.measuring import counting
-from motionrnn_ext.layers.gates_rule import by_convolutions
 from motionrnn_ext.layers.rollout import rollout
 
 pytestmark = pytest.mark.skipif(
@@ -177,7 +177,7 @@ def test_gates_by_convolutions_are_the_same():
     with motionrnn_ext.backend("cpu"), torch.no_grad():
         with rollout(gru, 2, 2**16), Calls("motionrnn_ext") as by_kernels:
             expected, state = gru(hidden, None, gru.pack_ahead())
-        with rollout(gru, 2, 2**16), by_convolutions(), Calls("motionrnn_ext") as calls:
+        with rollout(gru, 2, 2**16), side("convolutions"), Calls("motionrnn_ext") as calls:
             found, other = gru(hidden, None, gru.pack_ahead())
     assert by_kernels.names == ["motion_step_pack", "motion_step", "gated_blend"]
     assert calls.names == ["motion_reset", "motion_update", "offset_warp", "gated_blend"]

@@ -20,7 +20,7 @@ from ...backends.convolution import Geometry
 from ...backends.reference import state_dtype
 from ...backends.torch_private import plain_apply
 from ...ops import _arguments as arguments
-from ..gates_rule import takes_kernels
+from .. import gates_rule
 from ..plain import is_plain_conv
 from ..rollout import (
     Rollout,
@@ -75,7 +75,7 @@ def _weights(
     """Return the weights for all steps of a rollout, or None if a part has to be called or has no kernel."""
     cell, channels = gru.cell, gru.hidden_channels
     has_kernels = backends.runs_cpu_kernels(maps) or backends.runs_gpu_kernels(maps)
-    if not (has_kernels and takes_kernels(maps) and active.has(gru) and active.has(cell)):
+    if not (has_kernels and gates_rule.takes_kernels(maps) and active.has(gru) and active.has(cell)):
         return None
     if not cell.moves_as_in_the_paper:
         return None
