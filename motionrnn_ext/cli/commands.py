@@ -256,7 +256,7 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     try:
         folder = arguments.out or Path("runs") / name
         command = shlex.join(["motionrnn", *arguments.argv])
-        run_plan(planned, folder, command=command, docs=arguments.docs, record=arguments.json)
+        run_plan(planned, folder, command=command, record=arguments.json)
     except KeyboardInterrupt:
         print("\ngo on with the same command", file=sys.stderr)
         raise

@@ -160,8 +160,6 @@ def add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -
     parser.add_argument("--test-clips", type=count, metavar="N", help=help)
     help = "folder; trainings that are finished there are not repeated (default: runs/COMMAND-PRESET)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
-    help = "also write the table and the figure to this folder and its images/"
-    parser.add_argument("--docs", type=Path, metavar="FOLDER", help=help)
     help = (
         "write what is finished to this file after each training, without folders' names, for docs/results.py"
     )

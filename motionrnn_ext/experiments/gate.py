@@ -23,7 +23,7 @@ def gate_text(trainings: Sequence[Mapping[str, Any]]) -> str:
     first = trainings[0]
     names = [name for name in (*_SCORES, *_lowest_csi(first)) if name in first["metrics"]["per_lead"]]
     baselines = baselines_of(first)
-    what = f"{_listed(list(baselines))} in {_words(names)} at each lead time but the first"
+    what = f"{listed(list(baselines))} in {_words(names)} at each lead time but the first"
     failures = []
     for row, members in _by_row(trainings).items():
         against: dict[str, list[str]] = {}
@@ -31,7 +31,7 @@ def gate_text(trainings: Sequence[Mapping[str, Any]]) -> str:
             if lost := _lost(members, baseline, names):
                 against.setdefault(lost, []).append(label)
         for lost, labels in against.items():
-            which = f" against {_listed(labels)}" if len(baselines) > 1 else ""
+            which = f" against {listed(labels)}" if len(baselines) > 1 else ""
             failures.append(f"{row}{which}, {lost}")
     if not failures:
         return f"Every model beats {what}."
@@ -49,10 +49,10 @@ def _lost(members: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], nam
 
 def _words(names: Sequence[str]) -> str:
     """Return the names of scores as text, such as "MSE, SSIM and CSI 15"."""
-    return _listed([heading(name).rpartition(" ")[0] for name in names])
+    return listed([heading(name).rpartition(" ")[0] for name in names])
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
     *rest, last = words
     return f"{', '.join(rest)} and {last}" if rest else last
 
@@ -95,4 +95,4 @@ def _not_better(
 def _leads(at: Sequence[int]) -> str:
     """Return lead times as text, such as "t+2 to t+5 and t+7"."""
     runs = [[lead for _, lead in run] for _, run in groupby(enumerate(at), lambda pair: pair[1] - pair[0])]
-    return _listed([f"t+{run[0]} to t+{run[-1]}" if len(run) > 1 else f"t+{run[0]}" for run in runs])
+    return listed([f"t+{run[0]} to t+{run[-1]}" if len(run) > 1 else f"t+{run[0]}" for run in runs])

@@ -12,7 +12,7 @@ It names files and folders without the place where they are.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..files import read_json, write_json
 from ..metrics import counted
 from . import table
 from .checks import names_of
-from .gate import baselines_of
+from .gate import baselines_of, listed
 from .plan import Plan
 
 _OF_TRAINING = (
@@ -98,11 +98,22 @@ def record_markdown(content: Mapping[str, Any]) -> str:
         f"commit {', '.join(content['commit']) or 'unknown'}",
     ]
     if content["missing"]:
-        facts.append(f"not yet trained: {'; '.join(content['missing'])}")
+        facts.append(f"not yet trained: {_by_row(content['missing'])}")
     parts = [content["gate"], *table.score_tables(content)]
     if content["differences"]:
         parts.append(table.markdown_table(table.difference_rows(content)))
     return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)]) + "\n"
+
+
+def _by_row(labels: Sequence[str]) -> str:
+    """Return labels of trainings as text in which each row stands once, such as "MIM, seeds 0 and 1"."""
+    seeds: dict[str, list[str]] = {}
+    for label in labels:
+        row, _, seed = label.rpartition(", seed ")
+        seeds.setdefault(row, []).append(seed)
+    return "; ".join(
+        f"{row}, {'seed' if len(of_row) == 1 else 'seeds'} {listed(of_row)}" for row, of_row in seeds.items()
+    )
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:

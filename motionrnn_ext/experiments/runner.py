@@ -42,14 +42,11 @@ from .plan import Plan, Training
 from .record import write_record
 
 
-def run_plan(
-    plan: Plan, folder: Path, *, command: str, docs: Path | None = None, record: Path | None = None
-) -> dict[str, Any]:
+def run_plan(plan: Plan, folder: Path, *, command: str, record: Path | None = None) -> dict[str, Any]:
     """Train and score what is not finished, then write and print the table; return the content of results.json.
 
     Args:
         command: the command line that the table names.
-        docs: a folder that receives the table and the figure as well, as NAME.md and images/NAME.png.
         record: a JSON file that receives what is finished, after each training, see `record`.
 
     Raises:
@@ -58,17 +55,13 @@ def run_plan(
         NotFinite: the numbers of a training did not stay finite; raised at the end, when the table is written.
         KeyboardInterrupt: the user has stopped it; the same call resumes.
     """
-    if docs is not None:
-        check_writable(docs / "images", "--docs")
     if record is not None:
         check_writable(record.parent, "--json")
     with held(folder):
-        return _run_plan(plan, folder, command, docs, record)
+        return _run_plan(plan, folder, command, record)
 
 
-def _run_plan(
-    plan: Plan, folder: Path, command: str, docs: Path | None, record: Path | None
-) -> dict[str, Any]:
+def _run_plan(plan: Plan, folder: Path, command: str, record: Path | None) -> dict[str, Any]:
     console = Console()
     checked = check(plan)
     open_folder(folder, plan)
@@ -99,8 +92,6 @@ def _run_plan(
     pictures = _write(plan, folder, results)
     if record is not None:
         pictures.append(record)
-    if docs is not None:
-        pictures.add(_write_docs(plan, docs, results))
     print_paths(pictures)
     if results["stopped"]:
         stopped = "; ".join(f"{label}: {why}" for label, why in results["stopped"].items())
@@ -188,15 +179,6 @@ def _write(plan: Plan, folder: Path, results: Mapping[str, Any]) -> Pictures:
     pictures = Pictures([write_json(folder / "results.json", results), folder / "table.md"])
     write_text(folder / "table.md", table.markdown(results, "figure.png"))
     pictures.draw(table.figure, folder / "figure.png", plan, results)
-    return pictures
-
-
-def _write_docs(plan: Plan, docs: Path, results: Mapping[str, Any]) -> Pictures:
-    name = {"ablate": "ablations", "compare": "comparison"}[plan.command]
-    pictures = Pictures([docs / f"{name}.md"])
-    docs.mkdir(parents=True, exist_ok=True)
-    write_text(docs / f"{name}.md", table.markdown(results, f"images/{name}.png"))
-    pictures.draw(table.figure, docs / "images" / f"{name}.png", plan, results)
     return pictures
 
 

@@ -164,6 +164,8 @@ def test_a_stop_loses_no_finished_training(
         ("base", 1),
     ]
     assert "- not yet trained: both, seed 1" in record_markdown(content)
+    several = {**content, "missing": ["base, seed 1", "both, seed 1", "both, seed 2"]}
+    assert "- not yet trained: base, seed 1; both, seeds 1 and 2" in record_markdown(several)
 
 
 def test_the_table_of_a_part_has_rows_of_equal_seeds() -> None:
