@@ -262,7 +262,6 @@ def test_tune_refuses_without_a_gpu(capsys: pytest.CaptureFixture[str], monkeypa
 
 # Triton's interpreter runs the kernels on CPU tensors; only the clock and the GPU's name are made up.
 TUNE = """
-import sys
 from types import SimpleNamespace
 import torch
 from motionrnn_ext import cli
@@ -275,16 +274,37 @@ launch._time = lambda call: float(call.args[0].size + call.args[0].warps)
 tuning.gpu_name = lambda device: "Fake"
 torch.cuda.is_current_stream_capturing = lambda: False
 tune.tune.__defaults__ = ("cpu",)
-code = cli.main(["tune", "--channels", "8", "--dtype", "float32", "--size", "4", "4", "--batch-size", "1", *sys.argv[1:]])
-assert code == 0
-"""  # noqa: E501
+words = "tune --channels 8 --dtype float32 --size 4 4 --batch-size 1"
+assert cli.main(words.split()) == 0
+"""
+
+
+def test_tune_prints_a_table_or_rows(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    row = Row(GPU, "3.9.0", "candidate", "candidate_kernel", 16, "bfloat16", 64, 8)
+    found = [
+        launch.Measured(row, 0.25, 0.5),
+        launch.Measured(row._replace(op="offset_warp", kernel=""), 1.0, 2.0),
+    ]
+    asked = []
+    machine.patch.setattr("motionrnn_ext.cli.tune.tune", lambda *given: asked.append(given) or found)
+    assert cli.main(["tune", "--channels", "64", "32", "--dtype", "bfloat16", "--size", "8", "16"]) == 0
+    assert asked == [([64, 32], ["bfloat16"], (8, 16), 8)]
+    assert capsys.readouterr().out == (
+        f"{GPU}, Triton 3.9.0\n\n"
+        "op                          channels  dtype     size  warps  ms      ms of the default\n"
+        "candidate candidate_kernel  16        bfloat16  64    8      0.2500  0.5000\n"
+        "offset_warp                 16        bfloat16  64    8      1.0000  2.0000\n"
+    )
+    assert cli.main(["tune", "--rows"]) == 0
+    assert asked[1] == ([64], ["float32", "bfloat16"], (32, 32), 8)
+    printed = eval(f"[{capsys.readouterr().out}]", {"Row": Row})  # as they are pasted into measured.py
+    assert printed == [choice.row for choice in found]
 
 
 @pytest.mark.slow  # 16 s
-@pytest.mark.parametrize("rows", [False, True])
-def test_tune_measures_every_op_and_keeps_it(rows: bool, tmp_path: Path):
+def test_tune_measures_every_op_and_keeps_it(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", TUNE, *["--rows"] * rows],
+        [sys.executable, "-c", TUNE],
         env={
             **os.environ,
             "TRITON_INTERPRET": "1",
@@ -300,14 +320,5 @@ def test_tune_measures_every_op_and_keeps_it(rows: bool, tmp_path: Path):
     assert {row.op for row in kept} == set(CANDIDATES)
     assert {row.channels for row in kept if row.op != "pointwise"} == {2}  # of a MotionGRU's cell, a quarter
     smallest = min(CANDIDATES["offset_warp"], key=lambda block: block.size + block.warps)
-    row = Row("Fake", launch.triton.__version__, "offset_warp", "", 2, "float32", *smallest[:2])
-    assert row in kept
-    lines = done.stdout.splitlines()
-    if rows:
-        printed = eval(f"[{done.stdout}]", {"Row": Row})
-        assert sorted(printed) == sorted(kept)
-    else:
-        assert lines[0] == f"Fake, Triton {launch.triton.__version__}" and len(lines) == 3 + len(kept)
-        assert any(
-            line.split() == ["offset_warp", "2", "float32", "16", "2", "18.0000", "68.0000"] for line in lines
-        )
+    assert Row("Fake", launch.triton.__version__, "offset_warp", "", 2, "float32", *smallest[:2]) in kept
+    assert len(done.stdout.splitlines()) == 3 + len(kept)
