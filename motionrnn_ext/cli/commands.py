@@ -280,6 +280,16 @@ def _info(arguments: argparse.Namespace) -> None:
         print(info.markdown(facts) if arguments.markdown else info.text(facts))
 
 
+def _tune(arguments: argparse.Namespace) -> None:
+    from .tune import table, tune
+
+    measured = tune(arguments.channels, arguments.dtype, tuple(arguments.size), arguments.batch_size)
+    if arguments.rows:
+        print(*(f"    {choice.row!r}," for choice in measured), sep="\n")
+    else:
+        print(table(measured))
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from ..experiments.demo import demo
 
@@ -295,5 +305,6 @@ COMMANDS = {
     "compare": _compare,
     "bench": _bench,
     "info": _info,
+    "tune": _tune,
     "demo": _demo,
 }

@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_ablate(commands)
     _add_compare(commands)
     _add_bench(commands)
+    _add_tune(commands)
     _add_info(commands)
     _add_demo(commands)
     return parser
@@ -69,6 +70,27 @@ def _add_info(commands: Any) -> None:
     form = _add(commands, "info", help).add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--markdown", action="store_true", help="as a block to paste into an issue")
+
+
+def _add_tune(commands: Any) -> None:
+    help = "measure the block sizes of Triton's kernels on this GPU, and keep the fastest for later runs"
+    examples = [
+        "motionrnn tune",
+        "motionrnn tune --channels 64 128 --dtype bfloat16 --size 32 32",
+    ]
+    parser = _add(commands, "tune", help, examples)
+    help = "widths of the layers, as in train --hidden (default: 64)"
+    parser.add_argument("--channels", type=count, nargs="+", default=[64], metavar="WIDTH", help=help)
+    names = ("float32", "bfloat16", "float16")
+    help = "dtypes of the features (default: float32 bfloat16)"
+    parser.add_argument("--dtype", nargs="+", choices=names, default=list(names[:2]), help=help)
+    help = "height and width of the layers' maps, even numbers (default: 32 32)"
+    parser.add_argument("--size", type=count, nargs=2, default=[32, 32], metavar=("H", "W"), help=help)
+    parser.add_argument(
+        "--batch-size", type=count, default=8, metavar="N", help="clips at a time (default: 8)"
+    )
+    help = "print the rows of motionrnn_ext/backends/triton/measured.py in place of the table"
+    parser.add_argument("--rows", action="store_true", help=help)
 
 
 def _add_demo(commands: Any) -> None:

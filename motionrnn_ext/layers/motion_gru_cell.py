@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -39,7 +38,7 @@ class PackedGates(NamedTuple):
         return self.x_weight.shape[0] > 3 * self.candidate_weight.shape[0]
 
 
-def packed_gates(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> PackedGates:
+def packed_gates(weights: list[Tensor], biases: list[Tensor]) -> PackedGates:
     """Return the packed weights of u, r and z, (M, C + M, g, g) each, and of the mask, (K, C, g, g), if it is given."""
     motion = weights[0].shape[0]
     parts = [weight.split((weight.shape[1] - motion, motion), dim=1) for weight in weights[:3]]

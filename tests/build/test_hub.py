@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from repository import ROOT
 import motionrnn_ext
 
 kernels = pytest.importorskip("kernels", reason="the package kernels is not installed")
-NATIVE = "torch-stable-abi210-cpu-x86_64-linux"
+NATIVE = f"torch-stable-abi210-cpu-{platform.machine()}-linux"
 needs_cpu = pytest.mark.skipif("cpu" not in motionrnn_ext.available_backends(), reason="no native library")
 
 

@@ -168,7 +168,7 @@ def test_a_bad_command_line(command: str, message: str, capsys: pytest.CaptureFi
     assert line.startswith("motionrnn") and message in line and line.endswith("--help)")
 
 
-COMMANDS = "train evaluate predict visualize ablate compare info demo"
+COMMANDS = "train evaluate predict visualize ablate compare tune info demo"
 
 
 @pytest.mark.parametrize("command", COMMANDS.split())

@@ -203,7 +203,31 @@ def winograd_variable(place: Place) -> None:
     backends.check_variables()
 
 
+def unreadable_block(place: Place) -> None:
+    for file in kept_block(place, place.path):
+        file.write_text('{"gpu":')
+    kept_block(place, place.path, keep=False)
+
+
+def kept_block(place: Place, folder: Path, keep: bool = True) -> list[Path]:
+    """Keep the block of an op on a GPU that is not there, or look for it, and return the files in the folder."""
+    from motionrnn_ext.backends.triton import tuning
+
+    place.patch.setattr(tuning, "gpu_name", lambda _: "a GPU")
+    place.patch.setattr(tuning, "_warned", set())
+    place.patch.setenv("MOTIONRNN_EXT_CACHE", str(folder))
+    key = tuning.Key("offset_warp", "", 16, torch.float32, torch.device("cpu"))
+    tuning.keep(key, 64, 4) if keep else tuning.stored(key)
+    return list(folder.rglob("*.json"))
+
+
 BACKENDS: dict[str, Provocation] = {
+    "motionrnn_ext: the measured block of Triton's kernels in ... cannot be read: ...; another is used. ...": (
+        unreadable_block
+    ),
+    "motionrnn_ext: the measured blocks of Triton's kernels cannot be kept: ...; they serve this process alone. ...": (
+        lambda place: kept_block(place, Path(os.devnull))
+    ),
     "unknown backend '...'...; known are: ...": lambda _: motionrnn_ext.set_backend("gpu"),
     "backend '...'... is not available: ...; available are: ...": lambda p: missing(p, "cpu", "why"),
     "motionrnn_ext: tensors on ... run on the slow 'reference' backend, because ...": fallback,

@@ -1,6 +1,7 @@
 """The Triton kernels for NVIDIA and AMD GPUs, which need no nvcc, no C++ compiler and no native library.
 
     launch.py              kernels as ops of torch, their launch, block sizes
+    tuning.py, measured.py block sizes that were measured, kept on disk and in the package
     scalar.py              functions of one element and their derivatives, loads and stores
     bilinear.py            one tap of the warp: its cell, the corners of that, their derivatives
     images.py              the layout of images, tiles of pixels and channels
@@ -36,6 +37,11 @@ NAMESPACE = f"{PACKAGE}_triton"
 def is_on(variable: str) -> bool:
     """Return whether an environment variable is set to one of the words that Triton takes for yes."""
     return os.environ.get(variable, "").lower() in ("1", "true", "on", "y", "yes")
+
+
+def is_off(variable: str) -> bool:
+    """Return whether an environment variable is set to one of the words that Triton takes for no."""
+    return os.environ.get(variable, "").lower() in ("0", "false", "off", "n", "no")
 
 
 # Whether kernels run on CPU tensors.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor
 from torch.library import custom_op, triton_op, wrap_triton
 
 from ..torch_private import is_traced
-from . import INTERPRETED, NAMESPACE, is_on
+from . import INTERPRETED, NAMESPACE, is_off, is_on, tuning
+from .measured import Row
+from .tuning import Key
 
 Result = TypeVar("Result")
 
@@ -118,7 +122,7 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     ],
 }
 
-# The blocks that MOTIONRNN_EXT_AUTOTUNE=1 tries on the first call of an op with new channels or a new dtype.
+# The blocks that measuring tries.
 CANDIDATES = {
     "pointwise": [Block(size, warps) for size in (512, 1024, 2048) for warps in (2, 4, 8)],
     "offset_warp": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
@@ -128,7 +132,18 @@ CANDIDATES = {
     "offset_warp_backward": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward_deterministic": [Block(size, warps) for size in (16, 32, 64) for warps in (4, 8)],
 }
-_tuned: dict[tuple[str, str, int, torch.dtype, torch.device], Block] = {}
+# The blocks in use that are not the table's.
+_tuned: dict[Key, Block] = {}
+# Where `measuring` notes what it measured, or None outside of it.
+_noted: list[Measured] | None = None
+
+
+class Measured(NamedTuple):
+    """A choice that was measured, with the milliseconds of the chosen block and of the table's."""
+
+    row: Row
+    milliseconds: float
+    of_table: float
 
 
 def block(op: str, channels: int, dtype: torch.dtype) -> Block:
@@ -142,17 +157,54 @@ def in_blocks(
 ) -> Result:
     """Return `run(block)` with the table's block for `op` and `work` elements or pixels, or with the fastest block.
 
-    The fastest is measured once per op, `kernel`, channels and dtype if MOTIONRNN_EXT_AUTOTUNE=1. Measuring runs whole
-    ops on their real inputs; each call makes its own results, so that nothing is overwritten. It is left out while a
-    CUDA graph is captured or torch.compile traces, where time cannot be measured.
+    The fastest is that of an earlier process or of the package, see tuning.py. If MOTIONRNN_EXT_AUTOTUNE=1 it is
+    measured where none is known, once per op, `kernel`, channels and dtype, and kept. With 0 the table is used.
     """
-    key = (op, kernel, channels, like.dtype, like.device)
+    key = Key(op, kernel, channels, like.dtype, like.device)
     if key not in _tuned:
-        may_tune = is_on("MOTIONRNN_EXT_AUTOTUNE") and not INTERPRETED
-        if not may_tune or is_traced(like) or torch.cuda.is_current_stream_capturing():
+        found = None if INTERPRETED else _fastest(key, like, run)
+        if found is None:
             return run(block(op, channels, like.dtype).spread(work))
-        _tuned[key] = min(CANDIDATES[op], key=lambda candidate: _time(lambda: run(candidate)))
+        _tuned[key] = found
     return run(_tuned[key])
+
+
+def _fastest(key: Key, like: Tensor, run: Callable[[Block], Any]) -> Block | None:
+    """Return the block of a key that is known to be the fastest, or is measured now; None if there is none.
+
+    Measuring runs whole ops on their real inputs; each call makes its own results, so that nothing is overwritten. It
+    is left out while a CUDA graph is captured or torch.compile traces, where time cannot be measured.
+    """
+    candidates = CANDIDATES[key.op]
+    if _noted is None:
+        row = tuning.stored(key)
+        if row is not None and Block(row.size, row.warps) in candidates:
+            return None if is_off("MOTIONRNN_EXT_AUTOTUNE") else Block(row.size, row.warps)
+        if not is_on("MOTIONRNN_EXT_AUTOTUNE"):
+            return None
+    if is_traced(like) or torch.cuda.is_current_stream_capturing():
+        return None
+    times = {candidate: _time(partial(run, candidate)) for candidate in candidates}
+    fastest = min(times, key=times.__getitem__)
+    if times[fastest] == math.inf:
+        return None
+    row = tuning.keep(key, fastest.size, fastest.warps)
+    if _noted is not None and row is not None:
+        usual = block(key.op, key.channels, key.dtype)._replace(least=None)
+        _noted.append(Measured(row, times[fastest], times.get(usual, math.nan)))
+    return fastest
+
+
+@contextmanager
+def measuring() -> Iterator[list[Measured]]:
+    """Measure every choice anew that is met in the block, whatever was known of it, and yield the list of them."""
+    global _noted
+    _tuned.clear()
+    _noted = []
+    try:
+        yield _noted
+    finally:
+        _noted = None
 
 
 def _time(call: Callable[[], Any]) -> float:
@@ -160,4 +212,4 @@ def _time(call: Callable[[], Any]) -> float:
     try:
         return float(triton.testing.do_bench(call, warmup=5, rep=20))
     except triton.runtime.errors.OutOfResources:
-        return float("inf")
+        return math.inf
