@@ -206,8 +206,21 @@ def first_error(lines: list[str]) -> str:
     return lines[-1]
 
 
+def build_native(torch: Torch, build: Path, package: Path, env: Mapping[str, str]) -> None:
+    """Builds everything native in the folder `build`, and installs it into the folder `package`."""
+    build.mkdir(parents=True, exist_ok=True)
+    log = build / "build.log"
+    log.unlink(missing_ok=True)
+    configure = configure_command(torch, build, package, env)
+    cmake, jobs = configure[0], env.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    run(configure, log)
+    run([cmake, "--build", str(build), "--parallel", jobs], log)
+    remove_native(package)
+    run([cmake, "--install", str(build), "--component", "python"], log)
+
+
 def remove_native(package: Path) -> None:
-    """An editable installation may hold what an earlier build, with other choices, put there."""
+    """Removes what an earlier build, with other choices, left in an editable installation."""
     for stale in (*package.glob("lib/*"), *package.glob("_build.*.so"), package / SKIPPED):
         stale.unlink(missing_ok=True)
 
@@ -223,16 +236,8 @@ class CMakeBuild(build_ext):
         check_path(ROOT)
         torch = find_torch(torch_places(), os.environ)
         tag = f"cmake-{sys.implementation.cache_tag}-torch{torch.version}".replace("+", "_")
-        build = ROOT / "build" / tag  # kept, so that a second installation compiles only what changed
-        build.mkdir(parents=True, exist_ok=True)
-        log = build / "build.log"
-        log.unlink(missing_ok=True)
-        configure = configure_command(torch, build, package, os.environ)
-        cmake, jobs = configure[0], os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        run(configure, log)
-        run([cmake, "--build", str(build), "--parallel", jobs], log)
-        remove_native(package)
-        run([cmake, "--install", str(build), "--component", "python"], log)
+        # kept, so that a second installation compiles only what changed
+        build_native(torch, ROOT / "build" / tag, package, os.environ)
 
     def get_outputs(self) -> list[str]:
         return []

@@ -1,7 +1,9 @@
 // The schemas of all ops. They live in the CPU library, so that fakes and autograd register where CUDA is not loaded.
-#include "library.h"
+#include <torch/csrc/stable/library.h>
 
-MOTIONRNN_EXT_DEFINE_OPS(m) {
+#define MOTIONRNN_EXT_LIBRARY(name, m) STABLE_TORCH_LIBRARY(name, m)  // expands the name
+
+MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
   m.def("cpu_instruction_set() -> str");
 
   m.def("motion_reset(Tensor reset_logits, Tensor offset) -> Tensor");

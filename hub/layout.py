@@ -1,16 +1,16 @@
 """Write this package as a kernel of the Hugging Face Hub: `python hub/layout.py OUT --repo-id OWNER/motionrnn-ext`.
 
     OUT/build/torch-stable-abi210-cpu-x86_64-linux    with the native library of the CPU, for PyTorch 2.10 and newer
-    OUT/build/torch-stable-abi210-cu130-x86_64-linux  with the CUDA kernels, if the package has them
+    OUT/build/torch-stable-abi210-cu130-x86_64-linux  with the CUDA kernels, after --native cpu cuda
     OUT/build/torch-cuda, torch-rocm                  Python and Triton alone, for all other GPUs
     OUT/build/torch-cpu                               the same, for all other CPUs
     OUT/build/CARD.md                                 the page of the repository on the Hub
     OUT/torch-ext, build.toml, flake.nix              the source, as the Hub's `kernel-builder` reads it
     OUT/tests, benchmarks                             a test, and what `kernels benchmark` runs
 
-The package is the one that this Python imports, such as an installed wheel. A variant is its copy without the programs
-(training, evaluation and the like). The Hub loads it under the name that `metadata.json` gives, which is also the
-namespace of its ops. The name depends on the contents: two versions in one process have different ops.
+A variant has the package of this checkout without the programs (training, evaluation and the like). The Hub loads it
+under the name that `metadata.json` gives, which is also the namespace of its ops, and its libraries are built for that.
+The name depends on the sources, so that two versions in one process have different ops.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import importlib.util
 import json
+import os
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
-import motionrnn_ext
-from motionrnn_ext.backends import native
-
 HERE = Path(__file__).resolve().parent
-PACKAGE = Path(motionrnn_ext.__file__).resolve().parent
+ROOT = HERE.parent
+PACKAGE = ROOT / "motionrnn_ext"
 NAME = "motionrnn-ext"
 # Metadata that is complete enough for `kernels` 0.17 is what this script writes.
 KERNELS = "0.17.0"
@@ -40,9 +42,6 @@ PROGRAMS = {
     "__main__.py", "benchmarks", "cli", "data", "evaluation", "experiments", "lib", "metrics", "terminal", "training",
     "visualize",
 }  # fmt: skip
-# The mark that csrc/library.h puts before the namespace, which ends at the first zero byte.
-MARK = b"MOTIONRNN_EXT_NAMESPACE="
-ROOM = 96
 
 
 class Variant(NamedTuple):
@@ -50,25 +49,44 @@ class Variant(NamedTuple):
 
     folder: str
     backend: str
-    libraries: tuple[str, ...] = ()
-    architectures: tuple[str, ...] = ()
+    libraries: Mapping[str, bytes]
+    architectures: Sequence[str]
 
 
-def variants(info: dict[str, Any]) -> Iterable[Variant]:
-    """Yield what the package can be published as, with `info` of `native.build_info()`."""
-    abi, system = "torch-stable-abi210", f"{platform.machine()}-linux"
-    if library("cpu").is_file():
-        yield Variant(f"{abi}-cpu-{system}", "cpu", ("cpu",))
-        if library("cuda").is_file():
-            major, minor = str(info["nvcc"]).split(".")[:2]
-            architectures = tuple(re.split(r"[ ,;]+", str(info["cuda_architectures"])))
-            yield Variant(f"{abi}-cu{major}{minor}-{system}", "cuda", ("cpu", "cuda"), architectures)
-    yield from (Variant(f"torch-{backend}", backend) for backend in ("cpu", "cuda", "rocm"))
+def variants(version: int, native: Iterable[str]) -> Iterable[Variant]:
+    """Yield the variants, those of `native` ("cpu", "cuda") with libraries that are built for them."""
+    for backend in native:
+        with tempfile.TemporaryDirectory() as prefix:
+            info = build(backend, namespace(backend, version), Path(prefix))
+            libraries = {f"lib/{path.name}": path.read_bytes() for path in Path(prefix, "lib").iterdir()}
+        device = backend if backend == "cpu" else "cu{}{}".format(*info["nvcc"].split(".")[:2])
+        folder = f"torch-stable-abi210-{device}-{platform.machine()}-linux"
+        yield Variant(folder, backend, libraries, info["cuda_architectures"])
+    yield from (Variant(f"torch-{backend}", backend, {}, ()) for backend in ("cpu", "cuda", "rocm"))
 
 
-def library(name: str) -> Path:
-    """Return the path of the package's native library "cpu" or "cuda", which may be missing."""
-    return PACKAGE / "lib" / f"libmotionrnn_ext_{name}.so"
+def build(backend: str, name: str, prefix: Path) -> dict[str, Any]:
+    """Build the native libraries with their ops in the namespace `name`, install them, and return what was built.
+
+    What was compiled is kept in build/ of the checkout: another namespace compiles the bindings alone.
+    """
+    script = module(ROOT / "setup.py")
+    options = f"{os.environ.get('CMAKE_ARGS', '')} -DMOTIONRNN_EXT_NAMESPACE={name}"
+    env = {**os.environ, "CMAKE_ARGS": options, "MOTIONRNN_EXT_CUDA": "1" if backend == "cuda" else "0"}
+    torch = script.find_torch(script.torch_places(), env)
+    script.build_native(torch, ROOT / "build" / f"hub-{backend}", prefix, env)
+    [built] = prefix.glob("_build.*.so")
+    return dict(module(built).info())
+
+
+def module(path: Path) -> ModuleType:
+    """Return a file as a module."""
+    spec = importlib.util.spec_from_file_location(path.name.partition(".")[0], path)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = made  # NamedTuple's annotations look there
+    spec.loader.exec_module(made)
+    return made
 
 
 def sources() -> dict[str, bytes]:
@@ -78,39 +96,23 @@ def sources() -> dict[str, bytes]:
     return {str(name): path.read_bytes() for name, path in names.items() if name.parts[0] not in PROGRAMS}
 
 
-def renamed(library: bytes, namespace: str) -> bytes:
-    """Return a native library whose ops are in another namespace.
-
-    Raises:
-        ValueError: the namespace is too long, or the library has no place for it.
-    """
-    if len(namespace) >= ROOM - len(MARK):
-        raise ValueError(
-            f"the namespace {namespace} has {len(namespace)} characters; it should have fewer than {ROOM - len(MARK)}"
-        )
-    places = [found.start() for found in re.finditer(re.escape(MARK), library)]
-    if not places:
-        raise ValueError(
-            "the native library does not say its namespace; it should be built from this version"
-        )
-    for start in places:
-        library = library[:start] + (MARK + namespace.encode()).ljust(ROOM, b"\0") + library[start + ROOM :]
-    return library
-
-
-def write_variant(build: Path, variant: Variant, version: int) -> None:
-    """Write a variant into the folder `build`."""
-    files = sources()
-    libraries = {f"lib/libmotionrnn_ext_{name}.so": library(name).read_bytes() for name in variant.libraries}
-    digest = hashlib.sha256(f"{variant} {version}".encode())
-    for name, content in (files | libraries).items():
+def namespace(backend: str, version: int) -> str:
+    """Return the name of a variant and its ops in the form of `kernel-builder`, with a digest of all sources."""
+    native = [ROOT / "CMakeLists.txt", *sorted(p for p in (ROOT / "csrc").rglob("*") if p.is_file())]
+    files = sources() | {str(path.relative_to(ROOT)): path.read_bytes() for path in native}
+    digest = hashlib.sha256(str(version).encode())
+    for name, content in files.items():
         digest.update(f"{name} {len(content)} ".encode() + content)
-    namespace = f"_{NAME.replace('-', '_')}_{variant.backend}_{digest.hexdigest()[:8]}"
-    files |= {name: renamed(content, namespace) for name, content in libraries.items()}
-    if not libraries:
+    return f"_{NAME.replace('-', '_')}_{backend}_{digest.hexdigest()[:8]}"
+
+
+def write_variant(folder: Path, variant: Variant, version: int) -> None:
+    """Write a variant into the folder `folder`."""
+    files = {**sources(), **variant.libraries}
+    if not variant.libraries:
         files["_build_skipped.txt"] = b"this variant of the Hub's kernel has Triton's kernels alone\n"
     for name, content in files.items():
-        path = build / variant.folder / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     backend: dict[str, Any] = {"type": variant.backend}
@@ -121,7 +123,7 @@ def write_variant(build: Path, variant: Variant, version: int) -> None:
     }
     metadata = {
         "name": NAME,
-        "id": namespace,
+        "id": namespace(variant.backend, version),
         "version": version,
         "kernels-minver": KERNELS,
         "license": "mit",
@@ -129,21 +131,23 @@ def write_variant(build: Path, variant: Variant, version: int) -> None:
         "backend": backend,
         "digest": {"algorithm": "sha256", "files": digests},
     }
-    (build / variant.folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
-def write(out: Path, repo_id: str, version: int) -> list[Variant]:
-    """Write the whole layout into the folder `out`, which is new or empty, and return its variants."""
+def write(out: Path, repo_id: str, version: int, native: Iterable[str]) -> list[Path]:
+    """Write the whole layout into the folder `out`, which is new or empty, and return the folders of its variants."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SystemExit(f"error: {out} exists already; name a new or empty folder")
-    made = list(variants(native.build_info()))
-    for variant in made:
-        write_variant(out / "build", variant, version)
+    made = []
+    for variant in variants(version, native):
+        made.append(out / "build" / variant.folder)
+        write_variant(made[-1], variant, version)
     for name, content in sources().items():
         path = out / "torch-ext" / NAME.replace("-", "_") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    known = {"REPO_ID": repo_id, "VERSION": str(version), "PACKAGE_VERSION": motionrnn_ext.__version__}
+    release = re.findall(r'^__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text(), re.MULTILINE)
+    known = {"REPO_ID": repo_id, "VERSION": str(version), "PACKAGE_VERSION": release[0]}
     for template in ("build.toml", "flake.nix", "CARD.md", "tests/test_motionrnn_ext.py",
                      "benchmarks/benchmark_motionrnn_ext.py"):  # fmt: skip
         text = (HERE / template).read_text()
@@ -162,9 +166,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--version", type=int, default=0, help="the kernel's version, a whole number (default: 0)"
     )
+    parser.add_argument(
+        "--native",
+        nargs="*",
+        choices=["cpu", "cuda"],
+        default=["cpu"],
+        help="native libraries (default: cpu)",
+    )
     arguments = parser.parse_args(argv)
-    for variant in write(arguments.out, arguments.repo_id, arguments.version):
-        print(arguments.out / "build" / variant.folder)
+    for folder in write(arguments.out, arguments.repo_id, arguments.version, arguments.native):
+        print(folder)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 #include <new>
 #include <string>
 
-#include "library.h"
 #include "operand_checks.h"
 #include "pointwise_ops.h"
 
@@ -349,11 +348,11 @@ FourTensors run_gates_backward(const GatesGradients& grads, const GatesSaved& sa
 
 }  // namespace motionrnn_ext::cpu
 
-MOTIONRNN_EXT_IMPLEMENT_OPS("CompositeExplicitAutograd", m) {
+STABLE_TORCH_LIBRARY_IMPL(MOTIONRNN_EXT_NAMESPACE, CompositeExplicitAutograd, m) {
   m.impl("cpu_instruction_set", TORCH_BOX(&motionrnn_ext::cpu::cpu_instruction_set));
 }
 
-MOTIONRNN_EXT_IMPLEMENT_OPS("CPU", m) {
+STABLE_TORCH_LIBRARY_IMPL(MOTIONRNN_EXT_NAMESPACE, CPU, m) {
   namespace cpu = motionrnn_ext::cpu;
   using PointwiseOps = motionrnn_ext::PointwiseOps<cpu::Backend>;
   MOTIONRNN_EXT_IMPLEMENT_POINTWISE_OPS(m, PointwiseOps);

@@ -1,11 +1,11 @@
 // A MotionGRU step from its encoder to its decoder as one op: E = Enc(H), the motion gates, the warp, Q = Dec(...).
+#include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <array>
 #include <vector>
 
 #include "cpu/bindings.h"
-#include "library.h"
 #include "operand_checks.h"
 
 namespace motionrnn_ext::cpu {
@@ -222,7 +222,7 @@ SixTensors motion_step_backward(Tensor grad_decoded_, Tensor grad_maps_, Tensor 
 }  // namespace
 }  // namespace motionrnn_ext::cpu
 
-MOTIONRNN_EXT_IMPLEMENT_OPS("CPU", m) {
+STABLE_TORCH_LIBRARY_IMPL(MOTIONRNN_EXT_NAMESPACE, CPU, m) {
   namespace cpu = motionrnn_ext::cpu;
   m.impl("motion_step_pack", TORCH_BOX(&cpu::motion_step_pack));
   m.impl("motion_step", TORCH_BOX(&cpu::motion_step));

@@ -1,10 +1,10 @@
 // The 5x5 convolutions by Winograd's algorithm as torch ops.
+#include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <vector>
 
 #include "cpu/bindings.h"
-#include "library.h"
 
 namespace motionrnn_ext::cpu {
 namespace {
@@ -101,7 +101,7 @@ Tensor winograd_weight_gradient(std::vector<Tensor> grads, std::vector<Tensor> x
 }  // namespace
 }  // namespace motionrnn_ext::cpu
 
-MOTIONRNN_EXT_IMPLEMENT_OPS("CPU", m) {
+STABLE_TORCH_LIBRARY_IMPL(MOTIONRNN_EXT_NAMESPACE, CPU, m) {
   namespace cpu = motionrnn_ext::cpu;
   m.impl("winograd_pack", TORCH_BOX(&cpu::winograd_pack));
   m.impl("winograd_conv", TORCH_BOX(&cpu::winograd_conv));

@@ -8,13 +8,12 @@
 
 #include "cuda/kernels.h"
 #include "layouts.h"
-#include "library.h"
 
-// Opens the block that binds ops to these kernels.
+// Opens the block that binds ops to these kernels, as STABLE_TORCH_LIBRARY_IMPL does.
 #if defined(MOTIONRNN_EXT_EMULATED)
-#define MOTIONRNN_EXT_CUDA_OPS(m) MOTIONRNN_EXT_IMPLEMENT_OPS("CPU", m)
+#define MOTIONRNN_EXT_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(MOTIONRNN_EXT_NAMESPACE, CPU, m)
 #else
-#define MOTIONRNN_EXT_CUDA_OPS(m) MOTIONRNN_EXT_IMPLEMENT_OPS("CUDA", m)
+#define MOTIONRNN_EXT_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(MOTIONRNN_EXT_NAMESPACE, CUDA, m)
 #endif
 
 namespace motionrnn_ext::cuda {

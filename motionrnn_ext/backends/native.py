@@ -11,7 +11,7 @@ import torch
 from ..name import PACKAGE
 from .registration import direct, register, register_on_cpu
 
-# The namespace of the ops that `call` runs. A library has the name of its namespace in it (csrc/library.h).
+# The namespace of the ops that `call` runs. A library is built for one (MOTIONRNN_EXT_NAMESPACE in CMakeLists.txt).
 NAMESPACE = PACKAGE
 # The devices that the CUDA kernels run on. Tests on the PTX interpreter add "cpu".
 CUDA_KERNELS_ON = {"cuda"}

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from hub_copy import REPO_ID, layout, write_copy
+from native_build import tool
 from official_modules import StandIn, UserModel
 from repository import ROOT
 
@@ -19,14 +21,30 @@ import motionrnn_ext
 
 kernels = pytest.importorskip("kernels", reason="the package kernels is not installed")
 NATIVE = f"torch-stable-abi210-cpu-{platform.machine()}-linux"
-needs_cpu = pytest.mark.skipif("cpu" not in motionrnn_ext.available_backends(), reason="no native library")
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a layout of Python and Triton alone."""
     out = tmp_path_factory.mktemp("hub") / "out"
     write_copy(out)
     return out
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a layout of another version, with the CPU library: minutes, unless build/ has its objects."""
+    tool("cmake"), tool("ninja"), tool("c++")
+    pytest.importorskip("pybind11")
+    out = tmp_path_factory.mktemp("hub") / "out"
+    write_copy(out, version=1, native=["cpu"])
+    return out
+
+
+@pytest.fixture(scope="module", params=["out", pytest.param("built", marks=pytest.mark.slow)])
+def either(request: pytest.FixtureRequest) -> Path:
+    """Return a layout without the native library, and one with it."""
+    return request.getfixturevalue(request.param)
 
 
 def rollout(package: ModuleType, backend: str) -> list[torch.Tensor]:
@@ -46,14 +64,17 @@ def differences(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
     return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-3)).item() for a, b in zip(found, wanted))
 
 
-@needs_cpu
-def test_the_copy_runs_beside_the_installed_package_and_another_version(out: Path, tmp_path: Path):
-    write_copy(tmp_path / "other", version=1)
-    packages = [kernels.get_local_kernel(out), kernels.get_local_kernel(tmp_path / "other"), motionrnn_ext]
+@pytest.mark.slow
+@pytest.mark.skipif("cpu" not in motionrnn_ext.available_backends(), reason="no native library")
+def test_the_copy_runs_beside_the_installed_package_and_another_version(out: Path, built: Path):
+    other, copy = kernels.get_local_kernel(out), kernels.get_local_kernel(built)
+    packages = [other, copy, motionrnn_ext]
     names = [package.__name__ for package in packages]
     assert len(set(names)) == 3
     wanted = rollout(motionrnn_ext, "reference")
-    for package in packages:
+    assert "cpu" not in other.available_backends()
+    assert differences(rollout(other, "reference"), wanted) == 0
+    for package in (copy, motionrnn_ext):
         assert package.available_backends()[:2] == ("reference", "cpu")
         assert Path(package.backends.native._LIBRARIES["cpu"]).is_relative_to(Path(package.__file__).parent)
         # Each calls the ops of its own library.
@@ -65,14 +86,14 @@ def test_the_copy_runs_beside_the_installed_package_and_another_version(out: Pat
     assert all(f" {name} {motionrnn_ext.__version__}" in keys for name in names)
 
 
-@needs_cpu
-def test_the_copy_loads_from_the_cache_of_the_hub_whose_files_are_links(out: Path, tmp_path: Path):
+@pytest.mark.slow
+def test_the_copy_loads_from_the_cache_of_the_hub_whose_files_are_links(built: Path, tmp_path: Path):
     snapshot, blobs = tmp_path / "snapshot", tmp_path / "blobs"
     blobs.mkdir()
-    for number, path in enumerate(sorted(p for p in (out / "build" / NATIVE).rglob("*") if p.is_file())):
+    for number, path in enumerate(sorted(p for p in (built / "build" / NATIVE).rglob("*") if p.is_file())):
         if "__pycache__" in path.parts:
             continue
-        link = snapshot / path.relative_to(out)
+        link = snapshot / path.relative_to(built)
         link.parent.mkdir(parents=True, exist_ok=True)
         (blobs / str(number)).write_bytes(path.read_bytes())
         link.symlink_to(blobs / str(number))
@@ -112,9 +133,8 @@ def test_the_copy_of_triton_runs_in_the_interpreter(out: Path):
     assert float(error) < 1e-5  # 7e-7 measured
 
 
-@needs_cpu
 @pytest.mark.parametrize("mode", ["INFERENCE", "TRAINING", "TRAINING | TORCH_COMPILE"])
-def test_kernelize_puts_the_forward_into_a_model(out: Path, mode: str):
+def test_kernelize_puts_the_forward_into_a_model(either: Path, mode: str):
     class MotionGRU(StandIn):
         pass
 
@@ -124,12 +144,12 @@ def test_kernelize_puts_the_forward_into_a_model(out: Path, mode: str):
     wanted = model(x)
     gradients = torch.autograd.grad(wanted.square().sum(), list(model.parameters()))
     kernels.replace_kernel_forward_from_hub(MotionGRU, "MotionGRU")
-    layer = kernels.LocalLayerRepository(out, layer_name="OfficialMotionGRU")
+    layer = kernels.LocalLayerRepository(either, layer_name="OfficialMotionGRU")
     with kernels.use_kernel_mapping({"MotionGRU": {"cpu": layer}}, inherit_mapping=False):
         modes = [kernels.Mode[name] for name in mode.split(" | ")]
         kernels.kernelize(model, mode=modes[0] | modes[-1], use_fallback=False)
     of = {module.forward.__func__.__module__ for module in model.motion_list}
-    assert of == {f"{kernels.get_local_kernel(out).__name__}.layers.official_forward"}
+    assert of == {f"{kernels.get_local_kernel(either).__name__}.layers.official_forward"}
     called = torch.compile(model, backend="aot_eager", fullgraph=True) if "COMPILE" in mode else model
     found = called(x)
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
@@ -137,15 +157,28 @@ def test_kernelize_puts_the_forward_into_a_model(out: Path, mode: str):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
-def test_the_hub_accepts_the_descriptions(out: Path):
+def stand_in(backend: str, name: str, prefix: Path) -> dict[str, Any]:
+    """Install files in place of native libraries, as hub/layout.py's `build` with nvcc 13.0 would."""
+    for library in ("cpu", "cuda") if backend == "cuda" else ("cpu",):
+        path = prefix / "lib" / f"libmotionrnn_ext_{library}.so"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    return {"nvcc": "13.0.48", "cuda_architectures": ["8.0", "9.0+PTX"] if backend == "cuda" else []}
+
+
+def test_the_hub_accepts_the_descriptions(tmp_path: Path):
     """`kernels` parses build.toml and metadata.json, finds every build, and its digests are those of the files."""
     from kernels._rust import Build, Digest, DigestAlgorithm, Metadata
     from kernels.variants import get_variants_local, parse_variant
 
+    script, out = layout(), tmp_path / "out"
+    script.build = stand_in
+    script.write(out, REPO_ID, 0, ["cpu", "cuda"])
     assert [str(backend) for backend in Build.open(out).general.backends] == ["cpu", "cuda", "rocm"]
     folders = [folder for folder in (out / "build").iterdir() if folder.is_dir()]
     assert {v.variant_str for v in get_variants_local(out / "build")} == {folder.name for folder in folders}
-    assert {"torch-cpu", "torch-cuda", "torch-rocm"} <= {folder.name for folder in folders}
+    cuda = NATIVE.replace("cpu", "cu130")
+    assert {"torch-cpu", "torch-cuda", "torch-rocm", NATIVE, cuda} == {folder.name for folder in folders}
     for folder in folders:
         metadata = Metadata.read_from_file(folder / "metadata.json")
         assert metadata.id.isidentifier() and metadata.name.python_name == "motionrnn_ext"
@@ -153,15 +186,16 @@ def test_the_hub_accepts_the_descriptions(out: Path):
         backend = arch.backend.name if hasattr(arch, "backend") else arch.backend_name
         assert str(metadata.backend.backend_type).lower() == backend
         metadata.digest.validate(Digest.hash_variant(DigestAlgorithm.SHA256, folder))
+        assert {path.read_text() for path in folder.glob("lib/*")} <= {metadata.id}
     assert (out / "build" / "CARD.md").read_text().startswith("---\nlibrary_name: kernels\n")
     assert "@" not in (out / "CARD.md").read_text().replace("@torch", "")
 
 
 @pytest.mark.slow
-def test_the_test_and_the_benchmark_of_the_layout_run(out: Path):
-    env = {"LOCAL_KERNELS": f"{REPO_ID}={out}"}
+def test_the_test_and_the_benchmark_of_the_layout_run(built: Path):
+    env = {"LOCAL_KERNELS": f"{REPO_ID}={built}"}
     code = "import sys, pytest; sys.exit(pytest.main(['-q', '-W', 'ignore', '-p', 'no:cacheprovider', sys.argv[1]]))"
-    assert "1 passed" in run(code, out / "tests", **env)
+    assert "1 passed" in run(code, built / "tests", **env)
     measure = (
         "import runpy, sys, kernels, torch; from pathlib import Path\n"
         "made = runpy.run_path(sys.argv[1] + '/benchmarks/benchmark_motionrnn_ext.py')['MotionGRU']()\n"
@@ -171,16 +205,9 @@ def test_the_test_and_the_benchmark_of_the_layout_run(out: Path):
         "    torch.testing.assert_close(made.out, getattr(made, 'verify_' + name)(), atol=1e-4, rtol=1e-4)\n"
         "print('same')"
     )
-    assert run(measure, out) == "same"
+    assert run(measure, built) == "same"
 
 
 def test_what_is_there_is_left_alone(out: Path):
     with pytest.raises(SystemExit, match="exists already; name a new or empty folder"):
         write_copy(out)
-
-
-def test_a_library_without_a_place_for_the_namespace_is_refused():
-    with pytest.raises(ValueError, match="the native library does not say its namespace; it should be built"):
-        layout().renamed(b"\x7fELF", "a")
-    with pytest.raises(ValueError, match=r"the namespace a+ has 90 characters; it should have fewer than 72"):
-        layout().renamed(b"\x7fELF", "a" * 90)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,6 @@ def layout() -> ModuleType:
     return module
 
 
-def write_copy(out: Path, version: int = 0) -> list[str]:
-    """Write the layout into the folder `out`, and return the names of its builds."""
-    return [variant.folder for variant in layout().write(out, REPO_ID, version)]
+def write_copy(out: Path, version: int = 0, native: Sequence[str] = ()) -> None:
+    """Write the layout into the folder `out`, with the native libraries "cpu" and "cuda" that `native` names."""
+    layout().main([str(out), "--repo-id", REPO_ID, "--version", str(version), "--native", *native])
