@@ -24,7 +24,7 @@ MOTIONRNN_EXT_INLINE void store_channel(const T* values, const Image& map, int64
                                         int64_t n) {
   F* target = const_cast<F*>(static_cast<const F*>(map.data)) + b * map.batch + channel * map.channel;
   if (map.pixel == 1) {
-#pragma GCC ivdep
+    MOTIONRNN_EXT_INDEPENDENT
     for (int64_t p = 0; p < n; ++p) store(target + first + p, values[p]);
   } else {
     for (int64_t p = 0; p < n; ++p) store(target + (first + p) * map.pixel, values[p]);

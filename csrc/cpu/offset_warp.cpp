@@ -128,7 +128,7 @@ void find_taps(const Geometry<T>& g, const WarpArguments& a, int64_t b, int64_t 
     const T* col_offset = read_channel(a.offset, b, g.taps + i, first, n, col_buffer);
     const F* mask_logits = read_channel(a.mask_logits, b, i, first, n, mask_buffer);
     Tap<T>& tap = taps[i];
-#pragma GCC ivdep
+    MOTIONRNN_EXT_INDEPENDENT
     for (int64_t p = 0; p < n; ++p) {
       const auto row = math::bilinear_cell<T>(place_row[p] + tap_row, row_offset[p], g.reach);
       const auto col = math::bilinear_cell<T>(place_col[p] + tap_col, col_offset[p], g.reach);
@@ -204,7 +204,7 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
   for (int64_t i = 0; i < g.taps; ++i) {
     const Tap<T>& tap = taps[i];
     if (a.grad_offset.data != nullptr) {
-#pragma GCC ivdep
+      MOTIONRNN_EXT_INDEPENDENT
       for (int64_t p = 0; p < n; ++p) {
         const math::Corners<T> products{tap.products[p][0], tap.products[p][1], tap.products[p][2], tap.products[p][3]};
         row_grad[p] = tap.mask[p] * math::bilinear_row_derivative<T>(tap.col_fraction[p], products);
@@ -214,7 +214,7 @@ void store_motion_gradients(const Geometry<T>& g, const WarpArguments& a, const 
       store_channel<T, T>(col_grad, a.grad_offset, b, g.taps + i, first, n);
     }
     if (a.grad_mask_logits.data != nullptr) {
-#pragma GCC ivdep
+      MOTIONRNN_EXT_INDEPENDENT
       for (int64_t p = 0; p < n; ++p)  // the weights are times the mask already
         mask_grad[p] =
             (T(1) - tap.mask[p]) * (tap.weights[0][p] * tap.products[p][0] + tap.weights[1][p] * tap.products[p][1] +

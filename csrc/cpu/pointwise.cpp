@@ -24,7 +24,7 @@ MOTIONRNN_EXT_INLINE void run_block(const void* const* in, void* const* out, int
   const auto targets =
       std::make_tuple(static_cast<Stored<math::role_of_stream(Map::outputs, o), Feature, State>*>(out[o])...);
   const T p[math::kParameters] = {static_cast<T>(parameters[0]), static_cast<T>(parameters[1])};
-#pragma GCC ivdep
+  MOTIONRNN_EXT_INDEPENDENT
   for (int64_t at = 0; at < n; ++at) {
     const T values[] = {static_cast<T>(load(std::get<i>(sources)[at]))...};
     T results[sizeof...(o)];

@@ -14,6 +14,13 @@ struct float16 {
 
 #define MOTIONRNN_EXT_INLINE inline __attribute__((always_inline))
 
+// The next loop's iterations do not depend on each other, so that it vectorises without a comparison of its pointers.
+#if defined(__clang__)
+#define MOTIONRNN_EXT_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define MOTIONRNN_EXT_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 MOTIONRNN_EXT_INLINE float load(float value) { return value; }
 MOTIONRNN_EXT_INLINE double load(double value) { return value; }
 

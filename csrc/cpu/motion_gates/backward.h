@@ -63,7 +63,7 @@ struct Backward {
       load_rows<T, F>(a.candidate, band.image, m, read, g.width, candidate);
       load_rows<T, T>(a.offset, band.image, m, read, g.width, offset);
       load_rows<T, T>(a.new_offset, band.image, m, read, g.width, new_offset);
-#pragma GCC ivdep
+      MOTIONRNN_EXT_INDEPENDENT
       for (int64_t i = 0; i < count; ++i) {
         const T in[] = {grad_offset[i], grad_trend[i], update[i], candidate[i], offset[i], new_offset[i]};
         T out[4];
@@ -100,7 +100,7 @@ struct Backward {
         copy_rows(results.get() + m * g.tile, g.pitch, grad, g.width, last - first, g.width);
         load_rows<T, F>(a.reset, band.image, m, rows, g.width, reset);
         load_rows<T, T>(a.offset, band.image, m, rows, g.width, offset);
-#pragma GCC ivdep
+        MOTIONRNN_EXT_INDEPENDENT
         for (int64_t i = 0; i < count; ++i) {
           const T in[] = {grad[i], reset[i], offset[i]};
           T out[2];

@@ -52,7 +52,7 @@ void forward(const GatesArguments& a, int64_t begin, int64_t end) {
         const T* reset_logits = logits.get() + (g.motion + m) * g.tile;
         copy_rows(reset_logits, g.pitch, values, g.width, last - first, g.width);
         load_rows<T, T>(a.offset, band.image, m, rows, g.width, offset);
-#pragma GCC ivdep
+        MOTIONRNN_EXT_INDEPENDENT
         for (int64_t i = 0; i < count; ++i) {
           const T in[] = {values[i], offset[i]};
           T out[1];
@@ -79,7 +79,7 @@ void forward(const GatesArguments& a, int64_t begin, int64_t end) {
         load_rows<T, F>(a.update, band.image, m, rows, g.width, update);
         load_rows<T, T>(a.offset, band.image, m, rows, g.width, offset);
         load_rows<T, T>(a.trend, band.image, m, rows, g.width, trend);
-#pragma GCC ivdep
+        MOTIONRNN_EXT_INDEPENDENT
         for (int64_t i = 0; i < count; ++i) {
           const T in[] = {update[i], candidate[i], offset[i], trend[i]};
           T out[2];

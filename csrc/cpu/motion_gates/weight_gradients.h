@@ -125,7 +125,7 @@ struct WeightGradients {
         load_row<T, F>(logits, band.image, m, y, g.width, buffer.get());
         const T* offset = planes.row(offset_plane + m, band, y);
         T* to = planes.row(reset_plane + m, band, y);
-#pragma GCC ivdep
+        MOTIONRNN_EXT_INDEPENDENT
         for (int64_t x = 0; x < g.width; ++x) {
           const T in[] = {buffer[x], offset[x]};
           T out[1];

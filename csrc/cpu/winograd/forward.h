@@ -112,11 +112,12 @@ struct Forward {
     }
     F* to = const_cast<F*>(static_cast<const F*>(a.out.data)) + image * a.out.batch + channel * a.out.channel +
             y * g.width * a.out.pixel;
-    if (a.out.pixel == 1)
-#pragma GCC ivdep
+    if (a.out.pixel == 1) {
+      MOTIONRNN_EXT_INDEPENDENT
       for (int64_t x = 0; x < g.width; ++x) store(to + x, row[x]);
-    else
+    } else {
       for (int64_t x = 0; x < g.width; ++x) store(to + x * a.out.pixel, row[x]);
+    }
   }
 
   void run(int64_t item) const {

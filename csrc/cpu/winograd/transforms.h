@@ -28,9 +28,9 @@ constexpr int kSquare = kPoints<F> * kPoints<F>;
 // The points p: those of the smallest error among the multiples of 1/8. In float32, for normal data and 64 channels,
 // the largest error is 1.1e-6 of the largest value for m = 2, and 3.2e-6 with the points 1 and 2; 5.6e-6 for m = 4.
 template <int results>
-constexpr double kAt[] = {0.75, 1.5};
+constexpr double kAt[results / 2 + 1] = {0.75, 1.5};
 template <>
-constexpr double kAt<4>[] = {0.5, 1, 2};
+constexpr double kAt<4>[3] = {0.5, 1, 2};
 
 template <int results>
 struct Coefficients {
