@@ -57,9 +57,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 def _deform_conv(x: Any, offset: Any, mask_logits: Any, weight: Any) -> Any:
     """Build the nodes of `ops.offset_warp` from ONNX values of its arguments; return the value of its result."""
-    from onnxscript import evaluator
-    from onnxscript import opset19 as op
+    from onnxscript import evaluator, opset19
 
+    op: Any = opset19  # whose annotations are those of its operators' type variables
     written = getattr(evaluator.default(), "opset", op).version
     if written < FIRST_OPSET:
         raise ValueError(
