@@ -282,7 +282,7 @@ if __name__ == "__main__":
         packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), BENCHMARKS, *BENCHMARK_ROOMS],
         package_dir={BENCHMARKS: "benchmarks"},
         include_package_data=False,  # of benchmarks/, the sources alone
-        package_data={PACKAGE: ["py.typed"], BENCHMARKS: ["*.sh", "*/*.cpp", "*/*.cu"]},
+        package_data={PACKAGE: ["py.typed", "pretrained/*/*"], BENCHMARKS: ["*.sh", "*/*.cpp", "*/*.cu"]},
         ext_modules=[Extension(f"{PACKAGE}._build", sources=[])],
         cmdclass={"bdist_wheel": Wheel, "build_ext": CMakeBuild, "build_py": FreshBuildPy},
     )

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from .backends.onnx_warp import offset_warp
 from .files import write_atomically
@@ -57,9 +56,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 def _deform_conv(x: Any, offset: Any, mask_logits: Any, weight: Any) -> Any:
     """Build the nodes of `ops.offset_warp` from ONNX values of its arguments; return the value of its result."""
-    from onnxscript import evaluator
-    from onnxscript import opset19 as op
+    from onnxscript import evaluator, opset19
 
+    op: Any = opset19  # whose annotations are those of its operators' type variables
     written = getattr(evaluator.default(), "opset", op).version
     if written < FIRST_OPSET:
         raise ValueError(
@@ -187,11 +186,11 @@ def _prediction(model: MotionRNN, frames: Tensor, n_future: int | None, any_size
         )
     with torch.no_grad():  # the model's own checks, before the exporter hides them in a report
         model.predict(frames[:1], n_future)
-    example = _example(frames, 2 * model.patch_size, any_size)
+    unit = model.patch_size * (2 if model.interfaces else 1)
     return {
         "model": _Prediction(model, n_future),
-        "args": (example,),
-        "dynamic_shapes": (_sizes(2 * model.patch_size, 5, any_size),),
+        "args": (_example(frames, unit, any_size),),
+        "dynamic_shapes": (_sizes(unit, 5, any_size),),
         "input_names": ["frames"],
         "output_names": ["prediction"],
     }
@@ -205,7 +204,8 @@ def _motion(model: MotionGRU, hidden: Tensor, any_size: bool) -> dict[str, Any]:
     dims = _sizes(2, example.dim(), any_size)
     # With a depth axis every slice has its own motion, so that the first size of the motion is B*D.
     depth = example.shape[-3] if model.depth else 1
-    motion = {0: depth * dims[0], **({2: _HEIGHT, 3: _WIDTH} if any_size else {})}
+    batch, height, width = _open_sizes()
+    motion = {0: depth * batch, **({2: height, 3: width} if any_size else {})}
     return {
         "model": _Motion(model),
         "args": (example, *model.initial_state(example)),
@@ -215,13 +215,18 @@ def _motion(model: MotionGRU, hidden: Tensor, any_size: bool) -> dict[str, Any]:
     }
 
 
-_BATCH, _HEIGHT, _WIDTH = Dim("batch"), Dim("half_height"), Dim("half_width")
-
-
 def _sizes(unit: int, rank: int, any_size: bool) -> dict[int, Any]:
     """Return the sizes that a file leaves open: B and, with `any_size`, height and width, which are multiples."""
-    size = {rank - 2: unit * _HEIGHT, rank - 1: unit * _WIDTH}
-    return {0: _BATCH, **(size if any_size else {})}
+    batch, height, width = _open_sizes()
+    return {0: batch, **({rank - 2: unit * height, rank - 1: unit * width} if any_size else {})}
+
+
+def _open_sizes() -> tuple[Any, Any, Any]:
+    """Return symbols of the open sizes: B, and height and width in the steps that a model takes them in."""
+    # The import loads sympy, which `import motionrnn_ext` should not.
+    from torch.export import Dim
+
+    return Dim("batch"), Dim("half_height"), Dim("half_width")
 
 
 def _example(tensor: Tensor, unit: int, any_size: bool) -> Tensor:

@@ -132,8 +132,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     from ..training.runs import checkpoint_home, load_run
 
     options = {"device": arguments.device, "pad": arguments.pad, **ensemble_of(arguments)}
-    run = load_run(arguments.checkpoint, arguments.dataset, model=model_arguments(arguments))
-    with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "prediction") as folder:
+    checkpoint = arguments.checkpoint or arguments.pretrained
+    run = load_run(checkpoint, arguments.dataset, model=model_arguments(arguments))
+    with held_new(arguments.out, checkpoint_home(checkpoint) / "prediction") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
         drawn = write_prediction(
             run, frames, n_input, n_output, folder, dbz=_dbz(arguments, run.config), **options
@@ -202,9 +203,10 @@ def _visualize(arguments: argparse.Namespace) -> None:
     from ..training.folders import held_new
     from ..training.runs import checkpoint_home, load_run
 
-    run = load_run(arguments.checkpoint, arguments.dataset, model=model_arguments(arguments))
+    checkpoint = arguments.checkpoint or arguments.pretrained
+    run = load_run(checkpoint, arguments.dataset, model=model_arguments(arguments))
     options = {name: getattr(arguments, name) for name in ("interface", "times", "positions", "device")}
-    with held_new(arguments.out, checkpoint_home(arguments.checkpoint) / "motion") as folder:
+    with held_new(arguments.out, checkpoint_home(checkpoint) / "motion") as folder:
         frames, n_input, n_output = _clip(arguments, run.config)
         frames = fitting(run.model, frames, arguments.pad)
         clips = _clips_for_numbers(arguments, run.config, n_input + n_output)
@@ -270,6 +272,22 @@ def _bench(arguments: argparse.Namespace) -> None:
     bench.bench(arguments)
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from ..evaluation.evaluate import count_parameters
+    from ..models.checkpoints.pretrained import save_pretrained
+    from ..models.checkpoints.reading import WEIGHTS
+    from ..training.folders import held_new
+    from ..training.runs import load_run
+
+    run = load_run(arguments.checkpoint)
+    more = {"settings": run.config.without_places(), "step": run.step}
+    with held_new(arguments.folder, arguments.folder) as folder:
+        save_pretrained(run.model, folder, float16=arguments.float16, more=more)
+        size = (folder / WEIGHTS).stat().st_size
+    print(f"{count_parameters(run.model):,} parameters in {size / 1e6:.2f} MB: {folder}")
+    print(f"next: {_shell_command('predict', arguments, _as_argument(folder), '--frames', 'path/to/frames')}")
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from . import info
 
@@ -304,6 +322,7 @@ COMMANDS = {
     "ablate": _ablate,
     "compare": _compare,
     "bench": _bench,
+    "export": _export,
     "info": _info,
     "tune": _tune,
     "demo": _demo,

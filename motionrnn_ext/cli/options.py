@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.ensembles import NOISE
+from ..pretrained import shipped
 from ..training.config import Config
 from ..training.settings import READING, DataSettings, ModelSettings, TrainingSettings, kind_of
 
@@ -121,7 +122,13 @@ def ensemble_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
     """Add the options for a checkpoint and the clip that its model is given."""
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a checkpoint")
+    help = (
+        "a run's folder, a checkpoint, a folder of weights or the name of weights that come with the package"
+    )
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("checkpoint", type=Path, nargs="?", metavar="CKPT", help=help)
+    help = f"the same as CKPT, for weights that come with the package: {', '.join(shipped())}"
+    model.add_argument("--pretrained", type=Path, metavar="NAME", help=help)
     source = parser.add_mutually_exclusive_group()
     help = "index of a test clip of the data set (default: 0)"
     source.add_argument("--clip", type=index, default=0, metavar="INDEX", help=help)

@@ -48,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_bench(commands)
     _add_tune(commands)
+    _add_export(commands)
     _add_info(commands)
     _add_demo(commands)
     return parser
@@ -63,6 +64,16 @@ def _add(commands: Any, name: str, help: str, examples: Sequence[str] = ()) -> a
     help = "import this Python module first, which registers a predictor or a data set of your own (may be repeated)"
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=help)
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    help = "write the model of a run as a folder of weights, model.safetensors and config.json, to hand on"
+    examples = ["motionrnn export runs/mine mine --float16", "motionrnn predict mine --frames path/to/frames"]
+    parser = _add(commands, "export", help, examples)
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a checkpoint")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder for the weights")
+    help = "store the weights in float16, in half the space; they are loaded as float32"
+    parser.add_argument("--float16", action="store_true", help=help)
 
 
 def _add_info(commands: Any) -> None:
@@ -109,6 +120,7 @@ def _add_train(commands: Any) -> None:
         "motionrnn train --out runs/base --no-motion-gru --no-highway     # the bare predictor",
         "motionrnn train --out runs/mnist --digits path/to/idx --plain    # Moving MNIST",
         "motionrnn train --out runs/mine --dataset frames --root path/to/frames    # SEQUENCE/FRAME.png, grey",
+        "motionrnn train --out runs/tuned --init-from vmnist-small --dataset frames --root path/to/frames",
         "motionrnn train --out runs/walk --dataset human36m --root path/to/jpgs --workers 4",
     ]
     parser = _add(commands, "train", "train a model on clips of a data set", examples)
@@ -136,7 +148,11 @@ def _add_evaluate(commands: Any) -> None:
     ]
     parser = _add(commands, "evaluate", help, examples)
     parser.add_argument(
-        "checkpoints", nargs="+", type=Path, metavar="CKPT", help="runs' folders or checkpoints"
+        "checkpoints",
+        nargs="+",
+        type=Path,
+        metavar="CKPT",
+        help="runs' folders or checkpoints, or weights that come with the package",
     )
     parser.add_argument(
         "--clips",
@@ -169,6 +185,7 @@ def _add_predict(commands: Any) -> None:
         "motionrnn predict runs/mine --clip 7",
         "motionrnn predict runs/mine --frames clip.npy --n-output 30",
         "motionrnn predict runs/mine --frames film.mp4 --pad",
+        "motionrnn predict --pretrained vmnist-small --frames film.mp4 --pad",
         "motionrnn predict runs/mine --clip 7 --members 8",
         "motionrnn predict runs/walk --clip 7 --root path/to/jpgs",
     ]

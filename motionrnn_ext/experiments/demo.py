@@ -1,6 +1,7 @@
 """The work of `motionrnn demo`: ConvLSTM and MotionRNN-ConvLSTM learn from the same moving digits and are compared.
 
-A minute into the first training, the model's prediction of a test clip is drawn. The table follows at the end.
+The weights that come with the package predict a clip first. A minute into the first training, the model's prediction of
+a test clip is drawn. The table follows at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lightning.pytorch import callbacks
 
 from .. import visualize
 from ..data.registry import ClipDataset
-from ..evaluation.clips import held_out
+from ..evaluation.clips import held_out, held_out_clip
 from ..evaluation.evaluate import count_parameters, draw_clips
 from ..evaluation.pictures import Pictures
 from ..evaluation.scores import BASELINE, predict_clips, score
@@ -31,7 +32,7 @@ from ..training.progress import ProgressLines
 from ..training.runs import RunError, is_free, load_run, numbered, seconds_per_step
 from ..training.train import train
 
-DEFAULT_FOLDER = Path("runs/demo")
+DEFAULT_FOLDER, SHIPPED = Path("runs/demo"), "vmnist-small"
 MODELS: dict[str, dict[str, Any]] = {
     "ConvLSTM": {"motion_gru": False, "highway": False},
     "MotionRNN-ConvLSTM": {"motion_gru": True, "highway": True},
@@ -69,6 +70,7 @@ def demo(folder: Path | None = None, *, quick: bool = False) -> Path:
 
 def _demo(console: Console, config: Config, folder: Path, quick: bool) -> None:
     began = time.perf_counter()
+    _show_shipped(console, folder)
     _introduce(console, config, folder, quick)
     clips = held_out(config, 16 if quick else 256)
     first = FirstPrediction(folder / "first_prediction.png", clips, config)
@@ -98,6 +100,25 @@ def _demo(console: Console, config: Config, folder: Path, quick: bool) -> None:
     print_paths([*pictures, path])
     pictures.check()
     console.print(f"done in {_minutes(began)} minutes; look at {pictures[1]} first", soft_wrap=True)
+
+
+def _show_shipped(console: Console, folder: Path) -> None:
+    """Draw what the weights that come with the package predict."""
+    try:
+        run = load_run(SHIPPED)
+    except ModuleNotFoundError as error:
+        console.print(f"The trained model that comes with the package is not shown: {error}.", soft_wrap=True)
+        return
+    config, pictures = run.config, Pictures()
+    clip = held_out_clip(config, 0, config.n_frames)
+    future = predict_clips(run.model, clip[None, : config.n_input], config.n_output)[0]
+    pictures.draw(
+        visualize.strip, folder / "shipped_prediction.png", clip, {"prediction": future}, config.n_input
+    )
+    for path in pictures:
+        console.print(f"a prediction of {SHIPPED}, which comes with the package: {path}", soft_wrap=True)
+    for failure in pictures.failed:
+        console.print(failure, soft_wrap=True)
 
 
 def _train(config: Config, folder: Path, first: FirstPrediction) -> None:

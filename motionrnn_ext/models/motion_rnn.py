@@ -14,6 +14,7 @@ The paper and the released program differ in 29 points; `models/variants.py` lis
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -467,6 +468,51 @@ class MotionRNN(Resettable):
             memory = cells[0].initial_memory(draw(cells[0].hidden_shape(batch_size, h, w)))
         draw(cells[0].hidden_shape(batch_size, h, w))  # the program draws a highway, and never uses it
         return MotionRNNState(tuple(layers), tuple(motion), memory)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, float16: bool = False) -> None:
+        """Write the weights and the arguments of this model to a folder, as model.safetensors and config.json.
+
+        `from_pretrained` and `load_checkpoint` make the same model of it. No file of it can run code. Pruning masks
+        are applied. If writing is cut short, an older file stays as it is.
+
+        Args:
+            folder: the folder, which is made if it is not there.
+            float16: whether to store the weights in float16, in half the space; they are loaded as float32.
+
+        Raises:
+            ValueError: the model has code of its own, such as another forward, or parameters that are sharded, without
+                values or of several dtypes.
+            TypeError: config.json cannot hold an argument of the model, or its layers differ.
+            ModuleNotFoundError: the package safetensors is not installed.
+            OSError: a file cannot be written.
+
+        Examples:
+            >>> model.save_pretrained("mine", float16=True)
+        """
+        from .checkpoints.pretrained import save_pretrained
+
+        save_pretrained(self, folder, float16=float16)
+
+    @staticmethod
+    def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = None) -> MotionRNN:
+        """Return a trained model, in evaluation mode on the CPU.
+
+        Args:
+            source: a folder that `save_pretrained` wrote; the name of weights that come with the package, such as
+                "vmnist-small"; or OWNER/NAME of such a folder on the Hugging Face Hub, which is downloaded once.
+            revision: the branch, tag or commit on the Hub.
+
+        Raises:
+            FileNotFoundError: there are no such weights.
+            ValueError: a file is damaged, or the weights do not fit the arguments.
+            ModuleNotFoundError: the package safetensors is not installed, or huggingface_hub for the Hub.
+
+        Examples:
+            >>> model = MotionRNN.from_pretrained("vmnist-small")
+        """
+        from .checkpoints.pretrained import load_pretrained
+
+        return load_pretrained(source, revision=revision)
 
     def reset(self) -> None:
         """Forget the state that cells with compat="openstl" keep between sequences."""

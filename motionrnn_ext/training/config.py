@@ -209,6 +209,11 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }
 
+    def without_places(self) -> dict[str, Any]:
+        """Return the settings that mean the same on another machine, as `to_dict` does: no paths and no devices."""
+        names = {"root", "init_from", "digits", "accelerator", "devices", "nodes", "workers"}
+        return {name: value for name, value in self.to_dict().items() if name not in names}
+
     @classmethod
     def from_dict(cls, values: Any, source: str) -> Config:
         """Return the settings of `to_dict`. An error message names `source`, the file of the values."""

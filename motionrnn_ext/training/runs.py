@@ -28,8 +28,9 @@ from ..files import write_atomically
 from ..models import MotionRNN
 from ..models.checkpoints.loading import find_model, in_words
 from ..models.checkpoints.reading import RUN_SETTINGS as CONFIG_KEY
-from ..models.checkpoints.reading import file_to_name, read_file
+from ..models.checkpoints.reading import WEIGHTS, file_to_name, is_pretrained, read_file
 from ..models.variants import OPTIONS
+from ..pretrained import shipped, shipped_folder
 from ..visualize import read_log
 from .config import Config
 from .resuming import Unchangeable, resumed
@@ -293,18 +294,29 @@ def last_step(folder: Path) -> int | None:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """Return `path` if it is a file, or the best or else the last checkpoint of a run's folder."""
+    """Return `path` if it is a file, the best or else the last checkpoint of a run's folder, or the file of a folder
+    of weights, which may be one of those that come with the package, by its name."""
     if path.is_file():
         return path
+    if not path.exists() and (folder := shipped_folder(str(path))) is not None:
+        return folder / WEIGHTS
+    if is_pretrained(path):
+        return path / WEIGHTS
     for name in ("best.ckpt", "last.ckpt"):
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
     what = "has no checkpoint yet" if path.is_dir() else "does not exist"
-    raise RunError(f"{path} {what}; it should be a run's folder or a .ckpt file{file_to_name(path)}")
+    names = "" if path.is_dir() else f", or one of {', '.join(shipped())}"
+    raise RunError(f"{path} {what}; it should be a run's folder or a .ckpt file{file_to_name(path)}{names}")
 
 
 def checkpoint_home(path: Path) -> Path:
-    """Return the folder for results of this checkpoint: its run's, or else the one that holds the file."""
+    """Return the folder for results of this checkpoint: its run's, or else the one that holds the file.
+
+    Weights that come with the package have runs/NAME.
+    """
+    if not path.exists() and shipped_folder(str(path)) is not None:
+        return Path("runs") / path
     if not path.is_file():
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent

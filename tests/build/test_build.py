@@ -183,12 +183,20 @@ def test_source_distribution_holds_the_sources(tmp_path: Path) -> None:
         "README.md",
         "tests/build/test_build.py",
     ]
-    for folder, pattern in [("csrc", "*.*"), ("motionrnn_ext", "*.py")]:
+    for folder, pattern in [("csrc", "*.*"), ("motionrnn_ext", "*.py"), ("motionrnn_ext/pretrained", "*.*")]:
         wanted += [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob(pattern) if path.is_file()]
     wanted = [name for name in wanted if not name.endswith((".pyc", ".so"))]
     assert len(wanted) > 20
     assert sorted(set(wanted) - names) == []
     assert [name for name in names if name.endswith((".so", ".pyc", "_build_skipped.txt"))] == []
+
+
+def test_an_installation_holds_the_shipped_weights(tmp_path: Path) -> None:
+    words = ["-q", "egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run([sys.executable, "setup.py", *words], cwd=ROOT, check=True, capture_output=True)
+    for path in (ROOT / "motionrnn_ext/pretrained").glob("*/*.*"):
+        assert (tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+    assert len(list(tmp_path.glob("motionrnn_ext/pretrained/vmnist-small/*"))) == 3
 
 
 PURE_PYTHON = """

@@ -14,9 +14,8 @@ from repository import ROOT
 PACKAGE = "motionrnn_ext"
 # The rooms from the ground up: a module imports from its own room and from those before it.
 ROOMS = [
-    "name", "caller", "files", "pixels", "backends", "ops", "layers", "models", "onnx", "warmup", "graphs", "data",
-    "metrics",
-    "visualize", "terminal", "training", "evaluation", "experiments", "cli", "__main__",
+    "name", "caller", "files", "pixels", "pretrained", "backends", "ops", "layers", "models", "onnx", "warmup",
+    "graphs", "data", "metrics", "visualize", "terminal", "training", "evaluation", "experiments", "cli", "__main__",
 ]  # fmt: skip
 # The package itself is above its core, and everything may ask it for the public names and the version.
 EXEMPT = {PACKAGE, f"{PACKAGE}.benchmarks"}

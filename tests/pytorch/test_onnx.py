@@ -242,6 +242,15 @@ def test_a_file_of_a_model_predicts_what_the_model_predicts(variant: str, tmp_pa
         check(run(path, frames), [model.predict(frames, 2)])
 
 
+@slow
+def test_a_bare_predictor_takes_multiples_of_its_patch_size(tmp_path: Path):
+    torch.manual_seed(0)
+    model = MotionRNN("convlstm", 1, (8,), 2, filter_size=3, motion_gru=False, highway=False).eval()
+    export_onnx(model, torch.rand(1, 1, 1, 6, 6), tmp_path / "model.onnx", n_future=1, any_size=True)
+    frames = torch.rand(3, 1, 1, 10, 6)
+    check(run(tmp_path / "model.onnx", frames), [model.predict(frames, 1)])
+
+
 @NEEDS_NODE
 @slow
 @pytest.mark.parametrize("predictor", ["predrnn", "mim", "e3d_lstm", "conv_tt_lstm"])

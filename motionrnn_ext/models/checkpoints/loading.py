@@ -62,12 +62,13 @@ def load_checkpoint(
     widths, kernel sizes, layer norm and image size are read off names and shapes. One warning lists the arguments that
     no tensor shows, with the values assumed.
 
-    Tensors keep their dtype. Parameters that predictions never read (conv_o and conv_last in OpenSTL's ConvLSTM cells,
-    conv_last in its MIM-N, the adapter of PredRNN-V2's loss) are left out, with a warning that names them. Pruning
-    masks are applied, with a warning.
+    Tensors of a file or dict keep their dtype. Parameters that predictions never read (conv_o and conv_last in
+    OpenSTL's ConvLSTM cells, conv_last in its MIM-N, the adapter of PredRNN-V2's loss) are left out, with a warning
+    that names them. Pruning masks are applied, with a warning.
 
     Args:
-        source: a file written by torch.save (read with weights_only=True) or by safetensors, or a dict: the state dict
+        source: a file written by torch.save (read with weights_only=True) or by safetensors; a folder that
+            `MotionRNN.save_pretrained` wrote, whose half-precision tensors become float32; or a dict: the state dict
             itself, or a dict that holds it as "net_param", "state_dict", "model" or under any other name. Prefixes that
             wrappers put before the names ("module.", "_orig_mod.", "network.") are dropped.
         in_channels: C, the channels of a frame. A public checkpoint shows only P*P*C: if neither C nor P is given,

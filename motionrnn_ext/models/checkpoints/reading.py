@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -26,6 +27,8 @@ _T = TypeVar("_T")
 Source = str | os.PathLike[str] | BinaryIO | Mapping[str, Any]
 # The key of a run's settings, beside the state dict in a checkpoint of `motionrnn train`.
 RUN_SETTINGS = "motionrnn_config"
+# The two files of a folder of weights, see pretrained.py, and the key of the arguments in the second.
+WEIGHTS, CONFIG, ARGUMENTS = "model.safetensors", "config.json", "arguments"
 # Attributes by which wrappers hold a module: DataParallel and DDP, torch.compile, FSDP, checkpoint_wrapper.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LAYERS = re.compile(r"((?:[^.]+\.)*?)(?:cells|cell_list|stlstm_layer)\.\d+\.")
@@ -82,7 +85,7 @@ def read_weights(
     if code := _of_model(own_code_of(state), path):
         left_out.append(f"code of its own that the model was saved with: {some(code)}")
     tensors, pruned = plain_weights(tensors, where)
-    _check(tensors, where)
+    check_tensors(tensors, where)
     copies = {name: _copy(name, tensor, where) for name, tensor in tensors.items()}
     return Weights(copies, _arguments(state, content, path), where, left_out, pruned)
 
@@ -100,6 +103,8 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
     # A device that does not exist raises its own error here, before the file can be blamed.
     torch.empty(0, device=map_location)
     where, name = f"checkpoint {os.fspath(path)!r}", Path(path).name
+    if Path(path).is_dir() and is_pretrained(Path(path)):
+        path, name = Path(path) / WEIGHTS, WEIGHTS
     if Path(path).is_dir():
         raise IsADirectoryError(f"{where} is a folder; it should be a file{file_to_name(Path(path))}")
     if name.endswith(".index.json"):
@@ -108,7 +113,43 @@ def read_file(path: str | os.PathLike[str], map_location: str | torch.device = "
         index = f"{shard[1]}.{shard[3]}.index.json"
         raise ValueError(f"{where} is one of {int(shard[2])} shards; it should be their index, {index!r}")
     with open(path, "rb") as file:
-        return _load(file, map_location, where, os.fspath(path).endswith(".safetensors"))
+        content = _load(file, map_location, where, os.fspath(path).endswith(".safetensors"))
+    return _with_config(content, Path(path).parent) if name == WEIGHTS else content
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Return whether a folder holds the two files of `MotionRNN.save_pretrained`."""
+    return (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()
+
+
+def _with_config(tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
+    """Return the tensors as a checkpoint of `motionrnn train` holds them, with what config.json beside them says.
+
+    Half precision, which only saves space there, becomes float32. Without a config.json of this package the tensors
+    are returned as they are.
+
+    Raises:
+        ValueError: config.json is damaged.
+    """
+    try:
+        config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    except (ValueError, LookupError, TypeError):
+        raise ValueError(f"{os.fspath(folder / CONFIG)!r} is no readable JSON file") from None
+    if not isinstance(config, Mapping) or not isinstance(config.get(ARGUMENTS), Mapping):
+        return tensors
+    halves = (torch.float16, torch.bfloat16)
+    state = {f"model.{n}": t.float() if t.dtype in halves else t for n, t in tensors.items()}
+    content: dict[str, Any] = {"state_dict": state, ARGUMENTS: _with_tuples(config[ARGUMENTS])}
+    if isinstance(config.get("settings"), Mapping):
+        content |= {RUN_SETTINGS: dict(config["settings"]), "global_step": config.get("step") or 0}
+    return content
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return a value of JSON with tuples for its lists, as arguments have them."""
+    if isinstance(value, Mapping):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def file_to_name(folder: Path) -> str:
@@ -189,10 +230,8 @@ def _is_safetensors(start: bytes, size: int) -> bool:
 
 def _load_safetensors(data: bytes, map_location: str | torch.device, where: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, tied ones under each of their names."""
-    try:
+    with needs_safetensors(where):
         from safetensors.torch import load
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{where} needs the package safetensors: pip install safetensors") from None
     try:
         tensors = dict(load(data))
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -202,6 +241,15 @@ def _load_safetensors(data: bytes, map_location: str | torch.device, where: str)
     tied = {name: kept for name, kept in (header.get("__metadata__") or {}).items() if kept in tensors}
     tensors |= {name: tensors[kept] for name, kept in tied.items() if name not in tensors}
     return {name: tensor.to(map_location) for name, tensor in tensors.items()}
+
+
+@contextmanager
+def needs_safetensors(where: str) -> Iterator[None]:
+    """Raise an error that says what to install if the block's import of safetensors fails."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{where} needs the package safetensors: pip install safetensors") from None
 
 
 def _state_dict(content: Any, where: str, layers: re.Pattern[str]) -> tuple[Mapping[Any, Any], list[str]]:
@@ -262,7 +310,7 @@ def _path(tensors: Mapping[str, Tensor], where: str, layers: re.Pattern[str]) ->
     return paths[0] if paths else ""
 
 
-def _check(tensors: Mapping[str, Tensor], where: str) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise a ValueError unless there are tensors, with values, of one floating-point dtype."""
     if not tensors:
         raise ValueError(f"{where} holds no weights")
@@ -304,9 +352,12 @@ def _is_without_values(tensor: Tensor) -> bool:
 
 
 def _arguments(state: Mapping[Any, Any], content: Mapping[str, Any], path: str) -> dict[str, Any] | None:
-    """Return the arguments of the model, from its state dict or from the settings of the run beside it, or None."""
+    """Return the arguments of the model, from its state dict, from config.json, or from the settings of the run beside
+    it, or None."""
     if (found := _of_model(descriptions(state), path)) is not None:
         return found
+    if isinstance(given := content.get(ARGUMENTS), Mapping):
+        return dict(given)
     settings = content.get(RUN_SETTINGS)
     return arguments_of_settings(settings) if isinstance(settings, Mapping) else None
 
