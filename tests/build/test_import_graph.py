@@ -15,7 +15,7 @@ PACKAGE = "motionrnn_ext"
 # The rooms from the ground up: a module imports from its own room and from those before it.
 ROOMS = [
     "caller", "files", "pixels", "backends", "ops", "layers", "models", "warmup", "graphs", "data", "metrics",
-    "visualize", "terminal", "training", "evaluation", "experiments", "cli", "__main__",
+    "visualize", "terminal", "training", "evaluation", "experiments", "cli", "__main__", "adapters",
 ]  # fmt: skip
 # The package itself is above its core, and everything may ask it for the public names and the version.
 EXEMPT = {PACKAGE, f"{PACKAGE}.benchmarks"}
