@@ -73,7 +73,7 @@ def forecast(
         ValueError: an argument has another form; the message names it.
     """
     steps = _steps(timesteps)
-    fields = np.ma.filled(np.ma.array(precip, dtype=float), np.nan)
+    fields: Array = np.ma.filled(np.ma.array(precip, dtype=float), np.nan)
     if fields.ndim != 3 or not len(fields):
         raise ValueError(
             f"precip has shape {fields.shape}; it should be (T, H, W), the last fields, oldest first"
