@@ -60,7 +60,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
         place = posixpath.relpath(_uri(target), posixpath.dirname(uri) or ".")
         return link[1] + place + (link[3] or "") + link[4]
 
-    parts = FENCE.split(markdown.replace("```python notest\n", "```python\n"))
+    parts = FENCE.split(re.sub(r"```python \w+\n", "```python\n", markdown))
     return "".join(part if part.startswith("```") else LINK.sub(lead, part) for part in parts)
 
 

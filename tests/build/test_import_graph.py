@@ -16,6 +16,7 @@ PACKAGE = "motionrnn_ext"
 ROOMS = [
     "name", "caller", "files", "pixels", "pretrained", "backends", "ops", "layers", "models", "onnx", "warmup",
     "graphs", "data", "metrics", "visualize", "terminal", "training", "evaluation", "experiments", "cli", "__main__",
+    "adapters",
 ]  # fmt: skip
 # The package itself is above its core, and everything may ask it for the public names and the version.
 EXEMPT = {PACKAGE, f"{PACKAGE}.benchmarks"}

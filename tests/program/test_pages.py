@@ -1,7 +1,8 @@
 """README and the pages of docs/: the Python blocks of a page run in one process, in the order given.
 
-A block with the language tag `python notest` is left out: it needs a GPU, or packages that a reader may lack. The SVGs
-of docs/pictures are what their program draws.
+A block with the language tag `python notest` is left out: it needs a GPU, or packages that a reader may lack. One with
+the tag `python pysteps` is a program of its own, which runs where that package is. The SVGs of docs/pictures are what
+their program draws.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,9 +41,13 @@ WITH_PYTHON = [
 ]
 
 
+# The packages of docs/adapters.md, each with the part that its program needs.
+PARTS = {"pysteps": "nowcasts", "openstl": "api", "mlcast": "nowcasting_module"}
+
+
 @pytest.mark.parametrize("path", WITH_PYTHON)
 def test_python_blocks_run(path: Path, tmp_path: Path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {}
     if path.stem == "data":
         pytest.importorskip("sklearn")  # whose digits move
     if path.stem == "hub":
@@ -53,13 +59,34 @@ def test_python_blocks_run(path: Path, tmp_path: Path):
     if path.stem == "onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime", minversion="1.25")
-    program = tmp_path / f"page_{path.stem}.py"  # no name of a package
-    program.write_text("\n".join(python_blocks(path.read_text())))
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    check_runs("\n".join(python_blocks(path.read_text())), path.stem, tmp_path, env=env)
+
+
+@pytest.mark.parametrize("package", PARTS)
+def test_adapters_run(package: str, tmp_path: Path):
+    checkout = os.environ.get("MOTIONRNN_EXT_OPENSTL") if package == "openstl" else None
+    paths = [checkout] if checkout else []
+    looked = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path += {paths}; import {package}.{PARTS[package]}"],
+        capture_output=True,
+        text=True,
+    )
+    if looked.returncode:
+        pytest.skip(f"{package} is not installed: {looked.stderr.strip().splitlines()[-1]}")
+    (program,) = python_blocks(page("adapters"), f"python {package}")
+    check_runs(program, package, tmp_path, paths)
+
+
+def check_runs(
+    text: str, name: str, tmp_path: Path, further: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> None:
+    program = tmp_path / f"page_{name}.py"  # no name of a package
+    program.write_text(text)
+    paths = os.pathsep.join(filter(None, [str(ROOT), *further, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, program.name],
         cwd=tmp_path,
-        env={**env, "PYTHONPATH": paths},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {}), "PYTHONPATH": paths},
         capture_output=True,
         text=True,
     )
@@ -70,7 +97,7 @@ def test_few_blocks_do_not_run():
     texts = [path.read_text() for path in PAGES]
     assert sum(len(python_blocks(text, "python notest")) for text in texts) <= 2
     tags = {tag for text in texts for tag in re.findall(r"^```(python[^\n]+)$", text, re.MULTILINE)}
-    assert tags <= {"python notest"}
+    assert tags == {"python notest", *(f"python {package}" for package in PARTS)}
 
 
 def test_readme_is_short():
