@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -11,7 +12,21 @@ from cases import ALL_OPS, CASES, small_case
 from checking import check, exactly, gradients
 from comparing import TOLERANCE, assert_close
 from features import feature
-from under_test import ALL, CPU, DTYPES, GPU_KERNELS, KERNELS, NOT_TESTED, REFERENCE, UnderTest, on
+from torch import Tensor
+from under_test import (
+    ALL,
+    CPU,
+    CUDA_KERNELS,
+    DTYPES,
+    EMULATED,
+    GPU_KERNELS,
+    KERNELS,
+    NOT_TESTED,
+    REFERENCE,
+    UnderTest,
+    few_blocks,
+    on,
+)
 from warp_cases import warp_inputs
 
 from motionrnn_ext import ops
@@ -273,6 +288,32 @@ LARGE = {
 def test_large_maps(on: UnderTest, name: str, dtype: torch.dtype):
     options = {"batch": 1, "k": 1, "layout": channels_last, **LARGE[name]}
     check(on, Case("offset_warp", name, partial(warp_inputs, **options)), dtype)
+
+
+LARGE_CHANNELS = (8, 16, 32, 64)
+
+
+def check_large_map(on: UnderTest, dtype: torch.dtype, channels: int, layout: Callable[[Tensor], Tensor]):
+    """Forward, of so many pixels that a warp of CUDA takes all taps of its tile alone; on PTX four of 256 blocks."""
+    options = {"batch": 1, "channels": channels, "out_channels": min(channels, 32), "layout_of_all": layout}
+    case = Case("offset_warp", "", partial(warp_inputs, height=128, width=128, **options))
+    inputs = case.inputs(dtype, on.device, grad=False)
+    with CPU.chosen():
+        (expected,) = case.run(exactly(inputs))
+    with on.chosen(), few_blocks(4):
+        (out,) = case.run(inputs)
+    written = ~out.cpu().isnan()
+    assert written.sum() == out.numel() // (64 if on is EMULATED else 1)
+    assert_close(out.cpu()[written], expected[written], TOLERANCE[dtype])
+
+
+@on(CUDA_KERNELS, dtypes=DTYPES[1:])
+@pytest.mark.parametrize("channels", LARGE_CHANNELS)
+@pytest.mark.parametrize("layout", [torch.clone, channels_last], ids=["", "channels_last"])
+def test_warps_with_tiles_of_their_own(
+    on: UnderTest, layout: Callable[[Tensor], Tensor], channels: int, dtype: torch.dtype
+):
+    check_large_map(on, dtype, channels, layout)
 
 
 @on(GPU_KERNELS)

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from case import channels_last
 from cases import CASES
 from checking import check
 from cuda_binary import short_names
@@ -29,6 +30,7 @@ from under_test import EMULATED, PTX
 sys.path.append(str(Path(__file__).resolve().parents[1] / "ops"))
 import test_decode_blend
 import test_gated_warp
+import test_ops
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ENDLESS = 3_000_000  # instructions of a warp
@@ -75,6 +77,10 @@ def judges_of(dtype: torch.dtype) -> Iterator[Judge]:
     for case in CASES:
         for way in (False, True) if "warp" in case.op else (False,):
             yield Judge(str(case), partial(check, EMULATED, case, dtype), way)
+    for channels in test_ops.LARGE_CHANNELS:
+        for layout in (torch.clone, channels_last):
+            run = partial(test_ops.check_large_map, EMULATED, dtype, channels, layout)
+            yield Judge(f"large map of {channels} channels, {layout.__name__}", run)
     for name, options in test_gated_warp.VARIANTS.items():
         for size in (1, 3):
             run = partial(test_gated_warp.check, EMULATED, dtype, {**options, "size": size})

@@ -104,6 +104,18 @@ def set_seed(value: int) -> None:
     PTX.set(seed=value)
 
 
+@contextmanager
+def few_blocks(count: int) -> Iterator[None]:
+    """Within the block PTX is run for so many blocks of a launch, spread evenly. What the others write stays nan."""
+    if PTX:
+        PTX.set(max_blocks=count)
+    try:
+        yield
+    finally:
+        if PTX:
+            PTX.set(max_blocks=0)
+
+
 def _hasten_the_interpreter() -> None:
     """Cut the interpreter's time to a quarter. It does not depend on the size of blocks: they are large.
 
