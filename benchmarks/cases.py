@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,18 @@ RECURRENT_MAPS = tuple(MapShape(batch, channels, 16) for batch in (1, 4) for cha
 DRY_RUN_MAPS = GpuMaps(*[MapShape(batch, 4, 6) for batch in (1, 2, 3, 4)])
 # tests/bench/test_counts.py counts at this shape.
 COUNTED_MAP = MapShape(2, 16, 16)
+
+
+# The MotionGRU by the sizes of its kernels: that of the official program, and the paper's, the package's default.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "official": {
+        "encoder_kernel_size": 5,
+        "gate_kernel_size": 3,
+        "mask_kernel_size": 3,
+        "blend_kernel_size": 5,
+    },
+    "paper": {},
+}
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,12 @@ from motionrnn_ext import MotionGRU, backend, backends
 from motionrnn_ext.layers import gates_rule
 from motionrnn_ext.layers.rollout import rollout
 
+from ..cases import VARIANTS
 from ..measuring import timing
 
 if TYPE_CHECKING:
     from .rollouts import Bench
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "official": {
-        "encoder_kernel_size": 5,
-        "gate_kernel_size": 3,
-        "mask_kernel_size": 3,
-        "blend_kernel_size": 5,
-    },
-    "paper": {},
-}
 # Batch, channels, and the side of the maps, which the encoder halves.
 SHAPES = ((1, 64, 32), (8, 64, 32), (32, 64, 32), (8, 64, 16), (16, 64, 128))
 STEPS = 4

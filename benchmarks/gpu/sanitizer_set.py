@@ -33,7 +33,7 @@ def main() -> int:
     motionrnn_ext.set_backend(options.device)
     calls = 0
     for op in INPUTS:
-        # The cell's kernels are those of its ops and a library's convolutions.
+        # The cell's kernels are those of its ops and a library's convolutions; a whole MotionGRU has more.
         if op in ("MotionGRUCell", "convolution"):
             continue
         for shape in SHAPES if "warp" in op else SHAPES[:2]:

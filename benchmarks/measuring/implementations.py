@@ -215,7 +215,10 @@ def _on(base: str, function: Function) -> Function:
 
 def _cell(base: str, layout: str, case: Case, device: str) -> Implementation:
     cell = CELLS[case.op]
-    module = (cell.plain if base == "plain" else cell.ours)(case.shape.channels)
+    make = cell.plain if base == "plain" else cell.ours
+    if make is None:
+        raise Unavailable(f"{case.op} has no plain form")
+    module = make(case.shape.channels)
     module.load_state_dict(case.cell_weights(), strict=True)
     module = module.to(device, case.torch_dtype).to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
     parameters = [p for _, p in sorted(module.named_parameters())]

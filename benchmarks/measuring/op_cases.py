@@ -16,13 +16,14 @@ from motionrnn_ext.backends import reference
 from ..cases import MapShape
 from . import lstm_steps
 from .cell_cases import CELLS
-from .roofline import GATES, WITHOUT_HIGHWAY, K, M, work
+from .roofline import GATES, MOTION_GRUS, WITHOUT_HIGHWAY, K, M, work
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 SETS = (2, 16)  # the least and the most input sets of a case on a GPU
 
-# Inputs in the op's order. (a, b, kind) means a*C + b*K channels of features ("f") or of float32 motion state ("s").
+# Inputs in the op's order. (a, b, kind) means a*C + b*K channels of features ("f"), of features at twice the height and
+# width ("F"), or of float32 motion state ("s").
 INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "motion_reset": {"reset_logits": (0, 2, "f"), "offset": (0, 2, "s")},
     "motion_update": {"update_logits": (0, 2, "f"), "candidate_logits": (0, 2, "f"),
@@ -40,6 +41,8 @@ INPUTS: dict[str, dict[str, tuple[int, int, str]]] = {
     "convolution": {"x": (1, 0, "f")},
     "MotionGRUCell": {"x": (1, 0, "f"), "offset": (0, 2, "s"), "trend": (0, 2, "s")},
 }  # fmt: skip
+for _op in MOTION_GRUS:
+    INPUTS[_op] = {"x": (4, 0, "F"), "offset": (0, 2, "s"), "trend": (0, 2, "s")}
 _LSTM = dict.fromkeys(("x", "hidden", "cell", "memory", "highway"), (1, 0, "f"))
 INPUTS["SpatioTemporalLSTMCell"] = _LSTM
 INPUTS["ConvLSTMCell"] = {name: kind for name, kind in _LSTM.items() if name != "memory"}
@@ -99,7 +102,7 @@ class Case:
         exact = {"float32": 5e-5, "bfloat16": 2e-2, "float16": 3e-3}[self.dtype]
         if self.op == "motion_warp":
             return max(exact, 3e-3)
-        if self.op == "MotionGRUCell":
+        if self.op in ("MotionGRUCell", *MOTION_GRUS):
             return {"float32": 2e-2, "bfloat16": 0.15, "float16": 0.06}[self.dtype]
         return exact
 
@@ -114,8 +117,8 @@ class Case:
         made = []
         for name, (of_channels, of_taps, kind) in INPUTS[self.op].items():
             channels = of_channels * self.shape.channels + of_taps * K
-            size = (self.shape.batch, channels, self.shape.size, self.shape.size)
-            t = torch.randn(size, generator=generator, device=device)
+            size = self.shape.size * (2 if kind == "F" else 1)
+            t = torch.randn((self.shape.batch, channels, size, size), generator=generator, device=device)
             t = t * self.offset_scale if name == "offset" else t
             made.append(t if kind == "s" else t.to(self.torch_dtype))
         for shape in weight_shapes(self.op, self.shape.channels):

@@ -12,7 +12,7 @@ from ..cases import DRY_RUN_MAPS, GPU_BATCH, GPU_MAPS, MAPS, GpuMaps, MapShape, 
 from .cell_cases import LSTMS
 from .model_cases import BASES, INFERENCE, TRAINING, ModelCase
 from .op_cases import BACKWARD, BOTH, FORWARD, LAYOUTS, Case
-from .roofline import OPS, POINTWISE, WITHOUT_HIGHWAY
+from .roofline import MOTION_GRUS, OPS, POINTWISE, WITHOUT_HIGHWAY
 
 DTYPES = ("float32", "bfloat16")
 DIRECTIONS = (FORWARD, BOTH)
@@ -192,6 +192,9 @@ def _every_case(maps: GpuMaps, done: set[Case | ModelCase]) -> Iterator[Comparis
         case = Case(op, shape, dtype, direction)
         if case not in done:
             yield _usual(case)
+    # The output gate of the largest maps would take gigabytes in float64.
+    for op, shape, dtype, direction in product(MOTION_GRUS, maps[:3], DTYPES, DIRECTIONS):
+        yield _usual(Case(op, shape, dtype, direction))
     for shape, direction in product(maps, DIRECTIONS):  # the half precision that torchvision has too
         yield _usual(Case("offset_warp", shape, "float16", direction))
     for dtype in DTYPES:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..cases import MapShape
+from ..cases import VARIANTS, MapShape
 
 K = 9
 M = 2 * K
 GATES = 7
 CORNERS = 4
 WITHOUT_HIGHWAY = " without highway"  # the end of the name of a case
+MOTION_GRU = "MotionGRU "  # the beginning of the name of a case
+MOTION_GRUS = tuple(MOTION_GRU + name for name in VARIANTS)
 # Taps of a convolution of the recurrent cells, whose kernels are 5x5.
 LSTM_TAPS = 25
 STATE_BYTES = 4
@@ -80,6 +82,8 @@ def _one_way(op: str, shape: MapShape, e: int, direction: str) -> Work:
         return _pointwise(OUTPUT_ALONE, shape, e, forward)
     if "LSTM" in op:
         return _lstm(op, shape, e, forward)
+    if op in MOTION_GRUS:
+        return _motion_gru(VARIANTS[op.removeprefix(MOTION_GRU)], shape, e, forward)
     formulas = {"offset_warp": _offset_warp, "motion_warp": _motion_warp, "motion_gates": _motion_gates,
                 "convolution": _convolution, "MotionGRUCell": _cell}  # fmt: skip
     return formulas[op](shape, e, forward)
@@ -122,14 +126,14 @@ def _motion_warp(shape: MapShape, e: int, forward: bool) -> Work:
     return both + Work(bytes=-state if forward else -2 * state)
 
 
-def _gates_weights(c: int) -> int:
-    """Return the weights of the 3x3 convolutions of [x, F] or [x, r.F] to u, r, z, and of x to the mask."""
-    return 9 * ((c + M) * 3 * M + c * K)
+def _gates_weights(c: int, taps: int = 9) -> int:
+    """Return the weights of the convolutions of [x, F] or [x, r.F] to u, r, z, and of x to the mask."""
+    return taps * ((c + M) * 3 * M + c * K)
 
 
-def _gates(shape: MapShape, e: int, forward: bool) -> Work:
+def _gates(shape: MapShape, e: int, forward: bool, taps: int = 9) -> Work:
     """The convolutions, backward twice their products, and what is computed between them; no bytes."""
-    matrix = 2 * shape.pixels * _gates_weights(shape.channels) * (1 if forward else 2)
+    matrix = 2 * shape.pixels * _gates_weights(shape.channels, taps) * (1 if forward else 2)
     between = (_pointwise(POINTWISE[op], shape, e, forward) for op in ("motion_reset", "motion_update"))
     return Work(matrix=matrix, vector=sum(op.vector for op in between))
 
@@ -165,6 +169,25 @@ def _cell(shape: MapShape, e: int, forward: bool) -> Work:
     if not forward:  # gradients of the same, and x and F again
         outside += pixels * (c * e + M * STATE_BYTES) + parameters
     return Work(outside, step.gather, step.scatter, step.matrix, step.vector)
+
+
+def _motion_gru(sizes: dict[str, Any], shape: MapShape, e: int, forward: bool) -> Work:
+    """Return the work of a MotionGRU with kernels of these sizes; only inputs and outputs pass through memory."""
+    c, pixels, maps, of_maps = shape.channels, shape.pixels, 4 * shape.channels, 4 * shape.pixels
+    encoder, gate, blend = (
+        sizes.get(f"{name}_kernel_size", default) ** 2
+        for name, default in (("encoder", 3), ("gate", 1), ("blend", 1))
+    )
+    convolved = maps * c * (encoder + 16)  # by pixel of the half map; the decoder is 4x4
+    blended = 2 * maps**2 * blend
+    step = _gates(shape, e, forward, gate) + _offset_warp(shape, e, forward)
+    step += Work(matrix=2 * (pixels * convolved + of_maps * blended) * (1 if forward else 2))
+    vector = step.vector + of_maps * maps * POINTWISE["gated_blend"].operations[not forward]
+    parameters = (convolved + blended + _gates_weights(c, gate) + c * c * K) * e
+    outside = 2 * of_maps * maps * e + pixels * 4 * M * STATE_BYTES + parameters  # H, X, F and D in and out
+    if not forward:  # gradients of the same, and H and F again
+        outside += of_maps * maps * e + pixels * M * STATE_BYTES + parameters
+    return Work(outside, step.gather, step.scatter, step.matrix, vector)
 
 
 def _lstm(op: str, shape: MapShape, e: int, forward: bool) -> Work:

@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..measuring.roofline import MOTION_GRUS
+
 Row = dict[str, Any]
 OURS = "ours"
 NOT_PEERS = ("ours", "base predictor")  # beginnings of names that are no replacement for ours
@@ -157,7 +159,7 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 OPS = ("offset_warp", "motion_warp", "motion_gates", "motion_reset", "motion_update", "memory_update", "highway_output",
        "highway_output without highway", "gated_blend", "st_lstm_update", "summed_output", "conv_lstm_update",
-       "conv_lstm_update without highway", "convolution", "MotionGRUCell")  # fmt: skip
+       "conv_lstm_update without highway", "convolution", "MotionGRUCell", *MOTION_GRUS)  # fmt: skip
 
 
 def size(row: Row) -> int:

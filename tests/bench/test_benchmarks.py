@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from calls import Calls
 from comparing import assert_close
 from repository import ROOT
 
 import motionrnn_ext
+from motionrnn_ext import backends
 from motionrnn_ext.benchmarks import cases
 from motionrnn_ext.benchmarks.gpu import ceilings, on_gpu, rollouts, sanitizer_set, steps
 from motionrnn_ext.benchmarks.gpu import targets as gpu_targets
@@ -160,6 +163,36 @@ def test_the_convolution_row_has_all_gradients(name: str):
     assert rows.deviation(case, made, results, op_cases.exact_results(case, inputs)) < 5e-6
 
 
+@pytest.mark.parametrize("name", ["ours", "reference"])
+@pytest.mark.parametrize("op", roofline.MOTION_GRUS)
+def test_the_motion_gru_rows_are_whole_steps(op: str, name: str):
+    """Forward and backward with all gradients, by the joined ops of a rollout."""
+    case = op_cases.Case(op, cases.DRY_RUN_MAPS.small, "float32", op_cases.BOTH)
+    inputs = case.inputs("cpu", 0)
+    assert [tuple(t.shape) for t in inputs] == [(1, 16, 12, 12), (1, 18, 6, 6), (1, 18, 6, 6)]
+    made = implementations.implementation(name, "channels_last", case, "cpu")
+    with Calls("motionrnn_ext") as calls:
+        call, leaves = made.call(case, inputs)
+        results = made.results(case, call, leaves)
+    assert ("motion_step" in calls.names) == (name == "ours" and not backends.unavailable_reason("cpu"))
+    assert [len(part) for part in results] == [3, 3 + len(made.parameters)]
+    # Measured: at most 9e-7, as no tap of these maps lies at an integer.
+    assert rows.deviation(case, made, results, op_cases.exact_results(case, inputs)) < 1e-5
+
+
+def test_a_motion_gru_without_a_gpu_has_rows_that_say_so():
+    (comparison,) = [
+        c
+        for c in plan.gpu_plan(dry_run=True)
+        if c.case == op_cases.Case(roofline.MOTION_GRUS[0], cases.DRY_RUN_MAPS.small, "float32", "forward")
+    ]
+    made = {row["implementation"]: row for row in rows.compared(comparison, "cpu", timing.DRY_RUN)}
+    assert set(made) == {"ours", "triton", "reference"}
+    if why := backends.unavailable_reason("triton"):
+        assert made["triton"]["unavailable"] == why
+    assert not any("error" in row for row in made.values())
+
+
 def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
     case = op_cases.Case("gated_blend", cases.DRY_RUN_MAPS.small, "float32", op_cases.FORWARD)
     wrong = implementations.Implementation("ours", "NCHW", lambda g, a, b: g.sigmoid() * a)
@@ -173,6 +206,10 @@ def test_the_plan_has_every_row():
     planned = {}
     for comparison in plan.gpu_plan():
         planned.setdefault(comparison.case, set()).update(comparison.implementations)
+    for op in roofline.MOTION_GRUS:  # on the CUDA and the Triton kernels
+        for case in (op_cases.Case(op, *rest) for rest in itertools.product(shapes[:3], dtypes, directions)):
+            assert planned[case] == {("ours", "NCHW"), ("ours", "channels_last"), ("triton", "NCHW"),
+                                     ("triton", "channels_last"), ("reference", "NCHW")}  # fmt: skip
     for op in (*roofline.OPS, "MotionGRUCell"):
         for shape in shapes:
             for dtype in dtypes:

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from under_test import EMULATED, PTX, UnderTest, on
 
 from motionrnn_ext import MotionGRU
-from motionrnn_ext.benchmarks.gpu.motion_gru_sides import VARIANTS
+from motionrnn_ext.benchmarks.cases import VARIANTS
 from motionrnn_ext.layers.rollout import rollout
 
 OFFICIAL = VARIANTS["official"]

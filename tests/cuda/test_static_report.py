@@ -126,6 +126,14 @@ def test_a_product_that_lanes_reach_apart(together: str) -> None:
     assert divided == ([] if together else [lines[4]])
 
 
+def test_lanes_are_together_before_the_first_branch() -> None:
+    """Scheduling may put BSSY, which itself parts no lanes, before a product."""
+    lines = APART.splitlines(keepends=True)
+    lines[2], lines[3] = lines[3].replace("0020", "0010"), lines[2].replace("0010", "0020")
+    regions = cuda_binary.Convergence()
+    assert not any(regions.is_divided(line) for line in lines)
+
+
 def tool(name: str) -> str:
     try:
         return cuda_binary.find_tool(name)

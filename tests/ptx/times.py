@@ -21,7 +21,7 @@ from cuda_binary import short_names
 from under_test import EMULATED, PTX
 
 from motionrnn_ext import MotionGRU
-from motionrnn_ext.benchmarks.gpu.motion_gru_sides import VARIANTS
+from motionrnn_ext.benchmarks.cases import VARIANTS
 from motionrnn_ext.layers.rollout import rollout
 
 # An H200 by its data sheet, but for the cache's bytes per second and the last two, which are assumptions.

@@ -53,17 +53,22 @@ def counted_as(instruction: str) -> list[str]:
     return ["instructions", *(name for name, pattern in COUNTED.items() if re.match(pattern, instruction))]
 
 
+BRANCHES = ("BRA", "BRX", "JMP", "JMX", "BREAK", "EXIT", "CALL", "RET")
+
+
 class Convergence:
     """The convergence regions of a function, as its SASS is read line by line.
 
-    Lanes of a warp may be apart between BSSY, which names the barrier where they meet again, and that place. WARPSYNC
-    and BAR.SYNC bring them together before.
+    BSSY names the barrier where lanes of a warp meet again. Between the first branch after it and that place they may
+    be apart. WARPSYNC and BAR.SYNC bring them together before.
     """
 
     LINE = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*)")
 
     def __init__(self) -> None:
-        self.apart: dict[str, int] = {}  # by barrier, the address where its region ends
+        # By barrier, the address where its region ends: of those before their first branch, and behind it.
+        self.begun: dict[str, int] = {}
+        self.apart: dict[str, int] = {}
 
     def is_divided(self, line: str) -> bool:
         """Return whether the line is an instruction of the whole warp at which lanes may be apart."""
@@ -74,11 +79,15 @@ class Convergence:
         self.apart = {barrier: end for barrier, end in self.apart.items() if end > address}
         if opcode == "BSSY":
             barrier, end = re.findall(r"\bB\d+|0x[0-9a-f]+", operands)
-            self.apart[barrier] = int(end, 16)
+            self.begun[barrier] = int(end, 16)
+        elif opcode in BRANCHES:
+            self.apart |= self.begun
+            self.begun = {}
         elif opcode == "BSYNC":
-            self.apart.pop(re.findall(r"\bB\d+", operands)[0], None)
+            barrier = re.findall(r"\bB\d+", operands)[0]
+            self.begun.pop(barrier, None), self.apart.pop(barrier, None)
         elif opcode in ("WARPSYNC", "BAR"):
-            self.apart = {}
+            self.begun, self.apart = {}, {}
         return opcode in ("HMMA", "MOVM") and bool(self.apart)
 
 

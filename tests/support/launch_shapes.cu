@@ -31,10 +31,10 @@ void print_gates(const char* type) {
   const auto bytes = [&](int channels) {
     return Operand({}, {3, channels}, 1, nullptr, channels).shared_bytes<T>(shape);
   };
-  std::printf("%d %zu gates_forward<%s\n", kGatesThreads, bytes(16) + bytes(18), type);
+  std::printf("%d %zu gates_forward<%s\n", kWideThreads, bytes(16) + bytes(18), type);
   std::printf("%d %zu candidate_forward<%s\n", kGatesThreads, bytes(18), type);
   std::printf("%d %zu reset_backward<%s\n", kGatesThreads, bytes(18), type);
-  std::printf("%d %zu inputs_backward<%s\n", kGatesThreads, bytes(36) + bytes(27), type);
+  std::printf("%d %zu inputs_backward<%s\n", kWideThreads, bytes(36) + bytes(27), type);
 }
 
 // 16 channels, 1x1 gates.
@@ -55,7 +55,7 @@ void print_gated_warp(const char* type) {
                         18,
                         63};
   std::printf("%d %zu gated_warp_forward<%s, %d\n", kGatesThreads,
-              ForwardShape<T, N>::kSharedBytes + gates.logits_bytes() + bytes(N) + 2 * bytes(18), type, N);
+              kWarpBytes<T, N> + gates.logits_bytes() + bytes(N) + 2 * bytes(18), type, N);
   std::printf("%d %zu finish_update<%s, %d\n", kFinishThreads, kFinishThreads * sizeof(float), type, N);
   const FinishGates finish{{{}, {1, 18}, 1, nullptr, 18},
                            {{}, {1, 36}, 1, nullptr, 34},

@@ -52,13 +52,13 @@ TENSOR_CORES = {
     "candidate_forward": 64,
     "reset_backward": 64,
     "inputs_backward": 64,
-    "gated_warp_forward": 255,
+    "gated_warp_forward": 128,
     "finish_gates": 64,
     "decode_blend": 64,
     "blend_backward": 64,
 }
 # The most registers of a kernel for maps of the usual kind: halves in channels_last. At 64, eight blocks fit.
-FAST = {("gated_warp_forward", "8"): 64, ("gated_warp_forward", "16"): 64, ("gated_warp_forward", "32"): 102}
+FAST = {("gated_warp_forward", channels): 64 for channels in ("8", "16", "32")}
 
 
 def broken_promises(name: str, row: Row) -> list[str]:

@@ -132,7 +132,7 @@ struct InputsBackward {
 
 // `w`: the warp, whose part of g_x is added where its sums are given.
 template <class T>
-__global__ void __launch_bounds__(kGatesThreads, kGatesBlocks)
+__global__ void __launch_bounds__(kWideThreads, kWideBlocks)
     inputs_backward(const InputsBackward a, const WarpArguments w) {
   MOTIONRNN_EXT_SHARED(shared);
   const Tile tile(a.shape);
@@ -140,32 +140,28 @@ __global__ void __launch_bounds__(kGatesThreads, kGatesBlocks)
   const Factor<T, T> rest(a.rest, a.shape, tile, a.height, a.width, grads.end());
   grads.begin(a.size);
   rest.begin(a.size);
-  const int first = blockIdx.y * 2 * kGatesWarps + threadIdx.x / kWarp;
-  float sum[2][4] = {};
+  const int first = blockIdx.y * kWideWarps + threadIdx.x / kWarp;
+  float sum[1][4] = {};
   __syncthreads();
   rest.multiply_all(first, sum);
   // The last tile of x may hold columns of F, to which z and m give nothing: not even 0 times nan.
 #pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (column_of(first + n * kGatesWarps, i) >= a.channels) sum[n][i] = 0.0f;
+  for (int i = 0; i < 4; ++i)
+    if (column_of(first, i) >= a.channels) sum[0][i] = 0.0f;
   grads.multiply_all(first, sum);
   const FinishedSums of_warp(w);
 #pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const Pixel pixel(tile, a.shape, a.height, a.width, pixel_of(i));
-      const int column = column_of(first + n * kGatesWarps, i), motion = column - a.channels;
-      if (!pixel.inside || motion >= a.motion) continue;
-      if (motion >= 0) {
-        if (a.grad_offset.data != nullptr) element<float>(a.grad_offset, pixel.b, motion, pixel.index) += sum[n][i];
-      } else if (a.grad_x.data != nullptr) {
-        const float by_warp = w.sums != nullptr ? of_warp(pixel.b, pixel.index, column) : 0.0f;
-        element<T>(a.grad_x, pixel.b, column, pixel.index) = from_float<T>(sum[n][i] + by_warp);
-      }
+  for (int i = 0; i < 4; ++i) {
+    const Pixel pixel(tile, a.shape, a.height, a.width, pixel_of(i));
+    const int column = column_of(first, i), motion = column - a.channels;
+    if (!pixel.inside || motion >= a.motion) continue;
+    if (motion >= 0) {
+      if (a.grad_offset.data != nullptr) element<float>(a.grad_offset, pixel.b, motion, pixel.index) += sum[0][i];
+    } else if (a.grad_x.data != nullptr) {
+      const float by_warp = w.sums != nullptr ? of_warp(pixel.b, pixel.index, column) : 0.0f;
+      element<T>(a.grad_x, pixel.b, column, pixel.index) = from_float<T>(sum[0][i] + by_warp);
     }
+  }
 }
 
 // Return the channels of an image from `first` on.
@@ -205,7 +201,7 @@ void launch_convolutions_backward(const GatesArguments& a, const WarpArguments& 
                               a.motion,
                               a.grad_x,
                               a.grad_offset};
-  launch(inputs_backward<T>, gates_grid(a, shape, a.channels + a.motion, 2 * kGatesWarps * kTileColumns), kGatesThreads,
+  launch(inputs_backward<T>, gates_grid(a, shape, a.channels + a.motion, kWideWarps * kTileColumns), kWideThreads,
          inputs.grads.shared_bytes<T>(shape) + inputs.rest.shared_bytes<T>(shape), stream, inputs, w);
 }
 

@@ -21,6 +21,9 @@ namespace {
 
 constexpr int kGatesWarps = 4;
 constexpr int kGatesThreads = kGatesWarps * kWarp;
+// Those of a block whose columns are many: a warp for each tile of them, so that its chain of instructions is short.
+constexpr int kWideWarps = 8;
+constexpr int kWideThreads = kWideWarps * kWarp;
 constexpr int kTilePixels = 16;
 constexpr int kTileColumns = 8;
 
@@ -151,7 +154,7 @@ __device__ __forceinline__ void stage(const Operand& operand, int chunk, const T
   const int quads = operand.steps.quads, across = shape.staged_width(), pixels = across * shape.staged_height();
   const bool by_pixel = operand.image.channel == 1;
   const Stored* image = static_cast<const Stored*>(operand.image.data) + tile.b * operand.image.batch;
-  for (int i = threadIdx.x; i < pixels * quads; i += kGatesThreads) {
+  for (int i = threadIdx.x; i < pixels * quads; i += blockDim.x) {
     const int fast = by_pixel ? quads : pixels, slow = i / fast, rest = i - slow * fast;
     const int pixel = by_pixel ? slow : rest, quad = by_pixel ? rest : slow;
     const int down = pixel / across, row = tile.row + down - shape.reach;
@@ -188,51 +191,74 @@ __device__ __forceinline__ void find_places(const Operand& operand, int32_t size
 
 // ---- Products
 
-// Add the products of a staged chunk to the sums of a warp's tiles: `first`, and kGatesWarps further. Steps are taken
-// by kTogether: their loads come first, so that one wait serves them.
+// Where a lane reads the factors of its products: both pixels, the places of its quads, and the fragments of its tiles.
 template <class T, int kTiles>
-__device__ __forceinline__ void multiply_chunk(const Operand& operand, int chunk, const TileShape& shape,
-                                               const Quad<T>* staged, const int32_t* places, int first,
-                                               float (&sum)[kTiles][4]) {
-  constexpr int kTogether = sizeof(T) == 2 ? 3 : 1;
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, steps = operand.steps.count;
-  const int across = shape.staged_width();
-  const Quad<T>* pixel[2] = {staged + (shape.row(g) * across + shape.col(g)) * operand.pixel,
-                             staged + (shape.row(g + 8) * across + shape.col(g + 8)) * operand.pixel};
-  const Quad<T>* fragments =
-      static_cast<const Quad<T>*>(operand.fragments) + (int64_t(chunk) * steps * operand.tiles + first) * kWarp + lane;
-#pragma unroll 1
-  for (int step = 0; step < steps; step += kTogether) {
-    Quad<T> a[kTogether][2], b[kTogether][kTiles];
+struct Factors {
+  const char* pixel[2];
+  const int32_t* place;
+  const Quad<T>* fragment[kTiles];
+  int32_t step;  // fragments from one step to the next
+
+  // Add the products of `kSteps` steps, and go on to the next. All loads come first, so that one wait serves them, and
+  // none depends on a condition, which would make a branch of each. `whole`: no place is -1.
+  template <int kSteps, bool whole>
+  __device__ __forceinline__ void add(float (&sum)[kTiles][4]) {
+    Quad<T> a[kSteps][2], b[kSteps][kTiles];
 #pragma unroll
-    for (int j = 0; j < kTogether; ++j)
+    for (int j = 0; j < kSteps; ++j) {
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        b[j][n] = Quad<T>{};
-        if (step + j < steps && first + n * kGatesWarps < operand.tiles)
-          load_words<Quad<T>::kWords>(fragments + (int64_t(step + j) * operand.tiles + n * kGatesWarps) * kWarp,
-                                      b[j][n].word);
+        load_words<Quad<T>::kWords>(fragment[n], b[j][n].word);
+        fragment[n] += step;
       }
-#pragma unroll
-    for (int j = 0; j < kTogether; ++j) {
-      const int place = step + j < steps ? places[4 * (step + j) + t] : -1;
+      const int at = place[4 * j], read = whole ? at : max(at, 0);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        a[j][h] = Quad<T>{};
-        if (place >= 0) a[j][h] = pixel[h][place];
+        a[j][h] = *reinterpret_cast<const Quad<T>*>(pixel[h] + read * int(sizeof(Quad<T>)));
+#pragma unroll
+        for (uint32_t& word : a[j][h].word) word = whole || at >= 0 ? word : 0;
       }
     }
+    place += 4 * kSteps;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n)
       add_products<T>(sum[n], [&](float (&chain)[4]) {
 #pragma unroll
-        for (int j = 0; j < kTogether; ++j)
+        for (int j = 0; j < kSteps; ++j)
 #pragma unroll
           for (int product = 0; product < Quad<T>::kProducts; ++product)
             multiply<T>(chain, a[j][0].word + 2 * product, a[j][1].word + 2 * product,
                         make_uint2(b[j][n].word[2 * product], b[j][n].word[2 * product + 1]));
       });
   }
+};
+
+// Add the products of a staged chunk to the sums of a warp's tiles: `first`, and kGatesWarps further. A tile that does
+// not exist gets those of the first one, and is not read.
+template <class T, int kTiles>
+__device__ __forceinline__ void multiply_chunk(const Operand& operand, int chunk, const TileShape& shape,
+                                               const Quad<T>* staged, const int32_t* places, int first,
+                                               float (&sum)[kTiles][4]) {
+  constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, across = shape.staged_width();
+  const Steps& steps = operand.steps;
+  Factors<T, kTiles> factors;
+  for (int h = 0; h < 2; ++h) {
+    const int pixel = shape.row(g + 8 * h) * across + shape.col(g + 8 * h);
+    factors.pixel[h] = reinterpret_cast<const char*>(staged + pixel * operand.pixel);
+  }
+  factors.place = places + t, factors.step = operand.tiles * kWarp;
+  for (int n = 0; n < kTiles; ++n) {
+    const int tile = first + n * kGatesWarps < operand.tiles ? first + n * kGatesWarps : first;
+    factors.fragment[n] = static_cast<const Quad<T>*>(operand.fragments) +
+                          (int64_t(chunk) * steps.count * operand.tiles + tile) * kWarp + lane;
+  }
+  int whole = steps.taps * steps.quads / 4;
+  const bool rest = whole < steps.count;
+#pragma unroll 1
+  for (; whole >= kTogether; whole -= kTogether) factors.template add<kTogether, true>(sum);
+  if (kTogether > 1 && whole > 0) factors.template add<1, true>(sum);
+  if (rest) factors.template add<1, false>(sum);
 }
 
 // An operand in a block: its staged quads and their places in shared memory, which begins at `shared`.

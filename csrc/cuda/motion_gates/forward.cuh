@@ -12,6 +12,7 @@ namespace {
 
 // The most blocks per multiprocessor that registers allow: 8 of 128 threads with 64 registers each.
 constexpr int kGatesBlocks = 8;
+constexpr int kWideBlocks = kGatesBlocks * kGatesThreads / kWideThreads;
 
 // An output of a convolution, whose columns may be stored by twos.
 struct Output {
@@ -39,10 +40,10 @@ __device__ __forceinline__ void store_columns(const Output& out, const Pixel& pi
 
 // Keep W_F F in the columns of u and r, and add the bias. The last tile of u and r may hold columns of z, which F does
 // not reach: not even as 0 times nan.
-template <class T, class Arguments>
-__device__ __forceinline__ void add_bias(const Arguments& a, int first, float (&sum)[2][4]) {
+template <class T, int kTiles, class Arguments>
+__device__ __forceinline__ void add_bias(const Arguments& a, int first, float (&sum)[kTiles][4]) {
 #pragma unroll
-  for (int n = 0; n < 2; ++n)
+  for (int n = 0; n < kTiles; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int column = column_of(first + n * kGatesWarps, i);
@@ -61,49 +62,47 @@ struct GatesForward {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kGatesThreads, kGatesBlocks) gates_forward(const GatesForward a) {
+__global__ void __launch_bounds__(kWideThreads, kWideBlocks) gates_forward(const GatesForward a) {
   MOTIONRNN_EXT_SHARED(shared);
   const Tile tile(a.shape);
   const Factor<T, T> x(a.x, a.shape, tile, a.height, a.width, shared);
   const Factor<T, float> offset(a.offset, a.shape, tile, a.height, a.width, x.end());
   x.begin(a.size);
   offset.begin(a.size);
-  const int first = blockIdx.y * 2 * kGatesWarps + threadIdx.x / kWarp;
-  float sum[2][4] = {};
+  const int first = blockIdx.y * kWideWarps + threadIdx.x / kWarp;
+  float sum[1][4] = {};
   __syncthreads();
   offset.multiply_all(first, sum);
   add_bias<T>(a, first, sum);
   x.multiply_all(first, sum);
+  const int column = column_of(first, 0);
+  int map[2], channel[2];
 #pragma unroll
-  for (int n = 0; n < 2; ++n)
+  for (int i = 0; i < 2; ++i) {
+    const int at = column + i;
+    map[i] = at >= a.rows ? -1 : (at >= a.motion) + (at >= 2 * a.motion) + (at >= 3 * a.motion);
+    channel[i] = at - map[i] * a.motion;
+  }
+  const int count = map[0] == map[1] ? 2 : 1;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const Pixel pixel(tile, a.shape, a.height, a.width, pixel_of(2 * h));
-      const int column = column_of(first + n * kGatesWarps, 0);
-      if (!pixel.inside) continue;
-      int map[2], channel[2];
+  for (int h = 0; h < 2; ++h) {
+    const Pixel pixel(tile, a.shape, a.height, a.width, pixel_of(2 * h));
+    if (!pixel.inside) continue;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int at = column + i;
-        map[i] = at >= a.rows ? -1 : (at >= a.motion) + (at >= 2 * a.motion) + (at >= 3 * a.motion);
-        channel[i] = at - map[i] * a.motion;
-      }
-      const int count = map[0] == map[1] ? 2 : 1;
+    for (int i = 0; i < 2; ++i) {
+      if (map[i] < 0 || i >= 3 - count) continue;
+      const float stored[2] = {sum[0][2 * h + i], sum[0][2 * h + 1]};
+      store_columns<T>(a.logits[map[i]], pixel, channel[i], count, stored);
+      if (map[i] != 1) continue;
+      float reset[2];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (map[i] < 0 || i >= 3 - count) continue;
-        const float stored[2] = {sum[n][2 * h + i], sum[n][2 * h + 1]};
-        store_columns<T>(a.logits[map[i]], pixel, channel[i], count, stored);
-        if (map[i] != 1) continue;
-        float reset[2];
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-          reset[j] = j < count ? math::sigmoid(stored[j]) *
-                                     element<const float>(a.offset.image, pixel.b, channel[i] + j, pixel.index)
-                               : 0.0f;
-        store_columns<T>(a.reset_offset, pixel, channel[i], count, reset);
-      }
+      for (int j = 0; j < 2; ++j)
+        reset[j] = j < count ? math::sigmoid(stored[j]) *
+                                   element<const float>(a.offset.image, pixel.b, channel[i] + j, pixel.index)
+                             : 0.0f;
+      store_columns<T>(a.reset_offset, pixel, channel[i], count, reset);
     }
+  }
 }
 
 struct CandidateForward {
@@ -178,7 +177,7 @@ void launch_forward(const GatesArguments& a, Stream stream) {
                            {output_of<T>(a.update, a.motion), output_of<T>(a.reset, a.motion),
                             output_of<T>(a.candidate, a.motion), output_of<T>(a.mask, a.masks)},
                            output_of<T>(a.reset_offset, a.motion)};
-  launch(gates_forward<T>, gates_grid(a, shape, packed.rows, 2 * kGatesWarps * kTileColumns), kGatesThreads,
+  launch(gates_forward<T>, gates_grid(a, shape, packed.rows, kWideWarps * kTileColumns), kWideThreads,
          gates.x.shared_bytes<T>(shape) + gates.offset.shared_bytes<T>(shape), stream, gates);
   const CandidateForward candidate{operand_of<T>(a.reset_offset, fragments.fragments[2], true),
                                    shape,
