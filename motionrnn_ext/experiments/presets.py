@@ -46,8 +46,8 @@ _STANDARD = replace(SMALL, loss="l1+l2+ssim", steps=2400, val_every=400, acceler
 STANDARD = {
     # Two digits that turn and change their size; real MNIST with --digits.
     "moving_digits": Preset(_STANDARD, (0, 1, 2), 256),
-    # Radar of Trentino, every 10 minutes. The optical flow is better in CSI at 15 dBZ than 48 channels after 2,000 steps,
-    # and than the loss with the weights of Marshall and Palmer's relation, which begin at 28 dBZ; HKO-7's at 22.
+    # Radar of Trentino, every 10 minutes. The optical flow has a better CSI at 15 dBZ than 48 channels after 2,000
+    # steps, and than a loss with the weights of Marshall and Palmer's relation. Those begin at 28 dBZ, HKO-7's at 22.
     "shanghai_h5": Preset(
         _STANDARD.changed(
             {
