@@ -55,7 +55,7 @@ void print_gated_warp(const char* type) {
                         18,
                         63};
   std::printf("%d %zu gated_warp_forward<%s, %d\n", kGatesThreads,
-              ForwardShape<T, N>::kSharedBytes + gates.logits_bytes() + bytes(N) + 2 * bytes(18), type, N);
+              kWarpBytes<T, N> + gates.logits_bytes() + bytes(N) + 2 * bytes(18), type, N);
   std::printf("%d %zu finish_update<%s, %d\n", kFinishThreads, kFinishThreads * sizeof(float), type, N);
   const FinishGates finish{{{}, {1, 18}, 1, nullptr, 18},
                            {{}, {1, 36}, 1, nullptr, 34},

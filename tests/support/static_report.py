@@ -58,7 +58,7 @@ TENSOR_CORES = {
     "blend_backward": 64,
 }
 # The most registers of a kernel for maps of the usual kind: halves in channels_last. At 64, eight blocks fit.
-FAST = {("gated_warp_forward", "8"): 64, ("gated_warp_forward", "16"): 64, ("gated_warp_forward", "32"): 102}
+FAST = {("gated_warp_forward", channels): 64 for channels in ("8", "16", "32")}
 
 
 def broken_promises(name: str, row: Row) -> list[str]:

@@ -20,6 +20,17 @@ static_assert(kGatesWarps == kForwardWarps && kTilePixels == kTile);
 // The shape of an image as one row of pixels: tiles of 1x1 convolutions are 16 neighbours in memory.
 inline TileShape row_of_pixels(const GatesArguments& a) { return {1, a.height * a.width, 0}; }
 
+// A warp has three of nine taps, rounded up to whole steps. In their place it leaves its sums at the end.
+constexpr int kTapsOfPart = 4 * kTapDistance;
+constexpr size_t kPartBytes = kTapsOfPart * (sizeof(CornerIndices) + sizeof(float4));
+template <class T, int N>
+constexpr size_t kWarpBytes = ForwardShape<T, N>::kWeightBytes + kForwardWarps * kPartBytes;
+
+// The channels that a lane loads at a time. All eight of a lane's floats at both pixels and four corners would take 64
+// registers.
+template <class T, int N>
+constexpr int kPartsOfStep = sizeof(T) == 4 && N == 32 ? 2 : 1;
+
 struct GatedWarp {
   Operand x, offset, reset_offset;
   TileShape shape;
@@ -135,15 +146,15 @@ __device__ __forceinline__ void find_moved_taps(const GatedWarp& a, const WarpAr
       weight = make_float4(place.mask * weights.v00, place.mask * weights.v01, place.mask * weights.v10,
                            place.mask * weights.v11);
     }
-    taps[i * kTapDistance + in_tile] = corner, weights_of(taps + i * kTapDistance + in_tile) = weight;
+    taps[i * kTapDistance + in_tile] = corner, weights_of<kTapsOfPart>(taps + i * kTapDistance + in_tile) = weight;
   }
 }
 
-// Blocks per multiprocessor for __launch_bounds__: as many as fit without a spill, see forward_blocks.
+// Blocks per multiprocessor for __launch_bounds__: kGatesBlocks, with 64 registers to a thread, but where it would
+// spill, which is float32, and 32 channels with an address for each.
 template <class T, int N, bool vectors>
 constexpr int gated_warp_blocks() {
-  if (sizeof(T) == 2 && vectors) return N <= 16 ? kGatesBlocks : 5;
-  return kMayUseAllRegisters<true>;
+  return sizeof(T) == 2 && (vectors || N <= 16) ? kGatesBlocks : kMayUseAllRegisters<true>;
 }
 
 template <class T, int N, bool vectors>
@@ -151,12 +162,15 @@ __global__ void __launch_bounds__(kGatesThreads, gated_warp_blocks<T, N, vectors
     gated_warp_forward(const GatedWarp a, const WarpArguments w) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;
+  constexpr int kParts = kPartsOfStep<T, N>, kChannels = N / kParts;
+  using Part = Step<T, kChannels, In::kVector>;
+  static_assert(Part::kLanes == In::kLanes && Shape::Out::kTiles * 4 * kWarp * sizeof(float) <= kPartBytes);
   MOTIONRNN_EXT_SHARED(shared);
   uint2* fragments = reinterpret_cast<uint2*>(shared);
   const int part = threadIdx.x / kWarp, all_taps = w.k * w.k;
-  auto* taps = reinterpret_cast<CornerIndices*>(shared + Shape::kWeightBytes + part * kTapsBytes);
-  float* logits = reinterpret_cast<float*>(shared + Shape::kSharedBytes);
-  unsigned char* staged = shared + Shape::kSharedBytes + a.logits_bytes();
+  auto* taps = reinterpret_cast<CornerIndices*>(shared + Shape::kWeightBytes + part * kPartBytes);
+  float* logits = reinterpret_cast<float*>(shared + kWarpBytes<T, N>);
+  unsigned char* staged = shared + kWarpBytes<T, N> + a.logits_bytes();
   stage_weight<T, N>(w, 0, fragments);
   const int steps = ((all_taps - part + kForwardWarps - 1) / kForwardWarps + In::kTaps - 1) / In::kTaps;
 #pragma unroll 1
@@ -175,18 +189,22 @@ __global__ void __launch_bounds__(kGatesThreads, gated_warp_blocks<T, N, vectors
     store_logits<T>(a, tile, logits);
     find_moved_taps(a, w, tile, part, steps * In::kTaps, logits, taps);
     __syncwarp();
-    const LaneReader<T, In, vectors> reader(w.x, tile.b, 0, w.channels);
     float sum[Shape::Out::kTiles][4] = {};
     int tap = part + In::tap(threadIdx.x % 4) * kForwardWarps;
     CornerIndices* lane_taps = taps + In::tap(threadIdx.x % 4) * kTapDistance;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const bool exists = In::kTaps == 1 || tap < all_taps;  // the last step may be half empty
-      add_step<T, N>(reader, lane_taps, fragments + tap * Shape::kFragments, exists, sum);
+#pragma unroll 1
+      for (int i = 0; i < kParts; ++i) {
+        const LaneReader<T, Part, vectors> reader(w.x, tile.b, i * kChannels, w.channels);
+        add_step<T, N, Part, kTapsOfPart>(
+            reader, lane_taps, fragments + tap * Shape::kFragments + i * (Shape::kFragments / kParts), exists, sum);
+      }
       tap += In::kTaps * kForwardWarps, lane_taps += In::kTaps * kTapDistance;
     }
     __syncwarp();
-    add_warps(sum, taps, kTapsBytes);
+    add_warps(sum, taps, kPartBytes);
     if (part == 0) store_tile<T, N, vectors>(w, tile.b, tile.col, 0, sum);
   }
 }
@@ -216,7 +234,7 @@ void launch_gated_warp(const GatesArguments& a, const WarpArguments& w, Stream s
                         a.new_trend,
                         a.alpha,
                         a.max_offset};
-  size_t bytes = ForwardShape<T, N>::kSharedBytes + gates.logits_bytes();
+  size_t bytes = kWarpBytes<T, N> + gates.logits_bytes();
   for (const Operand& operand : {gates.x, gates.offset, gates.reset_offset})
     bytes += operand.template shared_bytes<T>(shape);
   const int blocks = std::min(gates.count, kForwardBlocks / N);

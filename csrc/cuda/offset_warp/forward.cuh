@@ -24,8 +24,9 @@ constexpr int kTapDistance = kTile + 1;
 constexpr int kTapsOfWarp = kTapPlaces * kTapDistance;
 constexpr size_t kTapsBytes = kTapsOfWarp * (sizeof(CornerIndices) + sizeof(float4));
 
+template <int taps_of_warp = kTapsOfWarp>
 __device__ __forceinline__ float4& weights_of(CornerIndices* tap) {
-  return *reinterpret_cast<float4*>(tap + kTapsOfWarp);
+  return *reinterpret_cast<float4*>(tap + taps_of_warp);
 }
 
 template <class T, int N>
@@ -208,11 +209,11 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
   }
 }
 
-// Run one step at 16 pixels: load, interpolate, multiply. `taps` and `fragments` are those of the lane's tap.
-template <class T, int N, class Reader>
+// Run one step at 16 pixels, or part of its channels (`In`): load, interpolate, multiply. `taps` and `fragments` are
+// those of the lane's tap.
+template <class T, int N, class In = typename ForwardShape<T, N>::In, int taps_of_warp = kTapsOfWarp, class Reader>
 __device__ __forceinline__ void add_step(const Reader& x, CornerIndices* taps, const uint2* fragments, bool weighted,
                                          float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
-  using In = typename ForwardShape<T, N>::In;
   using Out = typename ForwardShape<T, N>::Out;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   uint32_t sample[2][In::kWords];
@@ -220,7 +221,7 @@ __device__ __forceinline__ void add_step(const Reader& x, CornerIndices* taps, c
   for (int h = 0; h < 2; ++h) {
     CornerIndices* tap = taps + g + 8 * h;
     const int4 corner = *reinterpret_cast<const int4*>(tap->at);
-    const float4 weight = weights_of(tap);
+    const float4 weight = weights_of<taps_of_warp>(tap);
     const int at[4] = {corner.x, corner.y, corner.z, corner.w};
     uint32_t word[4][In::kWords];
 #pragma unroll
