@@ -151,11 +151,10 @@ __device__ __forceinline__ void find_moved_taps(const GatedWarp& a, const WarpAr
 }
 
 // Blocks per multiprocessor for __launch_bounds__: kGatesBlocks, with 64 registers to a thread, but where it would
-// spill. In float32 with 32 channels the weight leaves room for four blocks in shared memory anyway.
+// spill, which is float32, and 32 channels with an address for each.
 template <class T, int N, bool vectors>
 constexpr int gated_warp_blocks() {
-  if (N == 32) return sizeof(T) == 2 && vectors ? kGatesBlocks : 4;
-  return sizeof(T) == 4 && N == 8 ? 6 : kGatesBlocks;
+  return sizeof(T) == 2 && (vectors || N <= 16) ? kGatesBlocks : kMayUseAllRegisters<true>;
 }
 
 template <class T, int N, bool vectors>
