@@ -23,6 +23,7 @@ from .layers import MotionGRU
 from .layers.arguments import check_whole
 from .layers.motion import MotionState
 from .models import MotionRNN
+from .name import PACKAGE
 
 # The first opset with DeformConv, and the one that torch 2.13 writes by default.
 FIRST_OPSET, OPSET = 19, 20
@@ -49,8 +50,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ) from error
     table: dict[Callable[..., Any], Callable[..., Any]] = {offset_warp: _deform_conv}
     # The kernels' op, for modules that call it by name, where the native library defines it.
-    if hasattr(torch.ops.motionrnn_ext, "offset_warp"):
-        table[torch.ops.motionrnn_ext.offset_warp.default] = _deform_conv
+    native = getattr(torch.ops, PACKAGE)
+    if hasattr(native, "offset_warp"):
+        table[native.offset_warp.default] = _deform_conv
     return table
 
 

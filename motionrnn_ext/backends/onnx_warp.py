@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import torch
 
+from ..name import PACKAGE
 from . import reference
 
-_LIBRARY = torch.library.Library("motionrnn_ext_onnx", "DEF")
+_LIBRARY = torch.library.Library(f"{PACKAGE}_onnx", "DEF")
 _LIBRARY.define("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor")
 _LIBRARY.impl("offset_warp", reference.offset_warp, "CompositeImplicitAutograd")
 
-offset_warp = torch.ops.motionrnn_ext_onnx.offset_warp.default
+offset_warp = getattr(torch.ops, _LIBRARY.ns).offset_warp.default

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from ..metrics import rain_to_dbz
 from ..pixels import filled
 
 # The thresholds of rain rates in mm/h, and the weights from below the first to above the last.
@@ -83,6 +82,9 @@ def levels_of(dbz: Sequence[float], zr: Sequence[float]) -> tuple[float, ...]:
         dbz: the reflectivity of pixels 0 and 1, in dBZ.
         zr: a and b of the relation of reflectivity and rain rate.
     """
+    # Not above: the settings are read by commands that need torch alone, and the metrics need torchmetrics.
+    from ..metrics import rain_to_dbz
+
     (low, high), (a, b) = dbz, zr
     return tuple((rain_to_dbz(rate, (a, b)) - low) / (high - low) for rate in RATES)
 
