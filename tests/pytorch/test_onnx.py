@@ -221,7 +221,7 @@ def moving(model: MotionRNN) -> MotionRNN:
     """The model with motion of pixels, so that samples leave the map."""
     for name, parameter in model.named_parameters():
         if ".cell." in name:
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
+            parameter.data.add_(0.6 * torch.randn_like(parameter))
     return model.eval()
 
 
