@@ -10,15 +10,35 @@
 An import needs torch alone, compiles nothing, and never fails because a native library is missing.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from . import layers, models, onnx, ops
+from . import layers, models, ops
 from .backends import available_backends, backend, set_backend
-from .graphs import graphed, graphed_step
-from .layers import MotionGRU, MotionGRUCell, MotionGRULayer, convert, revert
+from .layers import MotionGRU, MotionGRUCell, MotionGRULayer
+from .lazy import imported_on_use
 from .models import MotionRNN
 from .name import PACKAGE
 from .warmup import warmup
+
+if TYPE_CHECKING:
+    from . import graphs as graphs
+    from . import onnx
+    from .graphs import graphed, graphed_step
+    from .layers import convert, revert
+else:
+    __getattr__, __dir__ = imported_on_use(
+        __name__,
+        {
+            "convert": "layers",
+            "graphed": "graphs",
+            "graphed_step": "graphs",
+            "graphs": "graphs",
+            "onnx": "onnx",
+            "revert": "layers",
+        },
+    )
 
 __version__ = "0.1.0"
 

@@ -15,10 +15,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..files import read_json, write_json
-from ..metrics import counted
+from ..metrics import EVENTS, counted, heading
 from . import table
 from .checks import names_of
 from .gate import baselines_of, listed
@@ -99,10 +100,41 @@ def record_markdown(content: Mapping[str, Any]) -> str:
     ]
     if content["missing"]:
         facts.append(f"not yet trained: {_by_row(content['missing'])}")
-    parts = [content["gate"], *table.score_tables(content)]
+    parts = [content["gate"], *table.score_tables(content), *_lead_tables(content)]
     if content["differences"]:
         parts.append(table.markdown_table(table.difference_rows(content)))
     return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)]) + "\n"
+
+
+def _lead_tables(content: Mapping[str, Any]) -> list[str]:
+    """Return a table by lead time for each metric of frames and each CSI: the baselines, and rows' means over seeds."""
+    per_lead = {label: scores["per_lead"] for label, scores in content["baselines"].items()}
+    for row in content["rows"]:
+        seeds = [
+            one["metrics"]["per_lead"]
+            for one in content["trainings"]
+            if one["row"] == row and one["seed"] in content["seeds"]
+        ]
+        per_lead[row] = {name: [*map(_mean, zip(*(one[name] for one in seeds)))] for name in seeds[0]}
+    found = []
+    for name in content[table.BASELINE]:
+        is_shown = name.startswith("csi") or not name.startswith(EVENTS)
+        if name in per_lead[table.BASELINE] and is_shown:
+            leads = len(per_lead[table.BASELINE][name])
+            lines = [[f"{heading(name)} at", *(f"t+{lead}" for lead in range(1, leads + 1))]]
+            lines += [[label, *map(_text, scores[name])] for label, scores in per_lead.items()]
+            found.append(table.markdown_table(lines))
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None if a value is None, which stands in JSON for what is not finite."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{table.digits_of(value)}f}"
 
 
 def _by_row(labels: Sequence[str]) -> str:

@@ -175,7 +175,7 @@ def _difference_text(name: str, found: Mapping[str, Any], rows: Sequence[Mapping
     means = [{metric: score["mean"] for metric, score in row["metrics"].items()} for row in rows]
     if not math.isfinite(found["difference"]):
         return next(_text(name, mean) for mean in means if not math.isfinite(mean[name]))
-    digits = _digits(means[0][name])
+    digits = digits_of(means[0][name])
     text = f"{found['difference']:+.{digits}f}"
     if math.isfinite(found["low"]):
         text += f" [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
@@ -187,18 +187,18 @@ def _difference_text(name: str, found: Mapping[str, Any], rows: Sequence[Mapping
 def _with_spread(name: str, scores: Mapping[str, Any]) -> str:
     means = {metric: score["mean"] for metric, score in scores.items()}
     text, spread = _text(name, means), scores[name]["spread"]
-    return f"{text} ± {spread:.{_digits(means[name])}f}" if math.isfinite(spread) else text
+    return f"{text} ± {spread:.{digits_of(means[name])}f}" if math.isfinite(spread) else text
 
 
 def _text(name: str, scores: Mapping[str, Any]) -> str:
     """Return the text of one of a model's scores; those of events may be nan although the MSE is a number."""
     value = scores[name]
     if math.isfinite(value):
-        return f"{value:.{_digits(value)}f}"
+        return f"{value:.{digits_of(value)}f}"
     return "no event" if name.startswith(EVENTS) and not math.isnan(scores["mse"]) else "not finite"
 
 
-def _digits(value: float) -> int:
+def digits_of(value: float) -> int:
     return 4 if abs(value) < 1 else 2
 
 

@@ -1,5 +1,8 @@
 """Layers: the MotionGRU, the recurrent cells around it, and the conversion of other programs' layers."""
 
+from typing import TYPE_CHECKING
+
+from ..lazy import imported_on_use
 from .cells import (
     ConvLSTMCell,
     ConvTTLSTMCell,
@@ -10,13 +13,26 @@ from .cells import (
     SpatioTemporalLSTMCell,
     register_predictor,
 )
-from .convert import ConversionReport, convert, from_official, revert
 from .motion import MotionState
 from .motion_gru import MotionGRU
 from .motion_gru_cell import MotionGRUCell
-from .official_forward import OfficialMotionGRU
 from .sequence import MotionGRULayer
 from .warp import OffsetWarp
+
+if TYPE_CHECKING:
+    from .conversion import ConversionReport, convert, from_official, revert
+    from .official_forward import OfficialMotionGRU
+else:
+    __getattr__, __dir__ = imported_on_use(
+        __name__,
+        {
+            "ConversionReport": "conversion",
+            "OfficialMotionGRU": "official_forward",
+            "convert": "conversion",
+            "from_official": "conversion",
+            "revert": "conversion",
+        },
+    )
 
 __all__ = [
     "ConvLSTMCell",

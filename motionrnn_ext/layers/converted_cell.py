@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..backends.convolution import gains
 from ..name import PACKAGE
 from .cells import ConvLSTMCell, LSTMState, RecurrentCell, SpatioTemporalLSTMCell
 from .comparison import Call, difference
-from .forward_rollout import gains, joined_rollout
+from .forward_rollout import joined_rollout
 from .module_state import is_same
 from .nodes import conv_lstm, st_lstm
 from .recognition import hooks_reason, listed, parts_reason, script_reason, tensors_reason

@@ -10,14 +10,13 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..backends.convolution import fits_winograd
 from ..backends.torch_private import has_saved_tensor_hooks, is_traced, tree_leaves, version
 from .plain import is_as_its_class
 from .rollout import Rollout, SharedWeights, current_rollout, is_composed, resumed
@@ -31,17 +30,6 @@ def joined_rollout(module: nn.Module, x: object) -> ForwardRollout | None:
     """Return the rollout in force if `module`, which is called with x, may share its weights in it, or None."""
     active = current_rollout()
     return active if isinstance(active, ForwardRollout) and active.takes(module, x) else None
-
-
-def gains(shape: Sequence[int], x: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether convolutions of maps like x (B, C, h, w) by weights of this shape gain from being shared.
-
-    On a CPU those gain that run by Winograd's algorithm: a forward of a whole program takes 0.5 to 0.7 of its time.
-    With 3x3 convolutions of 32 channels it takes 0.9 to 1.3 of it (OpenSTL's ConvLSTM, PredRNN and its v2; one thread,
-    CPU time), so that others are called as such.
-    """
-    weight = torch.empty(tuple(shape), dtype=dtype, device="meta")
-    return fits_winograd(weight, x.new_empty((1, 1, *x.shape[2:]), dtype=dtype))
 
 
 class ForwardRollout(Rollout):

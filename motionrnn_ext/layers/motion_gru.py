@@ -11,11 +11,11 @@ from torch.types import Device
 
 from .. import backends, ops
 from ..backends.layouts import memory_format
+from . import nodes
 from .arguments import choice, flag, odd, whole
 from .initial_values import Resettable, same_conv
 from .motion import MotionState, zero_motion
 from .motion_gru_cell import MotionGRUCell, PackedGates
-from .nodes import motion_gru as node
 from .plain import (
     call,
     check_entries,
@@ -179,7 +179,7 @@ class MotionGRU(Resettable):
         if active is not None and (state is None or has_entries(state, 2)):
             at_rest = maps.shape[0], self.motion_channels, maps.shape[2] // 2, maps.shape[3] // 2
             motion = zero_motion(maps, at_rest) if state is None else state
-            stepped = node.step(active, self, maps, *motion, packed)
+            stepped = nodes.motion_gru.step(active, self, maps, *motion, packed)
             if stepped is not None:
                 return unfold_depth(stepped[0], hidden), MotionState(*stepped[1:])
         batch, _, height, width = maps.shape

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .forward_rollout import ForwardRollout, gains, joined_rollout
+from ..backends.convolution import gains
+from .forward_rollout import ForwardRollout, joined_rollout
 from .plain import keeps_parameters
 from .rollout import SharedWeights, dtype_of_convolutions, geometry_of
 from .states import under_autocast

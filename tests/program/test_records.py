@@ -163,7 +163,11 @@ def test_a_stop_loses_no_finished_training(
         ("both", 0),
         ("base", 1),
     ]
-    assert "- not yet trained: both, seed 1" in record_markdown(content)
+    text = record_markdown(content)
+    assert "- not yet trained: both, seed 1" in text
+    per_lead = content["trainings"][1]["metrics"]["per_lead"]["mse"]
+    shown = text.split("| MSE ↓ at | t+1 | t+2 |")[1].split("| both | ")[1].splitlines()[0]
+    assert shown == " | ".join(f"{value:.2f}" for value in per_lead) + " |"
     several = {**content, "missing": ["base, seed 1", "both, seed 1", "both, seed 2"]}
     assert "- not yet trained: base, seed 1; both, seeds 1 and 2" in record_markdown(several)
 

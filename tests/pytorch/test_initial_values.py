@@ -36,7 +36,7 @@ from motionrnn_ext.layers import (
 from motionrnn_ext.layers.cells import CELLS, PeepholeLSTM
 from motionrnn_ext.layers.cells.e3d_lstm import DepthConv
 from motionrnn_ext.layers.cells.mim import _FirstCell
-from motionrnn_ext.layers.convert import ConvertedMotionGRU
+from motionrnn_ext.layers.conversion import ConvertedMotionGRU
 from motionrnn_ext.layers.converted_cell import ConvertedCell, Specification
 from motionrnn_ext.layers.initial_values import Resettable, ZeroConv2d
 from motionrnn_ext.layers.sequence import MotionGRULayer

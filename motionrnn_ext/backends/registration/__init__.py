@@ -8,6 +8,7 @@
                    the ops that one kind of device has, and which have no gradients of their own
     wanted.py      the gradients that a backward op is asked for
     second.py      second derivatives, by the reference
+    shapes.py      shapes of results
     vmap.py        `torch.vmap`
     flops.py       FLOPs of `torch.utils.flop_counter`
 

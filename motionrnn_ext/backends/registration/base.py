@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .. import reference
 from ..layouts import new_like
 from ..torch_private import argument_names, count_tensor_arguments, is_differentiating_forward
-from . import direct, flops, vmap
+from . import direct, flops, shapes, vmap
 from .second import reference_gradients, register_second_derivative
 from .vmap import as_tuple
 from .wanted import Wanted
@@ -36,17 +37,24 @@ class Registration:
         ops = getattr(torch.ops, namespace)
         self.namespace = namespace
         self.op, self.backward_op = getattr(ops, self.name), getattr(ops, f"{self.name}_backward")
-        # The arguments of both ops, by name, in the order of their schemas.
-        self.inputs = _named_arguments(self.op)
-        self.backward_inputs = _named_arguments(self.backward_op)
+
+    @cached_property
+    def inputs(self) -> Any:
+        """The class of named tuples of the op's arguments, in the order of its schema."""
+        return _named_arguments(self.op)
+
+    @cached_property
+    def backward_inputs(self) -> Any:
+        """The class of named tuples of the backward op's arguments."""
+        return _named_arguments(self.backward_op)
 
     def register(self) -> None:
         """Tell torch the shapes, the gradient and the second gradient of the op."""
         name = f"{self.namespace}::{self.name}"
-        torch.library.register_fake(name, self.fake)
+        shapes.register(name, self.fake)
         torch.library.register_autograd(name, self.backward, setup_context=self.setup_context)
         direct.register(self.namespace, self.name, self.op.default, self.setup_context, self.backward)
-        torch.library.register_fake(f"{name}_backward", self.fake_backward)
+        shapes.register(f"{name}_backward", self.fake_backward)
         register_second_derivative(f"{name}_backward", self.reference_backward)
         self.register_batches(name)
 
@@ -91,7 +99,7 @@ class Pointwise(Registration):
         super().__init__(namespace)
         self.n_tensors = count_tensor_arguments(self.op)
         # The first input, whose memory format all results follow.
-        self.leader = self.inputs._fields[0]
+        self.leader = argument_names(self.op)[0]
 
     def fake(self, *arguments: Any) -> Any:
         return self._like(self.outputs, self.inputs(*arguments))

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..layouts import new_image
-from . import flops
+from . import flops, shapes
 
 
 def register(namespace: str) -> None:
     """Tell torch the shapes and the FLOPs of the ops."""
     ops = getattr(torch.ops, namespace)
     for fake in (decode_blend_pack, decode_blend, decode_blend_backward):
-        torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
+        shapes.register(f"{namespace}::{fake.__name__}", fake)
     flops.register_formula(ops.decode_blend, _flops)
     flops.register_formula(ops.decode_blend_backward, _flops_of_backward)
 

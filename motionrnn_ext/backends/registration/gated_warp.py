@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..layouts import format_after, new_like
-from . import flops
+from . import flops, shapes
 from .base import new_weight
 from .wanted import Wanted
 
@@ -24,7 +24,7 @@ def register(namespace: str, *, is_native: bool) -> None:
     ops = getattr(torch.ops, namespace)
     fakes: list[Callable[..., Any]] = [gated_warp, gated_warp_backward]
     for fake in [*fakes, motion_gates_pack] if is_native else fakes:
-        torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
+        shapes.register(f"{namespace}::{fake.__name__}", fake)
     flops.register(ops.gated_warp, dict.fromkeys(_WEIGHTS, _ALL))
     flops.register_formula(ops.gated_warp_backward, _flops_of_backward)
 

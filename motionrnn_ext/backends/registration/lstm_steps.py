@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..layouts import format_after
+from . import shapes
 
 
 class Joint:
@@ -27,9 +28,9 @@ class Joint:
 
     def register(self) -> None:
         """Tell torch the shapes of the ops' results."""
-        torch.library.register_fake(self.name_in_torch, self.fake)
+        shapes.register(self.name_in_torch, self.fake)
         if self.fake_backward is not None:
-            torch.library.register_fake(f"{self.name_in_torch}_backward", self.fake_backward)
+            shapes.register(f"{self.name_in_torch}_backward", self.fake_backward)
 
 
 class StLstmUpdate(Joint):

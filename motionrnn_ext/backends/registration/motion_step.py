@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..layouts import memory_format, new_image, new_like
-from . import flops
+from . import flops, shapes
 from .base import new_weight
 from .wanted import Wanted
 
@@ -23,7 +23,7 @@ def register(namespace: str) -> None:
     """Tell torch the shapes and the FLOPs of the ops."""
     ops = getattr(torch.ops, namespace)
     for fake in (motion_step_pack, motion_step, motion_step_backward, motion_gates_weight_gradients):
-        torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
+        shapes.register(f"{namespace}::{fake.__name__}", fake)
     flops.register_formula(ops.motion_step, _flops)
     flops.register_formula(ops.motion_step_backward, _flops_of_backward)
     flops.register_formula(ops.motion_gates_weight_gradients, _flops_of_weights)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layouts import new_image
-from . import flops
+from . import flops, shapes
 
 _TAPS = 25
 # The most output channels that are packed beyond those there are.
@@ -21,7 +21,7 @@ def register(namespace: str) -> None:
     """Tell torch the shapes and the FLOPs of the ops."""
     ops = getattr(torch.ops, namespace)
     for fake in (winograd_pack, winograd_conv, winograd_weight_gradient):
-        torch.library.register_fake(f"{namespace}::{fake.__name__}", fake)
+        shapes.register(f"{namespace}::{fake.__name__}", fake)
     flops.register_formula(ops.winograd_conv, _flops_of_conv)
     flops.register_formula(ops.winograd_weight_gradient, _flops_of_weight_gradient)
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,8 @@ def c_compiler() -> str | None:
 
 def python_headers() -> Path | None:
     """Return the folder with Python.h, which that code includes, or None if there is none."""
+    import sysconfig
+
     # The folder of Debian's own scheme does not hold it.
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     folder = Path(sysconfig.get_path("include", scheme))
@@ -73,7 +74,8 @@ def _missing_tool() -> str | None:
     return None
 
 
-_MISSING_TOOL = _missing_tool()
+# The search takes 3 ms of the import, and only a build of PyTorch for GPUs needs it.
+_MISSING_TOOL = _missing_tool() if torch.backends.cuda.is_built() else None
 
 
 def unavailable_reason() -> str | None:

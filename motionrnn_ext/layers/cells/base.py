@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.types import Device
 
+from ...backends.convolution import gains
 from ...backends.layouts import memory_format
 from ...backends.torch_private import has_saved_tensor_hooks
 from ..arguments import check_tensor, choice, flag, odd, pair, whole
-from ..forward_rollout import gains
 from ..initial_values import Resettable
 from ..rollout import current_rollout, dtype_of_convolutions, is_composed, rollout
 from ..states import HALVES, check_fields, detached, exportable, under_autocast, without_halves

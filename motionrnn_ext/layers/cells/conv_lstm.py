@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.types import Device
 
 from ... import ops
-from ..nodes import conv_lstm as node
+from .. import nodes
 from ..rollout import convolve, current_rollout
 from .base import LSTMState, RecurrentCell, lays_weights_out
 
@@ -52,7 +52,7 @@ class ConvLSTMCell(RecurrentCell):
         state, memory = self.started(x, state, memory)
         active = current_rollout()
         if active is not None:
-            stepped = node.step(active, self, x, state.hidden, state.cell, highway)
+            stepped = nodes.conv_lstm.step(active, self, x, state.hidden, state.cell, highway)
             if stepped is not None:
                 return stepped[0], LSTMState(*stepped), memory
         channels = (3 * self.hidden_channels, self.hidden_channels)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
+from .. import nodes
 from ..arguments import is_whole, shown
-from ..nodes import conv_tt_lstm as node
 from ..rollout import convolve, current_rollout
 from ..states import detached, exportable
 from ..tensors import add_to
@@ -116,7 +116,7 @@ class ConvTTLSTMCell(RecurrentCell):
         ring = (*state.older, state.hidden)
         active = current_rollout()
         if active is not None:
-            stepped = node.step(active, self, x, ring, state.cell, highway)
+            stepped = nodes.conv_tt_lstm.step(active, self, x, ring, state.cell, highway)
             if stepped is not None:
                 return stepped[0], ConvTTLSTMState(*stepped, ring[1:]), memory
         train = convolve(self.factors[0], self._lagged(ring, 0))  # (B, rank, h, w)

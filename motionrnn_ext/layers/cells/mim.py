@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
+from .. import nodes
 from ..initial_values import Resettable, sets
-from ..nodes import mim as node
-from ..nodes import peephole_lstm as unit_node
 from ..rollout import convolve, current_rollout
 from ..states import check_fields, detached, exportable
 from .base import LSTMState, RecurrentCell, lays_weights_out
@@ -110,7 +109,7 @@ class PeepholeLSTM(Resettable):
         """Return a' and b', (B, C, h, w) each."""
         active = current_rollout()
         if active is not None:
-            stepped = unit_node.step(active, self, x, a, b)
+            stepped = nodes.peephole_lstm.step(active, self, x, a, b)
             if stepped is not None:
                 return stepped
         c = b.shape[1]
@@ -240,7 +239,7 @@ class MIMCell(RecurrentCell):
         kept = kept.to(state.cell.dtype)
         active = current_rollout()
         if active is not None:
-            stepped = node.step(active, self, x, state.hidden, kept, memory.memory, highway)
+            stepped = nodes.mim.step(active, self, x, state.hidden, kept, memory.memory, highway)
             if stepped is not None:
                 hidden, cell, travelling = stepped
                 after = MIMState(hidden, cell, stationary, difference, nonstationary, x)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ... import ops
-from ..nodes import st_lstm as node
+from .. import nodes
 from ..rollout import convolve, current_rollout
 from ..tensors import add_to
 from .base import LSTMState, RecurrentCell, lays_weights_out
@@ -61,7 +61,7 @@ class SpatioTemporalLSTMCell(RecurrentCell):
         state, memory = self.started(x, state, memory)
         active = current_rollout()
         if active is not None:
-            stepped = node.step(active, self, x, state.hidden, state.cell, memory, highway)
+            stepped = nodes.st_lstm.step(active, self, x, state.hidden, state.cell, memory, highway)
             if stepped is not None:
                 hidden, cell, memory = stepped
                 return hidden, LSTMState(hidden, cell), memory

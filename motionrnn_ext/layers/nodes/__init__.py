@@ -11,3 +11,24 @@
 The cells' own `forward` is the specification, which runs wherever a node may not: `rollout` decides, and every cell
 asks for its plain convolutions. Convolutions that read the same maps, or whose results are added up, are joined.
 """
+
+from typing import TYPE_CHECKING
+
+from ...lazy import imported_on_use
+
+if TYPE_CHECKING:
+    from . import conv_lstm, conv_tt_lstm, mim, motion_gru, peephole_lstm, st_lstm
+else:
+    __getattr__, __dir__ = imported_on_use(
+        __name__,
+        {
+            "conv_lstm": "conv_lstm",
+            "conv_tt_lstm": "conv_tt_lstm",
+            "mim": "mim",
+            "motion_gru": "motion_gru",
+            "peephole_lstm": "peephole_lstm",
+            "st_lstm": "st_lstm",
+        },
+    )
+
+__all__ = ["conv_lstm", "conv_tt_lstm", "mim", "motion_gru", "peephole_lstm", "st_lstm"]
