@@ -160,7 +160,9 @@ def _images_of(folder: Path) -> list[Path]:
     """Return the paths of a folder's images in the order of their names. Raise a RunError if a frame is there twice."""
     paths = image_files(folder, IMAGES)
     if not paths:
-        raise RunError(f"{folder}: no png, jpg, bmp, tif or webp image is in this folder")
+        inner = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None)
+        hint = f"; name one sequence, such as {inner}" if inner is not None else ""
+        raise RunError(f"{folder}: no png, jpg, bmp, tif or webp image is in this folder{hint}")
     by_stem: dict[str, str] = {}
     for path in paths:
         twin = by_stem.setdefault(path.stem, path.name)

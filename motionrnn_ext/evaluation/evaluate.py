@@ -20,7 +20,7 @@ from ..models import MotionRNN
 from ..models.ensembles import NOISE
 from ..pixels import in_unit_range
 from ..training.config import Config
-from ..training.runs import PathLike, Run, RunError, load_runs
+from ..training.runs import PathLike, Run, RunError, checkpoint_home, load_runs
 from ..training.settings import READING
 from .clips import fitting, held_out, in_rgb, other_data
 from .pictures import Pictures
@@ -315,7 +315,7 @@ def labelled(runs: Sequence[Run]) -> dict[str, Run]:
         seen.add(run.path.resolve())
     names = [model_name(run.config) for run in runs]
     if len(set(names)) < len(names):
-        names = [run.path.parent.parent.name or str(run.path) for run in runs]
+        names = [checkpoint_home(run.path).name or str(run.path) for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
     return dict(zip(names, runs))

@@ -63,7 +63,9 @@ def test_any_size_and_missing_values() -> None:
 
 
 def test_mlcast_trains_and_predicts(tmp_path) -> None:
-    pytest.importorskip("mlcast", reason="mlcast is not installed")
+    pytest.importorskip(
+        "mlcast.nowcasting_module", reason="mlcast is not installed", exc_type=ImportError
+    )  # it imports torchvision
     import pytorch_lightning as pl
     from mlcast.nowcasting_module import NowcastLightningModule
 

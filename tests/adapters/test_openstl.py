@@ -54,7 +54,6 @@ class OnCPU(BaseExperiment):
             max_epochs=args.epoch,
             accelerator="cpu",
             callbacks=callbacks,
-            logger=False,
             enable_progress_bar=False,
         )
 

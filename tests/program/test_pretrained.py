@@ -244,7 +244,7 @@ def test_predict_with_shipped_weights(
     assert "one of the arguments CKPT --pretrained is required" in capsys.readouterr().err
 
 
-def test_finetune_shipped_weights_on_a_folder_of_frames(program: Any):
+def test_finetune_shipped_weights_on_a_folder_of_frames(program: Any, capsys: pytest.CaptureFixture[str]):
     from PIL import Image
 
     model = MotionRNN.from_pretrained(NAME)
@@ -264,6 +264,11 @@ def test_finetune_shipped_weights_on_a_folder_of_frames(program: Any):
     for now, before in zip(tuned.model.parameters(), model.parameters()):
         assert relative_error(now, before) < 1e-5
     assert program("evaluate", NAME, "runs/mine", *data, "--pictures", 0) == 0
+    # Both models have one name, so that the rows have those of their folders.
+    models = json.loads(Path(f"runs/{NAME}/evaluation/metrics.json").read_text())["models"]
+    assert list(models)[-2:] == [NAME, "mine"]
+    assert program("predict", "runs/mine", "--frames", "frames") == 2
+    assert f"name one sequence, such as {Path('frames/s0')}" in capsys.readouterr().err
 
 
 def test_a_run_is_exported_and_read_as_a_run(program: Any, trained: Path, capsys: pytest.CaptureFixture[str]):
@@ -301,7 +306,7 @@ def test_the_commands_of_the_page_are_those_of_the_program(program: Any):
 
     page = (ROOT / "docs/pretrained.md").read_text().replace("\\\n", " ")
     lines = re.findall("^motionrnn (.*)$", page, re.MULTILINE)
-    assert len(lines) == 8
+    assert len(lines) == 9
     for line in lines:
         make_parser().parse_args(shlex.split(line, comments=True))
 
