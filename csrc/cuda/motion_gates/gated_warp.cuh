@@ -151,9 +151,11 @@ __device__ __forceinline__ void find_moved_taps(const GatedWarp& a, const WarpAr
 }
 
 // Blocks per multiprocessor for __launch_bounds__: kGatesBlocks, with 64 registers to a thread, but where it would
-// spill, which is float32, and 32 channels with an address for each.
+// spill, which is float32, and 32 channels with an address for each. For 32 channels of float32 shared memory has room
+// for four.
 template <class T, int N, bool vectors>
 constexpr int gated_warp_blocks() {
+  if (sizeof(T) == 4 && N == 32 && vectors) return 4;
   return sizeof(T) == 2 && (vectors || N <= 16) ? kGatesBlocks : kMayUseAllRegisters<true>;
 }
 
