@@ -39,8 +39,8 @@ NAME = "motionrnn-ext"
 KERNELS = "0.17.0"
 # What needs other packages than PyTorch, or a terminal.
 PROGRAMS = {
-    "__main__.py", "benchmarks", "cli", "data", "evaluation", "experiments", "lib", "metrics", "terminal", "training",
-    "visualize",
+    "__main__.py", "adapters", "benchmarks", "cli", "data", "evaluation", "experiments", "lib", "metrics", "terminal",
+    "training", "visualize",
 }  # fmt: skip
 
 
@@ -75,8 +75,7 @@ def build(backend: str, name: str, prefix: Path) -> dict[str, Any]:
     env = {**os.environ, "CMAKE_ARGS": options, "MOTIONRNN_EXT_CUDA": "1" if backend == "cuda" else "0"}
     torch = script.find_torch(script.torch_places(), env)
     script.build_native(torch, ROOT / "build" / f"hub-{backend}", prefix, env)
-    [built] = prefix.glob("_build.*.so")
-    return dict(module(built).info())
+    return dict(json.loads((prefix / "lib" / "build.json").read_text()))
 
 
 def module(path: Path) -> ModuleType:

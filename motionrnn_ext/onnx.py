@@ -23,6 +23,7 @@ from .layers import MotionGRU
 from .layers.arguments import check_whole
 from .layers.motion import MotionState
 from .models import MotionRNN
+from .models.frame_sizes import size_divisor
 from .name import PACKAGE
 
 # The first opset with DeformConv, and the one that torch 2.13 writes by default.
@@ -60,7 +61,8 @@ def _deform_conv(x: Any, offset: Any, mask_logits: Any, weight: Any) -> Any:
     """Build the nodes of `ops.offset_warp` from ONNX values of its arguments; return the value of its result."""
     from onnxscript import evaluator, opset19
 
-    op: Any = opset19  # whose annotations are those of its operators' type variables
+    # Any: onnxscript annotates its operators with type variables that say nothing of these values.
+    op: Any = opset19
     written = getattr(evaluator.default(), "opset", op).version
     if written < FIRST_OPSET:
         raise ValueError(
@@ -152,7 +154,8 @@ class _Prediction(nn.Module):
     def __init__(self, model: MotionRNN, n_future: int) -> None:
         super().__init__()
         self.model, self.n_future = model, n_future
-        self.training = model.training  # of which the exporter warns
+        # The mode is the model's, because the exporter warns where a module is in training mode.
+        self.training = model.training
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.model.predict(frames, self.n_future)
@@ -164,7 +167,8 @@ class _Motion(nn.Module):
     def __init__(self, model: MotionGRU) -> None:
         super().__init__()
         self.model = model
-        self.training = model.training  # of which the exporter warns
+        # The mode is the model's, because the exporter warns where a module is in training mode.
+        self.training = model.training
 
     def forward(self, hidden: Tensor, offset: Tensor, trend: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
@@ -188,7 +192,7 @@ def _prediction(model: MotionRNN, frames: Tensor, n_future: int | None, any_size
         )
     with torch.no_grad():  # the model's own checks, before the exporter hides them in a report
         model.predict(frames[:1], n_future)
-    unit = model.patch_size * (2 if model.interfaces else 1)
+    unit = size_divisor(model)
     return {
         "model": _Prediction(model, n_future),
         "args": (_example(frames, unit, any_size),),

@@ -1,4 +1,4 @@
-"""What `kernels benchmark` measures: the warp of a MotionGRU, and a step of it, beside pure PyTorch."""
+"""The benchmark that `kernels benchmark` runs: the warp of a MotionGRU, and a step of it, beside pure PyTorch."""
 
 import torch
 from kernels.benchmark import Benchmark

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..models import MotionRNN
+from ..models import MotionRNN, frame_sizes
 
 
 def padded(model: MotionRNN, frames: Tensor) -> Tensor:
@@ -14,12 +13,11 @@ def padded(model: MotionRNN, frames: Tensor) -> Tensor:
     Raises:
         ValueError: the model is for frames of one size, its image_size, and these are larger.
     """
-    divisor = model.patch_size * (2 if model.interfaces else 1)
-    height, width = frames.shape[-2:]
-    wanted = model.image_size or tuple(-(-size // divisor) * divisor for size in (height, width))
-    below, right = wanted[0] - height, wanted[1] - width
+    below, right = frame_sizes.missing_size(model, frames)
     if below < 0 or right < 0:
+        height, width = frames.shape[-2:]
         raise ValueError(
-            f"frames are {height}x{width}; they should be at most {wanted[0]}x{wanted[1]}, the model's image_size"
+            f"frames are {height}x{width}; they should be at most {height + below}x{width + right}, the model's "
+            "image_size"
         )
-    return F.pad(frames.flatten(0, 1), (0, right, 0, below), mode="replicate").unflatten(0, frames.shape[:2])
+    return frame_sizes.padded(frames.flatten(0, 1), below, right).unflatten(0, frames.shape[:2])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..caller import stacklevel_of_user
@@ -17,7 +16,7 @@ from ..data.arrays import frames_of, read_array
 from ..data.images import IMAGE_ENDINGS, image_files, luma, read_images
 from ..data.registry import DATASETS, ClipDataset, find, open_clips
 from ..data.videos import FILMS, VIDEOS, read_film
-from ..models import MotionRNN
+from ..models import MotionRNN, frame_sizes
 from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
 from ..training.config import Config
 from ..training.runs import PathLike, RunError
@@ -184,14 +183,13 @@ def fitting(model: MotionRNN, frames: Tensor, pad: bool) -> Tensor:
     Raises:
         RunError: patches and MotionGRUs do not divide the frames' size, and `pad` is not set.
     """
-    divisor = model.patch_size * (2 if model.interfaces else 1)
-    height, width = frames.shape[-2:]
-    wanted = model.image_size or tuple(-(-size // divisor) * divisor for size in (height, width))
-    below, right = wanted[0] - height, wanted[1] - width
+    below, right = frame_sizes.missing_size(model, frames)
     if not pad and model.image_size is None and (below or right):
+        height, width = frames.shape[-2:]
+        divisor = frame_sizes.size_divisor(model)
         raise RunError(
             f"frames are {height}x{width}; both should be divisible by {divisor} (--pad repeats last row and column)"
         )
     if not pad or below < 0 or right < 0:
         return frames
-    return F.pad(frames, (0, right, 0, below), mode="replicate")
+    return frame_sizes.padded(frames, below, right)

@@ -177,7 +177,7 @@ def commit() -> str | None:
 
 def _write(plan: Plan, folder: Path, results: Mapping[str, Any]) -> Pictures:
     pictures = Pictures([write_json(folder / "results.json", results), folder / "table.md"])
-    write_text(folder / "table.md", table.markdown(results, "figure.png"))
+    write_text(folder / "table.md", table.markdown(results))
     pictures.draw(table.figure, folder / "figure.png", plan, results)
     return pictures
 

@@ -242,8 +242,8 @@ def _how_to_read(results: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(results: Mapping[str, Any], figure: str) -> str:
-    """Return the content of table.md. `figure` is the path of the picture as seen from there."""
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the content of table.md, which shows figure.png beside it."""
     settings, seeds = results["settings"], results["seeds"]
     n_in, n_out = settings["n_input"], settings["n_output"]
     duration = f"{results['seconds'] / 60:.1f} minutes of training and scoring"
@@ -282,7 +282,7 @@ def markdown(results: Mapping[str, Any], figure: str) -> str:
         *(["## Events", *events] if events else []),
         "## Differences of means",
         markdown_table(difference_rows(results)),
-        f"![a dot per training, a line at each mean]({figure})",
+        "![a dot per training, a line at each mean](figure.png)",
         "## How to read it",
         "\n".join(f"- {note}" for note in notes),
         "## How it was made",

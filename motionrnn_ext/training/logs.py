@@ -21,8 +21,8 @@ from .config import Config
 from .runs import RunError
 
 _PROJECT = "motionrnn"
-# Whose settings are in the environment, by the setting `logger`, and what to install.
-_SERVICES = {"wandb": "wandb", "mlflow": "mlflow"}
+# Values of the setting `logger` that are services, with packages of their names and settings in the environment.
+_SERVICES = ("wandb", "mlflow")
 
 
 def file_loggers(config: Config, folder: Path, version: int) -> list[loggers.Logger]:
@@ -40,7 +40,7 @@ def check_service(config: Config, folder: Path) -> None:
     name = config.logger
     if name not in _SERVICES:
         return
-    advice = f"logger {name} needs the package {name}: pip install {_SERVICES[name]}"
+    advice = f"logger {name} needs the package {name}: pip install {name}"
     try:
         # A folder of that name, which W&B makes in the working directory, is imported as an empty package.
         if getattr(importlib.import_module(name), "__file__", None) is None:

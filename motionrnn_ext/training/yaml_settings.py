@@ -65,5 +65,6 @@ def parse_yaml(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f"line {mark.line + 1}: "
         raise ValueError(place + " ".join(str(getattr(error, "problem", None) or error).split())) from None
-    except KeyError as error:  # of a word after the tag !!bool
+    # PyYAML's error for a word after the tag !!bool that is none of its words for true and false.
+    except KeyError as error:
         raise ValueError(f"{error} is not true or false") from None

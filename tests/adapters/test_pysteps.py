@@ -97,7 +97,8 @@ def test_values_are_those_of_the_model() -> None:
 
 
 def test_missing_values() -> None:
-    fields = echoes(height=18, width=13)  # of a size that the patches do not divide
+    # The patches do not divide this size.
+    fields = echoes(height=18, width=13)
     fields[:, :3] = np.nan
     fields[-1, 5] = np.nan
     known = persistence()

@@ -54,7 +54,7 @@ def predictions(model: MotionRNN) -> torch.Tensor:
     ],
 )
 def test_the_same_model_comes_back(predictor: str, options: dict[str, Any], tmp_path: Path):
-    """With all of its arguments, and without a warning, as none is assumed."""
+    """A model is loaded with all of its arguments, and without a warning, because none is assumed."""
     model = model_of(predictor, **options)
     model.save_pretrained(tmp_path / "new/mine")
     with warnings.catch_warnings():

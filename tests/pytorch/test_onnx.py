@@ -42,7 +42,7 @@ WARP = ["DeformConv", "Gather", "IsNaN", "Or", "Sigmoid", "Split", "Where", "Whe
 
 
 def run(path: Path, *inputs: Tensor) -> list[Tensor]:
-    """What onnxruntime computes from a file."""
+    """Return what onnxruntime computes from a file."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     given = dict(zip(names, (t.detach().numpy() for t in inputs), strict=True))
@@ -93,7 +93,7 @@ def warp_inputs(
 @NEEDS_NODE
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_the_warp_is_one_deform_conv(k: int, tmp_path: Path):
-    """Of any neighbourhood and size, on the border and beyond it, with bounds and without; and of no images."""
+    """The warp is equal for any neighbourhood and size, on the border and beyond it, and for no images."""
     size = {0: B, 2: h, 3: w}
     path = exported(Warp(), tuple(warp_inputs(k, 2, 5, 7)), (size, size, size, None), tmp_path)
     assert sorted(nodes(path).elements()) == WARP

@@ -96,7 +96,8 @@ def test_a_choice_holds_for_nothing_else(machine: Machine, what: str):
     machine.block()
     machine.restart()
     if what == "gpu":
-        machine.patch.setattr(tuning, "gpu_name", lambda _: "NVIDIA Fake 9_80GB")  # whose folder is the same
+        # The folder of this name is the same.
+        machine.patch.setattr(tuning, "gpu_name", lambda _: "NVIDIA Fake 9_80GB")
     if what == "triton":
         machine.patch.setattr(tuning.triton, "__version__", "99.0.0")
     if what == "package":
@@ -225,7 +226,8 @@ def test_rows_of_the_package_serve_their_gpu(machine: Machine):
         Row(GPU, "0.1", "offset_warp", "", 16, "float32", *wanted[:2]),
     ]
     machine.patch.setattr(measured, "ROWS", rows)
-    assert machine.block() == wanted  # of another version of Triton, since there is none of this one
+    # The row is of another version of Triton, because there is none of this one.
+    assert machine.block() == wanted
     machine.restart("1")
     assert machine.block() == wanted and machine.timed == 0
     machine.restart("0")
@@ -318,7 +320,8 @@ def test_tune_measures_every_op_and_keeps_it(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     kept = [Row(**json.loads(path.read_text())) for path in tmp_path.rglob("*.json")]
     assert {row.op for row in kept} == set(CANDIDATES)
-    assert {row.channels for row in kept if row.op != "pointwise"} == {2}  # of a MotionGRU's cell, a quarter
+    # A MotionGRU's cell has a quarter of the layer's channels.
+    assert {row.channels for row in kept if row.op != "pointwise"} == {2}
     smallest = min(CANDIDATES["offset_warp"], key=lambda block: block.size + block.warps)
     assert Row("Fake", launch.triton.__version__, "offset_warp", "", 2, "float32", *smallest[:2]) in kept
     assert len(done.stdout.splitlines()) == 3 + len(kept)
