@@ -7,7 +7,7 @@ One time step reads u, a true or a predicted frame with its patches folded into 
         H^l, state^l, M = cell_l(X^{l-1}, state^l, M, Y)     X^0 = u; inside the cell H^l += (1 - s(o)).Y
         Y = H^l
         X^l = MotionGRU_l(H^l) for l < L,  X^L = H^L         with carry="motion", X^l replaces H in state^l
-    next frame = W_last * X^L
+    next frame = W_last * X^L  (u + W_last * X^L with residual)
 
 The paper and the released program differ in 29 points; `models/variants.py` lists them.
 """
@@ -560,7 +560,7 @@ class MotionRNN(Resettable):
         self, x: Tensor, state: MotionRNNState, packed: Sequence[PackedGates | None]
     ) -> tuple[Tensor, MotionRNNState]:
         """Take one time step: from x (B, P*P*C, h, w) to the prediction, of the same shape, and the next state."""
-        layers, motion, memory = [], [], state.memory
+        layers, motion, memory, frame = [], [], state.memory, x
         x = self._cells()[0].embed(x, state.layers[0])  # (B, P*P*C, h, w), or with a depth axis
         highway = (
             None if self.conv_first is None else unfold_depth(convolve(self.conv_first, fold_depth(x)), x)
@@ -580,9 +580,10 @@ class MotionRNN(Resettable):
                 if self.options.carry == "motion":
                     layer = layer._replace(hidden=x)
             layers.append(layer)
-        return convolve(self.conv_last, x.flatten(1, -3)), MotionRNNState(
-            tuple(layers), tuple(motion), memory
-        )
+        prediction = convolve(self.conv_last, x.flatten(1, -3))
+        if self.options.residual:
+            prediction = frame + prediction
+        return prediction, MotionRNNState(tuple(layers), tuple(motion), memory)
 
     def _recomputed(self, *inputs: Any) -> tuple[Tensor, MotionRNNState]:
         """Take one time step, as `_advance` does, but keep only the inputs for backward."""

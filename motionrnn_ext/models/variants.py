@@ -62,6 +62,8 @@ class Options:
         max_offset: the largest motion, in pixels of the half-size map; None sets no bound.
         trend_gate: c in [0, 1] of F_t = F' + c u.D', which is stable for c < 1 and this package's own, see
             `MotionGRUCell`; None is F_t = F' + D', as in the paper and the program.
+        residual: whether a prediction is the frame that the step reads plus W_last X^L, so that a background that
+            stands still need not be remembered; this package's own. False is W_last X^L alone.
     """
 
     carry: str
@@ -77,6 +79,7 @@ class Options:
     alpha: float = 0.5
     max_offset: float | None = 1e4
     trend_gate: float | None = None
+    residual: bool = False
 
 
 OPTIONS = tuple(option.name for option in fields(Options))
@@ -123,7 +126,7 @@ def variant_options(variant: str, filter_size: int, **overrides: object) -> Opti
     for name, value in changed.items():
         if name not in known:
             raise TypeError(f"unknown option {name!r}; known: {', '.join(known)}")
-        if name in ("highway_first", "zero_init"):
+        if name in ("highway_first", "zero_init", "residual"):
             changed[name] = flag(name, value)
         elif name.endswith("kernel_size"):
             changed[name] = whole(name, value) if name == "encoder_kernel_size" else odd(name, value)

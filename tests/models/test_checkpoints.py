@@ -126,6 +126,7 @@ def test_a_learned_alpha_is_learned_again(described: bool, tmp_path: Path) -> No
             "carry": "block",
             "max_offset": 1e4,
             "trend_gate": None,
+            "residual": False,
             "highway": True,
             "transient": True,
         }

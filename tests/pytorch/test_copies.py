@@ -139,7 +139,7 @@ def as_older(module: nn.Module) -> Any:
         for name in LACKING.get(type(part).__name__, ()):
             vars(part).pop(name, None)
         if isinstance(part, MotionRNN):
-            for name in ("max_offset", "trend_gate"):
+            for name in ("max_offset", "trend_gate", "residual"):
                 vars(part.options).pop(name)
             part._state_dict_hooks.clear()
     return pickle.loads(pickle.dumps(older))

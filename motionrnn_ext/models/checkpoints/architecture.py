@@ -74,7 +74,7 @@ def read_own(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> ReadArgum
         arguments["highway_first"] = first
     if not first and n_layers(state) > 1:
         assumed["highway"] = motion
-    options = {"init_state"}
+    options = {"init_state", "residual"}
     if motion:
         assumed |= {"transient": True, "trend": True}
         options = set(OPTIONS) - _KERNELS.keys() - {"highway_first", "zero_init"}

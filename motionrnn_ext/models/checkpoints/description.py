@@ -70,7 +70,7 @@ def present_arguments(module: Any) -> dict[str, Any]:
         TypeError: its layers differ, so that no arguments make this model.
     """
     found = {**module.arguments, "highway": module.highway}
-    found |= {name: getattr(module.options, name) for name in ("carry", "init_state")}
+    found |= {name: getattr(module.options, name) for name in ("carry", "init_state", "residual")}
     found["highway_first"] = found["highway_first"] and module.conv_first is not None
     interfaces = [interface for interface in module.interfaces if isinstance(interface, MotionGRU)]
     motion = [interface.cell for interface in interfaces if isinstance(interface.cell, MotionGRUCell)]

@@ -116,7 +116,7 @@ def _differences(model: MotionRNN) -> Iterator[str]:
         if (bound := has["max_offset"]) is not None and bound < _FAR:
             yield f"max_offset is {bound}; it should be None, or {_FAR:g} or more, where no map reaches"
     else:
-        wanted = {"motion_gru": False, "highway": False}
+        wanted = {"motion_gru": False, "highway": False, "residual": False}
     if model.predictor in ("mim", "e3d_lstm"):
         wanted["compat"] = "openstl"
     if model.predictor == "e3d_lstm":
