@@ -22,6 +22,7 @@ from ..pixels import in_unit_range
 from ..training.config import Config
 from ..training.runs import PathLike, Run, RunError, checkpoint_home, load_runs
 from ..training.settings import READING
+from . import baselines
 from .clips import fitting, held_out, in_rgb, other_data
 from .pictures import Pictures
 from .scores import motion_trends, on_device, predict_clips, score
@@ -174,9 +175,9 @@ def draw_clips(
 ) -> Pictures:
     """Draw the models' predictions of some clips: strip_N.png and clip_N.gif for clip N, and arrows_N.png.
 
-    The arrows are the motion trend of a model with MotionGRUs; several such models have a picture each, with the
-    model's name in the file's. `colours` is the order of the clips' channels, as in `DataSet`, and `dbz` the
-    reflectivity of pixels 0 and 1 of radar.
+    The optical flow has a row below the models, where it can be computed. The arrows are the motion trend of a model
+    with MotionGRUs; several such models have a picture each, with the model's name in the file's. `colours` is the
+    order of the clips' channels, as in `DataSet`, and `dbz` the reflectivity of pixels 0 and 1 of radar.
     """
     pictures = Pictures()
     for index in indices:
@@ -202,6 +203,9 @@ def _draw_clip(
         futures[label] = predict_clips(model, given[None], len(frames) - n_input, seed=index)[0].cpu()
         if model.interfaces and model.trend:
             moves[label] = motion_trends(model, given, futures[label].to(given), seed=index)
+    if baselines.FLOW in baselines.names(n_input):
+        given = in_unit_range(frames[:n_input], f"the frames of clip {index}")
+        futures[baselines.FLOW] = baselines.carried_on(given, len(frames) - n_input)
     frames = in_rgb(frames, colours)
     futures = {label: in_rgb(future, colours) for label, future in futures.items()}
     pictures.draw(visualize.strip, folder / f"strip_{index}.png", frames, futures, n_input, dbz=dbz)

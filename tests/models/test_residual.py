@@ -60,7 +60,9 @@ def test_a_file_keeps_it(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "model.pt")
     assert loaded.options.residual and torch.equal(loaded.predict(CLIP, 2), model.predict(CLIP, 2))
     with pytest.raises(ValueError, match="no public program has this model: .*residual is True"):
-        save_official(rnn("predrnn", residual=True, motion_gru=False, highway=False), tmp_path / "official.ckpt")
+        save_official(
+            rnn("predrnn", residual=True, motion_gru=False, highway=False), tmp_path / "official.ckpt"
+        )
 
 
 def test_settings_take_it_from_text() -> None:

@@ -15,6 +15,7 @@ from layouts import write_h5
 from torch import Tensor
 
 from motionrnn_ext import visualize
+from motionrnn_ext.evaluation.baselines import FLOW, carried_on
 from motionrnn_ext.evaluation.evaluate import evaluate
 from motionrnn_ext.metrics import PRESETS
 from motionrnn_ext.training.config import Config
@@ -141,6 +142,17 @@ def test_every_command_draws_radar_in_its_colours(trained: Path, tmp_path: Path)
     assert run("train", "--out", tmp_path / "digits", *options, *SMALL) == 0
     assert run("predict", tmp_path / "digits", "--out", tmp_path / "d") == 0
     assert shows(tmp_path / "d/strip.png", TABLE[25], TABLE[65]) == [False, False]
+
+
+def test_a_strip_shows_the_optical_flow_below_the_models(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(visualize, "strip", lambda path, *arguments, **_: drawn.append(arguments) or path)
+    evaluate([trained], tmp_path, pictures=1)
+    (frames, futures, n_input), *_ = drawn
+    assert list(futures)[1:] == [FLOW]
+    assert torch.equal(futures[FLOW], carried_on(frames[:n_input], len(frames) - n_input))
 
 
 def test_thresholds_are_reflectivities_of_the_data(
