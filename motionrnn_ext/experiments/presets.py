@@ -68,20 +68,25 @@ STANDARD = {
         256,
         (15.0, 25.0, 35.0),
     ),
-    # Walking people, 128x128 in colour. These values are a guess: no training has shown that they are enough.
+    # Walking people before one fixed camera, from 128x128 pixels in colour. Without `residual` the last frame has a
+    # better SSIM at every lead time (0.73 to 0.86 at the first, 64 channels and 2,400 steps), because the background
+    # passes through the state; with an ssim_weight of 0.2 and 2,400 steps the optical flow has,
+    # by 0.001, at the second.
     "human36m_openstl": Preset(
         _STANDARD.changed(
             {
                 "dataset": "human36m_openstl",
-                "image_size": (128, 128),
-                "patch_size": 8,
-                "hidden": (32, 32),
-                "steps": 4000,
-                "lr": 2e-3,
+                "image_size": (64, 64),
+                "n_input": 4,
+                "n_output": 4,
+                "overrides": {"residual": True},
+                "l1_weight": 1.0,
+                "ssim_weight": 0.5,
+                "steps": 3200,
             }
         ),
         (0, 1, 2),
-        512,
+        256,
     ),
 }
 
