@@ -100,7 +100,8 @@ def record_markdown(content: Mapping[str, Any]) -> str:
     ]
     if content["missing"]:
         facts.append(f"not yet trained: {_by_row(content['missing'])}")
-    parts = [content["gate"], *table.score_tables(content), *_lead_tables(content)]
+    # Steps are not timed here: trainings of several sittings share the machine with other work.
+    parts = [content["gate"], *table.score_tables(content, timed=False), *_lead_tables(content)]
     if content["differences"]:
         parts.append(table.markdown_table(table.difference_rows(content)))
     return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)]) + "\n"

@@ -137,16 +137,18 @@ def result_text(result: Mapping[str, Any]) -> str:
     return ", ".join([*scores, f"{result['seconds']:.0f} s"])
 
 
-def table_rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
-    """Return the cells of the table as text, the heading first."""
-    lines = [["model", *map(heading, names), "parameters", "MACs", "s/step"]]
+def table_rows(results: Mapping[str, Any], names: Sequence[str], timed: bool = True) -> list[list[str]]:
+    """Return the cells of the table as text, the heading first. `timed` adds the seconds of a training step."""
+    lines = [["model", *map(heading, names), "parameters", "MACs", *(["s/step"] if timed else [])]]
     for label, scores in _baselines(results).items():
-        lines.append([label, *(_text(name, scores) for name in names), "", "", ""])
+        lines.append([label, *(_text(name, scores) for name in names)])
+        lines[-1] += [""] * (len(lines[0]) - len(lines[-1]))
     for label, row in results["rows"].items():
         means = [_with_spread(name, row["metrics"]) for name in names]
-        seconds = row["seconds_per_step"]
-        step = "-" if seconds is None else f"{seconds:.3g}"
-        lines.append([label, *means, f"{row['parameters']:,}", _short(row["macs"]), step])
+        lines.append([label, *means, f"{row['parameters']:,}", _short(row["macs"])])
+        if timed:
+            seconds = row["seconds_per_step"]
+            lines[-1].append("-" if seconds is None else f"{seconds:.3g}")
     return lines
 
 
@@ -291,10 +293,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def score_tables(results: Mapping[str, Any]) -> list[str]:
+def score_tables(results: Mapping[str, Any], timed: bool = True) -> list[str]:
     """Return the table of frames, and that of events at thresholds if they were scored, in Markdown."""
     frames = [name for name in results[BASELINE] if not name.startswith(EVENTS)]
-    return [markdown_table(table_rows(results, frames)), *_events_in_markdown(results)]
+    return [markdown_table(table_rows(results, frames, timed)), *_events_in_markdown(results)]
 
 
 def _events_in_markdown(results: Mapping[str, Any]) -> list[str]:
