@@ -89,7 +89,7 @@ def warp_tile(
             # The next tap is loaded here, so that its gather does not wait. With channels as planes, this would take
             # more registers than there are.
             row_offset, col_offset, logit = load_tap(
-                n + 1, at_offset, at_mask, offset_plane, mask_plane, exists & (n + 1 < K * K), K
+                tl.minimum(n + 1, K * K - 1), at_offset, at_mask, offset_plane, mask_plane, exists, K
             )
         at = b * x_batch + (row * width + col) * X_PIXEL
         for first in range(0, C, CHANNELS):

@@ -116,7 +116,8 @@ def pixel_gates_kernel(
 def motion_backward(
     grad_offset, grad_trend, grad_mask, update, reset, candidate, offset, new_offset,
     x_weight, state_weight, candidate_weight, logits, reset_offset, grad_x, new_grad_offset, new_grad_trend,
-    warp_grad_offset, warp_sums, mask_batch, offset_batch, exists, b, place, size, alpha, max_offset, exponent,
+    warp_grad_offset, warp_sums, mask_batch, offset_batch, exists, b, place, size, pixels, alpha, max_offset,
+    log_addends,
     C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
     MOTION_PIXEL: tl.constexpr, GRAD_MASK_PIXEL: tl.constexpr, LOGITS_PIXEL: tl.constexpr, RESET_PIXEL: tl.constexpr,
     PIXELS: tl.constexpr, COLUMNS: tl.constexpr, MASK_COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -124,8 +125,7 @@ def motion_backward(
 ):  # fmt: skip
     """Store the gradients of a tile's pixels: those of all logits, of x, F and D; and s(r) F.
 
-    WARP: the gradients of F_t and x by a warp are added, that of x as sums with channels last, which are multiples of
-    2^exponent if they are DETERMINISTIC.
+    WARP: the gradients of F_t and x by a warp are added, that of x as its sums.
     """
     ROWS: tl.constexpr = 3 * M + MASKS
     stored: tl.constexpr = x_weight.dtype.element_ty
@@ -168,6 +168,9 @@ def motion_backward(
     of_m = widen(load_image(grad_mask, at_mask, k, exists, size, MASKS, GRAD_MASK_PIXEL, True))
     store_image(logits + 3 * M, at_logits, k, exists, size, MASKS, LOGITS_PIXEL, True, of_m)
     of_m = narrow(of_m, stored)
+    exponent = 0
+    if DETERMINISTIC:
+        exponent = unit_exponent(warp_sums + index(pixels, WIDE) * C, log_addends)
     for first in range(0, C, CHANNELS):
         c = first + tl.arange(0, CHANNELS)
         acc = tl.zeros((PIXELS, CHANNELS), offset.dtype.element_ty)
@@ -200,14 +203,11 @@ def pixel_gates_backward_kernel(
     if tl.program_id(0) < tiles:
         size = height * index(width, WIDE)
         exists, b, place, _, _ = tile_pixels(tl.program_id(0), PIXELS, pixels, size, width, WIDE)
-        exponent = 0
-        if DETERMINISTIC:
-            exponent = unit_exponent(warp_sums + index(pixels, WIDE) * C, log_addends)
         motion_backward(
             grad_offset, grad_trend, grad_mask, update, reset, candidate, offset, new_offset,
             x_weight, state_weight, candidate_weight, logits, reset_offset, grad_x, new_grad_offset, new_grad_trend,
-            warp_grad_offset, warp_sums, mask_batch, offset_batch, exists, b, place, size, alpha, max_offset, exponent,
-            C, M, MASKS, X_PIXEL, OFFSET_PIXEL, MOTION_PIXEL, GRAD_MASK_PIXEL, LOGITS_PIXEL, RESET_PIXEL,
+            warp_grad_offset, warp_sums, mask_batch, offset_batch, exists, b, place, size, pixels, alpha, max_offset,
+            log_addends, C, M, MASKS, X_PIXEL, OFFSET_PIXEL, MOTION_PIXEL, GRAD_MASK_PIXEL, LOGITS_PIXEL, RESET_PIXEL,
             PIXELS, COLUMNS, MASK_COLUMNS, CHANNELS, WARP, DETERMINISTIC, PRECISION, WIDE,
         )  # fmt: skip
     elif WARP:
