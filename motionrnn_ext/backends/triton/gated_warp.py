@@ -1,6 +1,8 @@
 """The gates and the warp of a MotionGRU step with packed weights, as ops for its node (layers/nodes/motion_step.py).
 
-With gates of 1x1 both are one launch forward. Else the kernels are those of motion_gates.py and offset_warp.py.
+Gates of 1x1 and the warp are one launch forward, where maps are small: a program makes the motion of its pixels, stores
+it for backward, and loads the taps from there. Else the kernels are those of motion_gates.py and offset_warp.py. In
+backward the gates' kernels do what the warp's last launch would do.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def gated_warp_kernel(
         C, M, MASKS, X_PIXEL, OFFSET_PIXEL, TREND_PIXEL, MOTION_PIXEL, MASK_PIXEL, PIXELS,
         COLUMNS, MASK_COLUMNS, CHANNELS, PRECISION, WIDE,
     )  # fmt: skip
-    # No other program needs the motion of these pixels, but other threads of this one do.
+    # The motion of these pixels is read by other threads of this program. The barrier lets them see what was stored: on
+    # NVIDIA it is bar.sync, on AMD a fence of the workgroup.
     tl.debug_barrier()
     o = tl.arange(0, OUT_CHANNELS)
     acc = warp_tile(
@@ -69,7 +72,7 @@ def gated_warp(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     weights = (x_weight, state_weight, candidate_weight)
     if in_one_launch(x, Sizes.of(x_weight, candidate_weight), warp_weight):
-        return _in_one_launch(x, offset, trend, weights, x_bias, warp_weight, alpha, max_offset)
+        return _launch_joined(x, offset, trend, weights, x_bias, warp_weight, alpha, max_offset)
     new_offset, new_trend, mask, *logits = launch_forward(
         x, offset, trend, weights, x_bias, packed, alpha, max_offset
     )
@@ -91,7 +94,7 @@ def in_one_launch(x: Tensor, sizes: Sizes, warp_weight: Tensor) -> bool:
     return sizes.is_of_pixels and k <= 3 and max(channels, out_channels) <= MOST_COLUMNS and pixels <= most
 
 
-def _in_one_launch(
+def _launch_joined(
     x: Tensor, offset: Tensor, trend: Tensor, weights: tuple[Tensor, Tensor, Tensor], bias: Tensor, warp_weight: Tensor,
     alpha: float, max_offset: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
