@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from under_test import CUDA_KERNELS, DTYPES, GPU_KERNELS, REFERENCE, UnderTest, on
+from under_test import CUDA_KERNELS, DTYPES, GPU_KERNELS, REFERENCE, TRITON, UnderTest, on
 
 from motionrnn_ext import ops
 from motionrnn_ext.backends.registration.wanted import Wanted
@@ -166,6 +166,20 @@ def test_values_and_gradients(on: UnderTest, dtype: torch.dtype, size: int, vari
 @pytest.mark.parametrize("channels", [4, 16, 19, 33])
 def test_deterministic_sums(on: UnderTest, dtype: torch.dtype, size: int, channels: int) -> None:
     check(on, dtype, {"size": size, "channels": channels, "layout_of_all": channels_last}, deterministic=True)
+
+
+@on([TRITON] if TRITON in GPU_KERNELS else [])
+@pytest.mark.parametrize("layout", [lambda t: t, channels_last], ids=["", "channels_last"])
+@pytest.mark.parametrize("size", [1, 3], ids=["1x1", "3x3"])
+def test_triton_offsets_of_64_bits(
+    on: UnderTest, size: int, layout: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Used where an element is farther from the first than 32 bits say; here always."""
+    from motionrnn_ext.backends.triton import gated_warp, motion_gates, offset_warp, offset_warp_backward
+
+    for module in (gated_warp, motion_gates, offset_warp, offset_warp_backward):
+        monkeypatch.setattr(module, "needs_64_bits", lambda *_: True)
+    check(on, torch.float32, {"size": size, "channels": 6, "layout_of_all": layout}, deterministic=True)
 
 
 @on(GPU_KERNELS)

@@ -1,4 +1,5 @@
-"""Calculates the time of each launch of our kernels in a MotionGRU's step on an H200: `python tests/ptx times`
+"""Calculates the time of each launch of our kernels in a MotionGRU's step on an H200, by `python tests/ptx times`, and
+with `--triton` of the Triton kernels.
 
 Nothing is measured. A launch takes the gap to the one before in a CUDA graph, and then the largest of three times:
 
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from case import channels_last
 from cuda_binary import short_names
-from under_test import EMULATED, PTX
+from under_test import EMULATED, PTX, PTX_OF_TRITON, TRITON
 
 from motionrnn_ext import MotionGRU
 from motionrnn_ext.benchmarks.cases import VARIANTS
@@ -40,7 +41,7 @@ def run_step(batch: int, channels: int, size: int, dtype: torch.dtype, options: 
     hidden = channels_last(torch.randn(batch, channels, size, size, dtype=dtype)).requires_grad_()
     state = gru.initial_state(hidden)
     state = type(state)(*(t.clone().requires_grad_() for t in state))
-    with EMULATED.chosen():
+    with (TRITON if PTX_OF_TRITON else EMULATED).chosen():
         with rollout(gru, 2, 2**16):
             x, _ = gru(hidden, state, gru.pack_ahead())
         x.backward(torch.ones_like(x))

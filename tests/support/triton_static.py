@@ -84,6 +84,9 @@ def launches(precision: str) -> dict[str, Launch]:
             for form, options in GATES_FORMS.items():
                 run_gates = partial(_run_gates, dtype, bool(layout), **options)
                 _record(found, f"{name}{form}{layout}", run_gates, precision)
+            for form, options in GATED_WARP_FORMS.items():
+                run_gated = partial(_run_gated_warp, dtype, bool(layout), **options)
+                _record(found, f"{name}{form} warp{layout}", run_gated, precision, of=GATED_WARP)
         for channels in CHANNELS:
             for layout in ("", " channels_last"):
                 run_warp = partial(_run_warp, SHAPE, dtype, channels, bool(layout))
@@ -154,6 +157,36 @@ def _run_gates(dtype: torch.dtype, last: bool, g: int, is_packed: bool = False) 
     gates.launch_backward(x, given, convolved, backward, *numbers)
 
 
+# The gates and the warp in a rollout, small enough for one launch, and the kernels that they have for themselves. The
+# largest batch is that of the largest blocks.
+GATED_WARP_FORMS: dict[str, dict[str, Any]] = {
+    " packed": {"g": 3},
+    " 1x1": {"g": 1},
+    " 1x1 large": {"g": 1, "batch": 32},
+}
+GATED_WARP = ("gated_warp", "update_backward", "inputs_backward", "pixel_gates_backward")
+
+
+def _run_gated_warp(dtype: torch.dtype, last: bool, g: int, batch: int | None = None) -> None:
+    from motionrnn_ext.backends.triton import gated_warp, motion_gates
+
+    usual, channels, height, width = SMALL_SHAPE
+    is_large, batch = batch is not None, batch or usual
+    maps = [(channels, dtype), (18, torch.float32), (18, torch.float32)]
+    inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in maps]
+    if last:
+        inputs = [channels_last(t) for t in inputs]
+    shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
+    weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
+    forward, backward = motion_gates.motion_gates_pack(*weights)
+    weights.append(torch.empty(channels, channels, 3, 3, dtype=dtype))
+    numbers, (x, offset, _) = (0.5, 1e4), inputs
+    outputs = gated_warp.gated_warp(*inputs, *weights, forward, *numbers)
+    given = (*outputs[:3], x, offset, *weights, *outputs[3:], outputs[1], backward, *numbers)
+    for deterministic in () if is_large else (False, True):
+        gated_warp.gated_warp_backward(*given, 11, deterministic)
+
+
 def _run_warp(
     shape: tuple[int, int, int, int], dtype: torch.dtype, channels: int, last: bool, backward: bool = True
 ) -> None:
@@ -171,8 +204,17 @@ def _run_warp(
         offset_warp_backward(out, *inputs, 15, deterministic)
 
 
-def _record(found: dict[str, Launch], form: str, call: Callable[[], None], precision: str) -> None:
-    from motionrnn_ext.backends.triton import launch, motion_gates, offset_warp, offset_warp_backward
+def _record(
+    found: dict[str, Launch], form: str, call: Callable[[], None], precision: str, of: tuple[str, ...] = ()
+) -> None:
+    """Note the launches of a call, or those of the kernels `of` alone."""
+    from motionrnn_ext.backends.triton import (
+        gated_warp,
+        launch,
+        motion_gates,
+        offset_warp,
+        offset_warp_backward,
+    )
 
     class Recorder:
         def __init__(self, kernel: Any) -> None:
@@ -182,12 +224,14 @@ def _record(found: dict[str, Launch], form: str, call: Callable[[], None], preci
             return self.record
 
         def record(self, *arguments: Any, **named: Any) -> None:
+            if of and self.kernel.__name__.removesuffix("_kernel") not in of:
+                return
             entry = _entry(self.kernel, form, arguments, named)
             found.setdefault(entry.name, entry)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "_launchable", Recorder)
-        for module in (motion_gates, offset_warp, offset_warp_backward):
+        for module in (gated_warp, motion_gates, offset_warp, offset_warp_backward):
             patch.setattr(module, "PRECISION", precision)
         call()
 
@@ -320,6 +364,7 @@ def problems(table: Table) -> list[str]:
 
 GATES = (
     "gates", "candidate", "update_backward", "reset_backward", "inputs_backward", "pixel_gates", "pixel_gates_backward",
+    "gated_warp",
 )  # fmt: skip
 # Accesses of local memory by Triton 3.9 on the target that has most, sm_100. With 8 warps there are 6.
 SPILLS = {"inputs_backward: fp32 packed channels_last": 4}

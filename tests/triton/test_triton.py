@@ -30,11 +30,13 @@ FILES = [
     "test_triton_large.py",
     "test_golden.py",
     "test_rollouts.py",
+    "test_gated_warp.py",
+    "test_triton_launches.py",
 ]
 TABLE = "((values and float32) or gradcheck or opcheck or (golden and float64 and (warp or motiongru)))"
 REST = [
     "not golden",
-    "not values or not warp or c24 or c33_to_8",
+    "not values or not warp or c24 or c33_to_8 or (gated_warp and channels_last and not triton-float16)",
     "not (deterministic and offset_warp) or float32",
     "not large_maps and not long_sums",  # of what is compiled: tensor cores, many blocks
 ]
@@ -67,7 +69,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
 def test_interpreted(running: Runs, share: str):
-    check_passed(share, running[share].result(), at_least={"table": 190, "rest": 430, "features": 130}[share])
+    check_passed(share, running[share].result(), at_least={"table": 234, "rest": 471, "features": 130}[share])
 
 
 # ---- Ahead of time
@@ -98,9 +100,8 @@ def test_every_kernel_compiles_with_indices_of_64_bits():
     """The interpreter lets a variable change its type where the compiler does not."""
     import triton_static as report
 
-    forms = [
-        launch for name, launch in report.launches("tf32x3").items() if re.search(": bf16( C16| 1x1|$)", name)
-    ]
+    wanted = ": bf16( C16| 1x1| packed warp|$)"
+    forms = [launch for name, launch in report.launches("tf32x3").items() if re.search(wanted, name)]
     kernels = {launch.kernel.__name__ for launch in forms}
     assert kernels == {kernel.__name__ for kernel in report.all_kernels()}
     for launch in forms:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from case import channels_last
+from case import channels_last, generator
 from cases import OPS, PARAMETERS, small_case
+from gates_cases import gates_inputs
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses import FakeTensorMode
 
@@ -95,3 +96,34 @@ def test_kernels_are_visible_and_overwrite_nothing_but_their_outputs(op: str, la
         assert (kernels, cleared) == ((3, 1) if layout else (4, 1))
     else:
         assert (kernels, cleared) == (2, 0)
+
+
+@pytest.mark.parametrize("layout", ["", "channels_last"])
+@pytest.mark.parametrize("size, forward, backward", [(1, 1, 2), (3, 3, 4)])
+def test_gates_and_warp_are_visible_and_overwrite_nothing(
+    size: int, forward: int, backward: int, layout: str
+):
+    """The joined kernel reads what it has written, which does not count as an input that is overwritten.
+
+    In backward the sums are cleared, and contiguous maps are copied to channels_last first.
+    """
+    made = gates_inputs(generator(), size=size, motion=18, masks=9)
+    (*maps, x_weight, x_bias, state_weight, candidate_weight), channels = made.values(), made["x"].shape[1]
+    maps = [(channels_last(t) if layout else t).float() for t in maps]
+    weights = [x_weight, x_bias, state_weight, candidate_weight, torch.zeros(channels, channels, 3, 3)]
+    ops = torch.ops.motionrnn_ext_triton
+
+    def both_ways(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        packed = tensors[0].new_empty(0)
+        out, *maps = ops.gated_warp(*tensors, packed, 0.5, 1e4)
+        (x, offset, _, *weights), (new_offset, new_trend, *logits) = tensors, maps
+        given = (out, new_offset, new_trend, x, offset, *weights, *logits, new_offset, packed, 0.5, 1e4)
+        return out, *ops.gated_warp_backward(*given, 11, False)
+
+    mode = FakeTensorMode()
+    fakes = [mode.from_tensor(t.float()) for t in (*maps, *weights)]
+    graph = aot_export_joint_simple(both_ways, fakes, trace_joint=False).graph
+    calls = Counter(str(n.target) for n in graph.nodes if n.op == "call_function")
+    assert not any(name.startswith(("aten.copy", "aten.clone")) for name in calls), calls
+    assert not any("motionrnn_ext" in name for name in calls)
+    assert calls[KERNEL] == forward + backward + (not layout) and calls["aten.zeros.default"] == 1, calls

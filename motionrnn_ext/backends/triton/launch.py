@@ -110,6 +110,8 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     "candidate": [(MANY, Block(64, 8, least=32), Block(64, 4, least=16))],
     # With 32 pixels backward spills in float32 on sm_80 and sm_90.
     "pixel_gates": [(MANY, Block(16, 4), Block(32, 4, least=16))],
+    # With 32 pixels it spills in float32.
+    "gated_warp": [(MANY, Block(16, 8), Block(64, 8, least=16))],
     "offset_warp_backward": [
         (16, Block(64, 4), Block(64, 4)),
         (32, Block(32, 4), Block(64, 8)),
@@ -129,6 +131,7 @@ CANDIDATES = {
     "motion_gates": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "candidate": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "pixel_gates": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
+    "gated_warp": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward_deterministic": [Block(size, warps) for size in (16, 32, 64) for warps in (4, 8)],
 }

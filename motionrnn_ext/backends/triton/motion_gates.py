@@ -6,6 +6,7 @@ The convolutions' weights can be packed once for many steps. PyTorch's convoluti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from . import NAMESPACE
 from .images import Image, needs_64_bits
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch
 from .offset_warp import channel_block
+from .offset_warp_backward import Sums
 from .pixel_gates import pixel_gates_backward_kernel, pixel_gates_kernel
 from .tap_gates import (
     candidate_kernel,
@@ -83,17 +85,21 @@ def _new_rows(x: Tensor, channels: int) -> Tensor:
 
 
 def _launch(
-    kernel: Any, columns: int, x: Tensor, images: list[Image], *arguments: Any, size: int, **constants: Any
-) -> None:
-    """Launch a kernel over all pixels of x, and over its columns in blocks of `size`, with its operands as `images`."""
+    kernel: Any, columns: int, x: Tensor, images: Sequence[Image | Tensor], *arguments: Any, size: int, more: int = 0,
+    **constants: Any,
+) -> None:  # fmt: skip
+    """Launch a kernel over all pixels of x, and over its columns in blocks of `size`, with its operands as `images`.
+
+    more: the number of further programs.
+    """
     batch, channels, height, width = x.shape
     pixels = batch * height * width
 
     def in_block(block: Block) -> None:
         launch(
-            kernel, triton.cdiv(pixels, block.size) * columns, *arguments[0], *arguments[1], height, width, pixels,
-            *arguments[2:], PIXELS=block.size, COLUMNS=size, PRECISION=PRECISION, WIDE=needs_64_bits(*images),
-            **constants, **block.options,
+            kernel, triton.cdiv(pixels, block.size) * columns + more, *arguments[0], *arguments[1],
+            height, width, pixels, *arguments[2:], PIXELS=block.size, COLUMNS=size, PRECISION=PRECISION,
+            WIDE=needs_64_bits(*images), **constants, **block.options,
         )  # fmt: skip
 
     in_blocks(BLOCKS_OF.get(kernel, "motion_gates"), channels, x, pixels, in_block, kernel.__name__)
@@ -145,6 +151,16 @@ def _as_read(
 # ---- Forward
 
 
+def new_maps(
+    x: Tensor, sizes: Sizes, of_motion: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return empty maps for F_t and D', of dtype `of_motion`, and for the logits m, u, r and z."""
+    new_offset, new_trend = (_new_map(x, sizes.motion, of_motion) for _ in range(2))
+    mask = _new_map(x, sizes.masks, x.dtype)
+    update, reset, candidate = (_new_map(x, sizes.motion, x.dtype) for _ in range(3))
+    return new_offset, new_trend, mask, update, reset, candidate
+
+
 def launch_forward(
     x: Tensor,
     offset: Tensor,
@@ -156,10 +172,8 @@ def launch_forward(
     max_offset: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     sizes = Sizes.of(weights[0], weights[2])
-    new_offset, new_trend = (_new_map(x, sizes.motion, offset.dtype) for _ in range(2))
-    mask = _new_map(x, sizes.masks, x.dtype)
-    update, reset, candidate = (_new_map(x, sizes.motion, x.dtype) for _ in range(3))
-    made = new_offset, new_trend, mask, update, reset, candidate
+    made = new_maps(x, sizes, offset.dtype)
+    new_offset, new_trend, mask, update, reset, candidate = made
     if new_offset.numel() == 0 and mask.numel() == 0:
         return made
     images = [Image.of(t) for t in (x, offset, trend, mask, update)]
@@ -245,6 +259,35 @@ class Made(NamedTuple):
     reset_offset: Tensor
 
 
+class _OfWarp(NamedTuple):
+    """The arguments of kernels for a warp's gradients; those without a warp (`is_there` is false) are not read.
+
+    offset: the gradient of F_t. x: the sums of that of x. weight_parts: of `weight`, which `programs` programs finish.
+    """
+
+    offset: Tensor
+    x: Tensor
+    weight_parts: Tensor
+    weight: Tensor
+    parts: int = 0
+    log_addends: int = 0
+    programs: int = 0
+    constants: dict[str, int] = dict.fromkeys(("C", "C_OUT", "K", "WEIGHT_PARTS", "WEIGHTS"), 1)
+    is_deterministic: bool = False
+    is_there: bool = False
+
+    @classmethod
+    def of(cls, warp: Sums | None, x: Tensor, grad_offset: Tensor) -> _OfWarp:
+        """Return the arguments; `grad_offset` stands for tensors that are not there."""
+        if warp is None:
+            return cls(grad_offset, grad_offset, grad_offset, grad_offset)
+        into_offset = warp.offset.contiguous(memory_format=format_after(x))
+        return cls(
+            into_offset, warp.x, warp.weight_parts, warp.weight, warp.weight_parts.shape[0], warp.log_addends,
+            warp.weight_programs, warp.constants, warp.is_deterministic, True,
+        )  # fmt: skip
+
+
 def launch_backward(
     x: Tensor,
     given: Given,
@@ -252,7 +295,9 @@ def launch_backward(
     packed: Tensor | None,
     alpha: float,
     max_offset: float,
+    warp: Sums | None = None,
 ) -> Made:
+    """Return the gradients; those of F_t and x by a warp are added, and that of its weight is finished."""
     sizes = Sizes.of(weights[0], weights[2])
     into_trend, by_inputs = (_new_map(x, sizes.motion, given.offset.dtype) for _ in range(2))
     grad_x = _new_map(x, sizes.channels, x.dtype)
@@ -277,8 +322,10 @@ def launch_backward(
             given.new_offset,
         )
     )
+    of_warp = _OfWarp.of(warp, x, grad_offset)
     images = [Image.of(t) for t in (given.offset, given.grad_mask, update, grad_x, logits)]
     offset_image, mask_image, map_image, x_image, _ = images
+    operands: list[Image | Tensor] = [*images, of_warp.offset, of_warp.x, of_warp.weight_parts]
     (x_weight, state_weight, candidate_weight), is_packed = _as_read(weights, packed, True)
     maps = {"MOTION_PIXEL": map_image.pixel, "LOGITS_PIXEL": logits.shape[1]}
     of_offset = {"OFFSET_PIXEL": offset_image.pixel}
@@ -299,10 +346,12 @@ def launch_backward(
         )
         written = (logits, reset_offset, grad_x, by_inputs, into_trend)
         _launch(
-            pixel_gates_backward_kernel, 1, x, images, (*read, x_weight, state_weight, candidate_weight, *written),
-            batches, alpha, max_offset, size=channel_block(sizes.motion, MOST_COLUMNS), M=sizes.motion,
+            pixel_gates_backward_kernel, 1, x, operands,
+            (*read, x_weight, state_weight, candidate_weight, *written, *of_warp[:4]), batches, alpha, max_offset,
+            of_warp.parts, of_warp.log_addends, size=channel_block(sizes.motion, MOST_COLUMNS), more=of_warp.programs,
             MASK_COLUMNS=channel_block(sizes.masks, MOST_COLUMNS), CHANNELS=channel_block(sizes.channels, 32),
-            **of_offset, **maps, **of_mask, **of_x, **of_reset,
+            M=sizes.motion, WARP=of_warp.is_there, DETERMINISTIC=of_warp.is_deterministic, **of_offset, **maps,
+            **of_mask, **of_warp.constants | of_x, **of_reset,
         )  # fmt: skip
         return made
     by_update, by_reset = (_new_map(x, sizes.motion, given.offset.dtype) for _ in range(2))
@@ -318,12 +367,13 @@ def launch_backward(
         new_offset,
     )
     _launch(
-        update_backward_kernel, parts + triton.cdiv(sizes.masks, columns), x, images,
-        (*of_update, logits, by_update, into_trend), batches, alpha, max_offset,
-        size=columns, M=sizes.motion, **of_offset, **maps, **of_mask,
+        update_backward_kernel, parts + triton.cdiv(sizes.masks, columns), x, operands,
+        (*of_update, logits, by_update, into_trend, of_warp.offset, *of_warp[2:4]), batches, alpha, max_offset,
+        of_warp.parts, size=columns, more=of_warp.programs, M=sizes.motion, WARP=of_warp.is_there,
+        **of_offset, **maps, **of_mask, **of_warp.constants,
     )  # fmt: skip
     _launch(
-        reset_backward_kernel, parts, x, images,
+        reset_backward_kernel, parts, x, operands,
         (logits, candidate_weight, reset, offset_image.tensor, by_update, by_reset, reset_offset),
         (offset_image.batch,),
         size=columns, PACKED=is_packed, **sizes.constants, **of_offset, **maps, **of_reset,
@@ -332,9 +382,10 @@ def launch_backward(
     parts = triton.cdiv(sizes.channels, columns) + triton.cdiv(sizes.motion, columns)
     constants = sizes.constants | {"CHANNELS": channel_block(sizes.rows, 32)}
     _launch(
-        inputs_backward_kernel, parts, x, images,
-        (logits, x_weight, state_weight, by_reset, grad_x, by_inputs), (),
-        size=columns, MASKS=sizes.masks, PACKED=is_packed, **constants, **maps, **of_x,
+        inputs_backward_kernel, parts, x, operands,
+        (logits, x_weight, state_weight, by_reset, grad_x, by_inputs, of_warp.x), (), of_warp.log_addends,
+        size=columns, MASKS=sizes.masks, PACKED=is_packed, WARP=of_warp.is_there,
+        DETERMINISTIC=of_warp.is_deterministic, **constants, **maps, **of_x,
     )  # fmt: skip
     return made
 

@@ -60,21 +60,16 @@ def load_weight(
 
 
 @triton.jit
-def offset_warp_kernel(
-    x, offset, mask_logits, weight, out, x_batch, offset_batch, mask_batch, height, width, pixels,
+def warp_tile(
+    x, offset, mask_logits, weight, b, place, p_row, p_col, exists, o, x_batch, offset_batch, mask_batch, height, width,
     C: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
-    MASK_PIXEL: tl.constexpr, OUT_PIXEL: tl.constexpr, WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr,
+    MASK_PIXEL: tl.constexpr, WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """out[o] = sum over c, n of W[o,c,n] s(m[n]) bilinear0(x[c], p + p_n + F[n])"""
+    """Return the channels o of a tile's pixels: sum over c, n of W[o,c,n] s(m[n]) bilinear0(x[c], p + p_n + F[n])."""
     LAST: tl.constexpr = X_PIXEL != 1
-    PARTS: tl.constexpr = (C_OUT + OUT_CHANNELS - 1) // OUT_CHANNELS
-    tile, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
-    width = index(width, WIDE)
     size = height * width
-    exists, b, place, p_row, p_col = tile_pixels(tile, PIXELS, pixels, size, width, WIDE)
-    o = part * OUT_CHANNELS + tl.arange(0, OUT_CHANNELS)
     acc = zero_tile(PIXELS, OUT_CHANNELS, LAST, offset.dtype.element_ty)
     at_offset = offset + (b * offset_batch + place * OFFSET_PIXEL)
     offset_plane = channel_stride(OFFSET_PIXEL, size)
@@ -94,7 +89,7 @@ def offset_warp_kernel(
             # The next tap is loaded here, so that its gather does not wait. With channels as planes, this would take
             # more registers than there are.
             row_offset, col_offset, logit = load_tap(
-                n + 1, at_offset, at_mask, offset_plane, mask_plane, exists & (n + 1 < K * K), K
+                tl.minimum(n + 1, K * K - 1), at_offset, at_mask, offset_plane, mask_plane, exists, K
             )
         at = b * x_batch + (row * width + col) * X_PIXEL
         for first in range(0, C, CHANNELS):
@@ -113,7 +108,30 @@ def offset_warp_kernel(
                 acc = dot(sample, w, acc, PRECISION)
             else:
                 acc = dot(w, sample, acc, PRECISION)
-    store_image(out, b * (C_OUT * size) + place * OUT_PIXEL, o, exists, size, C_OUT, OUT_PIXEL, LAST, acc)
+    return acc
+
+
+@triton.jit
+def offset_warp_kernel(
+    x, offset, mask_logits, weight, out, x_batch, offset_batch, mask_batch, height, width, pixels,
+    C: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
+    MASK_PIXEL: tl.constexpr, OUT_PIXEL: tl.constexpr, WEIGHT_C: tl.constexpr, WEIGHT_TAP: tl.constexpr,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr,
+    PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    PARTS: tl.constexpr = (C_OUT + OUT_CHANNELS - 1) // OUT_CHANNELS
+    tile, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
+    width = index(width, WIDE)
+    size = height * width
+    exists, b, place, p_row, p_col = tile_pixels(tile, PIXELS, pixels, size, width, WIDE)
+    o = part * OUT_CHANNELS + tl.arange(0, OUT_CHANNELS)
+    acc = warp_tile(
+        x, offset, mask_logits, weight, b, place, p_row, p_col, exists, o, x_batch, offset_batch, mask_batch, height,
+        width, C, C_OUT, K, X_PIXEL, OFFSET_PIXEL, MASK_PIXEL, WEIGHT_C, WEIGHT_TAP, PIXELS, CHANNELS, OUT_CHANNELS,
+        PRECISION, WIDE,
+    )  # fmt: skip
+    at = b * (C_OUT * size) + place * OUT_PIXEL
+    store_image(out, at, o, exists, size, C_OUT, OUT_PIXEL, X_PIXEL != 1, acc)
 
 
 def channel_block(channels: int, most: int) -> int:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .fixed_point import unit_exponent
 from .images import load_image, store_image, tile_pixels
 from .motion_gru import updated_motion, updated_motion_gradients
+from .offset_warp_backward import finish_weight, load_sums
 from .scalar import d_sigmoid, dot, index, narrow, sigmoid, tanh, widen
 from .tap_gates import weight_tile
 
@@ -40,20 +42,19 @@ def multiply(
 
 
 @triton.jit
-def pixel_gates_kernel(
+def make_motion(
     x, offset, trend, x_weight, x_bias, state_weight, candidate_weight,
     new_offset, new_trend, mask, update, reset, candidate,
-    x_batch, offset_batch, trend_batch, height, width, pixels, alpha, max_offset,
+    x_batch, offset_batch, trend_batch, exists, b, place, size, alpha, max_offset,
     C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
     TREND_PIXEL: tl.constexpr, MOTION_PIXEL: tl.constexpr, MASK_PIXEL: tl.constexpr, PIXELS: tl.constexpr,
     COLUMNS: tl.constexpr, MASK_COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
+    """Store the logits of a tile's pixels, F_t and D'."""
     ROWS: tl.constexpr = 3 * M + MASKS
     state: tl.constexpr = offset.dtype.element_ty
     stored: tl.constexpr = x_weight.dtype.element_ty
-    size = height * index(width, WIDE)
-    exists, b, place, _, _ = tile_pixels(tl.program_id(0), PIXELS, pixels, size, width, WIDE)
     n, k = tl.arange(0, COLUMNS), tl.arange(0, MASK_COLUMNS)
     u = bias_tile(x_bias, n, 0, M, PIXELS, COLUMNS, state)
     r = bias_tile(x_bias, n, M, M, PIXELS, COLUMNS, state)
@@ -91,23 +92,49 @@ def pixel_gates_kernel(
 
 
 @triton.jit
-def pixel_gates_backward_kernel(
+def pixel_gates_kernel(
+    x, offset, trend, x_weight, x_bias, state_weight, candidate_weight,
+    new_offset, new_trend, mask, update, reset, candidate,
+    x_batch, offset_batch, trend_batch, height, width, pixels, alpha, max_offset,
+    C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
+    TREND_PIXEL: tl.constexpr, MOTION_PIXEL: tl.constexpr, MASK_PIXEL: tl.constexpr, PIXELS: tl.constexpr,
+    COLUMNS: tl.constexpr, MASK_COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    size = height * index(width, WIDE)
+    exists, b, place, _, _ = tile_pixels(tl.program_id(0), PIXELS, pixels, size, width, WIDE)
+    make_motion(
+        x, offset, trend, x_weight, x_bias, state_weight, candidate_weight,
+        new_offset, new_trend, mask, update, reset, candidate,
+        x_batch, offset_batch, trend_batch, exists, b, place, size, alpha, max_offset,
+        C, M, MASKS, X_PIXEL, OFFSET_PIXEL, TREND_PIXEL, MOTION_PIXEL, MASK_PIXEL, PIXELS,
+        COLUMNS, MASK_COLUMNS, CHANNELS, PRECISION, WIDE,
+    )  # fmt: skip
+
+
+@triton.jit
+def motion_backward(
     grad_offset, grad_trend, grad_mask, update, reset, candidate, offset, new_offset,
     x_weight, state_weight, candidate_weight, logits, reset_offset, grad_x, new_grad_offset, new_grad_trend,
-    mask_batch, offset_batch, height, width, pixels, alpha, max_offset,
+    warp_grad_offset, warp_sums, mask_batch, offset_batch, exists, b, place, size, pixels, alpha, max_offset,
+    log_addends,
     C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
     MOTION_PIXEL: tl.constexpr, GRAD_MASK_PIXEL: tl.constexpr, LOGITS_PIXEL: tl.constexpr, RESET_PIXEL: tl.constexpr,
     PIXELS: tl.constexpr, COLUMNS: tl.constexpr, MASK_COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
-    PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    WARP: tl.constexpr, DETERMINISTIC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
+    """Store the gradients of a tile's pixels: those of all logits, of x, F and D; and s(r) F.
+
+    WARP: the gradients of F_t and x by a warp are added, that of x as its sums.
+    """
     ROWS: tl.constexpr = 3 * M + MASKS
     stored: tl.constexpr = x_weight.dtype.element_ty
-    size = height * index(width, WIDE)
-    exists, b, place, _, _ = tile_pixels(tl.program_id(0), PIXELS, pixels, size, width, WIDE)
     n, k = tl.arange(0, COLUMNS), tl.arange(0, MASK_COLUMNS)
     at = b * (M * size) + place * MOTION_PIXEL
     at_logits = (b * size + place) * LOGITS_PIXEL
     g = load_image(grad_offset, at, n, exists, size, M, MOTION_PIXEL, True)
+    if WARP:
+        g += load_image(warp_grad_offset, at, n, exists, size, M, MOTION_PIXEL, True)
     g_trend = load_image(grad_trend, at, n, exists, size, M, MOTION_PIXEL, True)
     u = sigmoid(widen(load_image(update, at, n, exists, size, M, MOTION_PIXEL, True)))
     z = tanh(widen(load_image(candidate, at, n, exists, size, M, MOTION_PIXEL, True)))
@@ -141,6 +168,9 @@ def pixel_gates_backward_kernel(
     of_m = widen(load_image(grad_mask, at_mask, k, exists, size, MASKS, GRAD_MASK_PIXEL, True))
     store_image(logits + 3 * M, at_logits, k, exists, size, MASKS, LOGITS_PIXEL, True, of_m)
     of_m = narrow(of_m, stored)
+    exponent = 0
+    if DETERMINISTIC:
+        exponent = unit_exponent(warp_sums + index(pixels, WIDE) * C, log_addends)
     for first in range(0, C, CHANNELS):
         c = first + tl.arange(0, CHANNELS)
         acc = tl.zeros((PIXELS, CHANNELS), offset.dtype.element_ty)
@@ -151,4 +181,37 @@ def pixel_gates_backward_kernel(
             acc = multiply(
                 acc, of_m, x_weight, of_group(k, 3 * M, MASKS, ROWS), c, ROWS, C, True, PRECISION, WIDE
             )
+        if WARP:
+            acc += load_sums(warp_sums, b, place, c, exists, size, C, exponent, DETERMINISTIC)
         store_image(grad_x, b * (C * size) + place * X_PIXEL, c, exists, size, C, X_PIXEL, True, acc)
+
+
+@triton.jit
+def pixel_gates_backward_kernel(
+    grad_offset, grad_trend, grad_mask, update, reset, candidate, offset, new_offset,
+    x_weight, state_weight, candidate_weight, logits, reset_offset, grad_x, new_grad_offset, new_grad_trend,
+    warp_grad_offset, warp_sums, warp_weight_parts, grad_warp_weight,
+    mask_batch, offset_batch, height, width, pixels, alpha, max_offset, parts_of_weight, log_addends,
+    C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, X_PIXEL: tl.constexpr, OFFSET_PIXEL: tl.constexpr,
+    MOTION_PIXEL: tl.constexpr, GRAD_MASK_PIXEL: tl.constexpr, LOGITS_PIXEL: tl.constexpr, RESET_PIXEL: tl.constexpr,
+    WARP: tl.constexpr, C_OUT: tl.constexpr, K: tl.constexpr, WEIGHT_PARTS: tl.constexpr, WEIGHTS: tl.constexpr,
+    DETERMINISTIC: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr, MASK_COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """WARP: the gradients of F_t and x by a warp are added, and further programs finish that of the warp's weight."""
+    tiles = (pixels + PIXELS - 1) // PIXELS
+    if tl.program_id(0) < tiles:
+        size = height * index(width, WIDE)
+        exists, b, place, _, _ = tile_pixels(tl.program_id(0), PIXELS, pixels, size, width, WIDE)
+        motion_backward(
+            grad_offset, grad_trend, grad_mask, update, reset, candidate, offset, new_offset,
+            x_weight, state_weight, candidate_weight, logits, reset_offset, grad_x, new_grad_offset, new_grad_trend,
+            warp_grad_offset, warp_sums, mask_batch, offset_batch, exists, b, place, size, pixels, alpha, max_offset,
+            log_addends, C, M, MASKS, X_PIXEL, OFFSET_PIXEL, MOTION_PIXEL, GRAD_MASK_PIXEL, LOGITS_PIXEL, RESET_PIXEL,
+            PIXELS, COLUMNS, MASK_COLUMNS, CHANNELS, WARP, DETERMINISTIC, PRECISION, WIDE,
+        )  # fmt: skip
+    elif WARP:
+        finish_weight(
+            warp_weight_parts, grad_warp_weight, parts_of_weight, tl.program_id(0) - tiles, C, C_OUT, K, WEIGHT_PARTS,
+            WEIGHTS, WIDE,
+        )  # fmt: skip

@@ -17,8 +17,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .fixed_point import unit_exponent
 from .images import load_image, store_image, tile_pixels
 from .motion_gru import updated_motion, updated_motion_gradients
+from .offset_warp_backward import finish_weight, load_sums
 from .scalar import d_sigmoid, dot, index, narrow, sigmoid, tanh, widen
 
 
@@ -161,11 +163,14 @@ def candidate_kernel(
 @triton.jit
 def update_backward_kernel(
     grad_offset, grad_trend, grad_mask, update, candidate, offset, new_offset, logits, new_grad_offset, new_grad_trend,
-    mask_batch, offset_batch, height, width, pixels, alpha, max_offset,
+    warp_grad_offset, warp_weight_parts, grad_warp_weight,
+    mask_batch, offset_batch, height, width, pixels, alpha, max_offset, parts_of_weight,
     M: tl.constexpr, MASKS: tl.constexpr, OFFSET_PIXEL: tl.constexpr, MOTION_PIXEL: tl.constexpr,
-    GRAD_MASK_PIXEL: tl.constexpr, LOGITS_PIXEL: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr,
+    GRAD_MASK_PIXEL: tl.constexpr, LOGITS_PIXEL: tl.constexpr, WARP: tl.constexpr, C: tl.constexpr, C_OUT: tl.constexpr,
+    K: tl.constexpr, WEIGHT_PARTS: tl.constexpr, WEIGHTS: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
+    """WARP: the gradient of F_t by a warp is added, and further programs finish that of the warp's weight."""
     OF_MOTION: tl.constexpr = (M + COLUMNS - 1) // COLUMNS
     PARTS: tl.constexpr = OF_MOTION + (MASKS + COLUMNS - 1) // COLUMNS
     part = tl.program_id(0) % PARTS
@@ -177,6 +182,8 @@ def update_backward_kernel(
         n += part * COLUMNS
         at = b * (M * size) + place * MOTION_PIXEL
         g = load_image(grad_offset, at, n, exists, size, M, MOTION_PIXEL, True)
+        if WARP:
+            g += load_image(warp_grad_offset, at, n, exists, size, M, MOTION_PIXEL, True)
         g_trend = load_image(grad_trend, at, n, exists, size, M, MOTION_PIXEL, True)
         u = sigmoid(widen(load_image(update, at, n, exists, size, M, MOTION_PIXEL, True)))
         z = tanh(widen(load_image(candidate, at, n, exists, size, M, MOTION_PIXEL, True)))
@@ -196,6 +203,13 @@ def update_backward_kernel(
         at_mask = b * mask_batch + place * GRAD_MASK_PIXEL
         m = widen(load_image(grad_mask, at_mask, n, exists, size, MASKS, GRAD_MASK_PIXEL, True))
         store_image(logits + 3 * M, at_logits, n, exists, size, MASKS, LOGITS_PIXEL, True, m)
+    if WARP:
+        # These programs have no pixels above.
+        program = tl.program_id(0) - (pixels + PIXELS - 1) // PIXELS * PARTS
+        if program >= 0:
+            finish_weight(
+                warp_weight_parts, grad_warp_weight, parts_of_weight, program, C, C_OUT, K, WEIGHT_PARTS, WEIGHTS, WIDE
+            )  # fmt: skip
 
 
 @triton.jit
@@ -230,11 +244,14 @@ def reset_backward_kernel(
 
 @triton.jit
 def inputs_backward_kernel(
-    logits, x_weight, state_weight, grad_offset, grad_x, new_grad_offset, height, width, pixels,
+    logits, x_weight, state_weight, grad_offset, grad_x, new_grad_offset, warp_sums, height, width, pixels,
+    log_addends,
     C: tl.constexpr, M: tl.constexpr, MASKS: tl.constexpr, G: tl.constexpr, MOTION_PIXEL: tl.constexpr,
-    LOGITS_PIXEL: tl.constexpr, X_PIXEL: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr,
-    CHANNELS: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    LOGITS_PIXEL: tl.constexpr, X_PIXEL: tl.constexpr, WARP: tl.constexpr, DETERMINISTIC: tl.constexpr,
+    PIXELS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, PACKED: tl.constexpr,
+    PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
+    """WARP: the sums of the gradient of x by a warp are added."""
     OF_X: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
     PARTS: tl.constexpr = OF_X + (M + COLUMNS - 1) // COLUMNS
     part = tl.program_id(0) % PARTS
@@ -250,6 +267,11 @@ def inputs_backward_kernel(
             acc, logits, at_logits, p_row, p_col, exists, size, height, width, x_weight, n,
             3 * M + MASKS, C, LOGITS_PIXEL, G, True, PACKED, CHANNELS, PRECISION, WIDE,
         )  # fmt: skip
+        if WARP:
+            exponent = 0
+            if DETERMINISTIC:
+                exponent = unit_exponent(warp_sums + index(pixels, WIDE) * C, log_addends)
+            acc += load_sums(warp_sums, b, place, n, exists, size, C, exponent, DETERMINISTIC)
         store_image(grad_x, b * (C * size) + place * X_PIXEL, n, exists, size, C, X_PIXEL, True, acc)
     else:
         n += (part - OF_X) * COLUMNS
