@@ -29,13 +29,13 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "Tensor reset_logits, Tensor candidate_logits, Tensor new_offset, float alpha, float max_offset, int wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
-  // A MotionGRU step's gates, and offset_warp by the motion that they make, with weights of the gates that were packed
-  // once for many steps, forward and backward, on CUDA. It returns the warped features, F_t, D', and the logits of the
+  // A MotionGRU step's gates, and offset_warp by the motion that they make, with weights that were packed once for many
+  // steps, forward and backward, on CUDA. It returns the warped features, F_t, D', and the logits of the
   // mask, u, r and z. Backward returns the gradients of x, offset and trend, the factors of the gradients of the gates'
   // weights, which are the gradients of all logits, and s(r) F, and the gradient of the warp's weight.
   m.def(
-      "motion_gates_pack(Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight) "
-      "-> (Tensor, Tensor)");
+      "motion_gates_pack(Tensor x_weight, Tensor x_bias, Tensor state_weight, Tensor candidate_weight, "
+      "Tensor warp_weight) -> (Tensor, Tensor)");
   m.def(
       "gated_warp(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, Tensor x_bias, Tensor state_weight, "
       "Tensor candidate_weight, Tensor warp_weight, Tensor packed, float alpha, float max_offset) "

@@ -42,19 +42,30 @@ struct WarpOfGates {
     a.height = of.height, a.width = of.width, a.k = static_cast<int>(weight.size(2));
     a.x = of.x, a.weight = weight.const_data_ptr();
   }
+
+  // Use the fragments of one direction, those given or new ones: the gates' and then the warp's.
+  void use(Gates& gates, const Tensor* fragments, bool backward, void* stream) {
+    const size_t bytes = kernels.packed_bytes(a, backward);
+    gates.use(fragments, backward, stream, bytes);
+    if (bytes == 0) return;
+    char* packed = static_cast<char*>(gates.a.packed) + gates.kernels.packed_bytes(gates.a, backward);
+    if (fragments == nullptr) kernels.pack(a, backward, packed, stream);
+    a.packed = packed;
+  }
 };
 
 std::tuple<Tensor, Tensor> motion_gates_pack(Tensor x_weight, Tensor x_bias, Tensor state_weight,
-                                             Tensor candidate_weight) {
+                                             Tensor candidate_weight, Tensor warp_weight) {
   // Weights alone tell how they are packed: any map will do, and one without elements does.
   const std::vector<int64_t> x_sizes{0, x_weight.size(1), 1, 1}, motion_sizes{0, candidate_weight.size(0), 1, 1};
   const Tensor x = torch::stable::new_empty(x_weight, x_sizes);
   const Tensor offset = torch::stable::new_empty(x_weight, motion_sizes, ScalarType::Float);
   Gates gates(x, offset, x_weight, x_bias, state_weight, candidate_weight, 0.0, 0.0);
+  WarpOfGates warp(gates, warp_weight);
   const OnDevice device(gates.x_weight);
-  gates.use(nullptr, false, device.stream);
+  warp.use(gates, nullptr, false, device.stream);
   const Tensor forward = gates.packed;
-  gates.use(nullptr, true, device.stream);
+  warp.use(gates, nullptr, true, device.stream);
   return {forward, gates.packed};
 }
 
@@ -76,7 +87,7 @@ SevenTensors gated_warp(Tensor x, Tensor offset, Tensor trend, Tensor x_weight, 
   const Tensor out = gates.new_map(warp.a.out_channels, feature);
   if (!gates.is_empty()) {
     const OnDevice device(gates.x);
-    gates.use(&fragments, false, device.stream);
+    warp.use(gates, &fragments, false, device.stream);
     a.new_offset = image_of(new_offset), a.new_trend = image_of(new_trend), a.mask = image_of(mask);
     a.update = image_of(update), a.reset = image_of(reset), a.candidate = image_of(candidate);
     warp.a.offset = a.new_offset, warp.a.mask_logits = a.mask, warp.a.out = image_of(out);
@@ -119,7 +130,7 @@ SixTensors gated_warp_backward(Tensor grad, Tensor grad_offset, Tensor grad_tren
     return results();
   }
   const OnDevice device(gates.x);
-  gates.use(&fragments, true, device.stream);
+  warp.use(gates, &fragments, true, device.stream);
   a.grad_of_warp = image_of(by_warp);
   const Tensor grad_image = readable_image(grad), mask_image = readable_image(mask);
   w.grad_out = image_of(grad_image), w.deterministic = deterministic;

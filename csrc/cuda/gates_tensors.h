@@ -54,9 +54,9 @@ struct Gates {
   bool is_empty() const { return a.batch == 0 || a.height == 0 || a.width == 0; }
   int64_t rows() const { return 3 * int64_t(a.motion) + a.masks; }
 
-  // Use the fragments of one direction: those given, or new ones.
-  void use(const Tensor* fragments, bool backward, void* stream) {
-    const std::array<int64_t, 1> bytes{static_cast<int64_t>(kernels.packed_bytes(a, backward))};
+  // Use the fragments of one direction: those given, or new ones. `more` bytes follow them.
+  void use(const Tensor* fragments, bool backward, void* stream, size_t more = 0) {
+    const std::array<int64_t, 1> bytes{static_cast<int64_t>(kernels.packed_bytes(a, backward) + more)};
     if (fragments != nullptr) {
       check_here(*fragments);
       STD_TORCH_CHECK(fragments->scalar_type() == ScalarType::Byte && fragments->numel() == bytes[0],

@@ -41,6 +41,7 @@ struct WarpArguments {
   Image offset;        // motion state, (B, 2K, H, W); written forward where motion is given
   Image mask_logits;   // features, (B, K, H, W)
   const void* weight;  // features, (C_out, C, k, k) contiguous
+  const void* packed;  // the weight of one direction as `pack` of GatedWarpKernels has written it, or null
   Image out;           // features, written forward
   Motion motion;
 
@@ -110,6 +111,8 @@ GatesKernels gates_kernels_f16();
 // The gates and the warp by the motion that they make, in one launch where `in_one_launch` says so. `finish` is the
 // launch after the warp's main kernel in backward, and returns whether it was the last; convolutions_backward follows.
 struct GatedWarpKernels {
+  size_t (*packed_bytes)(const WarpArguments&, bool backward);  // 0 where the warp's weight is not packed
+  void (*pack)(const WarpArguments&, bool backward, void* to, void* stream);
   bool (*in_one_launch)(const GatesArguments&, const WarpArguments&);
   void (*forward)(const GatesArguments&, const WarpArguments&, void* stream);
   bool (*finish)(const GatesArguments&, const WarpArguments&, void* stream);

@@ -28,6 +28,10 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+// Fetch the line of an address into the first-level cache.
+constexpr int kLine = 128;
+__device__ __forceinline__ void prefetch(const void* at) { asm volatile("prefetch.global.L1 [%0];" ::"l"(at)); }
+
 // Transpose an 8 x 8 matrix of 16-bit values. Lane 4 g + t holds columns 2t and 2t + 1 of row g, before and after.
 __device__ __forceinline__ uint32_t transpose(uint32_t pair) {
   uint32_t result;

@@ -216,7 +216,7 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
     most_bytes = 16 * sum(w.numel() + 9 * math.prod(w.shape[1:]) for w in of_step)
     step_packed = torch.empty(most_bytes, device="cuda", dtype=torch.uint8)
     of_gates = [w for w in gates if w.dim() == 4]
-    most_bytes = 64 * sum((1 + w.shape[0]) * (1 + w.shape[1]) * 9 for w in of_gates)
+    most_bytes = 64 * sum((8 + w.shape[0]) * (8 + w.shape[1]) * 13 for w in (*of_gates, weight))
     gates_packed = torch.empty(most_bytes, device="cuda", dtype=torch.uint8)
     gate, of_out = torch.empty(OUT, 2 * OUT, 1, 1, **bf16), torch.empty(OUT, **bf16)
     most_bytes = 64 * sum((w.shape[0] + 3) * (w.shape[1] + 7) * w.shape[2] ** 2 for w in (decoder, gate))
@@ -305,7 +305,7 @@ def calls(rows: bool) -> dict[str, tuple[tuple[Any, ...], list[torch.Tensor | No
             ),
             [feature(), None, None, *gates],
         ),
-        "motion_gates_pack": (tuple(gates), [gates_packed] * 2),
+        "motion_gates_pack": ((*gates, weight), [gates_packed] * 2),
         "gated_warp": (
             (feature(), state(), state(), *gates, weight, gates_packed, 0.5, 1e4),
             [feature(OUT), state(), state(), feature(9), *[feature(18)] * 3],

@@ -14,7 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from under_test import CUDA_KERNELS, DTYPES, GPU_KERNELS, REFERENCE, TRITON, UnderTest, on
+from under_test import (
+    CUDA_KERNELS,
+    DTYPES,
+    EMULATED,
+    GPU_KERNELS,
+    REFERENCE,
+    TRITON,
+    UnderTest,
+    few_blocks,
+    on,
+)
 
 from motionrnn_ext import ops
 from motionrnn_ext.backends.registration.wanted import Wanted
@@ -83,7 +93,7 @@ def check(
     found_exactly = torch.autograd.grad(expected, [*exact.values()], [t.double() for t in grads])
     to_exact = dict(zip(exact, found_exactly))
     with on.chosen(), torch.no_grad():
-        for_forward, for_backward = on.op("motion_gates_pack")(*list(inputs.values())[3:7])
+        for_forward, for_backward = on.op("motion_gates_pack")(*list(inputs.values())[3:8])
         numbers = ALPHA, MAX_OFFSET
         out, new_offset, new_trend, *logits = on.op("gated_warp")(*inputs.values(), for_forward, *numbers)
         given = [t.to(on.device) for t in grads]
@@ -161,6 +171,43 @@ def test_values_and_gradients(on: UnderTest, dtype: torch.dtype, size: int, vari
     check(on, dtype, {**VARIANTS[variant], "size": size})
 
 
+def check_large_maps(
+    on: UnderTest, dtype: torch.dtype, layout: Callable[[Tensor], Tensor], size: int = 1
+) -> None:
+    """Forward, of so many pixels that a block of CUDA takes a tile of each map; on PTX four of 512 blocks.
+
+    With gates of 3x3 each warp takes all taps of its tile.
+    """
+    options = {"batch": 2, "channels": 32 if size == 1 else 8, "height": 64, "width": 128, "size": size}
+    made = inputs_of(torch.Generator().manual_seed(0), **options, layout_of_all=layout)
+    inputs = {n: like(t, torch.float32 if n in STATES else dtype, on.device) for n, t in made.items()}
+    x, offset, trend, *gates, warp_weight = (t.cpu().double() for t in inputs.values())
+    with REFERENCE.chosen():
+        new_offset, new_trend, mask = ops.motion_gates(x, offset, trend, *gates, ALPHA, MAX_OFFSET)
+        expected = ops.offset_warp(x, new_offset, mask, warp_weight), new_offset, new_trend, mask
+    with on.chosen(), torch.no_grad():
+        packed = on.op("motion_gates_pack")(*list(inputs.values())[3:8])[0]
+        with few_blocks(4 if size == 1 else 0):
+            found = on.op("gated_warp")(*inputs.values(), packed, ALPHA, MAX_OFFSET)
+    for name, e, f in zip(("warped", "F'", "D'", "m"), expected, found):
+        written = ~f.cpu().isnan()
+        assert written.sum() == f.numel() // (128 if on is EMULATED and size == 1 else 1), name
+        assert_close(f.cpu()[written], e[written], BOUNDS[dtype], name)
+
+
+@on(CUDA_KERNELS, dtypes=DTYPES[1:])
+@pytest.mark.parametrize("layout", [torch.clone, channels_last], ids=["", "channels_last"])
+def test_more_tiles_than_blocks(
+    on: UnderTest, layout: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    check_large_maps(on, dtype, layout)
+
+
+@on(CUDA_KERNELS, dtypes=DTYPES[1:])
+def test_warps_with_tiles_of_their_own(on: UnderTest, dtype: torch.dtype) -> None:
+    check_large_maps(on, dtype, channels_last, size=3)
+
+
 @on(GPU_KERNELS, dtypes=[torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1, 3], ids=["1x1", "3x3"])
 @pytest.mark.parametrize("channels", [4, 16, 19, 33])
@@ -220,7 +267,7 @@ def test_one_pixel_that_is_nan_stays_in_reach(on: UnderTest) -> None:
     made["x"][:, :, 4, 5] = float("nan")
     inputs = [t.float().to(on.device) for t in made.values()]
     with on.chosen():
-        packed = on.op("motion_gates_pack")(*inputs[3:7])[0]
+        packed = on.op("motion_gates_pack")(*inputs[3:8])[0]
         out, new_offset, new_trend, *logits = on.op("gated_warp")(*inputs, packed, 0.5, 1e4)
     here = torch.zeros(9, 10, dtype=torch.bool)
     here[4, 5] = True
@@ -237,7 +284,7 @@ def test_operands_that_do_not_fit(on: UnderTest) -> None:
     case = Case("", "", inputs_of)
     inputs = [t.detach().to(on.device) for t in case.inputs(torch.float32).values()]
     with on.chosen():
-        packed = on.op("motion_gates_pack")(*inputs[3:7])[0]
+        packed = on.op("motion_gates_pack")(*inputs[3:8])[0]
         for place, change in {
             1: lambda t: t[:, 1:],
             2: lambda t: t[..., 1:],

@@ -85,6 +85,9 @@ def judges_of(dtype: torch.dtype) -> Iterator[Judge]:
         for size in (1, 3):
             run = partial(test_gated_warp.check, EMULATED, dtype, {**options, "size": size})
             yield Judge(f"gated_warp {name} {size}x{size}", run)
+    for layout in (torch.clone, channels_last):
+        run = partial(test_gated_warp.check_large_maps, EMULATED, dtype, layout)
+        yield Judge(f"gated_warp of large maps, {layout.__name__}", run)
     for name, options in test_decode_blend.VARIANTS.items():
         for side in (False, True):
             run = partial(test_decode_blend.check, EMULATED, dtype, options, side)

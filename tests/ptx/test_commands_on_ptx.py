@@ -58,6 +58,15 @@ def test_mutants_change_one_instruction():
     assert all(m.source == ".loc 1 20 5" for m in found)
 
 
+def test_addends_that_are_0_are_not_drawn():
+    """%f4 is 0 before the first sum alone, %f5 everywhere."""
+    sums = [f"fma.rn.f32 %f6, %f2, %f3, %f{i};" for i in (4, 5)]
+    ptx = "\n".join(["mov.f32 %f4, 0f00000000;", "mov.f32 %f5, 0f00000000;", *sums, "add.f32 %f4, %f6, %f4;"])
+    draw = random.Random(0)
+    found = [draw_mutant(ptx, draw) for _ in range(200)]
+    assert {mutant.before for mutant in found if mutant.kind == "addend"} == {sums[0]}
+
+
 def run(command: str, *options: str) -> str:
     folder = build(on_ptx.LIBRARY)
     done = native_build.run(

@@ -57,7 +57,7 @@ def times(
     names = short_names({launch.kernel for launch in launches})
     found = {}
     for launch in launches:
-        if "gates_pack" in launch.kernel:
+        if "_pack" in launch.kernel:
             continue
         c = counts[launch.kernel]
         kinds = {i.kind for i in c.instructions} - {*NOT_COUNTED}

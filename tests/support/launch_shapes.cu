@@ -12,6 +12,7 @@ using namespace motionrnn_ext::cuda;
 template <class T, int N>
 void print_forward(const char* type) {
   std::printf("%d %zu warp_forward<%s, %d\n", kForwardWarps * kWarp, ForwardShape<T, N>::kSharedBytes, type, N);
+  std::printf("%d %zu packed_warp_forward<%s, %d\n", kForwardWarps * kWarp, kForwardWarps * kTapsBytes, type, N);
 }
 
 template <class T, int N, bool chunked>
@@ -55,7 +56,7 @@ void print_gated_warp(const char* type) {
                         18,
                         63};
   std::printf("%d %zu gated_warp_forward<%s, %d\n", kGatesThreads,
-              kWarpBytes<T, N> + gates.logits_bytes() + bytes(N) + 2 * bytes(18), type, N);
+              kPartsBytes + gates.logits_bytes() + bytes(N) + 2 * bytes(18), type, N);
   std::printf("%d %zu finish_update<%s, %d\n", kFinishThreads, kFinishThreads * sizeof(float), type, N);
   const FinishGates finish{{{}, {1, 18}, 1, nullptr, 18},
                            {{}, {1, 36}, 1, nullptr, 34},

@@ -47,6 +47,7 @@ VECTOR_LOADS = {
 # The kernels whose sums run on tensor cores, each with the most registers of a thread for its blocks.
 TENSOR_CORES = {
     "warp_forward": 255,
+    "packed_warp_forward": 96,
     "warp_backward": 255,
     "gates_forward": 64,
     "candidate_forward": 64,

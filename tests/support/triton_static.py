@@ -148,7 +148,10 @@ def _run_gates(dtype: torch.dtype, last: bool, g: int, is_packed: bool = False) 
         inputs = [channels_last(t) for t in inputs]
     shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
     weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
-    forward, backward = gates.motion_gates_pack(*weights) if is_packed else (weights[0][:0].flatten(),) * 2
+    of_warp = torch.empty(channels, channels, 3, 3, dtype=dtype)
+    forward, backward = (
+        gates.motion_gates_pack(*weights, of_warp) if is_packed else (weights[0][:0].flatten(),) * 2
+    )
     x, offset, _ = inputs
     (x_weight, bias, *others), numbers = weights, (0.5, 1e4)
     convolved = (x_weight, *others)

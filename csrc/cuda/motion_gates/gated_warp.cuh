@@ -10,7 +10,7 @@
 #pragma once
 
 #include "cuda/motion_gates/forward.cuh"
-#include "cuda/offset_warp/forward.cuh"
+#include "cuda/offset_warp/packing.cuh"
 
 namespace motionrnn_ext::cuda {
 namespace {
@@ -23,13 +23,7 @@ inline TileShape row_of_pixels(const GatesArguments& a) { return {1, a.height * 
 // A warp has three of nine taps, rounded up to whole steps. In their place it leaves its sums at the end.
 constexpr int kTapsOfPart = 4 * kTapDistance;
 constexpr size_t kPartBytes = kTapsOfPart * (sizeof(CornerIndices) + sizeof(float4));
-template <class T, int N>
-constexpr size_t kWarpBytes = ForwardShape<T, N>::kWeightBytes + kForwardWarps * kPartBytes;
-
-// The channels that a lane loads at a time. All eight of a lane's floats at both pixels and four corners would take 64
-// registers.
-template <class T, int N>
-constexpr int kPartsOfStep = sizeof(T) == 4 && N == 32 ? 2 : 1;
+constexpr size_t kPartsBytes = kForwardWarps * kPartBytes;
 
 struct GatedWarp {
   Operand x, offset, reset_offset;
@@ -151,12 +145,11 @@ __device__ __forceinline__ void find_moved_taps(const GatedWarp& a, const WarpAr
 }
 
 // Blocks per multiprocessor for __launch_bounds__: kGatesBlocks, with 64 registers to a thread, but where it would
-// spill, which is float32, and 32 channels with an address for each. For 32 channels of float32 shared memory has room
-// for four.
+// spill, which is 32 channels in float32, or with an address for each.
 template <class T, int N, bool vectors>
 constexpr int gated_warp_blocks() {
-  if (sizeof(T) == 4 && N == 32 && vectors) return 4;
-  return sizeof(T) == 2 && (vectors || N <= 16) ? kGatesBlocks : kMayUseAllRegisters<true>;
+  if (N < 32 || (sizeof(T) == 2 && vectors)) return kGatesBlocks;
+  return sizeof(T) == 2 ? 4 : kArchitecture >= 1200 ? 5 : 6;
 }
 
 template <class T, int N, bool vectors>
@@ -164,16 +157,13 @@ __global__ void __launch_bounds__(kGatesThreads, gated_warp_blocks<T, N, vectors
     gated_warp_forward(const GatedWarp a, const WarpArguments w) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;
-  constexpr int kParts = kPartsOfStep<T, N>, kChannels = N / kParts;
-  using Part = Step<T, kChannels, In::kVector>;
-  static_assert(Part::kLanes == In::kLanes && Shape::Out::kTiles * 4 * kWarp * sizeof(float) <= kPartBytes);
+  static_assert(Shape::Out::kTiles * 4 * kWarp * sizeof(float) <= kPartBytes);
   MOTIONRNN_EXT_SHARED(shared);
-  uint2* fragments = reinterpret_cast<uint2*>(shared);
   const int part = threadIdx.x / kWarp, all_taps = w.k * w.k;
-  auto* taps = reinterpret_cast<CornerIndices*>(shared + Shape::kWeightBytes + part * kPartBytes);
-  float* logits = reinterpret_cast<float*>(shared + kWarpBytes<T, N>);
-  unsigned char* staged = shared + kWarpBytes<T, N> + a.logits_bytes();
-  stage_weight<T, N>(w, 0, fragments);
+  auto* taps = reinterpret_cast<CornerIndices*>(shared + part * kPartBytes);
+  float* logits = reinterpret_cast<float*>(shared + kPartsBytes);
+  unsigned char* staged = shared + kPartsBytes + a.logits_bytes();
+  prefetch_weight<T, N>(w);
   const int steps = ((all_taps - part + kForwardWarps - 1) / kForwardWarps + In::kTaps - 1) / In::kTaps;
 #pragma unroll 1
   for (int index = blockIdx.x; index < a.count; index += gridDim.x) {
@@ -196,13 +186,7 @@ __global__ void __launch_bounds__(kGatesThreads, gated_warp_blocks<T, N, vectors
     CornerIndices* lane_taps = taps + In::tap(threadIdx.x % 4) * kTapDistance;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-      const bool exists = In::kTaps == 1 || tap < all_taps;  // the last step may be half empty
-#pragma unroll 1
-      for (int i = 0; i < kParts; ++i) {
-        const LaneReader<T, Part, vectors> reader(w.x, tile.b, i * kChannels, w.channels);
-        add_step<T, N, Part, kTapsOfPart>(
-            reader, lane_taps, fragments + tap * Shape::kFragments + i * (Shape::kFragments / kParts), exists, sum);
-      }
+      add_packed_step<T, N, vectors, kTapsOfPart>(w, tile.b, tap, lane_taps, sum);
       tap += In::kTaps * kForwardWarps, lane_taps += In::kTaps * kTapDistance;
     }
     __syncwarp();
@@ -211,11 +195,9 @@ __global__ void __launch_bounds__(kGatesThreads, gated_warp_blocks<T, N, vectors
   }
 }
 
-// Return whether the gates and the warp run in one launch: gates of 1x1 with a mask, taps of 3x3 at the most, and
-// channels whose weights fit into registers and shared memory.
-inline bool in_one_launch(const GatesArguments& a, const WarpArguments& w) {
-  return a.size == 1 && w.k <= 3 && std::max(w.channels, w.out_channels) <= 32;
-}
+// Return whether the gates and the warp run in one launch: gates of 1x1, and a packed weight, with taps of 3x3 and 32
+// channels at the most.
+inline bool in_one_launch(const GatesArguments& a, const WarpArguments& w) { return a.size == 1 && is_packed(w); }
 
 template <class T, int N>
 void launch_gated_warp(const GatesArguments& a, const WarpArguments& w, Stream stream) {
@@ -236,7 +218,7 @@ void launch_gated_warp(const GatesArguments& a, const WarpArguments& w, Stream s
                         a.new_trend,
                         a.alpha,
                         a.max_offset};
-  size_t bytes = kWarpBytes<T, N> + gates.logits_bytes();
+  size_t bytes = kPartsBytes + gates.logits_bytes();
   for (const Operand& operand : {gates.x, gates.offset, gates.reset_offset})
     bytes += operand.template shared_bytes<T>(shape);
   const int blocks = std::min(gates.count, kForwardBlocks / N);
@@ -248,10 +230,7 @@ void launch_gated_warp(const GatesArguments& a, const WarpArguments& w, Stream s
 
 template <class T>
 void launch_gated_warp(const GatesArguments& a, const WarpArguments& w, Stream stream) {
-  const int channels = std::max(w.channels, w.out_channels);
-  if (channels <= 8) return launch_gated_warp<T, 8>(a, w, stream);
-  if (channels <= 16) return launch_gated_warp<T, 16>(a, w, stream);
-  return launch_gated_warp<T, 32>(a, w, stream);
+  for_channels(w, [&](auto n) { launch_gated_warp<T, n()>(a, w, stream); });
 }
 
 }  // namespace

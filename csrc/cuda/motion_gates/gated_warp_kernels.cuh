@@ -8,7 +8,11 @@ namespace {
 
 template <class T>
 GatedWarpKernels gated_warp_kernels() {
-  return {in_one_launch,
+  return {warp_packed_bytes<T>,
+          [](const WarpArguments& w, bool backward, void* to, void* stream) {
+            launch_warp_pack<T>(w, backward, to, static_cast<Stream>(stream));
+          },
+          in_one_launch,
           [](const GatesArguments& a, const WarpArguments& w, void* stream) {
             launch_gated_warp<T>(a, w, static_cast<Stream>(stream));
           },

@@ -218,11 +218,18 @@ __device__ __forceinline__ void add_weight(const uint32_t (&column)[2][BackwardS
   }
 }
 
-// Stage the weight of the block's steps. Neighbouring threads load neighbouring taps.
+// Stage the weight of the block's steps: a copy where it was packed. Else neighbouring threads load neighbouring taps.
 template <class T, int N>
 __device__ __forceinline__ void stage_backward_weight(const WarpArguments& a, int first_tap, uint2* weight) {
   using Shape = BackwardShape<T, N>;
   const unsigned steps = blockDim.x / kWarp, lane = threadIdx.x / steps, step = threadIdx.x - lane * steps;
+  if (a.packed != nullptr) {
+    const auto* from = static_cast<const uint2*>(a.packed) + first_tap / Shape::In::kTaps * Shape::kFragments;
+#pragma unroll 1
+    for (unsigned i = 2 * threadIdx.x; i < steps * Shape::kFragments; i += 2 * blockDim.x)
+      *reinterpret_cast<uint4*>(weight + i) = __ldg(reinterpret_cast<const uint4*>(from + i));
+    return;
+  }
 #pragma unroll 2
   for (int i = 0; i < Shape::kMmas * Shape::kTiles; ++i)
     weight[step * Shape::kFragments + i * kWarp + lane] =

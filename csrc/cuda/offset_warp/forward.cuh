@@ -1,9 +1,9 @@
 // offset_warp forward in one launch: taps, samples and their contraction, without intermediates in device memory.
 //
-// A block keeps the weight in shared memory, in the order in which mma's lanes read it, and each of its warps goes
-// through tiles of 16 pixels on its own: it finds the 9 taps of its pixels (each by one lane: one sigmoid per pixel and
-// tap), then for each tap the lanes load corners, interpolate and multiply. Small maps give a tile to all four warps
-// of a block, which share out the taps and add up.
+// A block keeps the weight in shared memory, in the order in which mma's lanes read it, or reads it as it was packed
+// for many launches (packing.cuh). Each of its warps goes through tiles of 16 pixels on its own: it finds the 9 taps of
+// its pixels (each by one lane: one sigmoid per pixel and tap), then for each tap the lanes load corners, interpolate
+// and multiply. Small maps give a tile to all four warps of a block, which share out the taps and add up.
 #pragma once
 
 #include "cuda/offset_warp/common.cuh"
@@ -35,7 +35,14 @@ struct ForwardShape {
   // Output channels of a block, whose weight then fits into 99 KB.
   static constexpr int kOut = sizeof(T) == 4 && N == 64 ? 32 : N;
   using Out = Columns<T, kOut>;
-  static constexpr int kFragments = In::kMmas * Out::kTiles * 8 * In::kLanes;  // uint2 of a tap
+  static constexpr int kLanesOfTap = 8 * In::kLanes;
+  static constexpr int kFragments = In::kMmas * Out::kTiles * kLanesOfTap;  // uint2 of a tap
+  // A packed weight is [tap][tile and product, by kTogether][column g][lane of the tap][kTogether], so that a lane
+  // reads 16 bytes if it has as much. Return the place in a tap; `fragment` is tile * kMmas + product.
+  static constexpr int kTogether = In::kMmas * Out::kTiles > 1 ? 2 : 1;
+  static __device__ __forceinline__ constexpr int place(int fragment, int g, int t) {
+    return fragment / kTogether * kTogether * kLanesOfTap + (g * In::kLanes + t) * kTogether + fragment % kTogether;
+  }
   static constexpr size_t kWeightBytes = size_t(kTapChunk) * kFragments * sizeof(uint2);
   static constexpr size_t kSharedBytes = kWeightBytes + kForwardWarps * kTapsBytes;
 };
@@ -209,17 +216,53 @@ __device__ __forceinline__ void find_taps(const WarpArguments& a, int b, int fir
   }
 }
 
-// Run one step at 16 pixels, or part of its channels (`In`): load, interpolate, multiply. `taps` and `fragments` are
-// those of the lane's tap.
-template <class T, int N, class In = typename ForwardShape<T, N>::In, int taps_of_warp = kTapsOfWarp, class Reader>
-__device__ __forceinline__ void add_step(const Reader& x, CornerIndices* taps, const uint2* fragments, bool weighted,
-                                         float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
-  using Out = typename ForwardShape<T, N>::Out;
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  uint32_t sample[2][In::kWords];
+// A lane's fragments of a step, or part of its channels (`Part`), where they are packed: also of taps beyond the last
+// one, which fill up a step.
+template <class T, int N, class Part>
+struct PackedFragments {
+  using Shape = ForwardShape<T, N>;
+  static constexpr int kTogether = Shape::kTogether, kCount = Shape::Out::kTiles * Part::kMmas;
+  // They are loaded before the samples, so that one wait serves both, where registers allow it.
+  static constexpr bool kAhead = sizeof(T) == 2 && N <= 16;
+  const uint2* of_lane;
+  uint32_t loaded[kAhead ? kCount / kTogether : 1][2 * kTogether];
+
+  __device__ __forceinline__ PackedFragments(const void* packed, int tap, int part)
+      : of_lane(static_cast<const uint2*>(packed) + tap * Shape::kFragments +
+                part * (Part::kMmas * Shape::kLanesOfTap) +
+                Shape::place(0, threadIdx.x % kWarp / 4, threadIdx.x % Shape::In::kLanes)) {
+    if constexpr (kAhead)
+#pragma unroll
+      for (int i = 0; i < kCount; i += kTogether) load(i, loaded[i / kTogether]);
+  }
+  __device__ __forceinline__ void load(int i, uint32_t (&word)[2 * kTogether]) const {
+    const int fragment = i / Part::kMmas * Shape::In::kMmas + i % Part::kMmas;
+    load_words<2 * kTogether>(of_lane + fragment * Shape::kLanesOfTap, word);
+  }
+  // Tiles come in turn, and the products of each.
+  __device__ __forceinline__ uint2 operator()(int tile, int product) {
+    const int i = tile * Part::kMmas + product, at = i % kTogether;
+    auto& word = loaded[kAhead ? i / kTogether : 0];
+    if (!kAhead && at == 0) load(i, word);
+    return make_uint2(word[2 * at], word[2 * at + 1]);
+  }
+};
+
+// Fetch the packed weight into the first-level cache, where it waits for the taps.
+template <class T, int N>
+__device__ __forceinline__ void prefetch_weight(const WarpArguments& a) {
+  const int bytes = a.k * a.k * int(ForwardShape<T, N>::kFragments * sizeof(uint2));
+  for (int i = threadIdx.x; i * kLine < bytes; i += kForwardWarps * kWarp)
+    prefetch(static_cast<const char*>(a.packed) + i * kLine);
+}
+
+// Make the samples of a step, or part of its channels (`In`), at 16 pixels: load and interpolate. `taps` is the lane's
+// tap at the first of its pixels.
+template <class T, class In, int taps_of_warp, class Reader>
+__device__ __forceinline__ void sample_step(const Reader& x, CornerIndices* taps, uint32_t (&sample)[2][In::kWords]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    CornerIndices* tap = taps + g + 8 * h;
+    CornerIndices* tap = taps + 8 * h;
     const int4 corner = *reinterpret_cast<const int4*>(tap->at);
     const float4 weight = weights_of<taps_of_warp>(tap);
     const int at[4] = {corner.x, corner.y, corner.z, corner.w};
@@ -228,6 +271,17 @@ __device__ __forceinline__ void add_step(const Reader& x, CornerIndices* taps, c
     for (int q = 0; q < 4; ++q) x(at[q], at[q] >= 0, word[q]);
     interpolate<T>(word, {weight.x, weight.y, weight.z, weight.w}, sample[h]);
   }
+}
+
+// Run one step by a staged weight. `fragments` are those of the lane's tap.
+template <class T, int N, class Reader>
+__device__ __forceinline__ void add_step(const Reader& x, CornerIndices* taps, const uint2* fragments, bool weighted,
+                                         float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
+  using In = typename ForwardShape<T, N>::In;
+  using Out = typename ForwardShape<T, N>::Out;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  uint32_t sample[2][In::kWords];
+  sample_step<T, In, kTapsOfWarp>(x, taps + g, sample);
   const uint2* lane_fragments = fragments + g * In::kLanes + t % In::kLanes;
 #pragma unroll
   for (int tile = 0; tile < Out::kTiles; ++tile)
@@ -239,6 +293,37 @@ __device__ __forceinline__ void add_step(const Reader& x, CornerIndices* taps, c
         multiply<T>(chain, sample[0] + 2 * product, sample[1] + 2 * product, b);
       }
     });
+}
+
+// The channels that a lane loads at a time. All eight of a lane's floats at both pixels and four corners would take 64
+// registers.
+template <class T, int N>
+constexpr int kPartsOfStep = sizeof(T) == 4 && N == 32 ? 2 : 1;
+
+// Run one step by a packed weight.
+template <class T, int N, bool vectors, int taps_of_warp>
+__device__ __forceinline__ void add_packed_step(const WarpArguments& a, int b, int tap, CornerIndices* taps,
+                                                float (&sum)[ForwardShape<T, N>::Out::kTiles][4]) {
+  using In = typename ForwardShape<T, N>::In;
+  constexpr int kParts = kPartsOfStep<T, N>, kChannels = N / kParts;
+  using Part = Step<T, kChannels, In::kVector>;
+  static_assert(Part::kLanes == In::kLanes);
+#pragma unroll 1
+  for (int i = 0; i < kParts; ++i) {
+    PackedFragments<T, N, Part> fragments(a.packed, tap, i);
+    const LaneReader<T, Part, vectors> reader(a.x, b, i * kChannels, a.channels);
+    uint32_t sample[2][Part::kWords];
+    sample_step<T, Part, taps_of_warp>(reader, taps + threadIdx.x % kWarp / 4, sample);
+    // ptxas would load fragments ahead where registers lack.
+    if constexpr (!fragments.kAhead) __syncwarp();
+#pragma unroll
+    for (int tile = 0; tile < ForwardShape<T, N>::Out::kTiles; ++tile)
+      add_products<T>(sum[tile], [&](float (&chain)[4]) {
+#pragma unroll
+        for (int product = 0; product < Part::kMmas; ++product)
+          multiply<T>(chain, sample[0] + 2 * product, sample[1] + 2 * product, fragments(tile, product));
+      });
+  }
 }
 
 template <class T, int N, bool vectors>
@@ -295,8 +380,10 @@ __device__ __forceinline__ void add_warps(float (&sum)[tiles][4], void* mine, si
 // choice to the compiler, which would take fewer in some kernels and spill in others.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kBlocksOf16Floats = __CUDA_ARCH__ >= 1200 ? 3 : 6, kBlocksOf8 = 4;  // more is kept in registers there
+constexpr bool kKeepsMore = true;
 #else
 constexpr int kBlocksOf16Floats = 0, kBlocksOf8 = 7;
+constexpr bool kKeepsMore = false;
 #endif
 template <class T, int N, bool vectors, bool chunked>
 constexpr int forward_blocks() {
@@ -306,22 +393,30 @@ constexpr int forward_blocks() {
   return N == 8 ? 9 : 8;
 }
 
+// The same for a packed weight.
+template <class T, int N>
+constexpr int packed_forward_blocks() {
+  if (kKeepsMore) return N == 32 ? 5 : 6;
+  return N == 32 ? 6 : N == 8 && sizeof(T) == 2 ? 9 : 8;
+}
+
 // `sharing` is the number of warps that share a tile, 1 or all. `chunked`: shared memory cannot hold the weight of all
 // taps and channels, so it is staged chunk by chunk; all warps of a block run the same loops, to meet at its barriers.
-template <class T, int N, bool vectors, bool chunked>
-__global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vectors, chunked>())
-    warp_forward(const WarpArguments a, const int sharing) {
+// `packed`: it is not staged.
+template <class T, int N, bool vectors, bool chunked, bool packed>
+__device__ __forceinline__ void run_forward(const WarpArguments& a, const int sharing, unsigned char* shared) {
   using Shape = ForwardShape<T, N>;
   using In = typename Shape::In;
-  MOTIONRNN_EXT_SHARED(shared);
   uint2* fragments = reinterpret_cast<uint2*>(shared);
   const int warp = threadIdx.x / kWarp, part = warp % sharing, tiles_at_once = sharing == 1 ? kForwardWarps : 1;
-  auto* taps = reinterpret_cast<CornerIndices*>(shared + Shape::kWeightBytes + warp * kTapsBytes);
+  auto* taps = reinterpret_cast<CornerIndices*>(shared + (packed ? 0 : Shape::kWeightBytes) + warp * kTapsBytes);
   const int first_out = blockIdx.y * Shape::kOut;
   const int taps_in_all = a.k * a.k, tap_chunks = chunked ? (taps_in_all + kTapChunk - 1) / kTapChunk : 1;
   const int in_chunks = chunked ? (a.channels + N - 1) / N : 1;
   const Tiles tiles(a, kTile);
-  if (!chunked) {
+  if (packed) {
+    prefetch_weight<T, N>(a);
+  } else if (!chunked) {
     stage_weight<T, N>(a, first_out, fragments);
     __syncthreads();
   }
@@ -348,7 +443,10 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
           const bool exists = In::kTaps == 1 || first_tap + tap < end_tap;  // the last step may be half empty
-          add_step<T, N>(x, lane_taps, tap_fragments, exists, sum);
+          if constexpr (packed)
+            add_packed_step<T, N, vectors, kTapsOfWarp>(a, b, tap, lane_taps, sum);
+          else
+            add_step<T, N>(x, lane_taps, tap_fragments, exists, sum);
           tap += In::kTaps * sharing, lane_taps += In::kTaps * kTapDistance;
           tap_fragments += In::kTaps * sharing * Shape::kFragments;
         }
@@ -358,6 +456,21 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
     if (sharing > 1) add_warps(sum, taps, kTapsBytes);
     if (alive && part == 0) store_tile<T, N, vectors>(a, b, first_pixel, first_out, sum);
   }
+}
+
+template <class T, int N, bool vectors, bool chunked>
+__global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vectors, chunked>())
+    warp_forward(const WarpArguments a, const int sharing) {
+  MOTIONRNN_EXT_SHARED(shared);
+  run_forward<T, N, vectors, chunked, false>(a, sharing, shared);
+}
+
+// For images in whole vectors and a packed weight.
+template <class T, int N>
+__global__ void __launch_bounds__(kForwardWarps* kWarp, packed_forward_blocks<T, N>())
+    packed_warp_forward(const WarpArguments a, const int sharing) {
+  MOTIONRNN_EXT_SHARED(shared);
+  run_forward<T, N, true, false, true>(a, sharing, shared);
 }
 
 // The most blocks of a launch, times N. More blocks hide more latency, but each stages the weight once.
@@ -374,6 +487,10 @@ void launch_forward(const WarpArguments& a, Stream stream) {
   const int blocks = std::min((tiles.count + tiles_at_once - 1) / tiles_at_once, kForwardBlocks / N);
   // Without output channels, motion_warp still updates the motion.
   const dim3 grid(blocks, std::max((a.out_channels + Shape::kOut - 1) / Shape::kOut, 1));
+  if constexpr (vectors && !chunked && N <= 32)
+    if (a.packed != nullptr)
+      return launch(packed_warp_forward<T, N>, grid, kForwardWarps * kWarp, kForwardWarps * kTapsBytes, stream, a,
+                    sharing);
   launch(warp_forward<T, N, vectors, chunked>, grid, kForwardWarps * kWarp, Shape::kSharedBytes, stream, a, sharing);
 }
 

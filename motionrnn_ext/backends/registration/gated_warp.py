@@ -30,11 +30,11 @@ def register(namespace: str, *, is_native: bool) -> None:
 
 
 def motion_gates_pack(
-    x_weight: Tensor, x_bias: Tensor, state_weight: Tensor, candidate_weight: Tensor
+    x_weight: Tensor, x_bias: Tensor, state_weight: Tensor, candidate_weight: Tensor, warp_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     # Their bytes are the kernels' own affair; these are more, with channels and rows in whole fragments.
-    sizes = [w.shape for w in (x_weight, state_weight, candidate_weight)]
-    count = 64 * sum((1 + rows) * (1 + channels) * g * g for rows, channels, g, _ in sizes)
+    sizes = [w.shape for w in (x_weight, state_weight, candidate_weight, warp_weight)]
+    count = 64 * sum((8 + rows) * (8 + channels) * (4 + k * k) for rows, channels, k, _ in sizes)
     return tuple(x_weight.new_empty(count, dtype=torch.uint8) for _ in range(2))  # type: ignore[return-value]
 
 

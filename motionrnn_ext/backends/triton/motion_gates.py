@@ -109,11 +109,11 @@ def _launch(
 
 
 def motion_gates_pack(
-    x_weight: Tensor, x_bias: Tensor, state_weight: Tensor, candidate_weight: Tensor
+    x_weight: Tensor, x_bias: Tensor, state_weight: Tensor, candidate_weight: Tensor, warp_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the weights for forward and for backward, as kernels read them in whole vectors: tap, channel, column.
 
-    Both are empty where the kernels read the weights as they are.
+    Both are empty where the kernels read the weights as they are, which that of the warp always is.
     """
     weights = [x_weight, state_weight, candidate_weight]
     if Sizes.of(x_weight, candidate_weight).g == 1:

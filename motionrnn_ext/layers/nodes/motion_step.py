@@ -235,6 +235,6 @@ class StepOfGpu(Packed):
 
     def _pack(self, laid: Laid, *, backward: bool) -> Tensor:
         if backward not in self._packed:
-            both = run(self.kernels.motion_gates_pack.default, laid.gates)
+            both = run(self.kernels.motion_gates_pack.default, (*laid.gates, laid.warp_weight))
             self._packed.update(zip((False, True), both))
         return self._packed[backward]

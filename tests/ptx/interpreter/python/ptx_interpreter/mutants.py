@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 Change = tuple[str, str]  # what kind of mistake, and the line with it
 
@@ -100,6 +101,22 @@ def _other_number(line: str, draw: random.Random) -> Iterator[Change]:
 _MAKERS: tuple[Callable[[str, random.Random], Iterator[Change]], ...] = (
     _confused, _dropped, _moved, _swapped, _other_number,
 )  # fmt: skip
+_ADDEND = re.compile(r"\s*fma\.rn\.f32 .*, (%f\d+);")
+
+
+@cache
+def _zeros(ptx: str) -> set[str]:
+    """Return the registers of floats to which a kernel assigns nothing but 0: another 0 for them changes nothing."""
+    assigned: dict[str, set[str]] = {}
+    for line in ptx.split("\n"):
+        # The first operand, of which matrix instructions and loads have several in braces.
+        if found := re.match(r"\s*(?:@!?%p\d+ )?(\S+)\s+(\{[^}]*\}|%f\d+),?(.*)", line):
+            value = found[3].strip(" ;") if found[1] == "mov.f32" else line
+            for register in re.findall(r"%f\d+", found[2]):
+                assigned.setdefault(register, set()).add(value)
+    return {register for register, values in assigned.items() if values == {"0f00000000"}}
+
+
 # They carry values from place to place; what depends on them is changed elsewhere.
 _LEFT_ALONE = re.compile(r"\s*(@!?%p\d+ )?(ld\.param|mov\.|cvta|bra|ret)|\s*[.{}/$]|\s*$")
 
@@ -113,6 +130,8 @@ def draw_mutant(ptx: str, draw: random.Random) -> Mutant:
         if _LEFT_ALONE.match(line):
             continue
         changes = [change for make in _MAKERS for change in make(line, draw) if change[1] != line]
+        if (addend := _ADDEND.match(line)) and addend[1] in _zeros(ptx):
+            changes = [change for change in changes if change[0] != "addend"]
         if changes:
             kind, after = draw.choice(changes)
             above = reversed(lines[:number])
