@@ -222,9 +222,15 @@ def test_triton_offsets_of_64_bits(
     on: UnderTest, size: int, layout: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Used where an element is farther from the first than 32 bits say; here always."""
-    from motionrnn_ext.backends.triton import gated_warp, motion_gates, offset_warp, offset_warp_backward
+    from motionrnn_ext.backends.triton import (
+        gated_warp,
+        motion_gates,
+        offset_warp,
+        offset_warp_backward,
+        offset_warp_finish,
+    )
 
-    for module in (gated_warp, motion_gates, offset_warp, offset_warp_backward):
+    for module in (gated_warp, motion_gates, offset_warp, offset_warp_backward, offset_warp_finish):
         monkeypatch.setattr(module, "needs_64_bits", lambda *_: True)
     check(on, torch.float32, {"size": size, "channels": 6, "layout_of_all": layout}, deterministic=True)
 

@@ -149,9 +149,8 @@ def _run_gates(dtype: torch.dtype, last: bool, g: int, is_packed: bool = False) 
     shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
     weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
     of_warp = torch.empty(channels, channels, 3, 3, dtype=dtype)
-    forward, backward = (
-        gates.motion_gates_pack(*weights, of_warp) if is_packed else (weights[0][:0].flatten(),) * 2
-    )
+    packed = gates.motion_gates_pack(*weights, of_warp) if is_packed else (weights[0][:0].flatten(),) * 2
+    forward, backward = packed
     x, offset, _ = inputs
     (x_weight, bias, *others), numbers = weights, (0.5, 1e4)
     convolved = (x_weight, *others)
@@ -181,8 +180,8 @@ def _run_gated_warp(dtype: torch.dtype, last: bool, g: int, batch: int | None = 
         inputs = [channels_last(t) for t in inputs]
     shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
     weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
-    forward, backward = motion_gates.motion_gates_pack(*weights)
     weights.append(torch.empty(channels, channels, 3, 3, dtype=dtype))
+    forward, backward = motion_gates.motion_gates_pack(*weights)
     numbers, (x, offset, _) = (0.5, 1e4), inputs
     outputs = gated_warp.gated_warp(*inputs, *weights, forward, *numbers)
     given = (*outputs[:3], x, offset, *weights, *outputs[3:], outputs[1], backward, *numbers)

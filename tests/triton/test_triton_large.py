@@ -29,7 +29,7 @@ AS_COMPILED = [TRITON] if TRITON in KERNELS and PTX else []
 if IN_INTERPRETER:
     from triton.runtime.interpreter import interpreter_builder
 
-    from motionrnn_ext.backends.triton import launch, offset_warp, offset_warp_backward
+    from motionrnn_ext.backends.triton import launch, offset_warp, offset_warp_backward, offset_warp_finish
     from motionrnn_ext.backends.triton.launch import BLOCKS, MANY, Block
 
 LAYOUTS = ("contiguous", "channels_last")
@@ -61,7 +61,7 @@ def ends_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for op in ("offset_warp", "offset_warp_backward", "offset_warp_backward_deterministic"):
         monkeypatch.setitem(BLOCKS, op, [(MANY, Block(TILE, 4), Block(TILE, 4))])
     monkeypatch.setattr(offset_warp_backward, "MAX_PARTS", MANY)
-    monkeypatch.setattr(offset_warp_backward, "FINISH_ADDENDS", MANY)
+    monkeypatch.setattr(offset_warp_finish, "FINISH_ADDENDS", MANY)
     use_sparse_results(monkeypatch)
     yield
 

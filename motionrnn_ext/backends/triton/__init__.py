@@ -11,6 +11,7 @@
     pixel_gates.py         the same for 1x1 convolutions
     motion_gru.py, motion_gates.py, recurrent_gates.py, lstm_steps.py, offset_warp.py, offset_warp_backward.py
                            a stem each: forward kernel, backward kernel, launch
+    offset_warp_finish.py  the last launch of the warp's backward, and its parts for the gates' kernels
     gated_warp.py          gates and warp with packed weights, as ops for the node of a MotionGRU step
 
 A kernel is compiled for the GPU at hand when it is first launched; Triton needs a C compiler for that. Under Triton's

@@ -20,7 +20,7 @@ from . import NAMESPACE
 from .images import Image, needs_64_bits
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch
 from .offset_warp import channel_block
-from .offset_warp_backward import Sums
+from .offset_warp_finish import Sums
 from .pixel_gates import pixel_gates_backward_kernel, pixel_gates_kernel
 from .tap_gates import (
     candidate_kernel,

@@ -13,7 +13,7 @@ import triton.language as tl
 from .fixed_point import unit_exponent
 from .images import load_image, store_image, tile_pixels
 from .motion_gru import updated_motion, updated_motion_gradients
-from .offset_warp_backward import finish_weight, load_sums
+from .offset_warp_finish import finish_weight, load_sums
 from .scalar import d_sigmoid, dot, index, narrow, sigmoid, tanh, widen
 from .tap_gates import weight_tile
 
