@@ -232,6 +232,10 @@ class FrameSequences(StoredFrames):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def sequence(self, index: int) -> str:
+        """Return the path of a clip's sequence."""
+        return str(self.clips[index][0].path)
+
     def __getitem__(self, index: int) -> Tensor:
         sequence, start = self.clips[checked_index(index, len(self.clips))]
         places = range(start, start + self.span, self.stride)

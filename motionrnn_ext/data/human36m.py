@@ -100,6 +100,10 @@ class Human36M(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.starts)
 
+    def sequence(self, index: int) -> tuple[str, str]:
+        """Return what names a clip's video."""
+        return self.frames[self.starts[index]].video
+
     def __getitem__(self, index: int) -> Tensor:
         start = self.starts[index]
         frames = self.frames[start : start + 2 * self.n_frames : 2]
@@ -207,6 +211,10 @@ class Human36MOpenSTL(Dataset[Tensor]):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def sequence(self, index: int) -> str:
+        """Return the name of a clip's images, up to their numbers."""
+        return self.clips[index][0]
 
     def __getitem__(self, index: int) -> Tensor:
         images = [

@@ -57,6 +57,10 @@ class RadarH5(StoredFrames):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def sequence(self, index: int) -> int:
+        """Return the number of a clip's sequence."""
+        return self.clips[index][0]
+
     def __getitem__(self, index: int) -> Tensor:
         sequence, start = self.clips[checked_index(index, len(self.clips))]
         try:

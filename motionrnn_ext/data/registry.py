@@ -118,6 +118,24 @@ def check_item(dataset: str, item: Any, shape: tuple[int, ...]) -> None:
         )
 
 
+def sequences_of(clips: ClipDataset) -> list[int]:
+    """Return a number for every clip that says which stored sequence it is from; clips of one may overlap.
+
+    A data set tells by a method `sequence(index)`. Generated clips, and those of a data set without this method, are
+    sequences of their own.
+    """
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(_sequence(clips, index), len(numbers)) for index in range(len(clips))]
+
+
+def _sequence(clips: Any, index: int) -> Any:
+    if isinstance(clips, Subset):
+        return _sequence(clips.dataset, clips.indices[index])
+    if isinstance(clips, (_Checked, _Reversed)):
+        return _sequence(clips.clips, index)
+    return clips.sequence(index) if hasattr(clips, "sequence") else index
+
+
 class _Reversed(Dataset[Tensor]):
     """Clips with the order of their channels reversed, from RGB to BGR or back."""
 

@@ -5,7 +5,8 @@ its own number:
 
     clips   The 95 % interval of a paired bootstrap: clips are drawn with replacement, the same ones for both rows, and
             the difference is computed anew (2000 draws, their percentiles 2.5 and 97.5). It says how far the scored
-            clips decide about these trained models.
+            clips decide about these trained models. Clips of one stored sequence overlap, or show the same; so whole
+            sequences are drawn, each with its clips. (Source: Davison and Hinkley, Bootstrap Methods, 1997, 3.8.)
     seeds   The p-value of a paired t-test over the seeds, which both rows share. It says whether training again would
             show the same. With a single seed there is none.
 
@@ -61,6 +62,7 @@ def difference(
     clips: Sequence[Clips],
     other_clips: Sequence[Clips],
     lower_is_better: bool,
+    sequences: Sequence[int] | None = None,
 ) -> Difference:
     """Compare two rows by the rule above.
 
@@ -70,9 +72,10 @@ def difference(
         clips: the scores of the row's clips, one array per seed; empty if there are none.
         other_clips: the other row's, of the same clips.
         lower_is_better: whether lower scores are better.
+        sequences: the stored sequence of each clip, as a number; None if each clip is one of its own.
     """
     gap = fmean(values) - fmean(others)
-    low, high = _interval(clips, other_clips)
+    low, high = _interval(clips, other_clips, sequences)
     p = _p_value(values, others)
     # Comparisons with nan are false.
     if not (math.isfinite(gap) and (low > 0 or high < 0)):
@@ -81,29 +84,37 @@ def difference(
     return Difference(gap, low, high, p, verdict if p < 1 - _LEVEL else f"{verdict} for these trainings")
 
 
-def _interval(clips: Sequence[Clips], others: Sequence[Clips]) -> tuple[float, float]:
-    """Return the interval over clips of the difference, or nan twice without two clips to compare."""
+def _interval(
+    clips: Sequence[Clips], others: Sequence[Clips], sequences: Sequence[int] | None
+) -> tuple[float, float]:
+    """Return the interval over clips of the difference, or nan twice without two sequences to compare."""
     from scipy.stats import bootstrap
 
     if not clips or not others:
         return math.nan, math.nan
     # (2, S, K, N)
     columns = np.stack([np.stack([one.T for one in row]) for row in (clips, others)])
-    columns = columns[..., np.isfinite(columns).all((0, 1, 2))]
-    if columns.shape[-1] < 2:
-        return math.nan, math.nan
     n_columns = columns.shape[2]
     if n_columns == 1:
         # A mean over clips and seeds may be taken over seeds first.
         columns = columns.mean(1, keepdims=True)
+    known = np.isfinite(columns).all((0, 1, 2))
+    numbers = np.arange(len(known)) if sequences is None else np.asarray(sequences)
+    drawn_from = [known & (numbers == number) for number in np.unique(numbers[known])]
+    if len(drawn_from) < 2:
+        return math.nan, math.nan
+    # The sums of every sequence, and its number of clips: a mean over drawn sequences is the quotient of two sums.
+    sums = np.stack([columns[..., of_one].sum(-1) for of_one in drawn_from], -1)
+    counts = np.array([of_one.sum() for of_one in drawn_from], float)
 
     def gap(*drawn: NDArray[np.float64], axis: int = -1) -> Any:
-        means = np.stack([column.mean(axis) for column in drawn]).reshape(*columns.shape[:3], -1)
+        *parts, n_clips = (part.sum(axis) for part in drawn)
+        means = np.stack([part / n_clips for part in parts]).reshape(*columns.shape[:3], -1)
         scores = (means[:, :, 0] if n_columns == 1 else _csi(means)).mean(1)
         found = scores[0] - scores[1]
         return found if drawn[0].ndim > 1 else found[0]
 
-    samples = tuple(columns.reshape(-1, columns.shape[-1]))
+    samples = (*sums.reshape(-1, len(counts)), counts)
     if not math.isfinite(gap(*samples)):
         return math.nan, math.nan
     found = bootstrap(

@@ -37,12 +37,16 @@ def write_record(
     finished: Mapping[str, Mapping[str, Any]],
     costs: Mapping[str, Mapping[str, int]],
     command: str,
+    sequences: Sequence[int] | None = None,
 ) -> Path:
-    """Write the record of the `finished` trainings, by name, and return `path`. There should be one at least."""
+    """Write the record of the `finished` trainings, by name, and return `path`. There should be one at least.
+
+    `sequences` holds the stored sequence of each test clip.
+    """
     part = finished_part(plan, finished)
     members = [finished[training.name] for training in part.trainings()]
     content = {
-        **table.results(part, members, costs, _command(command)),
+        **table.results(part, members, costs, _command(command), sequences),
         "baselines": {label: _scores(one) for label, one in baselines_of(members[0]).items()},
         "missing": [one.label for one in plan.trainings() if one.name not in finished],
         "trainings": [
@@ -94,7 +98,7 @@ def record_markdown(content: Mapping[str, Any]) -> str:
     facts = [
         f"`{content['command']}`",
         f"{steps} of {clips}, {settings['n_input']} frames in and {settings['n_output']} out",
-        f"{counted(content['test_clips'], 'test clip')}, seeds: {', '.join(map(str, content['seeds']))}",
+        f"{table.clips_text(content, 'test clip')}, seeds: {', '.join(map(str, content['seeds']))}",
         f"{duration} of training and scoring on {'; '.join(content['machine'])}",
         f"commit {', '.join(content['commit']) or 'unknown'}",
     ]

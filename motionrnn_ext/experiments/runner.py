@@ -64,6 +64,7 @@ def run_plan(plan: Plan, folder: Path, *, command: str, record: Path | None = No
 def _run_plan(plan: Plan, folder: Path, command: str, record: Path | None) -> dict[str, Any]:
     console = Console()
     checked = check(plan)
+    about = (checked.costs, command, checked.sequences)
     open_folder(folder, plan)
     trainings, finished = plan.trainings(), {}
     for training in trainings:
@@ -73,7 +74,7 @@ def _run_plan(plan: Plan, folder: Path, command: str, record: Path | None) -> di
         else:
             finished[training.name] = result
     if record is not None and finished:
-        write_record(record, plan, finished, checked.costs, command)
+        write_record(record, plan, finished, *about)
     _introduce(console, plan, folder, len(finished))
     with _Display(console, plan, len(finished)) as display:
         for number, training in enumerate(trainings, start=1):
@@ -82,9 +83,9 @@ def _run_plan(plan: Plan, folder: Path, command: str, record: Path | None) -> di
                 result = finished[training.name] = _finish(training, folder, checked, display)
                 display.line(f"[{number}/{len(trainings)}] {training.label}: {table.result_text(result)}")
                 if record is not None:
-                    write_record(record, plan, finished, checked.costs, command)
+                    write_record(record, plan, finished, *about)
     in_order = [finished[training.name] for training in trainings]
-    results = table.results(plan, in_order, checked.costs, command)
+    results = table.results(plan, in_order, *about)
     *tables, reading = table.terminal(results)
     for part in tables:
         wide_console().print(part)

@@ -38,9 +38,16 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def results(
-    plan: Plan, trainings: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, int]], command: str
+    plan: Plan,
+    trainings: Sequence[Mapping[str, Any]],
+    costs: Mapping[str, Mapping[str, int]],
+    command: str,
+    sequences: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of results.json from the results of all trainings of the plan."""
+    """Return the content of results.json from the results of all trainings of the plan.
+
+    `sequences` holds the stored sequence of each test clip, see `differences.difference`.
+    """
     by_row = {row.label: [one for one in trainings if one["row"] == row.label] for row in plan.rows}
     first = trainings[0]
     names = names_of(first["metrics"])
@@ -64,6 +71,7 @@ def results(
             for label, scores in first["other_baselines"].items()
         },
         "test_clips": first["metrics"]["samples"],
+        "test_sequences": None if sequences is None else len(set(sequences)),
         "protocol": list(first["metrics"]["protocol"].values()),
         "gate": gate_text(trainings),
         "observed": {
@@ -71,7 +79,7 @@ def results(
             for name, values in first["baseline"]["per_lead"].items()
             if name.startswith("observed_")
         },
-        "differences": _differences(plan, rows, by_row, headline(names)),
+        "differences": _differences(plan, rows, by_row, headline(names), sequences),
         "stopped": {
             f"{one['row']}, seed {one['seed']}": one["stopped"] for one in trainings if one.get("stopped")
         },
@@ -106,6 +114,7 @@ def _differences(
     rows: Mapping[str, Any],
     by_row: Mapping[str, Sequence[Mapping[str, Any]]],
     names: Sequence[str],
+    sequences: Sequence[int] | None,
 ) -> list[dict[str, Any]]:
     """Return, for each pair of the plan, its labels and the difference in each metric."""
     found = []
@@ -115,7 +124,7 @@ def _differences(
             ours, theirs = (rows[label]["metrics"][name]["per_seed"] for label in pair)
             clips, other_clips = (_clips(by_row[label], name) for label in pair)
             lower_is_better = BETTER[name.split("_")[0]] == BETTER["mse"]
-            entry[name] = difference(ours, theirs, clips, other_clips, lower_is_better)._asdict()
+            entry[name] = difference(ours, theirs, clips, other_clips, lower_is_better, sequences)._asdict()
         found.append(entry)
     return found
 
@@ -232,7 +241,7 @@ def _rich(title: str, lines: list[list[str]]) -> Table:
 
 def _how_to_read(results: Mapping[str, Any]) -> str:
     """Return the sentences on the spread, the intervals and the verdicts."""
-    seeds, clips = results["seeds"], counted(results["test_clips"], "clip")
+    seeds, clips = results["seeds"], clips_text(results)
     names = ", ".join(map(str, seeds))
     text = f"In brackets: the 95 % interval of the difference, by a paired bootstrap over {clips}"
     if len(seeds) == 1:
@@ -242,6 +251,13 @@ def _how_to_read(results: Mapping[str, Any]) -> str:
         f"{len(seeds)} seeds. No difference is shown where the interval holds 0; with p of 0.05 or more, it is one of "
         "these trainings only."
     )
+
+
+def clips_text(results: Mapping[str, Any], kind: str = "clip") -> str:
+    """Return how many clips are scored, such as "9 clips", or "9 clips of 3 sequences" if some share a sequence."""
+    clips, sequences = results["test_clips"], results.get("test_sequences")
+    text = counted(clips, kind)
+    return text if sequences in (None, clips) else f"{text} of {counted(sequences, 'sequence')}"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -256,7 +272,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{_how_to_read(results)} The exact rule: motionrnn_ext/experiments/differences.py.",
         f"Each model is the one after its last step: {budget}. "
         "What is small or trained briefly says little about an architecture.",
-        f"Scored on {counted(results['test_clips'], 'held-out clip')}, the same for all rows and seeds: "
+        f"Scored on {clips_text(results, 'held-out clip')}, the same for all rows and seeds: "
         f"{counted(n_in, 'frame')} in, "
         f"{n_out} predicted.",
         *(

@@ -18,10 +18,11 @@ import torch
 from layouts import noise, write_h5, write_human36m, write_openstl
 from own_data import refusal
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from motionrnn_ext.data import FrameSequences, Human36M, Human36MOpenSTL, RadarH5, open_clips, videos
 from motionrnn_ext.data.choice import mean_motion, wet_share
+from motionrnn_ext.data.registry import sequences_of
 from motionrnn_ext.data.times import gaps
 
 SIZE = (12, 20)
@@ -188,7 +189,7 @@ def test_clips_may_overlap(tmp_path: Path) -> None:
     options: dict[str, Any] = {"root": folder, "n_frames": 15, "image_size": SIZE}
     assert len(open_clips("frames", "train", **options)) == 2
     clips = open_clips("frames", "train", clip_step=5, **options)
-    assert len(clips) == 6
+    assert len(clips) == 6 and sequences_of(clips) == [0] * 6
     for i, clip in enumerate(clips):  # type: ignore[arg-type]
         expected = wanted(stored[5 * i : 5 * i + 15, ..., None])
         torch.testing.assert_close(clip, expected, rtol=0, atol=1e-6)
@@ -200,6 +201,7 @@ def test_clips_may_overlap(tmp_path: Path) -> None:
     written = write_h5(tmp_path / "shanghai.h5", n=2)
     data = RadarH5("train", tmp_path, n_frames=15, image_size=(20, 24), clip_step=4)
     assert data.clips == [(sequence, start) for sequence in (0, 1) for start in (0, 4, 8)]
+    assert sequences_of(data) == [0, 0, 0, 1, 1, 1] and sequences_of(Subset(data, [4, 0, 5])) == [0, 1, 0]
     expected = wanted(written["train/1"][4:19, ..., None])
     torch.testing.assert_close(data[4], expected, rtol=0, atol=1e-6)
 
@@ -214,10 +216,15 @@ def test_clips_of_people_may_overlap(tmp_path: Path) -> None:
     one = Human36MOpenSTL("train", tmp_path / "listed", **options)
     more = Human36MOpenSTL("train", tmp_path / "listed", clip_step=5, **options)
     assert len(one) == 2 and [first for _, first in more.clips] == [226, 251, 276] * 2
-    assert torch.equal(more[3], one[1])
+    assert torch.equal(more[3], one[1]) and sequences_of(more) == [0, 0, 0, 1, 1, 1]
+    assert sequences_of(open_clips("human36m", "test", root=tmp_path / "flat", **options)) == [0] * 5
     later = Human36MOpenSTL("train", tmp_path / "listed", n_frames=9, image_size=(16, 16))
     assert torch.equal(more[1], later[0][5:9])
     refusal(lambda: Human36M("test", tmp_path / "flat", clip_step=0, **options), "clip_step must be")
+
+
+def test_generated_clips_are_sequences_of_their_own() -> None:
+    assert sequences_of(open_clips("moving_digits", "test", 3, digits="sklearn")) == [0, 1, 2]
 
 
 def test_a_stated_interval_says_what_a_gap_is(tmp_path: Path) -> None:

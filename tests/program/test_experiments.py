@@ -496,6 +496,33 @@ def test_the_interval_is_that_of_the_paired_differences() -> None:
     assert found.p == pytest.approx(1 - 2 / np.pi * np.arctan(11))
 
 
+def test_whole_sequences_are_drawn() -> None:
+    """Copies of a clip in its sequence change nothing; as sequences of their own they would halve the interval."""
+    ours, others = rows_of([-1.0], 1.0, clips=20)
+    values = [[float(seed.mean()) for seed in row] for row in (ours, others)]
+    once = difference(*values, ours, others, lower_is_better=True)
+    copied = [[np.repeat(seed, 4, 0) for seed in row] for row in (ours, others)]
+    sequences = np.repeat(range(20), 4).tolist()
+    together = difference(*values, *copied, lower_is_better=True, sequences=sequences)
+    assert (together.low, together.high) == pytest.approx((once.low, once.high))
+    apart = difference(*values, *copied, lower_is_better=True)
+    assert apart.high - apart.low == pytest.approx((once.high - once.low) / 2, rel=0.1)
+
+
+def test_sequences_of_several_lengths_are_drawn_with_all_their_clips() -> None:
+    """Own bootstrap of a quotient of sums."""
+    ours, others = rows_of([-1.0], 1.0, clips=60)
+    sequences = np.repeat(range(20), [1, 2, 3, 6] * 5)
+    each = (ours[0] - others[0])[:, 0] + np.random.default_rng(3).standard_normal(20)[sequences]
+    ours = [others[0] + each[:, None]]
+    values = [[float(seed.mean()) for seed in row] for row in (ours, others)]
+    found = difference(*values, ours, others, lower_is_better=True, sequences=sequences.tolist())
+    sums, counts = (np.bincount(sequences, w) for w in (each, None))
+    drawn = np.random.default_rng(5).integers(0, 20, (20000, 20))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.1 * means.std())
+
+
 def test_the_interval_of_csi_is_that_of_pooled_counts() -> None:
     random = np.random.default_rng(0)
     clips, leads = 40, 3
