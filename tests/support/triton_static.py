@@ -138,21 +138,26 @@ GATES_FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+def _gates_inputs(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, last: bool, g: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return x, F and D, and the weights of the gates and the warp."""
+    batch, channels, height, width = shape
+    maps = [(channels, dtype), (18, torch.float32), (18, torch.float32)]
+    inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in maps]
+    shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g), (channels, channels, 3, 3)]
+    weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
+    return [channels_last(t) if last else t for t in inputs], weights
+
+
 def _run_gates(dtype: torch.dtype, last: bool, g: int, is_packed: bool = False) -> None:
     from motionrnn_ext.backends.triton import motion_gates as gates
 
-    batch, channels, height, width = SHAPE
-    maps = [(channels, dtype), (18, torch.float32), (18, torch.float32)]
-    inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in maps]
-    if last:
-        inputs = [channels_last(t) for t in inputs]
-    shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
-    weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
-    of_warp = torch.empty(channels, channels, 3, 3, dtype=dtype)
-    packed = gates.motion_gates_pack(*weights, of_warp) if is_packed else (weights[0][:0].flatten(),) * 2
+    inputs, weights = _gates_inputs(SHAPE, dtype, last, g)
+    packed = gates.motion_gates_pack(*weights) if is_packed else (weights[0][:0].flatten(),) * 2
     forward, backward = packed
     x, offset, _ = inputs
-    (x_weight, bias, *others), numbers = weights, (0.5, 1e4)
+    (x_weight, bias, *others, _), numbers = weights, (0.5, 1e4)
     convolved = (x_weight, *others)
     outputs = gates.launch_forward(*inputs, convolved, bias, forward, *numbers)
     given = gates.Given(*outputs[:3], offset, *outputs[3:], outputs[0])
@@ -172,15 +177,9 @@ GATED_WARP = ("gated_warp", "update_backward", "inputs_backward", "pixel_gates_b
 def _run_gated_warp(dtype: torch.dtype, last: bool, g: int, batch: int | None = None) -> None:
     from motionrnn_ext.backends.triton import gated_warp, motion_gates
 
-    usual, channels, height, width = SMALL_SHAPE
-    is_large, batch = batch is not None, batch or usual
-    maps = [(channels, dtype), (18, torch.float32), (18, torch.float32)]
-    inputs = [torch.empty(batch, c, height, width, dtype=d) for c, d in maps]
-    if last:
-        inputs = [channels_last(t) for t in inputs]
-    shapes = [(63, channels, g, g), (63,), (36, 18, g, g), (18, 18, g, g)]
-    weights = [torch.empty(shape, dtype=dtype) for shape in shapes]
-    weights.append(torch.empty(channels, channels, 3, 3, dtype=dtype))
+    usual, *image = SMALL_SHAPE
+    is_large = batch is not None
+    inputs, weights = _gates_inputs((batch or usual, *image), dtype, last, g)
     forward, backward = motion_gates.motion_gates_pack(*weights)
     numbers, (x, offset, _) = (0.5, 1e4), inputs
     outputs = gated_warp.gated_warp(*inputs, *weights, forward, *numbers)
