@@ -54,8 +54,10 @@ def all_kernels() -> list[Any]:
     """Every kernel of the backend's modules; helper functions have other names."""
     from motionrnn_ext.backends.triton import ops
 
-    modules = [getattr(ops, name) for name in ops.__all__]
-    return [value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")]
+    folder = f"{ops.__package__}."
+    modules = [vars(module) for path, module in sys.modules.items() if path.startswith(folder)]
+    found = {name: value for module in modules for name, value in module.items() if name.endswith("_kernel")}
+    return list(found.values())
 
 
 # ---- the launches ------------------------------------------------------------------------------------------
