@@ -369,8 +369,9 @@ GATES = (
     "gates", "candidate", "update_backward", "reset_backward", "inputs_backward", "pixel_gates", "pixel_gates_backward",
     "gated_warp",
 )  # fmt: skip
-# Accesses of local memory by Triton 3.9 on the target that has most, sm_100. With 8 warps there are 6.
-SPILLS = {"inputs_backward: fp32 packed channels_last": 4}
+# Accesses of local memory by Triton 3.9 on the target that has most: sm_100 (with 8 warps 6), and sm_120 (8 bytes of a
+# thread).
+SPILLS = {"inputs_backward: fp32 packed channels_last": 4, "pixel_gates_backward: fp32 1x1": 4}
 MULTIPLYING = ("offset_warp", "offset_warp_backward", *GATES)
 
 

@@ -87,9 +87,10 @@ def warp_tile(
         )
         if LAST:
             # The next tap is loaded here, so that its gather does not wait. With channels as planes, this would take
-            # more registers than there are.
+            # more registers than there are. After the last tap that one is loaded again: a masked load spilled on sm_90
+            # (with gates), and tl.minimum on sm_120.
             row_offset, col_offset, logit = load_tap(
-                tl.minimum(n + 1, K * K - 1), at_offset, at_mask, offset_plane, mask_plane, exists, K
+                n + (n + 1 < K * K), at_offset, at_mask, offset_plane, mask_plane, exists, K
             )
         at = b * x_batch + (row * width + col) * X_PIXEL
         for first in range(0, C, CHANNELS):
