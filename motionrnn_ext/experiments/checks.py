@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import Subset
 
-from ..data.registry import DATASETS, ClipDataset, sequences_of
+from ..data.registry import DATASETS, ClipDataset
 from ..evaluation.clips import held_out
 from ..evaluation.scores import BASELINE, score
 from ..models import MotionRNN
@@ -28,7 +28,6 @@ class Checked(NamedTuple):
     Attributes:
         costs: the result of `costs` for each row, by label.
         clips: the test clips, on which all models are scored.
-        sequences: the stored sequence of each test clip, as a number.
         metrics: the names of the metrics that are measured.
         baselines: the results of the baselines on the test clips, by label; empty until they are first scored.
     """
@@ -36,7 +35,6 @@ class Checked(NamedTuple):
     plan: Plan
     costs: dict[str, dict[str, int]]
     clips: ClipDataset
-    sequences: list[int]
     metrics: tuple[str, ...]
     baselines: dict[str, Any]
 
@@ -63,7 +61,7 @@ def check(plan: Plan) -> Checked:
     _check_machine(plan)
     ClipDataModule(plan.config)
     clips = held_out(replace(plan.config, seed=TEST_SEED), plan.test_clips)
-    checked = Checked(plan, counts, clips, sequences_of(clips), (), {})
+    checked = Checked(plan, counts, clips, (), {})
     few: ClipDataset = Subset(clips, range(min(2, len(clips))))  # type: ignore[arg-type]
     return checked._replace(metrics=names_of(checked.score({}, few)[BASELINE]))
 

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from .. import __version__
+from ..data.registry import sequences_of
 from ..evaluation.pictures import Pictures
 from ..evaluation.scores import BASELINE
 from ..evaluation.tables import print_paths
@@ -64,7 +65,7 @@ def run_plan(plan: Plan, folder: Path, *, command: str, record: Path | None = No
 def _run_plan(plan: Plan, folder: Path, command: str, record: Path | None) -> dict[str, Any]:
     console = Console()
     checked = check(plan)
-    about = (checked.costs, command, checked.sequences)
+    about = (checked.costs, command, sequences_of(checked.clips))
     open_folder(folder, plan)
     trainings, finished = plan.trainings(), {}
     for training in trainings:

@@ -32,7 +32,7 @@ def test_a_prediction_is_the_frame_that_was_read_plus_the_change(predictor: str)
 
 
 def test_predictions_go_on_from_predictions() -> None:
-    """With W_last = 0 nothing changes, and every prediction is the last given frame."""
+    """Every prediction is the last given frame where W_last = 0, because nothing is added to it."""
     model = rnn(residual=True)
     torch.nn.init.zeros_(model.conv_last.weight)
     last = CLIP[:, 3:4]
@@ -42,7 +42,7 @@ def test_predictions_go_on_from_predictions() -> None:
 
 
 def test_gradients_with_and_without_recomputing() -> None:
-    """Beside those of the plain model, to whose predictions the given frames are added here."""
+    """They are those of the plain model, to whose predictions the given frames are added here."""
     plain, residual = rnn().double(), rnn(residual=True).double()
     clip = CLIP.double()
     (plain(clip, 6) + clip[:, :-1]).square().mean().backward()

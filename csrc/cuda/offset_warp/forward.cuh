@@ -465,7 +465,7 @@ __global__ void __launch_bounds__(kForwardWarps* kWarp, forward_blocks<T, N, vec
   run_forward<T, N, vectors, chunked, false>(a, sharing, shared);
 }
 
-// For images in whole vectors and a packed weight.
+// The kernel for images in whole vectors and a packed weight.
 template <class T, int N>
 __global__ void __launch_bounds__(kForwardWarps* kWarp, packed_forward_blocks<T, N>())
     packed_warp_forward(const WarpArguments a, const int sharing) {

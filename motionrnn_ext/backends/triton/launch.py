@@ -110,7 +110,7 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     "candidate": [(MANY, Block(64, 8, least=32), Block(64, 4, least=16))],
     # With 32 pixels backward spills in float32 on sm_80 and sm_90.
     "pixel_gates": [(MANY, Block(16, 4), Block(32, 4, least=16))],
-    # With 32 pixels it spills in float32.
+    # A block of 32 pixels spills in float32.
     "gated_warp": [(MANY, Block(16, 8), Block(64, 8, least=16))],
     "offset_warp_backward": [
         (16, Block(64, 4), Block(64, 4)),
