@@ -81,12 +81,12 @@ MOTIONRNN_EXT_LIBRARY(MOTIONRNN_EXT_NAMESPACE, m) {
       "motion_gates_weight_gradients(Tensor grad_logits, Tensor x, Tensor offset, Tensor reset_logits, "
       "int kernel_size) -> (Tensor, Tensor, Tensor, Tensor)");
 
-  // A 5x5 convolution that keeps the map's size, by Winograd's algorithm. The packed weight is for this machine alone;
-  // `transposed`: it is that of the gradient of x.
+  // A 3x3 or 5x5 convolution that keeps the map's size, by Winograd's algorithm. The packed weight is for this machine
+  // alone; `transposed`: it is that of the gradient of x.
   m.def("winograd_pack(Tensor weight, bool transposed) -> Tensor");
-  m.def("winograd_conv(Tensor x, Tensor packed, int out_channels, Tensor? bias) -> Tensor");
+  m.def("winograd_conv(Tensor x, Tensor packed, int kernel_size, int out_channels, Tensor? bias) -> Tensor");
   // summed over the pairs of a gradient and an x
-  m.def("winograd_weight_gradient(Tensor[] grads, Tensor[] xs) -> Tensor");
+  m.def("winograd_weight_gradient(Tensor[] grads, Tensor[] xs, int kernel_size) -> Tensor");
 
   m.def("offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) -> Tensor");
   // wanted: a bit per gradient, x 1, offset 2, mask_logits 4, weight 8; the others come back empty

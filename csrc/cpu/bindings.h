@@ -14,7 +14,7 @@ struct InstructionSet {
   PointwiseKernel (*pointwise)(Map, Types);
   WarpKernels (*warp)(Types);
   GatesKernels (*gates)(Types);
-  WinogradKernels (*winograd)(Types);
+  WinogradKernels (*winograd)(Types, int k);
   StridedKernels (*strided)(Types);
 };
 

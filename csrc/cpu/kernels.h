@@ -92,7 +92,7 @@ struct GatesKernels {
   void (*weight_gradients)(const GatesArguments&, int64_t begin, int64_t end);  // blocks
 };
 
-// A 5x5 convolution that keeps the map's size, by Winograd's algorithm (winograd/).
+// A 3x3 or 5x5 convolution that keeps the map's size, by Winograd's algorithm (winograd/).
 struct WinogradArguments {
   int64_t batch, channels, out_channels, height, width;
 
@@ -101,7 +101,7 @@ struct WinogradArguments {
   const void* bias;           // (C_out); null: none
   int64_t item_tiles, parts;  // forward: the most tiles of an item, and the parts of the output channels; by plan
 
-  // The weight is (C_out, C, 5, 5) and contiguous. `transposed`: it is (C, C_out, 5, 5) and its taps are mirrored.
+  // The weight is (C_out, C, k, k) and contiguous. `transposed`: it is (C, C_out, k, k) and its taps are mirrored.
   const void* weight;
   bool transposed;
   void* packed;
@@ -109,7 +109,7 @@ struct WinogradArguments {
   // Weight gradient: the sum over `steps` pairs of x and the gradient of out.
   int64_t steps;
   const Image *xs, *grads;
-  void* grad_weight;  // (C_out, C, 5, 5) contiguous
+  void* grad_weight;  // (C_out, C, k, k) contiguous
 };
 
 struct WinogradKernels {
@@ -147,7 +147,7 @@ struct StridedKernels {
   PointwiseKernel pointwise_kernel(Map map, Types types); \
   WarpKernels warp_kernels(Types types);                  \
   GatesKernels gates_kernels(Types types);                \
-  WinogradKernels winograd_kernels(Types types);          \
+  WinogradKernels winograd_kernels(Types types, int k);   \
   StridedKernels strided_kernels(Types types);            \
   }
 MOTIONRNN_EXT_DECLARE_KERNELS(baseline)

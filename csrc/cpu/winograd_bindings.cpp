@@ -1,4 +1,4 @@
-// The 5x5 convolutions by Winograd's algorithm as torch ops.
+// The convolutions by Winograd's algorithm as torch ops.
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
@@ -9,8 +9,9 @@
 namespace motionrnn_ext::cpu {
 namespace {
 
-WinogradKernels kernels_for(const Tensor& t) {
-  return instruction_set().winograd(types_of(t.scalar_type(), t.scalar_type()));
+WinogradKernels kernels_for(const Tensor& t, int64_t k) {
+  STD_TORCH_CHECK(k == 3 || k == 5, "motionrnn_ext: kernel_size should be 3 or 5");
+  return instruction_set().winograd(types_of(t.scalar_type(), t.scalar_type()), static_cast<int>(k));
 }
 
 void check_type(const Tensor& t, ScalarType type) {
@@ -28,11 +29,11 @@ ScalarType arithmetic_type(const Tensor& map) {
 Tensor winograd_pack(Tensor weight_, bool transposed) {
   const Tensor weight = dense(weight_);
   const ScalarType type = arithmetic_type(weight);
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 5 && weight.size(3) == 5, "motionrnn_ext: mismatched sizes");
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3), "motionrnn_ext: mismatched sizes");
   WinogradArguments a{};
   a.channels = weight.size(transposed ? 0 : 1), a.out_channels = weight.size(transposed ? 1 : 0);
   a.weight = weight.const_data_ptr(), a.transposed = transposed;
-  const WinogradKernels kernels = kernels_for(weight);
+  const WinogradKernels kernels = kernels_for(weight, weight.size(2));
   Tensor packed = torch::stable::new_empty(weight, std::array<int64_t, 1>{kernels.packed_size(a)}, type);
   a.packed = packed.mutable_data_ptr();
   torch::stable::parallel_for(0, kernels.blocks(a), 1,
@@ -40,7 +41,7 @@ Tensor winograd_pack(Tensor weight_, bool transposed) {
   return packed;
 }
 
-Tensor winograd_conv(Tensor x_, Tensor packed, int64_t out_channels, std::optional<Tensor> bias_) {
+Tensor winograd_conv(Tensor x_, Tensor packed, int64_t kernel_size, int64_t out_channels, std::optional<Tensor> bias_) {
   STD_TORCH_CHECK(x_.dim() == 4, "motionrnn_ext: mismatched ranks");
   const ScalarType type = arithmetic_type(x_);
   check_type(packed, type);
@@ -48,7 +49,7 @@ Tensor winograd_conv(Tensor x_, Tensor packed, int64_t out_channels, std::option
   WinogradArguments a{};
   a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3);
   a.out_channels = out_channels;
-  const WinogradKernels kernels = kernels_for(x);
+  const WinogradKernels kernels = kernels_for(x, kernel_size);
   STD_TORCH_CHECK(packed.dim() == 1 && packed.numel() == kernels.packed_size(a) && is_dense_from(packed, 0),
                   "motionrnn_ext: mismatched packed weight");
   Tensor bias;
@@ -66,7 +67,7 @@ Tensor winograd_conv(Tensor x_, Tensor packed, int64_t out_channels, std::option
   return out;
 }
 
-Tensor winograd_weight_gradient(std::vector<Tensor> grads, std::vector<Tensor> xs) {
+Tensor winograd_weight_gradient(std::vector<Tensor> grads, std::vector<Tensor> xs, int64_t kernel_size) {
   STD_TORCH_CHECK(!xs.empty() && grads.size() == xs.size(), "motionrnn_ext: mismatched numbers of tensors");
   const Tensor &x = xs[0], &grad = grads[0];
   STD_TORCH_CHECK(x.dim() == 4 && grad.dim() == 4, "motionrnn_ext: mismatched ranks");
@@ -88,11 +89,11 @@ Tensor winograd_weight_gradient(std::vector<Tensor> grads, std::vector<Tensor> x
   };
   const std::vector<Image> x_images = images_of(xs, a.channels), grad_images = images_of(grads, a.out_channels);
   a.xs = x_images.data(), a.grads = grad_images.data();
-  const std::vector<int64_t> sizes{a.out_channels, a.channels, 5, 5};
+  const std::vector<int64_t> sizes{a.out_channels, a.channels, kernel_size, kernel_size};
   Tensor grad_weight = torch::stable::new_empty(x, sizes, type);
   if (x.numel() == 0 || grad.numel() == 0) return torch::stable::zero_(grad_weight);
   a.grad_weight = grad_weight.mutable_data_ptr();
-  const WinogradKernels kernels = kernels_for(x);
+  const WinogradKernels kernels = kernels_for(x, kernel_size);
   torch::stable::parallel_for(0, kernels.blocks(a), 1,
                               [&](int64_t begin, int64_t end) { kernels.weight_gradient(a, begin, end); });
   return grad_weight;

@@ -1,20 +1,24 @@
 """A convolution as the steps of a rollout call it: by one weight, forward and for both gradients.
 
-On the CPU kernels, 5x5 convolutions run by Winograd's algorithm: in float32 by F(2x2, 5x5), which takes 36 products
-for a tile of 2x2 results in place of 100; in bfloat16, where the CPU has no matrix unit (AMX), by F(4x4, 5x5), which
-takes 64 for 4x4 in place of 400, in float32. On one core of an AMD EPYC with AVX-512, for 64 to 256 channels of 16x16
-and 32x32, float32 is 2.0 to 2.8 times as fast as PyTorch's (oneDNN) forward and for the gradient of x, and 1.6 to 2.3
-times for that of the weight; bfloat16 is 1.5 to 2.4 times as fast as PyTorch's in bfloat16, and 1.8 to 2.6 times.
+On the CPU kernels, convolutions of 3x3 and 5x5 taps run by Winograd's algorithm, in float32, and in bfloat16 where the
+CPU has no matrix unit (AMX), with arithmetic in float32. Everything else runs by PyTorch's convolution.
+
+    3x3             F(4x4, 3x3), which takes 36 products for a tile of 4x4 results in place of 144
+    5x5             F(2x2, 5x5), 36 products for 2x2 in place of 100
+    5x5, bfloat16   F(4x4, 5x5), 64 products for 4x4 in place of 400
+
+Times as fast as PyTorch's (oneDNN) on one core of an AMD EPYC: 3x3 with AVX2, for 32 to 336 channels of 16x16 and
+32x32, in float32 2.1 to 3.2 forward and for the gradient of x, 1.9 to 3.1 for that of the weight; 5x5 with AVX-512, for
+64 to 256 channels of the same maps, in float32 2.0 to 2.8 and 1.6 to 2.3, in bfloat16 1.5 to 2.4 and 1.8 to 2.6.
 Packing a weight, once in each direction, takes as long as about 1 to 2 calls at batch 1 on 16x16; a rollout of three
-steps or more gains. Packed, a weight takes 36 floats for 25 taps, and 64 for maps in bfloat16. Everything else runs by
-PyTorch's convolution.
+steps or more gains. Packed, a weight takes 36 floats for 9 or 25 taps, and 64 for 25 taps and maps in bfloat16.
 
 The algorithm rounds differently. In float32, for 64 to 448 channels of normal data, the largest error against float64
-is 1.1e-6 of the largest value, where PyTorch's is 5e-7; 1.9e-6 for the gradient of x. In bfloat16 it is 1e-5 before the
-results are rounded, which adds up to 4e-3, in PyTorch's as well. A nan or inf may spread to the results of every tile
-that reads it (6x6 pixels, 8x8 in bfloat16), also to those that a direct convolution leaves finite; what is finite is
-right. Sums are taken in a fixed order, so that results do not depend on the number of threads.
-MOTIONRNN_EXT_WINOGRAD=0 turns it off.
+is 1.1e-6 of the largest value (3x3: 1.7e-6), where PyTorch's is 5e-7; 1.9e-6 for the gradient of x. In bfloat16 it is
+1e-5 before the results are rounded, which adds up to 4e-3, in PyTorch's as well. A nan or inf may spread to the results
+of every tile that reads it (6x6 pixels, 8x8 for 5x5 in bfloat16), also to those that a direct convolution leaves
+finite; what is finite is right. Sums are taken in a fixed order, so that results do not depend on the number of
+threads. MOTIONRNN_EXT_WINOGRAD=0 turns it off.
 """
 
 from __future__ import annotations
@@ -29,9 +33,10 @@ from torch import Tensor
 from . import native, runs_cpu_kernels
 from .torch_private import has_matrix_unit, is_batched_gradient, transforms
 
-# Fewer channels or smaller maps gain less than 1.2 times, or nothing.
+# Fewer channels or smaller maps gain less than 1.2 times, or nothing. For 3x3 taps, a map of 8x8 has four tiles, which
+# do not fill a vector.
 _LEAST_CHANNELS = 32
-_LEAST_SIZE = 8
+_LEAST_SIZE = {3: 16, 5: 8}
 
 _VARIABLE = "MOTIONRNN_EXT_WINOGRAD"
 # Blanks count as unset, as in every variable of the package.
@@ -50,13 +55,16 @@ def is_winograd_wanted() -> bool:
 
 
 def fits_winograd(weight: Tensor, like: Tensor) -> bool:
-    """Return whether the convolution of maps like `like` (B, C, H, W) by `weight`, padded by 2, is faster by
-    Winograd's algorithm, and may run by it."""
-    if weight.shape[2:] != (5, 5) or weight.dtype != like.dtype:
+    """Return whether a convolution runs faster by Winograd's algorithm, and may run by it.
+
+    It is of maps like `like` (B, C, H, W) by `weight`, padded so that the maps keep their size.
+    """
+    height, width = weight.shape[2:]
+    if height != width or height not in _LEAST_SIZE or weight.dtype != like.dtype:
         return False
     if not (like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and not has_matrix_unit())):
         return False
-    if min(weight.shape[:2]) < _LEAST_CHANNELS or min(like.shape[2:]) < _LEAST_SIZE:
+    if min(weight.shape[:2]) < _LEAST_CHANNELS or min(like.shape[2:]) < _LEAST_SIZE[height]:
         return False
     return is_winograd_wanted() and runs_cpu_kernels(like)
 
@@ -117,7 +125,9 @@ class Convolution:
         """
         is_batched = any(map(is_batched_gradient, (*grads, *xs)))
         if self.is_winograd(xs[0], weight) and not is_batched and not _is_recorded():
-            to_weight = native.run("winograd_weight_gradient", grads, xs) if needs[0] else None
+            to_weight = (
+                native.run("winograd_weight_gradient", grads, xs, weight.shape[2]) if needs[0] else None
+            )
             return to_weight, sum_of_pixels(grads) if needs[1] else None
         grad, x = (maps[0] if len(maps) == 1 else torch.cat(maps) for maps in (grads, xs))
         _, to_weight, to_bias = self._gradients(grad, x, weight, (False, *needs))
@@ -126,7 +136,8 @@ class Convolution:
     def is_winograd(self, like: Tensor, weight: Tensor) -> bool:
         """Return whether the convolution runs by Winograd's algorithm."""
         if self._is_winograd is None:
-            self._is_winograd = self.geometry == _SAME_5X5 and fits_winograd(weight, like)
+            pad = weight.shape[2] // 2
+            self._is_winograd = self.geometry == Geometry((1, 1), (pad, pad)) and fits_winograd(weight, like)
         return self._is_winograd
 
     def read(self, weight: Tensor) -> Tensor:
@@ -150,15 +161,12 @@ class Convolution:
             self.pack(self.read(weight), transposed=transposed)
         outs = weight.shape[1] if transposed else weight.shape[0]
         bias = None if bias is None else bias.float()
-        return native.run("winograd_conv", x, self._packed[transposed], outs, bias)
+        return native.run("winograd_conv", x, self._packed[transposed], weight.shape[2], outs, bias)
 
     def _gradients(self, grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> Any:
         sizes = [grad.shape[1]] if mask[2] else None
         weight = self.read(weight)
         return torch.ops.aten.convolution_backward(grad, x, weight, sizes, *self.geometry, mask)
-
-
-_SAME_5X5 = Geometry((1, 1), (2, 2))
 
 
 def _is_recorded() -> bool:

@@ -1,4 +1,4 @@
-"""The 5x5 convolutions by Winograd's algorithm: values, gradients, layouts, threads, instruction sets, nan and inf."""
+"""Convolutions by Winograd's algorithm: values, gradients, layouts, threads, instruction sets, nan and inf."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(
     CPU not in ALL, reason=f"the cpu backend is not tested: {NOT_TESTED.get('cpu')}"
 )
 OPS = torch.ops.motionrnn_ext
-# The largest error, relative to the largest value. Measured, with every instruction set: 1.1e-6 forward, 1.9e-6 for the
-# gradient of x, 2.9e-6 for that of the weight.
+# The largest error, relative to the largest value. Measured for 5x5, with every instruction set: 1.1e-6 forward, 1.9e-6
+# for the gradient of x, 2.9e-6 for that of the weight; for 3x3 1.8e-6, 1.9e-6 and
+# 1.5e-6.
 BOUND = 5e-6
 # For maps in bfloat16, before the results are rounded to it. Measured, with every instruction set: 5.2e-6 forward and
 # for the gradient of x, 9.9e-6 for that of the weight, which is in float32.
@@ -60,28 +61,34 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return OPS.winograd_conv(x, OPS.winograd_pack(weight, False), weight.shape[0], bias)
+    return OPS.winograd_conv(x, OPS.winograd_pack(weight, False), weight.shape[2], weight.shape[0], bias)
 
 
 def data_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    return OPS.winograd_conv(grad, OPS.winograd_pack(weight, True), weight.shape[1], None)
+    return OPS.winograd_conv(grad, OPS.winograd_pack(weight, True), weight.shape[2], weight.shape[1], None)
+
+
+def all_three(x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the convolution, the gradient of x and that of the weight."""
+    to_weight = OPS.winograd_weight_gradient([grad], [x], weight.shape[2])
+    return conv(x, weight, bias), data_gradient(grad, weight), to_weight
 
 
 def exact(x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the convolution, the gradient of x and that of the weight, in float64."""
     x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
-    out = F.conv2d(x, weight, None if bias is None else bias.double(), padding=2)
+    out = F.conv2d(x, weight, None if bias is None else bias.double(), padding=weight.shape[2] // 2)
     return (out, *torch.autograd.grad(out, (x, weight), grad.double()))
 
 
 def made(
-    size: Sequence[int], dtype: torch.dtype = torch.float32, uniform: bool = False
+    size: Sequence[int], dtype: torch.dtype = torch.float32, uniform: bool = False, k: int = 5
 ) -> tuple[Tensor, ...]:
     """Return x, normal or in [0, 1], a weight, a bias and a gradient."""
     batch, channels, outs, height, width = size
     g = torch.Generator().manual_seed(sum(size))
     x = (torch.rand if uniform else torch.randn)(batch, channels, height, width, generator=g, dtype=dtype)
-    weight = torch.randn(outs, channels, 5, 5, generator=g, dtype=dtype) / (25 * channels) ** 0.5
+    weight = torch.randn(outs, channels, k, k, generator=g, dtype=dtype) / (k * k * channels) ** 0.5
     bias = torch.randn(outs, generator=g, dtype=dtype)
     return x, weight, bias, torch.randn(batch, outs, height, width, generator=g, dtype=dtype)
 
@@ -91,48 +98,52 @@ def assert_near(found: Tensor, expected: Tensor, scale: Tensor, bound: float) ->
     assert (found - expected).abs().max().item() <= bound * scale.abs().max().item()
 
 
+@pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("uniform", [False, True], ids=["normal", "in [0, 1]"])
 @pytest.mark.parametrize("size", PREDICTOR_SIZES, ids=str)
-def test_float32_is_near_float64(size: tuple[int, ...], uniform: bool):
-    x, weight, bias, grad = made(size, uniform=uniform)
+def test_float32_is_near_float64(size: tuple[int, ...], uniform: bool, k: int):
+    x, weight, bias, grad = made(size, uniform=uniform, k=k)
     expected = exact(x, weight, bias, grad)
-    found = conv(x, weight, bias), data_gradient(grad, weight), OPS.winograd_weight_gradient([grad], [x])
+    found = all_three(x, weight, bias, grad)
     for f, e in zip(found, expected):
         assert_near(f, e, e, BOUND)
 
 
+@pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize(
     ("size", "layout"),
     [(size, "contiguous") for size in PREDICTOR_SIZES]
     + [(size, layout) for size in ODD_SIZES for layout in LAYOUTS],
     ids=str,
 )
-def test_bfloat16_is_rounded_at_both_ends_alone(size: tuple[int, ...], layout: str):
-    x, weight, bias, grad = made(size)
+def test_bfloat16_is_rounded_at_both_ends_alone(size: tuple[int, ...], layout: str, k: int):
+    x, weight, bias, grad = made(size, k=k)
     x, weight, grad = (LAYOUTS[layout](x).bfloat16(), weight.bfloat16(), LAYOUTS[layout](grad).bfloat16())
-    found = conv(x, weight, bias), data_gradient(grad, weight), OPS.winograd_weight_gradient([grad], [x])
+    found = all_three(x, weight, bias, grad)
     assert [f.dtype for f in found] == [torch.bfloat16, torch.bfloat16, torch.float32]
     for f, e in zip(found, exact(x, weight, bias, grad)):
         rounding = ROUNDING * e.abs() if f.dtype == torch.bfloat16 else 0
         assert ((f - e).abs() - rounding).max() <= BOUND_BFLOAT16 * e.abs().max()
 
 
+@pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", ODD_SIZES, ids=str)
-def test_float64_is_exact_at_any_size_and_layout(size: tuple[int, ...], layout: str):
-    x, weight, bias, grad = made(size, torch.float64)
+def test_float64_is_exact_at_any_size_and_layout(size: tuple[int, ...], layout: str, k: int):
+    x, weight, bias, grad = made(size, torch.float64, k=k)
     x, grad = LAYOUTS[layout](x), LAYOUTS[layout](grad)
     expected = exact(x, weight, bias, grad)
     bounds = exact(x.abs(), weight.abs(), bias.abs(), grad.abs())
-    found = conv(x, weight, bias), data_gradient(grad, weight), OPS.winograd_weight_gradient([grad], [x])
+    found = all_three(x, weight, bias, grad)
     for f, e, b in zip(found, expected, bounds):
         assert_near(f, e, b, BOUND_FLOAT64)
 
 
+@pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_results_follow_the_memory_format_and_fakes_know_it(layout: str, dtype: torch.dtype):
-    x, weight, bias, grad = made((2, 4, 6, 8, 10))
+def test_results_follow_the_memory_format_and_fakes_know_it(layout: str, dtype: torch.dtype, k: int):
+    x, weight, bias, grad = made((2, 4, 6, 8, 10), k=k)
     x, weight, grad = LAYOUTS[layout](x.to(dtype)), weight.to(dtype), LAYOUTS[layout](grad.to(dtype))
     is_last = layout == "channels_last"
     memory_format = torch.channels_last if is_last else torch.contiguous_format
@@ -140,8 +151,8 @@ def test_results_follow_the_memory_format_and_fakes_know_it(layout: str, dtype: 
     packed = OPS.winograd_pack(weight, False)
     for op, arguments in (
         (OPS.winograd_pack, (weight, True)),
-        (OPS.winograd_conv, (x, packed, 6, bias)),
-        (OPS.winograd_weight_gradient, ([grad, grad], [x, x])),
+        (OPS.winograd_conv, (x, packed, k, 6, bias)),
+        (OPS.winograd_weight_gradient, ([grad, grad], [x, x], k)),
     ):
         torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
 
@@ -150,32 +161,39 @@ def test_an_empty_batch():
     x, weight, bias, grad = made((0, 4, 6, 8, 8))
     assert conv(x, weight, bias).shape == (0, 6, 8, 8)
     assert data_gradient(grad, weight).shape == x.shape
-    assert OPS.winograd_weight_gradient([grad], [x]).equal(torch.zeros_like(weight))
+    assert OPS.winograd_weight_gradient([grad], [x], 5).equal(torch.zeros_like(weight))
 
 
-def test_weight_gradients_are_summed_over_the_steps():
+@pytest.mark.parametrize("k", [3, 5])
+def test_weight_gradients_are_summed_over_the_steps(k: int):
     steps = [made((2, 17, 20, 9, 13), torch.float64)[0::3] for _ in range(3)]
     steps = [(x * (i + 1), grad) for i, (x, grad) in enumerate(steps)]
     layouts = list(LAYOUTS.values())
     found = OPS.winograd_weight_gradient(
         [layouts[i](grad) for i, (_, grad) in enumerate(steps)],
         [layouts[-i](x) for i, (x, _) in enumerate(steps)],
+        k,
     )
-    each = [OPS.winograd_weight_gradient([grad], [x]) for x, grad in steps]
+    each = [OPS.winograd_weight_gradient([grad], [x], k) for x, grad in steps]
     torch.testing.assert_close(found, sum(each), rtol=0, atol=1e-12 * found.abs().max().item())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    ("dtype", "rows", "columns"),
-    # The tiles whose pixels, from two before the tile on, hold row 5 and column 6: 6x6 pixels of a tile of 2x2 results,
-    # 8x8 of one of 4x4.
-    [(torch.float32, slice(2, 8), slice(4, 10)), (torch.bfloat16, slice(0, 8), slice(4, 12))],
+    ("dtype", "k", "rows", "columns"),
+    # The tiles whose pixels hold row 5 and column 6: for 5x5, from two before the tile on, 6x6 pixels of a tile of 2x2
+    # results, 8x8 of one of 4x4; for 3x3, from one before the tile on, 6x6 pixels of one of 4x4.
+    [
+        (torch.float32, 5, slice(2, 8), slice(4, 10)),
+        (torch.bfloat16, 5, slice(0, 8), slice(4, 12)),
+        (torch.float32, 3, slice(4, 8), slice(4, 8)),
+        (torch.bfloat16, 3, slice(4, 8), slice(4, 8)),
+    ],
 )
 def test_a_value_that_is_not_finite_stays_in_the_tiles_that_read_it(
-    value: float, dtype: torch.dtype, rows: slice, columns: slice
+    value: float, dtype: torch.dtype, k: int, rows: slice, columns: slice
 ):
-    x, weight = (t.to(dtype) for t in made((1, 3, 4, 12, 12))[:2])
+    x, weight = (t.to(dtype) for t in made((1, 3, 4, 12, 12), k=k)[:2])
     clean = conv(x, weight)
     x[0, 1, 5, 6] = value
     found = conv(x, weight)
@@ -183,26 +201,21 @@ def test_a_value_that_is_not_finite_stays_in_the_tiles_that_read_it(
     reached[rows, columns] = True
     assert (found.isfinite() | reached).all()
     assert found[found.isfinite()].equal(clean[found.isfinite()])
-    assert not found[~F.conv2d(x, weight, padding=2).isfinite()].isfinite().any()
+    assert not found[~F.conv2d(x, weight, padding=k // 2).isfinite()].isfinite().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("size", [(3, 40, 100, 20, 12), (1, 70, 40, 16, 16)], ids=str)
-def test_results_do_not_depend_on_the_number_of_threads(size: tuple[int, ...], dtype: torch.dtype):
+def test_results_do_not_depend_on_the_number_of_threads(size: tuple[int, ...], dtype: torch.dtype, k: int):
     threads = torch.get_num_threads()
-    x, weight, bias, grad = made(size)
+    x, weight, bias, grad = made(size, k=k)
     x, weight, grad = x.to(dtype), weight.to(dtype), grad.to(dtype)
     results = []
     try:
         for n in (1, 2, 3, 8):
             torch.set_num_threads(n)
-            results.append(
-                (
-                    conv(x, weight, bias),
-                    data_gradient(grad, weight),
-                    OPS.winograd_weight_gradient([grad], [x]),
-                )
-            )
+            results.append(all_three(x, weight, bias, grad))
     finally:
         torch.set_num_threads(threads)
     for others in results[1:]:
@@ -218,15 +231,16 @@ def test_kernels_for_older_processors_give_these_results(isa: str):
     assert done.returncode == 0, done.stdout
 
 
-def test_its_flops_are_those_of_the_convolution():
-    x, weight, _, grad = made((2, 4, 6, 8, 10))
+@pytest.mark.parametrize("k", [3, 5])
+def test_its_flops_are_those_of_the_convolution(k: int):
+    x, weight, _, grad = made((2, 4, 6, 8, 10), k=k)
     packed = OPS.winograd_pack(weight, False)
     with FlopCounterMode(display=False) as direct:
-        F.conv2d(x, weight, padding=2)
+        F.conv2d(x, weight, padding=k // 2)
     with FlopCounterMode(display=False) as counted:
-        OPS.winograd_conv(x, packed, 6, None)
+        OPS.winograd_conv(x, packed, k, 6, None)
     with FlopCounterMode(display=False) as of_weight:
-        OPS.winograd_weight_gradient([grad, grad], [x, x])
+        OPS.winograd_weight_gradient([grad, grad], [x, x], k)
     assert counted.get_total_flops() == direct.get_total_flops() == of_weight.get_total_flops() / 2 > 0
 
 
@@ -238,7 +252,10 @@ def test_its_flops_are_those_of_the_convolution():
     [
         ((2, 32, 40, 9, 8), 5, (2, 2), True),
         ((2, 32, 40, 9, 8), 5, (0, 0), False),
-        ((2, 32, 40, 9, 8), 3, (1, 1), False),
+        ((2, 32, 40, 17, 16), 3, (1, 1), True),
+        ((2, 32, 40, 17, 15), 3, (1, 1), False),
+        ((2, 32, 40, 17, 16), 3, (2, 2), False),
+        ((2, 32, 40, 9, 8), 1, (0, 0), False),
         ((2, 31, 40, 9, 8), 5, (2, 2), False),
         ((2, 32, 40, 7, 8), 5, (2, 2), False),
     ],
@@ -322,17 +339,18 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: OPS.winograd_pack(torch.zeros(1, 1, 3, 3), False), "mismatched sizes"),
+        (lambda: OPS.winograd_pack(torch.zeros(1, 1, 3, 5), False), "mismatched sizes"),
+        (lambda: OPS.winograd_pack(torch.zeros(1, 1, 4, 4), False), "kernel_size should be 3 or 5"),
         (lambda: OPS.winograd_pack(torch.zeros(1, 1, 5, 5).half(), False), "no kernel for these dtypes"),
         (lambda: conv(torch.zeros(1, 2, 8, 8), torch.zeros(1, 1, 5, 5)), "mismatched packed weight"),
         (lambda: conv(torch.zeros(1, 1, 8, 8).double(), torch.zeros(1, 1, 5, 5)), "mixed dtypes"),
         (lambda: conv(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 5, 5), torch.zeros(2)), "mismatched bias"),
         (
-            lambda: OPS.winograd_weight_gradient([torch.zeros(1, 1, 8, 8)], []),
+            lambda: OPS.winograd_weight_gradient([torch.zeros(1, 1, 8, 8)], [], 5),
             "mismatched numbers of tensors",
         ),
         (
-            lambda: OPS.winograd_weight_gradient([torch.zeros(1, 1, 8, 8)], [torch.zeros(1, 1, 8, 9)]),
+            lambda: OPS.winograd_weight_gradient([torch.zeros(1, 1, 8, 8)], [torch.zeros(1, 1, 8, 9)], 5),
             "mismatched sizes",
         ),
     ],

@@ -14,22 +14,23 @@ constexpr int64_t kMostTiles = 32, kDepth = 64, kProducts = 36 * 4096;
 
 // Cut the work into items for this number of threads, and return their number. Items are whole tiles as long as there
 // are enough; then each has a part of the output channels, and transforms its data for itself.
-template <class F>
+template <class Size>
 int64_t plan(WinogradArguments& a, int64_t threads) {
-  const auto items = [&] { return Tiling<F>(a.batch, a.height, a.width, a.item_tiles).items; };
+  const auto items = [&] { return Tiling<Size>(a.batch, a.height, a.width, a.item_tiles).items; };
   a.item_tiles = kMostTiles;
-  while (items() < threads && a.item_tiles > 2 * Tiling<F>::lanes) a.item_tiles /= 2;
+  while (items() < threads && a.item_tiles > 2 * Tiling<Size>::lanes) a.item_tiles /= 2;
   a.parts = std::clamp<int64_t>(threads / items(), 1, Blocks(a.out_channels).count);
   return items() * a.parts;
 }
 
-template <class F>
+template <class Size>
 struct Forward {
-  using T = typename arithmetic<F>::type;
-  using Axis = Transforms<kResults<F>>;
-  static constexpr int results = kResults<F>, points = kPoints<F>, square = kSquare<F>;
+  using F = typename Size::F;
+  using T = typename Size::T;
+  using Axis = typename Size::Axis;
+  static constexpr int results = Size::results, points = Size::points, square = Size::square;
   const WinogradArguments& a;
-  const Tiling<F> g{a.batch, a.height, a.width, a.item_tiles};
+  const Tiling<Size> g{a.batch, a.height, a.width, a.item_tiles};
   const Blocks blocks{a.out_channels};
   const int64_t tiles = g.item_tiles();
   // Blocks of output channels whose products are held at once.
@@ -44,7 +45,7 @@ struct Forward {
   const Buffer<T> products = allocate<T>(square * product_point, false);
   const Buffer<T> finished = allocate<T>(results * results * tiles + kLanes<T>, false);
   const Buffer<T> row = allocate<T>(results * round_up(g.columns, kLanes<T>), false);
-  const TransformedTiles<F, points> transformed_tiles{g};
+  const TransformedTiles<Size, points> transformed_tiles{g};
 
   void transform(const TileRows& segment, int64_t first_tile, int64_t channel, int64_t in_depth, T* to) const {
     const int64_t wide = 2 * kLanes<T>;
@@ -139,9 +140,9 @@ struct Forward {
   }
 };
 
-template <class F>
+template <class Size>
 void forward(const WinogradArguments& a, int64_t begin, int64_t end) {
-  const Forward<F> step{a};
+  const Forward<Size> step{a};
   for (int64_t item = begin; item < end; ++item) step.run(item);
 }
 

@@ -11,17 +11,18 @@ namespace {
 
 // The size, which does not depend on the instruction set: its fake in Python is backends/registration/winograd.py. A
 // block has at most 14 channels, and at most one block is not full.
-template <class F>
+template <class Size>
 int64_t packed_size(const WinogradArguments& a) {
-  return kSquare<F> * a.channels * (a.out_channels + 13);
+  return Size::square * a.channels * (a.out_channels + 13);
 }
 
 // Transform the weights of some output channels of one block.
-template <class F>
+template <class Size>
 void pack(const WinogradArguments& a, int64_t begin, int64_t end) {
-  using T = typename arithmetic<F>::type;
-  using Axis = Transforms<kResults<F>>;
-  constexpr int kWide = 16, points = kPoints<F>;
+  using F = typename Size::F;
+  using T = typename Size::T;
+  using Axis = typename Size::Axis;
+  constexpr int kWide = 16, points = Size::points, kTaps = Size::taps;
   const Blocks blocks(a.out_channels);
   const int64_t size = blocks.size, taps = kTaps * kTaps, step = a.channels * size;
   const int64_t of_out = a.transposed ? taps : a.channels * taps, of_in = a.transposed ? a.out_channels * taps : taps;
@@ -33,7 +34,7 @@ void pack(const WinogradArguments& a, int64_t begin, int64_t end) {
       const F* from = static_cast<const F*>(a.weight) + block * size * of_out + c * of_in;
       for (int64_t o = 0; o < outs; ++o)
         for (int t = 0; t < taps; ++t) w[a.transposed ? taps - 1 - t : t][o] = load(from[o * of_out + t]);
-      T* to = static_cast<T*>(a.packed) + block * kSquare<F> * step + c * size;
+      T* to = static_cast<T*>(a.packed) + block * Size::square * step + c * size;
       for (int x = 0; x < kTaps; ++x)
         for (int o = 0; o < kWide; ++o) {
           T g[kTaps], u[points];

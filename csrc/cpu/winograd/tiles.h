@@ -1,5 +1,5 @@
-// Tiles: 2x2 results each, which read 6x6 pixels, or 4x4, which read 8x8. How maps are cut into them, and how they are
-// read and written.
+// Tiles: 2x2 or 4x4 results each, which read 4x4, 6x6 or 8x8 pixels. How maps are cut into them, and how they are read
+// and written.
 //
 // A segment is some rows of tiles of one image, and its tiles are padded to whole vectors. An item of work is some
 // segments; its transformed data should fit the second-level cache.
@@ -70,9 +70,9 @@ MOTIONRNN_EXT_INLINE void store_groups(Vector<T, kLanes<T>>* from, T* to) {
   for (int j = 0; j < size; ++j) store_vector(to + j * kLanes<T>, from[j]);
 }
 
-template <class F>
+template <class Size>
 struct Tiling {
-  static constexpr int64_t size = kResults<F>, lanes = kLanes<typename arithmetic<F>::type>;
+  static constexpr int64_t size = Size::results, lanes = kLanes<typename Size::T>;
   int64_t height, width;
   int64_t columns, rows;           // tiles of an image
   int64_t segment_rows, in_image;  // rows of tiles of a segment, segments of an image
@@ -99,42 +99,45 @@ struct TileRows {
   int64_t image, first, rows;
 };
 
-template <class F>
-TileRows tile_rows_of(const Tiling<F>& g, int64_t index) {
+template <class Size>
+TileRows tile_rows_of(const Tiling<Size>& g, int64_t index) {
   const int64_t first = index % g.in_image * g.segment_rows;
   return {index / g.in_image, first, std::clamp<int64_t>(g.rows - first, 0, g.segment_rows)};
 }
 
 // The tiles of one channel of a segment, which are `size` x `size` pixels each, transformed to points: data, whose
 // tiles overlap and reach into a frame of zeros, or gradients, whose tiles do neither.
-template <class F, int size>
+template <class Size, int size>
 struct TransformedTiles {
-  using T = typename arithmetic<F>::type;
+  using F = typename Size::F;
+  using T = typename Size::T;
   using V = Vector<T, kLanes<T>>;
-  static constexpr int results = kResults<F>, points = kPoints<F>;
+  static constexpr int results = Size::results, points = Size::points;
+  // Tiles are read in groups of `results` pixels; the last group may reach beyond the tile.
+  static constexpr int read = (size + results - 1) / results * results;
   static constexpr int64_t kFrame = (size - results) / 2;
-  const Tiling<F>& g;
+  const Tiling<Size>& g;
   // The rows of the image in their frame. All are copied before the first is transformed, because a read has to wait
   // for a recent write that it overlaps.
   const int64_t pitch = results * round_up(g.columns, kLanes<T>) + 2 * kFrame,
                 frame_rows = results * g.segment_rows + 2 * kFrame;
-  const Buffer<T> image_rows = allocate<T>(frame_rows * pitch, true);
+  const Buffer<T> image_rows = allocate<T>(frame_rows * pitch + read - size, true);
   // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Every second row
   // (fourth for tiles of 4x4) follow one another, so that the tile below reads the same place of the next row.
   const int64_t phase = (frame_rows + results - 1) / results * g.columns + 2 * kLanes<T>;
   const Buffer<T> transformed_rows = allocate<T>(results * points * phase, true);
 
-  explicit TransformedTiles(const Tiling<F>& g_) : g(g_) {}
+  explicit TransformedTiles(const Tiling<Size>& g_) : g(g_) {}
 
   T* of(int64_t row, int q) const {
     return transformed_rows.get() + ((row % results) * points + q) * phase + row / results * g.columns;
   }
 
-  static MOTIONRNN_EXT_INLINE void transform(const V (&in)[size], V (&out)[points]) {
+  static MOTIONRNN_EXT_INLINE void transform(const V* in, V (&out)[points]) {
     if constexpr (size == points)
-      Transforms<results>::template data<T>(in, out);
+      Size::Axis::template data<T>(in, out);
     else
-      Transforms<results>::template gradients<T>(in, out);
+      Size::Axis::template gradients<T>(in, out);
   }
 
   void load(const Image& map, int64_t image, int64_t channel, const TileRows& segment) const {
@@ -160,14 +163,14 @@ struct TransformedTiles {
     const int64_t first = row, width = round_up(g.columns, kStep);
     int64_t column = 0;
     for (int64_t t = 0; t < tiles; t += kLanes<T>) {
-      V in[size], out[points];
+      V in[read], out[points];
       for (int j = 0; j < results; ++j) {
         const T* from = image_rows.get() + (row * results + phase) * pitch + column * results;
-        for (int k = 0; k < size; k += results) in[k + j] = load_vector(from + k);
+        for (int k = 0; k < read; k += results) in[k + j] = load_vector(from + k);
         column += kStep;
         if (column == width) column = 0, row = row + 1 < end ? row + 1 : first;
       }
-      for (int k = 0; k < size; k += results) split_groups<T, results>(in + k);
+      for (int k = 0; k < read; k += results) split_groups<T, results>(in + k);
       transform(in, out);
       for (int q = 0; q < points; ++q) store_vector(of(first * results + phase, q) + t, out[q]);
     }

@@ -42,15 +42,15 @@ constexpr int64_t kItemTiles = 64;
 constexpr int64_t kGroup = 2;
 
 // The blocks [begin, end) of output channels.
-template <class F>
+template <class Size>
 struct WeightGradient {
-  using T = typename arithmetic<F>::type;
-  using Axis = Transforms<kResults<F>>;
-  static constexpr int points = kPoints<F>, square = kSquare<F>;
+  using T = typename Size::T;
+  using Axis = typename Size::Axis;
+  static constexpr int points = Size::points, square = Size::square, kTaps = Size::taps;
   static constexpr int64_t lanes = kLanes<T>, wide = 2 * lanes;
   const WinogradArguments& a;
   const int64_t begin, end;
-  const Tiling<F> g{a.steps * a.batch, a.height, a.width, kItemTiles};
+  const Tiling<Size> g{a.steps * a.batch, a.height, a.width, kItemTiles};
   const Blocks blocks{a.out_channels};
   const int64_t tiles = g.in_item * g.segment_rows * g.columns;
   const int64_t in = round_up(a.channels, lanes);
@@ -67,8 +67,8 @@ struct WeightGradient {
   // The sums: (blocks, points, pairs of vectors of channels, output channels, channels).
   const int64_t sums_point = blocks.size * in;
   const Buffer<T> sums = allocate<T>((end - begin) * square * sums_point, false);
-  const TransformedTiles<F, points> data_tiles{g};
-  const TransformedTiles<F, kResults<F>> grad_tiles{g};
+  const TransformedTiles<Size, points> data_tiles{g};
+  const TransformedTiles<Size, Size::results> grad_tiles{g};
 
   // Call f(segment, the step, the image in it, the first of its tiles) for the segments of an item, and return the
   // number of their tiles.
@@ -181,9 +181,9 @@ struct WeightGradient {
   }
 };
 
-template <class F>
+template <class Size>
 void weight_gradient(const WinogradArguments& a, int64_t begin, int64_t end) {
-  WeightGradient<F>{a, begin, end}.run();
+  WeightGradient<Size>{a, begin, end}.run();
 }
 
 }  // namespace
