@@ -167,9 +167,8 @@ def add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -
     parser.add_argument("--test-clips", type=count, metavar="N", help=help)
     help = "folder; trainings that are finished there are not repeated (default: runs/COMMAND-PRESET)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
-    help = (
-        "write what is finished to this file after each training, without folders' names, for docs/results.py"
-    )
+    help = "write what is finished to this file after each training, without folders' names, for docs/results.py; "
+    help += "what it holds is not repeated, on another machine either"
     parser.add_argument("--json", type=Path, metavar="FILE", help=help)
     add_settings(parser, left_out, "as `motionrnn train --help` says; by default the preset's")
     parser.set_defaults(device="cpu")  # the device of the metrics' networks

@@ -45,13 +45,21 @@ def open_folder(folder: Path, plan: Plan) -> None:
     if settings.is_file() and not _is_begun(folder):
         write_json(settings, plan.settings())
     elif settings.is_file():
-        before, defaults = in_todays_form(_read(settings)), _defaults(plan)
-        before["metrics"] = {**defaults["metrics"], **before.get("metrics", {})}
-        _check_same(folder, {**defaults, **before}, plan.settings())
+        check_settings(folder, _read(settings), plan, plan.settings(), "name another folder with --out")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and holds no experiment; name another folder with --out")
     else:
         write_json(settings, plan.settings())
+
+
+def check_settings(place: Path, before: dict[str, Any], plan: Plan, now: dict[str, Any], remedy: str) -> None:
+    """Raise a RunError that ends in `remedy` if the settings of an experiment, kept at `place`, are others now.
+
+    Settings that an older version did not have count as their defaults.
+    """
+    before, defaults = in_todays_form(before), _defaults(plan)
+    before["metrics"] = {**defaults["metrics"], **before.get("metrics", {})}
+    _check_same(place, {**defaults, **before}, now, remedy)
 
 
 def _is_begun(folder: Path) -> bool:
@@ -70,7 +78,7 @@ def _defaults(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any], remedy: str) -> None:
     """Raise a RunError if two sets of settings differ in one that the numbers depend on."""
     before, now = ({k: v for k, v in values.items() if k not in FREE} for values in (before, now))
     found = _first_difference(before, now)
@@ -78,7 +86,7 @@ def _check_same(place: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
         name, old, new = found
         raise RunError(
             f"{place} was started with {name} {_shown(old)}, this is {name} {_shown(new)}; "
-            "all trainings of a table share it: name another folder with --out"
+            f"all trainings of a table share it: {remedy}"
         )
 
 
@@ -119,7 +127,7 @@ def read_result(folder: Path, training: Training, metrics: Sequence[str]) -> dic
         config = Config.from_dict(found.get("config"), str(path))
     except ValueError as error:
         raise RunError(f"{error}; remove that file to have the training made again") from None
-    _check_same(path, config.to_dict(), training.config.to_dict())
+    _check_same(path, config.to_dict(), training.config.to_dict(), "name another folder with --out")
     scores = [f"{part}.{name}" for part in ("metrics", "baseline") for name in metrics]
     for name in (*_REQUIRED, *scores):
         if not _has(found, name.split(".", 1)):

@@ -1,10 +1,12 @@
-"""The finished trainings of an experiment as one file of data, from which a page's tables can be made again.
+"""The finished trainings of an experiment as one file of data, from which a page's tables can be made again, and with
+which the experiment can go on elsewhere.
 
 The file is a JSON object with the entries of results.json, for the rows and seeds that are finished, and
 
 missing     the trainings of the plan that are not finished
-baselines   the metrics of the baselines, mean and per lead time, by label
-trainings   for each finished training its row, seed, metrics (mean and per lead time), step, seconds, machine, commit
+baselines   the results of the baselines, by label
+trainings   for each finished training its row, seed, metrics (mean and per lead time), the scores of each clip, step,
+            seconds, machine, commit
 
 It names files and folders without the place where they are.
 """
@@ -18,16 +20,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..evaluation.scores import BASELINE
 from ..files import read_json, write_json
 from ..metrics import EVENTS, counted, heading
+from ..training.runs import RunError
 from . import table
 from .checks import names_of
+from .folder import check_settings, result_file
 from .gate import baselines_of, listed
 from .plan import Plan
 
 _OF_TRAINING = (
     "row", "seed", "step", "stopped", "seconds", "seconds_per_step", "resumed", "finished", "machine", "version",
-    "commit",
+    "commit", "per_clip",
 )  # fmt: skip
 
 
@@ -47,7 +52,7 @@ def write_record(
     members = [finished[training.name] for training in part.trainings()]
     content = {
         **table.results(part, members, costs, _command(command), sequences),
-        "baselines": {label: _scores(one) for label, one in baselines_of(members[0]).items()},
+        "baselines": baselines_of(members[0]),
         "missing": [one.label for one in plan.trainings() if one.name not in finished],
         "trainings": [
             {**{name: one.get(name) for name in _OF_TRAINING}, "metrics": _scores(one["metrics"])}
@@ -57,6 +62,34 @@ def write_record(
     }
     content["settings"] = _without_folders(content["settings"])
     return write_json(path, _rounded(content), short_lists=True)
+
+
+def restore(path: Path, plan: Plan, folder: Path) -> None:
+    """Write the results of a record's trainings into the experiment's folder, where they are missing.
+
+    A training without the scores of its clips, which older versions did not record, is left out, to be made again.
+
+    Raises:
+        RunError: the record is of other settings, or has a training that is none of the plan and would be lost.
+        ValueError: the file is no record.
+    """
+    content, trainings = (
+        read_record(path),
+        {(one.row.label, one.config.seed): one for one in plan.trainings()},
+    )
+    remedy = "name another file with --json"
+    check_settings(path, content["settings"], plan, _without_folders(plan.settings()), remedy)
+    for one in content["trainings"]:
+        training = trainings.get((one["row"], one["seed"]))
+        if training is None:
+            raise RunError(f"{path} has {one['row']}, seed {one['seed']}, which this table has not: {remedy}")
+        kept = result_file(folder, training)
+        if one.get("per_clip") and not kept.exists():
+            baseline = content["baselines"][BASELINE]
+            about = {name: baseline[name] for name in ("samples", "protocol")}
+            others = {label: one for label, one in content["baselines"].items() if label != BASELINE}
+            result = {**one, "metrics": {**one["metrics"], **about}, "baseline": baseline}
+            write_json(kept, {**result, "other_baselines": others, "config": training.config.to_dict()})
 
 
 def finished_part(plan: Plan, finished: Mapping[str, Any]) -> Plan:

@@ -40,7 +40,7 @@ from .checks import Checked, check
 from .differences import kept
 from .folder import check_training, open_folder, read_result, result_file
 from .plan import Plan, Training
-from .record import write_record
+from .record import restore, write_record
 
 
 def run_plan(plan: Plan, folder: Path, *, command: str, record: Path | None = None) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def run_plan(plan: Plan, folder: Path, *, command: str, record: Path | None = No
 
     Args:
         command: the command line that the table names.
-        record: a JSON file that receives what is finished, after each training, see `record`.
+        record: a JSON file that receives what is finished, after each training, see `record`. What it holds already
+            counts as finished.
 
     Raises:
         ValueError: the plan does not pass `check`.
@@ -67,6 +68,8 @@ def _run_plan(plan: Plan, folder: Path, command: str, record: Path | None) -> di
     checked = check(plan)
     about = (checked.costs, command, sequences_of(checked.clips))
     open_folder(folder, plan)
+    if record is not None and record.exists():
+        restore(record, plan, folder)
     trainings, finished = plan.trainings(), {}
     for training in trainings:
         result = read_result(folder, training, checked.metrics)

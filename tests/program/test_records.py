@@ -20,8 +20,16 @@ from trainings import QUICK, plan
 from motionrnn_ext import cli
 from motionrnn_ext.experiments import runner
 from motionrnn_ext.experiments.gate import gate_text
-from motionrnn_ext.experiments.record import finished_part, read_record, record_markdown, write_record
+from motionrnn_ext.experiments.plan import Plan
+from motionrnn_ext.experiments.record import (
+    finished_part,
+    read_record,
+    record_markdown,
+    restore,
+    write_record,
+)
 from motionrnn_ext.files import read_json, write_json
+from motionrnn_ext.training.runs import RunError
 
 # ---- The gate
 
@@ -170,6 +178,57 @@ def test_a_stop_loses_no_finished_training(
     assert shown == " | ".join(f"{value:.2f}" for value in per_lead) + " |"
     several = {**content, "missing": ["base, seed 1", "both, seed 1", "both, seed 2"]}
     assert "- not yet trained: base, seed 1; both, seeds 1 and 2" in record_markdown(several)
+
+
+def test_an_experiment_goes_on_from_its_record_alone(
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, record = finished
+    moved = Path(shutil.copy(record, tmp_path))
+    monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
+    found = runner.run_plan(plan(), tmp_path / "elsewhere", command="motionrnn ablate", record=moved)
+    before = read_json(folder / "results.json")
+    assert found["gate"] == before["gate"] and found["test_clips"] == before["test_clips"]
+    for label, row in before["rows"].items():
+        for name, score in row["metrics"].items():
+            assert found["rows"][label]["metrics"][name]["per_seed"] == pytest.approx(
+                score["per_seed"], rel=1e-5
+            )
+    for ours, theirs in zip(found["differences"], before["differences"], strict=True):
+        assert ours["mse"].pop("verdict") == theirs["mse"].pop("verdict")
+        assert ours["mse"] == pytest.approx(theirs["mse"], rel=1e-3, abs=1e-4)
+    again, first = read_record(moved), read_record(record)
+    assert (again["trainings"], again["baselines"]) == (first["trainings"], first["baselines"])
+
+
+def test_a_training_whose_clips_were_not_recorded_is_made_again(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    content = read_record(finished[1])
+    del content["trainings"][0]["per_clip"]
+    old = write_json(tmp_path / "old.json", content)
+    restore(old, plan(), tmp_path / "runs")
+    assert sorted(path.stem for path in (tmp_path / "runs" / "cells").iterdir()) == [
+        "base_seed_1",
+        "both_seed_0",
+        "both_seed_1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (plan(replace(QUICK, lr=0.5)), "was started with lr .*, this is lr 0.5; .*: name another file with"),
+        (plan(seeds=(0, 2)), "has base, seed 1, which this table has not: name another file with --json"),
+    ],
+)
+def test_a_record_of_something_else_is_refused_and_kept(
+    finished: tuple[Path, Path], tmp_path: Path, other: Plan, message: str
+) -> None:
+    record = Path(shutil.copy(finished[1], tmp_path))
+    with pytest.raises(RunError, match=message):
+        runner.run_plan(other, tmp_path / "runs", command="motionrnn ablate", record=record)
+    assert record.read_bytes() == finished[1].read_bytes()
 
 
 def test_the_table_of_a_part_has_rows_of_equal_seeds() -> None:
