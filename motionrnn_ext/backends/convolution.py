@@ -37,6 +37,8 @@ from .torch_private import has_matrix_unit, is_batched_gradient, transforms
 # do not fill a vector.
 _LEAST_CHANNELS = 32
 _LEAST_SIZE = {3: 16, 5: 8}
+# Those that run by Winograd's algorithm.
+KERNEL_SIZES = tuple(_LEAST_SIZE)
 
 _VARIABLE = "MOTIONRNN_EXT_WINOGRAD"
 # Blanks count as unset, as in every variable of the package.
@@ -60,7 +62,7 @@ def fits_winograd(weight: Tensor, like: Tensor) -> bool:
     It is of maps like `like` (B, C, H, W) by `weight`, padded so that the maps keep their size.
     """
     height, width = weight.shape[2:]
-    if height != width or height not in _LEAST_SIZE or weight.dtype != like.dtype:
+    if height != width or height not in KERNEL_SIZES or weight.dtype != like.dtype:
         return False
     if not (like.dtype == torch.float32 or (like.dtype == torch.bfloat16 and not has_matrix_unit())):
         return False
@@ -72,9 +74,9 @@ def fits_winograd(weight: Tensor, like: Tensor) -> bool:
 def gains(shape: Sequence[int], x: Tensor, dtype: torch.dtype) -> bool:
     """Return whether convolutions of maps like x (B, C, h, w) by weights of this shape gain from being shared.
 
-    On a CPU those gain that run by Winograd's algorithm: a forward of a whole program takes 0.5 to 0.7 of its time.
-    With 3x3 convolutions of 32 channels it takes 0.9 to 1.3 of it (OpenSTL's ConvLSTM, PredRNN and its v2; one thread,
-    CPU time), so that others are called as such.
+    On a CPU those gain that run by Winograd's algorithm: a forward of a whole program takes 0.5 to 0.8 of its time. By
+    PyTorch's convolution it takes 0.9 to 1.3 of it (OpenSTL's ConvLSTM, PredRNN and its v2 with 32 channels; one
+    thread, CPU time), so that others are called as such.
     """
     weight = torch.empty(tuple(shape), dtype=dtype, device="meta")
     return fits_winograd(weight, x.new_empty((1, 1, *x.shape[2:]), dtype=dtype))

@@ -2,7 +2,7 @@
 
 - Official MotionGRUs become `MotionGRUCell`s: recognition.py, converted_motion_gru.py.
 - Recurrent cells of other programs run as one node a step: converted_cell.py.
-- 5x5 convolutions of a model that holds recurrent cells share their weights between the steps of its forward:
+- 3x3 and 5x5 convolutions of a model that holds recurrent cells share their weights between the steps of its forward:
   sharing.py, forward_rollout.py.
 """
 
@@ -80,9 +80,9 @@ def convert(model: nn.Module) -> ConversionReport:
     replaced.
 
     In a model that holds recurrent cells, also unknown ones (`conv_x` and `conv_h`, or `conv_x_concat` and
-    `conv_h_concat`), the 5x5 `nn.Conv2d` outside of converted modules share their weights between the calls of one
-    forward of the model, where that is faster: see `motionrnn_ext.layers.forward_rollout`. A converted cell runs the
-    official forward wherever this package's step would be slower.
+    `conv_h_concat`), the 3x3 and 5x5 `nn.Conv2d` outside of converted modules share their weights between the calls of
+    one forward of the model, where that is faster: see `motionrnn_ext.layers.forward_rollout`. A converted cell runs
+    the official forward wherever this package's step would be slower.
 
     Parameters, optimisers, state dicts and training mode stay valid. A module that the model uses twice is converted
     once. The official program's own hooks, which do nothing, are removed, and `revert` puts them back.

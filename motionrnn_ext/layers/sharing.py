@@ -1,4 +1,4 @@
-"""5x5 convolutions of a user's model that share their weights between the steps of a forward."""
+"""3x3 and 5x5 convolutions of a user's model that share their weights between the steps of a forward."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..backends.convolution import gains
+from ..backends.convolution import KERNEL_SIZES, gains
 from .forward_rollout import ForwardRollout, joined_rollout
 from .plain import keeps_parameters
 from .rollout import SharedWeights, dtype_of_convolutions, geometry_of
@@ -23,8 +23,8 @@ class SharingConv2d(nn.Conv2d):
 
 
 def can_share(module: nn.Module) -> bool:
-    """Return whether `module` is a convolution that `start_sharing` changes, a 5x5 one that keeps the size of maps."""
-    return type(module) is nn.Conv2d and _is_same_5x5(module)
+    """Return whether `start_sharing` changes `module`: a 3x3 or 5x5 convolution that keeps the size of maps."""
+    return type(module) is nn.Conv2d and _keeps_size(module)
 
 
 def start_sharing(conv: nn.Module) -> None:
@@ -43,7 +43,7 @@ def stop_sharing(conv: nn.Module) -> bool:
 def _convolved(active: ForwardRollout, conv: SharingConv2d, x: Any) -> Tensor | None:
     """Return conv(x) by shared weights, or None where it is to be called as such."""
     # Another number of axes, dtype or device is called as such, for PyTorch's results or errors.
-    if not (isinstance(x, Tensor) and x.dim() == 4 and keeps_parameters(conv) and _is_same_5x5(conv)):
+    if not (isinstance(x, Tensor) and x.dim() == 4 and keeps_parameters(conv) and _keeps_size(conv)):
         return None
     fits = (conv.weight.dtype == x.dtype or under_autocast(x)) and conv.weight.device == x.device
     dtype = dtype_of_convolutions(x)
@@ -55,6 +55,7 @@ def _convolved(active: ForwardRollout, conv: SharingConv2d, x: Any) -> Tensor | 
     return weights.convolve(x)
 
 
-def _is_same_5x5(conv: nn.Conv2d) -> bool:
+def _keeps_size(conv: nn.Conv2d) -> bool:
+    k = conv.kernel_size[0]
     found = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
-    return found == ((5, 5), (1, 1), (2, 2), (1, 1), 1, "zeros")
+    return k in KERNEL_SIZES and found == ((k, k), (1, 1), (k // 2, k // 2), (1, 1), 1, "zeros")

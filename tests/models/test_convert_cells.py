@@ -42,8 +42,8 @@ def shared_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys.modules[f"motionrnn_ext.layers.{module}"], "gains", lambda *_: True)
 
 
-def frames(t: int = 5, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(2, t, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
+def frames(t: int = 5, dtype: torch.dtype = torch.float64, size: int = 8) -> torch.Tensor:
+    return torch.randn(2, t, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
 def network(cell: type[Cell] = STLSTMCell, dtype: torch.dtype = torch.float64, **options) -> Network:
@@ -68,8 +68,8 @@ def assert_equal(
         assert relative_error(found[name], value) <= tolerance, name
 
 
-def is_sharing(model: nn.Module) -> bool:
-    """Whether a forward of the model opens a rollout in which weights are shared."""
+def is_sharing(model: nn.Module, size: int = 8) -> bool:
+    """Whether a forward of the model, on maps of this size, opens a rollout in which weights are shared."""
     laid: list[int] = []
 
     def look(*_: object) -> None:
@@ -78,7 +78,7 @@ def is_sharing(model: nn.Module) -> bool:
 
     handle = model.conv_last.register_forward_pre_hook(look)
     with torch.no_grad():
-        model(frames(dtype=model.conv_last.weight.dtype))
+        model(frames(dtype=model.conv_last.weight.dtype, size=size))
     handle.remove()
     return bool(laid[-1])
 
@@ -591,26 +591,27 @@ def test_few_steps_share_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "dtype", "shares"),
+    ("options", "dtype", "size", "shares"),
     [
-        ({"hidden": 32}, torch.float32, True),
-        ({"hidden": 32, "k": 3}, torch.float32, False),
-        ({"hidden": 8}, torch.float32, False),
-        ({"hidden": 32}, torch.float64, False),
+        ({"hidden": 32}, torch.float32, 8, True),
+        ({"hidden": 32, "k": 3}, torch.float32, 8, False),
+        ({"hidden": 32, "k": 3}, torch.float32, 16, True),
+        ({"hidden": 8}, torch.float32, 16, False),
+        ({"hidden": 32}, torch.float64, 8, False),
     ],
 )
 @pytest.mark.parametrize("cell", [STLSTMCell, DecoupledCell])
-def test_weights_are_shared_where_that_is_faster(cell, options, dtype, shares, monkeypatch) -> None:
+def test_weights_are_shared_where_that_is_faster(cell, options, dtype, size, shares, monkeypatch) -> None:
     """On a CPU: where convolutions run by Winograd's algorithm."""
     monkeypatch.undo()
     if CPU.name in NOT_TESTED:
         pytest.skip(f"no kernels: {NOT_TESTED['cpu']}")
     model = network(cell, dtype, **options)
     convert(model)
-    model(frames(dtype=dtype))
-    assert is_sharing(model) == shares
+    model(frames(dtype=dtype, size=size))
+    assert is_sharing(model, size) == shares
     with motionrnn_ext.backend("reference"):
-        assert not is_sharing(model)
+        assert not is_sharing(model, size)
 
 
 def test_maps_of_other_sizes_in_one_forward() -> None:
