@@ -37,7 +37,7 @@ from .torch_private import has_matrix_unit, is_batched_gradient, transforms
 # do not fill a vector.
 _LEAST_CHANNELS = 32
 _LEAST_SIZE = {3: 16, 5: 8}
-# Those that run by Winograd's algorithm.
+# The kernel sizes that run by Winograd's algorithm.
 KERNEL_SIZES = tuple(_LEAST_SIZE)
 
 _VARIABLE = "MOTIONRNN_EXT_WINOGRAD"
@@ -93,6 +93,11 @@ class Geometry(NamedTuple):
     groups: int = 1
 
 
+def same(weight: Tensor) -> Geometry:
+    """Return the geometry of the convolution by that weight that keeps the size of maps."""
+    return Geometry((1, 1), (weight.shape[-1] // 2, weight.shape[-1] // 2))
+
+
 class Convolution:
     """A convolution by one weight, for many calls, which give the weight. Autograd records nothing of them, but for
     gradients under create_graph.
@@ -138,8 +143,7 @@ class Convolution:
     def is_winograd(self, like: Tensor, weight: Tensor) -> bool:
         """Return whether the convolution runs by Winograd's algorithm."""
         if self._is_winograd is None:
-            pad = weight.shape[2] // 2
-            self._is_winograd = self.geometry == Geometry((1, 1), (pad, pad)) and fits_winograd(weight, like)
+            self._is_winograd = self.geometry == same(weight) and fits_winograd(weight, like)
         return self._is_winograd
 
     def read(self, weight: Tensor) -> Tensor:

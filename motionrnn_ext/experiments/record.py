@@ -73,21 +73,20 @@ def restore(path: Path, plan: Plan, folder: Path) -> None:
         RunError: the record is of other settings, or has a training that is none of the plan and would be lost.
         ValueError: the file is no record.
     """
-    content, trainings = (
-        read_record(path),
-        {(one.row.label, one.config.seed): one for one in plan.trainings()},
-    )
-    remedy = "name another file with --json"
+    content, remedy = read_record(path), "name another file with --json"
     check_settings(path, content["settings"], plan, _without_folders(plan.settings()), remedy)
+    planned = {(one.row.label, one.config.seed): one for one in plan.trainings()}
     for one in content["trainings"]:
-        training = trainings.get((one["row"], one["seed"]))
-        if training is None:
+        if (one["row"], one["seed"]) not in planned:
             raise RunError(f"{path} has {one['row']}, seed {one['seed']}, which this table has not: {remedy}")
+    others = dict(content["baselines"])
+    baseline = others.pop(BASELINE)
+    for one in content["trainings"]:
+        training = planned[one["row"], one["seed"]]
         kept = result_file(folder, training)
-        if one.get("per_clip") and not kept.exists():
-            baseline = content["baselines"][BASELINE]
+        # The scores are empty, not missing, where a training did not stay finite.
+        if one.get("per_clip") is not None and not kept.exists():
             about = {name: baseline[name] for name in ("samples", "protocol")}
-            others = {label: one for label, one in content["baselines"].items() if label != BASELINE}
             result = {**one, "metrics": {**one["metrics"], **about}, "baseline": baseline}
             write_json(kept, {**result, "other_baselines": others, "config": training.config.to_dict()})
 

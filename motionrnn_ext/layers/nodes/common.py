@@ -8,18 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...backends.convolution import Convolution, Geometry
+from ...backends.convolution import Convolution
 from ...backends.reference import state_dtype
 from ...backends.registration.second import alias
 from ...backends.torch_private import is_batched_gradient
 from ..plain import is_plain_conv
 from ..rollout import Rollout
 from ..states import under_autocast
-
-
-def same(weight: Tensor) -> Geometry:
-    """Return the geometry of the convolution by that weight that keeps the size of maps."""
-    return Geometry((1, 1), (weight.shape[-1] // 2, weight.shape[-1] // 2))
 
 
 def side_by_side(*weights: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.autograd import Function
 
 from ... import ops
 from ...backends import kernels
+from ...backends.convolution import same
 from ...backends.registration.direct import run
 from ..rollout import Joined, Rollout, SharedConvolution, SharedWeights, dtype_of_convolutions
 from .common import (
@@ -26,7 +27,6 @@ from .common import (
     plain_convs,
     present,
     run_step,
-    same,
     side_by_side,
     step_of_node,
 )

@@ -19,6 +19,7 @@ from torch.autograd import Function
 
 from ... import ops
 from ...backends import kernels
+from ...backends.convolution import same
 from ...backends.registration.direct import run
 from ..rollout import Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
 from .common import (
@@ -28,7 +29,6 @@ from .common import (
     plain_convs,
     present,
     run_step,
-    same,
     step_of_node,
 )
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...backends.convolution import same
 from ...backends.registration.direct import run
 from ...backends.registration.wanted import Wanted
 from ..rollout import (
@@ -24,7 +25,6 @@ from ..rollout import (
     SummedGradients,
     shared_tensors,
 )
-from .common import same
 
 
 class Laid(NamedTuple):

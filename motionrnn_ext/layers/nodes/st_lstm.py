@@ -17,6 +17,7 @@ from torch.autograd import Function
 
 from ... import ops
 from ...backends import kernels
+from ...backends.convolution import same
 from ...backends.registration.direct import run
 from ..rollout import Joined, Rollout, SharedConvolution, SharedWeights, add_in_place, dtype_of_convolutions
 from .common import (
@@ -27,7 +28,6 @@ from .common import (
     plain_convs,
     present,
     run_step,
-    same,
     side_by_side,
     step_of_node,
 )
