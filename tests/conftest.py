@@ -1,5 +1,9 @@
-"""`pytest --share 2/8` runs the second of eight parts of the tests, so that several processes can share them. What
-passed is noted for the compatibility table (features.py); the test that looks at it comes last."""
+"""What every run of the tests has.
+
+Several processes share a run: `pytest -n 2` on one machine, `pytest --share 2/8` where each is started by hand. What
+passed is compared with the compatibility table at a run's end (features.py), and the figures that tests have recorded
+are printed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import features
 import pytest
 
 pytest_plugins = ("perceptual_networks",)
+
+WHAT_DISAGREES = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,7 +30,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if share := config.getoption("--share"):
         first, step = map(int, share.split("/"))
         items[:] = items[first - 1 :: step]
-    items.sort(key=lambda item: item.path.name == "test_features.py")  # stable: nothing else moves
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,5 +42,24 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_sessionfinish() -> None:
-    features.end()
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run whose tests say something else than the compatibility table."""
+    config = session.config
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not any(
+        (config.option.keyword, config.option.markexpr, config.getoption("--share"))
+    )
+    found = features.end()
+    finished = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if found is not None and finished and not config.option.collectonly:
+        config.stash[WHAT_DISAGREES] = features.disagreements(found, whole)
+        if config.stash[WHAT_DISAGREES]:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for wrong in config.stash.get(WHAT_DISAGREES, []):
+        terminalreporter.write_line(f"compatibility table (docs/pytorch.md): {wrong}", red=True)
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "figure":
+                terminalreporter.write_line(value)

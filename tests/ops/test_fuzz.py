@@ -135,7 +135,7 @@ def test_many_of_a_module(on: UnderTest, kind: str):
     fuzz_module(on, kind, "many")
 
 
-def test_there_are_thousands(capsys: pytest.CaptureFixture[str]):
+def test_there_are_thousands(record_property: Callable[[str, object], None]):
     """Every test counts that it has run its number; these are the numbers."""
     on_each_backend = sum(
         len(FUZZED_OPS) * OF_AN_OP[part] + len(MODULES) * OF_A_MODULE[part] for part in OF_AN_OP
@@ -144,5 +144,6 @@ def test_there_are_thousands(capsys: pytest.CaptureFixture[str]):
     modules = len(MODULES) * OF_A_MODULE["few"]
     for name, n in compared.items():  # gradients are left out near integers only
         assert n >= 0.5 * modules * (ran[name] > 0), f"{n} of {name}'s modules"
-    with capsys.disabled():
-        print(f"\nrandom cases that ran: {dict(ran)}; with gradients of modules: {dict(compared)}")
+    record_property(
+        "figure", f"random cases that ran: {dict(ran)}; with gradients of modules: {dict(compared)}"
+    )

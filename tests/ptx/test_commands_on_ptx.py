@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+from collections.abc import Callable
 
 import native_build
 import on_ptx
@@ -77,10 +78,9 @@ def run(command: str, *options: str) -> str:
 
 
 @pytest.mark.slow
-def test_most_mutants_are_noticed(capsys: pytest.CaptureFixture[str]):
+def test_most_mutants_are_noticed(record_property: Callable[[str, object], None]):
     said = run("mutate", str(SAMPLE), "--dtypes", "bfloat16")
-    with capsys.disabled():
-        print(f"\nMutants: {said.splitlines()[-1]}")
+    record_property("figure", f"Mutants: {said.splitlines()[-1]}")
     noticed, executed = map(int, re.findall(r"\d+", said.splitlines()[-1])[:2])
     assert executed >= SAMPLE / 2 and noticed >= NOTICED * executed, said
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -69,11 +69,12 @@ def running(request: pytest.FixtureRequest, executed: Path) -> Iterator[Runs]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", RUNS)
-def test_cuda_kernels(running: Runs, executed: Path, architecture: int, capsys: pytest.CaptureFixture[str]):
+def test_cuda_kernels(
+    running: Runs, executed: Path, architecture: int, record_property: Callable[[str, object], None]
+):
     check_passed(f"PTX {architecture}", running[architecture].result(), AT_LEAST[architecture])
     coverage = on_ptx.recorded_coverage(executed, f"cuda-{architecture}")
-    with capsys.disabled():
-        print(f"\nCUDA, PTX of compute_{architecture}: {coverage}")
+    record_property("figure", f"CUDA, PTX of compute_{architecture}: {coverage}")
     assert coverage.never_launched == []
     assert coverage.share > EXECUTED
 

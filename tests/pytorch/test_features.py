@@ -1,8 +1,4 @@
-"""The compatibility table of docs/pytorch.md: this run's tests, the record and the page agree.
-
-conftest.py puts this file last. After a change, `MOTIONRNN_EXT_FEATURES=NOTES make test-all` keeps what passed,
-and `python tests/support/features.py --update NOTES` writes it into record and page.
-"""
+"""The compatibility table of docs/pytorch.md: runs of the tests, the record and the page agree."""
 
 from __future__ import annotations
 
@@ -21,25 +17,17 @@ def test_a_failure_counts_most_and_a_refusal_least():
     assert cells["vmap"]["cpu"] == "works"
 
 
-def test_what_passed_is_what_the_record_says(request: pytest.FixtureRequest):
-    """A run of all tests also covers all of the record, for the backends that it had."""
-    config = request.config
-    whole = not config.option.keyword and not config.option.markexpr
-    whole = whole and config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    found = features.noted()
-    recorded = features.recorded()
-    outcomes = {
-        name: {c: said.partition(",")[0] for c, said in row.items()} for name, row in recorded.items()
-    }
-    for name, row in found.items():
-        for column, said in row.items():
-            assert said.partition(",")[0] == outcomes.get(name, {}).get(column), (name, column, said)
-    if whole:
-        ran = {column for row in found.values() for column in row}
-        missing = {
-            (n, c) for n, row in recorded.items() for c in row if c in ran and c not in found.get(n, {})
-        }
-        assert not missing, f"no test of this run covers {sorted(missing)}"
+def test_a_run_is_compared_with_the_record(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(features, "recorded", lambda: {"vmap": {"cpu": "works", "cuda": "works, emulated"}})
+    found = {"vmap": {"cpu": "works"}}
+    assert features.disagreements(found, whole=True) == []
+    assert features.disagreements({"vmap": {"cuda": "works"}}, whole=False) == []
+    (wrong,) = features.disagreements({"vmap": {"cpu": "refused"}}, whole=False)
+    assert wrong == "vmap on cpu: this run says 'refused', the record 'works'"
+    (wrong,) = features.disagreements({"vmap": {"cpu": "works"}, "func": {"cpu": "works"}}, whole=True)
+    assert wrong == "func on cpu: this run says 'works', the record 'nothing'"
+    (wrong,) = features.disagreements({"func": {"cuda": "works"}, "vmap": {"cpu": "works"}}, whole=True)[1:]
+    assert wrong == "vmap on cuda: no test of this run covers it"
 
 
 def test_the_page_shows_the_record():

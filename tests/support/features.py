@@ -2,8 +2,11 @@
 
 A test of a feature carries `@feature("vmap")`, or `@feature("vmap", refused=True)` where what it asserts is a refusal.
 Its backend is its argument `on` (see under_test.py) or `backend`, or is named: `@feature("ddp", on=["cpu"])`. Every
-pytest process of a run, those that a test starts included, notes what passed; the run's last test
-(test_features.py) compares that with `features.json`, from which the page's table is made.
+pytest process of a run, those that a test starts included, notes what passed. At the end, the process that was started
+first compares that with `features.json`, from which the page's table is made.
+
+After a change, `MOTIONRNN_EXT_FEATURES=NOTES make test-all` keeps what passed, and
+`python tests/support/features.py --update NOTES` writes it into record and page.
 """
 
 from __future__ import annotations
@@ -85,7 +88,8 @@ _made: list[str] = []
 
 
 def begin() -> None:
-    """Make the folder of the notes, which `end` of this process removes, unless a variable names one that stays."""
+    """Make the folder of the notes, which `end` of this process removes, unless a variable names one that stays: its
+    maker's, or a user's."""
     if FOLDER in os.environ:
         Path(os.environ[FOLDER]).mkdir(parents=True, exist_ok=True)
     else:
@@ -105,13 +109,17 @@ def note(item: pytest.Item, passed: bool) -> None:
                 _put(_noted, mark.args[0], column, said)
 
 
-def end() -> None:
+def end() -> Cells | None:
+    """Leave this process's notes in the folder; in the process that has made it, return what all have noted."""
     if _made:
+        found = noted()
         shutil.rmtree(_made.pop())
         del os.environ[FOLDER]
-    elif _noted:
+        return found
+    if _noted:
         path = Path(os.environ[FOLDER]) / f"{os.getpid()}.json"
         path.write_text(json.dumps(_noted))
+    return None
 
 
 def _backends(item: pytest.Item, mark: pytest.Mark) -> Sequence[str]:
@@ -140,6 +148,27 @@ def noted() -> Cells:
             for column, said in row.items():
                 _put(cells, name, column, said)
     return cells
+
+
+def disagreements(found: Cells, whole: bool) -> list[str]:
+    """Return what a run's notes and the record say differently. A `whole` run also covers all of the record, for the
+    backends that it had."""
+    record = recorded()
+    wrong = [
+        f"{name} on {column}: this run says '{said}', the record '{record.get(name, {}).get(column, 'nothing')}'"
+        for name, row in found.items()
+        for column, said in row.items()
+        if said.partition(",")[0] != record.get(name, {}).get(column, "").partition(",")[0]
+    ]
+    if whole:
+        ran = {column for row in found.values() for column in row}
+        wrong += [
+            f"{name} on {column}: no test of this run covers it"
+            for name, row in record.items()
+            for column in row
+            if column in ran and column not in found.get(name, {})
+        ]
+    return wrong
 
 
 def recorded() -> Cells:
