@@ -99,8 +99,14 @@ def launches(precision: str) -> dict[str, Launch]:
 
 
 def is_compiled(name: str, target: str) -> bool:
-    """More channels are the same code in other blocks: one target says enough of those."""
-    return target == "sm_90" or not any(f"C{channels}" in name for channels in CHANNELS[1:])
+    """More channels are the same code in other blocks, and contiguous maps the same in other strides: one target says
+    enough of those."""
+    kernel = re.split("[:,]", name)[0]
+    has_layouts = kernel in GATES or kernel.startswith("offset_warp")
+    return target == "sm_90" or not (
+        any(f"C{channels}" in name for channels in CHANNELS[1:])
+        or (has_layouts and "channels_last" not in name)
+    )
 
 
 def _run_pointwise(op: str, dtype: torch.dtype) -> None:
