@@ -33,7 +33,7 @@ $L:
 }
 """
 NOTICED = 0.7  # of the sample; of a larger one 88 %, so that chance alone does not fail it
-SAMPLE = 40
+SAMPLE = 16
 
 
 def test_mutants_change_one_instruction():
