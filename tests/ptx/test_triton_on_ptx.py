@@ -48,7 +48,7 @@ ARCHITECTURES = {
     90: f"{SELECTED} and ({IN_ONE_DTYPE} or {IN_ALL_DTYPES})",
     80: f"{SELECTED} and {NOT_RARE} and ({PRODUCTS} or plain or no_highway)",
 }
-AT_LEAST = {90: 590, 80: 145}
+AT_LEAST = {90: 570, 80: 155}
 
 
 @pytest.fixture(scope="module")
