@@ -1,4 +1,4 @@
-"""What every run of the tests has.
+"""Options, checks and reports of every run of the tests.
 
 Several processes share a run: `pytest -n 2` on one machine, `pytest --share 2/8` where each is started by hand. What
 passed is compared with the compatibility table at a run's end (features.py), and the figures that tests have recorded

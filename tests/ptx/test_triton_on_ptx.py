@@ -32,11 +32,11 @@ SELECTED = (
 )
 # Nearly all of the time is Triton's: a second for each form of a kernel, of which dtypes, channels and layouts make
 # many. So some cases are in all dtypes, and each other case is in one: in bfloat16 with channels last, in float32 else.
-# (All are in float64 in Triton's interpreter.)
+# (Nearly all are in float64 in Triton's interpreter, see tests/triton.)
 IN_ALL_DTYPES = "plain or usual or c16 or c33 or no_highway"
-NOT_RARE = "not triton-float16 and not triton-float64"
+COMMON_DTYPES = "not triton-float16 and not triton-float64"
 IN_ONE_DTYPE = (
-    f"{NOT_RARE} and not (triton-float32 and channels_last) and (channels_last or not triton-bfloat16)"
+    f"{COMMON_DTYPES} and not (triton-float32 and channels_last) and (channels_last or not triton-bfloat16)"
 )
 # The second architecture differs in matrix products, wgmma or mma, and in conversions of bfloat16: cases with every
 # size of a product, and one of each other op.
@@ -46,7 +46,7 @@ PRODUCTS = (
 )
 ARCHITECTURES = {
     90: f"{SELECTED} and ({IN_ONE_DTYPE} or {IN_ALL_DTYPES})",
-    80: f"{SELECTED} and {NOT_RARE} and ({PRODUCTS} or plain or no_highway)",
+    80: f"{SELECTED} and {COMMON_DTYPES} and ({PRODUCTS} or plain or no_highway)",
 }
 AT_LEAST = {90: 570, 80: 155}
 

@@ -99,14 +99,19 @@ def launches(precision: str) -> dict[str, Launch]:
 
 
 def is_compiled(name: str, target: str) -> bool:
-    """More channels are the same code in other blocks, and contiguous maps the same in other strides: one target says
-    enough of those."""
-    kernel = re.split("[:,]", name)[0]
+    """Whether a form is compiled for a target. More channels are the same code in other blocks, and contiguous maps
+    the same in other strides: one target says enough of those."""
+    if target == "sm_90":
+        return True
+    kernel = kernel_of(name)
     has_layouts = kernel in GATES or kernel.startswith("offset_warp")
-    return target == "sm_90" or not (
-        any(f"C{channels}" in name for channels in CHANNELS[1:])
-        or (has_layouts and "channels_last" not in name)
-    )
+    has_more_channels = any(f"C{channels}" in name for channels in CHANNELS[1:])
+    return not has_more_channels and (not has_layouts or "channels_last" in name)
+
+
+def kernel_of(name: str) -> str:
+    """Return the kernel of a form, such as "gates" of "gates: fp32 packed"."""
+    return re.split("[:,]", name)[0]
 
 
 def _run_pointwise(op: str, dtype: torch.dtype) -> None:
@@ -389,7 +394,7 @@ def broken_promises(name: str, row: Row, target: str) -> list[str]:
         broken.append(f"{spilled} accesses of local memory (spills)")
     if row["stack"] and name not in SPILLS:
         broken.append(f"a stack frame of {row['stack']} bytes")
-    kernel = re.split("[:,]", name)[0]
+    kernel = kernel_of(name)
     if kernel in MULTIPLYING and kernel != "update_backward" and "bf16" in name and not row.get("MMA", 0):
         broken.append("no matrix instructions")
     if kernel in GATES:

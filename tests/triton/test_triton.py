@@ -19,8 +19,8 @@ NEEDS_TRITON = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
 )
 
-# ---- The interpreter. Two processes share it for minutes: every case in float64, few in other dtypes, of which the
-# tests on PTX run every case as it is compiled.
+# ---- The interpreter. Two processes share it for minutes: nearly every case in float64, few in other dtypes. The bands
+# of gates are left out, as they take 12 s each; the tests on PTX have them in float32, and most cases in one dtype.
 
 FILES = [
     "test_ops.py",
@@ -43,7 +43,8 @@ REST = [
     "not large_maps and not long_sums",  # of what is compiled: tensor cores, many blocks
 ]
 SHARES = {
-    "table": f"triton and ({VALUES} or {DERIVATIVES}) and not motion_warp",  # which is two ops here
+    # `motion_warp` is left out: it is two ops here, which have cases of their own.
+    "table": f"triton and ({VALUES} or {DERIVATIVES}) and not motion_warp",
     "rest": " and ".join(["triton", f"not ({DERIVATIVES})", *(f"({part})" for part in REST)]),
     "features": "triton",
 }
@@ -71,7 +72,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
 def test_interpreted(running: Runs, share: str):
-    check_passed(share, running[share].result(), at_least={"table": 400, "rest": 230, "features": 130}[share])
+    check_passed(share, running[share].result(), at_least={"table": 450, "rest": 280, "features": 130}[share])
 
 
 # ---- Ahead of time
@@ -93,7 +94,7 @@ def test_every_kernel_compiles_and_stays_in_registers():
     for dtype in report.DTYPES:
         for target in report.TARGETS:
             names = [name for name in table if target in table[name] and dtype in name]
-            assert {re.split("[:,]", name)[0] for name in names} == kernels, (dtype, target)
+            assert {report.kernel_of(name) for name in names} == kernels, (dtype, target)
 
 
 @NEEDS_TRITON
