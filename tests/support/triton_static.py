@@ -17,7 +17,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -89,6 +89,9 @@ def launches(precision: str) -> dict[str, Launch]:
             for form, options in GATED_WARP_FORMS.items():
                 run_gated = partial(_run_gated_warp, dtype, bool(layout), **options)
                 _record(found, f"{name}{form} warp{layout}", run_gated, precision, of=GATED_WARP)
+            for channels in CHANNELS:
+                run_blend = partial(_run_decode_blend, dtype, channels, bool(layout))
+                _record(found, f"{name} C{channels}{layout}", run_blend, precision)
         for channels in CHANNELS:
             for layout in ("", " channels_last"):
                 run_warp = partial(_run_warp, SHAPE, dtype, channels, bool(layout))
@@ -104,7 +107,7 @@ def is_compiled(name: str, target: str) -> bool:
     if target == "sm_90":
         return True
     kernel = kernel_of(name)
-    has_layouts = kernel in GATES or kernel.startswith("offset_warp")
+    has_layouts = kernel in GATES or kernel.startswith(("offset_warp", "decode_blend"))
     has_more_channels = any(f"C{channels}" in name for channels in CHANNELS[1:])
     return not has_more_channels and (not has_layouts or "channels_last" in name)
 
@@ -201,6 +204,27 @@ def _run_gated_warp(dtype: torch.dtype, last: bool, g: int, batch: int | None = 
         gated_warp.gated_warp_backward(*given, 11, deterministic)
 
 
+def _run_decode_blend(dtype: torch.dtype, channels: int, last: bool) -> None:
+    from motionrnn_ext.backends.triton import decode_blend
+
+    batch, _, height, width = SHAPE
+    encoded = channels // 4
+    warped, maps = (
+        torch.empty(batch, c, h, w, dtype=dtype)
+        for c, h, w in ((encoded, height // 2, width // 2), (channels, height, width))
+    )
+    if last:
+        warped, maps = channels_last(warped), channels_last(maps)
+    decoder, gate = (
+        torch.empty(shape, dtype=dtype)
+        for shape in ((encoded, channels, 4, 4), (channels, 2 * channels, 1, 1))
+    )
+    bias = torch.empty(channels, dtype=dtype)
+    forward, backward = decode_blend.decode_blend_pack(decoder, gate)
+    out, decoded, logits = decode_blend.decode_blend(warped, maps, decoder, bias, gate, bias, forward, True)
+    decode_blend.decode_blend_backward(out, maps, decoded, logits, decoder, gate, backward, True)
+
+
 def _run_warp(
     shape: tuple[int, int, int, int], dtype: torch.dtype, channels: int, last: bool, backward: bool = True
 ) -> None:
@@ -223,6 +247,7 @@ def _record(
 ) -> None:
     """Note the launches of a call, or those of the kernels `of` alone."""
     from motionrnn_ext.backends.triton import (
+        decode_blend,
         gated_warp,
         launch,
         motion_gates,
@@ -245,7 +270,7 @@ def _record(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "_launchable", Recorder)
-        for module in (gated_warp, motion_gates, offset_warp, offset_warp_backward):
+        for module in (decode_blend, gated_warp, motion_gates, offset_warp, offset_warp_backward):
             patch.setattr(module, "PRECISION", precision)
         call()
 
@@ -349,10 +374,15 @@ def precision_on(target: str) -> str:
     return "ieee" if target.startswith("gfx") else "tf32x3"
 
 
-def compile_all(matching: str = "") -> tuple[Table, list[str]]:
-    """The rows, and what does not compile."""
+def compile_all(matching: str = "", of_all_dtypes: Sequence[str] = tuple(TARGETS)) -> tuple[Table, list[str]]:
+    """The rows, and what does not compile. Targets that are not `of_all_dtypes` get the forms in bfloat16."""
     names = [name for name in launches("ieee") if matching in name]
-    jobs = [(name, target) for name in names for target in TARGETS if is_compiled(name, target)]
+    jobs = [
+        (name, target)
+        for name in names
+        for target in TARGETS
+        if is_compiled(name, target) and (target in of_all_dtypes or "bf16" in name)
+    ]
     table: Table = {}
     failed = []
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
@@ -383,7 +413,7 @@ GATES = (
 # Accesses of local memory by Triton 3.9 on the target that has most: sm_100 (with 8 warps 6), and sm_120 (8 bytes of a
 # thread).
 SPILLS = {"inputs_backward: fp32 packed channels_last": 4, "pixel_gates_backward: fp32 1x1": 4}
-MULTIPLYING = ("offset_warp", "offset_warp_backward", *GATES)
+MULTIPLYING = ("offset_warp", "offset_warp_backward", "decode_blend", "decode_blend_backward", *GATES)
 
 
 def broken_promises(name: str, row: Row, target: str) -> list[str]:
@@ -399,6 +429,8 @@ def broken_promises(name: str, row: Row, target: str) -> list[str]:
         broken.append("no matrix instructions")
     if kernel in GATES:
         pass  # their maps have 18 channels, which no vector of 16 bytes divides
+    elif kernel.startswith("decode_blend"):
+        pass  # a quarter of the channels are encoded, and weights have rows of whole 16
     elif kernel.startswith("offset_warp"):
         wide = name.endswith("channels_last") and target.startswith("sm_")  # small forms have narrow blocks
         if kernel == "offset_warp" and wide and not row.get("LDG.128"):

@@ -47,8 +47,7 @@ def register(namespace: str, *, is_native: bool = True) -> None:
     for op in _OF_ALL_KERNELS + _OF_NATIVE_KERNELS if is_native else _OF_ALL_KERNELS:
         op(namespace).register()
     gated_warp.register(namespace, is_native=is_native)
-    if is_native:
-        decode_blend.register(namespace)
+    decode_blend.register(namespace, is_native=is_native)
 
 
 def register_on_cpu(namespace: str) -> None:

@@ -1,9 +1,10 @@
-"""The registration of the end of a MotionGRU step, which CUDA has for an output gate of 1x1: shapes and FLOPs. The ops
+"""The registration of the end of a MotionGRU step, which GPUs have for an output gate of 1x1: shapes and FLOPs. The ops
 have no gradients: who calls them calls their backward as well (layers/nodes/output_gate.py)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from ..layouts import new_image
 from . import flops, shapes
 
 
-def register(namespace: str) -> None:
-    """Tell torch the shapes and the FLOPs of the ops."""
+def register(namespace: str, *, is_native: bool) -> None:
+    """Tell torch the shapes and the FLOPs of the ops. Triton's packing is made of ops of torch, which tell shapes."""
     ops = getattr(torch.ops, namespace)
-    for fake in (decode_blend_pack, decode_blend, decode_blend_backward):
+    fakes: list[Callable[..., Any]] = [decode_blend, decode_blend_backward]
+    for fake in [*fakes, decode_blend_pack] if is_native else fakes:
         shapes.register(f"{namespace}::{fake.__name__}", fake)
     flops.register_formula(ops.decode_blend, _flops)
     flops.register_formula(ops.decode_blend_backward, _flops_of_backward)

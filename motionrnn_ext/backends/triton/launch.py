@@ -112,6 +112,11 @@ BLOCKS: dict[str, list[tuple[int, Block, Block]]] = {
     "pixel_gates": [(MANY, Block(16, 4), Block(32, 4, least=16))],
     # A block of 32 pixels spills in float32.
     "gated_warp": [(MANY, Block(16, 8), Block(64, 8, least=16))],
+    # 16 pixels a warp: with fewer, several warps compute the same factor. With 64 channels that spills in float32.
+    "decode_blend": [
+        (32, Block(64, 4, least=32), Block(64, 4, least=32)),
+        (MANY, Block(16, 4), Block(64, 4, least=32)),
+    ],
     "offset_warp_backward": [
         (16, Block(64, 4), Block(64, 4)),
         (32, Block(32, 4), Block(64, 8)),
@@ -132,6 +137,7 @@ CANDIDATES = {
     "candidate": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "pixel_gates": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "gated_warp": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
+    "decode_blend": [Block(size, warps) for size in (16, 32, 64, 128) for warps in (2, 4, 8)],
     "offset_warp_backward": [Block(size, warps) for size in (16, 32, 64) for warps in (2, 4, 8)],
     "offset_warp_backward_deterministic": [Block(size, warps) for size in (16, 32, 64) for warps in (4, 8)],
 }

@@ -118,13 +118,13 @@ def motion_gates_pack(
     weights = [x_weight, state_weight, candidate_weight]
     if Sizes.of(x_weight, candidate_weight).g == 1:
         weights = []
-    parts = [[_packed(w.transpose(0, 1)) for w in weights], [_packed(w) for w in weights]]
+    parts = [[packed_taps(w.transpose(0, 1)) for w in weights], [packed_taps(w) for w in weights]]
     empty = x_weight.new_empty(0)
     forward, backward = (torch.cat([*part, empty]) for part in parts)
     return forward, backward
 
 
-def _packed(weight: Tensor) -> Tensor:
+def packed_taps(weight: Tensor) -> Tensor:
     """Return a weight (channels, columns, G, G) in the order of its taps, with rows of whole 16 columns."""
     taps = weight.permute(2, 3, 0, 1)
     return F.pad(taps, (0, -taps.shape[-1] % 16)).flatten()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..registration import register
 from . import (
     NAMESPACE,
+    decode_blend,
     gated_warp,
     lstm_steps,
     motion_gates,
@@ -17,6 +18,7 @@ from . import (
 register(NAMESPACE, is_native=False)
 
 __all__ = [
+    "decode_blend",
     "gated_warp",
     "lstm_steps",
     "motion_gates",

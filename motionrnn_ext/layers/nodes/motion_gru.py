@@ -117,7 +117,7 @@ def _weights(
     of_gate = (kernels, gate.conv, gru.gate_side == "hidden")
     inner: StepOfOneOp | StepOfGpu
     out = OutputGate(*of_gate)
-    if backends.runs_cuda_kernels(maps) and DecodingOutputGate.fits(gru.gate.kernel_size, channels):
+    if DecodingOutputGate.fits(maps, gru.gate.kernel_size):
         out = DecodingOutputGate(active, *of_gate)
     if backends.runs_gpu_kernels(maps):
         inner = StepOfGpu(*settings, maps, encoder.conv, decoder.conv, *weights, decodes=not out.decodes)

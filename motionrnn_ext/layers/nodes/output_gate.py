@@ -2,7 +2,7 @@
 
     X = s(g).A + (1 - s(g)).B,   g = W_g * [Q, H];   (A, B) is (H, Q) or (Q, H)
 
-On CUDA a gate of 1x1 is one op with the decoder. Everywhere else the gate is a convolution of its own, and so is the
+On GPUs a gate of 1x1 is one op with the decoder. Everywhere else the gate is a convolution of its own, and so is the
 decoder, which belongs to the step's inner part there (motion_step.py).
 """
 
@@ -13,13 +13,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ... import backends
 from ...backends.layouts import new_image
 from ...backends.registration.direct import run
 from ..rollout import Rollout, SharedConvolution, add_in_place
 from .motion_step import Laid, Packed
 
-# The channels of the maps that a block of the kernels holds, see csrc/cuda/decode_blend_bindings.cpp.
-_MOST_CHANNELS = 256
+# The channels of the maps that a block of CUDA's kernels holds, see csrc/cuda/decode_blend_bindings.cpp, and a program
+# of Triton's, see backends/triton/decode_blend.py.
+_MOST_CHANNELS_OF_CUDA, _MOST_CHANNELS_OF_TRITON = 256, 64
 
 
 class OutputGate:
@@ -74,7 +76,7 @@ class OutputGate:
 
 
 class DecodingOutputGate(OutputGate, Packed):
-    """The decoder, an output gate of 1x1 and the blend by the op `decode_blend` of CUDA."""
+    """The decoder, an output gate of 1x1 and the blend by the op `decode_blend` of CUDA or Triton."""
 
     decodes = True
 
@@ -84,9 +86,12 @@ class DecodingOutputGate(OutputGate, Packed):
         active.packed.append(self)
 
     @staticmethod
-    def fits(gate_kernel_size: tuple[int, ...], channels: int) -> bool:
-        """Return whether the op takes a gate of this size for so many channels."""
-        return gate_kernel_size == (1, 1) and channels <= _MOST_CHANNELS
+    def fits(maps: Tensor, gate_kernel_size: tuple[int, ...]) -> bool:
+        """Return whether the kernels in force have the op for a gate of this size and such maps."""
+        if gate_kernel_size != (1, 1) or not backends.runs_gpu_kernels(maps):
+            return False
+        is_cuda = backends.runs_cuda_kernels(maps)
+        return maps.shape[1] <= (_MOST_CHANNELS_OF_CUDA if is_cuda else _MOST_CHANNELS_OF_TRITON)
 
     def forward(
         self, maps: Tensor, warped: Tensor, decoded: Tensor | None, laid: Laid
