@@ -1,6 +1,7 @@
 # make demo      set up, train ConvLSTM and MotionRNN-ConvLSTM on moving digits, print the table, draw what they predict
 # make test      set up, run the quick tests (a C++ compiler is all they need; an nvcc adds the CUDA kernels, no GPU)
-# make test-all  set up, run every test; what a missing tool leaves out is printed as a skip, with the reason
+# make test-all  set up, run every test but the longest; what a missing tool leaves out is printed as a skip, with the reason
+# make test-nightly  set up, run every test, and GPU kernels on whole tables of cases
 # make lint      set up, check style (ruff, clang-format) and types (mypy)
 # make docs      build the documentation site into build/site, in an environment of its own that needs no PyTorch
 # make clean     remove what was built here; runs/ and .venv stay
@@ -39,7 +40,7 @@ if tuple(map(int, re.findall(r"\d+", torch.version)[:2])) >= (2, 10):
 endef
 export FIND_TORCH
 
-.PHONY: demo test test-all lint docs setup clean
+.PHONY: demo test test-all test-nightly lint docs setup clean
 
 demo: setup
 	$(RUN) motionrnn_ext.cli demo
@@ -49,9 +50,9 @@ test: setup
 
 # As many processes as cores; a file's tests stay in one. Two threads each, because the CPU kernels cut images into bands
 # for them; passive: a thread that waits leaves its core to others.
-test-all: setup
+test-all test-nightly: setup
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(RUN) pytest --numprocesses auto --maxprocesses 4 \
-	  --dist loadscope --no-loadscope-reorder
+	  --dist loadscope --no-loadscope-reorder $(if $(filter test-nightly,$@),--nightly)
 
 lint: setup
 	$(RUN) ruff check .

@@ -19,14 +19,27 @@ WHAT_DISAGREES = pytest.StashKey[list[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", metavar="I/N", help="run every Nth of the selected tests, from the Ith on")
+    parser.addoption(
+        "--nightly", action="store_true", help="run the tests marked nightly, too, and whole tables of cases"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     features.begin()
 
 
+@pytest.fixture(scope="session")
+def nightly(pytestconfig: pytest.Config) -> bool:
+    """Whether this run takes whole tables of cases."""
+    return pytestconfig.getoption("--nightly")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--nightly"):
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in nightly]
     if share := config.getoption("--share"):
         first, step = map(int, share.split("/"))
         items[:] = items[first - 1 :: step]

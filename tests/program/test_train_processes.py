@@ -444,7 +444,7 @@ def test_two_machines_and_one_loses_its_process(two_nodes: list[dict[str, object
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_lost_process_ends_the_training_in_one_line_and_it_resumes_to_the_same_bits(
     rank: int, unbroken: Path, tmp_path: Path
 ) -> None:

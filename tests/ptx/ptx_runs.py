@@ -43,9 +43,11 @@ def environment(folder: Path, architecture: int, of: str = "cuda", **more: str) 
     }
 
 
-def run_tests(files: list[str], select: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the tests of these files that pytest's -k selects."""
+def run_tests(
+    files: list[str], select: str, variables: dict[str, str], share: str = "1/1"
+) -> subprocess.CompletedProcess[str]:
+    """Run the tests of these files that pytest's -k selects, or a share of them, such as "1/2"."""
     return native_build.run(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", select,
-        *map(path_of_test, files), cwd=ROOT, **variables,
+        "--share", share, *map(path_of_test, files), cwd=ROOT, **variables,
     )  # fmt: skip

@@ -33,7 +33,7 @@ $L:
 }
 """
 NOTICED = 0.7  # of the sample; of a larger one 88 %, so that chance alone does not fail it
-SAMPLE = 16
+SAMPLE = 40
 
 
 def test_mutants_change_one_instruction():
@@ -77,7 +77,7 @@ def run(command: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_most_mutants_are_noticed(record_property: Callable[[str, object], None]):
     said = run("mutate", str(SAMPLE), "--dtypes", "bfloat16")
     record_property("figure", f"Mutants: {said.splitlines()[-1]}")

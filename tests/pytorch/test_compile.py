@@ -51,7 +51,8 @@ def _steps(predictors: Sequence[str], compiler: str, *marks: Any) -> list[Any]:
         *_steps(["convlstm", "predrnn"], "aot_eager"),
         *_steps([p for p in CELLS if p not in ("convlstm", "predrnn")], "aot_eager", slow),
         # Each takes the C++ compiler about a minute. The ops of the others are compiled by themselves in tests/ops.
-        *_steps(["convlstm", "mim"], "inductor", slow),
+        *_steps(["convlstm"], "inductor", slow),
+        *_steps([p for p in CELLS if p != "convlstm"], "inductor", pytest.mark.nightly),
     ],
 )
 def test_training_step_without_a_graph_break(predictor: str, compiler: str, on: UnderTest):

@@ -191,7 +191,10 @@ def test_a_kernel_by_name_is_unknown_to_onnx():
 @feature("onnx", on=["reference"])
 @slow
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("predictor, size", [("convlstm", {3: 4 * h, 4: 4 * w}), ("predrnn", {})])
+@pytest.mark.parametrize(
+    "predictor, size",
+    [("convlstm", {3: 4 * h, 4: 4 * w}), pytest.param("predrnn", {}, marks=pytest.mark.nightly)],
+)
 def test_motion_rnn(predictor: str, size: dict[int, Any], table: bool, tmp_path: Path):
     model = model_of(predictor).eval()
     clip = torch.rand(2, 3, 1, 16, 16)
@@ -253,7 +256,10 @@ def test_a_bare_predictor_takes_multiples_of_its_patch_size(tmp_path: Path):
 
 @NEEDS_NODE
 @slow
-@pytest.mark.parametrize("predictor", ["predrnn", "mim", "e3d_lstm", "conv_tt_lstm"])
+@pytest.mark.parametrize(
+    "predictor",
+    ["e3d_lstm", *(pytest.param(p, marks=pytest.mark.nightly) for p in ("predrnn", "mim", "conv_tt_lstm"))],
+)
 def test_a_file_of_every_predictor_is_read_without_torch(predictor: str, tmp_path: Path):
     model, frames = moving(model_of(predictor)), torch.rand(3, 3, 1, 16, 16)
     export_onnx(model, frames[:1], tmp_path / "model.onnx", n_future=2)

@@ -33,7 +33,6 @@ from warp_cases import warp_inputs
 
 import motionrnn_ext
 from motionrnn_ext import MotionRNN, backends, ops
-from motionrnn_ext.layers.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
@@ -81,7 +80,11 @@ def graphs_of_stream(model: MotionRNN, batches: Sequence[int], total: int) -> li
     return graphs
 
 
-@pytest.mark.parametrize("predictor", [p if p == "convlstm" else pytest.param(p, marks=slow) for p in CELLS])
+@pytest.mark.parametrize(
+    "predictor",
+    ["convlstm", *(pytest.param(p, marks=slow) for p in ("mim", "e3d_lstm"))]
+    + [pytest.param(p, marks=pytest.mark.nightly) for p in ("predrnn", "conv_tt_lstm")],
+)
 def test_a_stream_is_two_graphs(predictor: str):
     """One for the first frame, which has no state, one for all others; a second batch size makes them dynamic. The past
     of E3D-LSTM grows, which its second state shows."""

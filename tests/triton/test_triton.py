@@ -32,6 +32,7 @@ FILES = [
     "test_golden.py",
     "test_rollouts.py",
     "test_gated_warp.py",
+    "test_decode_blend.py",
     "test_triton_launches.py",
 ]
 VALUES = "values and (float64 and not bands or usual or plain or c16)"
@@ -80,21 +81,23 @@ def test_interpreted(running: Runs, share: str):
 
 @NEEDS_TRITON
 @pytest.mark.slow
-def test_every_kernel_compiles_and_stays_in_registers():
-    """Every kernel compiles for every GPU of the list, in float32 and bfloat16, without spills."""
+def test_every_kernel_compiles_and_stays_in_registers(nightly: bool):
+    """Every kernel compiles for every GPU of the list without spills, in bfloat16; for one, by night for all, in
+    float32 as well."""
     import triton_static as report
 
     try:
         find_tool("cuobjdump")
     except ToolMissing as missing:
         pytest.skip(str(missing))
-    table, failed = report.compile_all()
+    table, failed = report.compile_all(of_all_dtypes=tuple(report.TARGETS) if nightly else ("sm_90",))
     assert failed + report.problems(table) == []
     kernels = {kernel.__name__.removesuffix("_kernel") for kernel in report.all_kernels()}
     for dtype in report.DTYPES:
         for target in report.TARGETS:
             names = [name for name in table if target in table[name] and dtype in name]
-            assert {report.kernel_of(name) for name in names} == kernels, (dtype, target)
+            if dtype == "bf16" or target == "sm_90" or nightly:
+                assert {report.kernel_of(name) for name in names} == kernels, (dtype, target)
 
 
 @NEEDS_TRITON

@@ -109,8 +109,8 @@ def decode_blend_backward_kernel(
 
 
 def decode_blend_pack(decoder_weight: Tensor, gate_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weights for forward, as `packed_taps` lays them out, and nothing for backward, which reads the gate's as
-    it is."""
+    """Return the weights for forward, as `packed_taps` lays them out, and nothing for backward, whose only one is read
+    as it is."""
     weights = decoder_weight, gate_weight.transpose(0, 1)
     return torch.cat([packed_taps(w) for w in weights]), gate_weight.new_empty(0)
 
