@@ -368,7 +368,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["none", "srun"])
+@pytest.mark.parametrize("launcher", ["none", pytest.param("srun", marks=pytest.mark.nightly)])
 def test_two_devices_in_an_allocation(launcher: str, unbroken: Path, tmp_path: Path) -> None:
     """A batch script without srun, where the run starts its own processes; and two tasks of srun, taken as they are."""
     command = [*PROGRAM, *options(TWO, tmp_path)]
@@ -420,7 +420,7 @@ def two_nodes() -> Iterator[list[dict[str, object]]]:
     return [{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": rank} for rank in (0, 1)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_machines(two_nodes: list[dict[str, object]], joined: Path, tmp_path: Path) -> None:
     command = [*PROGRAM, *options(replace(TINY, nodes=2), tmp_path)]
     for process in [start(*command, here=tmp_path, **place) for place in two_nodes]:

@@ -154,7 +154,7 @@ def test_a_sharded_model_predicts_is_saved_and_may_begin_without_numbers(
     assert_error(results, f"cpu:{ONCE[way]}:{way}", TOLERANCE[torch.float64])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @feature("ddp", on=["cpu"])
 def test_compiled_ddp(tmp_path: Path) -> None:
     case = "cpu:convlstm:ddp_compiled"

@@ -98,7 +98,9 @@ def test_motion_gru_of_any_batch(on: UnderTest):
 
 @feature("export")
 @on_slowly_on_reference(EXPORTED)
-@pytest.mark.parametrize("predictor", [p if p == "convlstm" else pytest.param(p, marks=slow) for p in CELLS])
+@pytest.mark.parametrize(
+    "predictor", [p if p == "convlstm" else pytest.param(p, marks=pytest.mark.nightly) for p in CELLS]
+)
 def test_motion_rnn(predictor: str, on: UnderTest, tmp_path: Path):
     """T and n_input are fixed; H and W are multiples of 2P, where the predictor takes any."""
     if on is REFERENCE and predictor != "convlstm":
@@ -227,7 +229,7 @@ def test_motion_gru_by_aotinductor(tmp_path: Path):
 
 
 @NEEDS_CPU
-@slow
+@pytest.mark.nightly
 @feature("aoti", on=["cpu"])
 @torch.no_grad()
 def test_motion_rnn_by_aotinductor(tmp_path: Path):

@@ -5,7 +5,7 @@ Its backend is its argument `on` (see under_test.py) or `backend`, or is named: 
 pytest process of a run, those that a test starts included, notes what passed. At the end, the process that was started
 first compares that with `features.json`, from which the page's table is made.
 
-After a change, `MOTIONRNN_EXT_FEATURES=NOTES make test-all` keeps what passed, and
+After a change, `MOTIONRNN_EXT_FEATURES=NOTES make test-nightly` keeps what passed, and
 `python tests/support/features.py --update NOTES` writes it into record and page.
 """
 
@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--update", type=Path, metavar="NOTES", required=True,
-        help=f"the folder of the notes: first run {FOLDER}=NOTES make test-all",
+        help=f"the folder of the notes: first run {FOLDER}=NOTES make test-nightly",
     )  # fmt: skip
     os.environ[FOLDER] = str(parser.parse_args().update)
     found, before = noted(), recorded()

@@ -51,7 +51,8 @@ def of_steps(
     steps: int, gru: MotionGRU, dtype: torch.dtype, launches: Callable[[], Launches], batch: int = 2
 ) -> list[collections.Counter[str]]:
     """Return what a rollout launches forward, and backward."""
-    hidden = channels_last(torch.randn(batch, CHANNELS, SIZE, SIZE, dtype=dtype)).requires_grad_()
+    shape = (batch, gru.hidden_channels, SIZE, SIZE)
+    hidden = channels_last(torch.randn(shape, dtype=dtype)).requires_grad_()
     state = gru.initial_state(hidden)
     state = type(state)(*(t.clone().requires_grad_() for t in state))
     with rollout(gru, steps, pixels=batch * SIZE * SIZE), launches() as forward:
@@ -71,7 +72,7 @@ def of_a_step(
     return [after - before for before, after in zip(two, three)]
 
 
-def made(variant: str, dtype: torch.dtype) -> MotionGRU:
+def made(variant: str, dtype: torch.dtype, channels: int = CHANNELS) -> MotionGRU:
     torch.manual_seed(0)
-    gru = MotionGRU(CHANNELS, **OPTIONS[variant]).to(dtype, memory_format=torch.channels_last)
+    gru = MotionGRU(channels, **OPTIONS[variant]).to(dtype, memory_format=torch.channels_last)
     return gru.requires_grad_(False)

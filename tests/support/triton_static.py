@@ -374,15 +374,10 @@ def precision_on(target: str) -> str:
     return "ieee" if target.startswith("gfx") else "tf32x3"
 
 
-def compile_all(matching: str = "", of_all_dtypes: Sequence[str] = tuple(TARGETS)) -> tuple[Table, list[str]]:
-    """The rows, and what does not compile. Targets that are not `of_all_dtypes` get the forms in bfloat16."""
+def compile_all(matching: str = "", targets: Sequence[str] = tuple(TARGETS)) -> tuple[Table, list[str]]:
+    """The rows, and what does not compile."""
     names = [name for name in launches("ieee") if matching in name]
-    jobs = [
-        (name, target)
-        for name in names
-        for target in TARGETS
-        if is_compiled(name, target) and (target in of_all_dtypes or "bf16" in name)
-    ]
+    jobs = [(name, target) for name in names for target in targets if is_compiled(name, target)]
     table: Table = {}
     failed = []
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:

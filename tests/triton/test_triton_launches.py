@@ -16,7 +16,7 @@ from under_test import KERNELS, TRITON, UnderTest, on
 IN_INTERPRETER = [TRITON] if TRITON in KERNELS and TRITON.is_slow else []
 if IN_INTERPRETER:
     from motionrnn_ext.backends import triton
-    from motionrnn_ext.backends.triton import gated_warp, launch, ops
+    from motionrnn_ext.backends.triton import decode_blend, gated_warp, launch, ops
     from motionrnn_ext.backends.triton.launch import BLOCKS, MANY, Block
 
 # The launches of a step, forward and backward, by variant.
@@ -64,6 +64,17 @@ def test_a_step_launches_few_kernels(
     with on.chosen():
         found = of_a_step(made(variant, dtype), dtype, counted)
     assert tuple(way.total() for way in found) == LAUNCHES[variant], found
+
+
+@on(IN_INTERPRETER)
+def test_more_channels_than_a_program_holds_are_decoded_and_gated_by_convolutions(
+    on: UnderTest, counted: Callable[[], TritonLaunches]
+) -> None:
+    with on.chosen():
+        found, _ = of_a_step(
+            made("paper", torch.float32, decode_blend.MOST_CHANNELS + 4), torch.float32, counted
+        )
+    assert found["convolution"] == 3 and not found["decode_blend_kernel"], found
 
 
 @on(IN_INTERPRETER)

@@ -13,6 +13,7 @@
                            a stem each: forward kernel, backward kernel, launch
     offset_warp_finish.py  the last launch of the warp's backward, and its parts for the gates' kernels
     gated_warp.py          gates and warp with packed weights, as ops for the node of a MotionGRU step
+    decode_blend.py        the end of a step with an output gate of 1x1, as ops for the same node
 
 A kernel is compiled for the GPU at hand when it is first launched; Triton needs a C compiler for that. Under Triton's
 interpreter (TRITON_INTERPRET=1 before triton is imported) kernels run on CPU tensors instead, slowly, for tests.
