@@ -39,9 +39,9 @@ IN_ONE_DTYPE = (
     "not triton-float16 and not triton-float64 and not (triton-float32 and channels_last)"
     " and (channels_last or not triton-bfloat16)"
 )
-# By night every test runs on both architectures, otherwise one of six runs on each. They differ in matrix products,
-# wgmma or mma, and in conversions of bfloat16; each launches every kernel.
-SHARES = {90: "1/6", 80: "4/6"}
+# By night every test runs on both architectures, by day one of six on each. They differ in matrix products, wgmma or
+# mma, and in conversions of bfloat16; each launches every kernel.
+SHARES_BY_DAY = {90: "1/6", 80: "4/6"}
 AT_LEAST = 600
 
 
@@ -56,7 +56,7 @@ def running(request: pytest.FixtureRequest, executed: Path, nightly: bool) -> It
     def run(architecture: int) -> CompletedProcess[str]:
         variables = environment(folder, architecture, "triton", MOTIONRNN_EXT_PTX_COVERAGE=str(executed))
         select = f"{SELECTED} and ({IN_ONE_DTYPE} or {IN_ALL_DTYPES})"
-        return run_tests(FILES, select, variables, "1/1" if nightly else SHARES[architecture])
+        return run_tests(FILES, select, variables, "1/1" if nightly else SHARES_BY_DAY[architecture])
 
     folder = build(on_ptx.INTERPRETER)
     with side_by_side(request, "test_compiled_triton_kernels", run) as runs:
@@ -65,7 +65,7 @@ def running(request: pytest.FixtureRequest, executed: Path, nightly: bool) -> It
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="the package triton is not installed")
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", SHARES)
+@pytest.mark.parametrize("architecture", SHARES_BY_DAY)
 def test_compiled_triton_kernels(
     running: Runs,
     executed: Path,
