@@ -89,15 +89,14 @@ def launches(precision: str) -> dict[str, Launch]:
             for form, options in GATED_WARP_FORMS.items():
                 run_gated = partial(_run_gated_warp, dtype, bool(layout), **options)
                 _record(found, f"{name}{form} warp{layout}", run_gated, precision, of=GATED_WARP)
-            for channels in CHANNELS:
-                run_blend = partial(_run_decode_blend, dtype, channels, bool(layout))
-                _record(found, f"{name} C{channels}{layout}", run_blend, precision)
         for channels in CHANNELS:
             for layout in ("", " channels_last"):
                 run_warp = partial(_run_warp, SHAPE, dtype, channels, bool(layout))
                 _record(found, f"{name} C{channels}{layout}", run_warp, precision)
                 run_warp = partial(_run_warp, SMALL_SHAPE, dtype, channels, bool(layout), backward=False)
                 _record(found, f"{name} C{channels}{layout} small", run_warp, precision)
+                run_blend = partial(_run_decode_blend, dtype, channels, bool(layout))
+                _record(found, f"{name} C{channels}{layout}", run_blend, precision)
     return found
 
 

@@ -21,9 +21,9 @@ from ..layouts import memory_format, new_image
 from . import NAMESPACE
 from .images import Image, load_image, needs_64_bits, store_image, tile_pixels
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch
-from .motion_gates import packed_taps
+from .motion_gates import packed_size, packed_taps
 from .offset_warp import channel_block
-from .pixel_gates import bias_tile
+from .pixel_gates import bias_tile, multiply, of_group
 from .scalar import d_sigmoid, dot, index, narrow, sigmoid, widen
 from .tap_gates import weight_tile
 
@@ -67,8 +67,8 @@ def decode_blend_kernel(
     q = narrow(tl.where(there, acc, 0), decoded.dtype.element_ty)
     g = bias_tile(gate_bias, n, 0, C, PIXELS, CHANNELS, SUMS)
     g = dot(q, weight_tile(gate_weight, n, n, 0, C, C, 1, False, True, WIDE), g, PRECISION)
-    of_maps = tl.where(n < C, C + n, 2 * C)
-    g = dot(h, weight_tile(gate_weight, of_maps, n, 0, 2 * C, C, 1, False, True, WIDE), g, PRECISION)
+    of_maps = weight_tile(gate_weight, of_group(n, C, C, 2 * C), n, 0, 2 * C, C, 1, False, True, WIDE)
+    g = dot(h, of_maps, g, PRECISION)
     g = narrow(g, decoded.dtype.element_ty)
     at_out = b * (4 * C * size) + out_place * OUT_PIXEL
     store_image(decoded, at_out, n, exists, 4 * size, C, OUT_PIXEL, True, widen(q))
@@ -98,13 +98,11 @@ def decode_blend_backward_kernel(
     into_logits = narrow(given * of_share * d_sigmoid(share), grad_logits.dtype.element_ty)
     store_image(grad_logits, at, n, exists, size, C, OUT_PIXEL, True, widen(into_logits))
     into_decoded = given * (1 - share if GATES_MAPS else share)
-    w = weight_tile(gate_weight, n, n, 0, C, 2 * C, 1, True, False, WIDE)
-    into_decoded = dot(into_logits, w, into_decoded, PRECISION)
+    into_decoded = multiply(into_decoded, into_logits, gate_weight, n, n, C, 2 * C, True, PRECISION, WIDE)
     store_image(grad_decoded, at, n, exists, size, C, OUT_PIXEL, True, into_decoded)
     into_maps = given * (share if GATES_MAPS else 1 - share)
-    of_maps = tl.where(n < C, C + n, 2 * C)
-    w = weight_tile(gate_weight, n, of_maps, 0, C, 2 * C, 1, True, False, WIDE)
-    into_maps = dot(into_logits, w, into_maps, PRECISION)
+    of_maps = of_group(n, C, C, 2 * C)
+    into_maps = multiply(into_maps, into_logits, gate_weight, n, of_maps, C, 2 * C, True, PRECISION, WIDE)
     store_image(grad_maps, at, n, exists, size, C, OUT_PIXEL, True, into_maps)
 
 
@@ -121,8 +119,8 @@ triton_op(f"{NAMESPACE}::decode_blend_pack", decode_blend_pack, mutates_args={})
 
 def _split(packed: Tensor, decoder_weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weights of decoder and gate of which `packed` was made."""
-    encoded, channels, *taps = decoder_weight.shape
-    of_decoder = encoded * taps[0] * taps[1] * (channels + -channels % 16)
+    encoded, channels, taps, _ = decoder_weight.shape
+    of_decoder = packed_size(encoded, channels, taps)
     return packed[:of_decoder], packed[of_decoder:]
 
 

@@ -130,6 +130,11 @@ def packed_taps(weight: Tensor) -> Tensor:
     return F.pad(taps, (0, -taps.shape[-1] % 16)).flatten()
 
 
+def packed_size(channels: int, columns: int, g: int) -> int:
+    """Return the number of elements of a weight that `packed_taps` has packed."""
+    return channels * (columns + -columns % 16) * g * g
+
+
 # It launches no kernel, so that it is no opaque op in the interpreter either.
 triton_op(f"{NAMESPACE}::motion_gates_pack", motion_gates_pack, mutates_args={})
 
@@ -144,7 +149,7 @@ def _as_read(
     for w in weights:
         out, channels, g, _ = w.shape
         rows, columns = (out, channels) if of_backward else (channels, out)
-        sizes.append(rows * (-(-columns // 16) * 16) * g * g)
+        sizes.append(packed_size(rows, columns, g))
     return list(packed.split(sizes)), True
 
 

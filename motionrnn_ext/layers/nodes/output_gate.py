@@ -19,9 +19,10 @@ from ...backends.registration.direct import run
 from ..rollout import Rollout, SharedConvolution, add_in_place
 from .motion_step import Laid, Packed
 
-# The channels of the maps that a block of CUDA's kernels holds, see csrc/cuda/decode_blend_bindings.cpp, and a program
-# of Triton's, see backends/triton/decode_blend.py.
-_MOST_CHANNELS_OF_CUDA, _MOST_CHANNELS_OF_TRITON = 256, 64
+# The most channels that a block of CUDA's kernels holds, see csrc/cuda/decode_blend_bindings.cpp.
+_MOST_CHANNELS_OF_CUDA = 256
+# The most that a program of Triton's kernels holds, see backends/triton/decode_blend.py.
+_MOST_CHANNELS_OF_TRITON = 64
 
 
 class OutputGate:
