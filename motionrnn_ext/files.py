@@ -73,7 +73,7 @@ def _finite(content: Any, found: list[dict[str, Any]], place: list[Any]) -> Any:
         found.append({"at": place, "is": str(content)})
         return None
     if isinstance(content, Mapping):
-        return {key: _finite(value, found, [*place, key]) for key, value in content.items()}
+        return {str(key): _finite(value, found, [*place, str(key)]) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_finite(value, found, [*place, i]) for i, value in enumerate(content)]
     return content

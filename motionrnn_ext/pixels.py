@@ -89,13 +89,19 @@ def filled(frames: Tensor) -> Tensor:
 def marked(frames: Tensor, stored: Tensor, code: float | None) -> Tensor:
     """Return frames with nan wherever the stored values equal the no-data `code`; None marks nothing.
 
+    A pixel in colour has no data if all of its channels have this value.
+
     Args:
-        frames: floats, made of `stored`.
+        frames: floats (..., C, H, W), made of `stored`.
         stored: the values as they stand in the file, of the same shape.
         code: the stored value of pixels without data.
     """
     # The code is made a float: PyTorch compares uint8 with the integer -1 as if that were 255.
-    return frames if code is None else frames.masked_fill(stored == float(code), math.nan)
+    return (
+        frames
+        if code is None
+        else frames.masked_fill((stored == float(code)).all(-3, keepdim=True), math.nan)
+    )
 
 
 def undeclared(stored: Tensor, code: float | None) -> int:

@@ -146,8 +146,9 @@ def _dbz(arguments: argparse.Namespace, config: Config) -> tuple[float, ...] | N
     """Return the reflectivity of pixels 0 and 1 of what a command draws or scores; None if it is no radar."""
     from ..evaluation.clips import other_data
 
-    given = other_data(arguments.dataset, dbz=arguments.dbz)
-    return replace(config, **{name: given[name] for name in ("dataset", "dbz") if name in given}).dbz
+    given = other_data(arguments.dataset, dbz=arguments.dbz, pixel_max=arguments.pixel_max)
+    names = ("dataset", "pixel_max", "dbz")
+    return replace(config, **{name: given[name] for name in names if name in given}).dbz
 
 
 def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]:
@@ -167,13 +168,19 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
         _say_missing(frames[:n_input])
         return frames, n_input, n_output
     for name, value in options.items():
-        if value is not None and name not in ("missing", "dbz"):
+        if value is not None and name not in ("missing", "dbz", "pixel_max"):
             raise ValueError(
                 f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
             )
-    if arguments.missing is not None:
-        config = replace(config, missing=arguments.missing)
-    frames, n = last_frames(arguments.frames, n_input, DATASETS[config.dataset].colours, config.no_data)
+    given = {name: getattr(arguments, name) for name in ("missing", "pixel_max")}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    reading: Any = {"pixel_max": config.pixel_max, "interval": config.interval}
+    colours = DATASETS[config.dataset].colours
+    frames, n = last_frames(arguments.frames, n_input, colours, config.no_data, **reading)
+    if config.stride > 1:
+        print(
+            f"taken as they are, one after the other; the model was trained on every {config.stride}th frame"
+        )
     if n < n_input:
         needed = (
             f"--n-input {n_input} needs"

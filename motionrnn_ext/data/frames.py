@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..caller import stacklevel_of_user
-from ..pixels import ROUNDING, how_to_declare, undeclared, value_range
+from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
 from .arguments import SPLITS, check_clips, check_step, checked_index
 from .files import PathLike, names_in
 from .images import resized_known
@@ -95,10 +95,10 @@ class StoredFrames(Dataset[Tensor]):
                 f"{where} has nan in {count:,} of {stored.numel():,} values; {how_to_declare(self.missing)}"
             )
         frames = stored.float() / (self.pixel_max or (255 if stored.dtype == torch.uint8 else 1))
-        if self.missing is not None:
-            frames = frames.masked_fill((stored == self.missing).all(1, keepdim=True), math.nan)
+        frames = marked(frames, stored, self.missing)
         self._check_range(frames, stored, where)
-        return resized_known(frames, self.image_size, antialias=True).clamp(0, 1)
+        # Values are clipped before they are mixed: one of -9999 would else hide the echo beside it.
+        return resized_known(frames.clamp(0, 1), self.image_size, antialias=True).clamp(0, 1)
 
     def _check_range(self, frames: Tensor, stored: Tensor, where: str) -> None:
         """Warn, once for a data set in a process, of values outside of 0 to `pixel_max`; without a `pixel_max` they
@@ -204,8 +204,10 @@ class FrameSequences(StoredFrames):
         # The sequence of every clip and the position of its first frame.
         self.clips: list[tuple[StoredSequence, int]] = []
         n_gaps = n_joined = 0
+        # A film is resized after its values are clipped and its missing pixels marked, if it may have such.
+        size = self.image_size if self.missing is None and self.pixel_max is None else None
         for path in _sequences(Path(root), split):
-            sequence = open_sequence(path, self.channels, self.image_size, self.interval)
+            sequence = open_sequence(path, self.channels, size, self.interval)
             if len(sequence) < self.span:
                 what = (
                     "a folder of frames; it has {} png files"

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ..caller import stacklevel_of_user
 from .files import unreadable
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+# The number of the EXIF entry that says how an image is turned.
+_ORIENTATION = 0x0112
 # The weights of red, green and blue in grey, in parts of 65536, as pillow has them.
 _LUMA = (19595, 38470, 7471)
 BYTE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
@@ -41,10 +43,10 @@ def read_image(path: str | os.PathLike[str], channels: int, *, seen: bool = Fals
 
     try:
         with Image.open(path) as image:
-            mode, n_frames = image.mode, 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            deep, n_frames = deep_format(image), 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             pixels = None
-            if mode in BYTE_MODES:
-                shown = as_seen(image, Path(path).parent) if seen else image
+            if deep is None:
+                shown = (as_seen if seen else as_stored)(image, Path(path).parent)
                 pixels = np.array(shown.convert("RGB" if channels == 3 else "L"))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such image") from None
@@ -52,32 +54,70 @@ def read_image(path: str | os.PathLike[str], channels: int, *, seen: bool = Fals
     except Exception as error:
         raise unreadable(Path(path), error, "a jpg or png image") from None
     if pixels is None:
-        raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {mode!r}")
+        raise ValueError(f"{path}: frames must have 8 bits a channel; this image has pillow's mode {deep!r}")
     # A camera's jpg may be an MPO file, whose second picture is a preview and not a frame.
     if n_frames > 1:
         raise ValueError(f"{path} is a film of {n_frames} frames; it should be one image, or be given alone")
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
 
 
+def deep_format(image: Any) -> str | None:
+    """Return pillow's name for the pixels of an image that has more than 8 bits a channel, or None for any other.
+
+    It has to be called before the image is loaded: colours of 16 bits then have the mode of those of 8, and only the
+    raw mode of the file, such as "RGB;16B", tells them apart.
+    """
+    if image.mode not in BYTE_MODES:
+        return str(image.mode)
+    return next((raw for tile in image.tile if ";16" in (raw := str(tile[3]))), None)
+
+
+def as_stored(image: Any, source: Path) -> Any:
+    """Return a pillow image as it is stored, as the data sets' official programs read it.
+
+    A warning, which names the folder `source`, says if `as_seen` would give another image.
+    """
+    if hidden := " and ".join(_hidden(image)):
+        warnings.warn(
+            f"{source} has {hidden}, which a data set reads as stored; a model's given frames are read as a viewer "
+            "shows them: store the frames as they are seen",
+            stacklevel=stacklevel_of_user(),
+        )
+    return image
+
+
 def as_seen(image: Any, source: Path) -> Any:
     """Return a pillow image as a viewer shows it: turned by its EXIF data, transparent pixels laid over black.
 
     Transparent pixels bring a warning that names the source, a folder or film, so that Python shows it once for all of
-    its images. Data sets read images as stored instead, as their official programs do.
+    its images.
     """
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        if alpha.getextrema()[0] < 255:
-            text = f"{source} has transparent pixels; they are laid over black"
-            warnings.warn(text, stacklevel=stacklevel_of_user())
-            seen = Image.new("RGB", image.size)
-            seen.paste(image, mask=alpha)
-            return seen
-    return image
+    if not _is_transparent(image):
+        return image
+    warnings.warn(
+        f"{source} has transparent pixels; they are laid over black", stacklevel=stacklevel_of_user()
+    )
+    image = image.convert("RGBA")
+    seen = Image.new("RGB", image.size)
+    seen.paste(image, mask=image.getchannel("A"))
+    return seen
+
+
+def _hidden(image: Any) -> Iterator[str]:
+    """Yield what makes an image look other than it is stored."""
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        yield "images that their EXIF data turn"
+    if _is_transparent(image):
+        yield "transparent pixels"
+
+
+def _is_transparent(image: Any) -> bool:
+    """Return whether a pillow image has transparent pixels."""
+    has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    return has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
 def read_images(paths: Sequence[Path], channels: int, *, seen: bool = False) -> Tensor:
@@ -95,8 +135,9 @@ def read_images(paths: Sequence[Path], channels: int, *, seen: bool = False) -> 
 def luma(frames: Tensor) -> Tensor:
     """Return the luma (T, 1, H, W) of RGB frames (T, 3, H, W), floats, or uint8 as pillow computes it."""
     if frames.dtype != torch.uint8:
-        weights = torch.tensor(_LUMA, dtype=torch.float32) / 65536
-        return torch.einsum("tchw,c->thw", frames, weights)[:, None]
+        # In double precision three equal channels give their own value, so that a no-data value stays what it is.
+        weights = torch.tensor(_LUMA, dtype=torch.float64) / 65536
+        return torch.einsum("tchw,c->thw", frames.double(), weights)[:, None].to(frames.dtype)
     red, green, blue = (weight * channel for weight, channel in zip(_LUMA, frames.int().unbind(1)))
     return ((red + green + blue + 0x8000) >> 16).to(torch.uint8)[:, None]
 
@@ -143,9 +184,21 @@ def resized_known(
 
 
 def image_files(folder: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
-    """Return the jpg and png files of a folder in the order of `by_name`; hidden files are left out."""
+    """Return the jpg and png files of a folder of frames in the order of `by_name`; hidden files are left out.
+
+    Raises:
+        ValueError: two files have one name but for their endings.
+    """
     found = (path for path in folder.iterdir() if path.suffix.lower() in endings)
-    return sorted((path for path in found if path.name[0] != "."), key=by_name)
+    paths = sorted((path for path in found if path.name[0] != "."), key=by_name)
+    by_stem: dict[str, str] = {}
+    for path in paths:
+        twin = by_stem.setdefault(path.stem, path.name)
+        if twin != path.name:
+            raise ValueError(
+                f"{folder} has a frame twice, as {twin} and {path.name}; it should have each once"
+            )
+    return paths
 
 
 def by_name(path: Path) -> list[Any]:

@@ -178,7 +178,11 @@ def _unit(frames: Any, where: str, size: Sequence[int], missing: float | None = 
         size: (H, W).
         missing: the stored value of pixels without data.
     """
-    frames = torch.as_tensor(frames.copy() if not isinstance(frames, Tensor) else frames)
+    if not isinstance(frames, Tensor):
+        # NumPy's conversion also copies, and brings the bytes of a number into this machine's order.
+        frames = torch.from_numpy(
+            frames.astype("float32" if frames.dtype.kind == "f" else frames.dtype.newbyteorder("="))
+        )
     pixels = marked(as_floats(frames).float(), frames, missing)
     if count := undeclared(frames, missing):
         raise ValueError(

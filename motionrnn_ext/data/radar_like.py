@@ -60,7 +60,8 @@ class RadarRanges:
         threshold: the echo that is subtracted from every pixel.
 
     Raises:
-        ValueError: a field is no range, no finite number, or no positive number of cells. The message names the field.
+        ValueError: a field is no range, no finite number, no positive number of cells, or out of its bounds. The
+            message names the field.
     """
 
     n_cells: int = 30
@@ -86,6 +87,11 @@ class RadarRanges:
                 object.__setattr__(self, entry.name, as_range(entry.name, value))
             elif isinstance(entry.default, float):
                 object.__setattr__(self, entry.name, as_number(entry.name, value))
+        for name in ("length", "roundness", "period", "wavelength"):
+            if min(getattr(self, name)) <= 0:
+                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor must be from 0 to 1; got {self.floor:g}")
 
 
 class RadarMotion(NamedTuple):

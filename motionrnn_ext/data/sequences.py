@@ -63,16 +63,17 @@ class ArrayFile:
 
 
 class Film:
-    """The frames of a video or a GIF. They are decoded once, resized, and held in memory as bytes."""
+    """The frames of a video or a GIF. They are decoded once, resized to `size` if it is given, and held as bytes."""
 
     cuts: Sequence[int] = ()
     dtype = torch.uint8
 
-    def __init__(self, path: Path, channels: int, size: Sequence[int]) -> None:
+    def __init__(self, path: Path, channels: int, size: Sequence[int] | None) -> None:
         self.path = path
-        frames = (torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in film_frames(path))
-        small = [resized(in_channels(frame, channels), size, antialias=True) for frame in frames]
-        self.frames = torch.cat(small) if small else torch.empty(0, channels, *size)
+        decoded = (torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in film_frames(path))
+        frames = (in_channels(frame, channels) for frame in decoded)
+        kept = [frame if size is None else resized(frame, size, antialias=True) for frame in frames]
+        self.frames = torch.cat(kept) if kept else torch.empty(0, channels, 1, 1)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -90,14 +91,15 @@ def is_sequence(path: Path) -> bool:
 
 
 def open_sequence(
-    path: Path, channels: int, size: Sequence[int], interval: float | None = None
+    path: Path, channels: int, size: Sequence[int] | None, interval: float | None = None
 ) -> StoredSequence:
     """Return the sequence at a path.
 
     Args:
         path: a path for which `is_sequence` is true.
         channels: 1 for luma, 3 for RGB.
-        size: (H, W), to which films are resized.
+        size: (H, W), to which films are resized; None if they may hold values that must not be mixed, such as a
+            no-data value.
         interval: the time between the frames of a folder of images, see `gaps`.
 
     Raises:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..caller import stacklevel_of_user
 from .files import because
-from .images import BYTE_MODES, as_seen
+from .images import as_seen, deep_format
 
 FILMS = (".gif", ".webp", ".apng", ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")
@@ -76,12 +79,30 @@ def _drawn(path: Path) -> Iterator[Any]:
     from PIL import Image, ImageSequence
 
     with Image.open(path) as image:
-        for frame in ImageSequence.Iterator(image):
-            if frame.mode not in BYTE_MODES:
-                raise _NotBytes(
-                    f"frames must have 8 bits a channel; this image has pillow's mode {frame.mode!r}"
-                )
-            yield np.array(as_seen(frame, path).convert("RGB"))
+        # A camera's jpg may be an MPO file, whose second picture is a preview and not a frame.
+        images = islice(ImageSequence.Iterator(image), 1 if image.format == "MPO" else None)
+        times = _times_shown([image.info.get("duration", 0) for _ in ImageSequence.Iterator(image)], path)
+        for frame, n in zip(images, times):
+            if deep := deep_format(frame):
+                raise _NotBytes(f"frames must have 8 bits a channel; this image has pillow's mode {deep!r}")
+            yield from repeat(np.array(as_seen(frame, path).convert("RGB")), n)
+
+
+def _times_shown(durations: Sequence[float], path: Path) -> list[int]:
+    """Return how many frames each image of a film stands for, by how long it is shown.
+
+    Writers such as pillow join equal frames to one image that is shown longer. The last image counts once, because many
+    films pause there. A warning says so if an image stands for several frames.
+    """
+    shortest = min((duration for duration in durations if duration > 0), default=0)
+    times = [max(1, round(duration / shortest)) if shortest else 1 for duration in durations]
+    times[-1] = 1
+    if longer := sum(n > 1 for n in times):
+        warnings.warn(
+            f"{path}: {longer} of {len(times)} images are shown longer than others and are repeated, as equal frames",
+            stacklevel=stacklevel_of_user(),
+        )
+    return times
 
 
 def _plugin(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..caller import stacklevel_of_user
 from ..data.arrays import frames_of, read_array
 from ..data.images import IMAGE_ENDINGS, image_files, luma, read_images
 from ..data.registry import DATASETS, ClipDataset, find, open_clips
+from ..data.times import gaps
 from ..data.videos import FILMS, VIDEOS, read_film
 from ..models import MotionRNN, frame_sizes
 from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
@@ -72,6 +74,9 @@ def held_out_clip(config: Config, index: int, n_frames: int, **changes: Any) -> 
 def other_data(dataset: str | None = None, root: PathLike | None = None, **settings: Any) -> dict[str, Any]:
     """Return the settings that a user's choice of other data changes. A None in `settings` changes nothing."""
     changes = {name: value for name, value in settings.items() if value is not None}
+    if "pixel_max" in changes:
+        # Pixel 1 then stands for another value, which `dbz` has to say.
+        changes = {"dbz": None, **changes}
     root = None if root is None else os.fspath(root)
     # Another data set has files of its own, its own value for missing pixels and its own reflectivities.
     if dataset is not None:
@@ -90,21 +95,30 @@ def read_frames(path: Path, colours: str = "grey", missing: float | None = None)
 
 
 def last_frames(
-    path: Path, n: int | None, colours: str = "grey", missing: float | None = None
+    path: Path,
+    n: int | None,
+    colours: str = "grey",
+    missing: float | None = None,
+    *,
+    pixel_max: float | None = None,
+    interval: float | None = None,
 ) -> tuple[Tensor, int]:
     """Return the last `n` of a user's own frames (None is all), and how many frames there are in all.
 
     The frames are float32 (T, C, H, W) in [0, 1] at their own size, with nan for missing pixels. No more than `n`
-    images or frames of a film are in memory.
+    images or frames of a film are in memory. A warning says if the names of images skip some time among these.
 
     Args:
         path: a file with one array (.npy, .npz) or tensor (.pt), (T, H, W), (T, C, H, W) or (T, H, W, C), of bool,
-            uint8 or floats in [0, 1]; a folder of images, read in the order of their names; a gif or another moving
-            image; or a video.
+            uint8 or floats; a folder of images, read in the order of their names; a gif or another moving image; or a
+            video.
         colours: the colour order of the model's frames, as in `DataSet`. Images are converted to it; the three channels
             of an array are taken to have it. Frames in colour are made grey for a model of grey frames, with a warning;
             grey frames are repeated in three channels for a model of frames in colour.
         missing: the stored value of pixels without data, or nan; None if all pixels have data.
+        pixel_max: the stored value that becomes 1, as in `FrameSequences`: values outside of 0 to it become 0 and 1,
+            with a warning. None is 255 for bytes; floats are then in [0, 1].
+        interval: the time between the images of a folder, see `data.times.gaps`.
 
     Raises:
         RunError: there is no such file, it holds no plain array of numbers, or one of another shape or range.
@@ -112,15 +126,17 @@ def last_frames(
         ModuleNotFoundError: no package that reads videos is installed.
     """
     if path.is_dir() or path.suffix.lower() in (*FILMS, *VIDEOS):
-        return _last_images(path, n, colours, missing)
-    frames, n_frames = _last_of_array(path, n, missing)
+        return _last_images(path, n, colours, missing, pixel_max, interval)
+    frames, n_frames = _last_of_array(path, n, missing, pixel_max)
     if colours == "grey" and frames.shape[1] == 3:
         _warn_of_grey(frames, path)
         frames = luma(frames)
     return frames if colours == "grey" else frames.expand(-1, 3, -1, -1), n_frames
 
 
-def _last_of_array(path: Path, n: int | None, missing: float | None) -> tuple[Tensor, int]:
+def _last_of_array(
+    path: Path, n: int | None, missing: float | None, pixel_max: float | None
+) -> tuple[Tensor, int]:
     """Return the last `n` frames of an array's file, (T, 1 or 3, H, W), and how many it has."""
     import numpy as np
 
@@ -129,45 +145,91 @@ def _last_of_array(path: Path, n: int | None, missing: float | None) -> tuple[Te
     except ValueError as error:
         raise RunError(str(error)) from None
     stored = torch.from_numpy(array.astype(np.float32, order="C"))
-    frames = marked(stored / (255 if array.dtype == np.uint8 else 1), stored, missing)
+    is_bytes = array.dtype == np.uint8
+    if is_bytes:
+        _warn_of_code(missing, path)
+    frames = marked(stored / (pixel_max or (255 if is_bytes else 1)), stored, missing)
     lowest, highest = value_range(frames)
     n_nan = undeclared(stored, missing)
-    if n_nan or lowest < -ROUNDING or highest > 1 + ROUNDING:
+    is_outside = lowest < -ROUNDING or highest > 1 + ROUNDING
+    if n_nan or (is_outside and pixel_max is None):
         hint = "no data? --missing nan" if missing is None else how_to_declare(missing)
         found = f"{n_nan:,} of {frames.numel():,} are nan ({hint})" if n_nan else "they"
         others = ", the others" if n_nan else ""
         spread = "" if n_nan == frames.numel() else f"{others} go from {lowest:.7g} to {highest:.7g}"
         raise RunError(f"{path} must have values in [0, 1]; {found}{spread}")
+    if is_outside:
+        _warn_of_range(frames, path, pixel_max)
+    elif not is_bytes and pixel_max is not None and 0 < pixel_max * highest <= 1 < pixel_max:
+        warnings.warn(
+            f"{path} has no value above {pixel_max * highest:.4g}, and {pixel_max:g} (--pixel-max) becomes 1: if its "
+            "values are in [0, 1] already, give --pixel-max 1",
+            stacklevel=stacklevel_of_user(),
+        )
     return (frames if n is None else frames[-n:]).clamp(0, 1), len(array)
 
 
-def _last_images(path: Path, n: int | None, colours: str, missing: float | None) -> tuple[Tensor, int]:
+def _last_images(
+    path: Path,
+    n: int | None,
+    colours: str,
+    missing: float | None,
+    pixel_max: float | None,
+    interval: float | None,
+) -> tuple[Tensor, int]:
     """Return the last `n` images of a folder or frames of a film, (T, 1 or 3, H, W), and how many there are."""
     if path.is_dir():
         paths = _images_of(path)
-        images, n_frames = read_images(paths if n is None else paths[-n:], 3, seen=True), len(paths)
+        read = paths if n is None else paths[-n:]
+        _warn_of_gaps(paths, read, interval)
+        images, n_frames = read_images(read, 3, seen=True), len(paths)
     else:
         images, n_frames = read_film(path, n)
     if colours == "grey":
         _warn_of_grey(images, path)
         images = luma(images)
+    _warn_of_code(missing, path)
+    frames = marked(images.float() / (pixel_max or 255), images, missing)
+    if value_range(frames)[1] > 1 + ROUNDING:
+        _warn_of_range(frames, path, pixel_max)
     # The exchange of channels from RGB to BGR is the one from BGR to RGB.
-    return in_rgb(marked(images.float() / 255, images, missing), colours), n_frames
+    return in_rgb(frames.clamp(0, 1), colours), n_frames
 
 
 def _images_of(folder: Path) -> list[Path]:
-    """Return the paths of a folder's images in the order of their names. Raise a RunError if a frame is there twice."""
+    """Return the paths of a folder's images in the order of their names. Raise a RunError if there is none."""
     paths = image_files(folder, IMAGES)
     if not paths:
         inner = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None)
         hint = f"; name one sequence, such as {inner}" if inner is not None else ""
         raise RunError(f"{folder}: no png, jpg, bmp, tif or webp image is in this folder{hint}")
-    by_stem: dict[str, str] = {}
-    for path in paths:
-        twin = by_stem.setdefault(path.stem, path.name)
-        if twin != path.name:
-            raise RunError(f"{folder} has a frame twice, as {twin} and {path.name}; it should have each once")
     return paths
+
+
+def _warn_of_code(missing: float | None, path: Path) -> None:
+    """Warn if bytes cannot hold the no-data value, so that no pixel of theirs is missing."""
+    if missing is not None and missing not in range(256):
+        text = f"{path} holds bytes, none of which is {missing:g} (--missing): no pixel is missing"
+        warnings.warn(text, stacklevel=stacklevel_of_user())
+
+
+def _warn_of_range(frames: Tensor, path: Path, pixel_max: float | None) -> None:
+    share = ((frames < -ROUNDING) | (frames > 1 + ROUNDING)).float().mean().item()
+    text = f"{path}: {share:.2%} of the values are outside of 0 to {pixel_max:g} (--pixel-max), and count as 0 and 1"
+    warnings.warn(text, stacklevel=stacklevel_of_user())
+
+
+def _warn_of_gaps(paths: Sequence[Path], read: Sequence[Path], interval: float | None) -> None:
+    """Warn if the names of the last images, which are read, skip some time."""
+    try:
+        cuts = gaps([path.stem for path in paths], interval)
+    except ValueError:
+        # An interval of the run's data does not count for names without times.
+        return
+    first = len(paths) - len(read)
+    if found := next((cut for cut in cuts if cut > first), None):
+        text = f"{paths[found - 1].name} and {paths[found].name}: there is a gap in time between these given frames"
+        warnings.warn(text, stacklevel=stacklevel_of_user())
 
 
 def _warn_of_grey(frames: Tensor, path: Path) -> None:

@@ -20,6 +20,7 @@ over their known values. A prediction that is nan although the true value is kno
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -136,7 +137,9 @@ def _spread_and_error(members: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ranks(members: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """Return how many known true values (B, L, C, H, W) have each rank among the members, (L, N + 1)."""
+    """Return how many known true values (B, L, C, H, W) have each rank among the members, (L, N + 1); nan at a lead
+    time of which a member is nan where the true value is known.
+    """
     n_lead, n_ranks = truth.shape[1], members.shape[1] + 1
     # A row per lead time.
     below, equal = (
@@ -147,4 +150,5 @@ def _ranks(members: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     share = known.transpose(0, 1).flatten(1) / (equal + 1).double()
     edges = truth.new_zeros(n_lead, n_ranks + 1)
     edges.scatter_add_(1, below, share).scatter_add_(1, below + equal + 1, -share)
-    return edges.cumsum(1)[:, :-1]
+    is_lost = (members.isnan() & known[:, None]).transpose(0, 2).flatten(1).any(1)
+    return edges.cumsum(1)[:, :-1].masked_fill(is_lost[:, None], math.nan)

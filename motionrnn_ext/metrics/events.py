@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from ..layers.arguments import is_whole
 from ..pixels import as_floats, check_range, check_units
@@ -122,8 +123,10 @@ def _events(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield for every threshold where an event is predicted, where one is observed, and where the truth is known."""
     guess, fact, known = values(prediction), values(truth), ~truth.isnan()
+    # The tolerance is above float32's rounding of a pixel, 6e-8, so that 45 dBZ, stored as 45 / 70, reaches 45 dBZ.
+    tolerance = 1e-6 * values.scale
     for threshold in thresholds:
-        yield guess >= threshold, fact >= threshold, known
+        yield guess >= threshold - tolerance, fact >= threshold - tolerance, known
 
 
 class EventMetrics(Metric):
@@ -160,7 +163,7 @@ class EventMetrics(Metric):
     counts: Tensor
     # (2, scales, thresholds, L) float64: the sums of FSS.
     fractions: Tensor
-    # (3, thresholds, B, L) int64 for every batch: TP, FP, FN of every clip, if they are kept.
+    # (B, 3, thresholds, L) int64 for every batch: TP, FP, FN of every clip, if they are kept.
     clips: list[Tensor]
     # (2, thresholds, L) float64: CSI and FAR, summed over batches.
     batch_sums: Tensor
@@ -195,7 +198,7 @@ class EventMetrics(Metric):
         sums = torch.zeros(2, len(self.scales), *size, dtype=torch.float64)
         self.add_state("fractions", sums, dist_reduce_fx="sum")
         if per_clip:
-            self.add_state("clips", [], dist_reduce_fx=None)
+            self.add_state("clips", [], dist_reduce_fx="cat")
         self.add_state("batch_sums", torch.zeros(2, *size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         for name, length in {"known_batches": n_lead, "lost": n_lead, "n_values": 2}.items():
@@ -211,7 +214,7 @@ class EventMetrics(Metric):
         prediction, truth = prediction.detach(), truth.detach()
         per_clip = event_counts(prediction, truth, self.thresholds, self.values).to(self.counts)
         if self.per_clip:
-            self.clips.append(per_clip[:3])
+            self.clips.append(per_clip[:3].movedim(2, 0))
         counts = per_clip.sum(2)
         self.counts += counts
         self.batch_sums += torch.stack([SCORES[kind](counts) for kind in PER_BATCH]).nan_to_num(0)
@@ -259,7 +262,7 @@ class EventMetrics(Metric):
             "missing": n_missing / n_values if n_values else 0.0,
         }
         if self.per_clip:
-            clips = torch.cat(self.clips, 2).movedim(0, 2).tolist()
+            clips = dim_zero_cat(self.clips).movedim(2, 0).tolist()
             about["per_clip"] = {f"csi_{t:g}": found for t, found in zip(self.thresholds, clips)}
         return {**pooled, "per_batch": per_batch, "counts": counts, **about}
 

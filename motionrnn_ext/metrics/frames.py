@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from torchmetrics.functional.audio import signal_noise_ratio
 from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.utilities import dim_zero_cat
 
 from ..layers.arguments import is_whole
 from ..pixels import as_floats, check_range, check_units, filled, in_unit_range
@@ -120,7 +121,7 @@ class FrameMetrics(Metric):
         self.add_state("n_values", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         if per_clip:
-            self.add_state("clips", [], dist_reduce_fx=None)
+            self.add_state("clips", [], dist_reduce_fx="cat")
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Add a batch: (B, L, C, H, W) each, floats or uint8."""
@@ -144,7 +145,7 @@ class FrameMetrics(Metric):
         self.left_out += unknown.sum(1)
         self.totals += scores.masked_fill(unknown, 0).sum(1)
         if self.per_clip:
-            self.clips.append(scores.masked_fill(unknown, 0).sum(-1) / (~unknown).sum(-1))
+            self.clips.append((scores.masked_fill(unknown, 0).sum(-1) / (~unknown).sum(-1)).T)
         self.samples += len(prediction)
         self.n_values += torch.tensor([int(truth.isnan().sum()), truth.numel()]).to(self.n_values)
 
@@ -161,7 +162,7 @@ class FrameMetrics(Metric):
         about = {"samples": int(self.samples), "missing": n_missing / n_values if n_values else 0.0}
         result = {**means, "per_lead": per_lead, **about, **how}
         if self.per_clip:
-            result["per_clip"] = dict(zip(self.names, torch.cat(self.clips, 1).tolist()))
+            result["per_clip"] = dict(zip(self.names, dim_zero_cat(self.clips).T.tolist()))
         return result
 
 

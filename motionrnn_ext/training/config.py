@@ -39,7 +39,7 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
         for entry in fields(self):
             value = getattr(self, entry.name)
             if value is None and entry.name in _PROTOCOL:
-                value = getattr(DATASETS[self.dataset], entry.name)
+                value = self._default(entry.name)
             if entry.name == "missing":
                 value = _no_data(value)
             choices = entry.metadata.get("choices")
@@ -54,6 +54,11 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
         self._check_loss()
         self._check_image_size()
         self._check_cells()
+
+    def _default(self, name: str) -> Any:
+        """Return the data set's value of a setting in `_PROTOCOL`. Its `dbz` is that of files in which 255 is 1."""
+        is_other = name == "dbz" and self.pixel_max not in (None, 255)
+        return None if is_other else getattr(DATASETS[self.dataset], name)
 
     def _check_numbers(self) -> None:
         for name in ("devices", "nodes", "log_every", "val_every", "steps", "batch_size", "val_clips",
@@ -186,9 +191,11 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
 
     def changed(self, given: Mapping[str, Any]) -> Config:
         """Return these settings changed by `given`. Another data set brings its own image size and numbers of frames,
-        and drops the values of `root` and `missing`.
+        and drops the values of `root` and `missing`; another `pixel_max` drops `dbz`, what pixel 1 was before.
         """
         kept = self.to_dict()
+        if given.get("pixel_max", self.pixel_max) != self.pixel_max:
+            kept["dbz"] = None
         if given.get("dataset", self.dataset) != self.dataset:
             kept = {
                 name: value for name, value in kept.items() if name not in (*_PROTOCOL, "root", "missing")

@@ -9,7 +9,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from .page import DASHES, FAINT, PathLike, hues, lines_of, saved, shortened, style
+from .page import DASHES, FAINT, HUES, PathLike, hues, lines_of, saved, shortened, style
+
+# The mark and the dashes of a model's line: the first six models, the next six, and so on.
+_MARKS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))
 
 
 def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[str] | None = None) -> Path:
@@ -37,7 +40,9 @@ def loss_curves(path: PathLike, logs: Mapping[str, PathLike], columns: Sequence[
         axes = figure.add_subplot()
         positive = True
         for hue, (label, log) in zip(hues(logs), logs.items(), strict=True):
-            for dash, (name, (steps, values)) in zip(("-", "--", ":", "-."), read_log(log, columns).items()):
+            for dash, (name, (steps, values)) in zip(
+                cycle(("-", "--", ":", "-.")), read_log(log, columns).items()
+            ):
                 what = name.removesuffix("_step").removesuffix("_epoch").replace("_", " ").replace("/", " ")
                 marker = "o" if len(steps) < 25 else ""
                 text = f" {shortened(label, 40)}, {what}".strip("_")
@@ -94,7 +99,8 @@ def lead_time_curves(
 ) -> Path:
     """Draw metrics against the lead time as a PNG file, with a panel per metric.
 
-    Each model has a colour; baselines are grey, each with dashes of its own. A panel of CSI or FAR reads "no event" if
+    Each model has a colour, and each further six models have other marks and dashes; baselines are grey, each with
+    dashes of its own. A panel of CSI or FAR reads "no event" if
     there is none at any lead time.
 
     Args:
@@ -114,6 +120,7 @@ def lead_time_curves(
     lines = lines_of(len(metrics), 7)
     models = [label for label, result in results.items() if not result.get("baseline")]
     hue_of = dict(zip(models, hues(models), strict=True))
+    mark_of = {label: _MARKS[i // len(HUES) % len(_MARKS)] for i, label in enumerate(models)}
     dash_of = dict(zip((label for label in results if label not in hue_of), cycle(DASHES)))
     with style():
         width = max(4.5, 2.25 * lines[0].stop)
@@ -129,9 +136,10 @@ def lead_time_curves(
         for axes, metric in zip(panels, metrics, strict=False):
             for label, result in results.items():
                 values = [math.nan if value is None else value for value in result["per_lead"][metric]]
-                line = "o-" if len(values) <= 40 else "-"
-                colour, look = (hue_of[label], line) if label in hue_of else (FAINT, dash_of[label])
-                axes.plot(range(1, len(values) + 1), values, look, color=colour, label=label)
+                marker, dash = mark_of.get(label) or ("", dash_of[label])
+                marker = marker if len(values) <= 40 else ""
+                colour = hue_of.get(label, FAINT)
+                axes.plot(range(1, len(values) + 1), values, dash, marker=marker, color=colour, label=label)
             axes.set_title(heading(metric))
             axes.set_xlabel("lead time (frames)")
             axes.xaxis.get_major_locator().set_params(integer=True)

@@ -138,7 +138,7 @@ def motion_gif(
     Returns:
         The file's path.
     """
-    size, n_times = (frames.shape[-2], frames.shape[-1]), min(map(len, offsets.values()))
+    size, n_times = (frames.shape[-2], frames.shape[-1]), min(map(len, (*trends.values(), *offsets.values())))
     frames = drawable(frames[:n_times])
     fields = {name: trend_field(trend, size) for name, trend in trends.items()}
     points = {name: sampling_points(offset, size) for name, offset in offsets.items()}

@@ -391,6 +391,14 @@ def test_npz_of_bytes(tmp_path: Path) -> None:
     torch.testing.assert_close(data[0], torch.from_numpy(raw).float() / 255)
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.longdouble])
+def test_npz_of_floats_that_torch_does_not_have(dtype: Any, tmp_path: Path) -> None:
+    raw = (noise(4, 1, 8, 8) / 255).astype(dtype)
+    np.savez(tmp_path / "moving-mnist-test.npz", clips=np.array([[(0, 2)], [(2, 2)]]), input_raw_data=raw)
+    data = MovingMNISTNpz("test", tmp_path, n_frames=4, image_size=(8, 8))
+    assert torch.equal(data[0], torch.from_numpy(raw.astype(np.float32)))
+
+
 class Hostile:
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.mkdir, (Path("hostile_code_ran"),)

@@ -125,6 +125,9 @@ def test_ranges_of_ones_own_and_bad_arguments() -> None:
         ({"speed": 0.1}, "speed must be two numbers (lowest, highest); got 0.1"),
         ({"period": (14, math.inf)}, "period must be two finite numbers, the lowest first; got (14, inf)"),
         ({"n_cells": 2.5}, "n_cells must be a positive integer; got 2.5"),
+        ({"period": (0, 0)}, "period must be above 0; got (0.0, 0.0)"),
+        ({"wavelength": (-1, 1)}, "wavelength must be above 0; got (-1.0, 1.0)"),
+        ({"floor": 2}, "floor must be from 0 to 1; got 2"),
     ):
         with pytest.raises(ValueError) as error:
             RadarRanges(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,53 @@ def test_dates_with_times(form: str) -> None:
     assert gaps(stamps(form, [5, 5, 5, 15, 5, 5, 5])) == [4]
     assert gaps(stamps(form, [5, 5, 7, 5, 8, 5, 5, 1440])) == [5, 8]  # 7 is not longer than 1.5 times 5
     assert gaps(stamps(form, [6, 6, 9, 6, 6])) == []  # 1.5 times exactly
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%Y%m%d_%H%M_99",
+        "%Y%m%d_%H%M 64x64",
+        "%y%m%d%H%M",
+        "RAD_%y%m%d_%H%M_x",
+    ],
+)
+def test_dates_in_other_forms(form: str) -> None:
+    assert gaps(stamps(form, [5] * 30)) == []
+    assert gaps(stamps(form, [5, 5, 5, 15, 5, 5, 5])) == [4]
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d_%H", "%Y-%m-%d_%H", "%Y%m%d%H"])
+def test_dates_with_hours(form: str) -> None:
+    assert gaps(stamps(form, [60] * 30)) == []
+    assert gaps(stamps(form, [60, 60, 60, 180, 60, 60])) == [4]
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d", "%Y-%m-%d", "day_%Y.%m.%d_mean"])
+def test_days(form: str) -> None:
+    assert gaps(stamps(form, [1440] * 60)) == []
+    assert gaps(stamps(form, [1440] * 25 + [2880] + [1440] * 25)) == [26]
+
+
+@pytest.mark.parametrize("form", ["%H%M%S", "%H-%M", "%H_%M_00", "frame_%H:%M:%S"])
+def test_times_of_day_in_other_forms(form: str) -> None:
+    # An hour later, so that midnight is not passed.
+    hour = [50, *[5] * 30]
+    assert gaps(stamps(form, hour)[1:]) == []
+    assert gaps(stamps(form, [*hour, 15, 5, 5])[1:]) == [31]
+
+
+@pytest.mark.parametrize(("odd", "why"), [("zz_mean", "no date"), ("20170509_2350 (1)", "no later date")])
+def test_an_odd_name_among_dates_is_said(odd: str, why: str) -> None:
+    names = sorted([*stamps("%Y%m%d_%H%M", [5, 5, 5, 15, 5, 5, 5]), odd])
+    with pytest.warns(
+        UserWarning, match=rf"'{re.escape(odd)}' has {why}.*, so that gaps in time are not found"
+    ):
+        assert gaps(names) == []
+    # Counts within a day are no odd dates.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gaps([f"20170509_{i:03d}" for i in range(30) if i != 20]) == [20]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from PIL import Image
 
 from motionrnn_ext import MotionRNN
 from motionrnn_ext.data import videos
+from motionrnn_ext.data.images import read_image
 from motionrnn_ext.evaluation.clips import fitting, last_frames, read_frames
 
 
@@ -289,3 +292,78 @@ def test_what_is_padded_to_which_size() -> None:
     assert fitting(fixed, frames, True).shape == (3, 1, 12, 16)
     too_large = torch.rand(3, 1, 16, 16)
     assert fitting(fixed, too_large, True) is too_large  # the model says what size it has
+
+
+def test_an_image_that_is_shown_longer_is_repeated(tmp_path: Path) -> None:
+    columns = [0, 1, 2, 2, 2, 2, 3, 4, 5, 5]
+    frames = np.zeros((10, 8, 8, 3), np.uint8)
+    frames[range(10), :, columns] = 200
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    # Pillow joins equal frames; the last image counts once.
+    first.save(tmp_path / "film.gif", save_all=True, append_images=others, duration=100)
+    words = "film.gif: 1 of 6 images are shown longer than others and are repeated, as equal frames"
+    with pytest.warns(UserWarning, match=words):
+        found = read_frames(tmp_path / "film.gif")
+    assert found[:, 0, 0].argmax(-1).tolist() == columns[:-1]
+
+
+def test_the_preview_of_a_photograph_is_no_frame(tmp_path: Path) -> None:
+    photograph, preview = Image.new("RGB", (8, 8)), Image.new("RGB", (4, 4))
+    photograph.save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[preview])
+    assert read_frames(tmp_path / "photo.jpg", "RGB").shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_16_bits_are_refused(channels: int, tmp_path: Path) -> None:
+    pixels = np.arange(8 * 8 * channels, dtype=">u2").reshape(8, 8, channels)
+    write_png_of_16_bits(tmp_path / "deep.png", pixels)
+    for read in (lambda: read_image(tmp_path / "deep.png", 3), lambda: read_frames(tmp_path / "deep.png")):
+        with pytest.raises(
+            ValueError, match="frames must have 8 bits a channel; this image has pillow's mode .*;16B"
+        ):
+            read()
+
+
+def write_png_of_16_bits(path: Path, pixels: np.ndarray) -> None:
+    """Write (h, w, 2 to 4) by hand, because pillow writes grey alone in 16 bits."""
+    height, width, channels = pixels.shape
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_given_frames_are_read_by_pixel_max(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 71, (4, 8, 8))
+    np.save(tmp_path / "bytes.npy", stored.astype(np.uint8))
+    np.save(tmp_path / "floats.npy", stored.astype(np.float32))
+    (tmp_path / "images").mkdir()
+    for t, frame in enumerate(stored.astype(np.uint8)):
+        Image.fromarray(frame).save(tmp_path / "images" / f"{t}.png")
+    wanted = torch.from_numpy(stored)[:, None].float() / 70
+    for name in ("bytes.npy", "floats.npy", "images"):
+        assert torch.equal(last_frames(tmp_path / name, None, pixel_max=70)[0], wanted)
+        with pytest.warns(
+            UserWarning, match=r"values are outside of 0 to 60 \(--pixel-max\), and count as 0 and 1"
+        ):
+            found, _ = last_frames(tmp_path / name, None, pixel_max=60)
+        torch.testing.assert_close(found, (wanted * 70 / 60).clamp(0, 1))
+    np.save(tmp_path / "unit.npy", wanted.numpy())
+    with pytest.warns(UserWarning, match=r"has no value above .*, and 70 .* give --pixel-max 1"):
+        last_frames(tmp_path / "unit.npy", None, pixel_max=70)
+
+
+def test_a_gap_among_the_given_frames_is_said(tmp_path: Path) -> None:
+    for minute in (0, 5, 10, 15, 20):
+        for hour in (11, 19):
+            Image.new("L", (8, 8)).save(tmp_path / f"20170509_{hour}{minute:02d}.png")
+    with pytest.warns(UserWarning, match="20170509_1120.png and 20170509_1900.png: there is a gap in time"):
+        last_frames(tmp_path, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        last_frames(tmp_path, 5)

@@ -288,3 +288,69 @@ def test_dry_clips_and_clips_at_rest_are_left_out(tmp_path: Path) -> None:
     )
     refusal(lambda: open_clips("frames", "train", min_wet=2, **options), "min_wet must be from 0 to 1; got 2")
     assert len(open_clips("frames", "train", **options)) == 4
+
+
+def test_codes_of_a_film_are_not_blended(tmp_path: Path) -> None:
+    stored = np.full((6, 64, 64), 255, np.uint8)
+    for t in range(6):
+        stored[t, :, 30 + t :] = 20
+    for name in ("film", "array"):
+        (tmp_path / name / "test").mkdir(parents=True)
+    np.save(tmp_path / "array" / "test" / "s.npy", stored)
+    first, *others = (Image.fromarray(frame) for frame in stored)
+    first.save(tmp_path / "film" / "test" / "s.gif", save_all=True, append_images=others, duration=100)
+    for how in ({"missing": 255}, {"pixel_max": 30.0}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            film, array = (
+                FrameSequences("test", tmp_path / name, n_frames=6, image_size=(32, 32), **how)[0]
+                for name in ("film", "array")
+            )
+        torch.testing.assert_close(film, array, rtol=0, atol=0, equal_nan=True)
+    assert film.max() == 1
+
+
+@pytest.mark.parametrize("low", [-32.0, -9999.0, -math.inf])
+def test_values_below_0_do_not_hide_the_echo_beside_them(low: float, tmp_path: Path) -> None:
+    stored = np.full((4, 32, 32), low, np.float32)
+    stored[:, :, 15:] = 60
+    (tmp_path / "test").mkdir()
+    np.save(tmp_path / "test" / "s.npy", stored)
+    clips = FrameSequences("test", tmp_path, n_frames=4, image_size=(16, 16), pixel_max=60)
+    with pytest.warns(UserWarning, match="values are outside of 0 to pixel_max 60"):
+        found = clips[0]
+    np.save(tmp_path / "test" / "s.npy", stored.clip(0))
+    wanted = FrameSequences("test", tmp_path, n_frames=4, image_size=(16, 16), pixel_max=60)[0]
+    assert torch.equal(found, wanted)
+
+
+def test_a_frame_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "test" / "s"
+    folder.mkdir(parents=True)
+    for i in range(4):
+        for ending in ("png", "jpg"):
+            Image.fromarray(np.full((16, 16), 10 * i, np.uint8)).save(folder / f"f{i}.{ending}")
+    with pytest.raises(
+        ValueError, match=r"has a frame twice, as f0\.jpg and f0\.png; it should have each once"
+    ):
+        FrameSequences("test", tmp_path, n_frames=4, image_size=(16, 16))
+
+
+def test_pixels_that_a_viewer_would_not_show_are_said(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[..., :3] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, save in {
+        "transparent pixels": lambda path: Image.fromarray(pixels).save(path),
+        "images that their EXIF data turn": lambda path: Image.fromarray(pixels[..., 0]).save(
+            path, exif=turned
+        ),
+    }.items():
+        folder = tmp_path / name / "test" / "s"
+        folder.mkdir(parents=True)
+        for i in range(3):
+            save(folder / f"{i}.png")
+        clips = FrameSequences("test", tmp_path / name, n_frames=3, image_size=(16, 16))
+        with pytest.warns(UserWarning, match=f"s has {name}, which a data set reads as stored"):
+            assert clips[0].max() == 1

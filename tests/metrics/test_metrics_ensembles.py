@@ -176,3 +176,13 @@ def test_bad_arguments_are_named() -> None:
         metrics.update(members, truth + 5)
     with pytest.raises(ValueError, match="call update before compute"):
         metrics.compute()
+
+
+def test_ranks_among_members_that_are_nan_are_nan() -> None:
+    metrics = EnsembleMetrics(n_lead=2, members=4)
+    ensemble, truth = torch.rand(3, 4, 2, 1, 4, 4), torch.rand(3, 2, 1, 4, 4)
+    ensemble[1, 2, 0, 0, 1, 1] = torch.nan
+    metrics.update(ensemble, truth)
+    first, second = metrics.compute()["ranks_per_lead"]
+    assert all(math.isnan(share) for share in first)
+    assert sum(second) == pytest.approx(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from motionrnn_ext.metrics import (
     PRESET_THRESHOLDS,
     PRESETS,
     EventMetrics,
+    FrameMetrics,
     Values,
     csi,
     event_counts,
@@ -283,3 +285,28 @@ def test_bad_arguments_are_named() -> None:
         metrics.update(prediction[:, :1], truth[:, :1])
     with pytest.raises(ValueError, match="call update before compute"):
         metrics.compute()
+
+
+@pytest.mark.parametrize("scale", [50, 55, 60, 70, 90, 95, 100])
+def test_a_pixel_at_the_threshold_reaches_it(scale: int) -> None:
+    stored = torch.arange(scale + 1).view(1, 1, 1, 1, -1)
+    frames = stored.float() / scale
+    thresholds = range(5, scale, 5)
+    tp, _, fn, _ = event_counts(frames, frames, thresholds, Values(scale))
+    assert (tp + fn)[:, 0, 0].tolist() == [int((stored >= threshold).sum()) for threshold in thresholds]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options"),
+    [(FrameMetrics, {"ssim": None}), (EventMetrics, {"thresholds": (0.5,), "values": UNIT})],
+)
+def test_clips_of_several_processes_follow_each_other(metrics: Any, options: dict[str, Any]) -> None:
+    # Two processes with the same clips.
+    twice = {"distributed_available_fn": lambda: True, "dist_sync_fn": lambda values, group: [values, values]}
+    alone, joined = (metrics(2, per_clip=True, **options, **how) for how in ({}, twice))
+    for n in (2, 1):
+        frames = torch.rand(2, n, 2, 1, 8, 8)
+        alone.update(*frames)
+        joined.update(*frames)
+    wanted = {name: 2 * clips for name, clips in alone.compute()["per_clip"].items()}
+    assert joined.compute()["per_clip"] == wanted

@@ -179,6 +179,10 @@ def test_thresholds_are_reflectivities_of_the_data(
 
 def test_scales_are_those_of_the_data_sets(trained: Path, tmp_path: Path) -> None:
     assert (Config(dataset="shanghai_png").dbz, Config().dbz) == ((0.0, 90.0), None)
+    # The data set's own range is for files in which 255 is 1.
+    assert Config(dataset="shanghai_png", pixel_max=70).dbz is None
+    assert Config(dataset="shanghai_png", pixel_max=70, dbz=(0, 70)).dbz == (0.0, 70.0)
+    assert Config(dataset="shanghai_png").changed({"pixel_max": 70.0}).dbz is None
     with pytest.raises(
         ValueError, match="dbz must be two numbers, the reflectivity of pixel 0 and the higher one"
     ):

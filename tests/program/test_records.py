@@ -329,3 +329,7 @@ def test_the_command_writes_the_record(tmp_path: Path) -> None:
     content = read_record(tmp_path / "docs" / "one.json")
     assert list(content["rows"]) == ["ConvLSTM", "MotionRNN-ConvLSTM"] and content["test_clips"] == 2
     assert content["command"].startswith("motionrnn compare --config settings.json --out out --seeds 5")
+
+
+def test_json_keeps_numbers_as_keys_beside_what_is_not_finite(tmp_path: Path) -> None:
+    assert str(read_json(write_json(tmp_path / "x.json", {"a": {1: math.nan}}))) == "{'a': {'1': nan}}"
