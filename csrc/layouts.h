@@ -99,11 +99,15 @@ inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarT
 
 inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, std::array<int64_t, 1>{0}); }
 
-// Return an image's output or gradient: channels_last where x is channels_last and not contiguous, else contiguous.
-inline Tensor new_image(const Tensor& x, int64_t channels) {
+// Return whether an image's output or gradient is channels_last: where x is, without gaps, and not contiguous.
+inline bool follows_channels_last(const Tensor& x) {
   const bool gaps = x.size(0) != 1 && x.stride(0) != x.size(1) * x.size(2) * x.size(3);
-  const bool channels_last = !is_dense_from(x, 1) && !gaps && is_channels_last(x);
-  return new_tensor(x, {x.size(0), channels, x.size(2), x.size(3)}, x.scalar_type(), channels_last);
+  return !is_dense_from(x, 1) && !gaps && is_channels_last(x);
+}
+
+// Return an image's output or gradient, channels_last or contiguous.
+inline Tensor new_image(const Tensor& x, int64_t channels) {
+  return new_tensor(x, {x.size(0), channels, x.size(2), x.size(3)}, x.scalar_type(), follows_channels_last(x));
 }
 
 }  // namespace motionrnn_ext

@@ -149,8 +149,9 @@ struct PointwiseOps {
     };
     for (size_t i = 0, stream = 0; i < in.size(); ++i) {
       const int streams = MapOf::inputs[i].streams;
-      STD_TORCH_CHECK(in[i].size(0) == shape[0] && in[i].numel() == shape[0] * channels * pixels * streams,
-                      "motionrnn_ext: mismatched sizes");
+      bool fits = in[i].size(0) == shape[0] && in[i].size(1) == channels * streams;
+      for (size_t d = 2; d < shape.size(); ++d) fits = fits && in[i].size(d) == shape[d];
+      STD_TORCH_CHECK(fits, "motionrnn_ext: mismatched sizes");
       add(a.in, a.in_stride, static_cast<const char*>(in[i].const_data_ptr()), in[i], streams, stream);
     }
     Outputs<MapOf> out;

@@ -75,8 +75,7 @@ struct Backend {
 using OwnMemory = std::unique_ptr<void, void (*)(void*)>;
 
 OwnMemory own_memory(int64_t bytes) {
-  constexpr size_t kAlignment = 64;
-  void* made = std::aligned_alloc(kAlignment, (static_cast<size_t>(bytes) / kAlignment + 1) * kAlignment);
+  void* made = std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);
   if (made == nullptr) throw std::bad_alloc();
   return {made, std::free};
 }
@@ -111,7 +110,7 @@ Tensor offset_warp(Tensor x, Tensor offset, Tensor mask_logits, Tensor weight) {
   return run_warp(x, offset, mask_logits, weight, nullptr);
 }
 
-// Sums are taken in a fixed order, so `deterministic` asks for nothing more.
+// Sums are taken in an order that is fixed for a number of threads, so `deterministic` asks for nothing more.
 FourTensors offset_warp_backward(Tensor grad, Tensor x, Tensor offset, Tensor mask_logits, Tensor weight,
                                  int64_t wanted, bool /*deterministic*/) {
   return run_warp_backward(grad, x, offset, mask_logits, weight, nullptr, wanted);

@@ -1,6 +1,7 @@
 // What the bindings of all CPU kernels share: the instruction set, how images lie in memory, bands and workspace.
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 #include <tuple>
 
@@ -38,10 +39,12 @@ inline Tensor readable_image(const Tensor& t) {
   return is_dense_from(t, 1) || has_channels_last_pixels(t) ? t : torch::stable::contiguous(t);
 }
 
-// Return the number of bands that each image is cut into, so that every thread gets the same number of items.
+// Return the number of bands that each image is cut into, so that every thread gets the same number of items, or four
+// of them: the work at the edges of bands, and the memory of their sums, grow with the number of bands.
 inline int64_t bands_for_threads(int64_t batch) {
-  const int64_t threads = torch::stable::get_num_threads();
-  return batch >= 4 * threads ? 1 : threads / std::gcd(batch, threads);
+  const int64_t threads = torch::stable::get_num_threads(), images = std::max<int64_t>(batch, 1);
+  return images >= 4 * threads ? 1
+                               : std::min(threads / std::gcd(images, threads), (4 * threads + images - 1) / images);
 }
 
 // ---- Ops that motion_step joins. `packed` is the memory of weights that are packed already; null: to be packed here.

@@ -11,6 +11,9 @@ using math::Map;
 using math::PointwiseArguments;
 using math::Types;
 
+// Bytes, of the kernels' own memory and of packed weights: the widest vector.
+constexpr int kAlignment = 64;
+
 // Runs the map over elements [begin, end) of the rows * inner elements of each stream.
 using PointwiseKernel = void (*)(const PointwiseArguments&, int64_t begin, int64_t end);
 

@@ -56,7 +56,7 @@ struct Packing {
     const InstructionSet& set = instruction_set();
     const auto add = [&](int64_t bytes) {
       const int64_t start = size;
-      size += (bytes + 63) / 64 * 64;
+      size += (bytes + kAlignment - 1) / kAlignment * kAlignment;
       return start;
     };
     const StridedKernels strided = set.strided(w.types());
@@ -127,6 +127,9 @@ struct Step {
   Step(const std::array<const Tensor*, 9>& weights, const Tensor& packed_) : w(weights), packed(packed_) {
     STD_TORCH_CHECK(packed.dim() == 1 && packed.numel() == parts.size && packed.scalar_type() == ScalarType::Byte,
                     "motionrnn_ext: mismatched packed weight");
+    STD_TORCH_CHECK(
+        is_dense_from(packed, 0) && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % kAlignment == 0,
+        "motionrnn_ext: the packed weight should be contiguous and begin at a multiple of 64 bytes");
   }
 
   StridedArguments sized(const Tensor& weight, int64_t start, const Tensor& half) const {
@@ -164,8 +167,6 @@ struct Step {
   }
 };
 
-bool is_channels_last_image(const Tensor& t) { return !is_dense_from(t, 1) && is_channels_last(t); }
-
 using NineTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 NineTensors motion_step(Tensor maps_, Tensor offset, Tensor trend, Tensor encoder_weight, Tensor x_weight,
@@ -179,7 +180,7 @@ NineTensors motion_step(Tensor maps_, Tensor offset, Tensor trend, Tensor encode
   step.check_whole(maps_);
   const Tensor maps = readable_image(maps_);
   Tensor features = new_tensor(maps, {maps.size(0), w.encoder.size(0), maps.size(2) / 2, maps.size(3) / 2},
-                               maps.scalar_type(), is_channels_last_image(maps));
+                               maps.scalar_type(), follows_channels_last(maps));
   step.halve(w.encoder, step.parts.encoder, maps, features);
   const auto [new_offset, new_trend, mask, update, reset, candidate] =
       run_gates(features, offset, trend, w.gates(), at(packed, step.parts.gates), alpha, max_offset);
@@ -201,6 +202,9 @@ SixTensors motion_step_backward(Tensor grad_decoded_, Tensor grad_maps_, Tensor 
   const Weights& w = step.w;
   step.check_whole(grad_decoded_), step.check_whole(grad_maps_);
   const Tensor grad_decoded = readable_image(grad_decoded_), grad_maps = readable_image(grad_maps_);
+  STD_TORCH_CHECK(features.dim() == 4 && features.scalar_type() == w.encoder.scalar_type() &&
+                      features.size(1) == w.encoder.size(0),
+                  "motionrnn_ext: mismatched features");
   Tensor grad_warped = new_image(features, w.warp.size(0));
   STD_TORCH_CHECK(grad_warped.size(0) == grad_maps.size(0) && 2 * grad_warped.size(2) == grad_maps.size(2) &&
                       2 * grad_warped.size(3) == grad_maps.size(3) && grad_decoded.size(0) == grad_maps.size(0) &&

@@ -31,10 +31,11 @@ MOTIONRNN_EXT_INLINE float load(bfloat16 value) {
 MOTIONRNN_EXT_INLINE float load(float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t shifted = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
-  // The exponent, read as float's, is 112 too small, for denormals as well: one multiplication corrects both.
-  const float finite = __builtin_bit_cast(float, shifted) * 0x1p112f;
-  const uint32_t special = shifted | 0x7f800000u;
-  const uint32_t magnitude = shifted >= (0x7c00u << 13) ? special : __builtin_bit_cast(uint32_t, finite);
+  // The exponent, read as float's, is 112 too small. A denormal's is 0: with 113 in its place the leading one is there,
+  // and is taken away. No operand is a denormal of float, which torch.set_flush_denormal would make 0.
+  const float denormal = __builtin_bit_cast(float, shifted | 113u << 23) - 0x1p-14f;
+  const uint32_t finite = shifted < (0x400u << 13) ? __builtin_bit_cast(uint32_t, denormal) : shifted + (112u << 23);
+  const uint32_t magnitude = shifted >= (0x7c00u << 13) ? shifted | 0x7f800000u : finite;
   return __builtin_bit_cast(float, sign | magnitude);
 }
 

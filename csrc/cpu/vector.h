@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cpu/kernels.h"
 #include "cpu/storage.h"
 
 namespace motionrnn_ext::cpu {
@@ -18,7 +19,6 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
-constexpr int kAlignment = 64;
 
 template <class T, int lanes>
 struct VectorOf {

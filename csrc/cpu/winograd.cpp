@@ -17,8 +17,8 @@ WinogradKernels kernels_of_size() {
 }
 
 template <class F>
-WinogradKernels kernels_for(int taps) {
-  return taps == 3 ? kernels_of_size<TileSize<F, 3>>() : kernels_of_size<TileSize<F, 5>>();
+WinogradKernels kernels_for(int k) {
+  return k == 3 ? kernels_of_size<TileSize<F, 3>>() : kernels_of_size<TileSize<F, 5>>();
 }
 
 }  // namespace

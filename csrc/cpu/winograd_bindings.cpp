@@ -49,6 +49,7 @@ Tensor winograd_conv(Tensor x_, Tensor packed, int64_t kernel_size, int64_t out_
   WinogradArguments a{};
   a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3);
   a.out_channels = out_channels;
+  STD_TORCH_CHECK(a.channels > 0, "motionrnn_ext: no input channels");
   const WinogradKernels kernels = kernels_for(x, kernel_size);
   STD_TORCH_CHECK(packed.dim() == 1 && packed.numel() == kernels.packed_size(a) && is_dense_from(packed, 0),
                   "motionrnn_ext: mismatched packed weight");

@@ -116,6 +116,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> offset_warp_backward(Tensor grad, Ten
 std::tuple<Tensor, Tensor, Tensor> motion_warp(Tensor x, Tensor update_logits, Tensor candidate_logits, Tensor offset,
                                                Tensor trend, Tensor mask_logits, Tensor weight, double alpha,
                                                double max_offset) {
+  STD_TORCH_CHECK(update_logits.dim() == 4 && offset.dim() == 4 && trend.dim() == 4, "motionrnn_ext: mismatched ranks");
   const bool channels_last = wants_channels_last(update_logits);
   Tensor new_offset = new_like(offset, channels_last), new_trend = new_like(trend, channels_last);
   Warp warp(x, new_offset, mask_logits, weight);

@@ -72,12 +72,16 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+# Python's words and those of JSON.
+_OF_PYTHON = {"None": "null", "True": "true", "False": "false"}
+
+
 def _named_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--override and --cell-option must be NAME=VALUE; got {text!r}")
     try:
-        return name, json.loads("null" if value == "None" else value)
+        return name, json.loads(_OF_PYTHON.get(value, value))
     except json.JSONDecodeError:
         return name, value
 

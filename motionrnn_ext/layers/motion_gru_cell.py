@@ -59,7 +59,7 @@ class MotionGRUCell(Resettable):
     map. The cell is a drop-in replacement for the official `MotionGRU(x_t, pre_offset, mean)`: it has the same call,
     state-dict keys, defaults and initial values.
 
-    F_t is kept within `max_offset`, so that a stream may go on for ever: F grows by up to 1.7 pixels a step, and
+    F_t is kept within `max_offset`, so that a stream may go on for ever: F grows by a factor of up to 1.7 a step, and
     float32 would end at inf and then nan. Far beyond the map every tap reads zero, so a bound there changes no `out`.
 
     With `trend_gate` = c the update gate weighs the trend, F_t = F' + c u.D' = (1 - u).F + u.(z + c D'). This form is

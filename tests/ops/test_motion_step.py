@@ -220,3 +220,30 @@ def test_operands_that_do_not_fit() -> None:
     ):
         with pytest.raises(RuntimeError, match="motionrnn_ext: mi"):
             OPS.motion_step(*change, ALPHA, MAX_OFFSET)
+    spread, moved = packed.repeat_interleave(2)[::2], torch.cat([packed[:4], packed])[4:]
+    for wrong in (spread, moved):
+        with pytest.raises(RuntimeError, match="should be contiguous and begin at a multiple of 64 bytes"):
+            OPS.motion_step(maps, *motion, *weights, wrong, ALPHA, MAX_OFFSET)
+
+
+def test_backward_refuses_features_of_another_dtype() -> None:
+    inputs, weights, grads = made(SIZES[1], torch.float32)
+    packed, of_backward = (OPS.motion_step_pack(weights, backward) for backward in (False, True))
+    _, offset, _, features, mask, *logits, _ = OPS.motion_step(
+        *inputs, *weights, packed, ALPHA, MAX_OFFSET
+    )
+    for wrong in (features.bfloat16(), features[:, 1:]):
+        saved = (inputs[1], wrong, mask, *logits, offset)
+        with pytest.raises(RuntimeError, match="motionrnn_ext: mismatched features"):
+            OPS.motion_step_backward(*grads, *saved, *weights, of_backward, ALPHA, MAX_OFFSET, ALL_GRADIENTS)
+
+
+def test_a_slice_of_a_batch_gives_the_layouts_that_are_declared() -> None:
+    inputs, weights, _ = made((4, *SIZES[1][1:]), torch.float32)
+    inputs = [t.to(memory_format=torch.channels_last)[::2] for t in inputs]
+    packed = OPS.motion_step_pack(weights, False)
+    real = OPS.motion_step(*inputs, *weights, packed, ALPHA, MAX_OFFSET)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(t) for t in (*inputs, *weights, packed)]
+        declared = OPS.motion_step(*fakes, ALPHA, MAX_OFFSET)
+    assert [t.stride() for t in real] == [t.stride() for t in declared]

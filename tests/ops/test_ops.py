@@ -329,3 +329,14 @@ def test_long_sums_of_one_sign_stay_exact(on: UnderTest):
         out = case.run(inputs)[0]
         (found,) = torch.autograd.grad((out * torch.ones_like(out)).sum(), inputs["weight"])
     assert_close(found, expected, 3e-6)
+
+
+@pytest.mark.skipif(CPU not in ALL, reason=f"cpu is not tested: {NOT_TESTED.get('cpu')}")
+def test_half_denormals_are_read_where_those_of_float_are_flushed() -> None:
+    every = torch.arange(65536).to(torch.int32).to(torch.int16).view(torch.float16).view(1, -1, 1, 1)
+    torch.set_flush_denormal(True)
+    try:
+        found = torch.ops.motionrnn_ext.gated_blend(torch.zeros_like(every), every, every)
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(found, every, rtol=0, atol=0, equal_nan=True)

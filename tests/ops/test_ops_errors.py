@@ -183,6 +183,9 @@ def test_what_is_no_tensor_is_named_under_autocast_too(op: str):
     "cpu" not in motionrnn_ext.available_backends(), reason="the cpu backend is not available"
 )
 def test_kernels_called_directly_refuse_what_they_would_read_beyond():
+    def last(t: torch.Tensor) -> torch.Tensor:
+        return t.to(memory_format=torch.channels_last)
+
     native = torch.ops.motionrnn_ext
     x, offset, mask, weight = good("offset_warp").values()
     wrong = [
@@ -191,6 +194,10 @@ def test_kernels_called_directly_refuse_what_they_would_read_beyond():
         lambda: native.offset_warp(*[t.bfloat16() for t in (x, offset, mask, weight)]),
         lambda: native.gated_blend(*[torch.ones(())] * 3),
         lambda: native.gated_blend(torch.ones(8, 2), torch.ones(1, 999)[:, :16], torch.ones(8, 2)),
+        lambda: native.gated_blend(
+            *[torch.ones(size) for size in ((1, 4, 2, 2), (1, 4, 1, 4), (1, 4, 2, 2))]
+        ),
+        lambda: native.gated_blend(*[last(torch.ones(1, c, 2, 8 // c)) for c in (4, 8, 4)]),
     ]
     for call in wrong:
         with pytest.raises(RuntimeError, match="mismatched sizes|mixed dtypes"):

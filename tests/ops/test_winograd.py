@@ -343,6 +343,7 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch):
         (lambda: OPS.winograd_pack(torch.zeros(1, 1, 4, 4), False), "kernel_size should be 3 or 5"),
         (lambda: OPS.winograd_pack(torch.zeros(1, 1, 5, 5).half(), False), "no kernel for these dtypes"),
         (lambda: conv(torch.zeros(1, 2, 8, 8), torch.zeros(1, 1, 5, 5)), "mismatched packed weight"),
+        (lambda: OPS.winograd_conv(torch.zeros(1, 0, 8, 8), torch.zeros(0), 3, 4, None), "no input channels"),
         (lambda: conv(torch.zeros(1, 1, 8, 8).double(), torch.zeros(1, 1, 5, 5)), "mixed dtypes"),
         (lambda: conv(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 5, 5), torch.zeros(2)), "mismatched bias"),
         (

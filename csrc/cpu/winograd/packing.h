@@ -22,11 +22,11 @@ void pack(const WinogradArguments& a, int64_t begin, int64_t end) {
   using F = typename Size::F;
   using T = typename Size::T;
   using Axis = typename Size::Axis;
-  constexpr int kWide = 16, points = Size::points, kTaps = Size::taps;
+  constexpr int kWide = 16, points = Size::points, k = Size::k;
   const Blocks blocks(a.out_channels);
-  const int64_t size = blocks.size, taps = kTaps * kTaps, step = a.channels * size;
+  const int64_t size = blocks.size, taps = k * k, step = a.channels * size;
   const int64_t of_out = a.transposed ? taps : a.channels * taps, of_in = a.transposed ? a.out_channels * taps : taps;
-  alignas(kAlignment) T w[kTaps * kTaps][kWide] = {}, half[points][kTaps][kWide];
+  alignas(kAlignment) T w[k * k][kWide] = {}, half[points][k][kWide];
   for (int64_t block = begin; block < end; ++block) {
     const int64_t outs = std::min(size, a.out_channels - block * size);
     std::memset(w, 0, sizeof(w));
@@ -35,18 +35,18 @@ void pack(const WinogradArguments& a, int64_t begin, int64_t end) {
       for (int64_t o = 0; o < outs; ++o)
         for (int t = 0; t < taps; ++t) w[a.transposed ? taps - 1 - t : t][o] = load(from[o * of_out + t]);
       T* to = static_cast<T*>(a.packed) + block * Size::square * step + c * size;
-      for (int x = 0; x < kTaps; ++x)
+      for (int x = 0; x < k; ++x)
         for (int o = 0; o < kWide; ++o) {
-          T g[kTaps], u[points];
-          for (int y = 0; y < kTaps; ++y) g[y] = w[y * kTaps + x][o];
-          Axis::template taps<T>(g, u);
+          T g[k], u[points];
+          for (int y = 0; y < k; ++y) g[y] = w[y * k + x][o];
+          Axis::template transform_taps<T>(g, u);
           for (int p = 0; p < points; ++p) half[p][x][o] = u[p];
         }
       for (int p = 0; p < points; ++p)
         for (int o = 0; o < size; ++o) {
-          T g[kTaps], u[points];
-          for (int x = 0; x < kTaps; ++x) g[x] = half[p][x][o];
-          Axis::template taps<T>(g, u);
+          T g[k], u[points];
+          for (int x = 0; x < k; ++x) g[x] = half[p][x][o];
+          Axis::template transform_taps<T>(g, u);
           for (int q = 0; q < points; ++q) to[(p * points + q) * step + o] = u[q];
         }
     }

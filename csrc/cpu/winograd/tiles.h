@@ -122,15 +122,15 @@ struct TransformedTiles {
   const int64_t pitch = results * round_up(g.columns, kLanes<T>) + 2 * kFrame,
                 frame_rows = results * g.segment_rows + 2 * kFrame;
   const Buffer<T> image_rows = allocate<T>(frame_rows * pitch + read - size, true);
-  // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Every second row
-  // (fourth for tiles of 4x4) follow one another, so that the tile below reads the same place of the next row.
-  const int64_t phase = (frame_rows + results - 1) / results * g.columns + 2 * kLanes<T>;
-  const Buffer<T> transformed_rows = allocate<T>(results * points * phase, true);
+  // The rows, transformed along themselves: point q of row i of all tiles is at of(i, q)[tile]. Every
+  // `results`-th row follows the one before it, so that the tile below reads the same place of the next row.
+  const int64_t phase_pitch = (frame_rows + results - 1) / results * g.columns + 2 * kLanes<T>;
+  const Buffer<T> transformed_rows = allocate<T>(results * points * phase_pitch, true);
 
   explicit TransformedTiles(const Tiling<Size>& g_) : g(g_) {}
 
   T* of(int64_t row, int q) const {
-    return transformed_rows.get() + ((row % results) * points + q) * phase + row / results * g.columns;
+    return transformed_rows.get() + ((row % results) * points + q) * phase_pitch + row / results * g.columns;
   }
 
   static MOTIONRNN_EXT_INLINE void transform(const V* in, V (&out)[points]) {

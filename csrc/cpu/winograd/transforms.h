@@ -105,7 +105,7 @@ struct Transforms {
 
   // u = G g.
   template <class T, class V>
-  static MOTIONRNN_EXT_INLINE void taps(const V (&g)[n_taps], V (&u)[points]) {
+  static MOTIONRNN_EXT_INLINE void transform_taps(const V (&g)[n_taps], V (&u)[points]) {
     for (int i = 0; i < pairs; ++i) {
       const T square = of.square[i], scale = of.scale[i];
       V even = g[n_taps - 1], odd = g[n_taps - 2];
@@ -134,15 +134,15 @@ struct Transforms {
   }
 };
 
-// The sizes of a tile along an axis, for maps stored as F_ and a convolution of taps_ x taps_ taps.
-template <class F_, int taps_>
+// The sizes of a tile along an axis, for maps stored as F_ and a convolution of k_ x k_ taps.
+template <class F_, int k_>
 struct TileSize {
   using F = F_;
   using T = typename arithmetic<F>::type;
-  static constexpr int taps = taps_;
-  static constexpr int results = (taps == 3 && sizeof(F) <= 4) || sizeof(F) == 2 ? 4 : 2;
-  static constexpr int points = results + taps - 1, square = points * points;
-  using Axis = Transforms<results, taps>;
+  static constexpr int k = k_;
+  static constexpr int results = (k == 3 && sizeof(F) <= 4) || sizeof(F) == 2 ? 4 : 2;
+  static constexpr int points = results + k - 1, square = points * points;
+  using Axis = Transforms<results, k>;
 };
 
 }  // namespace

@@ -46,7 +46,7 @@ template <class Size>
 struct WeightGradient {
   using T = typename Size::T;
   using Axis = typename Size::Axis;
-  static constexpr int points = Size::points, square = Size::square, kTaps = Size::taps;
+  static constexpr int points = Size::points, square = Size::square, k = Size::k;
   static constexpr int64_t lanes = kLanes<T>, wide = 2 * lanes;
   const WinogradArguments& a;
   const int64_t begin, end;
@@ -141,7 +141,7 @@ struct WeightGradient {
   }
 
   void finish() const {
-    constexpr int taps = kTaps * kTaps;
+    constexpr int taps = k * k;
     using V = Vector<T, lanes>;
     alignas(kAlignment) T w[taps][lanes];
     for (int64_t o = begin * blocks.size; o < std::min(end * blocks.size, a.out_channels); ++o)
@@ -149,17 +149,17 @@ struct WeightGradient {
         const int64_t pair = c / wide * wide, width = std::min(wide, in - pair);
         const T* from = sums.get() + (o / blocks.size - begin) * square * sums_point + pair * blocks.size +
                         o % blocks.size * width + (c - pair);
-        V half[kTaps][points];
+        V half[k][points];
         for (int q = 0; q < points; ++q) {
-          V u[points], t[kTaps];
+          V u[points], t[k];
           for (int p = 0; p < points; ++p) u[p] = at<T, lanes>(from + (p * points + q) * sums_point);
           Axis::template tap_gradients<T>(u, t);
-          for (int y = 0; y < kTaps; ++y) half[y][q] = t[y];
+          for (int y = 0; y < k; ++y) half[y][q] = t[y];
         }
-        for (int y = 0; y < kTaps; ++y) {
-          V t[kTaps];
+        for (int y = 0; y < k; ++y) {
+          V t[k];
           Axis::template tap_gradients<T>(half[y], t);
-          for (int x = 0; x < kTaps; ++x) at<T, lanes>(w[y * kTaps + x]) = t[x];
+          for (int x = 0; x < k; ++x) at<T, lanes>(w[y * k + x]) = t[x];
         }
         T* to = static_cast<T*>(a.grad_weight) + (o * a.channels + c) * taps;
         for (int64_t i = 0; i < std::min(lanes, a.channels - c); ++i)

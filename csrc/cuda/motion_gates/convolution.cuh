@@ -45,7 +45,7 @@ struct Steps {
   Steps(int32_t size, int32_t channels_) : Steps(size, channels_, size <= 5 ? 16 : size <= 9 ? 8 : 4) {}
   Steps(int32_t size, int32_t channels_, int32_t most) : taps(size * size), channels(channels_) {
     const int32_t all = (channels + 3) / 4;
-    chunks = (all + most - 1) / most;
+    chunks = all > 0 ? (all + most - 1) / most : 0;
     quads = chunks > 0 ? (all + chunks - 1) / chunks : 0;
     count = (taps * quads + 3) / 4;
   }

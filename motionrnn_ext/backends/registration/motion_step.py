@@ -1,5 +1,5 @@
 """The registration of the MotionGRU's step as one op of the CPU: shapes and FLOPs. It has no gradients: who calls it
-calls its backward as well (layers/nodes/motion_gru.py)."""
+calls its backward as well (layers/nodes/motion_step.py)."""
 
 from __future__ import annotations
 

@@ -159,5 +159,7 @@ def gated_warp_backward(
     given = Given(grad_offset, grad_trend, grad_mask, *kept)
     made = launch_backward(x, given, weights, packed, alpha, max_offset, of_warp)
     maps = wanted_maps(x, made, wanted)
-    factors = (made.logits, made.reset_offset) if wanted & 8 else (x.new_empty(0), x.new_empty(0))
+    factors = (
+        (made.logits, made.reset_offset) if wanted & Wanted.WEIGHTS else (x.new_empty(0), x.new_empty(0))
+    )
     return *maps, *factors, grad_weight

@@ -181,8 +181,8 @@ def in_blocks(
 def _fastest(key: Key, like: Tensor, run: Callable[[Block], Any]) -> Block | None:
     """Return the block of a key that is known to be the fastest, or is measured now; None if there is none.
 
-    Measuring runs whole ops on their real inputs; each call makes its own results, so that nothing is overwritten. It
-    is left out while a CUDA graph is captured or torch.compile traces, where time cannot be measured.
+    Measuring runs whole ops on their real inputs, several times into the same results: no kernel reads what it writes.
+    It is left out while a CUDA graph is captured or torch.compile traces, where time cannot be measured.
     """
     candidates = CANDIDATES[key.op]
     if _noted is None:

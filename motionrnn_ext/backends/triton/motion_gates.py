@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from ..layouts import format_after
+from ..registration.wanted import Wanted
 from . import NAMESPACE
 from .images import Image, needs_64_bits
 from .launch import PRECISION, Block, in_blocks, kernel_op, launch
@@ -397,7 +398,7 @@ def launch_backward(
 
 def wanted_maps(x: Tensor, made: Made, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, F and D, with an empty tensor in place of each that is not wanted."""
-    of_x, of_motion = wanted & 1, wanted & 2
+    of_x, of_motion = wanted & Wanted.X, wanted & Wanted.MOTION
     return (
         made.x if of_x else x.new_empty(0),
         made.offset if of_motion else made.offset.new_empty(0),
@@ -429,7 +430,7 @@ def motion_gates_backward(
     given = Given(grad_offset, grad_trend, grad_mask, *kept)
     made = launch_backward(x, given, weights, None, alpha, max_offset)
     maps = wanted_maps(x, made, wanted)
-    if not wanted & 8:
+    if not wanted & Wanted.WEIGHTS:
         return (*maps, x.new_empty(0), x.new_empty(0), x.new_empty(0), x.new_empty(0))
     motion = offset.shape[1]
     to_x_weight, to_bias = _weight_gradient(made.logits, x, x_weight, True)
