@@ -38,7 +38,9 @@ def _train(arguments: argparse.Namespace) -> None:
         )
     except KeyboardInterrupt:
         if shows:
-            print(f"\ngo on with: {_resume_command(arguments, config)}", file=sys.stderr)
+            has_begun = (arguments.out / "config.json").is_file()
+            how = _resume_command(arguments, config) if has_begun else "the same command"
+            print(f"\ngo on with: {how}", file=sys.stderr)
         raise
     except processes.LostProcess as error:
         step = last_step(arguments.out)
@@ -47,9 +49,10 @@ def _train(arguments: argparse.Namespace) -> None:
             f"{error}; {kept}; go on with: {_resume_command(arguments, config)}"
         ) from None
     if shows:
-        run = load_run(best)
+        run = load_run(arguments.out)
         parameters = f"{count_parameters(run.model):,} parameters"
-        print(f"lowest validation MSE after step {run.step or 0:,}: {best} ({parameters})")
+        which = "lowest validation MSE" if best.exists() else f"{best} is gone; the last checkpoint is that"
+        print(f"{which} after step {run.step or 0:,}: {run.path} ({parameters})")
         print(f"next: {_shell_command('evaluate', arguments, _as_argument(arguments.out))}")
 
 
@@ -110,8 +113,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     names = ("n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
     options = {name: getattr(arguments, name) for name in names}
     options |= {"n_clips": arguments.clips, "model": model_arguments(arguments), **ensemble_of(arguments)}
-    first = settings_of(arguments.checkpoints[0])
-    dbz = arguments.dbz if first is None else _dbz(arguments, first)
+    from ..data.registry import find
+
+    known = next(filter(None, map(settings_of, arguments.checkpoints)), None)
+    if known is not None:
+        dbz = _dbz(arguments, known)
+    else:
+        dbz = arguments.dbz or (find(arguments.dataset).dbz if arguments.dataset else None)
     protocol, home = protocol_of(arguments, dbz), checkpoint_home(arguments.checkpoints[0])
     with held_new(arguments.out, home / "evaluation") as folder:
         _, written = evaluate(arguments.checkpoints, folder, protocol=protocol, show=show, **options)
@@ -146,7 +154,7 @@ def _dbz(arguments: argparse.Namespace, config: Config) -> tuple[float, ...] | N
     """Return the reflectivity of pixels 0 and 1 of what a command draws or scores; None if it is no radar."""
     from ..evaluation.clips import other_data
 
-    given = other_data(arguments.dataset, dbz=arguments.dbz, pixel_max=arguments.pixel_max)
+    given = other_data(config, arguments.dataset, dbz=arguments.dbz, pixel_max=arguments.pixel_max)
     names = ("dataset", "pixel_max", "dbz")
     return replace(config, **{name: given[name] for name in names if name in given}).dbz
 
@@ -163,7 +171,7 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
     n_input, n_output = arguments.n_input or config.n_input, arguments.n_output or config.n_output
     options = {name: getattr(arguments, name) for name in DATA_OPTIONS}
     if arguments.frames is None:
-        changes = other_data(**options)
+        changes = other_data(config, **options)
         frames = held_out_clip(config, arguments.clip, n_input + n_output, **changes)
         _say_missing(frames[:n_input])
         return frames, n_input, n_output
@@ -172,8 +180,8 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
             raise ValueError(
                 f"--{name.replace('_', '-')} is for clips of a data set; leave it out with --frames"
             )
-    given = {name: getattr(arguments, name) for name in ("missing", "pixel_max")}
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    anew = {name: getattr(arguments, name) for name in ("missing", "pixel_max")}
+    config = replace(config, **{name: value for name, value in anew.items() if value is not None})
     reading: Any = {"pixel_max": config.pixel_max, "interval": config.interval}
     colours = DATASETS[config.dataset].colours
     frames, n = last_frames(arguments.frames, n_input, colours, config.no_data, **reading)
@@ -229,7 +237,7 @@ def _clips_for_numbers(arguments: argparse.Namespace, config: Config, n_frames: 
         return []
     if arguments.frames is not None:
         raise ValueError("--clips is for clips of a data set; leave it out with --frames")
-    changes = other_data(**{name: getattr(arguments, name) for name in DATA_OPTIONS})
+    changes = other_data(config, **{name: getattr(arguments, name) for name in DATA_OPTIONS})
     clips = held_out(config, arguments.clips, n_frames=n_frames, **changes)
     return [clips[i] for i in range(len(clips))]
 
@@ -257,7 +265,11 @@ def _experiment(arguments: argparse.Namespace, plan: Callable[..., Any]) -> None
     if arguments.config is not None:
         start, name = Config.read(arguments.config), arguments.command
     given = given_settings(arguments)
-    config = checked_reading(start.changed(given), given)
+    if "init_from" in given:
+        raise ValueError(
+            "init_from (--init-from) is for one model; the rows of a table begin with weights of their own"
+        )
+    config = checked_reading(replace(start, init_from=None).changed(given), given)
     if arguments.thresholds is None and arguments.values is None:
         arguments.thresholds = chosen.thresholds
     seeds, test_clips = arguments.seeds or chosen.seeds, arguments.test_clips or chosen.test_clips
@@ -288,7 +300,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     run = load_run(arguments.checkpoint)
     more = {"settings": run.config.without_places(), "step": run.step}
-    with held_new(arguments.folder, arguments.folder) as folder:
+    with held_new(arguments.folder, arguments.folder, "FOLDER") as folder:
         save_pretrained(run.model, folder, float16=arguments.float16, more=more)
         size = (folder / WEIGHTS).stat().st_size
     print(f"{count_parameters(run.model):,} parameters in {size / 1e6:.2f} MB: {folder}")

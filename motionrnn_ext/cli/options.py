@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Collection
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -21,6 +22,11 @@ MODEL_OPTIONS = (
     "image_size",
 )  # fmt: skip
 _GROUPS = {"model": ModelSettings, "data": DataSettings, "training": TrainingSettings}
+
+
+def path_of(text: str) -> Path:
+    """Return the path that an option names. `~` is the home folder, also where the shell has left it: --out=~/x."""
+    return Path(os.path.expanduser(text))
 
 
 def add_settings(parser: argparse.ArgumentParser, left_out: Collection[str] = (), default: str = "") -> None:
@@ -92,9 +98,9 @@ def add_metrics(group: Any) -> None:
     help = "truncate pixels to bytes before they become values"
     group.add_argument("--value-bytes", action="store_true", help=help)
     help = "compute LPIPS with the weights of AlexNet in this file"
-    group.add_argument("--lpips", type=Path, metavar="WEIGHTS", help=help)
+    group.add_argument("--lpips", type=path_of, metavar="WEIGHTS", help=help)
     help = "compute FVD with the network in this TorchScript file; it can run code, so use only one that you trust"
-    group.add_argument("--fvd", type=Path, metavar="WEIGHTS", help=help)
+    group.add_argument("--fvd", type=path_of, metavar="WEIGHTS", help=help)
     help = "start FVD's clips with the given frames"
     group.add_argument("--fvd-context", action="store_true", help=help)
 
@@ -126,9 +132,9 @@ def add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
         "a run's folder, a checkpoint, a folder of weights or the name of weights that come with the package"
     )
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("checkpoint", type=Path, nargs="?", metavar="CKPT", help=help)
+    model.add_argument("checkpoint", type=path_of, nargs="?", metavar="CKPT", help=help)
     help = f"the same as CKPT, for weights that come with the package: {', '.join(shipped())}"
-    model.add_argument("--pretrained", type=Path, metavar="NAME", help=help)
+    model.add_argument("--pretrained", type=path_of, metavar="NAME", help=help)
     source = parser.add_mutually_exclusive_group()
     help = "index of a test clip of the data set (default: 0)"
     source.add_argument("--clip", type=index, default=0, metavar="INDEX", help=help)
@@ -136,7 +142,7 @@ def add_clip(parser: argparse.ArgumentParser, n_output: str) -> None:
     help += (
         "(T, C, H, W) or (T, H, W, C), bool, uint8 or floats in [0, 1]; a folder of images, a GIF or a video"
     )
-    source.add_argument("--frames", type=Path, metavar="PATH", help=help)
+    source.add_argument("--frames", type=path_of, metavar="PATH", help=help)
     help = "repeat the last row and column of the frames until the model takes their size"
     parser.add_argument("--pad", action="store_true", help=help)
     add_data(parser)
@@ -160,16 +166,16 @@ def add_experiment(parser: argparse.ArgumentParser, left_out: Collection[str]) -
     help += "for moving_digits, shanghai_h5 and human36m_openstl, by --dataset"
     parser.add_argument("--preset", choices=("quick", "full", "standard"), default="quick", help=help)
     help = "start from the settings of this file instead, a run's config.json or a .yaml file of settings"
-    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    parser.add_argument("--config", type=path_of, metavar="FILE", help=help)
     help = "train every row once per seed (default: the preset's, 0 1 2, or 0 1 with quick)"
     parser.add_argument("--seeds", type=index, nargs="+", metavar="N", help=help)
     help = "held-out clips to score on (default: the preset's, 512, or 128 with quick)"
     parser.add_argument("--test-clips", type=count, metavar="N", help=help)
     help = "folder; trainings that are finished there are not repeated (default: runs/COMMAND-PRESET)"
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
+    parser.add_argument("--out", type=path_of, metavar="FOLDER", help=help)
     help = "write what is finished to this file after each training, without folders' names, for docs/results.py; "
     help += "what it holds is not repeated, on another machine either"
-    parser.add_argument("--json", type=Path, metavar="FILE", help=help)
+    parser.add_argument("--json", type=path_of, metavar="FILE", help=help)
     add_settings(parser, left_out, "as `motionrnn train --help` says; by default the preset's")
     parser.set_defaults(device="cpu")  # the device of the metrics' networks
     add_metrics(parser.add_argument_group("metrics, see motionrnn_ext.metrics"))
@@ -214,5 +220,5 @@ def _integer(text: str, lowest: int) -> int:
 
 def add_place(parser: argparse.ArgumentParser, name: str) -> None:
     help = f"a new folder for the results (default: {name}, or {name}-N, in the run's folder)"
-    parser.add_argument("--out", type=Path, help=help)
+    parser.add_argument("--out", type=path_of, help=help)
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")

@@ -21,6 +21,7 @@ from .options import (
     add_settings,
     count,
     index,
+    path_of,
 )
 
 
@@ -70,8 +71,8 @@ def _add_export(commands: Any) -> None:
     help = "write the model of a run as a folder of weights, model.safetensors and config.json, to hand on"
     examples = ["motionrnn export runs/mine mine --float16", "motionrnn predict mine --frames path/to/frames"]
     parser = _add(commands, "export", help, examples)
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run's folder or a checkpoint")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder for the weights")
+    parser.add_argument("checkpoint", type=path_of, metavar="CKPT", help="a run's folder or a checkpoint")
+    parser.add_argument("folder", type=path_of, metavar="FOLDER", help="a new folder for the weights")
     help = "store the weights in float16, in half the space; they are loaded as float32"
     parser.add_argument("--float16", action="store_true", help=help)
 
@@ -108,7 +109,7 @@ def _add_demo(commands: Any) -> None:
     help = "train ConvLSTM and MotionRNN-ConvLSTM alike, compare them, and draw their predictions"
     parser = _add(commands, "demo", help, ["motionrnn demo", "motionrnn demo --out runs/mine"])
     help = "folder (default: runs/demo, or the next free runs/demo-N once that is finished)"
-    parser.add_argument("--out", type=Path, default=None, help=help)
+    parser.add_argument("--out", type=path_of, default=None, help=help)
     help = "a minute, to see that everything works; the models learn nothing"
     parser.add_argument("--quick", action="store_true", help=help)
 
@@ -125,13 +126,13 @@ def _add_train(commands: Any) -> None:
     ]
     parser = _add(commands, "train", "train a model on clips of a data set", examples)
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/train"), help="the run's folder (default: runs/train)"
+        "--out", type=path_of, default=Path("runs/train"), help="the run's folder (default: runs/train)"
     )
     parser.add_argument(
         "--resume", action="store_true", help="resume the run in --out from its last checkpoint"
     )
     help = "start from the settings of this file, a run's config.json or a .yaml file of settings"
-    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    parser.add_argument("--config", type=path_of, metavar="FILE", help=help)
     help = "a progress bar; without a terminal, a line for each validation and every 30 seconds (default: on)"
     parser.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help=help)
     add_settings(parser)
@@ -150,7 +151,7 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "checkpoints",
         nargs="+",
-        type=Path,
+        type=path_of,
         metavar="CKPT",
         help="runs' folders or checkpoints, or weights that come with the package",
     )
@@ -256,11 +257,11 @@ def _add_bench(commands: Any) -> None:
     help = "threads of PyTorch (default: PyTorch's choice)"
     parser.add_argument("--threads", type=count, metavar="N", help=help)
     help = "also compare the modules of this checkout of thuml/MotionRNN"
-    parser.add_argument("--official", type=Path, metavar="PATH", help=help)
+    parser.add_argument("--official", type=path_of, metavar="PATH", help=help)
     help = "also compare the base predictors with the networks of this checkout of chengtan9907/OpenSTL"
-    parser.add_argument("--openstl", type=Path, metavar="PATH", help=help)
+    parser.add_argument("--openstl", type=path_of, metavar="PATH", help=help)
     parser.add_argument(
-        "--json", type=Path, metavar="PATH", help="write each row to this file when it is measured"
+        "--json", type=path_of, metavar="PATH", help="write each row to this file when it is measured"
     )
     help = "start no comparison after this time (default: no limit)"
     parser.add_argument("--seconds", type=float, default=float("inf"), metavar="X", help=help)
@@ -273,7 +274,7 @@ def _add_bench(commands: Any) -> None:
     instead.add_argument("--report", action="store_true", help=help)
     help = "measure nothing: profile a training step of a model into this folder (default: runs/profile)"
     instead.add_argument(
-        "--profile", type=Path, nargs="?", const=Path("runs/profile"), metavar="DIR", help=help
+        "--profile", type=path_of, nargs="?", const=Path("runs/profile"), metavar="DIR", help=help
     )
     # For tests: tiny shapes, and nothing is compiled.
     parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)

@@ -24,6 +24,8 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
     given = {**given_settings(arguments), **_of_torchrun(arguments)}
     if arguments.resume:
+        if arguments.config is not None:
+            given = {**Config.named_in(arguments.config), **given}
         before = resumable_config(arguments.out)
         wanted = Config(**{**before.to_dict(), **given}).located()
         try:

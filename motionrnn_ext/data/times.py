@@ -107,9 +107,10 @@ def _brief_date_and_time(name: str) -> float | None:
 def _minutes(found: re.Match[str] | None, century: int) -> float | None:
     if found is None:
         return None
-    year, *others = (int(part or 0) for part in found.groups())
+    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups())
     try:
-        return (datetime(century + year, *others) - datetime(1900, 1, 1)).total_seconds() / 60
+        moment = datetime(century + year, month, day, hour, minute, second)
+        return (moment - datetime(1900, 1, 1)).total_seconds() / 60
     except ValueError:
         return None
 

@@ -71,15 +71,17 @@ def held_out_clip(config: Config, index: int, n_frames: int, **changes: Any) -> 
     return clips[index]
 
 
-def other_data(dataset: str | None = None, root: PathLike | None = None, **settings: Any) -> dict[str, Any]:
-    """Return the settings that a user's choice of other data changes. A None in `settings` changes nothing."""
+def other_data(
+    config: Config, dataset: str | None = None, root: PathLike | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Return the settings of a run that a user's choice of data changes. A None in `settings` changes nothing."""
     changes = {name: value for name, value in settings.items() if value is not None}
-    if "pixel_max" in changes:
+    if changes.get("pixel_max", config.pixel_max) != config.pixel_max:
         # Pixel 1 then stands for another value, which `dbz` has to say.
         changes = {"dbz": None, **changes}
     root = None if root is None else os.fspath(root)
     # Another data set has files of its own, its own value for missing pixels and its own reflectivities.
-    if dataset is not None:
+    if dataset not in (None, config.dataset):
         return {"dataset": dataset, "root": root, "missing": None, "dbz": None, **changes}
     return changes if root is None else {"root": root, **changes}
 

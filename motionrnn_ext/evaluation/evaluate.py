@@ -77,8 +77,8 @@ def evaluate(
         RunError: a checkpoint cannot be read or is given twice, or the runs' clips differ in size or inputs.
     """
     runs = labelled(load_runs(paths, dataset, model))
-    changes = other_data(dataset, root, digits=digits, missing=missing, **reading)
     trained = next(iter(runs.values())).config
+    changes = other_data(trained, dataset, root, digits=digits, missing=missing, **reading)
     config = _common_config(runs, changes)
     entry, colours = DATASETS[config.dataset], DATASETS[trained.dataset].colours
     if n_clips is None and split in entry.generated:

@@ -27,6 +27,8 @@ __all__ = ["BASELINE", "motion_states", "motion_trends", "on_device", "predict_c
 def on_device(model: MotionRNN, device: str) -> MotionRNN:
     """Return the model, moved to a device. Raise a RunError if the device is unknown or absent."""
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
         return model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # Torch raises all three, depending on the kind of device.

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import MotionRNN
 from ..training.config import Config
+from ..training.module import check_layout
 
 COUNTED = (
     "MACs are the multiply-adds of one forward pass over a clip (batch of 1, inputs and predictions), those of "
@@ -22,6 +23,7 @@ def costs(config: Config) -> dict[str, int]:
     """
     with torch.random.fork_rng(devices=[]):
         model = MotionRNN(**config.model()).requires_grad_(False)
+    check_layout(config, model)
     frames = torch.zeros(1, config.n_frames, model.in_channels, *config.image_size)
     counter = FlopCounterMode(display=False)
     # On the CPU, FlopCounterMode counts no form of attention but the plain one.

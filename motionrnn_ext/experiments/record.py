@@ -35,6 +35,8 @@ _OF_TRAINING = (
     "commit", "per_clip",
 )  # fmt: skip
 
+_ENTRIES = {"rows", "trainings", "missing", "settings", "baselines"}
+
 
 def write_record(
     path: Path,
@@ -60,8 +62,9 @@ def write_record(
             if (one := finished.get(training.name)) is not None
         ],
     }
-    content["settings"] = _without_folders(content["settings"])
-    return write_json(path, _rounded(content), short_lists=True)
+    # Settings are compared when the file is read, so they are not rounded.
+    content = {**_rounded(content), "settings": _without_folders(content["settings"])}
+    return write_json(path, content, short_lists=True)
 
 
 def restore(path: Path, plan: Plan, folder: Path) -> None:
@@ -74,7 +77,11 @@ def restore(path: Path, plan: Plan, folder: Path) -> None:
         ValueError: the file is no record.
     """
     content, remedy = read_record(path), "name another file with --json"
-    check_settings(path, content["settings"], plan, _without_folders(plan.settings()), remedy)
+    # Older versions rounded the settings.
+    before, now = (
+        _rounded(settings) for settings in (content["settings"], _without_folders(plan.settings()))
+    )
+    check_settings(path, before, plan, now, remedy)
     planned = {(one.row.label, one.config.seed): one for one in plan.trainings()}
     for one in content["trainings"]:
         if (one["row"], one["seed"]) not in planned:
@@ -111,12 +118,16 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return the content of a record.
 
     Raises:
-        ValueError: the file is no record.
+        ValueError: the file cannot be read or is no record.
     """
-    content = read_json(path)
-    if not (isinstance(content, dict) and {"rows", "trainings", "missing"} <= content.keys()):
+    why = ""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        content, why = None, f" ({getattr(error, 'strerror', None) or error})"
+    if not (isinstance(content, dict) and content.keys() >= _ENTRIES):
         raise ValueError(
-            f"{path} is no record of an experiment; it should be written by --json of ablate or compare"
+            f"{path} is no record of an experiment{why}; it should be written by --json of ablate or compare"
         )
     return content
 

@@ -33,6 +33,7 @@ from ..metrics import counted
 from ..terminal.console import Console, is_animated, wide_console
 from ..training.config import Config
 from ..training.folders import check_writable, held
+from ..training.logs import check_service
 from ..training.runs import NotFinite, has_begun, last_step, load_run, seconds_per_step, start_folder
 from ..training.train import train
 from . import table
@@ -65,6 +66,7 @@ def run_plan(plan: Plan, folder: Path, *, command: str, record: Path | None = No
 
 def _run_plan(plan: Plan, folder: Path, command: str, record: Path | None) -> dict[str, Any]:
     console = Console()
+    check_service(plan.config, folder)
     checked = check(plan)
     about = (checked.costs, command, sequences_of(checked.clips))
     open_folder(folder, plan)

@@ -55,10 +55,12 @@ def rollout(
     """
     is_short = steps == 1 and pixels < _LEAST_PIXELS
     active = None if is_short or is_composed() else Rollout(owner, recomputes)
-    with resumed(active):
-        yield
-    if active is not None:
-        active.end()
+    try:
+        with resumed(active):
+            yield
+    finally:
+        if active is not None:
+            active.end()
 
 
 def is_composed() -> bool:
@@ -85,7 +87,8 @@ def _set(name: str, value: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        setattr(_local, name, before)
+        # Blocks of generators that take turns do not end in the reverse order of their beginnings.
+        setattr(_local, name, None if getattr(before, "has_ended", False) else before)
 
 
 def current_rollout() -> Rollout | None:
@@ -102,8 +105,10 @@ def convolve(module: nn.Module, x: Tensor) -> Tensor:
 class Rollout:
     """The weights that the steps of a rollout share, laid out at their first use."""
 
+    has_ended = False
+
     def __init__(self, owner: nn.Module, recomputes: bool = False) -> None:
-        self.recomputes = recomputes
+        self.owner, self.recomputes = owner, recomputes
         self._plain: set[nn.Module] = set()
         self._shared: dict[Hashable, Any] = {}
         # What holds packed weights.
@@ -140,10 +145,16 @@ class Rollout:
         return fits and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
     def share(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what `make()` returned for this key, which is called once in a rollout."""
+        """Return what `make()` returned for this key, which is called once in a rollout and gradient mode."""
+        key = key, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+    @property
+    def is_block(self) -> bool:
+        """Return whether this is a `with model.rollout()` block, in which a user's code runs between the steps."""
+        return self.noted is not None
 
     def note(self, owner: nn.Module) -> None:
         """Note the parameters as they are, for `has_other_weights`."""
@@ -161,6 +172,7 @@ class Rollout:
 
     def end(self) -> None:
         """Free what only forward needs; a step that backward computes again makes it anew."""
+        self.has_ended = True
         for holder in self.packed:
             holder.free_forward()
 
@@ -299,13 +311,16 @@ class SharedConvolution(Convolution):
         if not (any(needs) and _is_collected(ctx, self)):
             return
         left = self.left.setdefault(current_backward(), _Left())
+        wanted = needs[0], len(needs) > 1 and needs[1]
+        if left.xs and left.xs[0].shape != x.shape:
+            self.join(left, weight, wanted)
         left.grads.append(grad)
         left.xs.append(x)
         left.pixels += grad.shape[0] * grad.shape[2] * grad.shape[3]
         where = "winograd" if self.is_winograd(x, weight) else "cpu" if grad.device.type == "cpu" else "gpu"
         where = "recomputed" if self.recomputes else where
         if left.pixels >= _JOINED_PIXELS[where]:
-            self.join(left, weight, (needs[0], len(needs) > 1 and needs[1]))
+            self.join(left, weight, wanted)
 
     def join(self, left: _Left, weight: Tensor, needs: tuple[bool, bool]) -> None:
         """Compute the gradients of what was left so far, and add them to the sums, in at least float32."""
@@ -338,8 +353,9 @@ def _saved_as_they_are() -> Any:
     """Return a context in which no hook packs what autograd saves.
 
     Activation checkpointing counts what a step saves, and weights are laid out in the first step that reads them alone.
+    A tensor is packed without its node: a node that holds its own output by a hook is never freed.
     """
-    return torch.autograd.graph.saved_tensors_hooks(_same, _same)
+    return torch.autograd.graph.saved_tensors_hooks(Tensor.detach, _same)
 
 
 def _same(t: Tensor) -> Tensor:
@@ -467,6 +483,8 @@ class LeftGradients(SummedGradients):
         if not (any(needs) and _is_collected(ctx, self)):
             return
         number, first = current_backward(), maps[0]
+        if number in self._left and self._left[number][0][0].shape != first.shape:
+            self._join(number)
         left = self._left.setdefault(number, [])
         left.append(maps)
         if len(left) * first.shape[0] * first.shape[2] * first.shape[3] >= self._MOST_PIXELS:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -47,9 +48,9 @@ def check_ensemble(
         TypeError: an argument has another type.
     """
     check_whole("members", members, at_least=1)
-    if isinstance(noise, bool) or not isinstance(noise, (int, float)):
+    if isinstance(noise, bool) or not isinstance(noise, Real):
         raise TypeError(f"noise is {shown(noise)}; it should be a number of at least 0")
-    if not (math.isfinite(noise) and noise >= 0):
+    if not 0 <= float(noise) < math.inf:
         raise ValueError(f"noise is {noise}; it should be a number of at least 0")
     check_generator(generator, device)
     if any(cell.keeps_state and cell.compat for cell in cells):

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint as recomputing
 
 from .. import backends
 from ..backends.layouts import memory_format
+from ..backends.torch_private import has_saved_tensor_hooks
 from ..layers.arguments import check_tensor, check_whole, flag, odd, pair, whole
 from ..layers.cells import RecurrentCell, cell_class, make_cell
 from ..layers.initial_values import Resettable
@@ -381,9 +382,14 @@ class MotionRNN(Resettable):
             TypeError: frame or the state has another type or dtype.
             RuntimeError: a weight has been changed since the `rollout` began.
         """
+        active = current_rollout()
+        # The block of another model shares nothing with this one. A step that checkpointing computes again is computed
+        # outside of the block, and has to be what was saved.
+        if active is not None and active.is_block and (active.owner is not self or has_saved_tensor_hooks()):
+            with resumed(None):
+                return self.step(frame, state)
         self._check_frames(frame, rank=4)
         state = self._start(frame, state, None)
-        active = current_rollout()
         if active is None:
             packed = self._pack()
         else:

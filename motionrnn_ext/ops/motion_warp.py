@@ -34,9 +34,9 @@ def motion_warp(
     """
     op = "motion_warp"
     limit = arguments.bound(f"{op}: max_offset", max_offset)
-    if isinstance(x, Tensor):
-        alpha = arguments.momentum(op, alpha, x)
-    if isinstance(alpha, Tensor) or not isinstance(x, Tensor) or not backends.runs_cuda_kernels(x):
+    # motion_update is given alpha as it came: a learned one may lie outside of [0, 1], a number may not.
+    read = arguments.momentum(op, alpha, x) if isinstance(x, Tensor) else alpha
+    if isinstance(read, Tensor) or not isinstance(x, Tensor) or not backends.runs_cuda_kernels(x):
         offset, trend = motion_update(update_logits, candidate_logits, offset, trend, alpha, limit)
         return offset_warp(x, offset, mask_logits, weight), offset, trend
     dtype = arguments.autocast_dtype(x)
@@ -46,7 +46,7 @@ def motion_warp(
         offset, trend = arguments.cast([offset, trend], arguments.state_dtype(dtype))
     arguments.check_once(_check, x, update_logits, candidate_logits, offset, trend, mask_logits, weight)
     return backends.dispatch(
-        op, x, update_logits, candidate_logits, offset, trend, mask_logits, weight, alpha, limit
+        op, x, update_logits, candidate_logits, offset, trend, mask_logits, weight, read, limit
     )
 
 

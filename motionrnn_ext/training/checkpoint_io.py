@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         content = read_checkpoint(Path(path))
         for state in content.get("callbacks", {}).values():
             _relocate(state, os.path.dirname(os.path.realpath(path)))
+            _forget_what_is_gone(state)
         # The last batch of a finished run is no longer the last if the run is resumed with more steps.
         loop = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
         loop["is_last_batch"] = False
@@ -48,7 +50,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 def _relocate(state: dict[str, Any], folder: str) -> None:
     """Change the paths in a ModelCheckpoint's state to `folder`: Lightning discards the best checkpoint and its score
     if the folder was renamed or moved."""
-    before = state.get("dirpath")
+    before = os.fspath(state.get("dirpath") or "")
     if not before or before == folder:
         return
 
@@ -59,3 +61,11 @@ def _relocate(state: dict[str, Any], folder: str) -> None:
         state[name] = moved(state[name])
     state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
     state["dirpath"] = folder
+
+
+def _forget_what_is_gone(state: dict[str, Any]) -> None:
+    """Remove a best checkpoint whose file is gone from a ModelCheckpoint's state, so that there will be a new one."""
+    if state.get("monitor") is None or os.path.exists(state.get("best_model_path", "")):
+        return
+    state |= {"best_model_path": "", "best_model_score": None, "best_k_models": {}, "kth_best_model_path": ""}
+    state["kth_value"] = torch.tensor(math.inf)

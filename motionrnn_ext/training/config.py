@@ -21,6 +21,8 @@ from .settings import DataSettings, ModelSettings, TrainingSettings, kind_of, ma
 from .yaml_settings import parse_yaml
 
 MAX_SEED = 2**32 - 1
+# The largest count, which an index of 64 bits can hold.
+_LARGEST = 2**62
 # Settings whose default is the data set's value.
 _PROTOCOL = ("image_size", "n_input", "n_output", "dbz")
 
@@ -64,7 +66,9 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
         for name in ("devices", "nodes", "log_every", "val_every", "steps", "batch_size", "val_clips",
                      "train_clips", "n_output", "n_input", "stride", "digit_size", "n_digits", "filter_size",
                      "patch_size"):  # fmt: skip
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            value = getattr(self, name)
+            _check(value >= 1, name, value, "at least 1")
+            _check(value <= _LARGEST, name, value, f"at most {_LARGEST}")
         _check(
             bool(self.hidden) and min(self.hidden) >= 1,
             "hidden",
@@ -237,6 +241,17 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
     @classmethod
     def read(cls, path: Path) -> Config:
         """Return the settings in a file: YAML if its name ends in .yaml or .yml, or else JSON."""
+        return cls.from_dict(cls._values_in(path), str(path))
+
+    @classmethod
+    def named_in(cls, path: Path) -> dict[str, Any]:
+        """Return the settings that a file names, which `read` would complete, by name."""
+        values = cls._values_in(path)
+        read = cls.from_dict(values, str(path)).to_dict()
+        return {name: read[name] for name in values if name in read}
+
+    @staticmethod
+    def _values_in(path: Path) -> Any:
         is_yaml = path.suffix.lower() in (".yaml", ".yml")
         try:
             text = read_text(path)
@@ -245,7 +260,7 @@ class Config(TrainingSettings, DataSettings, ModelSettings):
             reason = getattr(error, "strerror", None) or error
             kind = "YAML" if is_yaml else "JSON"
             raise ValueError(f"{path} is no readable {kind} file: {reason}") from None
-        return cls.from_dict(values, str(path))
+        return values
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
@@ -277,7 +292,8 @@ def _converted(entry: dataclasses.Field[Any], value: Any) -> Any:
         return kind.convert(value)
     try:
         return plain(value)
-    except TypeError:  # such as a tensor, which neither config.json nor a checkpoint could hold
+    # Such as a tensor, or a dict in itself, which neither config.json nor a checkpoint could hold.
+    except (TypeError, RecursionError):
         _check(False, entry.name, value, "a dict of names, numbers and words")
 
 

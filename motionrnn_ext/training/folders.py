@@ -20,8 +20,9 @@ class FolderInUse(RunError):
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[Path]:
+def held(folder: Path, option: str = "--out") -> Iterator[Path]:
     """Lock `folder` for this process alone. It is made if it does not exist, and removed if it is empty at the end.
+    Messages advise another folder by `option`.
 
     The lock ends with the process, however that ends, and leaves no file. On a file system without locks nothing is
     locked.
@@ -30,8 +31,8 @@ def held(folder: Path) -> Iterator[Path]:
         RunError: the folder cannot be made or written to; this fails now and not after hours of work.
         FolderInUse: another process holds the folder.
     """
-    with _writable(folder):
-        lock = _locked(folder)
+    with _writable(folder, option):
+        lock = _locked(folder, option)
         try:
             yield folder
         finally:
@@ -40,14 +41,14 @@ def held(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held_new(chosen: Path | None, default: Path) -> Iterator[Path]:
+def held_new(chosen: Path | None, default: Path, option: str = "--out") -> Iterator[Path]:
     """Lock the folder that the user chose, which must be new or empty, or else the first free one of default,
     default-2, default-3 and so on."""
     with ExitStack() as stack:
         if chosen is not None:
             if not is_free(chosen):
-                raise RunError(f"{chosen} exists; name another folder with --out")
-            yield stack.enter_context(held(chosen))
+                raise RunError(f"{chosen} exists; name another folder with {option}")
+            yield stack.enter_context(held(chosen, option))
             return
         for candidate in filter(is_free, numbered(default)):
             with suppress(FolderInUse):
@@ -84,14 +85,16 @@ def _writable(folder: Path, option: str = "--out") -> Iterator[None]:
                 place.rmdir()
 
 
-def _locked(folder: Path) -> int:
+def _locked(folder: Path, option: str) -> int:
     """Lock `folder` and return its file descriptor."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise FolderInUse(f"{folder} is in use by another process; name another folder with --out") from None
+        raise FolderInUse(
+            f"{folder} is in use by another process; name another folder with {option}"
+        ) from None
     except OSError:
         pass  # the file system has no locks
     _held.add(lock)

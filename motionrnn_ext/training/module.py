@@ -64,6 +64,19 @@ def sampling_mask(
     return torch.from_numpy(drawn < np.array(chances)).float()[..., None, None, None]
 
 
+def has_depth(model: MotionRNN) -> bool:
+    """Return whether the model has weights with a depth axis, which channels_last does not know."""
+    return any(p.dim() == 5 for p in model.parameters())
+
+
+def check_layout(config: Config, model: MotionRNN) -> None:
+    """Raise a ValueError if the model cannot be laid out as the settings say."""
+    if config.channels_last and has_depth(model):
+        raise ValueError(
+            f"channels_last must be off for {config.predictor}, whose maps have a depth axis; got True"
+        )
+
+
 class Training(L.LightningModule):
     """The training of a MotionRNN: the loss over all T-1 predictions, scheduled sampling, Adam and validation."""
 
@@ -111,14 +124,10 @@ class Training(L.LightningModule):
     def configure_model(self) -> None:
         """Lay the model out as the settings say, or by default as the device likes it."""
         device, wanted = self.trainer.strategy.root_device.type, self.config.channels_last
-        if wanted is None and not self.has_depth() and device == "cuda":
+        if wanted is None and not has_depth(self.model) and device == "cuda":
             wanted = self.config.precision != "32" or torch.backends.cudnn.allow_tf32
         layout = torch.channels_last if wanted else torch.contiguous_format
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
-
-    def has_depth(self) -> bool:
-        """Return whether the model has weights with a depth axis, which channels_last does not know."""
-        return any(p.dim() == 5 for p in self.model.parameters())
 
     def on_train_start(self) -> None:
         """Lay the optimiser's state out as the weights are: a run may be resumed in another layout, and a fused Adam
@@ -192,8 +201,10 @@ class Training(L.LightningModule):
         optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, fused=is_fused)
         if config.lr_schedule == "constant":
             return optimizer
+        # A rise of exactly one step would be divided by its length, 0.
+        rise = 0.1 if config.steps != 9 else 0.11
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1, cycle_momentum=False
+            optimizer, config.lr, total_steps=config.steps + 1, pct_start=rise, cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -328,6 +328,12 @@ def log_versions(folder: Path) -> list[Path]:
     return sorted((path for path in found if path.name[8:].isdigit()), key=lambda path: int(path.name[8:]))
 
 
+def next_version(folder: Path) -> int:
+    """Return the number of the next folder logs/version_N, also where some of them were removed."""
+    found = log_versions(folder)
+    return int(found[-1].name[8:]) + 1 if found else 0
+
+
 def seconds_per_step(folder: Path) -> float | None:
     """Return the median over a run's logged steps, or None if the run was shorter than log_every."""
     try:

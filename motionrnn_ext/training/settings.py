@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import Field, dataclass, field
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ def _is_a(kind: type, value: Any) -> bool:
         return isinstance(value, kind)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return isinstance(value, int) if kind is int else math.isfinite(value)
+    return isinstance(value, int) if kind is int else abs(value) <= sys.float_info.max
 
 
 def _option(default: Any, help: str, choices: tuple[str, ...] | None = None, unset: str = "") -> Any:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -29,16 +30,17 @@ from .batches import ClipDataModule
 from .checkpoint_io import WholeCheckpointIO
 from .config import Config
 from .folders import check_writable, held
-from .module import Training
+from .module import Training, check_layout
 from .progress import ProgressBar, ProgressLines
 from .runs import (
     NotFinite,
     PathLike,
+    RunError,
     check_new,
     join_logs,
     last_checkpoint,
     last_step,
-    log_versions,
+    next_version,
     read_checkpoint,
     resumed_config,
     start_folder,
@@ -84,7 +86,12 @@ def train(
         LostProcess: one of several processes was lost; the run is ready to be resumed.
         KeyboardInterrupt: the user stopped the training; the run is ready to be resumed.
     """
-    folder, config = Path(folder), config.located()
+    # Lightning reads "~" as the home folder, so that the rest has to as well.
+    folder, config = Path(os.path.expanduser(folder)), config.located()
+    if "::" in str(folder):
+        raise RunError(
+            f"{folder} holds '::', which Lightning reads as an address; name another folder with --out"
+        )
     if resume:
         config = resumed_config(folder, config)
     with held(folder) if processes.is_first() else nullcontext():
@@ -170,10 +177,7 @@ def _checkpoint(
 
 def _check_fits(config: Config, module: Training, device: torch.device) -> None:
     """Raise a ValueError if a setting does not fit the device or the model."""
-    if config.channels_last and module.has_depth():
-        raise ValueError(
-            f"channels_last must be off for {config.predictor}, whose maps have a depth axis; got True"
-        )
+    check_layout(config, module.model)
     if config.graph and device.type != conditions.DEVICE:
         raise ValueError(f"graph must be off on {device}: CUDA graphs need a GPU; got True")
 
@@ -219,15 +223,27 @@ def _trainer(
         enable_progress_bar=progress and is_animated(),
         plugins=[WholeCheckpointIO(), launchers.environment(place)],
         default_root_dir=folder,  # otherwise Lightning looks for checkpoints in the working directory
-        logger=logs.file_loggers(config, folder, len(log_versions(folder))),
+        logger=logs.file_loggers(config, folder, next_version(folder)),
         callbacks=[
             *([ProgressBar() if is_animated() else ProgressLines(config.steps)] if progress else []),
             *watchers,
+            _StepsOfLogs(),
             callbacks.LearningRateMonitor("step"),
             kept(filename="best", monitor="val/mse"),
             kept(filename="last", monitor=None),
         ],
     )
+
+
+class _StepsOfLogs(callbacks.Callback):
+    """The step that a row of the logs states, after a resume too.
+
+    Lightning counts the logged steps apart from the optimiser's, and its count in a checkpoint is one too low, unless
+    the checkpoint was written at a multiple of `val_every`.
+    """
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def _strategy(config: Config) -> DDPStrategy | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -144,3 +145,12 @@ def test_bad_arguments_are_named(options: dict[str, Any], error: type[Exception]
     with pytest.raises(error) as found:
         model_of().predict(clip(), 2, **options)
     assert message in str(found.value)
+
+
+def test_noise_of_numpy() -> None:
+    model = model_of()
+    made = [
+        model.predict(clip(), 2, members=2, noise=noise, generator=seeded())
+        for noise in (0.5, np.float32(0.5))
+    ]
+    assert torch.equal(*made)

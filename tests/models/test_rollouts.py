@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +16,7 @@ from comparing import assert_close
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 from under_test import CPU, KERNELS, UnderTest, on
 
 from motionrnn_ext import MotionGRULayer, MotionRNN
@@ -160,6 +162,26 @@ def test_orders_of_conv_tt_lstm(options: dict[str, int], nodes: Counter[str]) ->
     assert nodes["conv_tt_lstm"] == 2 * 4
 
 
+def test_a_state_of_other_steps_is_refused() -> None:
+    made = [small("conv_tt_lstm", cell_options={"order": 2, "steps": steps}) for steps in (2, 3)]
+    frame = clip()[:, 0]
+    for one, other, words in (
+        (*made, "has 1 older maps; it should have 2"),
+        (*made[::-1], "has 2 older maps"),
+    ):
+        _, state = one.step(frame)
+        with pytest.raises(ValueError, match=words):
+            other.step(frame, state)
+
+
+def test_a_wrapped_factor_of_conv_tt_is_called() -> None:
+    model = small("conv_tt_lstm")
+    wanted = model(clip(), 2)
+    factors = model.cells[0].factors
+    factors[0] = nn.Sequential(factors[0])
+    assert_close(model(clip(), 2), wanted, EXACT, "a prediction")
+
+
 def test_mim_that_keeps_its_state() -> None:
     """OpenSTL's S goes from one sequence to the next, and is cut from the graph."""
     model = small("mim", compat="openstl")
@@ -256,6 +278,73 @@ def test_a_weight_changed_between_steps_is_an_error() -> None:
         assert_close(inside, model.step(frame)[0], EXACT, "after the change")
 
 
+@pytest.mark.parametrize("predictor", STEPPED)
+def test_steps_without_gradients_come_first_in_a_block(predictor: str) -> None:
+    """Those with gradients learn all the same."""
+    frames, found = clip(), []
+    for block in (nullcontext, MotionRNN.rollout):
+        model = small(predictor)
+        with block(model) if block is MotionRNN.rollout else nullcontext():
+            with torch.no_grad():
+                _, state = model.step(frames[:, 0])
+            for frame in frames[:, 1:3].unbind(1):
+                prediction, state = model.step(frame, state)
+        prediction.sum().backward()
+        found.append([p.grad for p in model.parameters()])
+    for inside, outside in zip(*found):
+        assert (inside is None) == (outside is None)
+        if inside is not None:
+            assert_close(inside, outside, EXACT, "a gradient")
+
+
+def test_maps_of_several_sizes_in_one_block() -> None:
+    found = []
+    for block in (nullcontext, MotionRNN.rollout):
+        model = small()
+        with block(model) if block is MotionRNN.rollout else nullcontext():
+            steps = [steps_of(model, frames) for frames in (clip(), clip()[:1], clip()[..., :8])]
+        sum(prediction.square().sum() for of_clip in steps for prediction in of_clip).backward()
+        found.append([p.grad for p in model.parameters()])
+    for inside, outside in zip(*found):
+        assert_close(inside, outside, EXACT, "a gradient")
+
+
+def test_blocks_of_two_models() -> None:
+    one, other, frames = small(), small(), clip()[:, :3]
+
+    def stream(model: MotionRNN, n: int) -> Iterator[Tensor]:
+        with model.rollout():
+            yield from steps_of(model, frames[:, :n])
+
+    with torch.no_grad():
+        with one.rollout():
+            assert_close(other.step(frames[:, 0])[0], one.step(frames[:, 0])[0], EXACT, "a prediction")
+        for a, b in zip(stream(one, 2), stream(other, 3)):
+            assert_close(a, b, EXACT, "a prediction")
+        # No block outlives its model's.
+        for p in one.parameters():
+            p.mul_(1.5)
+        assert torch.equal(one.step(frames[:, 0])[0], copy.deepcopy(one).step(frames[:, 0])[0])
+
+
+@pytest.mark.parametrize("predictor", STEPPED)
+def test_checkpoints_of_steps_in_a_block(predictor: str) -> None:
+    frames, found = clip(), []
+    for checkpoints in (False, True):
+        model, state, total = small(predictor), None, torch.zeros(())
+        with model.rollout():
+            for frame in frames[:, :3].unbind(1):
+                if checkpoints:
+                    prediction, state = checkpoint(model.step, frame, state, use_reentrant=False)
+                else:
+                    prediction, state = model.step(frame, state)
+                total = total + prediction.sum()
+        total.backward()
+        found.append([p.grad for p in model.parameters()])
+    for one, other in zip(*found):
+        assert one is other is None or assert_close(one, other, EXACT, "a gradient") is None
+
+
 def test_a_layer_of_sequences() -> None:
     torch.manual_seed(0)
     layer = MotionGRULayer(8, gate_kernel_size=3, mask_kernel_size=3, dtype=torch.float64)
@@ -263,28 +352,36 @@ def test_a_layer_of_sequences() -> None:
     assert_as_composed(layer, lambda: layer(maps), maps)
 
 
+@pytest.mark.parametrize("wanted", ["all gradients", "that of the frames", "none"])
 @pytest.mark.parametrize("predictor", STEPPED)
-def test_no_rollout_outlives_its_graph(predictor: str) -> None:
-    """Neither the laid-out weights nor what steps leave is kept in a cycle that only the collector would free."""
+def test_no_rollout_outlives_its_graph(predictor: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither laid-out weights nor what steps leave is kept in a cycle, some of which no collector would free."""
     made: list[weakref.ref[Any]] = []
-    model = small(predictor)
-    with pytest.MonkeyPatch.context() as patch:
-        init = rollout.Convolution.__init__
 
-        def counted(self: Any, *args: Any) -> None:
+    def counted(kind: type) -> None:
+        init = kind.__init__
+
+        def noted(self: Any, *args: Any) -> None:
             init(self, *args)
             made.append(weakref.ref(self))
 
-        patch.setattr(rollout.Convolution, "__init__", counted)
-        gc.disable()
-        try:
-            loss = model(clip(), 2).sum()
+        monkeypatch.setattr(kind, "__init__", noted)
+
+    counted(rollout.Convolution)
+    counted(rollout.SummedGradients)
+    model, frames = small(predictor), clip().requires_grad_()
+    gc.disable()
+    try:
+        loss = model(frames, 2).sum()
+        if wanted == "that of the frames":
+            torch.autograd.grad(loss, frames)
+        if wanted == "all gradients":
             torch.autograd.grad(loss, next(model.cells[1].parameters()), retain_graph=True)
             loss.backward()
-            del loss
-            assert made and all(ref() is None for ref in made)
-        finally:
-            gc.enable()
+        del loss
+        assert made and all(ref() is None for ref in made)
+    finally:
+        gc.enable()
 
 
 # ---- Any part of the gradients

@@ -229,9 +229,7 @@ def test_operands_that_do_not_fit() -> None:
 def test_backward_refuses_features_of_another_dtype() -> None:
     inputs, weights, grads = made(SIZES[1], torch.float32)
     packed, of_backward = (OPS.motion_step_pack(weights, backward) for backward in (False, True))
-    _, offset, _, features, mask, *logits, _ = OPS.motion_step(
-        *inputs, *weights, packed, ALPHA, MAX_OFFSET
-    )
+    _, offset, _, features, mask, *logits, _ = OPS.motion_step(*inputs, *weights, packed, ALPHA, MAX_OFFSET)
     for wrong in (features.bfloat16(), features[:, 1:]):
         saved = (inputs[1], wrong, mask, *logits, offset)
         with pytest.raises(RuntimeError, match="motionrnn_ext: mismatched features"):

@@ -31,7 +31,7 @@ from PIL import Image
 from motionrnn_ext.cli.parser import make_parser
 from motionrnn_ext.cli.settings import config_of
 from motionrnn_ext.data import DATASETS, DataSet, open_clips
-from motionrnn_ext.evaluation.clips import held_out, read_frames
+from motionrnn_ext.evaluation.clips import held_out, other_data, read_frames
 from motionrnn_ext.evaluation.scores import predict_clips
 from motionrnn_ext.training.batches import ClipDataModule
 from motionrnn_ext.training.config import Config
@@ -455,3 +455,16 @@ def test_settings_of_before_there_were_data_sets_still_load(tmp_path: Path) -> N
     moved = replace(config, dataset="shanghai_h5", root="here", stride=2)
     moved.write(tmp_path / "config.json")
     assert Config.read(tmp_path / "config.json") == moved
+
+
+def test_the_runs_own_data_set_by_name_changes_nothing() -> None:
+    config = Config(dataset="shanghai_png", root="a", missing="255", dbz=(0, 60), pixel_max=70.0)
+    assert other_data(config, "shanghai_png") == {}
+    assert other_data(config, "shanghai_png", "b", pixel_max=70.0) == {"root": "b", "pixel_max": 70.0}
+    assert other_data(config, "shanghai_png", pixel_max=50.0) == {"dbz": None, "pixel_max": 50.0}
+    assert other_data(config, "frames", "b") == {
+        "dataset": "frames",
+        "root": "b",
+        "missing": None,
+        "dbz": None,
+    }

@@ -29,6 +29,7 @@ from motionrnn_ext.experiments.record import (
     write_record,
 )
 from motionrnn_ext.files import read_json, write_json
+from motionrnn_ext.metrics import Protocol, Values
 from motionrnn_ext.training.runs import RunError
 
 # ---- The gate
@@ -333,3 +334,26 @@ def test_the_command_writes_the_record(tmp_path: Path) -> None:
 
 def test_json_keeps_numbers_as_keys_beside_what_is_not_finite(tmp_path: Path) -> None:
     assert str(read_json(write_json(tmp_path / "x.json", {"a": {1: math.nan}}))) == "{'a': {'1': nan}}"
+
+
+def test_settings_with_many_digits_are_those_of_the_same_command(tmp_path: Path) -> None:
+    config = replace(plan().config, lr=0.00123456789, steps=1)
+    protocol = Protocol(thresholds=(23.010299956639813,), values=Values(70.0))
+    long = replace(plan(), config=config, protocol=protocol)
+    for _ in range(2):
+        runner.run_plan(long, tmp_path / "runs", command="", record=tmp_path / "record.json")
+    shutil.rmtree(tmp_path / "runs")
+    # A file of before, whose settings were rounded.
+    content = read_json(tmp_path / "record.json")
+    content["settings"] |= {"lr": 0.00123457}
+    content["settings"]["metrics"]["thresholds"] = [23.0103]
+    write_json(tmp_path / "record.json", content)
+    restore(tmp_path / "record.json", long, tmp_path / "runs")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": [], "trainings": [], "missing": []}', "\0", None])
+def test_what_is_no_record_is_named(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.mkdir() if text is None else path.write_text(text)
+    with pytest.raises(ValueError, match=r"record\.json is no record of an experiment"):
+        read_record(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from motionrnn_ext.training.config import Config
 from motionrnn_ext.training.folders import FolderInUse, held
 from motionrnn_ext.training.module import Training, sampling_probabilities
 from motionrnn_ext.training.resuming import FREE, Unchangeable, resumed
-from motionrnn_ext.training.runs import RunError, has_begun, load_run
+from motionrnn_ext.training.runs import RunError, has_begun, load_run, next_version
 
 SHORT = replace(TINY, steps=6, val_every=3)
 
@@ -211,6 +212,76 @@ def test_a_finished_run_goes_on_with_more_steps(finished: Path, tmp_path: Path) 
     run(config, tmp_path / "at once")
     assert_same_weights(tmp_path / "run", tmp_path / "at once")
     assert cli.main(command) == 0  # the same command again is no change
+
+
+def test_rows_of_the_logs_are_those_of_an_unbroken_run(tmp_path: Path) -> None:
+    """The last checkpoints are of steps 5 and 7, between two validations."""
+    config = replace(SHORT, steps=5, val_every=3, sampling="none")
+    run(config, tmp_path / "run")
+    for steps in (7, 10):
+        config = replace(config, steps=steps)
+        run(config, tmp_path / "run", resume=True)
+    run(config, tmp_path / "at once")
+    assert losses(tmp_path / "run") == losses(tmp_path / "at once")
+
+
+def losses(folder: Path) -> list[tuple[str, str]]:
+    rows = csv.DictReader((folder / "metrics.csv").open())
+    return [(row["step"], row["train/loss"]) for row in rows if row["train/loss"]]
+
+
+def test_a_file_of_settings_counts_in_a_resumed_run_too(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    settings = tmp_path / "settings.yaml"
+    command = ["train", "--out", tmp_path / "run", "--resume", "--no-progress", "--config", settings]
+    settings.write_text("steps: 9\n")
+    assert cli.main([str(word) for word in command]) == 0
+    assert Config.read(tmp_path / "run/config.json").steps == 9
+    settings.write_text("lr: 0.5\n")
+    assert "was started with lr 0.001; --resume cannot change it to 0.5" in fails(capsys, *command)
+    settings.unlink()
+    assert "settings.yaml is no readable YAML file" in fails(capsys, *command)
+
+
+def test_a_best_checkpoint_that_is_gone_is_made_again(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / BEST).unlink()
+    command = ["train", "--out", str(tmp_path / "run"), "--resume", "--no-progress"]
+    assert cli.main(command) == 0
+    assert "best.ckpt is gone; the last checkpoint is that after step 6" in capsys.readouterr().out
+    assert cli.main([*command, "--steps", "9"]) == 0
+    assert (tmp_path / "run" / BEST).is_file()
+
+
+def test_a_new_log_takes_no_place_of_an_old_one(tmp_path: Path) -> None:
+    assert next_version(tmp_path) == 0
+    for number in (1, 2, 10):
+        (tmp_path / f"logs/version_{number}").mkdir(parents=True)
+    assert next_version(tmp_path) == 11
+
+
+@pytest.mark.parametrize("steps", [1, 8, 9, 10])
+def test_one_cycle_of_few_steps(steps: int, tmp_path: Path) -> None:
+    run(replace(SHORT, lr_schedule="one-cycle", steps=steps), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["~/run", "a b"])
+def test_any_name_of_a_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run(SHORT, Path(name))
+    command = ["train", f"--out={name}", "--resume", "--no-progress", "--steps", "7"]
+    assert cli.main(command) == 0
+    folder = Path(name.replace("~", str(tmp_path)))
+    assert (folder / BEST).is_file() and checkpoint(folder / LAST)["global_step"] == 7
+    assert list(Path().iterdir()) == ([] if name[0] == "~" else [folder])
+    with pytest.raises(RunError, match="x::y holds '::', which Lightning reads as an address"):
+        run(SHORT, Path("x::y"))
 
 
 def test_steps_that_cannot_be(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ class ConvTTLSTMCell(RecurrentCell):
             given = "order is {}, steps {}, rank {}".format(*map(shown, (order, steps, rank)))
             raise ValueError(f"{given}; they should be whole, 1 <= order <= steps and 1 <= rank")
         order, steps, rank = int(order), int(steps), int(rank)
-        self.order, self.steps, self.lags = order, steps, steps - order + 1
+        self.order, self.steps, self.rank, self.lags = order, steps, rank, steps - order + 1
 
         def conv(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, k, padding=k // 2, bias=bias, **made)
@@ -93,10 +93,10 @@ class ConvTTLSTMCell(RecurrentCell):
         self.conv_x = conv(in_channels, 4 * c)
         self.conv_v = conv(rank, 4 * c, bias=False)
 
-    @property
-    def rank(self) -> int:
-        """Return the rank of the tensor train."""
-        return cast(nn.Conv2d, self.factors[0]).out_channels
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "rank" not in state:  # pickled by an older version
+            self.rank = cast(nn.Conv2d, self.factors[0]).out_channels
 
     def initial_state(self, hidden: Tensor) -> ConvTTLSTMState:
         """Return the state at the start of a sequence, with `hidden` as H, and copies as C and as every older H."""
@@ -113,6 +113,10 @@ class ConvTTLSTMCell(RecurrentCell):
     ) -> tuple[Tensor, ConvTTLSTMState, None]:
         """Take one time step, see `RecurrentCell`."""
         state, memory = self.started(x, state, memory, ConvTTLSTMState)
+        if len(state.older) != self.steps - 1:
+            raise ValueError(
+                f"state has {len(state.older)} older maps; it should have {self.steps - 1}, one less than steps"
+            )
         ring = (*state.older, state.hidden)
         active = current_rollout()
         if active is not None:

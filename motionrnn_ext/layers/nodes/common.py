@@ -75,6 +75,11 @@ def are_maps(
     )
 
 
+def the_conv(module: nn.Module) -> Any:
+    """Return the convolution that a module is, or that a sequence holds alone."""
+    return module[0] if isinstance(module, nn.Sequential) else module
+
+
 def plain_convs(
     active: Rollout, x: Tensor, *modules: tuple[nn.Module, int, int], bias: bool = False
 ) -> list[Tensor] | None:
@@ -87,7 +92,7 @@ def plain_convs(
         if isinstance(module, nn.Sequential):
             if not active.has(module) or len(module) != 1:
                 return None
-            module = module[0]
+            module = the_conv(module)
         if not (active.has_conv(module, x) and is_plain_conv(module, in_channels, out_channels, bias=bias)):
             return None
         weights.append(cast(nn.Conv2d, module).weight)

@@ -30,6 +30,7 @@ from .common import (
     present,
     run_step,
     step_of_node,
+    the_conv,
 )
 
 FORGET_BIAS = 0.0
@@ -80,12 +81,13 @@ def _weights(
         return None
     if len({(w.shape[-1], w.dtype, w.device) for w in (*biased, *unbiased)}) > 1:
         return None
+    biases = [the_conv(module).bias for module, *_ in convs]
     factors, cores, x_weight = biased[: cell.order], biased[cell.order : -1], biased[-1]
-    bias_of_core = [core.bias for core in cell.cores]
-    joins = [(factors[0], cell.factors[0].bias)]
-    for factor, weight, core, bias in zip(cell.factors[1:], factors[1:], cores, bias_of_core):
-        joins.append((torch.cat([weight, core], dim=1), factor.bias + bias))
-    joins.append((torch.cat([x_weight, *unbiased], dim=1), cell.conv_x.bias))
+    of_factors, of_cores, x_bias = biases[: cell.order], biases[cell.order : -1], biases[-1]
+    joins = [(factors[0], of_factors[0])]
+    for factor, core, factor_bias, core_bias in zip(factors[1:], cores, of_factors[1:], of_cores):
+        joins.append((torch.cat([factor, core], dim=1), factor_bias + core_bias))
+    joins.append((torch.cat([x_weight, *unbiased], dim=1), x_bias))
     shared = [SharedWeights(same(weight), x, dtype, weight, bias) for weight, bias in joins]
     laid = tuple(t for s in shared for t in s.laid)
     return Step(chosen, dtype, tuple(s.conv for s in shared), cell.lags), laid

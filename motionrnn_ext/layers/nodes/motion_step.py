@@ -8,7 +8,6 @@ gradients of the gates' weights are made once for many steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -87,6 +86,17 @@ class Packed:
         self._packed.pop(False, None)
 
 
+def _gates_gradients(kernels: Any, kernel_size: int) -> LeftGradients:
+    """Return what computes the gradients of the gates' weights.
+
+    It must not hold the step: the step's laid-out weights hold it by their autograd node, and Python's garbage
+    collector does not see such a cycle.
+    """
+    return LeftGradients(
+        lambda *maps: run(kernels.motion_gates_weight_gradients.default, (*maps, kernel_size))
+    )
+
+
 class StepOfOneOp(Packed):
     """The step by the op `motion_step` of the CPU."""
 
@@ -102,8 +112,7 @@ class StepOfOneOp(Packed):
         super().__init__()
         self.kernels, self.alpha, self.max_offset = kernels, alpha, max_offset
         *gates, warp_weight = weights
-        self.of_gates, self.of_warp = LeftGradients(self._gates_gradients), SummedGradients()
-        self.kernel_size = gates[0].shape[2]
+        self.of_gates, self.of_warp = _gates_gradients(kernels, gates[0].shape[2]), SummedGradients()
         of_warp = shared_tensors(self.of_warp, dtype, warp_weight)
         self.laid = (*shared_tensors(self.of_gates, dtype, *gates), *of_warp)
         active.packed.append(self)
@@ -140,9 +149,6 @@ class StepOfOneOp(Packed):
         self.of_gates.leave(ctx, (to_logits, kept.features, offset, kept.reset), needs.weights[:4])
         self.of_warp.add(ctx, [to_warp], needs.weights[4:])
         return to_maps, to_offset, to_trend, to_features
-
-    def _gates_gradients(self, *maps: Tensor) -> Sequence[Tensor]:
-        return run(self.kernels.motion_gates_weight_gradients.default, (*maps, self.kernel_size))
 
     @staticmethod
     def _weights(laid: Laid) -> list[Tensor]:
