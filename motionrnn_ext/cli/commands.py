@@ -186,9 +186,7 @@ def _clip(arguments: argparse.Namespace, config: Config) -> tuple[Any, int, int]
     colours = DATASETS[config.dataset].colours
     frames, n = last_frames(arguments.frames, n_input, colours, config.no_data, **reading)
     if config.stride > 1:
-        print(
-            f"taken as they are, one after the other; the model was trained on every {config.stride}th frame"
-        )
+        print(f"the model was trained with --stride {config.stride}; these frames are taken as they are")
     if n < n_input:
         needed = (
             f"--n-input {n_input} needs"

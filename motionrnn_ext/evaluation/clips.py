@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -209,8 +210,8 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _warn_of_code(missing: float | None, path: Path) -> None:
-    """Warn if bytes cannot hold the no-data value, so that no pixel of theirs is missing."""
-    if missing is not None and missing not in range(256):
+    """Warn if bytes cannot hold the no-data value, a number, so that no pixel of theirs is missing."""
+    if missing is not None and not math.isnan(missing) and missing not in range(256):
         text = f"{path} holds bytes, none of which is {missing:g} (--missing): no pixel is missing"
         warnings.warn(text, stacklevel=stacklevel_of_user())
 
