@@ -43,8 +43,7 @@ inline Tensor readable_image(const Tensor& t) {
 // of them: the work at the edges of bands, and the memory of their sums, grow with the number of bands.
 inline int64_t bands_for_threads(int64_t batch) {
   const int64_t threads = torch::stable::get_num_threads(), images = std::max<int64_t>(batch, 1);
-  return images >= 4 * threads ? 1
-                               : std::min(threads / std::gcd(images, threads), (4 * threads + images - 1) / images);
+  return images >= 4 * threads ? 1 : std::min(threads / std::gcd(images, threads), (4 * threads + images - 1) / images);
 }
 
 // ---- Ops that motion_step joins. `packed` is the memory of weights that are packed already; null: to be packed here.

@@ -127,9 +127,8 @@ struct Step {
   Step(const std::array<const Tensor*, 9>& weights, const Tensor& packed_) : w(weights), packed(packed_) {
     STD_TORCH_CHECK(packed.dim() == 1 && packed.numel() == parts.size && packed.scalar_type() == ScalarType::Byte,
                     "motionrnn_ext: mismatched packed weight");
-    STD_TORCH_CHECK(
-        is_dense_from(packed, 0) && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % kAlignment == 0,
-        "motionrnn_ext: the packed weight should be contiguous and begin at a multiple of 64 bytes");
+    STD_TORCH_CHECK(is_dense_from(packed, 0) && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % kAlignment == 0,
+                    "motionrnn_ext: the packed weight should be contiguous and begin at a multiple of 64 bytes");
   }
 
   StridedArguments sized(const Tensor& weight, int64_t start, const Tensor& half) const {
@@ -202,9 +201,9 @@ SixTensors motion_step_backward(Tensor grad_decoded_, Tensor grad_maps_, Tensor 
   const Weights& w = step.w;
   step.check_whole(grad_decoded_), step.check_whole(grad_maps_);
   const Tensor grad_decoded = readable_image(grad_decoded_), grad_maps = readable_image(grad_maps_);
-  STD_TORCH_CHECK(features.dim() == 4 && features.scalar_type() == w.encoder.scalar_type() &&
-                      features.size(1) == w.encoder.size(0),
-                  "motionrnn_ext: mismatched features");
+  STD_TORCH_CHECK(
+      features.dim() == 4 && features.scalar_type() == w.encoder.scalar_type() && features.size(1) == w.encoder.size(0),
+      "motionrnn_ext: mismatched features");
   Tensor grad_warped = new_image(features, w.warp.size(0));
   STD_TORCH_CHECK(grad_warped.size(0) == grad_maps.size(0) && 2 * grad_warped.size(2) == grad_maps.size(2) &&
                       2 * grad_warped.size(3) == grad_maps.size(3) && grad_decoded.size(0) == grad_maps.size(0) &&
