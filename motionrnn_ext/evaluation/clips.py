@@ -84,7 +84,8 @@ def other_data(
     # Another data set has files of its own, its own value for missing pixels and its own reflectivities.
     if dataset not in (None, config.dataset):
         return {"dataset": dataset, "root": root, "missing": None, "dbz": None, **changes}
-    return changes if root is None else {"root": root, **changes}
+    named = {"dataset": dataset, "root": root}
+    return {**{name: value for name, value in named.items() if value is not None}, **changes}
 
 
 def in_rgb(frames: Tensor, colours: str) -> Tensor:
@@ -163,7 +164,7 @@ def _last_of_array(
         raise RunError(f"{path} must have values in [0, 1]; {found}{spread}")
     if is_outside:
         _warn_of_range(frames, path, pixel_max)
-    elif not is_bytes and pixel_max is not None and 0 < pixel_max * highest <= 1 < pixel_max:
+    elif not is_bytes and pixel_max is not None and 0 < pixel_max * highest <= 1 + ROUNDING < pixel_max:
         warnings.warn(
             f"{path} has no value above {pixel_max * highest:.4g}, and {pixel_max:g} (--pixel-max) becomes 1: if its "
             "values are in [0, 1] already, give --pixel-max 1",

@@ -459,9 +459,14 @@ def test_settings_of_before_there_were_data_sets_still_load(tmp_path: Path) -> N
 
 def test_the_runs_own_data_set_by_name_changes_nothing() -> None:
     config = Config(dataset="shanghai_png", root="a", missing="255", dbz=(0, 60), pixel_max=70.0)
-    assert other_data(config, "shanghai_png") == {}
-    assert other_data(config, "shanghai_png", "b", pixel_max=70.0) == {"root": "b", "pixel_max": 70.0}
-    assert other_data(config, "shanghai_png", pixel_max=50.0) == {"dbz": None, "pixel_max": 50.0}
+    named = {"dataset": "shanghai_png"}
+    assert other_data(config) == {} and other_data(config, "shanghai_png") == named
+    assert other_data(config, "shanghai_png", "b", pixel_max=70.0) == {
+        **named,
+        "root": "b",
+        "pixel_max": 70.0,
+    }
+    assert other_data(config, "shanghai_png", pixel_max=50.0) == {**named, "dbz": None, "pixel_max": 50.0}
     assert other_data(config, "frames", "b") == {
         "dataset": "frames",
         "root": "b",

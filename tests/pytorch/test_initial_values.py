@@ -225,7 +225,9 @@ def test_the_state_that_mim_keeps_is_forgotten_with_the_weights_that_made_it() -
 
 def test_the_snippet_of_the_documentation() -> None:
     page = (ROOT / "docs" / "pytorch.md").read_text()
-    (code,) = re.findall(r"## Made without numbers\n\n```python\n(.*?)```", page, re.DOTALL)
+    (code,) = re.findall(
+        r"## Without initial values: the meta device\n\n```python\n(.*?)```", page, re.DOTALL
+    )
     names: dict[str, Any] = {"torch": torch, "MotionRNN": MotionRNN, "MotionGRU": MotionGRU}
     exec(code.replace('"cuda"', '"cpu"'), names)
     parameters = list(names["model"].parameters())
