@@ -343,6 +343,11 @@ def state_of_another_size(_: Place) -> None:
     rnn()(frames(), 2, state=rnn().initial_state(2, 8, 8))
 
 
+def state_of_other_steps(_: Place) -> None:
+    state = rnn("conv_tt_lstm", cell_options={"steps": 4}).initial_state(1, 8, 8)
+    rnn("conv_tt_lstm")(frames(), 2, state=state)
+
+
 def checkpoint_of_kept_state(_: Place) -> None:
     rnn("mim", image_size=(8, 8), compat="openstl")(frames(), 2, checkpoint=True)
 
@@ -573,6 +578,7 @@ MODELS: dict[str, Provocation] = {
         frames(), 2, state=tuple(rnn().initial_state(1, 8, 8))
     ),
     "state has (layers, motions, shape of H^1) ...; it should have ...": state_of_another_size,
+    "state has ... older maps; it should have ..., one less than steps": state_of_other_steps,
 }
 
 
