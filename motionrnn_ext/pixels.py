@@ -67,6 +67,11 @@ def value_range(frames: Tensor) -> tuple[float, float]:
     return lowest, highest
 
 
+def share_outside(frames: Tensor) -> float:
+    """Return the share of values that lie outside of [0, 1] by more than rounding, from 0 to 1; missing ones do not."""
+    return ((frames < -ROUNDING) | (frames > 1 + ROUNDING)).float().mean().item()
+
+
 def check_units(frames: Tensor, name: str = "predictions") -> None:
     """Warn of frames so far outside of [0, 1] that they are probably in other units.
 

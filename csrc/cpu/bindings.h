@@ -39,8 +39,8 @@ inline Tensor readable_image(const Tensor& t) {
   return is_dense_from(t, 1) || has_channels_last_pixels(t) ? t : torch::stable::contiguous(t);
 }
 
-// Return the number of bands that each image is cut into, so that every thread gets the same number of items, or four
-// of them: the work at the edges of bands, and the memory of their sums, grow with the number of bands.
+// Return the number of bands that each image is cut into: as many as give every thread the same number of items, but no
+// more than give each of them four. Work at the edges of bands, and the memory of their sums, grow with their number.
 inline int64_t bands_for_threads(int64_t batch) {
   const int64_t threads = torch::stable::get_num_threads(), images = std::max<int64_t>(batch, 1);
   return images >= 4 * threads ? 1 : std::min(threads / std::gcd(images, threads), (4 * threads + images - 1) / images);

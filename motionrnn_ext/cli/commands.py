@@ -98,6 +98,7 @@ def _as_argument(path: Path) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from ..data.registry import find
     from ..evaluation.evaluate import evaluate
     from ..evaluation.tables import print_protocol, print_results
     from ..training.folders import held_new
@@ -113,8 +114,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     names = ("n_output", "digits", "split", "batch_size", "pictures", "device", *DATA_OPTIONS)
     options = {name: getattr(arguments, name) for name in names}
     options |= {"n_clips": arguments.clips, "model": model_arguments(arguments), **ensemble_of(arguments)}
-    from ..data.registry import find
-
     known = next(filter(None, map(settings_of, arguments.checkpoints)), None)
     if known is not None:
         dbz = _dbz(arguments, known)

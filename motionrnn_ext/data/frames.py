@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..caller import stacklevel_of_user
-from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
+from ..pixels import ROUNDING, how_to_declare, marked, share_outside, undeclared, value_range
 from .arguments import SPLITS, check_clips, check_step, checked_index
 from .files import PathLike, names_in
 from .images import resized_known
@@ -113,12 +113,11 @@ class StoredFrames(Dataset[Tensor]):
                 f"from {lowest:.7g} to {highest:.7g}"
             )
         self._has_warned = True
-        share = ((frames < -ROUNDING) | (frames > 1 + ROUNDING)).float().mean().item()
         ends = f"{lowest * self.pixel_max:.4g} to {highest * self.pixel_max:.4g}"
         warnings.warn(
-            f"{where}: {share:.2%} of the values are outside of 0 to pixel_max {self.pixel_max:g}: they go from {ends}"
-            " and count as 0 and 1 (so may those of other clips); if one of these ends means no data, declare it with "
-            "missing (--missing)",
+            f"{where}: {share_outside(frames):.2%} of the values are outside of 0 to pixel_max {self.pixel_max:g}: "
+            f"they go from {ends} and count as 0 and 1 (so may those of other clips); if one of these ends means no "
+            "data, declare it with missing (--missing)",
             stacklevel=stacklevel_of_user(),
         )
 

@@ -95,14 +95,14 @@ def as_seen(image: Any, source: Path) -> Any:
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
-    if not _is_transparent(image):
+    alpha = _transparency(image)
+    if alpha is None:
         return image
     warnings.warn(
         f"{source} has transparent pixels; they are laid over black", stacklevel=stacklevel_of_user()
     )
-    image = image.convert("RGBA")
     seen = Image.new("RGB", image.size)
-    seen.paste(image, mask=image.getchannel("A"))
+    seen.paste(image.convert("RGBA"), mask=alpha)
     return seen
 
 
@@ -110,14 +110,16 @@ def _hidden(image: Any) -> Iterator[str]:
     """Yield what makes an image look other than it is stored."""
     if image.getexif().get(_ORIENTATION, 1) != 1:
         yield "images that their EXIF data turn"
-    if _is_transparent(image):
+    if _transparency(image) is not None:
         yield "transparent pixels"
 
 
-def _is_transparent(image: Any) -> bool:
-    """Return whether a pillow image has transparent pixels."""
-    has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-    return has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+def _transparency(image: Any) -> Any | None:
+    """Return the alpha channel of a pillow image that has transparent pixels, or None for any other."""
+    if not (image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info):
+        return None
+    alpha = (image if image.mode == "RGBA" else image.convert("RGBA")).getchannel("A")
+    return alpha if alpha.getextrema()[0] < 255 else None
 
 
 def read_images(paths: Sequence[Path], channels: int, *, seen: bool = False) -> Tensor:

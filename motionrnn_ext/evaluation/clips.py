@@ -20,7 +20,7 @@ from ..data.registry import DATASETS, ClipDataset, find, open_clips
 from ..data.times import gaps
 from ..data.videos import FILMS, VIDEOS, read_film
 from ..models import MotionRNN, frame_sizes
-from ..pixels import ROUNDING, how_to_declare, marked, undeclared, value_range
+from ..pixels import ROUNDING, how_to_declare, marked, share_outside, undeclared, value_range
 from ..training.config import Config
 from ..training.runs import PathLike, RunError
 
@@ -218,7 +218,8 @@ def _warn_of_code(missing: float | None, path: Path) -> None:
 
 
 def _warn_of_range(frames: Tensor, path: Path, pixel_max: float | None) -> None:
-    share = ((frames < -ROUNDING) | (frames > 1 + ROUNDING)).float().mean().item()
+    """Warn of the values outside of 0 to `pixel_max`, which count as 0 and 1."""
+    share = share_outside(frames)
     text = f"{path}: {share:.2%} of the values are outside of 0 to {pixel_max:g} (--pixel-max), and count as 0 and 1"
     warnings.warn(text, stacklevel=stacklevel_of_user())
 

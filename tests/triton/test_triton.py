@@ -19,9 +19,9 @@ NEEDS_TRITON = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
 )
 
-# ---- The interpreter takes minutes: nearly every case in float64, few in other dtypes; by night two processes also run
-# what is no table of cases. The bands of gates are left out, as they take 12 s each; the tests on PTX have them in
-# float32, and most cases in one dtype.
+# ---- The interpreter takes minutes. It runs nearly every case in float64 and few in other dtypes; by night two
+# processes also run the tests that have no table of cases. Bands of gates are left out, as they take 12 s each; the
+# tests on PTX run them in float32, and most cases in one dtype.
 
 FILES = [
     "test_ops.py",

@@ -18,8 +18,8 @@ struct BackwardShape {
   static constexpr int kOutPairs = Out::kSlots / 2;               // 8 x 8 blocks of a 16-pixel tile
   static constexpr int kRows = In::kSlots / 4;                    // grad_weight's tiles of 16 slots
   static constexpr int kPartial = kRows * kOutPairs * 4 * kWarp;  // floats of a warp's part of it
-  static constexpr int kTiles = In::kSlots / 2;                   // of grad_column: 8 slots each
-  static constexpr int kFragments = kMmas * kTiles * kWarp;       // of the weight of a step
+  static constexpr int kTiles = In::kSlots / 2;                   // tiles of grad_column, 8 slots each
+  static constexpr int kFragments = kMmas * kTiles * kWarp;       // fragments of the weight of a step
 };
 
 template <class T, int N>
